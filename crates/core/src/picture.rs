@@ -1,0 +1,225 @@
+//! Pictures and what changed in them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::time::MediaTime;
+
+/// Width of a tile in pixels.
+pub const TILE_WIDTH: u32 = 64;
+/// Height of a tile in pixels. Even, so that a tile converts to 4:2:0 on its own.
+pub const TILE_HEIGHT: u32 = 16;
+
+/// A BGRX picture: rows top to bottom, no padding, four bytes a pixel in the order blue, green, red, unused.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Picture {
+    width: u32,
+    height: u32,
+    bgrx: Vec<u8>,
+}
+
+impl Picture {
+    /// A white picture, as a page is before it draws.
+    #[must_use]
+    pub fn new(width: u32, height: u32) -> Self {
+        Self { width, height, bgrx: vec![0xff; width as usize * height as usize * 4] }
+    }
+
+    /// Width in pixels.
+    #[must_use]
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Height in pixels.
+    #[must_use]
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// Bytes from one row to the next.
+    #[must_use]
+    pub fn stride(&self) -> usize {
+        self.width as usize * 4
+    }
+
+    /// All rows: `stride() * height()` bytes.
+    #[must_use]
+    pub fn bgrx(&self) -> &[u8] {
+        &self.bgrx
+    }
+
+    /// All rows, to draw into.
+    #[must_use]
+    pub fn bgrx_mut(&mut self) -> &mut [u8] {
+        &mut self.bgrx
+    }
+}
+
+impl fmt::Debug for Picture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Picture({}x{})", self.width, self.height)
+    }
+}
+
+/// A set of tiles of a picture: where it changed. Tiles are [`TILE_WIDTH`] x [`TILE_HEIGHT`], cut at the right and bottom edge.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tiles {
+    columns: u32,
+    rows: u32,
+    set: Vec<bool>,
+    count: u32,
+}
+
+impl Tiles {
+    /// No tile of a `width` x `height` picture.
+    #[must_use]
+    pub fn none(width: u32, height: u32) -> Self {
+        let (columns, rows) = (width.div_ceil(TILE_WIDTH), height.div_ceil(TILE_HEIGHT));
+        Self { columns, rows, set: vec![false; columns as usize * rows as usize], count: 0 }
+    }
+
+    /// Every tile of a `width` x `height` picture.
+    #[must_use]
+    pub fn all(width: u32, height: u32) -> Self {
+        let mut tiles = Self::none(width, height);
+        tiles.set.fill(true);
+        tiles.count = tiles.columns * tiles.rows;
+        tiles
+    }
+
+    /// Tiles from left to right.
+    #[must_use]
+    pub fn columns(&self) -> u32 {
+        self.columns
+    }
+
+    /// Tiles from top to bottom.
+    #[must_use]
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Number of tiles in the set.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether no tile is in the set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether the tile is in the set; tiles outside of the picture are not.
+    #[must_use]
+    pub fn contains(&self, column: u32, row: u32) -> bool {
+        column < self.columns && row < self.rows && self.set[self.index(column, row)]
+    }
+
+    /// Adds a tile.
+    ///
+    /// # Panics
+    /// If the tile is outside of the picture.
+    pub fn insert(&mut self, column: u32, row: u32) {
+        assert!(column < self.columns && row < self.rows, "tile {column},{row} is outside of the picture");
+        let i = self.index(column, row);
+        self.count += u32::from(!std::mem::replace(&mut self.set[i], true));
+    }
+
+    /// Adds every tile of `other`.
+    ///
+    /// # Panics
+    /// If the two belong to pictures of different sizes.
+    pub fn union(&mut self, other: &Self) {
+        assert_eq!((self.columns, self.rows), (other.columns, other.rows), "tiles of pictures of different size");
+        if other.is_empty() {
+            return;
+        }
+        for (mine, theirs) in self.set.iter_mut().zip(&other.set) {
+            *mine |= theirs;
+        }
+        self.count = u32::try_from(self.set.iter().filter(|t| **t).count()).unwrap_or(u32::MAX);
+    }
+
+    /// Removes every tile.
+    pub fn clear(&mut self) {
+        self.set.fill(false);
+        self.count = 0;
+    }
+
+    /// Runs of neighbouring tiles within a row, as `(row, first column, column after the last)`, top to bottom.
+    pub fn runs(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
+        (0..self.rows).flat_map(move |row| {
+            let mut column = 0;
+            std::iter::from_fn(move || {
+                let first = (column..self.columns).find(|c| self.contains(*c, row))?;
+                let end = (first..self.columns).find(|c| !self.contains(*c, row)).unwrap_or(self.columns);
+                column = end;
+                Some((row, first, end))
+            })
+        })
+    }
+
+    fn index(&self, column: u32, row: u32) -> usize {
+        row as usize * self.columns as usize + column as usize
+    }
+}
+
+impl fmt::Debug for Tiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tiles({} of {}x{})", self.count, self.columns, self.rows)
+    }
+}
+
+/// One picture of the page, immutable and shared.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// The whole picture.
+    pub picture: Arc<Picture>,
+    /// Where it differs from the frame before it; everywhere in the first one.
+    pub damage: Tiles,
+}
+
+/// One beat of the display. Every tick since the first frame is told exactly once, in order, changed or not,
+/// except those the receiver was too slow to take.
+#[derive(Debug, Clone)]
+pub struct Tick {
+    /// Number of the tick; the first frame is tick 0.
+    pub index: i64,
+    /// When the picture is shown.
+    pub pts: MediaTime,
+    /// What changed, or nothing.
+    pub frame: Option<Frame>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn edges_count_as_tiles() {
+        let tiles = Tiles::all(1280, 722);
+        assert_eq!((tiles.columns(), tiles.rows(), tiles.count()), (20, 46, 920));
+        assert_eq!(Tiles::none(50, 50).columns(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn runs_cover_the_set_exactly(picks in proptest::collection::vec((0_u32..7, 0_u32..5), 0..20)) {
+            let mut tiles = Tiles::none(7 * TILE_WIDTH, 5 * TILE_HEIGHT);
+            for (c, r) in &picks {
+                tiles.insert(*c, *r);
+            }
+            let mut again = Tiles::none(7 * TILE_WIDTH, 5 * TILE_HEIGHT);
+            for (row, first, end) in tiles.runs() {
+                prop_assert!(first < end && !tiles.contains(end, row));
+                (first..end).for_each(|c| again.insert(c, row));
+            }
+            prop_assert_eq!(again.count(), tiles.count());
+            prop_assert_eq!(again, tiles);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The one clock of a cast, and the moment its picture and sound begin.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use pagecast_core::HostTime;
+use rustix::time::{ClockId, clock_gettime};
+
+const UNSET: i64 = i64::MIN;
+
+/// The host's monotonic clock, the one Wayland presentation time and the sound card count on.
+#[must_use]
+pub fn now() -> HostTime {
+    let t = clock_gettime(ClockId::Monotonic);
+    HostTime(t.tv_sec.saturating_mul(1_000_000_000).saturating_add(t.tv_nsec))
+}
+
+/// When the first frame of the cast is shown: set once by the display, read by the sound card, so that both count from
+/// the same moment. It always lies in the future when it is set.
+#[derive(Debug, Clone)]
+pub struct Origin(Arc<AtomicI64>);
+
+impl Origin {
+    /// Not yet decided.
+    #[must_use]
+    pub fn unset() -> Self {
+        Self(Arc::new(AtomicI64::new(UNSET)))
+    }
+
+    /// Decides it; later calls change nothing.
+    pub fn set(&self, at: HostTime) {
+        // Whoever comes first wins; the loser has nothing to undo.
+        let _ignored = self.0.compare_exchange(UNSET, at.0, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// The moment, once decided.
+    #[must_use]
+    pub fn get(&self) -> Option<HostTime> {
+        match self.0.load(Ordering::Acquire) {
+            UNSET => None,
+            ns => Some(HostTime(ns)),
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! `pagecast`: the command line.
+fn main() {}
