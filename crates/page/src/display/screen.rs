@@ -152,7 +152,7 @@ impl Screen {
 
     /// Takes what a surface committed. False when the client asks for too much.
     pub(crate) fn commit(&mut self, surface: &WlSurface, timing: Timing) -> bool {
-        let (content, callbacks, feedback) = take_commit(surface);
+        let (content, callbacks, feedback) = take_commit(surface, self.scale);
         let Some((_, state)) = self.surfaces.get_mut(&surface.id()) else { return true };
         if state.slot != timing.slot {
             state.slot = timing.slot;
@@ -333,20 +333,21 @@ fn window_geometry(surface: &WlSurface) -> (i32, i32) {
 type Commit = (Option<Content>, Vec<WlCallback>, Vec<PresentationFeedbackCallback>);
 
 /// Takes what a surface's last commit carries.
-fn take_commit(surface: &WlSurface) -> Commit {
+fn take_commit(surface: &WlSurface, screen_scale: f64) -> Commit {
     with_states(surface, |states| {
-        let plain = {
-            let mut viewport = states.cached_state.get::<ViewportCachedState>();
-            viewport.current().src.is_none()
-        };
+        let viewport = *states.cached_state.get::<ViewportCachedState>().current();
         let mut guard = states.cached_state.get::<SurfaceAttributes>();
         let attributes = guard.current();
         let callbacks = std::mem::take(&mut attributes.frame_callbacks);
         let damage = std::mem::take(&mut attributes.damage);
-        let scale = attributes.buffer_scale.max(1);
+        // With a viewport the buffer has the screen's density, otherwise its own.
+        let scale = viewport.dst.map_or(f64::from(attributes.buffer_scale.max(1)), |_| screen_scale);
         let content = attributes.buffer.take().map(|assignment| match assignment {
             BufferAssignment::Removed => Content::Gone,
-            BufferAssignment::NewBuffer(buffer) => Content::Buffer(buffer, plain.then(|| in_pixels(&damage, scale))),
+            BufferAssignment::NewBuffer(buffer) => {
+                let whole = viewport.src.is_some();
+                Content::Buffer(buffer, (!whole).then(|| in_pixels(&damage, scale)))
+            }
         });
         drop(guard);
         let feedback =
@@ -356,17 +357,16 @@ fn take_commit(surface: &WlSurface) -> Commit {
 }
 
 /// Damage in buffer pixels. Surface damage is widened by a pixel, as scales need not be whole.
-fn in_pixels(damage: &[Damage], scale: i32) -> Vec<Rect> {
+fn in_pixels(damage: &[Damage], scale: f64) -> Vec<Rect> {
     damage
         .iter()
         .map(|d| match d {
             Damage::Buffer(r) => Rect { x: r.loc.x, y: r.loc.y, width: r.size.w, height: r.size.h },
-            Damage::Surface(r) => Rect {
-                x: r.loc.x.saturating_mul(scale).saturating_sub(1),
-                y: r.loc.y.saturating_mul(scale).saturating_sub(1),
-                width: r.size.w.saturating_mul(scale).saturating_add(2),
-                height: r.size.h.saturating_mul(scale).saturating_add(2),
-            },
+            Damage::Surface(r) => {
+                let start = |v: i32| ((f64::from(v) * scale).floor() as i32).saturating_sub(1);
+                let length = |v: i32| ((f64::from(v) * scale).ceil() as i32).saturating_add(3);
+                Rect { x: start(r.loc.x), y: start(r.loc.y), width: length(r.size.w), height: length(r.size.h) }
+            }
         })
         .collect()
 }
