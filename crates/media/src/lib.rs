@@ -9,3 +9,8 @@
 pub mod convert;
 pub mod encode;
 pub mod record;
+
+/// Keeps libav from writing to standard error, errors aside; call once, before anything else here.
+pub fn quieten() {
+    ffmpeg_the_third::log::set_level(ffmpeg_the_third::log::Level::Error);
+}

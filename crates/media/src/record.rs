@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use ffmpeg_the_third as ff;
 use ff::codec::Parameters;
-use pagecast_core::{Fps, MediaTime, Packet};
+use pagecast_core::{Fps, MediaTime, Packet, Track};
 
 use mp4::Fragmented;
 
@@ -117,7 +117,8 @@ impl Recorder {
 
     fn take(&mut self, packet: &Packet) -> Result<(), ff::Error> {
         self.file.write(packet)?;
-        if packet.dts >= self.cut_at {
+        // There is a video packet every second at least, and a fragment without one would not be worth a header.
+        if packet.track == Track::Video && packet.dts >= self.cut_at {
             self.whole = self.file.cut()?;
             self.cut_at = packet.dts + FRAGMENT;
         }

@@ -20,8 +20,8 @@ pub enum Error {
 }
 /// s
 #[derive(Debug)]
-pub struct Sound(SyncSender<Samples>, std::os::unix::net::UnixListener);
+pub struct Sound(std::os::unix::net::UnixListener);
 /// s
 pub fn start(config: Config, out: SyncSender<Samples>) -> Result<Sound, Error> {
-    Ok(Sound(out, std::os::unix::net::UnixListener::bind(config.socket).map_err(Error::Listen)?))
+    drop(out); Ok(Sound(std::os::unix::net::UnixListener::bind(config.socket).map_err(Error::Listen)?))
 }

@@ -1,10 +1,11 @@
 //! H.264 by libx264, on the thread `encode-video`.
 #![expect(unsafe_code, reason = "settings of libavcodec that its bindings do not wrap")]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use ffmpeg_the_third as ff;
 use ff::codec::Parameters;
@@ -43,7 +44,8 @@ pub struct Stats {
     unchanged: AtomicU64,
     missed: AtomicU64,
     bytes: AtomicU64,
-    last: AtomicU64,
+    ticks: AtomicU64,
+    first_at: OnceLock<Instant>,
 }
 
 impl Stats {
@@ -74,7 +76,13 @@ impl Stats {
     /// Ticks dealt with: how far the cast has come.
     #[must_use]
     pub fn ticks(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// When the first frame arrived.
+    #[must_use]
+    pub fn first_at(&self) -> Option<Instant> {
+        self.first_at.get().copied()
     }
 }
 
@@ -160,11 +168,12 @@ impl Encoder {
             if tick.pts >= end.get() {
                 break;
             }
+            self.stats.first_at.get_or_init(Instant::now);
             let missed = u64::try_from(tick.index - next).unwrap_or(0);
             self.stats.missed.fetch_add(missed, Ordering::Relaxed);
             next = tick.index + 1;
             self.take(&tick, out)?;
-            self.stats.last.store(u64::try_from(next).unwrap_or(0), Ordering::Relaxed);
+            self.stats.ticks.store(u64::try_from(next).unwrap_or(0), Ordering::Relaxed);
             if self.config.fps.time_of(next) >= end.get() {
                 break;
             }

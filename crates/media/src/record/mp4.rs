@@ -54,7 +54,10 @@ impl Fragmented {
         av.set_flags(if packet.keyframe { packet::Flags::KEY } else { packet::Flags::empty() });
         let base = self.output.stream(stream).map_or(ff::Rational(1, 1), |s| s.time_base());
         av.rescale_ts(ff::Rational(1, i32::try_from(per_second).unwrap_or(i32::MAX)), base);
-        av.write(&mut self.output).map(drop)
+        // SAFETY: the context is ours, open, and past its header; the packet lives until the call returns.
+        let written = unsafe { ffi::av_write_frame(self.output.as_mut_ptr(), packet::Mut::as_mut_ptr(&mut av)) };
+        // Some muxers return how much they wrote.
+        if written < 0 { Err(written.into()) } else { Ok(()) }
     }
 
     /// Ends a fragment and hands it to the system. The file's length then.
@@ -77,7 +80,7 @@ impl Fragmented {
 
     /// Writes what stands at a file's end.
     pub(super) fn end(&mut self) -> Result<(), ff::Error> {
-        self.output.write_trailer()
+        end(&mut self.output)
     }
 }
 
@@ -119,8 +122,14 @@ pub(super) fn remux(from: &Path, to: &Path) -> Result<(), RemuxError> {
             packet.write_interleaved(&mut output)?;
         }
     }
-    output.write_trailer()?;
+    end(&mut output)?;
     Ok(())
+}
+
+fn end(output: &mut Output) -> Result<(), ff::Error> {
+    // SAFETY: the context is ours and past its header. Like other calls it may return how much it wrote.
+    let written = unsafe { ffi::av_write_trailer(output.as_mut_ptr()) };
+    if written < 0 { Err(written.into()) } else { Ok(()) }
 }
 
 fn add_stream(output: &mut Output, parameters: ff::codec::Parameters, per_second: u32) -> Result<(), ff::Error> {
