@@ -4,3 +4,4 @@
 //! Deliberately absent: encoding, files, and the decision what to do when a page misbehaves.
 
 pub mod clock;
+pub mod sound;
