@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use ffmpeg_the_third as ff;
 use ff::format::Pixel;
 use ff::frame::Video;
 use ff::software::scaling;
+use ffmpeg_the_third as ff;
 
 /// Width of one still in pixels.
 const STILL_WIDTH: u32 = 420;
@@ -49,7 +49,8 @@ fn stills(recording: &Path, count: u32) -> Result<Vec<Video>, ff::Error> {
     let mut decoder = ff::codec::Context::from_parameters(stream.parameters())?.decoder().video()?;
     let mut small = Shrink { scaler: None, stills: Vec::new() };
     // The middle of each of `count` equal stretches.
-    let wanted: Vec<i64> = (0..i64::from(count)).map(|i| length * (2 * i + 1) / (2 * i64::from(count))).collect();
+    let wanted: Vec<i64> =
+        (0..i64::from(count)).map(|i| length * (2 * i + 1) / (2 * i64::from(count))).collect();
     let mut shown = Video::empty();
     let mut next = Video::empty();
     let mut packet = ff::Packet::empty();

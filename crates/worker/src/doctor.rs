@@ -51,7 +51,12 @@ fn encoder() -> Check {
         open.map(drop).map_err(|e| e.to_string())
     });
     let (good, found) = verdict(opened.unwrap_or(Ok(())), "libx264");
-    Check::new("H.264 encoder", good, found, "install FFmpeg's libraries with libx264 (apt install libavcodec59)")
+    Check::new(
+        "H.264 encoder",
+        good,
+        found,
+        "install FFmpeg's libraries with libx264 (apt install libavcodec59)",
+    )
 }
 
 fn aac() -> Check {
@@ -71,7 +76,9 @@ fn in_the_browser() -> Vec<Check> {
     };
     let page = match start() {
         Ok(page) => page,
-        Err(reason) => return vec![Check::new("browser", false, format!("{}: {reason}", path.display()), INSTALL)],
+        Err(reason) => {
+            return vec![Check::new("browser", false, format!("{}: {reason}", path.display()), INSTALL)];
+        }
     };
     let version = page.browser.version().unwrap_or_else(|e| e.to_string());
     let mut checks = vec![Check::new("browser", true, format!("{version} at {}", path.display()), INSTALL)];
@@ -122,7 +129,12 @@ fn space(name: &'static str, path: &Path, low: u64, mend: &'static str) -> Check
     match rustix::fs::statvfs(path) {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            Check::new(name, free >= low, format!("{:.1} GB free in {}", free as f64 / 1e9, path.display()), mend)
+            Check::new(
+                name,
+                free >= low,
+                format!("{:.1} GB free in {}", free as f64 / 1e9, path.display()),
+                mend,
+            )
         }
         Err(reason) => Check::new(name, false, format!("{}: {reason}", path.display()), mend),
     }
@@ -132,4 +144,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     let all = std::iter::successors(Some(error), |e| e.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
-
