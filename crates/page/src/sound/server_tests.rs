@@ -332,7 +332,7 @@ fn chromium(rig: &mut Rig, stream: u32, buffer: usize, time: Duration) -> usize 
         rig.pass(Duration::from_millis(1));
         for event in rig.events() {
             if let Command::Request(request) = event {
-                let mut wanted = request.length as i64;
+                let mut wanted = i64::from(request.length);
                 while wanted > 0 {
                     rig.write(stream, &vec![[0.5; 2]; buffer]);
                     wanted -= buffer as i64 * 8;
@@ -558,7 +558,7 @@ fn standing_still_costs_a_gap_and_not_the_index() {
 enum Op {
     Pass(u64),
     Write(u32, i64, u32, Vec<u8>),
-    Command(Command),
+    Command(Box<Command>),
     Raw(Vec<u8>),
 }
 
@@ -592,8 +592,8 @@ fn op() -> impl Strategy<Value = Op> {
             proptest::collection::vec(any::<u8>(), 0..3000)
         )
             .prop_map(|(i, offset, seek, data)| Op::Write(i, offset, seek, data)),
-        3 => create.prop_map(Op::Command),
-        6 => on_stream.prop_map(Op::Command),
+        3 => create.prop_map(|c| Op::Command(Box::new(c))),
+        6 => on_stream.prop_map(|c| Op::Command(Box::new(c))),
         1 => proptest::collection::vec(any::<u8>(), 0..64).prop_map(Op::Raw),
     ]
 }
