@@ -39,7 +39,8 @@ impl Mixer {
 
     /// The next `n` samples, silent, to be mixed into.
     pub(super) fn extend(&mut self, n: usize) -> &mut [[f32; 2]] {
-        if !self.live && self.mixed.len() + n > 2 * KEPT {
+        let waits = !self.live || self.cursor < 0;
+        if waits && self.mixed.len() + n > 2 * KEPT {
             self.mixed.drain(..self.mixed.len().saturating_sub(KEPT));
         }
         self.cursor += n as i64;
@@ -54,33 +55,36 @@ impl Mixer {
         self.mixed.clear();
     }
 
-    /// Counts from `origin` on. Everything up to `now` must have been mixed.
-    pub(super) fn go_live(&mut self, origin: HostTime, now: HostTime) {
+    /// Counts from `origin` on. Everything up to `now` must have been mixed; the last `held` samples may still change.
+    pub(super) fn go_live(&mut self, origin: HostTime, now: HostTime, held: usize) {
         (self.anchor, self.live) = (origin, true);
         self.cursor = self.index_at(now);
         self.next_turn = self.cursor;
         let due = usize::try_from(self.cursor).unwrap_or(0);
         let missing = due.saturating_sub(self.mixed.len());
-        self.mixed.drain(..self.mixed.len().saturating_sub(due));
+        self.mixed.drain(..self.mixed.len().saturating_sub(due.max(held)));
         self.mixed.splice(0..0, std::iter::repeat_n([0.0; 2], missing));
     }
 
-    /// What has been mixed since the last call, if the cast has begun and it is worth a message.
-    pub(super) fn take(&mut self) -> Option<Samples> {
-        if !self.live || self.cursor <= 0 {
-            if self.live {
-                self.mixed.clear();
-            }
-            return None;
-        }
-        let past_origin = usize::try_from(self.cursor).unwrap_or(usize::MAX);
+    /// The last `n` mixed samples, or as many of them as have not been taken.
+    pub(super) fn last(&mut self, n: usize) -> &mut [[f32; 2]] {
+        let from = self.mixed.len().saturating_sub(n);
+        &mut self.mixed[from..]
+    }
+
+    /// What has been mixed since the last call but for the last `held` samples, if the cast has begun and it is worth a
+    /// message.
+    pub(super) fn take(&mut self, held: usize) -> Option<Samples> {
+        let cursor = u64::try_from(self.cursor).ok().filter(|_| self.live)?;
+        let past_origin = usize::try_from(cursor).unwrap_or(usize::MAX).max(held);
         self.mixed.drain(..self.mixed.len().saturating_sub(past_origin));
-        if (self.mixed.len() as i64) < TURN {
+        let start = cursor.checked_sub(self.mixed.len() as u64)?;
+        let ready = self.mixed.len().saturating_sub(held);
+        if (ready as i64) < TURN {
             return None;
         }
-        let start = (self.cursor as u64) - self.mixed.len() as u64;
-        let samples = Samples { start, pcm: self.mixed.as_flattened().into() };
-        self.mixed.clear();
+        let samples = Samples { start, pcm: self.mixed[..ready].as_flattened().into() };
+        self.mixed.drain(..ready);
         Some(samples)
     }
 
@@ -135,12 +139,12 @@ mod tests {
     fn nothing_is_told_before_the_origin_and_everything_after_it() {
         let mut mixer = Mixer::new(HostTime(0));
         advance(&mut mixer, HostTime(1_000_000_000), 0.1);
-        assert_eq!(mixer.take(), None);
-        mixer.go_live(HostTime(1_050_000_000), HostTime(1_000_000_000));
+        assert_eq!(mixer.take(0), None);
+        mixer.go_live(HostTime(1_050_000_000), HostTime(1_000_000_000), 0);
         advance(&mut mixer, HostTime(1_049_000_000), 0.2);
-        assert_eq!(mixer.take(), None);
+        assert_eq!(mixer.take(0), None);
         advance(&mut mixer, HostTime(1_060_000_000), 0.3);
-        let first = mixer.take().unwrap();
+        let first = mixer.take(0).unwrap();
         assert_eq!((first.start, first.len()), (0, 480));
     }
 
@@ -149,8 +153,8 @@ mod tests {
         let mut mixer = Mixer::new(HostTime(0));
         advance(&mut mixer, HostTime(980_000_000), 0.1);
         advance(&mut mixer, HostTime(1_000_000_000), 0.2);
-        mixer.go_live(HostTime(980_000_000), HostTime(1_000_000_000));
-        let first = mixer.take().unwrap();
+        mixer.go_live(HostTime(980_000_000), HostTime(1_000_000_000), 0);
+        let first = mixer.take(0).unwrap();
         assert_eq!((first.start, first.len()), (0, 960));
         assert!(first.pcm.iter().all(|v| *v == 0.2));
     }
@@ -159,8 +163,8 @@ mod tests {
     fn an_origin_before_the_first_sample_begins_with_silence() {
         let mut mixer = Mixer::new(HostTime(1_000_000_000));
         advance(&mut mixer, HostTime(1_010_000_000), 0.5);
-        mixer.go_live(HostTime(990_000_000), HostTime(1_010_000_000));
-        let first = mixer.take().unwrap();
+        mixer.go_live(HostTime(990_000_000), HostTime(1_010_000_000), 0);
+        let first = mixer.take(0).unwrap();
         assert_eq!((first.start, first.len(), first.pcm[959], first.pcm[960]), (0, 960, 0.0, 0.5));
     }
 
@@ -191,9 +195,9 @@ mod tests {
                 now += step;
                 advance(&mut mixer, HostTime(now), 0.5);
                 if !mixer.is_live() && now + 50_000_000 > origin {
-                    mixer.go_live(HostTime(origin), HostTime(now));
+                    mixer.go_live(HostTime(origin), HostTime(now), 0);
                 }
-                if let Some(samples) = mixer.take() {
+                if let Some(samples) = mixer.take(0) {
                     prop_assert_eq!(samples.start, expected);
                     expected += samples.len() as u64;
                 }

@@ -15,7 +15,7 @@ use pulseaudio::protocol::{
 use super::client::{Client, Message};
 use super::mix::Mixer;
 use super::stream::{Event, Stream};
-use super::wire::{self, Violation};
+use super::wire::{self, Seek, Violation};
 
 /// Connections at once; more are closed at once. Chromium opens one, its audio tests a second.
 pub const MAX_CLIENTS: usize = 16;
@@ -121,7 +121,7 @@ impl Core {
                 None => break,
                 Some(Message::Command(payload)) => self.command(id, payload, now)?,
                 Some(Message::Data { channel, seek, offset, data }) => {
-                    self.serve(id, channel, |stream, events| stream.write(seek, offset, data, events));
+                    self.write(id, channel, (seek, offset, data));
                 }
             }
         }
@@ -167,8 +167,8 @@ impl Core {
     /// From now on samples are told; sample 0 is the one heard at `origin`.
     pub fn go_live(&mut self, origin: HostTime, now: HostTime) {
         self.advance(now);
-        self.mixer.go_live(origin, now);
-        self.ready.extend(self.mixer.take());
+        self.mixer.go_live(origin, now, self.held());
+        self.ready.extend(self.mixer.take(self.held()));
     }
 
     /// Plays everything up to `now`.
@@ -181,6 +181,8 @@ impl Core {
             left -= block;
         }
         if due > MAX_CATCH_UP {
+            self.streams.values_mut().for_each(Stream::forgive);
+            self.ready.extend(self.mixer.take(0));
             self.mixer.skip(due - MAX_CATCH_UP);
             self.skipped += (due - MAX_CATCH_UP) as u64;
         }
@@ -257,11 +259,17 @@ impl Core {
         }
     }
 
+    fn write(&mut self, id: u32, channel: u32, block: (Seek, i64, &[u8])) {
+        let gain = self.gain();
+        // A client may still send to a stream that is gone: it did not know.
+        let Some(stream) = self.streams.get_mut(&channel).filter(|s| s.owner == id) else { return };
+        let mixed = self.mixer.last(stream.owed());
+        stream.write(block, mixed, gain, &mut self.events);
+        self.client(id, |client, events| client.tell(channel, events.drain(..)));
+    }
+
     fn mix(&mut self, n: usize) {
-        let gain = match self.volume.channels() {
-            [l, r] if !self.muted => [l.to_linear(), r.to_linear()],
-            _ => [0.0; 2],
-        };
+        let gain = self.gain();
         let out = self.mixer.extend(n);
         for (index, stream) in &mut self.streams {
             stream.render(out, gain, &mut self.events);
@@ -271,7 +279,19 @@ impl Core {
             }
             self.events.clear();
         }
-        self.ready.extend(self.mixer.take());
+        self.ready.extend(self.mixer.take(self.held()));
+    }
+
+    /// Mixed samples that may still change, because some stream is late.
+    fn held(&self) -> usize {
+        self.streams.values().map(Stream::owed).max().unwrap_or(0)
+    }
+
+    fn gain(&self) -> [f32; 2] {
+        match self.volume.channels() {
+            [l, r] if !self.muted => [l.to_linear(), r.to_linear()],
+            _ => [0.0; 2],
+        }
     }
 
     fn command(&mut self, id: u32, payload: &[u8], now: Moment) -> Result<(), Violation> {

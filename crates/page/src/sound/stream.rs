@@ -11,6 +11,9 @@ use super::remix::{Remix, Rule};
 use super::resample::Resampler;
 use super::wire::Seek;
 
+/// How late sound may come and still be heard in its place, in samples: 200 ms. A page that stutters under load is late by a
+/// few of them now and then; a real sound card would crack, but what is recorded can wait.
+pub(super) const GRACE: usize = 9600;
 /// Drain commands that may wait at once; more are refused.
 pub(super) const MAX_DRAINS: usize = 16;
 
@@ -72,6 +75,8 @@ pub(super) struct Stream {
     prebuffering: bool,
     /// Nothing was there to play when it was last its turn.
     dry: bool,
+    /// Frames that were not there in time, up to [`GRACE`]: the last ones that were mixed without this stream.
+    owed: usize,
     underrun_for: u64,
     playing_for: u64,
     drains: Vec<u32>,
@@ -93,6 +98,7 @@ impl Stream {
             requested: 0,
             prebuffering: shape.attr.pre_buffering > 0,
             dry: true,
+            owed: 0,
             underrun_for: u64::MAX,
             playing_for: 0,
             drains: Vec::new(),
@@ -114,6 +120,11 @@ impl Stream {
     /// Whether time changes anything about it.
     pub(super) fn is_active(&self) -> bool {
         self.is_running() || self.is_ringing()
+    }
+
+    /// Samples at the end of the mix that may still change.
+    pub(super) fn owed(&self) -> usize {
+        self.owed
     }
 
     /// Adds what is heard in the next `out.len()` samples.
@@ -141,22 +152,41 @@ impl Stream {
         self.finish_drains(events);
     }
 
-    /// Data from the client.
-    pub(super) fn write(&mut self, seek: Seek, offset: i64, data: &[u8], events: &mut Vec<Event>) {
+    /// Data from the client. Sound that is owed goes to the end of `mixed`, the last [`Stream::owed`] samples at least.
+    pub(super) fn write(
+        &mut self,
+        (seek, offset, data): (Seek, i64, &[u8]),
+        mixed: &mut [[f32; 2]],
+        gain: [f32; 2],
+        events: &mut Vec<Event>,
+    ) {
         self.requested = self.requested.saturating_sub(data.len() as i64).max(0);
-        if self.queue.put(seek, offset, data, self.shape.attr.max_length as usize) == Put::Full {
+        let room = u64::from(self.shape.attr.max_length) + self.bytes_of(self.owed);
+        if self.queue.put(seek, offset, data, room as usize) == Put::Full {
             events.push(Event::Overflow);
         }
         if self.prebuffering && self.queue.fill() >= i64::from(self.shape.attr.pre_buffering) {
             self.prebuffering = false;
         }
+        if self.owed > 0 {
+            let from = mixed.len().saturating_sub(self.owed);
+            let taken = self.load(self.owed, events);
+            add(&mut mixed[from..], &self.frames, gain);
+            self.owed -= taken;
+        }
+    }
+
+    /// Lets nothing be owed any more: the stream stood still since it had nothing to play.
+    pub(super) fn forgive(&mut self) {
+        self.dry |= self.owed > 0;
+        self.owed = 0;
     }
 
     /// Asks for more as soon as there is room for at least `minreq`.
     pub(super) fn request(&mut self, events: &mut Vec<Event>) {
-        let room = (i64::from(self.shape.attr.target_length) - self.queue.fill()).min(i64::from(u32::MAX));
-        let limit = i64::from(self.shape.attr.max_length);
-        let missing = room.min(limit) - self.requested;
+        let owed = self.bytes_of(self.owed) as i64;
+        let room = i64::from(self.shape.attr.target_length) - self.queue.fill();
+        let missing = room.min(i64::from(self.shape.attr.max_length)) + owed - self.requested;
         let enough = if self.prebuffering { 1 } else { i64::from(self.shape.attr.minimum_request_length) };
         if missing >= enough
             && let Ok(bytes) = u32::try_from(missing)
@@ -167,10 +197,12 @@ impl Stream {
     }
 
     pub(super) fn cork(&mut self, corked: bool) {
+        self.forgive();
         self.shape.corked = corked;
     }
 
     pub(super) fn flush(&mut self, events: &mut Vec<Event>) {
+        self.forgive();
         self.queue.flush();
         self.prebuffer();
         self.finish_drains(events);
@@ -178,6 +210,7 @@ impl Stream {
 
     /// Waits for `prebuf` bytes before going on.
     pub(super) fn prebuffer(&mut self) {
+        self.forgive();
         self.prebuffering = self.shape.attr.pre_buffering > 0;
     }
 
@@ -191,6 +224,7 @@ impl Stream {
         if self.drains.len() >= MAX_DRAINS {
             return false;
         }
+        self.forgive();
         self.drains.push(seq);
         if self.queue.frames() > 0 {
             self.trigger();
@@ -205,6 +239,7 @@ impl Stream {
     }
 
     pub(super) fn set_attr(&mut self, asked: BufferAttr, low_latency: bool) {
+        self.forgive();
         self.shape.attr = attr::settle(asked, &self.shape.spec, low_latency);
         if self.shape.attr.pre_buffering == 0 {
             self.prebuffering = false;
@@ -212,6 +247,7 @@ impl Stream {
     }
 
     pub(super) fn set_rate(&mut self, rate: u32) {
+        self.forgive();
         self.shape.spec.sample_rate = rate;
         self.resampler = (!attr::is_native_rate(&self.shape.spec)).then(|| Resampler::new(rate));
     }
@@ -235,8 +271,15 @@ impl Stream {
 
     /// Takes up to `wanted` frames into `self.frames` and notices when there are fewer.
     fn take(&mut self, wanted: usize, events: &mut Vec<Event>) -> usize {
+        let taken = if self.owed > 0 { 0 } else { self.load(wanted, events) };
+        if taken < wanted {
+            self.run_dry(wanted - taken, events);
+        }
+        taken
+    }
+
+    fn load(&mut self, wanted: usize, events: &mut Vec<Event>) -> usize {
         let bytes = self.queue.take(wanted);
-        let taken_bytes = bytes.len() as u64;
         self.samples.clear();
         format::decode(self.shape.spec.format, bytes, &mut self.samples);
         self.frames.clear();
@@ -248,32 +291,40 @@ impl Stream {
                 events.push(Event::Started);
             }
             self.underrun_for = 0;
-            self.playing_for += taken_bytes;
-        }
-        if taken < wanted {
-            self.run_dry(wanted - taken, events);
+            self.playing_for += self.bytes_of(taken);
         }
         taken
     }
 
+    /// There were `missing` frames too few: they may come late, or the stream has run dry.
     fn run_dry(&mut self, missing: usize, events: &mut Vec<Event>) {
-        let was_dry = std::mem::replace(&mut self.dry, true);
-        if !was_dry && self.drains.is_empty() {
+        let owed = self.owed + missing;
+        // What has gone through a resampler cannot be taken back, and a stream that is drained ends here.
+        if !self.dry && owed <= GRACE && self.resampler.is_none() && self.drains.is_empty() {
+            self.owed = owed;
+            return;
+        }
+        if !std::mem::replace(&mut self.dry, true) && self.drains.is_empty() {
             events.push(Event::Underflow(self.queue.read_position()));
         }
         self.playing_for = 0;
-        self.count_silence(missing);
+        self.count_silence(owed);
+        self.owed = 0;
         if self.shape.attr.pre_buffering > 0 {
             self.prebuffering = true;
         } else {
-            self.queue.skip(missing);
+            self.queue.skip(owed);
         }
     }
 
     fn count_silence(&mut self, frames: usize) {
         if self.underrun_for != u64::MAX {
-            self.underrun_for += frames as u64 * u64::from(attr::frame_len(&self.shape.spec));
+            self.underrun_for += self.bytes_of(frames);
         }
+    }
+
+    fn bytes_of(&self, frames: usize) -> u64 {
+        frames as u64 * u64::from(attr::frame_len(&self.shape.spec))
     }
 
     fn is_ringing(&self) -> bool {
