@@ -70,9 +70,8 @@ fn verdict(result: Result<(), String>, good: &str) -> (bool, String) {
 
 fn in_the_browser() -> Vec<Check> {
     const INSTALL: &str = "install it: apt install chromium";
-    let path = match browser::find_chromium() {
-        Ok(path) => path,
-        Err(_) => return vec![Check::new("browser", false, "there is no Chromium", INSTALL)],
+    let Ok(path) = browser::find_chromium() else {
+        return vec![Check::new("browser", false, "there is no Chromium", INSTALL)];
     };
     let page = match start() {
         Ok(page) => page,
