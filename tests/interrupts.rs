@@ -6,8 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::media::probe;
 use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Outcome, Pagecast, Recording, Run, Server, Turn};
-use rustix::process::Signal;
+use pagecast_testkit::{Outcome, Pagecast, Recording, Run, Server, Signal, Turn};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const LIMIT: Duration = Duration::from_secs(20);

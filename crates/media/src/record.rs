@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
-use ffmpeg_the_third as ff;
 use ff::codec::Parameters;
+use ffmpeg_the_third as ff;
 use pagecast_core::{Fps, MediaTime, Packet, Track};
 
 use mp4::Fragmented;
@@ -96,7 +96,10 @@ impl Recorder {
     ///
     /// # Errors
     /// [`Error::Thread`]; the thread itself ends with [`Error::Full`] or [`Error::Write`].
-    pub fn spawn(mut self, packets: Receiver<Packet>) -> Result<JoinHandle<Result<Option<Finished>, Error>>, Error> {
+    pub fn spawn(
+        mut self,
+        packets: Receiver<Packet>,
+    ) -> Result<JoinHandle<Result<Option<Finished>, Error>>, Error> {
         let run = move || {
             let mut any = false;
             for packet in packets {

@@ -254,7 +254,10 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
 fn wait(wayland: &mut Wayland<State>, state: &State, listener: &UnixListener, shared: &Shared) {
     let timeout = state.next_turn().map(|at| {
         let left = at.since(clock::now());
-        Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+        Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        }
     });
     let backend = wayland.backend();
     let mut fds = [

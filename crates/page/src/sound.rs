@@ -23,5 +23,6 @@ pub enum Error {
 pub struct Sound(std::os::unix::net::UnixListener);
 /// s
 pub fn start(config: Config, out: SyncSender<Samples>) -> Result<Sound, Error> {
-    drop(out); Ok(Sound(std::os::unix::net::UnixListener::bind(config.socket).map_err(Error::Listen)?))
+    drop(out);
+    Ok(Sound(std::os::unix::net::UnixListener::bind(config.socket).map_err(Error::Listen)?))
 }
