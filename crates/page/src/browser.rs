@@ -244,6 +244,15 @@ impl Browser {
         self.cdp.call(&self.session, method, params, CALL_TIMEOUT)
     }
 
+    /// Name and version of the browser, like `Chrome/156.0.8078.73`.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn version(&self) -> Result<String, CallError> {
+        let answer = self.cdp.call("", "Browser.getVersion", json!({}), CALL_TIMEOUT)?;
+        Ok(answer["product"].as_str().unwrap_or("unknown").to_owned())
+    }
+
     /// Process id of the browser, which leads a session of its own.
     #[must_use]
     pub fn pid(&self) -> u32 {

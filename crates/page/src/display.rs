@@ -213,12 +213,14 @@ impl Beats {
             Ok(()) => {
                 self.shared.frames.fetch_add(u64::from(changed), Ordering::Relaxed);
             }
-            Err(TrySendError::Full(tick) | TrySendError::Disconnected(tick)) => {
+            Err(TrySendError::Full(tick)) => {
                 if let Some(frame) = &tick.frame {
                     scene.put_back(frame);
                     self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
+            // The cast is ending.
+            Err(TrySendError::Disconnected(_)) => {}
         }
     }
 

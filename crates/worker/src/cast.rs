@@ -330,7 +330,7 @@ impl Running<'_> {
             frames_unchanged: video.unchanged(),
             frames_dropped: display.dropped,
             bytes: video.bytes() + self.line.audio_stats.bytes(),
-            peak: [0.0; 2],
+            peak: self.page.sound.stats().peak,
         }
     }
 

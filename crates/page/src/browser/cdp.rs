@@ -104,10 +104,6 @@ impl Cdp {
         let _gone = self.start(session, method, params);
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "an answer is what the browser gave or the words of its refusal"
-    )]
     fn start(
         &self,
         session: &str,

@@ -209,9 +209,9 @@ fn draw_line(line: &mut [u8], at: (u32, u32), image: &Image, area: Rect, opaque:
         let source = &image.bgra[source..source + (to - from) as usize * 4];
         let target = &mut line[(from - x0) as usize * 4..(to - x0) as usize * 4];
         if opaque {
-            target.copy_from_slice(source)
+            target.copy_from_slice(source);
         } else {
-            blend(target, source)
+            blend(target, source);
         }
         return;
     }
@@ -222,9 +222,9 @@ fn draw_line(line: &mut [u8], at: (u32, u32), image: &Image, area: Rect, opaque:
         let source = image.offset(scaled(x - area.x, span_w, image.width), row);
         let target = &mut line[(x - x0) as usize * 4..][..4];
         if opaque {
-            target.copy_from_slice(&image.bgra[source..source + 4])
+            target.copy_from_slice(&image.bgra[source..source + 4]);
         } else {
-            blend(target, &image.bgra[source..source + 4])
+            blend(target, &image.bgra[source..source + 4]);
         }
     }
 }
