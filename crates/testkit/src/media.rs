@@ -33,6 +33,7 @@ pub struct Recording {
     /// The sound, if there is any.
     pub audio: Option<Stream>,
     /// The folder that must live as long as the file in it is looked at.
+    #[expect(dead_code, reason = "dropped, it takes the file with it")]
     scratch: Option<Arc<Scratch>>,
 }
 
