@@ -133,7 +133,11 @@ impl Tiles {
     /// # Panics
     /// If the two belong to pictures of different sizes.
     pub fn union(&mut self, other: &Self) {
-        assert_eq!((self.columns, self.rows), (other.columns, other.rows), "tiles of pictures of different size");
+        assert_eq!(
+            (self.columns, self.rows),
+            (other.columns, other.rows),
+            "tiles of pictures of different size"
+        );
         if other.is_empty() {
             return;
         }

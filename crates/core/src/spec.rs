@@ -261,7 +261,14 @@ mod tests {
     #[test]
     fn addresses() {
         assert!(SourceUrl::parse("https://a.example/b?c=d").is_ok());
-        for bad in ["file:///etc/passwd", "chrome://version", "javascript:alert(1)", "data:text/html,x", "a.example", ""] {
+        for bad in [
+            "file:///etc/passwd",
+            "chrome://version",
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "a.example",
+            "",
+        ] {
             assert!(SourceUrl::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(

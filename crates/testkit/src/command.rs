@@ -1,0 +1,50 @@
+//! Child processes of the tests: one place that starts them and turns their failures into sentences.
+
+use std::ffi::OsStr;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A command that is not yet started; `program` is looked up in PATH.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests start programs to judge the product, the product starts none here"
+)]
+pub fn program(program: impl AsRef<OsStr>) -> Command {
+    Command::new(program)
+}
+
+/// Runs to the end and returns stdout.
+///
+/// # Errors
+/// The program is missing or failed; the message carries what it wrote to stderr and how to install it.
+pub fn stdout_of(command: &mut Command) -> Result<Vec<u8>> {
+    Ok(output_of(command)?.stdout)
+}
+
+/// Runs to the end and returns everything it wrote.
+///
+/// # Errors
+/// As [`stdout_of`].
+pub fn output_of(command: &mut Command) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| missing(&name))?;
+    if !output.status.success() {
+        bail!("{name} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output)
+}
+
+/// What to say when a program cannot be started.
+#[must_use]
+pub fn missing(name: &str) -> String {
+    let package = match name {
+        "ffmpeg" | "ffprobe" => "ffmpeg",
+        "npm" => "npm",
+        "openssl" => "openssl",
+        other if other.contains("chromium") => "chromium",
+        _ => return format!("cannot start {name}"),
+    };
+    format!("cannot start {name}: install it with `apt-get install {package}`")
+}

@@ -1,0 +1,166 @@
+//! A video file of known timing: a strip in every picture, and once a second a flash with a beep.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::command::{missing, output_of, program};
+use crate::media::beeps::Tone;
+use crate::media::picture::Area;
+use crate::media::{Gray, SAMPLE_RATE};
+use crate::strip::{Place, Strip};
+
+/// Width of the video in pixels.
+pub const WIDTH: usize = 320;
+/// Height of the video in pixels.
+pub const HEIGHT: usize = 180;
+/// Pictures a second: shares no factor with a display rate, so that within a second the display samples the video at
+/// many phases, and the mean says where it is to a few milliseconds.
+pub const FPS: u32 = 23;
+/// The beep that starts with each full second but the first, on the right channel.
+pub const BEEP: Tone = Tone { hz: 3000.0, seconds: 0.02, channel: 1 };
+/// The part of the picture that is white for 100 ms from each beep on, and black otherwise.
+pub const FLASH: Area = Area { x: 192, y: 64, width: 128, height: 116 };
+
+static MAKING: Mutex<()> = Mutex::new(());
+
+/// Makes the video once and keeps it below `target/`.
+///
+/// # Errors
+/// `ffmpeg` is missing or fails.
+pub fn video(seconds: u32) -> Result<PathBuf> {
+    cached(&format!("flash-{FPS}fps-{seconds}s.mp4"), |path| encode(path, seconds))
+}
+
+/// The same as an HLS stream in a folder of its own, with `index.m3u8` and fragmented MP4 segments.
+///
+/// # Errors
+/// `ffmpeg` is missing or fails.
+pub fn hls(seconds: u32) -> Result<PathBuf> {
+    let source = video(seconds)?;
+    cached(&format!("flash-{FPS}fps-{seconds}s-hls"), |folder| {
+        fs::create_dir(folder)?;
+        let mut ffmpeg = program("ffmpeg");
+        ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(source).args(["-c", "copy", "-f", "hls"]);
+        ffmpeg.args(["-hls_time", "2", "-hls_playlist_type", "vod", "-hls_segment_type", "fmp4"]);
+        output_of(ffmpeg.arg(folder.join("index.m3u8"))).map(drop)
+    })
+}
+
+/// The folder below `target/` where generated media lie.
+#[must_use]
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/testkit")
+}
+
+/// Makes `name` under another name first, so that a test that was stopped leaves no half of it.
+fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let _one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = folder().join(name);
+    if !path.exists() {
+        let unfinished = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/testkit-unfinished");
+        let unfinished = unfinished.join(format!("{}-{name}", std::process::id()));
+        fs::create_dir_all(folder())?;
+        fs::create_dir_all(unfinished.parent().context("a file has a folder")?)?;
+        make(&unfinished).with_context(|| format!("cannot make {name}"))?;
+        let renamed = fs::rename(&unfinished, &path);
+        ensure!(renamed.is_ok() || path.exists(), "cannot keep {name}");
+    }
+    Ok(path)
+}
+
+fn encode(path: &Path, seconds: u32) -> Result<()> {
+    let Tone { hz, seconds: long, .. } = BEEP;
+    let beep = format!(
+        "aevalsrc=0|0.5*sin(2*PI*{hz}*t)*lt(mod(t\\,1)\\,{long})*gte(t\\,0.5):s={SAMPLE_RATE}:d={seconds}"
+    );
+    let mut ffmpeg = program("ffmpeg");
+    ffmpeg.args(["-v", "error", "-nostdin", "-f", "rawvideo", "-pix_fmt", "gray"]);
+    ffmpeg.args(["-video_size", &format!("{WIDTH}x{HEIGHT}"), "-framerate", &FPS.to_string(), "-i", "-"]);
+    ffmpeg.args(["-f", "lavfi", "-i", &beep, "-c:v", "libx264", "-preset", "veryfast", "-crf", "20"]);
+    ffmpeg.args(["-pix_fmt", "yuv420p", "-g", "46", "-c:a", "aac", "-b:a", "128k"]);
+    ffmpeg.args(["-movflags", "+faststart", "-f", "mp4"]).arg(path);
+    let mut child = ffmpeg.stdin(Stdio::piped()).spawn().with_context(|| missing("ffmpeg"))?;
+    let mut pipe = child.stdin.take().context("ffmpeg has no input")?;
+    for n in 0..seconds * FPS {
+        pipe.write_all(&picture(n).data).context("ffmpeg stopped reading")?;
+    }
+    drop(pipe);
+    let status = child.wait()?;
+    ensure!(status.success(), "ffmpeg ended with {status}");
+    Ok(())
+}
+
+fn picture(n: u32) -> Gray {
+    let mut gray = Gray::new(WIDTH, HEIGHT);
+    gray.data.fill(96);
+    let mut fill = |area: Area, value: u8| {
+        for y in area.y..area.y + area.height {
+            gray.data[y * WIDTH + area.x..][..area.width].fill(value);
+        }
+    };
+    let second = n / FPS;
+    let lit = second > 0 && n % FPS * 1000 < 100 * FPS;
+    fill(FLASH, if lit { 255 } else { 0 });
+    let x = (n * 4) as usize % 160;
+    fill(Area { x, y: 80, width: 24, height: 80 }, 200);
+    let event_time = (second > 0).then_some(second * 10_000);
+    let note = (second & 0xffff) as u16;
+    Strip { counter: n, page_time: n * 10_000 / FPS, event_time, note }.draw(&mut gray, Place::PAGE);
+    gray
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::{Recording, beeps, probe};
+
+    #[test]
+    fn the_file_says_what_it_was_told() -> Result<()> {
+        let file = Recording::open(&video(5)?)?;
+        assert_eq!((file.video.codec.as_str(), file.video.width, file.video.height), ("h264", WIDTH, HEIGHT));
+        assert_eq!(file.ticks(FPS)?, (0..115).collect::<Vec<_>>());
+        assert!(file.ticks(30).is_err());
+        for (n, (seen, frame)) in file.strips(Place::PAGE)?.iter().zip(file.frames()?).enumerate() {
+            let strip = seen.strip.with_context(|| format!("no strip in picture {n}"))?;
+            assert_eq!(strip.counter as usize, n);
+            assert!((strip.page_s() - seen.pts_s).abs() < 1e-4);
+            let bright = frame?.1.mean(FLASH);
+            assert!(
+                if n >= 23 && n % 23 < 3 { bright > 240.0 } else { bright < 15.0 },
+                "picture {n}: {bright}"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn beeps_are_found_through_aac() -> Result<()> {
+        let onsets = beeps::onsets(Recording::open(&video(5)?)?.pcm()?, BEEP)?;
+        assert_eq!(onsets.len(), 4, "{onsets:?}");
+        for (found, expected) in onsets.iter().zip([1.0, 2.0, 3.0, 4.0]) {
+            assert!((found - expected).abs() < 0.0002, "{found} instead of {expected}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn boxes_of_a_faststart_file() -> Result<()> {
+        assert_eq!(probe::boxes(&video(5)?)?, ["ftyp", "moov", "free", "mdat"]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_recording_is_seen_as_a_viewer_sees_it() -> Result<()> {
+        let file = Recording::open(&video(5)?)?;
+        assert_eq!(file.complaints()?, "");
+        let lit = file.picture_at(2.05)?.mean(FLASH);
+        let dark = file.picture_at(2.5)?.mean(FLASH);
+        assert!(lit.iter().all(|c| *c > 240.0) && dark.iter().all(|c| *c < 15.0), "{lit:?} {dark:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,25 @@
+//! What end-to-end tests and the bench share: pages that can be measured, a server for them, a way to run `pagecast`,
+//! and eyes and ears for what it recorded.
+//!
+//! A page draws a [`strip`]: black and white blocks that say which frame this is and when the page drew it.
+//! [`media`] decodes a recording with the `ffmpeg` program, so nothing here shares code with what it judges.
+//!
+//! Deliberately absent: anything of Pagecast but its command line, and any judgement; numbers come out, tests compare.
+
+pub mod chromium;
+pub mod command;
+pub mod flash;
+pub mod lock;
+pub mod media;
+pub mod pages;
+pub mod run;
+pub mod scratch;
+pub mod strip;
+pub mod sync;
+
+pub use chromium::screenshot;
+pub use lock::Turn;
+pub use media::Recording;
+pub use pages::{Reply, Server};
+pub use run::{Outcome, Pagecast, Report, Run};
+pub use scratch::{Scratch, Tmpfs};

@@ -1,0 +1,166 @@
+//! Eyes and ears: what a file holds, as any player would see and hear it.
+
+pub mod beeps;
+pub mod picture;
+mod pipe;
+pub mod probe;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::command::{output_of, program};
+use crate::strip::{Place, Strip};
+
+pub use picture::{Gray, Rgb};
+pub use pipe::{Frames, Pcm};
+pub use probe::{Packet, Stream};
+
+/// Sample rate of everything that is heard, in Hz.
+pub const SAMPLE_RATE: u32 = 48_000;
+
+/// A finished or interrupted recording.
+#[derive(Debug)]
+pub struct Recording {
+    path: PathBuf,
+    /// The picture.
+    pub video: Stream,
+    /// Every coded picture, in the order it is shown.
+    pub pictures: Vec<Packet>,
+    /// The sound, if there is any.
+    pub audio: Option<Stream>,
+}
+
+/// A picture's time and what its strip says.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// When it is shown, in seconds.
+    pub pts_s: f64,
+    /// Its strip, if it has a readable one.
+    pub strip: Option<Strip>,
+}
+
+impl Recording {
+    /// Reads what the file says about itself.
+    ///
+    /// # Errors
+    /// It cannot be played, or holds no picture.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut streams = probe::streams(path)?;
+        let at = streams.iter().position(|s| s.kind == "video").context("the file has no picture")?;
+        let video = streams.swap_remove(at);
+        let audio = streams.into_iter().find(|s| s.kind == "audio");
+        let mut pictures = probe::packets(path, "v:0")?;
+        pictures.retain(|p| !p.discarded);
+        pictures.sort_by_key(|p| p.pts);
+        ensure!(!pictures.is_empty(), "the file has no coded picture");
+        Ok(Self { path: path.to_owned(), video, pictures, audio })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of the display tick each picture is shown at; an error names the first one that is off the grid.
+    ///
+    /// # Errors
+    /// A time stamp is not a multiple of `1 / fps`.
+    pub fn ticks(&self, fps: u32) -> Result<Vec<i64>> {
+        let tick = |p: &Packet| {
+            let (n, d) = (p.pts * self.video.time_base.0 * i64::from(fps), self.video.time_base.1);
+            ensure!(
+                n % d == 0,
+                "the picture at {} s is not on the grid of {fps} fps",
+                self.video.seconds(p.pts)
+            );
+            Ok(n / d)
+        };
+        self.pictures.iter().map(tick).collect()
+    }
+
+    /// When the last picture ends, in seconds.
+    #[must_use]
+    pub fn end_s(&self) -> f64 {
+        self.pictures.last().map_or(0.0, |p| self.video.seconds(p.pts + p.duration))
+    }
+
+    /// Decodes all pictures, one at a time.
+    ///
+    /// # Errors
+    /// The decoder cannot be started.
+    pub fn frames(&self) -> Result<Frames> {
+        let pts = self.pictures.iter().map(|p| self.video.seconds(p.pts)).collect();
+        Frames::start(&self.path, self.video.width, self.video.height, pts)
+    }
+
+    /// Reads the strip at `place` in every picture.
+    ///
+    /// # Errors
+    /// The file does not decode.
+    pub fn strips(&self, place: Place) -> Result<Vec<Seen>> {
+        Ok(self
+            .strips_at(&[place])?
+            .into_iter()
+            .map(|(pts_s, strips)| Seen { pts_s, strip: strips[0] })
+            .collect())
+    }
+
+    /// Reads the strips at several places in every picture.
+    ///
+    /// # Errors
+    /// The file does not decode.
+    pub fn strips_at(&self, places: &[Place]) -> Result<Vec<(f64, Vec<Option<Strip>>)>> {
+        self.frames()?
+            .map(|frame| {
+                let (pts_s, picture) = frame?;
+                Ok((pts_s, places.iter().map(|p| Strip::read(&picture, *p)).collect()))
+            })
+            .collect()
+    }
+
+    /// The picture that a viewer sees at `seconds`.
+    ///
+    /// # Errors
+    /// The file does not decode, or has nothing at that time.
+    pub fn picture_at(&self, seconds: f64) -> Result<Rgb> {
+        let shown = self.pictures.iter().take_while(|p| self.video.seconds(p.pts) <= seconds + 1e-6).count();
+        ensure!(shown > 0, "nothing is shown at {seconds} s");
+        let mut ffmpeg = program("ffmpeg");
+        ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(&self.path);
+        ffmpeg.args(["-map", "0:v:0", "-vf", &format!("select=eq(n\\,{})", shown - 1), "-frames:v", "1"]);
+        ffmpeg.args([
+            "-sws_flags",
+            "accurate_rnd+full_chroma_int",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-",
+        ]);
+        let data = output_of(&mut ffmpeg)?.stdout;
+        Rgb::from_raw(self.video.width, self.video.height, data)
+    }
+
+    /// Decodes the sound as interleaved stereo floats at [`SAMPLE_RATE`].
+    ///
+    /// # Errors
+    /// There is none, or the decoder cannot be started.
+    pub fn pcm(&self) -> Result<Pcm> {
+        let stream = self.audio.as_ref().context("the file has no sound")?;
+        Pcm::start(&self.path, probe::first_frame_s(&self.path, stream)?)
+    }
+
+    /// Decodes everything and returns what the decoder complained about: empty for a sound file.
+    ///
+    /// # Errors
+    /// The decoder cannot be started or gives up.
+    pub fn complaints(&self) -> Result<String> {
+        let mut ffmpeg = program("ffmpeg");
+        ffmpeg.args(["-v", "warning", "-nostdin", "-i"]).arg(&self.path).args(["-f", "null", "-"]);
+        let output = output_of(ffmpeg.stdin(Stdio::null()))?;
+        Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+}

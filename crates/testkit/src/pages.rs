@@ -1,0 +1,258 @@
+//! A web server for test pages: loopback only, one thread per connection, all of it gone when dropped.
+
+mod http;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Connections served at once; further ones are closed.
+const MAX_CONNECTIONS: usize = 64;
+
+/// What the server answers for a path.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// The file's bytes, or any range of them.
+    File(PathBuf),
+    /// This HTML page with this status.
+    Html(u16, String),
+    /// Go to that address.
+    Redirect(String),
+    /// Nothing, for as long as the browser waits.
+    Never,
+    /// The connection is closed without a word.
+    HangUp,
+}
+
+/// A running server; each has an origin of its own.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accept: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    routes: HashMap<String, Reply>,
+    /// Folders by the path they are served under; the longest path wins.
+    folders: BTreeMap<String, PathBuf>,
+    requests: Vec<String>,
+    connections: Vec<JoinHandle<()>>,
+    stopped: bool,
+}
+
+impl Server {
+    /// Serves the pages of this crate on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        shared.lock().folders.insert("/".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("pages"));
+        let for_thread = Arc::clone(&shared);
+        let accept = std::thread::Builder::new()
+            .name("pages".to_owned())
+            .spawn(move || accept(&listener, &for_thread))
+            .context("cannot start a thread")?;
+        Ok(Self { address, shared, accept: Some(accept) })
+    }
+
+    /// Answers `path` with `reply` instead of a file.
+    #[must_use]
+    pub fn route(self, path: &str, reply: Reply) -> Self {
+        self.shared.lock().routes.insert(path.to_owned(), reply);
+        self
+    }
+
+    /// Serves `folder` below `prefix`, which starts and ends with a slash.
+    #[must_use]
+    pub fn folder(self, prefix: &str, folder: &Path) -> Self {
+        self.shared.lock().folders.insert(prefix.to_owned(), folder.to_owned());
+        self
+    }
+
+    /// Address of a page, query and all.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{}", self.address, path.trim_start_matches('/'))
+    }
+
+    /// Every path asked for so far, queries included.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.lock().requests.clone()
+    }
+
+    /// Waits until a browser has asked for `path`. Pages talk to tests by asking for `/said/…`.
+    ///
+    /// # Errors
+    /// Nobody did within `limit`.
+    pub fn wait_for(&self, path: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let mut state = self.shared.lock();
+        while !state.requests.iter().any(|r| r == path) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            ensure!(
+                !left.is_zero(),
+                "nobody asked for {path} within {limit:?}, only for {:?}",
+                state.requests
+            );
+            let waited =
+                self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.lock().stopped = true;
+        self.shared.changed.notify_all();
+        // Wakes the thread that accepts; if that fails it has ended already.
+        let _woken = TcpStream::connect(self.address);
+        if let Some(thread) = self.accept.take() {
+            let _ended = thread.join();
+        }
+        let connections = std::mem::take(&mut self.shared.lock().connections);
+        connections.into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    fn wait_until_stopped(&self) {
+        let state = self.lock();
+        drop(self.changed.wait_while(state, |s| !s.stopped));
+    }
+
+    /// Notes the request and decides the answer; `None` if there is nothing at that path.
+    fn answer(&self, target: &str) -> Option<Reply> {
+        let mut state = self.lock();
+        state.requests.push(target.to_owned());
+        self.changed.notify_all();
+        let path = target.split(['?', '#']).next().unwrap_or_default();
+        if let Some(reply) = state.routes.get(path) {
+            return Some(reply.clone());
+        }
+        if path.starts_with("/said/") {
+            return Some(Reply::Html(200, String::new()));
+        }
+        let (prefix, folder) = state.folders.iter().rev().find(|(prefix, _)| path.starts_with(*prefix))?;
+        let name = &path[prefix.len()..];
+        let file = folder.join(if name.is_empty() { "index.html" } else { name });
+        (!name.contains("..") && file.is_file()).then_some(Reply::File(file))
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        if shared.stopped() {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        let mut state = shared.lock();
+        state.connections.retain(|thread| !thread.is_finished());
+        if state.connections.len() >= MAX_CONNECTIONS {
+            continue;
+        }
+        let for_thread = Arc::clone(shared);
+        let serve = move || {
+            // A browser that goes away in the middle of a page is nothing to report.
+            let _gone: io::Result<()> = http::serve(&stream, &for_thread);
+        };
+        if let Ok(thread) = std::thread::Builder::new().name("page".to_owned()).spawn(serve) {
+            state.connections.push(thread);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+
+    fn ask(server: &Server, request: &str) -> String {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.write_all(format!("{request}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[test]
+    fn serves_files_ranges_and_routes() {
+        let folder = crate::scratch::Scratch::new().unwrap();
+        std::fs::write(folder.join("ten.mp4"), "0123456789").unwrap();
+        let server = Server::start()
+            .unwrap()
+            .folder("/media/", folder.path())
+            .route("/bad", Reply::Html(500, "oh".to_owned()))
+            .route("/away", Reply::Redirect("/media/ten.mp4".to_owned()))
+            .route("/cut", Reply::HangUp);
+        let whole = ask(&server, "GET /media/ten.mp4?x HTTP/1.1");
+        assert!(
+            whole.starts_with("HTTP/1.1 200")
+                && whole.contains("video/mp4")
+                && whole.ends_with("\r\n\r\n0123456789")
+        );
+        for (range, body, content) in [
+            ("2-4", "234", "2-4/10"),
+            ("7-", "789", "7-9/10"),
+            ("-2", "89", "8-9/10"),
+            ("5-99", "56789", "5-9/10"),
+        ] {
+            let part = ask(&server, &format!("GET /media/ten.mp4 HTTP/1.1\r\nRange: bytes={range}"));
+            assert!(part.starts_with("HTTP/1.1 206") && part.ends_with(&format!("\r\n\r\n{body}")), "{part}");
+            assert!(part.contains(&format!("Content-Range: bytes {content}\r\n")), "{part}");
+        }
+        assert!(ask(&server, "GET /media/ten.mp4 HTTP/1.1\r\nRange: bytes=10-").starts_with("HTTP/1.1 416"));
+        assert!(ask(&server, "GET /bad HTTP/1.1").starts_with("HTTP/1.1 500"));
+        assert!(ask(&server, "GET /nothing HTTP/1.1").starts_with("HTTP/1.1 404"));
+        assert!(ask(&server, "GET /media/../pages.rs HTTP/1.1").starts_with("HTTP/1.1 404"));
+        assert!(ask(&server, "GET /away HTTP/1.1").contains("Location: /media/ten.mp4\r\n"));
+        assert_eq!(ask(&server, "GET /cut HTTP/1.1"), "");
+        assert!(ask(&server, "HEAD /media/ten.mp4 HTTP/1.1").ends_with("Content-Length: 10\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_page_can_talk_to_the_test() {
+        let server = Server::start().unwrap();
+        assert!(server.wait_for("/said/hello", Duration::from_millis(10)).is_err());
+        ask(&server, "GET /said/hello HTTP/1.1");
+        server.wait_for("/said/hello", Duration::from_millis(10)).unwrap();
+    }
+
+    #[test]
+    fn a_drop_does_not_wait_for_anybody() {
+        let server = Server::start().unwrap().route("/slow", Reply::Never);
+        let mut idle = TcpStream::connect(server.address).unwrap();
+        idle.write_all(b"GET /slow HTTP/1.1\r\n\r\n").unwrap();
+        server.wait_for("/slow", Duration::from_secs(5)).unwrap();
+        let begin = Instant::now();
+        drop(server);
+        assert!(begin.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,355 @@
+//! One run of the `pagecast` program, from start to the last process it left.
+
+pub mod processes;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+
+use crate::command::program;
+use crate::media::Recording;
+use crate::scratch::Scratch;
+use processes::Family;
+
+/// Environment variable that marks every process of a run.
+pub const MARK: &str = "PAGECAST_TEST_RUN";
+/// How long everything of a run may take to disappear once the program has ended.
+pub const CLEAN_UP: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
+const CENSUS_EVERY: Duration = Duration::from_millis(500);
+
+/// A command line of `pagecast record` that is being put together.
+#[derive(Debug)]
+pub struct Pagecast {
+    program: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    output: Option<PathBuf>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the words of the command line's own reference")]
+pub struct Report {
+    pub frames_captured: u64,
+    pub frames_encoded: u64,
+    pub frames_unchanged: u64,
+    pub frames_dropped: u64,
+    pub first_frame_ms: f64,
+    pub duration_ms: f64,
+    pub bytes: u64,
+    pub cpu_seconds: CpuSeconds,
+    pub peak_rss_bytes: PeakRss,
+    pub output: PathBuf,
+}
+
+/// Processor time by part.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the words of the command line's own reference")]
+pub struct CpuSeconds {
+    pub browser: f64,
+    pub display: f64,
+    pub encode: f64,
+    pub total: f64,
+}
+
+/// Largest resident memory.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the words of the command line's own reference")]
+pub struct PeakRss {
+    pub browser: u64,
+    pub pagecast: u64,
+}
+
+impl Pagecast {
+    /// `program record url --json`, into a scratch file; pass `env!("CARGO_BIN_EXE_pagecast")`.
+    #[must_use]
+    pub fn record(program: impl Into<PathBuf>, url: &str) -> Self {
+        let arguments = ["record", url, "--json"].map(str::to_owned).into();
+        Self { program: program.into(), arguments, environment: Vec::new(), output: None }
+    }
+
+    /// Adds `--name value`.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.arguments.extend([format!("--{name}"), value.to_string()]);
+        self
+    }
+
+    /// Adds `--name`.
+    #[must_use]
+    pub fn flag(mut self, name: &str) -> Self {
+        self.arguments.push(format!("--{name}"));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Records to this file instead of one in the run's scratch folder.
+    #[must_use]
+    pub fn output(mut self, path: PathBuf) -> Self {
+        self.output = Some(path);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn start(self) -> Result<Run> {
+        let scratch = Scratch::new()?;
+        let (temp, runtime) = (scratch.open_folder("tmp")?, scratch.open_folder("run")?);
+        let output = self.output.unwrap_or_else(|| scratch.join("out.mp4"));
+        let mut command = program(&self.program);
+        command.args(&self.arguments).arg("--output").arg(&output);
+        command.env(MARK, scratch.path()).env("TMPDIR", &temp).env("XDG_RUNTIME_DIR", &runtime);
+        command.envs(self.environment);
+        // A group of its own, so that a Ctrl-C meant for the tests does not end the run first.
+        command.process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        let stdout = collect(child.stdout.take())?;
+        let stderr = collect(child.stderr.take())?;
+        let family = Family::of(child.id(), scratch.path());
+        Ok(Run {
+            living: Living { child, family },
+            stdout,
+            stderr,
+            output,
+            scratch,
+            folders: [temp, runtime],
+        })
+    }
+
+    /// Starts it, waits for its end and for everything it started to be gone.
+    ///
+    /// # Errors
+    /// It cannot be started, takes longer than `limit`, or leaves something behind.
+    pub fn finish(self, limit: Duration) -> Result<Outcome> {
+        self.start()?.finish(limit)
+    }
+}
+
+/// A running `pagecast`; killed when dropped.
+#[derive(Debug)]
+pub struct Run {
+    living: Living,
+    stdout: JoinHandle<String>,
+    stderr: JoinHandle<String>,
+    output: PathBuf,
+    scratch: Scratch,
+    folders: [PathBuf; 2],
+}
+
+/// The processes of a run; killed when dropped, because whatever a failed test leaves disturbs the next one.
+#[derive(Debug)]
+struct Living {
+    child: Child,
+    family: Family,
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        self.family.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Run {
+    /// Where it records to.
+    #[must_use]
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.living.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        send(self.living.child.id(), signal)
+    }
+
+    /// Kills the browser's main process.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kill_browser(&mut self) -> Result<()> {
+        self.living.family.census();
+        let browser = self.living.family.eldest("chromium").context("the run has no browser")?;
+        send(browser, Signal::KILL)
+    }
+
+    /// Waits until `condition` holds.
+    ///
+    /// # Errors
+    /// It does not within `limit`, or the program ends before.
+    pub fn wait_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        condition: impl Fn(&Self) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !condition(self) {
+            if let Some(status) = self.living.child.try_wait()? {
+                bail!("pagecast ended with {status} before {what}");
+            }
+            ensure!(Instant::now() < deadline, "not within {limit:?}: {what}");
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Waits until the file on disk has at least `bytes`.
+    ///
+    /// # Errors
+    /// As [`Run::wait_until`].
+    pub fn wait_for_bytes(&mut self, bytes: u64, limit: Duration) -> Result<()> {
+        let large_enough = move |run: &Self| fs::metadata(&run.output).is_ok_and(|m| m.len() >= bytes);
+        self.wait_until(&format!("the file had {bytes} bytes"), limit, large_enough)
+    }
+
+    /// Waits for the end, and for everything the run started to be gone.
+    ///
+    /// # Errors
+    /// It takes longer than `limit`, or leaves a process or a file behind.
+    pub fn finish(mut self, limit: Duration) -> Result<Outcome> {
+        let begin = Instant::now();
+        let mut next_census = begin;
+        let status = loop {
+            if Instant::now() >= next_census {
+                self.living.family.census();
+                next_census = Instant::now() + CENSUS_EVERY;
+            }
+            if let Some(status) = self.living.child.try_wait()? {
+                break status;
+            }
+            ensure!(begin.elapsed() < limit, "pagecast still runs after {limit:?}");
+            std::thread::sleep(LOOK);
+        };
+        let took = begin.elapsed();
+        self.nothing_is_left()?;
+        let Self { living: _gone, stdout, stderr, output, scratch, .. } = self;
+        let text = |thread: JoinHandle<String>| thread.join().ok().context("a reader panicked");
+        Ok(Outcome { status, took, stdout: text(stdout)?, stderr: text(stderr)?, output, scratch })
+    }
+
+    fn nothing_is_left(&mut self) -> Result<()> {
+        let deadline = Instant::now() + CLEAN_UP;
+        loop {
+            let mut left = self.living.family.alive();
+            for folder in &self.folders {
+                left.extend(fs::read_dir(folder)?.flatten().map(|e| e.path().display().to_string()));
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "left behind {CLEAN_UP:?} after the end: {left:#?}");
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How the process ended.
+    pub status: ExitStatus,
+    /// How long the end was waited for.
+    pub took: Duration,
+    /// Everything written to stdout.
+    pub stdout: String,
+    /// Everything written to stderr.
+    pub stderr: String,
+    /// Where it recorded to.
+    pub output: PathBuf,
+    #[expect(dead_code, reason = "the recording lies in it")]
+    scratch: Scratch,
+}
+
+impl Outcome {
+    /// The report of a run that must have ended well.
+    ///
+    /// # Errors
+    /// It did not, or stdout is not exactly one report.
+    pub fn report(&self) -> Result<Report> {
+        self.expect_code(0)?;
+        serde_json::from_str(&self.stdout).with_context(|| format!("stdout is not a report: {}", self.stdout))
+    }
+
+    /// The file of a run that must have ended well.
+    ///
+    /// # Errors
+    /// It did not, or the file cannot be played.
+    pub fn recording(&self) -> Result<Recording> {
+        self.expect_code(0)?;
+        Recording::open(&self.output)
+    }
+
+    /// Checks the exit code.
+    ///
+    /// # Errors
+    /// It is another one; the message carries stderr.
+    pub fn expect_code(&self, code: i32) -> Result<()> {
+        let signal = self.status.signal();
+        ensure!(
+            self.status.code() == Some(code),
+            "exit code {code} expected, but {:?} (signal {signal:?}): {}",
+            self.status.code(),
+            self.stderr
+        );
+        Ok(())
+    }
+
+    /// Checks that the run failed with `code` and told a person why: in words, with all of `words` in them.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn expect_failure(&self, code: i32, words: &[&str]) -> Result<()> {
+        self.expect_code(code)?;
+        let said = self.stderr.to_lowercase();
+        for word in words {
+            ensure!(said.contains(&word.to_lowercase()), "{word:?} is missing in: {}", self.stderr);
+        }
+        ensure!(!said.contains("panicked"), "a panic instead of a sentence: {}", self.stderr);
+        Ok(())
+    }
+}
+
+fn send(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
+    kill_process(pid, signal).with_context(|| format!("cannot send {signal:?}"))
+}
+
+fn collect(from: Option<impl Read + Send + 'static>) -> Result<JoinHandle<String>> {
+    let mut from = from.context("the output is not piped")?;
+    let read = move || {
+        let mut bytes = Vec::new();
+        // What was read before an error is still worth showing.
+        let _partial = from.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    std::thread::Builder::new().name("output".to_owned()).spawn(read).context("cannot start a thread")
+}

@@ -1,0 +1,143 @@
+//! Which processes belong to a run, and which of them still live.
+//!
+//! Three marks, because a browser forgets each of them somewhere: descent from the program (lost when a parent dies), the
+//! environment (overwritten by Chromium's helpers), and the run's private folder on the command line.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The processes of one run that were seen so far.
+#[derive(Debug)]
+pub struct Family {
+    folder: String,
+    /// Name by process id and start time; the start time tells a recycled id from the old one.
+    seen: BTreeMap<(u32, u64), String>,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    parent: u32,
+    name: String,
+    started: u64,
+    zombie: bool,
+}
+
+impl Family {
+    /// Starts with `pid`; `folder` is named in the environment or command line of its relatives.
+    #[must_use]
+    pub fn of(pid: u32, folder: &Path) -> Self {
+        let mut family = Self { folder: folder.display().to_string(), seen: BTreeMap::new() };
+        family.seen.extend(Process::read(pid).map(|p| p.entry()));
+        family
+    }
+
+    /// Looks for new relatives. Returns the ids of all that live.
+    pub fn census(&mut self) -> Vec<u32> {
+        let all = all();
+        let mut members: HashSet<u32> = all.iter().filter(|p| self.knows(p)).map(|p| p.pid).collect();
+        loop {
+            let grown = members.len();
+            members.extend(
+                all.iter().filter(|p| members.contains(&p.parent)).map(|p| p.pid).collect::<Vec<_>>(),
+            );
+            if members.len() == grown {
+                break;
+            }
+        }
+        let living = all.into_iter().filter(|p| members.contains(&p.pid) && !p.zombie);
+        living.map(|p| (p.pid, self.seen.extend([p.entry()])).0).collect()
+    }
+
+    /// Every member that still lives, in words.
+    pub fn alive(&mut self) -> Vec<String> {
+        let living = self.census();
+        let name = |pid: &u32| self.seen.iter().find(|((p, _), _)| p == pid).map_or("", |(_, name)| name);
+        living.iter().map(|pid| format!("process {pid} ({})", name(pid))).collect()
+    }
+
+    /// The living member with this name that has no parent of that name.
+    #[must_use]
+    pub fn eldest(&self, name: &str) -> Option<u32> {
+        let living: Vec<_> =
+            self.seen.keys().filter_map(|key| Process::read(key.0).filter(|p| p.key() == *key)).collect();
+        let named = |pid: u32| living.iter().any(|p| p.pid == pid && p.name == name);
+        living.iter().find(|p| p.name == name && !named(p.parent)).map(|p| p.pid)
+    }
+
+    /// Kills every member that still lives.
+    pub fn kill(&mut self) {
+        for pid in self.census() {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                let _gone = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
+    fn knows(&self, process: &Process) -> bool {
+        let mentions = |file: &str| {
+            let bytes = fs::read(format!("/proc/{}/{file}", process.pid)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).contains(&self.folder)
+        };
+        self.seen.contains_key(&process.key()) || mentions("environ") || mentions("cmdline")
+    }
+}
+
+impl Process {
+    fn read(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        let fields: Vec<_> = rest.split(' ').collect();
+        Some(Self {
+            pid,
+            name: name.to_owned(),
+            zombie: matches!(*fields.first()?, "Z" | "X"),
+            parent: fields.get(1)?.parse().ok()?,
+            started: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    fn key(&self) -> (u32, u64) {
+        (self.pid, self.started)
+    }
+
+    fn entry(&self) -> ((u32, u64), String) {
+        (self.key(), self.name.clone())
+    }
+}
+
+fn all() -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| Process::read(e.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::program;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn orphans_stay_in_the_family() {
+        let scratch = Scratch::new().unwrap();
+        let mut shell = program("sh");
+        // The inner sleep loses its parent and its environment, and keeps neither name nor folder.
+        shell.args(["-c", "env -i sh -c 'sleep 30 & sleep 30 & wait' & wait"]).env("MARK", scratch.path());
+        let mut child = shell.spawn().unwrap();
+        let mut family = Family::of(child.id(), scratch.path());
+        while family.census().len() < 4 {
+            std::thread::yield_now();
+        }
+        assert!(family.eldest("sleep").is_some() && family.eldest("chromium").is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(family.alive().len(), 3, "{:?}", family.alive());
+        family.kill();
+        while !family.alive().is_empty() {
+            std::thread::yield_now();
+        }
+    }
+}

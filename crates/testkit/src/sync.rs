@@ -1,0 +1,215 @@
+//! How far sound and picture are apart.
+
+use crate::media::Seen;
+use crate::media::beeps::Tone;
+use crate::strip::Strip;
+
+/// The beep of `sync.html`, on the left channel.
+pub const PAGE_BEEP: Tone = Tone { hz: 1000.0, seconds: 0.02, channel: 0 };
+/// Bits of the note in the strip of `sync.html` that number the last beep.
+pub const BEEP_NUMBER: u16 = 0x0fff;
+/// Bit of the note: the page shows its flash, timed by the audio output's time stamp.
+pub const FLASH: u16 = 0x1000;
+/// Bit of the note: the page would flash if it knew nothing but the audio context's time.
+pub const NAIVE_FLASH: u16 = 0x2000;
+
+// A beep further away than this from where the picture says is another beep.
+const NEAR_S: f64 = 0.3;
+// Pictures this close to a beep tell where the video was: a second in all, in which the pattern of a video's and a
+// display's rate passes once and averages out.
+const AROUND_S: f64 = 0.5;
+
+/// Offsets of sound against picture over a recording.
+#[derive(Debug, Clone, Default)]
+pub struct Offsets {
+    /// When in the recording, in seconds, and how much the sound is late, in milliseconds.
+    pub all: Vec<(f64, f64)>,
+}
+
+impl Offsets {
+    /// Number of events measured.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether nothing was measured.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Middle offset in milliseconds; positive if the sound is late. NaN if nothing was measured.
+    #[must_use]
+    pub fn median_ms(&self) -> f64 {
+        median(self.all.iter().map(|(_, ms)| *ms).collect())
+    }
+
+    /// Largest minus smallest offset in milliseconds. NaN if nothing was measured.
+    #[must_use]
+    pub fn spread_ms(&self) -> f64 {
+        let values = || self.all.iter().map(|(_, ms)| *ms);
+        if self.is_empty() {
+            return f64::NAN;
+        }
+        values().fold(f64::MIN, f64::max) - values().fold(f64::MAX, f64::min)
+    }
+
+    /// Slope of the straight line through all offsets, in milliseconds per minute. NaN below two events.
+    #[must_use]
+    pub fn drift_ms_per_min(&self) -> f64 {
+        let n = self.len() as f64;
+        let mean = |f: fn(&(f64, f64)) -> f64| self.all.iter().map(f).sum::<f64>() / n;
+        let (t, o) = (mean(|p| p.0), mean(|p| p.1));
+        let product: f64 = self.all.iter().map(|p| (p.0 - t) * (p.1 - o)).sum();
+        let square: f64 = self.all.iter().map(|p| (p.0 - t).powi(2)).sum();
+        60.0 * product / square
+    }
+}
+
+impl std::fmt::Display for Offsets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (median, spread) = (self.median_ms(), self.spread_ms());
+        let drift = self.drift_ms_per_min();
+        write!(
+            f,
+            "{} events, median {median:+.1} ms, spread {spread:.1} ms, drift {drift:+.2} ms/min",
+            self.len()
+        )
+    }
+}
+
+/// Offsets of the beeps of `sync.html`, corrected by the clock in the picture: a picture drawn at page time T and shown
+/// at P says that a beep due at page time B is to be heard at P + B − T.
+#[must_use]
+pub fn page(pictures: &[Seen], onsets: &[f64]) -> Offsets {
+    let mut by_beep: Vec<(u16, f64, Vec<f64>)> = Vec::new();
+    for (pts_s, strip) in readable(pictures) {
+        let Some(event_s) = strip.event_s() else { continue };
+        let due = pts_s + event_s - strip.page_s();
+        let Some(onset) = nearest(onsets, due) else { continue };
+        let number = strip.note & BEEP_NUMBER;
+        if by_beep.last().is_none_or(|(last, ..)| *last != number) {
+            by_beep.push((number, onset, Vec::new()));
+        }
+        if let Some((_, _, late)) = by_beep.last_mut() {
+            late.push(1000.0 * (onset - due));
+        }
+    }
+    Offsets { all: by_beep.into_iter().map(|(_, onset, late)| (onset, median(late))).collect() }
+}
+
+/// Offsets of the same beeps as a viewer without a clock sees them: from the first picture with the bit `flash` set to
+/// the beep. Rounded to whole pictures, so only good to know.
+#[must_use]
+pub fn visible(pictures: &[Seen], flash: u16, onsets: &[f64]) -> Offsets {
+    let mut was_lit = true;
+    let mut offsets = Offsets::default();
+    for (pts_s, strip) in readable(pictures) {
+        let lit = strip.note & flash != 0;
+        if lit
+            && !was_lit
+            && let Some(onset) = nearest(onsets, pts_s)
+        {
+            offsets.all.push((onset, 1000.0 * (onset - pts_s)));
+        }
+        was_lit = lit;
+    }
+    offsets
+}
+
+/// Offsets of the beeps of a [`flash`](crate::flash) video in the page: `pictures` carry the strips of the video. The
+/// middle of what the video shows is compared with the middle of the time it is shown, over all pictures around a beep.
+#[must_use]
+pub fn video(pictures: &[Seen], fps: u32, onsets: &[f64]) -> Offsets {
+    let (tick, picture) = (1.0 / f64::from(fps), 1.0 / f64::from(crate::flash::FPS));
+    let lags: Vec<_> = readable(pictures)
+        .map(|(pts_s, strip)| (pts_s, pts_s + tick / 2.0 - strip.page_s() - picture / 2.0))
+        .collect();
+    let usual = median(lags.iter().map(|l| l.1).collect());
+    let measured = onsets.iter().filter_map(|onset| {
+        let beep_s = (onset - usual).round();
+        let near: Vec<_> = lags.iter().filter(|l| (l.0 - onset).abs() < AROUND_S).map(|l| l.1).collect();
+        let shown_at = beep_s + near.iter().sum::<f64>() / near.len() as f64;
+        let complete = near.len() as f64 * tick > 1.9 * AROUND_S;
+        complete.then_some((*onset, 1000.0 * (onset - shown_at)))
+    });
+    Offsets { all: measured.collect() }
+}
+
+fn readable(pictures: &[Seen]) -> impl Iterator<Item = (f64, Strip)> + '_ {
+    pictures.iter().filter_map(|seen| Some((seen.pts_s, seen.strip?)))
+}
+
+fn nearest(onsets: &[f64], to: f64) -> Option<f64> {
+    let distance = |onset: &f64| (onset - to).abs();
+    onsets.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b))).filter(|o| distance(o) < NEAR_S)
+}
+
+/// The middle value; NaN if there is none.
+#[must_use]
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(pts_s: f64, page_s: f64, event_s: f64, note: u16) -> Seen {
+        let (page_time, event_time) = ((page_s * 1e4).round() as u32, Some((event_s * 1e4).round() as u32));
+        Seen { pts_s, strip: Some(Strip { counter: 0, page_time, event_time, note }) }
+    }
+
+    /// 60 s at 30 fps; the page's clock runs 2 s ahead, a beep each second, drawn up to a tick late.
+    fn pictures() -> Vec<Seen> {
+        let picture = |n: i32| {
+            let pts = f64::from(n) / 30.0;
+            let beep = pts.floor();
+            let note = if pts - beep < 0.1 { FLASH } else { 0 } | beep as u16;
+            seen(pts, pts + 2.0, beep + 2.0, note)
+        };
+        (0..1800).map(picture).collect()
+    }
+
+    #[test]
+    fn late_and_drifting_sound_is_measured() {
+        let onsets: Vec<_> = (0..60).map(|k| f64::from(k) * (1.0 + 0.003 / 60.0) + 0.010).collect();
+        let offsets = page(&pictures(), &onsets);
+        assert_eq!(offsets.len(), 60);
+        assert!((offsets.median_ms() - 11.5).abs() < 0.2, "{offsets}");
+        assert!((offsets.drift_ms_per_min() - 3.0).abs() < 0.1, "{offsets}");
+        assert!((offsets.spread_ms() - 2.95).abs() < 0.2, "{offsets}");
+        assert_eq!(visible(&pictures(), FLASH, &onsets).len(), 59);
+    }
+
+    #[test]
+    fn a_missing_beep_is_not_invented() {
+        assert!(page(&pictures(), &[]).is_empty());
+        assert_eq!(page(&pictures(), &[5.02]).len(), 1);
+        assert!(Offsets::default().median_ms().is_nan() && Offsets::default().spread_ms().is_nan());
+    }
+
+    #[test]
+    fn video_on_a_display_of_another_rate() {
+        for fps in [15, 30, 60] {
+            // The video starts at 0.5 s; each tick shows what lies in its middle; the sound is 4 ms late.
+            let shown = |n: u32| {
+                let pts = f64::from(n) / f64::from(fps);
+                let middle = pts + 0.5 / f64::from(fps) - 0.5;
+                (middle > 0.0).then(|| seen(pts, (middle * 23.0).floor() / 23.0, 0.0, 0))
+            };
+            let pictures: Vec<_> = (0..20 * fps).filter_map(shown).collect();
+            let onsets: Vec<_> = (1..19).map(|k| f64::from(k) + 0.504).collect();
+            let offsets = video(&pictures, fps, &onsets);
+            assert!(offsets.len() >= 17, "{fps} fps: {offsets}");
+            assert!((offsets.median_ms() - 4.0).abs() < 2.0, "{fps} fps: {offsets}");
+            assert!(offsets.spread_ms() < 5.0, "{fps} fps: {offsets}");
+        }
+    }
+}
