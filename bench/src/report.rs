@@ -89,6 +89,9 @@ fn parts(text: &mut String, results: &Results) -> Result<()> {
         Ok(writeln!(text, "{} | {} | {total:.3} | {memory:.0} MiB |", head(result, side), cores.join(" | "))?)
     })?;
     text.push_str("\nMemory is the largest sum of proportional set sizes seen.\n");
+    let casts = results.pages.iter().flat_map(|result| result.casts.of(Side::Pagecast));
+    let claimed = median(casts.filter_map(|m| m.claimed).collect());
+    writeln!(text, "What Pagecast says about its own CPU time is {:.0} % of what was seen from outside.", claimed * 100.0)?;
     Ok(())
 }
 

@@ -82,19 +82,27 @@ fn flash_and_beep(cast: u32) -> String {
     format!("/sync.html?cast={cast}")
 }
 
-/// A deep zoom with film grain, so that every part of every picture changes; a strip counts the pictures.
+/// A pan over rough ground with some film grain, and a test pattern that travels across it, at the rate of a usual video
+/// of its size; a strip counts the pictures.
 fn make_video(path: &Path, seconds: u32) -> Result<()> {
     eprintln!("making the video of the video page, once");
     let (width, height) = STRIP;
-    let zoom = format!("mandelbrot=s={WIDTH}x{HEIGHT}:r={FPS}:maxiter=400:end_scale=0.002:end_pts=1500");
-    let chord = "sine=f=220:r=48000[a];sine=f=277:r=48000[b];[a][b]amix=2";
-    let look = "[0:v]noise=c0s=5:allf=t,format=yuv420p[z];[z][1:v]overlay=0:0,format=yuv420p[v]";
+    let still = format!("color=c=0x808080:s={WIDTH}x{HEIGHT}:r={FPS},format=yuv444p,trim=end_frame=1");
+    let look = format!(
+        "{still},noise=alls=100:all_seed=7,gblur=sigma=40,eq=contrast=20:saturation=8[far];\
+         {still},noise=c0s=100:c0_seed=3,gblur=sigma=6,eq=contrast=4[near];\
+         [far][near]blend=all_mode=softlight,loop=loop=-1:size=1,setpts=N/{FPS}/TB,scroll=h=0.0025:v=0.001[ground];\
+         testsrc2=s=384x216:r={FPS}[pattern];\
+         [ground][pattern]overlay=x=440+400*sin(t):y=250+200*cos(t*0.7),noise=c0s=2:c0f=t[scene];\
+         [scene][0:v]overlay=0:0,format=yuv420p[v];\
+         sine=f=220:r=48000[low];sine=f=277:r=48000[high];[low][high]amix=2[a]"
+    );
     let unfinished = path.with_extension("unfinished");
     let mut ffmpeg = program("ffmpeg");
-    ffmpeg.args(["-y", "-v", "error", "-f", "lavfi", "-i", &zoom, "-f", "rawvideo", "-pix_fmt", "gray"]);
+    ffmpeg.args(["-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "gray"]);
     ffmpeg.args(["-video_size", &format!("{width}x{height}"), "-framerate", &FPS.to_string(), "-i", "-"]);
-    ffmpeg.args(["-f", "lavfi", "-i", chord, "-filter_complex", look, "-map", "[v]", "-map", "2:a"]);
-    ffmpeg.args(["-c:v", "libx264", "-preset", "faster", "-crf", "18", "-g", "60", "-colorspace", "bt709"]);
+    ffmpeg.args(["-filter_complex", &look, "-map", "[v]", "-map", "[a]", "-c:v", "libx264", "-preset", "faster"]);
+    ffmpeg.args(["-b:v", "4000k", "-maxrate", "5000k", "-bufsize", "8000k", "-g", "60", "-colorspace", "bt709"]);
     ffmpeg.args(["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]);
     ffmpeg.args(["-c:a", "aac", "-b:a", "128k", "-ac", "2", "-t", &seconds.to_string()]);
     ffmpeg.args(["-movflags", "+faststart", "-f", "mp4"]).arg(&unfinished);

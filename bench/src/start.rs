@@ -31,7 +31,7 @@ pub(crate) fn first_frame_s(side: Side, site: &Site, program: &Path) -> Result<f
 fn of_pagecast(site: &Site, program: &Path) -> Result<f64> {
     let mut cast = Cast::start(Side::Pagecast, site, Page::Animation, program)?;
     cast.shown(site)?;
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(3));
     cast.interrupt()?;
     let finished = cast.finish()?;
     let claims = finished.claims.context("pagecast says nothing about itself")?;

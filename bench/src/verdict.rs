@@ -109,7 +109,7 @@ impl Footage {
         let near = |target: u32| self.counted().min_by_key(|(_, counter)| counter.abs_diff(target));
         let mut chosen: Vec<_> = (0..SAMPLES).filter_map(|i| near(from + i * step)).collect();
         chosen.sort_unstable();
-        chosen.dedup();
+        chosen.dedup_by_key(|(_, counter)| *counter);
         Ok(chosen)
     }
 
