@@ -16,6 +16,7 @@ pub mod run;
 pub mod scratch;
 pub mod strip;
 pub mod sync;
+pub mod tls;
 
 pub use chromium::screenshot;
 pub use lock::Turn;
@@ -23,3 +24,4 @@ pub use media::Recording;
 pub use pages::{Reply, Server};
 pub use run::{Outcome, Pagecast, Report, Run};
 pub use scratch::{Scratch, Tmpfs};
+pub use tls::SelfSigned;

@@ -115,7 +115,7 @@ impl Pagecast {
         let (temp, runtime) = (scratch.open_folder("tmp")?, scratch.open_folder("run")?);
         let output = self.output.unwrap_or_else(|| scratch.join("out.mp4"));
         let mut command = program(&self.program);
-        command.args(&self.arguments).arg("--output").arg(&output);
+        command.args(&self.arguments).arg("-o").arg(&output);
         command.env(MARK, scratch.path()).env("TMPDIR", &temp).env("XDG_RUNTIME_DIR", &runtime);
         command.envs(self.environment);
         // A group of its own, so that a Ctrl-C meant for the tests does not end the run first.

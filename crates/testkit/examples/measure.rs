@@ -1,0 +1,37 @@
+//! Says what a recording of a test page shows: `cargo run -p pagecast-testkit --example measure -- FILE [FPS]`.
+#![allow(clippy::print_stdout, reason = "it is a program for people")]
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use pagecast_testkit::media::beeps;
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::{Recording, flash, sync};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().context("which file?")?;
+    let fps: u32 = arguments.next().map_or(Ok(30), |a| a.parse())?;
+    let file = Recording::open(Path::new(&path))?;
+    println!("{} {} {}x{}", file.video.codec, file.video.profile, file.video.width, file.video.height);
+    println!("{} pictures, last ends at {:.3} s", file.pictures.len(), file.end_s());
+    match file.ticks(fps) {
+        Ok(ticks) => println!("on the grid of {fps} fps, ticks {:?} to {:?}", ticks.first(), ticks.last()),
+        Err(error) => println!("{error}"),
+    }
+    let page = file.strips(Place::PAGE)?;
+    let counters: Vec<_> = page.iter().filter_map(|s| Some(s.strip?.counter)).collect();
+    let new = counters.windows(2).filter(|w| w[1] != w[0]).count();
+    let lost: u32 = counters.windows(2).map(|w| w[1].saturating_sub(w[0]).saturating_sub(1)).sum();
+    let back = counters.windows(2).filter(|w| w[1] < w[0]).count();
+    println!("{} strips, {new} new, {lost} lost, {back} back", counters.len());
+    if file.audio.is_some() {
+        let [ours, theirs] = beeps::onsets_of(file.pcm()?, [sync::PAGE_BEEP, flash::BEEP])?;
+        println!("page, by its clock:   {}", sync::page(&page, &ours));
+        println!("page, flash by stamp: {}", sync::visible(&page, sync::FLASH, &ours));
+        println!("page, naive flash:    {}", sync::visible(&page, sync::NAIVE_FLASH, &ours));
+        let video = file.strips(Place { x: 0, y: 360, cell: 16 })?;
+        println!("video:                {}", sync::video(&video, fps, &theirs));
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! Serves the test pages and a video of a minute until stdin ends: `cargo run -p pagecast-testkit --example serve`.
+#![allow(clippy::print_stdout, reason = "it is a program for people")]
+
+use std::io::Read as _;
+
+use anyhow::Result;
+use pagecast_testkit::{Server, flash};
+
+fn main() -> Result<()> {
+    let video = flash::video(60)?;
+    let server = Server::start()?.folder("/media/", &flash::folder());
+    let name = video.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for page in ["counter.html", "still.html", "state.html", &format!("sync.html?video=/media/{name}")] {
+        println!("{}", server.url(page));
+    }
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}

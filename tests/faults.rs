@@ -1,0 +1,189 @@
+//! What cannot be recorded is said in a sentence, with the right exit code, and nothing is left behind.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pagecast_testkit::{Outcome, Pagecast, Recording, Reply, Scratch, SelfSigned, Server, Tmpfs, Turn};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const LIMIT: Duration = Duration::from_secs(60);
+
+const BAD_VALUE: i32 = 2;
+const PAGE: i32 = 3;
+const OUTPUT: i32 = 4;
+const BROWSER: i32 = 5;
+
+fn record(url: &str) -> Pagecast {
+    Pagecast::record(PAGECAST, url).with("duration", "3s")
+}
+
+/// Runs into a fault: the words are in the sentence, stdout stays free for reports, no file is made.
+fn check(run: Pagecast, code: i32, words: &[&str]) -> Result<Outcome> {
+    let outcome = run.finish(LIMIT)?;
+    outcome.expect_failure(code, words)?;
+    ensure!(outcome.stdout.is_empty(), "stdout says {:?}", outcome.stdout);
+    ensure!(!outcome.output.exists(), "a file was left for nothing");
+    Ok(outcome)
+}
+
+#[test]
+fn nobody_listens() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    check(record(&format!("http://{free}/")), PAGE, &["refused", &free.to_string()]).map(drop)
+}
+
+#[test]
+fn the_server_hangs_up() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?.route("/cut", Reply::HangUp);
+    check(record(&server.url("cut")), PAGE, &["cut"]).map(drop)
+}
+
+#[test]
+fn unknown_host() -> Result<()> {
+    let _turn = Turn::shared()?;
+    check(record("http://no-such-host.invalid/"), PAGE, &["no-such-host.invalid"]).map(drop)
+}
+
+#[test]
+fn http_errors() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?
+        .route("/broken", Reply::Html(500, "<h1>Broken</h1>".to_owned()))
+        .route("/moved", Reply::Redirect("/nothing".to_owned()));
+    for (path, word) in [("nothing", "404"), ("broken", "500"), ("moved", "404")] {
+        check(record(&server.url(path)), PAGE, &[word])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_certificate_nobody_vouches_for() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = SelfSigned::start()?;
+    check(record(&server.url()), PAGE, &["certificate"]).map(drop)
+}
+
+#[test]
+fn secrets_in_the_address_are_not_told() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = check(record(&server.url("nothing?token=hunter2")), PAGE, &["404"])?;
+    ensure!(!outcome.stderr.contains("hunter2"), "{}", outcome.stderr);
+    Ok(())
+}
+
+#[test]
+fn only_web_addresses() -> Result<()> {
+    for (address, word) in [
+        ("file:///etc/passwd", "file"),
+        ("chrome://version", "chrome"),
+        ("javascript:alert(1)", "javascript"),
+        ("data:text/html,hello", "data"),
+        ("example.com", "http://example.com"),
+        ("", "url"),
+    ] {
+        check(record(address), BAD_VALUE, &[word])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn values_out_of_range() -> Result<()> {
+    let page = || Pagecast::record(PAGECAST, "http://127.0.0.1:9/");
+    for (name, values) in [
+        ("size", ["1281x720", "1280", "48x48", "4000x4000", "-1x5", "x", "1280x720x2"].as_slice()),
+        ("fps", &["0", "61", "-1", "29.97", "many"]),
+        ("duration", &["0s", "-1s", "soon", "25h", "10 parsecs"]),
+        ("bitrate", &["0", "49", "1000000", "x"]),
+        ("scale-factor", &["0", "9", "NaN", "inf", "x"]),
+    ] {
+        for value in values {
+            // With `=`, so that a leading minus is a value and no option.
+            check(
+                page().flag(&format!("{name}={value}")),
+                BAD_VALUE,
+                &[name.split('-').next().unwrap_or(name)],
+            )?;
+        }
+    }
+    check(page().flag("no-such-option"), BAD_VALUE, &["no-such-option"]).map(drop)
+}
+
+#[test]
+fn the_folder_is_missing() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let path = scratch.path().join("nowhere/out.mp4");
+    check(record(&server.url("counter.html")).output(path), OUTPUT, &["nowhere"])?;
+    ensure!(server.requests().is_empty(), "the page was opened for nothing");
+    Ok(())
+}
+
+#[test]
+fn the_output_is_a_folder() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let run = record(&server.url("counter.html")).flag("overwrite").output(scratch.path().to_owned());
+    let outcome = run.finish(LIMIT)?;
+    outcome.expect_failure(OUTPUT, &["folder"])?;
+    ensure!(scratch.path().is_dir(), "the folder was replaced");
+    Ok(())
+}
+
+#[test]
+fn the_folder_is_read_only() -> Result<()> {
+    let _turn = Turn::shared()?;
+    if !Tmpfs::possible() {
+        eprintln!("skipped: mounting a read-only folder needs root");
+        return Ok(());
+    }
+    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let folder = Tmpfs::mount(scratch.join("locked"), 1 << 20)?;
+    folder.make_read_only()?;
+    check(record(&server.url("counter.html")).output(folder.path().join("out.mp4")), OUTPUT, &["read-only"])?;
+    ensure!(server.requests().is_empty(), "the page was opened for nothing");
+    Ok(())
+}
+
+#[test]
+fn the_disk_fills_up() -> Result<()> {
+    let _turn = Turn::shared()?;
+    if !Tmpfs::possible() {
+        eprintln!("skipped: mounting a small disk needs root");
+        return Ok(());
+    }
+    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let disk = Tmpfs::mount(scratch.join("small"), 4 << 20)?;
+    let path = disk.path().join("out.mp4");
+    let outcome = Pagecast::record(PAGECAST, &server.url("noise.html"))
+        .with("size", "640x360")
+        .with("bitrate", 20_000)
+        .with("duration", "30s")
+        .output(path.clone())
+        .finish(LIMIT)?;
+    outcome.expect_failure(OUTPUT, &["space"])?;
+    let file = Recording::open(&path)?;
+    let decoded = file.frames()?.filter(|frame| frame.is_ok()).count();
+    println!("{decoded} pictures, {} s on the full disk", file.end_s());
+    ensure!(decoded >= 15, "only {decoded} pictures were kept");
+    Ok(())
+}
+
+#[test]
+fn no_browser() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let run = record(&server.url("counter.html")).env("PAGECAST_CHROMIUM", "/nonexistent/chromium");
+    check(run, BROWSER, &["/nonexistent/chromium", "install"]).map(drop)
+}
+
+#[test]
+fn a_browser_that_cannot_start() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let run = record(&server.url("counter.html")).env("PAGECAST_CHROMIUM", "/bin/false");
+    check(run, BROWSER, &["/bin/false"]).map(drop)
+}

@@ -1,0 +1,118 @@
+//! The file itself: what any player, editor or upload expects of it.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::media::probe;
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::{Pagecast, Scratch, Server, Turn};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const LIMIT: Duration = Duration::from_secs(40);
+
+#[test]
+fn a_faststart_mp4_of_tagged_h264_and_aac() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome =
+        Pagecast::record(PAGECAST, &server.url("counter.html")).with("duration", "4s").finish(LIMIT)?;
+    let (report, file) = (outcome.report()?, outcome.recording()?);
+
+    let boxes = probe::boxes(file.path())?;
+    let position = |kind: &str| boxes.iter().position(|b| b == kind);
+    ensure!(position("moov") < position("mdat") && position("moof").is_none(), "not faststart: {boxes:?}");
+    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+
+    let video = &file.video;
+    ensure!((video.codec.as_str(), video.width, video.height) == ("h264", 1280, 720), "{video:?}");
+    for (key, value) in [("pix_fmt", "yuv420p"), ("color_range", "tv"), ("color_space", "bt709")] {
+        ensure!(video.text(key) == value, "{key} is {:?}", video.text(key));
+    }
+    for key in ["color_primaries", "color_transfer"] {
+        ensure!(video.text(key) == "bt709", "{key} is {:?}", video.text(key));
+    }
+    let audio = file.audio.as_ref().context("no sound")?;
+    ensure!((audio.codec.as_str(), audio.profile.as_str()) == ("aac", "LC"), "{audio:?}");
+    ensure!(audio.text("sample_rate") == "48000" && audio.all["channels"] == 2, "{audio:?}");
+
+    let pcm = file.pcm()?;
+    ensure!(pcm.start_s.abs() < 0.001, "the sound starts at {} s", pcm.start_s);
+    let sound_s = pcm.channels()?[0].len() as f64 / 48_000.0;
+    ensure!(
+        (sound_s - 4.0).abs() < 0.1 && (file.end_s() - 4.0).abs() < 0.1,
+        "{sound_s} s, {} s",
+        file.end_s()
+    );
+    ensure!((report.duration_ms - 4000.0).abs() < 100.0, "{report:?}");
+    ensure!(report.bytes == fs::metadata(file.path())?.len(), "{report:?}");
+    ensure!(report.output == outcome.output, "{report:?}");
+    Ok(())
+}
+
+#[test]
+fn sizes_are_kept() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    for (width, height) in [(50, 50), (320, 568), (854, 480), (1920, 1080), (3840, 2160)] {
+        let file = Pagecast::record(PAGECAST, &server.url("counter.html"))
+            .with("size", format!("{width}x{height}"))
+            .with("fps", 10)
+            .with("duration", "2s")
+            .finish(LIMIT)?
+            .recording()?;
+        ensure!((file.video.width, file.video.height) == (width, height), "{:?}", file.video);
+        let pictures = file.strips(Place::PAGE)?;
+        let counters = pictures.iter().filter_map(|p| Some(p.strip?.counter)).collect::<Vec<_>>();
+        // The smallest picture has no room for the strip.
+        let enough = width < 256 || counters.len() >= 10 && counters.is_sorted();
+        ensure!(enough, "{width}x{height}: {counters:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_scale_factor_is_a_device_pixel_ratio() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let file = Pagecast::record(PAGECAST, &server.url("state.html"))
+        .with("scale-factor", 2)
+        .with("duration", "3s")
+        .finish(LIMIT)?
+        .recording()?;
+    ensure!((file.video.width, file.video.height) == (1280, 720), "{:?}", file.video);
+    let pictures = file.strips(Place { cell: 16, ..Place::PAGE })?;
+    let strip = pictures.iter().rev().find_map(|p| p.strip).context("no strip at twice the size")?;
+    ensure!(strip.event_time == Some(2000), "the page sees a ratio of {:?} thousandths", strip.event_time);
+    Ok(())
+}
+
+#[test]
+fn an_existing_file_is_kept_unless_told() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let path = scratch.join("mine.mp4");
+    fs::write(&path, "precious")?;
+    let record =
+        || Pagecast::record(PAGECAST, &server.url("empty.html")).with("duration", "1s").output(path.clone());
+    record().finish(LIMIT)?.expect_failure(4, &["exists", "mine.mp4", "--overwrite"])?;
+    ensure!(fs::read_to_string(&path)? == "precious", "the file was changed");
+    ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
+    ensure!(server.requests().is_empty(), "the page was opened for nothing");
+    record().flag("overwrite").finish(LIMIT)?.recording()?;
+    ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
+    Ok(())
+}
+
+#[test]
+fn quiet_says_nothing() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = Pagecast::record(PAGECAST, &server.url("empty.html"))
+        .with("duration", "1s")
+        .flag("quiet")
+        .finish(LIMIT)?;
+    outcome.report()?;
+    ensure!(outcome.stderr.is_empty(), "{}", outcome.stderr);
+    Ok(())
+}

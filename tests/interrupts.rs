@@ -1,0 +1,107 @@
+//! A recording that is ended early, politely or not, keeps what it has, and nothing of it stays running.
+#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::media::probe;
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::{Outcome, Pagecast, Recording, Run, Server, Turn};
+use rustix::process::Signal;
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const LIMIT: Duration = Duration::from_secs(20);
+/// How old the page is when the recording is disturbed.
+const AGE_S: u32 = 6;
+
+/// Records the counter page until it has been alive for [`AGE_S`].
+fn recording_for_a_while(server: &Server) -> Result<Run> {
+    let run = Pagecast::record(PAGECAST, &server.url("counter.html?say")).start()?;
+    server.wait_for(&format!("/said/second-{AGE_S}"), Duration::from_secs(u64::from(AGE_S) + 20))?;
+    Ok(run)
+}
+
+/// Checks that the file plays and shows the page up to `lost_s` before it was disturbed.
+fn keeps_all_but(outcome: &Outcome, lost_s: f64) -> Result<()> {
+    let file = Recording::open(&outcome.output)?;
+    let pictures = file.strips(Place::PAGE)?;
+    let strips: Vec<_> = pictures.iter().filter_map(|p| p.strip).collect();
+    ensure!(strips.is_sorted_by_key(|s| s.counter), "frames are out of order");
+    let last = strips.last().context("no picture shows the page")?;
+    println!("the last picture was drawn at {:.2} s, {} pictures", last.page_s(), pictures.len());
+    ensure!(
+        last.page_s() > f64::from(AGE_S) - lost_s,
+        "the last picture was drawn at {:.2} s",
+        last.page_s()
+    );
+    let sound_s = file.pcm()?.channels()?[0].len() as f64 / 48_000.0;
+    ensure!(
+        (sound_s - file.end_s()).abs() < 2.5,
+        "{sound_s:.2} s of sound, {:.2} s of picture",
+        file.end_s()
+    );
+    Ok(())
+}
+
+/// The signal ends the recording well, as a person's Ctrl-C should.
+fn ends_well_by(signal: Signal) -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let run = recording_for_a_while(&server)?;
+    run.signal(signal)?;
+    let outcome = run.finish(LIMIT)?;
+    let report = outcome.report()?;
+    ensure!(outcome.took < Duration::from_secs(5), "it took {:?} to end", outcome.took);
+    ensure!(report.duration_ms > 1000.0 * f64::from(AGE_S), "{report:?}");
+    let boxes = probe::boxes(&outcome.output)?;
+    ensure!(!boxes.contains(&"moof".to_owned()), "not finished: {boxes:?}");
+    keeps_all_but(&outcome, 0.2)
+}
+
+#[test]
+fn ctrl_c_finishes_the_file() -> Result<()> {
+    ends_well_by(Signal::INT)
+}
+
+#[test]
+fn sigterm_finishes_the_file() -> Result<()> {
+    ends_well_by(Signal::TERM)
+}
+
+#[test]
+fn a_signal_before_the_page_is_there_ends_it_too() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?.route("/slow", pagecast_testkit::Reply::Never);
+    let run = Pagecast::record(PAGECAST, &server.url("slow")).start()?;
+    server.wait_for("/slow", LIMIT)?;
+    run.signal(Signal::TERM)?;
+    let outcome = run.finish(LIMIT)?;
+    ensure!(outcome.took < Duration::from_secs(5), "it took {:?} to end", outcome.took);
+    ensure!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+    ensure!(outcome.status.code().is_some(), "it was killed instead of ending: {}", outcome.status);
+    Ok(())
+}
+
+#[test]
+fn kill_9_loses_less_than_three_seconds() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let run = recording_for_a_while(&server)?;
+    run.signal(Signal::KILL)?;
+    let outcome = run.finish(LIMIT)?;
+    let boxes = probe::boxes(&outcome.output)?;
+    ensure!(boxes.contains(&"moof".to_owned()), "not fragmented: {boxes:?}");
+    keeps_all_but(&outcome, 3.0)
+}
+
+#[test]
+fn a_browser_that_dies_ends_the_recording() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run = recording_for_a_while(&server)?;
+    run.kill_browser()?;
+    let outcome = run.finish(LIMIT)?;
+    outcome.expect_failure(5, &["browser"])?;
+    ensure!(outcome.took < Duration::from_secs(8), "it took {:?} to notice", outcome.took);
+    keeps_all_but(&outcome, 1.0)
+}
