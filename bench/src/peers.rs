@@ -80,7 +80,8 @@ impl Peers {
         peers.wait_for_sound()?;
         let mut browser = peers.command(CHROMIUM);
         browser.env("PULSE_SINK", SINK).args(FLAGS).args(WEBGL_FLAGS);
-        browser.arg(format!("--window-size={WIDTH},{HEIGHT}"));
+        // A window as large as the screen is made one pixel smaller both ways; one row more prevents that.
+        browser.arg(format!("--window-size={WIDTH},{}", HEIGHT + 1));
         browser.arg(format!("--user-data-dir={}", peers.home.join("profile").display())).arg(url);
         peers.spawn(&mut browser)?;
         Ok(peers)
