@@ -1,1 +1,16 @@
 //! Frames and samples become packets, and packets become files.
+//!
+//! [`encode`] takes [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples) and gives
+//! [`Packet`](pagecast_core::Packet)s; [`record`] writes them to an MP4 that is playable at any moment. libav lives here and
+//! nowhere else.
+//!
+//! Deliberately absent: where frames come from, and when a cast begins or ends.
+
+pub mod convert;
+pub mod encode;
+pub mod record;
+
+/// Keeps libav from writing to standard error, errors aside; call once, before anything else here.
+pub fn quieten() {
+    ffmpeg_the_third::log::set_level(ffmpeg_the_third::log::Level::Error);
+}

@@ -1,6 +1,16 @@
 //! A URL becomes [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples): Pagecast is itself the display
 //! and the sound card of the browser.
 //!
+//! [`Page::start`] is the way in; ticks and samples leave through the channels given to it. [`display`] and [`sound`] are
+//! each one thread and one socket, [`browser`] is Chromium and the pipe that drives it, [`clock`] is the time they share.
+//!
 //! Deliberately absent: encoding, files, and the decision what to do when a page misbehaves.
 
+pub mod browser;
+mod child;
 pub mod clock;
+pub mod display;
+mod page;
+pub mod sound;
+
+pub use page::{Error, Page};

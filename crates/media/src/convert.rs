@@ -1,0 +1,103 @@
+//! BGRX pictures become planar 4:2:0, BT.709 limited range, only where they changed.
+
+use pagecast_core::{Picture, TILE_HEIGHT, TILE_WIDTH, Tiles};
+use yuv::{BufferStoreMut, YuvConversionMode, YuvPlanarImageMut, YuvRange, YuvStandardMatrix, bgra_to_yuv420};
+
+/// Three planes to write to: Y at full size, U and V at half width and half height.
+#[derive(Debug)]
+pub struct Planes<'a> {
+    /// Y, U, V.
+    pub data: [&'a mut [u8]; 3],
+    /// Bytes from one row to the next, per plane.
+    pub stride: [usize; 3],
+}
+
+/// Converts the tiles of `picture` that are in `damage`. Chroma is the mean of two by two pixels, so it is sited in their
+/// centre.
+///
+/// # Panics
+/// If a plane is too small for the picture, whose sides must be even.
+pub fn convert(picture: &Picture, damage: &Tiles, planes: &mut Planes<'_>) {
+    for (row, first, end) in damage.runs() {
+        // The library takes whole rows, and the picture's last ones do not go on behind their right edge.
+        let first = if row + 1 == damage.rows() { 0 } else { first };
+        let (x, y) = ((first * TILE_WIDTH) as usize, (row * TILE_HEIGHT) as usize);
+        let width = (end * TILE_WIDTH).min(picture.width()) - first * TILE_WIDTH;
+        let height = TILE_HEIGHT.min(picture.height() - row * TILE_HEIGHT);
+        let rows = |stride: usize, x: usize, y: usize, count: usize| y * stride + x..(y + count) * stride + x;
+        let (luma, chroma) = (height as usize, height as usize / 2);
+        let source = &picture.bgrx()[rows(picture.stride(), x * 4, y, luma)];
+        let [y_plane, u_plane, v_plane] = &mut planes.data;
+        let [y_stride, u_stride, v_stride] = planes.stride;
+        let mut image = YuvPlanarImageMut {
+            y_plane: BufferStoreMut::Borrowed(&mut y_plane[rows(y_stride, x, y, luma)]),
+            y_stride: y_stride as u32,
+            u_plane: BufferStoreMut::Borrowed(&mut u_plane[rows(u_stride, x / 2, y / 2, chroma)]),
+            u_stride: u_stride as u32,
+            v_plane: BufferStoreMut::Borrowed(&mut v_plane[rows(v_stride, x / 2, y / 2, chroma)]),
+            v_stride: v_stride as u32,
+            width,
+            height,
+        };
+        let converted = bgra_to_yuv420(
+            &mut image,
+            source,
+            picture.stride() as u32,
+            YuvRange::Limited,
+            YuvStandardMatrix::Bt709,
+            YuvConversionMode::Balanced,
+        );
+        assert!(converted.is_ok(), "planes do not fit the picture: {converted:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture of one colour, as `(y, u, v)` of its last pixel.
+    fn one_colour(width: u32, height: u32, bgr: [u8; 3]) -> (u8, u8, u8) {
+        let mut picture = Picture::new(width, height);
+        for pixel in picture.bgrx_mut().chunks_exact_mut(4) {
+            pixel[..3].copy_from_slice(&bgr);
+        }
+        let (w, h) = (width as usize, height as usize);
+        let (mut y, mut u, mut v) = (vec![0; w * h], vec![0; w * h / 4], vec![0; w * h / 4]);
+        let mut planes = Planes { data: [&mut y, &mut u, &mut v], stride: [w, w / 2, w / 2] };
+        convert(&picture, &Tiles::all(width, height), &mut planes);
+        assert!(y.iter().all(|p| *p == y[0]), "every pixel is converted");
+        (y[w * h - 1], u[w * h / 4 - 1], v[w * h / 4 - 1])
+    }
+
+    #[test]
+    fn colours_are_bt709_limited() {
+        // ITU-R BT.709-6: Y = 16 + 219 (0.2126 R + 0.7152 G + 0.0722 B), and so on.
+        for (bgr, want) in [
+            ([255, 255, 255], (235, 128, 128)),
+            ([0, 0, 0], (16, 128, 128)),
+            ([0, 0, 255], (63, 102, 240)),
+            ([0, 255, 0], (173, 42, 26)),
+            ([255, 0, 0], (32, 240, 118)),
+        ] {
+            let got = one_colour(1282, 50, bgr);
+            let near = |a: u8, b: u8| a.abs_diff(b) <= 1;
+            assert!(near(got.0, want.0) && near(got.1, want.1) && near(got.2, want.2), "{bgr:?}: {got:?}, {want:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_touched() {
+        let picture = Picture::new(192, 48);
+        let mut damage = Tiles::none(192, 48);
+        damage.insert(1, 1);
+        let (mut y, mut u, mut v) = (vec![7; 192 * 48], vec![7; 96 * 24], vec![7; 96 * 24]);
+        convert(&picture, &damage, &mut Planes { data: [&mut y, &mut u, &mut v], stride: [192, 96, 96] });
+        for (plane, width, value) in [(&y, 192, 235), (&u, 96, 128), (&v, 96, 128)] {
+            for (i, pixel) in plane.iter().enumerate() {
+                let (column, row) = (i % width * 192 / width, i / width * 192 / width);
+                let inside = (64..128).contains(&column) && (16..32).contains(&row);
+                assert_eq!(*pixel, if inside { value } else { 7 }, "{column},{row}");
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Packets become one MP4 file, on the thread `record`.
+//!
+//! While the cast runs the file is fragmented: whatever happens, it plays up to its last fragment. At the end it is
+//! replaced, without encoding again, by one with its index in front (`faststart`), as players and web servers like it.
+
+mod mp4;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+
+use ffmpeg_the_third as ff;
+use ff::codec::Parameters;
+use pagecast_core::{Fps, MediaTime, Packet, Track};
+
+use mp4::Fragmented;
+
+/// Length of a fragment: what a power cut may cost.
+const FRAGMENT: MediaTime = MediaTime(1_000_000_000);
+
+/// Why a recording cannot be made or finished.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is such a file already.
+    #[error("{} exists already: choose another name, or replace it with --overwrite", .0.display())]
+    Exists(PathBuf),
+    /// The folder is not there.
+    #[error("there is no folder {}: make it first", .0.display())]
+    NoFolder(PathBuf),
+    /// The file cannot be made.
+    #[error("cannot write {}", .0.display())]
+    Create(PathBuf, #[source] io::Error),
+    /// The disk is full.
+    #[error("the disk that {} is on is full: what was recorded until then is in the file and plays", .0.display())]
+    Full(PathBuf),
+    /// The file cannot be written any further.
+    #[error("cannot go on writing {}: what was recorded until then is in the file", .0.display())]
+    Write(PathBuf, #[source] ff::Error),
+    /// The thread cannot be started.
+    #[error("cannot start the thread record")]
+    Thread(#[source] io::Error),
+}
+
+/// A finished recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Why the file is still fragmented, if it is. It plays all the same.
+    pub left_fragmented: Option<String>,
+}
+
+/// What the file holds.
+pub struct Tracks {
+    /// H.264 and its ticks per second.
+    pub video: (Parameters, Fps),
+    /// AAC.
+    pub audio: Parameters,
+}
+
+impl std::fmt::Debug for Tracks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tracks({:?} at {:?}, {:?})", self.video.0.id(), self.video.1, self.audio.id())
+    }
+}
+
+/// A file that is being recorded to.
+#[derive(Debug)]
+pub struct Recorder {
+    path: PathBuf,
+    file: Fragmented,
+    cut_at: MediaTime,
+    /// Bytes that hold whole fragments.
+    whole: u64,
+}
+
+impl Recorder {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NoFolder`], [`Error::Create`].
+    pub fn create(path: &Path, overwrite: bool, tracks: Tracks) -> Result<Self, Error> {
+        claim(path, overwrite)?;
+        let file = Fragmented::create(path, tracks).map_err(|e| Error::Write(path.to_owned(), e))?;
+        Ok(Self { path: path.to_owned(), file, cut_at: FRAGMENT, whole: 0 })
+    }
+
+    /// Writes packets until nobody sends any more, then finishes the file. A file that got no packet is removed.
+    ///
+    /// # Errors
+    /// [`Error::Thread`]; the thread itself ends with [`Error::Full`] or [`Error::Write`].
+    pub fn spawn(mut self, packets: Receiver<Packet>) -> Result<JoinHandle<Result<Option<Finished>, Error>>, Error> {
+        let run = move || {
+            let mut any = false;
+            for packet in packets {
+                any = true;
+                if let Err(reason) = self.take(&packet) {
+                    return Err(self.give_up(reason));
+                }
+            }
+            if any {
+                self.finish().map(Some)
+            } else {
+                drop(self.file);
+                // It may have been removed meanwhile; nothing was in it.
+                let _gone = std::fs::remove_file(&self.path);
+                Ok(None)
+            }
+        };
+        std::thread::Builder::new().name("record".into()).spawn(run).map_err(Error::Thread)
+    }
+
+    fn take(&mut self, packet: &Packet) -> Result<(), ff::Error> {
+        self.file.write(packet)?;
+        // There is a video packet every second at least, and a fragment without one would not be worth a header.
+        if packet.track == Track::Video && packet.dts >= self.cut_at {
+            self.whole = self.file.cut()?;
+            self.cut_at = packet.dts + FRAGMENT;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Finished, Error> {
+        if let Err(reason) = self.file.cut().and_then(|_| self.file.end()) {
+            return Err(self.give_up(reason));
+        }
+        drop(self.file);
+        let left_fragmented = match faststart(&self.path) {
+            Ok(()) => None,
+            Err(reason) => Some(reason.to_string()),
+        };
+        let bytes = std::fs::metadata(&self.path).map_or(0, |m| m.len());
+        Ok(Finished { path: self.path, bytes, left_fragmented })
+    }
+
+    /// Leaves a file that ends with a whole fragment.
+    fn give_up(&self, reason: ff::Error) -> Error {
+        let cut = OpenOptions::new().write(true).open(&self.path).and_then(|file| {
+            file.set_len(self.whole)?;
+            file.sync_all()
+        });
+        if let Err(error) = cut {
+            tracing::warn!(%error, "the torn end of the file stays");
+        }
+        match reason {
+            ff::Error::Other { errno } if errno == rustix::io::Errno::NOSPC.raw_os_error() => {
+                Error::Full(self.path.clone())
+            }
+            reason => Error::Write(self.path.clone(), reason),
+        }
+    }
+}
+
+/// Makes the file, or empties it if that is allowed.
+fn claim(path: &Path, overwrite: bool) -> Result<(), Error> {
+    let mut options = OpenOptions::new();
+    options.write(true).truncate(true).create(overwrite).create_new(!overwrite);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::Exists(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Err(Error::NoFolder(folder.to_owned()))
+        }
+        Err(e) => Err(Error::Create(path.to_owned(), e)),
+    }
+}
+
+/// Replaces a fragmented file by one with its index in front.
+fn faststart(path: &Path) -> Result<(), mp4::RemuxError> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.part", std::process::id()));
+    let draft = path.with_file_name(name);
+    let done = mp4::remux(path, &draft)
+        .and_then(|()| Ok(File::open(&draft)?.sync_all()?))
+        .and_then(|()| Ok(std::fs::rename(&draft, path)?));
+    if done.is_err() {
+        // The draft may not even have been made.
+        let _gone = std::fs::remove_file(&draft);
+    }
+    done
+}

@@ -1,0 +1,371 @@
+//! One Chromium with one page: started, told what to open, watched, and gone with the cast.
+
+mod cdp;
+mod launch;
+mod log;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pagecast_core::spec::{Source, SourceUrl};
+use serde_json::{Value, json};
+
+pub use cdp::Error as CallError;
+pub(crate) use launch::browser_user;
+pub use launch::{CHROMIUM_VARIABLE, find_chromium};
+pub use log::Line;
+
+use crate::child::{self, User};
+use cdp::Cdp;
+
+/// Time for the browser to come up, and for any single call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for the first answer of the page's server.
+const NAVIGATION_TIMEOUT: Duration = Duration::from_secs(30);
+/// What Chromium writes on standard error is kept up to this, for a start that fails.
+const MAX_COMPLAINT: u64 = 16 * 1024;
+
+/// Why the browser does not show the page.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No browser is installed.
+    #[error(
+        "there is no Chromium at {}: install it (apt install chromium) or name it in {CHROMIUM_VARIABLE}",
+        list(.0)
+    )]
+    Missing(Vec<PathBuf>),
+    /// The browser's process cannot be started.
+    #[error("cannot start {}", program.display())]
+    Start {
+        /// The browser.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The browser ended before it was ready.
+    #[error("the browser ended while starting: {0}")]
+    StartUp(String),
+    /// A call failed.
+    #[error("cannot drive the browser")]
+    Call(#[from] CallError),
+    /// The page cannot be loaded.
+    #[error("cannot open {url}: {}", explain(.reason))]
+    Navigation {
+        /// The page.
+        url: String,
+        /// The browser's name for the reason, like `net::ERR_NAME_NOT_RESOLVED`.
+        reason: String,
+    },
+    /// The server sent an error page.
+    #[error("cannot open {url}: the server answered HTTP {status}")]
+    HttpStatus {
+        /// The page.
+        url: String,
+        /// The status, 400 or more.
+        status: u16,
+    },
+    /// The server did not answer.
+    #[error("cannot open {url}: no answer within {} s", .after.as_secs())]
+    NavigationTimeout {
+        /// The page.
+        url: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The renderer of the page crashed.
+    #[error("the page crashed")]
+    PageCrashed,
+    /// The browser's process ended.
+    #[error("the browser ended unexpectedly")]
+    Gone,
+}
+
+/// What is known of the page.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageState {
+    /// The main document drew something since the last navigation.
+    pub painted: bool,
+    /// The main document and what it names were loaded since the last navigation.
+    pub loaded: bool,
+    /// The renderer is gone.
+    pub crashed: bool,
+    /// The browser is gone.
+    pub closed: bool,
+    /// Dialogs that the page opened and we dismissed.
+    pub dialogs: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<(PageState, log::Log)>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, (PageState, log::Log)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut PageState)) {
+        change(&mut self.lock().0);
+        self.changed.notify_all();
+    }
+}
+
+/// A running browser. Killed when dropped.
+#[derive(Debug)]
+pub struct Browser {
+    child: Child,
+    cdp: Cdp,
+    session: String,
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// Where the browser finds what we are to it.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) wayland: &'a Path,
+    pub(crate) pulse: &'a Path,
+    pub(crate) user: Option<User>,
+}
+
+impl Browser {
+    /// Starts Chromium with an empty page. It dies with the calling thread.
+    pub(crate) fn start(
+        source: &Source,
+        around: &Surroundings<'_>,
+        watch: impl FnOnce(&Child) -> std::io::Result<()>,
+    ) -> Result<Self, Error> {
+        let program = find_chromium().map_err(Error::Missing)?;
+        let fail = |source| Error::Start { program: program.clone(), source };
+        let (commands_r, commands_w) = child::pipe().map_err(fail)?;
+        let (answers_r, answers_w) = child::pipe().map_err(fail)?;
+        let (complaint_r, complaint_w) = child::pipe().map_err(fail)?;
+        let spec = child::Spec {
+            program: &program,
+            args: launch::switches(source, &around.folder.join("profile")),
+            env: launch::environment(around.folder, around.wayland, around.pulse),
+            folder: around.folder,
+            fds: vec![commands_r, answers_w],
+            user: around.user,
+            stderr: Stdio::from(complaint_w),
+        };
+        let child = child::spawn(spec).map_err(fail)?;
+        let shared = Arc::new(Shared::default());
+        let complaint = Complaint::collect(complaint_r).map_err(fail)?;
+        let events = Events { shared: Arc::clone(&shared) };
+        let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
+        let mut browser = Self { child, cdp, session: String::new(), shared, reader: Some(reader) };
+        watch(&browser.child).map_err(fail)?;
+        match browser.attach() {
+            Err(Error::Call(CallError::Closed)) => Err(Error::StartUp(complaint.wait())),
+            other => other.map(|()| browser),
+        }
+    }
+
+    /// Opens a page and waits until its server answered.
+    ///
+    /// # Errors
+    /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], or a browser that is gone.
+    pub fn open(&self, url: &SourceUrl) -> Result<(), Error> {
+        self.shared.update(|s| (s.painted, s.loaded) = (false, false));
+        let answer = match self.cdp.call(&self.session, "Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT) {
+            Err(CallError::Timeout { after, .. }) => {
+                return Err(Error::NavigationTimeout { url: url.to_string(), after });
+            }
+            other => other?,
+        };
+        match answer["errorText"].as_str() {
+            // The browser names a response with an error status and an empty body so: the status says more.
+            Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => self.check_status(url),
+            Some(reason) => Err(Error::Navigation { url: url.to_string(), reason: reason.to_owned() }),
+        }
+    }
+
+    /// Waits until `done` holds of the page's state or `timeout` is over; the state at that moment.
+    ///
+    /// # Errors
+    /// [`Error::PageCrashed`] and [`Error::Gone`].
+    pub fn wait_until(&self, timeout: Duration, done: impl Fn(&PageState) -> bool) -> Result<PageState, Error> {
+        let start = Instant::now();
+        let mut guard = self.shared.lock();
+        loop {
+            let state = &guard.0;
+            if state.closed {
+                return Err(Error::Gone);
+            }
+            if state.crashed {
+                return Err(Error::PageCrashed);
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            if done(state) || left.is_zero() {
+                return Ok(state.clone());
+            }
+            guard = self.shared.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// What is known of the page now.
+    #[must_use]
+    pub fn state(&self) -> PageState {
+        self.shared.lock().0.clone()
+    }
+
+    /// The last lines of the page's console.
+    #[must_use]
+    pub fn console(&self) -> Vec<Line> {
+        self.shared.lock().1.lines()
+    }
+
+    /// Calls a method of the DevTools protocol on the page.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call(&self, method: &'static str, params: Value) -> Result<Value, CallError> {
+        self.cdp.call(&self.session, method, params, CALL_TIMEOUT)
+    }
+
+    /// Process id of the browser, which leads a session of its own.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn attach(&mut self) -> Result<(), Error> {
+        let targets = self.cdp.call("", "Target.getTargets", json!({}), CALL_TIMEOUT)?;
+        let page = targets["targetInfos"].as_array().into_iter().flatten().find(|t| t["type"] == "page");
+        let target = match page {
+            Some(page) => page["targetId"].clone(),
+            None => self.cdp.call("", "Target.createTarget", json!({"url": "about:blank"}), CALL_TIMEOUT)?["targetId"].clone(),
+        };
+        let attached =
+            self.cdp.call("", "Target.attachToTarget", json!({"targetId": target, "flatten": true}), CALL_TIMEOUT)?;
+        self.session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
+        self.cdp.send("", "Browser.setDownloadBehavior", json!({"behavior": "deny"}));
+        for (method, params) in [
+            ("Inspector.enable", json!({})),
+            ("Runtime.enable", json!({})),
+            ("Log.enable", json!({})),
+            ("Page.setLifecycleEventsEnabled", json!({"enabled": true})),
+            ("Emulation.setFocusEmulationEnabled", json!({"enabled": true})),
+        ] {
+            self.cdp.send(&self.session, method, params);
+        }
+        self.call("Page.enable", json!({}))?;
+        Ok(())
+    }
+
+    /// The status of the main document. A page that came from no server has none.
+    fn check_status(&self, url: &SourceUrl) -> Result<(), Error> {
+        let expression = "performance.getEntriesByType('navigation')[0]?.responseStatus ?? 0";
+        let answer = self.call("Runtime.evaluate", json!({"expression": expression, "returnByValue": true}))?;
+        match answer["result"]["value"].as_u64().and_then(|s| u16::try_from(s).ok()) {
+            Some(status) if status >= 400 => Err(Error::HttpStatus { url: url.to_string(), status }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let group = rustix::process::Pid::from_child(&self.child);
+        // Fails when all of them are gone already.
+        let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        if let Err(error) = self.child.wait() {
+            tracing::warn!(%error, "cannot tell whether the browser has ended");
+        }
+        if let Some(reader) = self.reader.take()
+            && reader.join().is_err()
+        {
+            tracing::error!("the cdp thread panicked");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Events {
+    shared: Arc<Shared>,
+}
+
+impl cdp::Events for Events {
+    fn event(&mut self, cdp: &Cdp, session: &str, method: &str, params: &Value) {
+        match method {
+            "Page.javascriptDialogOpening" => {
+                // Leaving must not be prevented; everything else is answered as by a person who closes the dialog.
+                let accept = params["type"] == "beforeunload";
+                cdp.send(session, "Page.handleJavaScriptDialog", json!({"accept": accept}));
+                self.shared.update(|s| s.dialogs += 1);
+            }
+            "Page.lifecycleEvent" => match params["name"].as_str() {
+                Some("firstPaint" | "firstContentfulPaint") => self.shared.update(|s| s.painted = true),
+                Some("load") => self.shared.update(|s| s.loaded = true),
+                _ => {}
+            },
+            "Inspector.targetCrashed" => self.shared.update(|s| s.crashed = true),
+            _ => self.shared.lock().1.take(method, params),
+        }
+    }
+
+    fn closed(&mut self) {
+        self.shared.update(|s| s.closed = true);
+    }
+}
+
+/// What the browser writes on standard error, for the case that it does not come up.
+#[derive(Debug)]
+struct Complaint(JoinHandle<String>);
+
+impl Complaint {
+    fn collect(pipe: OwnedFd) -> std::io::Result<Self> {
+        let collect = move || {
+            let mut reader = BufReader::new(File::from(pipe));
+            let mut text = Vec::new();
+            // The rest is read too, or the browser would block on a full pipe.
+            let _all = (&mut reader).take(MAX_COMPLAINT).read_to_end(&mut text);
+            let _rest = std::io::copy(&mut reader, &mut std::io::sink());
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        Ok(Self(std::thread::Builder::new().name("browser-stderr".into()).spawn(collect)?))
+    }
+
+    /// The lines that say most, once the browser is gone.
+    fn wait(self) -> String {
+        let all = self.0.join().unwrap_or_default();
+        let telling = all.as_bytes().lines().map_while(Result::ok).filter(|l| l.contains("FATAL") || l.contains("ERROR"));
+        let telling: Vec<String> = telling.take(3).collect();
+        if telling.is_empty() { "it gave no reason".into() } else { telling.join("; ") }
+    }
+}
+
+fn list(places: &[PathBuf]) -> String {
+    places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What the reasons that people meet mean.
+fn explain(reason: &str) -> String {
+    let words = match reason {
+        "net::ERR_NAME_NOT_RESOLVED" => "there is no host of this name",
+        "net::ERR_CONNECTION_REFUSED" => "nothing listens there (connection refused)",
+        "net::ERR_CONNECTION_TIMED_OUT" | "net::ERR_TIMED_OUT" => "the host does not answer",
+        "net::ERR_CONNECTION_RESET" | "net::ERR_CONNECTION_CLOSED" => "the server closed the connection",
+        "net::ERR_EMPTY_RESPONSE" => "the server sent nothing",
+        "net::ERR_ADDRESS_UNREACHABLE" | "net::ERR_INTERNET_DISCONNECTED" => "there is no way to the host",
+        "net::ERR_TOO_MANY_REDIRECTS" => "it redirects in a circle",
+        "net::ERR_UNSAFE_PORT" => "browsers refuse to connect to this port",
+        "net::ERR_ABORTED" => "it is a download, not a page",
+        r if r.starts_with("net::ERR_CERT_") => "its certificate is not trusted",
+        r if r.starts_with("net::ERR_SSL_") => "no secure connection can be made",
+        _ => return reason.to_owned(),
+    };
+    format!("{words} ({reason})")
+}

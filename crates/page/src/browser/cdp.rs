@@ -1,0 +1,246 @@
+//! The Chrome DevTools Protocol over a pair of pipes: JSON messages that end with a NUL byte.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Longest accepted message; a browser that sends a longer one is cut off. Screenshots of the largest display fit.
+const MAX_MESSAGE: usize = 128 * 1024 * 1024;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The browser closed the pipe, or never opened it.
+    #[error("the browser is gone")]
+    Closed,
+    /// No answer in time.
+    #[error("the browser did not answer {method} within {} s", .after.as_secs_f64())]
+    Timeout {
+        /// The call.
+        method: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The browser refused.
+    #[error("the browser refused {method}: {message}")]
+    Refused {
+        /// The call.
+        method: &'static str,
+        /// Its words.
+        message: String,
+    },
+}
+
+/// Takes events, on the reader's thread: it may send, but not wait for an answer.
+pub(crate) trait Events: Send + 'static {
+    /// Something happened; `session` is empty for the browser itself.
+    fn event(&mut self, cdp: &Cdp, session: &str, method: &str, params: &Value);
+    /// The browser is gone.
+    fn closed(&mut self);
+}
+
+/// A connection to a browser.
+#[derive(Debug, Clone)]
+pub(crate) struct Cdp(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` once the browser is gone.
+    pipe: Option<File>,
+    next_id: u64,
+    waiting: HashMap<u64, SyncSender<Result<Value, String>>>,
+}
+
+impl Cdp {
+    /// Speaks through `write`, listens on `read` with the thread `cdp`, which ends when the browser does.
+    pub(crate) fn connect(write: OwnedFd, read: OwnedFd, events: impl Events) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let inner = Inner { pipe: Some(File::from(write)), next_id: 1, waiting: HashMap::new() };
+        let cdp = Self(Arc::new(Mutex::new(inner)));
+        let reader = cdp.clone();
+        let thread = std::thread::Builder::new()
+            .name("cdp".into())
+            .spawn(move || reader.read(File::from(read), events))?;
+        Ok((cdp, thread))
+    }
+
+    /// Calls a method and waits for its answer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(crate) fn call(
+        &self,
+        session: &str,
+        method: &'static str,
+        params: Value,
+        timeout: Duration,
+    ) -> Result<Value, Error> {
+        let (id, answer) = self.start(session, method, params)?;
+        match answer.recv_timeout(timeout) {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(message)) => Err(Error::Refused { method, message }),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
+            Err(RecvTimeoutError::Timeout) => {
+                self.lock().waiting.remove(&id);
+                Err(Error::Timeout { method, after: timeout })
+            }
+        }
+    }
+
+    /// Calls a method and does not care about its answer.
+    pub(crate) fn send(&self, session: &str, method: &str, params: Value) {
+        // A browser that is gone is noticed by the reader.
+        let _gone = self.start(session, method, params);
+    }
+
+    #[expect(clippy::type_complexity, reason = "an answer is what the browser gave or the words of its refusal")]
+    fn start(
+        &self,
+        session: &str,
+        method: &str,
+        params: Value,
+    ) -> Result<(u64, Receiver<Result<Value, String>>), Error> {
+        let (tx, rx) = sync_channel(1);
+        let mut inner = self.lock();
+        let id = inner.next_id;
+        inner.next_id += 1;
+        let mut message = json!({ "id": id, "method": method, "params": params });
+        if !session.is_empty() {
+            message["sessionId"] = session.into();
+        }
+        let mut bytes = message.to_string().into_bytes();
+        bytes.push(0);
+        inner.pipe.as_mut().and_then(|p| p.write_all(&bytes).ok()).ok_or(Error::Closed)?;
+        inner.waiting.insert(id, tx);
+        Ok((id, rx))
+    }
+
+    fn read(&self, pipe: File, mut events: impl Events) {
+        let mut reader = BufReader::with_capacity(64 * 1024, pipe);
+        while let Some(message) = next_message(&mut reader) {
+            match serde_json::from_slice::<Value>(&message) {
+                Ok(message) => self.dispatch(&message, &mut events),
+                Err(error) => tracing::warn!(%error, "message of the browser is not JSON"),
+            }
+        }
+        let mut inner = self.lock();
+        inner.pipe = None;
+        inner.waiting.clear();
+        drop(inner);
+        events.closed();
+    }
+
+    fn dispatch(&self, message: &Value, events: &mut impl Events) {
+        if let Some(id) = message["id"].as_u64() {
+            let Some(waiting) = self.lock().waiting.remove(&id) else { return };
+            let answer = match message.get("error") {
+                Some(error) => Err(error["message"].as_str().unwrap_or("no reason given").to_owned()),
+                None => Ok(message["result"].clone()),
+            };
+            // Nobody listens when the caller did not care.
+            let _unheard = waiting.try_send(answer);
+        } else if let Some(method) = message["method"].as_str() {
+            events.event(self, message["sessionId"].as_str().unwrap_or_default(), method, &message["params"]);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bytes up to the next NUL; `None` at the end, or when a message is too long.
+fn next_message(reader: &mut BufReader<File>) -> Option<Vec<u8>> {
+    use std::io::BufRead;
+    let mut message = Vec::new();
+    let read = reader.take(MAX_MESSAGE as u64).read_until(0, &mut message).ok()?;
+    if read == 0 || message.pop() != Some(0) {
+        return None;
+    }
+    Some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::child::pipe;
+    use std::io::BufRead;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    struct Recorder(SyncSender<String>);
+
+    impl Events for Recorder {
+        fn event(&mut self, _cdp: &Cdp, session: &str, method: &str, params: &Value) {
+            self.0.send(format!("{session} {method} {params}")).unwrap();
+        }
+        fn closed(&mut self) {
+            self.0.send("closed".into()).unwrap();
+        }
+    }
+
+    /// A browser that answers from a script: each request line gets the bytes that `answer` returns.
+    fn browser(answer: impl Fn(Value) -> Vec<u8> + Send + 'static) -> (Cdp, Receiver<String>) {
+        let (to_browser_r, to_browser_w) = pipe().unwrap();
+        let (from_browser_r, from_browser_w) = pipe().unwrap();
+        std::thread::spawn(move || {
+            let mut out = File::from(from_browser_w);
+            for request in BufReader::new(File::from(to_browser_r)).split(0) {
+                let reply = answer(serde_json::from_slice(&request.unwrap()).unwrap());
+                if reply.is_empty() {
+                    break;
+                }
+                out.write_all(&reply).unwrap();
+            }
+        });
+        let (tx, rx) = sync_channel(10);
+        (Cdp::connect(to_browser_w, from_browser_r, Recorder(tx)).unwrap().0, rx)
+    }
+
+    #[test]
+    fn answers_find_their_calls_between_events() {
+        let (cdp, events) = browser(|request| {
+            let mut bytes = br#"{"method":"A.b","sessionId":"s","params":{"x":1}}"#.to_vec();
+            bytes.push(0);
+            bytes.extend(b"not json\0");
+            bytes.extend(json!({"id": request["id"], "result": {"echo": request["method"]}}).to_string().bytes());
+            bytes.push(0);
+            bytes
+        });
+        assert_eq!(cdp.call("", "Browser.getVersion", json!({}), SOON).unwrap()["echo"], "Browser.getVersion");
+        assert_eq!(events.recv_timeout(SOON).unwrap(), r#"s A.b {"x":1}"#);
+    }
+
+    #[test]
+    fn a_refusal_carries_the_browsers_words() {
+        let (cdp, _events) = browser(|request| {
+            let mut bytes = json!({"id": request["id"], "error": {"code": 1, "message": "no such thing"}}).to_string();
+            bytes.push('\0');
+            bytes.into_bytes()
+        });
+        let error = cdp.call("", "X.y", json!({}), SOON).unwrap_err();
+        assert_eq!(error.to_string(), "the browser refused X.y: no such thing");
+    }
+
+    #[test]
+    fn a_browser_that_dies_fails_all_calls() {
+        let (cdp, events) = browser(|_| Vec::new());
+        assert!(matches!(cdp.call("", "X.y", json!({}), SOON), Err(Error::Closed)));
+        assert_eq!(events.recv_timeout(SOON).unwrap(), "closed");
+        assert!(matches!(cdp.call("", "X.y", json!({}), SOON), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn silence_ends_in_a_timeout() {
+        let (cdp, _events) = browser(|_| b"{}\0".to_vec());
+        let error = cdp.call("", "X.y", json!({}), Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.to_string(), "the browser did not answer X.y within 0.02 s");
+    }
+}

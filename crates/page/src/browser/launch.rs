@@ -1,0 +1,147 @@
+//! Which Chromium, with which switches, as which user.
+
+use std::path::{Path, PathBuf};
+
+use pagecast_core::spec::Source;
+
+use crate::child::User;
+
+/// Names a Chromium other than the installed ones.
+pub const CHROMIUM_VARIABLE: &str = "PAGECAST_CHROMIUM";
+
+/// Where packages put the browser itself. `/usr/bin/chromium` of Debian is a shell script around the first one.
+const PLACES: [&str; 6] = [
+    "/usr/lib/chromium/chromium",
+    "/usr/lib/chromium-browser/chromium-browser",
+    "/opt/google/chrome/chrome",
+    "/opt/chromium/chrome",
+    "/usr/bin/chromium",
+    "/usr/bin/chromium-browser",
+];
+
+/// The user that a browser started by root runs as: Chromium's sandbox refuses to work for root, rightly.
+const UNPRIVILEGED: &str = "nobody";
+
+const SWITCHES: &[&str] = &[
+    // Our display and sound card, and nothing else of the host.
+    "--ozone-platform=wayland",
+    "--remote-debugging-pipe",
+    "--kiosk",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+    "--disable-lcd-text",
+    // Pictures are composed in shared memory; WebGL is drawn by SwiftShader into it.
+    "--disable-gpu-compositing",
+    "--use-angle=swiftshader",
+    "--use-gl=angle",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    // A page that is watched, by nobody who could click.
+    "--autoplay-policy=no-user-gesture-required",
+    "--deny-permission-prompts",
+    "--block-new-web-contents",
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+    "--disable-hang-monitor",
+    "--disable-prompt-on-repost",
+    "--noerrdialogs",
+    // Nothing of its own accord.
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--no-pings",
+    "--no-service-autorun",
+    "--disable-background-networking",
+    "--disable-breakpad",
+    "--disable-client-side-phishing-detection",
+    "--disable-component-extensions-with-background-pages",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+    "--disable-extensions",
+    "--disable-field-trial-config",
+    "--disable-search-engine-choice-screen",
+    "--disable-sync",
+    "--metrics-recording-only",
+    "--password-store=basic",
+    "--use-mock-keychain",
+];
+
+const FEATURES_OFF: &str = "--disable-features=Translate,MediaRouter,OptimizationHints,InterestFeedContentSuggestions,\
+AutofillServerCommunication,CertificateTransparencyComponentUpdater,GlobalMediaControls,HardwareMediaKeyHandling,\
+CalculateNativeWinOcclusion,DestroyProfileOnBrowserClose,PaintHolding";
+
+/// All switches for a page.
+pub(super) fn switches(source: &Source, profile: &Path) -> Vec<String> {
+    let mut all: Vec<String> = SWITCHES.iter().map(|&s| s.to_owned()).collect();
+    all.push(FEATURES_OFF.to_owned());
+    all.push(format!("--user-data-dir={}", profile.display()));
+    all.push(format!("--window-size={},{}", source.size.width(), source.size.height()));
+    all.push("about:blank".to_owned());
+    all
+}
+
+/// The whole environment of the browser.
+pub(super) fn environment(folder: &Path, wayland: &Path, pulse: &Path) -> Vec<(&'static str, String)> {
+    let inside = |name: &str| folder.join(name).display().to_string();
+    let mut env = vec![
+        ("PATH", "/usr/bin:/bin".to_owned()),
+        ("HOME", inside("home")),
+        ("TMPDIR", inside("tmp")),
+        ("XDG_RUNTIME_DIR", folder.display().to_string()),
+        ("XDG_CONFIG_HOME", inside("home/config")),
+        ("XDG_CACHE_HOME", inside("home/cache")),
+        ("WAYLAND_DISPLAY", wayland.display().to_string()),
+        ("PULSE_SERVER", format!("unix:{}", pulse.display())),
+        // No bus: the browser would start one.
+        ("DBUS_SESSION_BUS_ADDRESS", "disabled:".to_owned()),
+        ("DBUS_SYSTEM_BUS_ADDRESS", "disabled:".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+    ];
+    if let Ok(zone) = std::env::var("TZ") {
+        env.push(("TZ", zone));
+    }
+    env
+}
+
+/// The browser to start: the one [`CHROMIUM_VARIABLE`] names, or the first that is installed.
+///
+/// # Errors
+/// The places that were looked at.
+pub fn find_chromium() -> Result<PathBuf, Vec<PathBuf>> {
+    let places: Vec<PathBuf> = match std::env::var_os(CHROMIUM_VARIABLE) {
+        Some(path) => vec![path.into()],
+        None => PLACES.iter().map(PathBuf::from).collect(),
+    };
+    places.iter().find(|p| p.is_file()).cloned().ok_or(places)
+}
+
+/// Whom the browser runs as: `None` is the caller.
+///
+/// # Errors
+/// If we are root and the unprivileged user does not exist.
+pub(crate) fn browser_user() -> Result<Option<User>, std::io::Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = std::fs::read_to_string("/etc/passwd")?;
+    let found = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        (name == UNPRIVILEGED && uid != 0).then_some(User { uid, gid })
+    });
+    let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, format!("there is no user {UNPRIVILEGED}"));
+    found.map(Some).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sandbox_is_never_switched_off() {
+        assert!(SWITCHES.iter().all(|s| !s.contains("no-sandbox") && !s.contains("disable-web-security")));
+        assert!(!FEATURES_OFF.contains("site-per-process"));
+    }
+}

@@ -1,0 +1,209 @@
+//! How child processes start and how they end: in a session of their own, and never later than the cast.
+#![expect(unsafe_code, reason = "sets up the child between fork and exec")]
+#![expect(clippy::disallowed_methods, reason = "this is the one place where child processes start")]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Resource, Rlimit, Signal};
+
+/// First descriptor that cannot be one of a child's well-known ones.
+const HIGH_FD: RawFd = 10;
+
+/// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when the process
+/// that started it is gone, however it died. Signals meant for the terminal's foreground do not reach it.
+const JANITOR: &str = r#"
+trap '' HUP INT TERM
+read -r group && read -r _
+[ -n "$group" ] && kill -KILL -- "-$group" 2>/dev/null
+for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" 2>/dev/null; [ -e "$1" ] || exit 0; sleep 0.1; done
+exit 1
+"#;
+
+/// The user that a child runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub(crate) struct Spec<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) args: Vec<String>,
+    /// The whole environment.
+    pub(crate) env: Vec<(&'static str, String)>,
+    pub(crate) folder: &'a Path,
+    /// Descriptors that become 3, 4 … in the child.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Another user to run as; only root can ask for it.
+    pub(crate) user: Option<User>,
+    pub(crate) stderr: Stdio,
+}
+
+/// Starts a child that leads a session and process group of its own and is killed when **the calling thread** ends.
+pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
+    let fds = spec
+        .fds
+        .iter()
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, HIGH_FD))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut command = Command::new(spec.program);
+    command.args(spec.args).env_clear().envs(spec.env).current_dir(spec.folder);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(spec.stderr);
+    if let Some(user) = spec.user {
+        command.gid(user.gid).uid(user.uid);
+    }
+    // SAFETY: the closure only makes system calls; it takes no lock and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+            for (fd, target) in fds.iter().zip(3..) {
+                // SAFETY: nothing in the child owns the target descriptor yet; it stays open for the program.
+                let mut target = ManuallyDrop::new(OwnedFd::from_raw_fd(target));
+                rustix::io::dup2(fd, &mut target)?;
+            }
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// A folder that lives as long as the cast, together with the processes that use it. However the cast ends, a kill -9
+/// included, the processes are killed and the folder is removed.
+#[derive(Debug)]
+pub(crate) struct RunFolder {
+    path: PathBuf,
+    janitor: Child,
+    line: Option<File>,
+}
+
+impl RunFolder {
+    /// Makes a folder that only `owner` (or the caller) may enter, under the system's folder for temporary files.
+    pub(crate) fn create(owner: Option<User>) -> io::Result<Self> {
+        let path = make_private_folder(owner)?;
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", JANITOR, "pagecast-janitor"]).arg(&path).current_dir("/");
+        command.stdin(Stdio::from(reader)).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: the closure only makes a system call.
+        unsafe {
+            command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+        }
+        match command.spawn() {
+            Ok(janitor) => Ok(Self { path, janitor, line: Some(File::from(writer)) }),
+            Err(error) => {
+                std::fs::remove_dir_all(&path)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The group of processes that must be gone before the folder is.
+    pub(crate) fn watch(&mut self, leader: &Child) -> io::Result<()> {
+        match &mut self.line {
+            Some(line) => writeln!(line, "{}", leader.id()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        self.line = None;
+        if let Err(error) = self.janitor.wait() {
+            tracing::warn!(%error, folder = %self.path.display(), "cannot tell whether the temporary folder was removed");
+        }
+    }
+}
+
+fn make_private_folder(owner: Option<User>) -> io::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let base = std::env::temp_dir();
+    for attempt in 0..100 {
+        let name = format!("pagecast-{}-{attempt}", std::process::id());
+        let path = base.join(name);
+        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => {
+                if let Some(user) = owner {
+                    std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
+                }
+                return Ok(path);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is full of our leftovers", base.display())))
+}
+
+/// Both ends of a pipe: `(read, write)`, closed on exec.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(folder: &Path) -> Child {
+        let spec = Spec {
+            program: Path::new("/bin/sh"),
+            args: vec!["-c".into(), "sleep 1000 & wait".into()],
+            env: vec![("PATH", "/usr/bin:/bin".into())],
+            folder,
+            fds: vec![],
+            user: None,
+            stderr: Stdio::null(),
+        };
+        spawn(spec).unwrap()
+    }
+
+    #[test]
+    fn the_janitor_ends_the_group_and_removes_the_folder() {
+        let mut folder = RunFolder::create(None).unwrap();
+        let path = folder.path().to_owned();
+        std::fs::write(path.join("file"), b"x").unwrap();
+        let mut child = sleeper(&path);
+        folder.watch(&child).unwrap();
+        assert!(path.exists());
+        drop(folder);
+        assert!(!path.exists());
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    #[test]
+    fn descriptors_arrive_as_three_and_four() {
+        let (out_r, out_w) = pipe().unwrap();
+        let (in_r, in_w) = pipe().unwrap();
+        let spec = Spec {
+            program: Path::new("/bin/sh"),
+            args: vec!["-c".into(), "cat <&3 >&4".into()],
+            env: vec![("PATH", "/usr/bin:/bin".into())],
+            folder: Path::new("/"),
+            fds: vec![in_r, out_w],
+            user: None,
+            stderr: Stdio::null(),
+        };
+        let mut child = spawn(spec).unwrap();
+        File::from(in_w).write_all(b"through").unwrap();
+        assert_eq!(io::read_to_string(File::from(out_r)).unwrap(), "through");
+        assert!(child.wait().unwrap().success());
+    }
+}

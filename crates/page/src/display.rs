@@ -1,0 +1,280 @@
+//! The display: a Wayland compositor for one browser, which owns the vblank and knows what changed.
+//!
+//! Commits come in, [`Tick`]s go out. [`pacer`] says when, `screen` and `scene` say what; this file is the thread that joins
+//! them. There is no keyboard, the pointer never enters, and what a page copies stays in the page.
+
+mod image;
+mod limits;
+mod pacer;
+mod protocol;
+mod scene;
+mod screen;
+
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::thread::JoinHandle;
+
+use pagecast_core::spec::Size;
+use pagecast_core::{Fps, HostTime, Tick};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use smithay::reexports::wayland_server::Display as Wayland;
+
+use crate::clock::{self, Origin};
+use pacer::Pacer;
+use protocol::{ClientState, State};
+
+/// Connections at a time; further ones are closed at once. Chromium uses two.
+const MAX_CLIENTS: usize = 8;
+
+/// What the display looks like.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Path of the socket to create. Its folder must exist; who may enter the folder may connect.
+    pub socket: PathBuf,
+    /// Size in pixels.
+    pub size: Size,
+    /// Refresh rate: the page draws no faster.
+    pub fps: Fps,
+    /// Pixels per CSS pixel.
+    pub scale_factor: f64,
+    /// Set by the display when the capture begins.
+    pub origin: Origin,
+}
+
+/// Why the display cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The socket cannot be created.
+    #[error("cannot listen on {}", path.display())]
+    Listen {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The Wayland library refused.
+    #[error("cannot set up the Wayland display: {0}")]
+    Wayland(String),
+    /// The thread cannot be started.
+    #[error("cannot start the display thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// What the display counted since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Ticks that brought a changed picture.
+    pub frames: u64,
+    /// Ticks whose change was handed on later, because the receiver was busy.
+    pub dropped: u64,
+    /// Pictures of its window that the browser committed.
+    pub commits: u64,
+}
+
+/// A running display. Stops when dropped.
+#[derive(Debug)]
+pub struct Display {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    socket: PathBuf,
+}
+
+#[derive(Debug)]
+struct Shared {
+    wake: rustix::fd::OwnedFd,
+    begin: AtomicBool,
+    stop: AtomicBool,
+    frames: AtomicU64,
+    dropped: AtomicU64,
+    commits: AtomicU64,
+}
+
+impl Display {
+    /// Starts the thread `display`. Ticks go to `out` once [`Display::begin`] was called; when it is full, a tick without a
+    /// change is forgotten and a change is told with a later tick.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start(config: Config, out: SyncSender<Tick>) -> Result<Self, Error> {
+        let listener = listen(&config.socket)?;
+        let wayland = Wayland::<State>::new().map_err(|e| Error::Wayland(e.to_string()))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| Error::Thread(e.into()))?;
+        let shared = Arc::new(Shared {
+            wake,
+            begin: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            frames: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+        });
+        let socket = config.socket.clone();
+        let beats = Beats::new(&config, out, Arc::clone(&shared));
+        let state = State::new(&wayland.handle(), &config, beats);
+        let thread = std::thread::Builder::new()
+            .name("display".into())
+            .spawn(move || run(wayland, state, &listener))
+            .map_err(Error::Thread)?;
+        Ok(Self { shared, thread: Some(thread), socket })
+    }
+
+    /// Starts the capture: the next tick is the moment of the first frame. Calling it again changes nothing.
+    pub fn begin(&self) {
+        self.shared.begin.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            frames: self.shared.frames.load(Ordering::Relaxed),
+            dropped: self.shared.dropped.load(Ordering::Relaxed),
+            commits: self.shared.commits.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the thread has ended without being asked to: a bug of ours.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    fn wake(&self) {
+        // The counter can only be full if the thread has not read it for 2^64 calls.
+        let _woken = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the display thread panicked");
+        }
+        // Gone already when its folder was removed.
+        let _removed = std::fs::remove_file(&self.socket);
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener, Error> {
+    let fail = |source| Error::Listen { path: path.to_owned(), source };
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    Ok(listener)
+}
+
+/// Hands out one beat per slot.
+#[derive(Debug)]
+pub(crate) struct Beats {
+    pub(crate) pacer: Pacer,
+    fps: Fps,
+    origin: Origin,
+    out: SyncSender<Tick>,
+    shared: Arc<Shared>,
+}
+
+impl Beats {
+    fn new(config: &Config, out: SyncSender<Tick>, shared: Arc<Shared>) -> Self {
+        let pacer = Pacer::new(config.fps, clock::now());
+        Self { pacer, fps: config.fps, origin: config.origin.clone(), out, shared }
+    }
+
+    /// Where the pacer stands at `now`.
+    pub(crate) fn timing(&self, now: HostTime) -> screen::Timing {
+        screen::Timing {
+            now,
+            slot: self.pacer.slot(),
+            tick: self.pacer.last_tick(),
+            interval: self.fps.interval(),
+        }
+    }
+
+    /// Tells beat `index`, with the screen if it changed.
+    pub(crate) fn tell(&self, index: i64, scene: &mut scene::Scene) {
+        if index == 0 {
+            scene.touch_all();
+        }
+        let frame = if scene.is_dirty() { scene.frame() } else { None };
+        let changed = frame.is_some();
+        if scene.is_dirty() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        match self.out.try_send(Tick { index, pts: self.fps.time_of(index), frame }) {
+            Ok(()) => {
+                self.shared.frames.fetch_add(u64::from(changed), Ordering::Relaxed);
+            }
+            Err(TrySendError::Full(tick) | TrySendError::Disconnected(tick)) => {
+                if let Some(frame) = &tick.frame {
+                    scene.put_back(frame);
+                    self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn begin_if_asked(&mut self) {
+        if self.shared.begin.load(Ordering::Acquire) && !self.pacer.capturing() {
+            self.origin.set(self.pacer.begin());
+        }
+    }
+}
+
+fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
+    let alive = Arc::new(());
+    let shared = Arc::clone(&state.beats.shared);
+    while !shared.stop.load(Ordering::Acquire) {
+        state.turn(clock::now());
+        state.beats.begin_if_asked();
+        if let Err(reason) = wayland.dispatch_clients(&mut state) {
+            tracing::debug!(%reason, "dispatch of display clients");
+        }
+        state.tell_if_committed();
+        shared.commits.store(state.commits, Ordering::Relaxed);
+        if let Err(reason) = wayland.flush_clients() {
+            tracing::debug!(%reason, "flush of display clients");
+        }
+        wait(&mut wayland, &state, listener, &shared);
+        while let Ok((stream, _)) = listener.accept() {
+            accept(&wayland, stream, &alive);
+        }
+    }
+}
+
+/// Sleeps until a client, a command or the next tick wants something.
+fn wait(wayland: &mut Wayland<State>, state: &State, listener: &UnixListener, shared: &Shared) {
+    let timeout = state.next_turn().map(|at| {
+        let left = at.since(clock::now());
+        Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+    });
+    let backend = wayland.backend();
+    let mut fds = [
+        PollFd::from_borrowed_fd(backend.poll_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(shared.wake.as_fd(), PollFlags::IN),
+    ];
+    // Interrupted by a signal: the loop looks at everything anyway.
+    let _ready = poll(&mut fds, timeout.as_ref());
+    if fds[2].revents().contains(PollFlags::IN) {
+        let _count = rustix::io::read(&shared.wake, &mut [0_u8; 8]);
+    }
+}
+
+fn accept(wayland: &Wayland<State>, stream: UnixStream, alive: &Arc<()>) {
+    if Arc::strong_count(alive) > MAX_CLIENTS {
+        tracing::warn!("display client refused: {MAX_CLIENTS} are connected");
+        return;
+    }
+    if let Err(reason) = wayland.handle().insert_client(stream, Arc::new(ClientState::new(alive))) {
+        tracing::debug!(%reason, "display client not accepted");
+    }
+}

@@ -1,0 +1,162 @@
+//! What one client may pile up. The protocols' own handlers keep everything a client asks for; these stand before them.
+//! A client that goes over a limit is disconnected: no browser comes near any of them.
+
+use smithay::reexports::wayland_server::backend::ClientId;
+use smithay::reexports::wayland_server::backend::protocol::ProtocolError;
+use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
+use smithay::reexports::wayland_server::protocol::wl_callback::WlCallback;
+use smithay::reexports::wayland_server::protocol::wl_compositor::{self, WlCompositor};
+use smithay::reexports::wayland_server::protocol::wl_region::{self, WlRegion};
+use smithay::reexports::wayland_server::protocol::wl_shm::{self, WlShm};
+use smithay::reexports::wayland_server::protocol::wl_shm_pool::{self, WlShmPool};
+use smithay::reexports::wayland_server::protocol::wl_subcompositor::WlSubcompositor;
+use smithay::reexports::wayland_server::protocol::wl_subsurface::WlSubsurface;
+use smithay::reexports::wayland_server::protocol::wl_surface::{self, WlSurface};
+use smithay::reexports::wayland_server::{
+    Client, DataInit, Dispatch, DisplayHandle, Resource, delegate_dispatch, delegate_global_dispatch,
+};
+use smithay::wayland::compositor::{
+    CompositorState, RegionUserData, SubsurfaceUserData, SurfaceAttributes, SurfaceUserData, is_sync_subsurface,
+    with_states,
+};
+use smithay::wayland::shm::{ShmBufferUserData, ShmPoolUserData, ShmState};
+
+use super::protocol::State;
+
+/// Surfaces at a time.
+pub(super) const MAX_SURFACES: usize = 256;
+/// Requests that leave something behind (objects, damage, regions, cached commits) within a slot.
+pub(super) const MAX_KEPT_PER_SLOT: u32 = 4096;
+/// Such requests whose leftovers may be alive at a time, roughly: told by the object ids, which clients use densely.
+pub(super) const MAX_OBJECTS: u32 = 16_384;
+/// Rectangles of damage between two commits; beyond, the rest is not kept and the whole surface counts as damaged.
+const MAX_DAMAGE: usize = 256;
+
+/// Ends the connection of the client that owns `resource`.
+pub(super) fn disconnect(resource: &impl Resource, why: &str) {
+    tracing::warn!(why, "display client disconnected");
+    resource.post_error(u32::MAX, why.to_owned());
+}
+
+/// Ends a connection.
+fn kill(client: &Client, display: &DisplayHandle, why: &str) {
+    tracing::warn!(why, "display client disconnected");
+    let error = ProtocolError {
+        code: u32::MAX,
+        object_id: 1,
+        object_interface: "wl_display".into(),
+        message: why.into(),
+    };
+    client.kill(display, error);
+}
+
+/// Passes a request on, unless it may leave something behind and too much is there already.
+macro_rules! limited {
+    ($interface:ty, $data:ty => $to:ty) => {
+        impl Dispatch<$interface, $data> for State {
+            fn request(
+                state: &mut Self,
+                client: &Client,
+                resource: &$interface,
+                request: <$interface as Resource>::Request,
+                data: &$data,
+                display: &DisplayHandle,
+                init: &mut DataInit<'_, Self>,
+            ) {
+                let verdict = judge(state, resource, &request);
+                <$to as Dispatch<$interface, $data, Self>>::request(
+                    state, client, resource, request, data, display, init,
+                );
+                if let Err(why) = verdict {
+                    kill(client, display, why);
+                }
+            }
+
+            fn destroyed(state: &mut Self, client: ClientId, resource: &$interface, data: &$data) {
+                <$to as Dispatch<$interface, $data, Self>>::destroyed(state, client, resource, data);
+            }
+        }
+    };
+}
+
+limited!(WlCompositor, () => CompositorState);
+limited!(WlSurface, SurfaceUserData => CompositorState);
+limited!(WlRegion, RegionUserData => CompositorState);
+limited!(WlShm, () => ShmState);
+limited!(WlShmPool, ShmPoolUserData => ShmState);
+
+delegate_global_dispatch!(State: [WlCompositor: ()] => CompositorState);
+delegate_global_dispatch!(State: [WlSubcompositor: ()] => CompositorState);
+delegate_global_dispatch!(State: [WlShm: ()] => ShmState);
+delegate_dispatch!(State: [WlCallback: ()] => CompositorState);
+delegate_dispatch!(State: [WlSubcompositor: ()] => CompositorState);
+delegate_dispatch!(State: [WlSubsurface: SubsurfaceUserData] => CompositorState);
+delegate_dispatch!(State: [WlBuffer: ShmBufferUserData] => ShmState);
+
+/// What a request adds.
+trait Weigh: Resource {
+    /// Whether `request` leaves something behind until later requests take it away.
+    fn keeps(&self, request: &Self::Request) -> bool;
+}
+
+impl Weigh for WlCompositor {
+    fn keeps(&self, request: &Self::Request) -> bool {
+        matches!(request, wl_compositor::Request::CreateSurface { .. } | wl_compositor::Request::CreateRegion { .. })
+    }
+}
+
+impl Weigh for WlRegion {
+    fn keeps(&self, request: &Self::Request) -> bool {
+        matches!(request, wl_region::Request::Add { .. } | wl_region::Request::Subtract { .. })
+    }
+}
+
+impl Weigh for WlShm {
+    fn keeps(&self, request: &Self::Request) -> bool {
+        matches!(request, wl_shm::Request::CreatePool { .. })
+    }
+}
+
+impl Weigh for WlShmPool {
+    fn keeps(&self, request: &Self::Request) -> bool {
+        matches!(request, wl_shm_pool::Request::CreateBuffer { .. })
+    }
+}
+
+impl Weigh for WlSurface {
+    fn keeps(&self, request: &Self::Request) -> bool {
+        match request {
+            wl_surface::Request::Frame { .. } => true,
+            wl_surface::Request::Commit => is_sync_subsurface(self),
+            wl_surface::Request::Damage { .. } | wl_surface::Request::DamageBuffer { .. } => {
+                with_states(self, |states| {
+                    let mut guard = states.cached_state.get::<SurfaceAttributes>();
+                    let damage = &mut guard.pending().damage;
+                    let full = damage.len() > MAX_DAMAGE;
+                    if full {
+                        damage.truncate(1);
+                        damage[0] = smithay::wayland::compositor::Damage::Buffer(
+                            smithay::utils::Rectangle::from_size((i32::MAX, i32::MAX).into()),
+                        );
+                    }
+                    full
+                })
+            }
+            _ => false,
+        }
+    }
+}
+
+fn judge<R: Weigh>(state: &mut State, resource: &R, request: &R::Request) -> Result<(), &'static str> {
+    state.turn_if_due();
+    if !resource.keeps(request) {
+        return Ok(());
+    }
+    if resource.id().protocol_id() > MAX_OBJECTS {
+        return Err("too many objects");
+    }
+    if state.count_kept() > MAX_KEPT_PER_SLOT {
+        return Err("too many requests");
+    }
+    Ok(())
+}

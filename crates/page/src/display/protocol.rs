@@ -1,0 +1,320 @@
+//! The Wayland protocols the browser needs, as far as a screen without a person in front of it has them.
+
+use std::sync::Arc;
+
+use pagecast_core::HostTime;
+use smithay::delegate_data_device;
+use smithay::delegate_fractional_scale;
+use smithay::delegate_output;
+use smithay::delegate_presentation;
+use smithay::delegate_seat;
+use smithay::delegate_viewporter;
+use smithay::delegate_xdg_shell;
+use smithay::input::pointer::CursorImageStatus;
+use smithay::input::{Seat, SeatHandler, SeatState};
+use smithay::output::{Mode, Output, PhysicalProperties, Subpixel};
+use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_toplevel;
+use smithay::reexports::wayland_server::backend::{ClientData, ClientId, DisconnectReason};
+use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
+use smithay::reexports::wayland_server::protocol::wl_seat::WlSeat;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::reexports::wayland_server::{Client, DisplayHandle};
+use smithay::utils::{Rectangle, Serial};
+use smithay::wayland::buffer::BufferHandler;
+use smithay::wayland::compositor::{CompositorClientState, CompositorHandler, CompositorState, with_states};
+use smithay::wayland::fractional_scale::{FractionalScaleHandler, FractionalScaleManagerState, with_fractional_scale};
+use smithay::wayland::output::OutputHandler;
+use smithay::wayland::presentation::PresentationState;
+use smithay::wayland::selection::SelectionHandler;
+use smithay::wayland::selection::data_device::{
+    ClientDndGrabHandler, DataDeviceHandler, DataDeviceState, ServerDndGrabHandler,
+};
+use smithay::wayland::shell::xdg::{
+    PopupSurface, PositionerState, ToplevelSurface, XdgShellHandler, XdgShellState,
+};
+use smithay::wayland::shm::{ShmHandler, ShmState};
+use smithay::wayland::viewporter::ViewporterState;
+
+use super::scene::Scene;
+use super::screen::Screen;
+use super::{Beats, Config, limits};
+use crate::clock;
+
+/// Clock of presentation time stamps: CLOCK_MONOTONIC, which [`crate::clock::now`] reads.
+const CLOCK_MONOTONIC: u32 = 1;
+
+/// The globals and the screen behind them.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) screen: Screen,
+    pub(crate) beats: Beats,
+    /// Window pictures committed so far.
+    pub(crate) commits: u64,
+    /// Requests of this slot that left something behind.
+    kept: u32,
+    compositor: CompositorState,
+    shm: ShmState,
+    xdg_shell: XdgShellState,
+    seats: SeatState<Self>,
+    data_device: DataDeviceState,
+}
+
+impl State {
+    /// Announces everything on `display`.
+    pub(crate) fn new(display: &DisplayHandle, config: &Config, beats: Beats) -> Self {
+        let (width, height) = (config.size.width(), config.size.height());
+        let properties = PhysicalProperties {
+            size: (0, 0).into(),
+            subpixel: Subpixel::None,
+            make: "Pagecast".into(),
+            model: "display".into(),
+        };
+        let output = Output::new("pagecast".into(), properties);
+        let refresh = i32::try_from(config.fps.get() * 1000).unwrap_or(60_000);
+        let mode = Mode { size: (width as i32, height as i32).into(), refresh };
+        let scale = smithay::output::Scale::Fractional(config.scale_factor);
+        output.change_current_state(Some(mode), None, Some(scale), Some((0, 0).into()));
+        output.set_preferred(mode);
+        output.create_global::<Self>(display);
+        let mut seats = SeatState::new();
+        // A pointer exists, so that pages believe in a desktop, but it never enters: no cursor, no hover.
+        seats.new_wl_seat(display, "pagecast").add_pointer();
+        ViewporterState::new::<Self>(display);
+        PresentationState::new::<Self>(display, CLOCK_MONOTONIC);
+        FractionalScaleManagerState::new::<Self>(display);
+        Self {
+            screen: Screen::new(Scene::new(width, height), output, config.scale_factor),
+            beats,
+            commits: 0,
+            kept: 0,
+            compositor: CompositorState::new::<Self>(display),
+            shm: ShmState::new::<Self>(display, []),
+            xdg_shell: XdgShellState::new::<Self>(display),
+            data_device: DataDeviceState::new::<Self>(display),
+            seats,
+        }
+    }
+
+    /// Closes the slots that are over at `now`, telling the beats they owe and applying what waited for a tick.
+    pub(crate) fn turn(&mut self, now: HostTime) {
+        while let Some(owed) = self.beats.pacer.close(now) {
+            if let Some(index) = owed {
+                self.beats.tell(index, &mut self.screen.scene);
+            }
+            self.kept = 0;
+            if self.screen.waits() {
+                self.screen.tick(self.beats.timing(now));
+            }
+        }
+    }
+
+    /// [`State::turn`] in the middle of a client's flood of requests.
+    pub(crate) fn turn_if_due(&mut self) {
+        let now = clock::now();
+        if now >= self.beats.pacer.next_tick() {
+            self.turn(now);
+        }
+    }
+
+    /// When [`State::turn`] is due, if it is.
+    pub(crate) fn next_turn(&self) -> Option<HostTime> {
+        let wanted = self.beats.pacer.capturing() || self.screen.waits();
+        wanted.then(|| self.beats.pacer.next_tick())
+    }
+
+    /// Tells this slot's beat at once if the window brought its picture.
+    pub(crate) fn tell_if_committed(&mut self) {
+        if !std::mem::take(&mut self.screen.window_committed) {
+            return;
+        }
+        self.commits += 1;
+        if let Some(index) = self.beats.pacer.beat() {
+            self.beats.tell(index, &mut self.screen.scene);
+        }
+    }
+
+    /// Counts a request that leaves something behind.
+    pub(super) fn count_kept(&mut self) -> u32 {
+        self.kept = self.kept.saturating_add(1);
+        self.kept
+    }
+
+    fn configure_window(&self, window: &ToplevelSurface) {
+        window.with_pending_state(|state| {
+            state.size = Some(self.screen.logical_size().into());
+            state.states.set(xdg_toplevel::State::Fullscreen);
+            state.states.set(xdg_toplevel::State::Activated);
+        });
+        window.send_configure();
+    }
+
+    fn place_popup(&self, popup: &PopupSurface, positioner: PositionerState) {
+        let parent = popup.get_parent_surface().map_or((0, 0), |p| self.screen.origin_of(&p));
+        let screen = Rectangle::new((-parent.0, -parent.1).into(), self.screen.logical_size().into());
+        let geometry = positioner.get_unconstrained_geometry(screen);
+        popup.with_pending_state(|state| {
+            state.geometry = geometry;
+            state.positioner = positioner;
+        });
+    }
+}
+
+impl CompositorHandler for State {
+    fn compositor_state(&mut self) -> &mut CompositorState {
+        &mut self.compositor
+    }
+
+    fn client_compositor_state<'a>(&self, client: &'a Client) -> &'a CompositorClientState {
+        // Every client is inserted with this data, see `display::accept`.
+        &client.get_data::<ClientState>().expect("client without our data").compositor
+    }
+
+    fn new_surface(&mut self, surface: &WlSurface) {
+        if self.screen.surface_count() >= limits::MAX_SURFACES {
+            limits::disconnect(surface, "too many surfaces");
+            return;
+        }
+        self.screen.add_surface(surface);
+    }
+
+    fn commit(&mut self, surface: &WlSurface) {
+        if let Some(window) = self.screen.window()
+            && window.wl_surface() == surface
+            && !window.is_initial_configure_sent()
+        {
+            self.configure_window(window);
+        }
+        if let Some(popup) = self.screen.popup_of(surface)
+            && !popup.is_initial_configure_sent()
+        {
+            // Fails only for a popup that was configured before.
+            let _already_configured = popup.send_configure();
+        }
+        let now = clock::now();
+        self.turn(now);
+        if !self.screen.commit(surface, self.beats.timing(now)) {
+            limits::disconnect(surface, "asks for more memory than the display gives");
+        }
+    }
+
+    fn destroyed(&mut self, surface: &WlSurface) {
+        self.screen.remove_surface(surface);
+    }
+}
+
+impl XdgShellHandler for State {
+    fn xdg_shell_state(&mut self) -> &mut XdgShellState {
+        &mut self.xdg_shell
+    }
+
+    fn new_toplevel(&mut self, surface: ToplevelSurface) {
+        self.screen.add_window(surface);
+    }
+
+    fn new_popup(&mut self, surface: PopupSurface, positioner: PositionerState) {
+        self.place_popup(&surface, positioner);
+        self.screen.add_popup(surface);
+    }
+
+    fn grab(&mut self, _surface: PopupSurface, _seat: WlSeat, _serial: Serial) {}
+
+    fn reposition_request(&mut self, surface: PopupSurface, positioner: PositionerState, token: u32) {
+        self.place_popup(&surface, positioner);
+        surface.send_repositioned(token);
+    }
+
+    fn maximize_request(&mut self, surface: ToplevelSurface) {
+        self.configure_window(&surface);
+    }
+
+    fn unmaximize_request(&mut self, surface: ToplevelSurface) {
+        self.configure_window(&surface);
+    }
+
+    fn fullscreen_request(
+        &mut self,
+        surface: ToplevelSurface,
+        _output: Option<smithay::reexports::wayland_server::protocol::wl_output::WlOutput>,
+    ) {
+        self.configure_window(&surface);
+    }
+
+    fn unfullscreen_request(&mut self, surface: ToplevelSurface) {
+        self.configure_window(&surface);
+    }
+}
+
+impl FractionalScaleHandler for State {
+    fn new_fractional_scale(&mut self, surface: WlSurface) {
+        let scale = self.screen.scale();
+        with_states(&surface, |states| with_fractional_scale(states, |f| f.set_preferred_scale(scale)));
+    }
+}
+
+impl SeatHandler for State {
+    type KeyboardFocus = WlSurface;
+    type PointerFocus = WlSurface;
+    type TouchFocus = WlSurface;
+
+    fn seat_state(&mut self) -> &mut SeatState<Self> {
+        &mut self.seats
+    }
+
+    fn focus_changed(&mut self, _seat: &Seat<Self>, _focused: Option<&WlSurface>) {}
+
+    fn cursor_image(&mut self, _seat: &Seat<Self>, _image: CursorImageStatus) {}
+}
+
+impl ShmHandler for State {
+    fn shm_state(&self) -> &ShmState {
+        &self.shm
+    }
+}
+
+impl BufferHandler for State {
+    fn buffer_destroyed(&mut self, _buffer: &WlBuffer) {}
+}
+
+impl SelectionHandler for State {
+    type SelectionUserData = ();
+}
+
+impl DataDeviceHandler for State {
+    fn data_device_state(&self) -> &DataDeviceState {
+        &self.data_device
+    }
+}
+
+impl ClientDndGrabHandler for State {}
+impl ServerDndGrabHandler for State {}
+impl OutputHandler for State {}
+
+delegate_data_device!(State);
+delegate_fractional_scale!(State);
+delegate_output!(State);
+delegate_presentation!(State);
+delegate_seat!(State);
+delegate_viewporter!(State);
+delegate_xdg_shell!(State);
+
+/// What we keep for each connection.
+#[derive(Debug, Default)]
+pub(crate) struct ClientState {
+    compositor: CompositorClientState,
+    /// Held for as long as the connection lives, so that connections can be counted.
+    _alive: Arc<()>,
+}
+
+impl ClientState {
+    pub(crate) fn new(alive: &Arc<()>) -> Self {
+        Self { compositor: CompositorClientState::default(), _alive: Arc::clone(alive) }
+    }
+}
+
+impl ClientData for ClientState {
+    fn initialized(&self, _client: ClientId) {}
+
+    fn disconnected(&self, client: ClientId, reason: DisconnectReason) {
+        tracing::debug!(?client, ?reason, "display client gone");
+    }
+}

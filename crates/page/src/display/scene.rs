@@ -1,0 +1,231 @@
+//! What is on the screen: layers from bottom to top, composed into immutable pictures.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pagecast_core::{Frame, Picture, TILE_HEIGHT, TILE_WIDTH, Tiles};
+use smithay::reexports::wayland_server::backend::ObjectId;
+
+use super::image::{Image, Rect};
+
+/// Pictures that may be in use at a time: a queue's worth and what an encoder holds. More would mean that the
+/// receiver does not keep up: then no frame is made and the change waits for the next tick.
+const MAX_PICTURES: usize = 8;
+
+/// A surface on the screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layer {
+    pub(crate) surface: ObjectId,
+    pub(crate) area: Rect,
+}
+
+/// The surfaces' contents and their places on the screen.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) images: HashMap<ObjectId, Image>,
+    layers: Vec<Layer>,
+    dirty: Tiles,
+    pictures: Vec<Buffer>,
+    latest: usize,
+}
+
+/// A picture and where it lags behind the screen.
+#[derive(Debug)]
+struct Buffer {
+    picture: Arc<Picture>,
+    stale: Tiles,
+}
+
+impl Scene {
+    /// An empty screen.
+    pub(crate) fn new(width: u32, height: u32) -> Self {
+        let first = Buffer { picture: Arc::new(Picture::new(width, height)), stale: Tiles::all(width, height) };
+        Self {
+            images: HashMap::new(),
+            layers: Vec::new(),
+            dirty: Tiles::all(width, height),
+            pictures: vec![first],
+            latest: 0,
+        }
+    }
+
+    /// The screen's size.
+    pub(crate) fn size(&self) -> (u32, u32) {
+        (self.pictures[0].picture.width(), self.pictures[0].picture.height())
+    }
+
+    /// Whether the screen differs from the last frame.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Calls everything changed.
+    pub(crate) fn touch_all(&mut self) {
+        let (width, height) = self.size();
+        self.dirty = Tiles::all(width, height);
+    }
+
+    /// Part of a surface's image changed.
+    pub(crate) fn touch(&mut self, surface: &ObjectId, part: Rect) {
+        for i in 0..self.layers.len() {
+            let layer = &self.layers[i];
+            if layer.surface == *surface {
+                let area = match self.images.get(surface) {
+                    Some(image) if fits(image, layer.area) => {
+                        Rect { x: layer.area.x + part.x, y: layer.area.y + part.y, ..part }
+                    }
+                    _ => layer.area,
+                };
+                self.touch_area(area);
+            }
+        }
+    }
+
+    /// Sets the layers, bottom first. What appears, moves or goes is called changed.
+    pub(crate) fn arrange(&mut self, layers: Vec<Layer>) {
+        if layers == self.layers {
+            return;
+        }
+        let old = std::mem::replace(&mut self.layers, layers);
+        let kept = old.iter().zip(&self.layers).take_while(|(a, b)| a == b).count();
+        let gone = old[kept..].iter().map(|l| l.area);
+        let come = self.layers[kept..].iter().map(|l| l.area);
+        for area in gone.chain(come).collect::<Vec<_>>() {
+            self.touch_area(area);
+        }
+    }
+
+    /// The screen as a frame; `None` if all pictures are in use. What changed since the last frame is its damage.
+    pub(crate) fn frame(&mut self) -> Option<Frame> {
+        let i = self.free_picture()?;
+        let Buffer { picture, stale } = &mut self.pictures[i];
+        let target = Arc::get_mut(picture)?;
+        stale.union(&self.dirty);
+        for (row, first, end) in stale.runs() {
+            compose(target, &self.layers, &self.images, run_area(row, first, end));
+        }
+        stale.clear();
+        let picture = Arc::clone(picture);
+        for (other, buffer) in self.pictures.iter_mut().enumerate() {
+            if other != i {
+                buffer.stale.union(&self.dirty);
+            }
+        }
+        self.latest = i;
+        let (width, height) = self.size();
+        Some(Frame { picture, damage: std::mem::replace(&mut self.dirty, Tiles::none(width, height)) })
+    }
+
+    /// A frame could not be handed on: what it changed is still to be told.
+    pub(crate) fn put_back(&mut self, frame: &Frame) {
+        self.dirty.union(&frame.damage);
+    }
+
+    /// The latest picture that nobody looks at, or a new one.
+    fn free_picture(&mut self) -> Option<usize> {
+        let count = self.pictures.len();
+        let newest_first = (0..count).map(|back| (self.latest + count - back) % count);
+        for i in newest_first {
+            if Arc::get_mut(&mut self.pictures[i].picture).is_some() {
+                return Some(i);
+            }
+        }
+        if count == MAX_PICTURES {
+            return None;
+        }
+        let (width, height) = self.size();
+        let picture = Arc::new(Picture::new(width, height));
+        self.pictures.push(Buffer { picture, stale: Tiles::all(width, height) });
+        Some(count)
+    }
+
+    fn touch_area(&mut self, area: Rect) {
+        let (width, height) = self.size();
+        let Some((x0, y0, x1, y1)) = area.clip(width, height) else { return };
+        for row in y0 / TILE_HEIGHT..=(y1 - 1) / TILE_HEIGHT {
+            for column in x0 / TILE_WIDTH..=(x1 - 1) / TILE_WIDTH {
+                self.dirty.insert(column, row);
+            }
+        }
+    }
+}
+
+fn run_area(row: u32, first: u32, end: u32) -> Rect {
+    Rect {
+        x: (first * TILE_WIDTH) as i32,
+        y: (row * TILE_HEIGHT) as i32,
+        width: ((end - first) * TILE_WIDTH) as i32,
+        height: TILE_HEIGHT as i32,
+    }
+}
+
+/// Whether the image is shown pixel by pixel. Rounding a fractional scale may leave it a pixel short or long.
+fn fits(image: &Image, area: Rect) -> bool {
+    let near = |have: u32, want: i32| (i64::from(have) - i64::from(want)).abs() <= 1;
+    near(image.width, area.width) && near(image.height, area.height)
+}
+
+/// Draws `area` of the screen: white where no layer is.
+fn compose(target: &mut Picture, layers: &[Layer], images: &HashMap<ObjectId, Image>, area: Rect) {
+    let Some((x0, y0, x1, y1)) = area.clip(target.width(), target.height()) else { return };
+    let stride = target.stride();
+    for y in y0..y1 {
+        let line = &mut target.bgrx_mut()[y as usize * stride..][x0 as usize * 4..x1 as usize * 4];
+        let bottom = layers.first().and_then(|l| Some((l, images.get(&l.surface)?)));
+        let covered = bottom.is_some_and(|(l, image)| {
+            let inside = l.area.x <= x0 as i32 && l.area.x + image.width as i32 >= x1 as i32;
+            let within = l.area.y <= y as i32 && (y as i32) < l.area.y + image.height as i32;
+            fits(image, l.area) && inside && within
+        });
+        if !covered {
+            line.fill(0xff);
+        }
+        for (depth, layer) in layers.iter().enumerate() {
+            if let Some(image) = images.get(&layer.surface) {
+                // Nothing shines through the bottom layer, whatever its alpha says.
+                draw_line(line, (x0, y), image, layer.area, depth == 0 || image.opaque);
+            }
+        }
+    }
+}
+
+/// Draws one layer onto `line`, which starts at `at` on the screen.
+fn draw_line(line: &mut [u8], at: (u32, u32), image: &Image, area: Rect, opaque: bool) {
+    let (x0, y) = (at.0 as i32, at.1 as i32);
+    let width = (line.len() / 4) as i32;
+    let exact = fits(image, area);
+    let (span_w, span_h) =
+        if exact { (image.width as i32, image.height as i32) } else { (area.width, area.height) };
+    if y < area.y || y >= area.y + span_h || span_w <= 0 {
+        return;
+    }
+    let (from, to) = (area.x.max(x0), (area.x + span_w).min(x0 + width));
+    if from >= to {
+        return;
+    }
+    if exact {
+        let source = image.offset((from - area.x) as u32, (y - area.y) as u32);
+        let source = &image.bgra[source..source + (to - from) as usize * 4];
+        let target = &mut line[(from - x0) as usize * 4..(to - x0) as usize * 4];
+        if opaque { target.copy_from_slice(source) } else { blend(target, source) }
+        return;
+    }
+    let scaled = |v: i32, span: i32, len: u32| (i64::from(v) * i64::from(len) / i64::from(span.max(1))) as u32;
+    let row = scaled(y - area.y, span_h, image.height);
+    for x in from..to {
+        let source = image.offset(scaled(x - area.x, span_w, image.width), row);
+        let target = &mut line[(x - x0) as usize * 4..][..4];
+        if opaque { target.copy_from_slice(&image.bgra[source..source + 4]) } else { blend(target, &image.bgra[source..source + 4]) }
+    }
+}
+
+/// Source over target, colour premultiplied.
+fn blend(target: &mut [u8], source: &[u8]) {
+    for (t, s) in target.chunks_exact_mut(4).zip(source.chunks_exact(4)) {
+        let rest = u32::from(255 - s[3]);
+        for c in 0..3 {
+            let under = (u32::from(t[c]) * rest + 127) / 255;
+            t[c] = u8::try_from(u32::from(s[c]) + under).unwrap_or(255);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The browser's window, pop-ups and subsurfaces as layers; what their commits change; what the commits are answered.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pagecast_core::HostTime;
+use smithay::output::Output;
+use smithay::reexports::wayland_protocols::wp::presentation_time::server::wp_presentation_feedback::Kind;
+use smithay::reexports::wayland_server::Resource;
+use smithay::reexports::wayland_server::backend::ObjectId;
+use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
+use smithay::reexports::wayland_server::protocol::wl_callback::WlCallback;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::wayland::compositor::{
+    BufferAssignment, Damage, SubsurfaceCachedState, SurfaceAttributes, TraversalAction, with_states,
+    with_surface_tree_upward,
+};
+use smithay::wayland::presentation::{PresentationFeedbackCachedState, PresentationFeedbackCallback, Refresh};
+use smithay::wayland::shell::xdg::{PopupSurface, SurfaceCachedState, ToplevelSurface};
+use smithay::wayland::viewporter::ViewportCachedState;
+
+use super::image::Rect;
+use super::scene::{Layer, Scene};
+
+/// Commits of one surface that are applied within a slot. Later ones wait for the next tick, and only the newest is kept:
+/// a client that commits faster than the display cannot make us work faster.
+const COMMITS_PER_SLOT: u32 = 1;
+/// Unanswered frame callbacks of one surface; a client that asks for more is disconnected.
+const MAX_CALLBACKS: usize = 1024;
+/// Images that may be kept, as a multiple of the screen; a client that needs more is disconnected.
+const MAX_SCREENFULS: usize = 12;
+/// Positions and lengths beyond this are cut to it: nothing so far off is visible.
+const FAR: i32 = 100_000;
+
+/// Where ticks are, for answers to the client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    pub(crate) now: HostTime,
+    pub(crate) slot: i64,
+    pub(crate) tick: HostTime,
+    pub(crate) interval: Duration,
+}
+
+/// What waits for an answer, and what waits to be applied, per surface.
+#[derive(Debug, Default)]
+struct Surface {
+    slot: i64,
+    commits: u32,
+    callbacks: Vec<WlCallback>,
+    feedback: Vec<PresentationFeedbackCallback>,
+    held: Option<Content>,
+}
+
+/// A committed buffer with its damage (`None`: anywhere).
+#[derive(Debug)]
+enum Content {
+    Gone,
+    Buffer(WlBuffer, Option<Vec<Rect>>),
+}
+
+/// All that is on the screen.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    pub(crate) scene: Scene,
+    pub(crate) output: Output,
+    /// Screen pixels per logical pixel.
+    scale: f64,
+    window: Option<ToplevelSurface>,
+    popups: Vec<PopupSurface>,
+    surfaces: HashMap<ObjectId, (WlSurface, Surface)>,
+    /// The window (or a part of it) showed something since this was last cleared.
+    pub(crate) window_committed: bool,
+}
+
+impl Screen {
+    pub(crate) fn new(scene: Scene, output: Output, scale: f64) -> Self {
+        Self {
+            scene,
+            output,
+            scale,
+            window: None,
+            popups: Vec::new(),
+            surfaces: HashMap::new(),
+            window_committed: false,
+        }
+    }
+
+    /// Size of the display in logical pixels, rounded up so that no pixel of the screen stays empty.
+    pub(crate) fn logical_size(&self) -> (i32, i32) {
+        let (width, height) = self.scene.size();
+        let logical = |v: u32| (f64::from(v) / self.scale).ceil() as i32;
+        (logical(width), logical(height))
+    }
+
+    /// Screen pixels per logical pixel.
+    pub(crate) fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// Number of live surfaces.
+    pub(crate) fn surface_count(&self) -> usize {
+        self.surfaces.len()
+    }
+
+    /// The first window is what is shown; others (there should be none) are never seen.
+    pub(crate) fn add_window(&mut self, window: ToplevelSurface) {
+        if self.window.as_ref().is_none_or(|w| !w.alive()) {
+            self.window = Some(window);
+        }
+    }
+
+    /// The window that is shown.
+    pub(crate) fn window(&self) -> Option<&ToplevelSurface> {
+        self.window.as_ref().filter(|w| w.alive())
+    }
+
+    pub(crate) fn add_popup(&mut self, popup: PopupSurface) {
+        self.popups.push(popup);
+    }
+
+    pub(crate) fn popup_of(&self, surface: &WlSurface) -> Option<&PopupSurface> {
+        self.popups.iter().find(|p| p.wl_surface() == surface)
+    }
+
+    /// Where a surface's window geometry starts on the display, in logical pixels.
+    pub(crate) fn origin_of(&self, surface: &WlSurface) -> (i32, i32) {
+        let Some(popup) = self.popup_of(surface) else { return (0, 0) };
+        let (mut x, mut y) = (0_i32, 0_i32);
+        let mut at = Some(popup.clone());
+        // A chain of pop-ups is as long as the list at most.
+        for _ in 0..self.popups.len() {
+            let Some(popup) = at else { break };
+            let loc = popup.with_pending_state(|s| s.geometry.loc);
+            x = x.saturating_add(loc.x);
+            y = y.saturating_add(loc.y);
+            at = popup.get_parent_surface().and_then(|p| self.popup_of(&p).cloned());
+        }
+        (x.clamp(-FAR, FAR), y.clamp(-FAR, FAR))
+    }
+
+    pub(crate) fn add_surface(&mut self, surface: &WlSurface) {
+        self.surfaces.insert(surface.id(), (surface.clone(), Surface::default()));
+    }
+
+    pub(crate) fn remove_surface(&mut self, surface: &WlSurface) {
+        let id = surface.id();
+        self.surfaces.remove(&id);
+        self.scene.images.remove(&id);
+        self.popups.retain(|p| p.wl_surface() != surface);
+        self.arrange();
+    }
+
+    /// Takes what a surface committed. False when the client asks for too much.
+    pub(crate) fn commit(&mut self, surface: &WlSurface, timing: Timing) -> bool {
+        let (content, callbacks, feedback) = take_commit(surface, self.scale);
+        let Some((_, state)) = self.surfaces.get_mut(&surface.id()) else { return true };
+        if state.slot != timing.slot {
+            state.slot = timing.slot;
+            state.commits = 0;
+        }
+        state.callbacks.extend(callbacks);
+        state.feedback.extend(feedback);
+        if state.callbacks.len() > MAX_CALLBACKS || state.feedback.len() > MAX_CALLBACKS {
+            return false;
+        }
+        let waits = state.commits >= COMMITS_PER_SLOT || state.held.is_some();
+        if let Some(content) = content {
+            if waits {
+                let damage_unknown = match content {
+                    Content::Buffer(buffer, _) => Content::Buffer(buffer, None),
+                    Content::Gone => Content::Gone,
+                };
+                if let Some(Content::Buffer(skipped, _)) = state.held.replace(damage_unknown) {
+                    skipped.release();
+                }
+                return true;
+            }
+            state.commits += 1;
+            self.show(surface, content);
+        } else if waits {
+            return true;
+        }
+        self.arrange();
+        self.answer(&surface.id(), timing);
+        self.used() <= MAX_SCREENFULS
+    }
+
+    /// A tick has passed: applies and answers what had to wait.
+    pub(crate) fn tick(&mut self, timing: Timing) {
+        let waiting: Vec<WlSurface> = self
+            .surfaces
+            .values()
+            .filter(|(_, s)| s.held.is_some() || !s.callbacks.is_empty() || !s.feedback.is_empty())
+            .map(|(surface, _)| surface.clone())
+            .collect();
+        for surface in waiting {
+            if let Some((_, state)) = self.surfaces.get_mut(&surface.id()) {
+                state.slot = timing.slot;
+                state.commits = 0;
+                if let Some(content) = state.held.take() {
+                    state.commits = 1;
+                    self.show(&surface, content);
+                    self.arrange();
+                }
+            }
+            self.answer(&surface.id(), timing);
+        }
+    }
+
+    /// Whether something waits for the next tick.
+    pub(crate) fn waits(&self) -> bool {
+        self.surfaces.values().any(|(_, s)| s.held.is_some() || !s.callbacks.is_empty() || !s.feedback.is_empty())
+    }
+
+    /// Copies the content and gives the buffer back.
+    fn show(&mut self, surface: &WlSurface, content: Content) {
+        let id = surface.id();
+        match content {
+            Content::Gone => {
+                self.scene.images.remove(&id);
+            }
+            Content::Buffer(buffer, damage) => {
+                let mut image = self.scene.images.remove(&id).unwrap_or_default();
+                let mut changed = Vec::new();
+                let max = self.scene.size();
+                if let Err(reason) = image.update(&buffer, damage.as_deref(), max, |part| changed.push(part)) {
+                    tracing::debug!(%reason, "buffer not shown");
+                }
+                self.scene.images.insert(id.clone(), image);
+                for part in changed {
+                    self.scene.touch(&id, part);
+                }
+                buffer.release();
+            }
+        }
+        self.window_committed |= self.popups.is_empty() || !self.is_popup(surface);
+    }
+
+    fn is_popup(&self, surface: &WlSurface) -> bool {
+        let mut root = surface.clone();
+        while let Some(parent) = smithay::wayland::compositor::get_parent(&root) {
+            root = parent;
+        }
+        self.popup_of(&root).is_some()
+    }
+
+    /// Frame callbacks are answered at once, so that the next picture may be drawn; presentation is told on the tick grid,
+    /// so that the browser begins its frames there.
+    fn answer(&mut self, id: &ObjectId, timing: Timing) {
+        let Some((_, state)) = self.surfaces.get_mut(id) else { return };
+        let millis = u32::try_from(timing.now.0 / 1_000_000 % (1 << 32)).unwrap_or(0);
+        for callback in state.callbacks.drain(..) {
+            callback.done(millis);
+        }
+        let tick = Duration::from_nanos(u64::try_from(timing.tick.0).unwrap_or(0));
+        for feedback in state.feedback.drain(..) {
+            let sequence = u64::try_from(timing.slot).unwrap_or(0);
+            feedback.presented(&self.output, tick, Refresh::Fixed(timing.interval), sequence, Kind::Vsync);
+        }
+    }
+
+    /// Recomputes which surfaces are where.
+    fn arrange(&mut self) {
+        let mut layers = Vec::new();
+        if let Some(window) = self.window() {
+            let geometry = window_geometry(window.wl_surface());
+            self.stack(window.wl_surface(), (-geometry.0, -geometry.1), &mut layers);
+        }
+        for popup in &self.popups {
+            let surface = popup.wl_surface();
+            let (at, geometry) = (self.origin_of(surface), window_geometry(surface));
+            self.stack(surface, (at.0 - geometry.0, at.1 - geometry.1), &mut layers);
+        }
+        self.scene.arrange(layers);
+    }
+
+    /// Adds a surface and its subsurfaces, bottom first; `at` is in logical pixels.
+    fn stack(&self, root: &WlSurface, at: (i32, i32), layers: &mut Vec<Layer>) {
+        with_surface_tree_upward(
+            root,
+            at,
+            |_, states, at| TraversalAction::DoChildren(add(*at, subsurface_location(states))),
+            |surface, states, at| {
+                let at = add(*at, subsurface_location(states));
+                if let Some(image) = self.scene.images.get(&surface.id()) {
+                    let area = self.area_of(states, at, (image.width, image.height));
+                    layers.push(Layer { surface: surface.id(), area });
+                }
+            },
+            |_, _, _| true,
+        );
+    }
+
+    fn area_of(&self, states: &smithay::wayland::compositor::SurfaceData, at: (i32, i32), image: (u32, u32)) -> Rect {
+        let scaled = |v: i32| ((f64::from(v) * self.scale).round() as i32).clamp(-FAR, FAR);
+        let viewport = states.cached_state.get::<ViewportCachedState>().current().dst;
+        let buffer_scale = f64::from(states.cached_state.get::<SurfaceAttributes>().current().buffer_scale.max(1));
+        let side = |pixels: u32| (f64::from(pixels) / buffer_scale * self.scale).round() as i32;
+        let (width, height) = match viewport {
+            Some(size) => (scaled(size.w), scaled(size.h)),
+            None => (side(image.0), side(image.1)),
+        };
+        Rect { x: scaled(at.0), y: scaled(at.1), width, height }
+    }
+
+    /// Kept images, in screenfuls.
+    fn used(&self) -> usize {
+        let (width, height) = self.scene.size();
+        let bytes: usize = self.scene.images.values().map(|i| i.bgra.len()).sum();
+        bytes / (width as usize * height as usize * 4)
+    }
+}
+
+fn add(a: (i32, i32), b: (i32, i32)) -> (i32, i32) {
+    (a.0.saturating_add(b.0).clamp(-FAR, FAR), a.1.saturating_add(b.1).clamp(-FAR, FAR))
+}
+
+fn subsurface_location(states: &smithay::wayland::compositor::SurfaceData) -> (i32, i32) {
+    if states.role != Some("subsurface") {
+        return (0, 0);
+    }
+    let at = states.cached_state.get::<SubsurfaceCachedState>().current().location;
+    (at.x, at.y)
+}
+
+fn window_geometry(surface: &WlSurface) -> (i32, i32) {
+    with_states(surface, |states| {
+        let geometry = states.cached_state.get::<SurfaceCachedState>().current().geometry;
+        geometry.map_or((0, 0), |g| (g.loc.x.clamp(-FAR, FAR), g.loc.y.clamp(-FAR, FAR)))
+    })
+}
+
+type Commit = (Option<Content>, Vec<WlCallback>, Vec<PresentationFeedbackCallback>);
+
+/// Takes what a surface's last commit carries.
+fn take_commit(surface: &WlSurface, screen_scale: f64) -> Commit {
+    with_states(surface, |states| {
+        let viewport = *states.cached_state.get::<ViewportCachedState>().current();
+        let mut guard = states.cached_state.get::<SurfaceAttributes>();
+        let attributes = guard.current();
+        let callbacks = std::mem::take(&mut attributes.frame_callbacks);
+        let damage = std::mem::take(&mut attributes.damage);
+        // With a viewport the buffer has the screen's density, otherwise its own.
+        let scale = viewport.dst.map_or(f64::from(attributes.buffer_scale.max(1)), |_| screen_scale);
+        let content = attributes.buffer.take().map(|assignment| match assignment {
+            BufferAssignment::Removed => Content::Gone,
+            BufferAssignment::NewBuffer(buffer) => {
+                let whole = viewport.src.is_some();
+                Content::Buffer(buffer, (!whole).then(|| in_pixels(&damage, scale)))
+            }
+        });
+        drop(guard);
+        let feedback =
+            std::mem::take(&mut states.cached_state.get::<PresentationFeedbackCachedState>().current().callbacks);
+        (content, callbacks, feedback)
+    })
+}
+
+/// Damage in buffer pixels. Surface damage is widened by a pixel, as scales need not be whole.
+fn in_pixels(damage: &[Damage], scale: f64) -> Vec<Rect> {
+    damage
+        .iter()
+        .map(|d| match d {
+            Damage::Buffer(r) => Rect { x: r.loc.x, y: r.loc.y, width: r.size.w, height: r.size.h },
+            Damage::Surface(r) => {
+                let start = |v: i32| ((f64::from(v) * scale).floor() as i32).saturating_sub(1);
+                let length = |v: i32| ((f64::from(v) * scale).ceil() as i32).saturating_add(3);
+                Rect { x: start(r.loc.x), y: start(r.loc.y), width: length(r.size.w), height: length(r.size.h) }
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,104 @@
+//! What a cast costs: CPU time and memory, from `/proc`.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Processes of one browser that are looked at; a page with more frames than that is counted too low.
+const MAX_PROCESSES: usize = 512;
+
+/// CPU seconds and bytes of the browser's processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Browser {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) rss_bytes: u64,
+}
+
+/// The process and all that descend from it. Memory that they share is counted once, as far as `/proc` tells it apart.
+pub(crate) fn browser(root: u32) -> Browser {
+    let mut queue = vec![root];
+    let mut seen = 0;
+    let (mut ticks, mut private, mut largest_file_map) = (0, 0, 0);
+    while let Some(pid) = queue.pop() {
+        seen += 1;
+        if seen > MAX_PROCESSES {
+            break;
+        }
+        // Children that ended are counted by the parent that waited for them.
+        ticks += stat_fields(&format!("/proc/{pid}/stat"), &[14, 15, 16, 17]);
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        private += kib(&status, "RssAnon:") + kib(&status, "RssShmem:");
+        largest_file_map = kib(&status, "RssFile:").max(largest_file_map);
+        queue.extend(children(pid));
+    }
+    Browser { cpu_seconds: seconds(ticks), rss_bytes: (private + largest_file_map) * 1024 }
+}
+
+/// CPU seconds of our threads of this name.
+pub(crate) fn thread_cpu_seconds(name: &str) -> f64 {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return 0.0 };
+    let mut ticks = 0;
+    for task in tasks.flatten() {
+        let path = task.path();
+        if fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name) {
+            ticks += stat_fields(&path.join("stat").display().to_string(), &[14, 15]);
+        }
+    }
+    seconds(ticks)
+}
+
+/// CPU time of this process.
+pub(crate) fn own_cpu() -> Duration {
+    let t = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
+}
+
+/// The most memory that this process ever had.
+pub(crate) fn own_peak_rss_bytes() -> u64 {
+    kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmHWM:") * 1024
+}
+
+/// Sum of fields of a `stat` file, numbered as in proc(5).
+fn stat_fields(path: &str, numbers: &[usize]) -> u64 {
+    let stat = fs::read_to_string(path).unwrap_or_default();
+    // The name (field 2) may hold anything, but no field after it holds a parenthesis.
+    let Some((_, rest)) = stat.rsplit_once(')') else { return 0 };
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    numbers.iter().filter_map(|n| fields.get(n - 3)?.parse::<u64>().ok()).sum()
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}
+
+fn kib(status: &str, key: &str) -> u64 {
+    let line = status.lines().find_map(|l| l.strip_prefix(key));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sees_itself() {
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_millis(50) {
+            std::hint::black_box(fs::read_to_string("/proc/self/stat").unwrap());
+        }
+        let me = browser(std::process::id());
+        assert!(me.cpu_seconds > 0.0 && me.rss_bytes > 100_000, "{me:?}");
+        assert!(own_peak_rss_bytes() >= me.rss_bytes / 4);
+        assert!(own_cpu() > Duration::from_millis(10));
+    }
+}

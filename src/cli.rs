@@ -1,0 +1,160 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use pagecast_core::spec::{Size, SourceUrl};
+use pagecast_core::{Fps, SpecError};
+
+use crate::screen;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  recorded, also when ended by Ctrl-C or SIGTERM
+  1  unexpected: a bug, or an encoder that failed
+  2  a value on the command line is wrong
+  3  the page cannot be opened: unknown host, no answer, HTTP error, certificate
+  4  the file cannot be written: it exists, no folder, read-only, disk full
+  5  the browser is missing or cannot start, or it or the page in it died";
+
+/// Turns a web page into a recording
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Record a page to an MP4 file, until Ctrl-C or for a given time
+    #[command(after_help = EXIT_CODES)]
+    Record(Box<Record>),
+    /// Record the page that comes with Pagecast, and make a picture of what came out
+    Demo(Demo),
+    /// Check that everything a recording needs is there, and say how to mend what is not
+    Doctor,
+}
+
+/// `pagecast record`.
+#[derive(Debug, Args)]
+pub(crate) struct Record {
+    /// The page, http or https
+    #[arg(value_parser = SourceUrl::parse)]
+    pub(crate) url: SourceUrl,
+    /// The file [default: the page's host with .mp4]
+    #[arg(short, long, value_name = "FILE.mp4")]
+    pub(crate) output: Option<PathBuf>,
+    /// Width and height of page and video in pixels, even, up to 3840x2160
+    #[arg(long, default_value = "1280x720", value_name = "WxH", value_parser = parse_size)]
+    pub(crate) size: Size,
+    /// Frames per second, 1 to 60
+    #[arg(long, default_value = "30", value_name = "N", value_parser = parse_fps)]
+    pub(crate) fps: Fps,
+    /// How long to record, like 10s, 1m30s or 2h [default: until Ctrl-C]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Cap on the video bitrate in kbit/s [default: by size and rate, 4500 for 1280x720 at 30]
+    #[arg(long, value_name = "KBPS")]
+    pub(crate) bitrate: Option<u32>,
+    /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
+    #[arg(long, default_value = "1", value_name = "F")]
+    pub(crate) scale_factor: f64,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print the result as one JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say nothing unless something is wrong
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// `pagecast demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Where to put demo.mp4 and demo.png
+    #[arg(long, default_value = ".", value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+    /// How long to record
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+}
+
+impl Command {
+    /// What is logged unless `RUST_LOG` says otherwise. On a terminal the live line tells the usual things.
+    pub(crate) fn log_level(&self) -> &'static str {
+        let quiet = match self {
+            Self::Record(args) => args.quiet || screen::stderr_is_terminal(),
+            Self::Demo(_) => screen::stderr_is_terminal(),
+            Self::Doctor => true,
+        };
+        if quiet { "warn" } else { "info" }
+    }
+}
+
+fn parse_size(text: &str) -> Result<Size, String> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    let (width, height) = sides.ok_or("write width and height like 1280x720")?;
+    Size::new(width, height).map_err(|e| e.to_string())
+}
+
+fn parse_fps(text: &str) -> Result<Fps, String> {
+    let fps: u32 = text.parse().map_err(|_| "write a whole number from 1 to 60")?;
+    Fps::new(fps).ok_or_else(|| SpecError::Fps(fps).to_string())
+}
+
+/// `90`, `10s`, `1m30s`, `1.5h`, `500ms`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    const HELP: &str = "write a time like 10s, 1m30s or 2h";
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(unit_end);
+        let factor = match unit {
+            "ms" => 0.001,
+            "s" | "" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(HELP.into()),
+        };
+        seconds += number.parse::<f64>().map_err(|_| HELP)? * factor;
+        rest = next;
+    }
+    if text.is_empty() { Err(HELP.into()) } else { Duration::try_from_secs_f64(seconds).map_err(|_| HELP.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times() {
+        for (text, ms) in [("10s", 10_000), ("90", 90_000), ("1m30s", 90_000), ("1.5h", 5_400_000), ("500ms", 500)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in ["", "s", "10x", "-5s", "1..5s", "10 s", "1e999h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("1920x1080").unwrap().to_string(), "1920x1080");
+        for bad in ["", "1280", "1280x", "1281x720", "10x10", "1280x720x3", "-1x5", "99999999999x2"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Why a command did not do what it should, and the exit code that says so.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use pagecast_media::record;
+use pagecast_page::browser;
+use pagecast_worker::cast;
+
+/// What a command ends with when it fails.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: anyhow::Error,
+    code: u8,
+}
+
+const UNEXPECTED: u8 = 1;
+const BAD_VALUE: u8 = 2;
+const PAGE: u8 = 3;
+const OUTPUT: u8 = 4;
+const BROWSER: u8 = 5;
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    /// The error and what it came from, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+impl From<cast::Error> for Failure {
+    fn from(error: cast::Error) -> Self {
+        let code = match &error {
+            cast::Error::Spec(_) => BAD_VALUE,
+            cast::Error::Page(pagecast_page::Error::Browser(error)) => match error {
+                browser::Error::Navigation { .. }
+                | browser::Error::HttpStatus { .. }
+                | browser::Error::NavigationTimeout { .. } => PAGE,
+                _ => BROWSER,
+            },
+            cast::Error::Page(_) => BROWSER,
+            cast::Error::Record(_) => OUTPUT,
+            _ => UNEXPECTED,
+        };
+        Self { error: error.into(), code }
+    }
+}
+
+impl From<record::Error> for Failure {
+    fn from(error: record::Error) -> Self {
+        cast::Error::from(error).into()
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { error, code: UNEXPECTED }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn each_kind_of_failure_has_its_code() {
+        let navigation = || browser::Error::HttpStatus { url: "http://a".into(), status: 404 };
+        let cases: [(cast::Error, u8); 5] = [
+            (pagecast_core::SpecError::Bitrate(1).into(), 2),
+            (navigation().into(), 3),
+            (record::Error::Exists(PathBuf::from("a.mp4")).into(), 4),
+            (browser::Error::Missing(vec![]).into(), 5),
+            (cast::Error::Panic("x"), 1),
+        ];
+        for (error, code) in cases {
+            assert_eq!(Failure::from(error).code, code);
+        }
+    }
+
+    #[test]
+    fn the_whole_chain_is_said_in_one_line() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = record::Error::Create(PathBuf::from("a.mp4"), denied);
+        assert_eq!(Failure::from(error).to_string(), "cannot write a.mp4: permission denied");
+    }
+}

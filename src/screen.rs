@@ -1,0 +1,135 @@
+//! What a person sees: one live line, and a summary.
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "this is where the program speaks")]
+
+use std::io::{IsTerminal, Write};
+
+use pagecast_core::spec::Source;
+use pagecast_worker::cast::{Progress, Report};
+
+/// Whether standard error is a terminal.
+pub(crate) fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// A line for the person.
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// A line of result, for pipes.
+pub(crate) fn print(line: &str) {
+    // Whoever reads has had enough.
+    let _closed = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The line that is rewritten while a cast runs.
+#[derive(Debug)]
+pub(crate) struct LiveLine {
+    last: Progress,
+    shown: bool,
+    enabled: bool,
+}
+
+impl LiveLine {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { last: Progress::default(), shown: false, enabled: !quiet && stderr_is_terminal() }
+    }
+
+    /// Shows how far the cast has come; not on a terminal, logs it every ten seconds.
+    pub(crate) fn show(&mut self, now: &Progress) {
+        let text = describe(&self.last, now);
+        let ten_seconds = |p: &Progress| p.elapsed.as_millis() / 10_000;
+        if self.enabled {
+            eprint!("\r\x1b[2K{text}");
+            let _unflushed = std::io::stderr().flush();
+            self.shown = true;
+        } else if ten_seconds(now) > ten_seconds(&self.last) {
+            tracing::info!("{text}");
+        }
+        self.last = *now;
+    }
+
+    /// Makes room for other lines.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            eprint!("\r\x1b[2K");
+        }
+    }
+}
+
+fn describe(last: &Progress, now: &Progress) -> String {
+    let seconds = (now.elapsed - last.elapsed).as_secs_f64().max(0.001);
+    let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+    let level = now.peak.map(decibels);
+    format!(
+        "{}  page {:.0} fps  encoded {:.0} fps  unchanged {:.0}/s  {:.0} kbit/s  {}  sound {}/{} dB",
+        now.elapsed,
+        rate(now.frames_captured, last.frames_captured),
+        rate(now.frames_encoded, last.frames_encoded),
+        rate(now.frames_unchanged, last.frames_unchanged),
+        rate(now.bytes, last.bytes) * 8.0 / 1000.0,
+        size(now.bytes),
+        level[0],
+        level[1],
+    )
+}
+
+fn decibels(peak: f32) -> String {
+    if peak > 0.0 { format!("{:.0}", 20.0 * peak.log10()) } else { "-∞".into() }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// What became of a recording, in a few lines.
+pub(crate) fn summary(source: &Source, report: &Report) -> String {
+    let seconds = (report.duration_ms as f64 / 1000.0).max(0.001);
+    let cpu = report.cpu_seconds;
+    let memory = report.peak_rss_bytes;
+    let mut lines = vec![
+        format!("{}  {:.1} s, {} at {} fps, {}", report.output.display(), seconds, source.size, source.fps.get(), size(report.bytes)),
+        format!(
+            "frames   {} from the page, {} ticks unchanged, {} encoded, {} late; first after {} ms",
+            report.frames_captured, report.frames_unchanged, report.frames_encoded, report.frames_dropped, report.first_frame_ms
+        ),
+        format!(
+            "cost     {:.2} cores: browser {:.2}, display and sound {:.2}, encoding {:.2}; memory {} + {}",
+            cpu.total / seconds,
+            cpu.browser / seconds,
+            cpu.display / seconds,
+            cpu.encode / seconds,
+            size(memory.browser),
+            size(memory.pagecast),
+        ),
+    ];
+    if let Some(reason) = &report.left_fragmented {
+        lines.push(format!("note     the file plays but is still fragmented, as its index could not be moved to the front: {reason}"));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagecast_core::MediaTime;
+
+    #[test]
+    fn rates_are_of_the_last_stretch() {
+        let before = Progress { elapsed: MediaTime::of_index(1, 1), frames_captured: 30, bytes: 1000, ..Progress::default() };
+        let now = Progress {
+            elapsed: MediaTime::of_index(2, 1),
+            frames_captured: 60,
+            bytes: 126_000,
+            peak: [1.0, 0.0],
+            ..Progress::default()
+        };
+        let line = describe(&before, &now);
+        assert!(line.starts_with("00:00:02.000  page 30 fps") && line.contains("1000 kbit/s"), "{line}");
+        assert!(line.ends_with("126 kB  sound 0/-∞ dB"), "{line}");
+    }
+}
