@@ -127,7 +127,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         seconds += number.parse::<f64>().map_err(|_| HELP)? * factor;
         rest = next;
     }
-    if text.is_empty() { Err(HELP.into()) } else { Duration::try_from_secs_f64(seconds).map_err(|_| HELP.into()) }
+    if text.is_empty() {
+        Err(HELP.into())
+    } else {
+        Duration::try_from_secs_f64(seconds).map_err(|_| HELP.into())
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +146,9 @@ mod tests {
 
     #[test]
     fn times() {
-        for (text, ms) in [("10s", 10_000), ("90", 90_000), ("1m30s", 90_000), ("1.5h", 5_400_000), ("500ms", 500)] {
+        for (text, ms) in
+            [("10s", 10_000), ("90", 90_000), ("1m30s", 90_000), ("1.5h", 5_400_000), ("500ms", 500)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for bad in ["", "s", "10x", "-5s", "1..5s", "10 s", "1e999h"] {

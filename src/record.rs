@@ -62,7 +62,12 @@ pub(crate) fn cast(spec: &CastSpec, started: Instant, quiet: bool) -> Result<Rep
 
 /// The page's host with `.mp4`; a number is added until there is no such file.
 fn free_name(url: &SourceUrl) -> PathBuf {
-    let host: String = url.host().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' }).collect();
-    let named = |n: u32| PathBuf::from(if n == 1 { format!("{host}.mp4") } else { format!("{host}-{n}.mp4") });
+    let host: String = url
+        .host()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' })
+        .collect();
+    let named =
+        |n: u32| PathBuf::from(if n == 1 { format!("{host}.mp4") } else { format!("{host}-{n}.mp4") });
     (1..10_000).map(named).find(|p| !p.exists()).unwrap_or_else(|| named(1))
 }

@@ -1,5 +1,5 @@
 //! What a person sees: one live line, and a summary.
-#![expect(clippy::print_stderr, clippy::print_stdout, reason = "this is where the program speaks")]
+#![expect(clippy::print_stderr, reason = "this is where the program speaks")]
 
 use std::io::{IsTerminal, Write};
 
@@ -92,10 +92,21 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
     let cpu = report.cpu_seconds;
     let memory = report.peak_rss_bytes;
     let mut lines = vec![
-        format!("{}  {:.1} s, {} at {} fps, {}", report.output.display(), seconds, source.size, source.fps.get(), size(report.bytes)),
+        format!(
+            "{}  {:.1} s, {} at {} fps, {}",
+            report.output.display(),
+            seconds,
+            source.size,
+            source.fps.get(),
+            size(report.bytes)
+        ),
         format!(
             "frames   {} from the page, {} ticks unchanged, {} encoded, {} late; first after {} ms",
-            report.frames_captured, report.frames_unchanged, report.frames_encoded, report.frames_dropped, report.first_frame_ms
+            report.frames_captured,
+            report.frames_unchanged,
+            report.frames_encoded,
+            report.frames_dropped,
+            report.first_frame_ms
         ),
         format!(
             "cost     {:.2} cores: browser {:.2}, display and sound {:.2}, encoding {:.2}; memory {} + {}",
@@ -120,7 +131,12 @@ mod tests {
 
     #[test]
     fn rates_are_of_the_last_stretch() {
-        let before = Progress { elapsed: MediaTime::of_index(1, 1), frames_captured: 30, bytes: 1000, ..Progress::default() };
+        let before = Progress {
+            elapsed: MediaTime::of_index(1, 1),
+            frames_captured: 30,
+            bytes: 1000,
+            ..Progress::default()
+        };
         let now = Progress {
             elapsed: MediaTime::of_index(2, 1),
             frames_captured: 60,

@@ -115,7 +115,7 @@ impl Size {
     pub fn new(width: u32, height: u32) -> Result<Self, SpecError> {
         let side = MIN_SIDE..=MAX_SIDE;
         let fits = side.contains(&width) && side.contains(&height) && width * height <= MAX_PIXELS;
-        if !fits || width % 2 != 0 || height % 2 != 0 {
+        if !fits || !width.is_multiple_of(2) || !height.is_multiple_of(2) {
             return Err(SpecError::Size { width, height });
         }
         Ok(Self { width, height })

@@ -1,7 +1,9 @@
 //! BGRX pictures become planar 4:2:0, BT.709 limited range, only where they changed.
 
 use pagecast_core::{Picture, TILE_HEIGHT, TILE_WIDTH, Tiles};
-use yuv::{BufferStoreMut, YuvConversionMode, YuvPlanarImageMut, YuvRange, YuvStandardMatrix, bgra_to_yuv420};
+use yuv::{
+    BufferStoreMut, YuvConversionMode, YuvPlanarImageMut, YuvRange, YuvStandardMatrix, bgra_to_yuv420,
+};
 
 /// Three planes to write to: Y at full size, U and V at half width and half height.
 #[derive(Debug)]
@@ -81,7 +83,10 @@ mod tests {
         ] {
             let got = one_colour(1282, 50, bgr);
             let near = |a: u8, b: u8| a.abs_diff(b) <= 1;
-            assert!(near(got.0, want.0) && near(got.1, want.1) && near(got.2, want.2), "{bgr:?}: {got:?}, {want:?}");
+            assert!(
+                near(got.0, want.0) && near(got.1, want.1) && near(got.2, want.2),
+                "{bgr:?}: {got:?}, {want:?}"
+            );
         }
     }
 

@@ -57,5 +57,6 @@ impl End {
 /// Whether an encoder has no packet for now: it waits for a frame, or has ended.
 fn wants_more(error: ffmpeg_the_third::Error) -> bool {
     use ffmpeg_the_third::Error::{Eof, Other};
-    matches!(error, Eof) || matches!(error, Other { errno } if errno == rustix::io::Errno::AGAIN.raw_os_error())
+    matches!(error, Eof)
+        || matches!(error, Other { errno } if errno == rustix::io::Errno::AGAIN.raw_os_error())
 }

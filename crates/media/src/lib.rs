@@ -9,6 +9,7 @@
 pub mod convert;
 pub mod encode;
 pub mod record;
+pub mod sheet;
 
 /// Keeps libav from writing to standard error, errors aside; call once, before anything else here.
 pub fn quieten() {

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
-use ffmpeg_the_third as ff;
 use ff::codec::Parameters;
+use ffmpeg_the_third as ff;
 use pagecast_core::{Fps, MediaTime, Packet, Track};
 
 use mp4::Fragmented;
@@ -74,6 +74,8 @@ impl std::fmt::Debug for Tracks {
 pub struct Recorder {
     path: PathBuf,
     file: Fragmented,
+    /// The last video packet: how long it lasts is known when the next one comes, and a fragment must know it.
+    held: Option<Packet>,
     cut_at: MediaTime,
     /// Bytes that hold whole fragments.
     whole: u64,
@@ -87,19 +89,22 @@ impl Recorder {
     pub fn create(path: &Path, overwrite: bool, tracks: Tracks) -> Result<Self, Error> {
         claim(path, overwrite)?;
         let file = Fragmented::create(path, tracks).map_err(|e| Error::Write(path.to_owned(), e))?;
-        Ok(Self { path: path.to_owned(), file, cut_at: FRAGMENT, whole: 0 })
+        Ok(Self { path: path.to_owned(), file, held: None, cut_at: FRAGMENT, whole: 0 })
     }
 
     /// Writes packets until nobody sends any more, then finishes the file. A file that got no packet is removed.
     ///
     /// # Errors
     /// [`Error::Thread`]; the thread itself ends with [`Error::Full`] or [`Error::Write`].
-    pub fn spawn(mut self, packets: Receiver<Packet>) -> Result<JoinHandle<Result<Option<Finished>, Error>>, Error> {
+    pub fn spawn(
+        mut self,
+        packets: Receiver<Packet>,
+    ) -> Result<JoinHandle<Result<Option<Finished>, Error>>, Error> {
         let run = move || {
             let mut any = false;
             for packet in packets {
                 any = true;
-                if let Err(reason) = self.take(&packet) {
+                if let Err(reason) = self.take(packet) {
                     return Err(self.give_up(reason));
                 }
             }
@@ -115,18 +120,32 @@ impl Recorder {
         std::thread::Builder::new().name("record".into()).spawn(run).map_err(Error::Thread)
     }
 
-    fn take(&mut self, packet: &Packet) -> Result<(), ff::Error> {
-        self.file.write(packet)?;
-        // There is a video packet every second at least, and a fragment without one would not be worth a header.
-        if packet.track == Track::Video && packet.dts >= self.cut_at {
-            self.whole = self.file.cut()?;
-            self.cut_at = packet.dts + FRAGMENT;
+    fn take(&mut self, packet: Packet) -> Result<(), ff::Error> {
+        if packet.track == Track::Audio {
+            return self.file.write(&packet);
+        }
+        let next = packet.dts;
+        if let Some(mut last) = self.held.replace(packet) {
+            last.duration = next - last.dts;
+            self.file.write(&last)?;
+            if next >= self.cut_at {
+                self.whole = self.file.cut()?;
+                self.cut_at = next + FRAGMENT;
+            }
         }
         Ok(())
     }
 
+    fn end(&mut self) -> Result<(), ff::Error> {
+        if let Some(last) = self.held.take() {
+            self.file.write(&last)?;
+        }
+        self.file.cut()?;
+        self.file.end()
+    }
+
     fn finish(mut self) -> Result<Finished, Error> {
-        if let Err(reason) = self.file.cut().and_then(|_| self.file.end()) {
+        if let Err(reason) = self.end() {
             return Err(self.give_up(reason));
         }
         drop(self.file);

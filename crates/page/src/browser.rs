@@ -179,7 +179,12 @@ impl Browser {
     /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], or a browser that is gone.
     pub fn open(&self, url: &SourceUrl) -> Result<(), Error> {
         self.shared.update(|s| (s.painted, s.loaded) = (false, false));
-        let answer = match self.cdp.call(&self.session, "Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT) {
+        let answer = match self.cdp.call(
+            &self.session,
+            "Page.navigate",
+            json!({"url": url.reveal()}),
+            NAVIGATION_TIMEOUT,
+        ) {
             Err(CallError::Timeout { after, .. }) => {
                 return Err(Error::NavigationTimeout { url: url.to_string(), after });
             }
@@ -196,7 +201,11 @@ impl Browser {
     ///
     /// # Errors
     /// [`Error::PageCrashed`] and [`Error::Gone`].
-    pub fn wait_until(&self, timeout: Duration, done: impl Fn(&PageState) -> bool) -> Result<PageState, Error> {
+    pub fn wait_until(
+        &self,
+        timeout: Duration,
+        done: impl Fn(&PageState) -> bool,
+    ) -> Result<PageState, Error> {
         let start = Instant::now();
         let mut guard = self.shared.lock();
         loop {
@@ -235,6 +244,15 @@ impl Browser {
         self.cdp.call(&self.session, method, params, CALL_TIMEOUT)
     }
 
+    /// Name and version of the browser, like `Chrome/156.0.8078.73`.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn version(&self) -> Result<String, CallError> {
+        let answer = self.cdp.call("", "Browser.getVersion", json!({}), CALL_TIMEOUT)?;
+        Ok(answer["product"].as_str().unwrap_or("unknown").to_owned())
+    }
+
     /// Process id of the browser, which leads a session of its own.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -244,12 +262,23 @@ impl Browser {
     fn attach(&mut self) -> Result<(), Error> {
         let targets = self.cdp.call("", "Target.getTargets", json!({}), CALL_TIMEOUT)?;
         let page = targets["targetInfos"].as_array().into_iter().flatten().find(|t| t["type"] == "page");
-        let target = match page {
-            Some(page) => page["targetId"].clone(),
-            None => self.cdp.call("", "Target.createTarget", json!({"url": "about:blank"}), CALL_TIMEOUT)?["targetId"].clone(),
-        };
-        let attached =
-            self.cdp.call("", "Target.attachToTarget", json!({"targetId": target, "flatten": true}), CALL_TIMEOUT)?;
+        let target =
+            match page {
+                Some(page) => page["targetId"].clone(),
+                None => self.cdp.call(
+                    "",
+                    "Target.createTarget",
+                    json!({"url": "about:blank"}),
+                    CALL_TIMEOUT,
+                )?["targetId"]
+                    .clone(),
+            };
+        let attached = self.cdp.call(
+            "",
+            "Target.attachToTarget",
+            json!({"targetId": target, "flatten": true}),
+            CALL_TIMEOUT,
+        )?;
         self.session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
         self.cdp.send("", "Browser.setDownloadBehavior", json!({"behavior": "deny"}));
         for (method, params) in [
@@ -268,7 +297,8 @@ impl Browser {
     /// The status of the main document. A page that came from no server has none.
     fn check_status(&self, url: &SourceUrl) -> Result<(), Error> {
         let expression = "performance.getEntriesByType('navigation')[0]?.responseStatus ?? 0";
-        let answer = self.call("Runtime.evaluate", json!({"expression": expression, "returnByValue": true}))?;
+        let answer =
+            self.call("Runtime.evaluate", json!({"expression": expression, "returnByValue": true}))?;
         match answer["result"]["value"].as_u64().and_then(|s| u16::try_from(s).ok()) {
             Some(status) if status >= 400 => Err(Error::HttpStatus { url: url.to_string(), status }),
             _ => Ok(()),
@@ -341,7 +371,11 @@ impl Complaint {
     /// The lines that say most, once the browser is gone.
     fn wait(self) -> String {
         let all = self.0.join().unwrap_or_default();
-        let telling = all.as_bytes().lines().map_while(Result::ok).filter(|l| l.contains("FATAL") || l.contains("ERROR"));
+        let telling = all
+            .as_bytes()
+            .lines()
+            .map_while(Result::ok)
+            .filter(|l| l.contains("FATAL") || l.contains("ERROR"));
         let telling: Vec<String> = telling.take(3).collect();
         if telling.is_empty() { "it gave no reason".into() } else { telling.join("; ") }
     }

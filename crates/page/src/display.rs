@@ -213,12 +213,14 @@ impl Beats {
             Ok(()) => {
                 self.shared.frames.fetch_add(u64::from(changed), Ordering::Relaxed);
             }
-            Err(TrySendError::Full(tick) | TrySendError::Disconnected(tick)) => {
+            Err(TrySendError::Full(tick)) => {
                 if let Some(frame) = &tick.frame {
                     scene.put_back(frame);
                     self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
+            // The cast is ending.
+            Err(TrySendError::Disconnected(_)) => {}
         }
     }
 
@@ -254,7 +256,10 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
 fn wait(wayland: &mut Wayland<State>, state: &State, listener: &UnixListener, shared: &Shared) {
     let timeout = state.next_turn().map(|at| {
         let left = at.since(clock::now());
-        Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+        Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        }
     });
     let backend = wayland.backend();
     let mut fds = [

@@ -52,7 +52,11 @@ impl Page {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn start(source: &Source, ticks: SyncSender<Tick>, samples: SyncSender<Samples>) -> Result<Self, Error> {
+    pub fn start(
+        source: &Source,
+        ticks: SyncSender<Tick>,
+        samples: SyncSender<Samples>,
+    ) -> Result<Self, Error> {
         let user = browser_user().map_err(Error::User)?;
         let fail = |e| Error::Folder(std::env::temp_dir(), e);
         let mut folder = RunFolder::create(user).map_err(fail)?;

@@ -164,7 +164,12 @@ impl<E: Into<Error>> From<E> for Failure {
 ///
 /// # Errors
 /// [`Failure`]; whatever was recorded is in the file and plays.
-pub fn run(spec: &CastSpec, started: Instant, stop: &Stop, tell: impl FnMut(&Progress)) -> Result<Report, Failure> {
+pub fn run(
+    spec: &CastSpec,
+    started: Instant,
+    stop: &Stop,
+    tell: impl FnMut(&Progress),
+) -> Result<Report, Failure> {
     spec.check()?;
     let video_config =
         video::Config { size: spec.source.size, fps: spec.source.fps, bitrate_bps: spec.bitrate_bps() };
@@ -191,7 +196,12 @@ pub fn run(spec: &CastSpec, started: Instant, stop: &Stop, tell: impl FnMut(&Pro
 }
 
 /// Starts a browser, opens the page and waits until there is something to see.
-fn open(spec: &CastSpec, ticks: SyncSender<Tick>, samples: SyncSender<Samples>, stop: &Stop) -> Result<Page, Error> {
+fn open(
+    spec: &CastSpec,
+    ticks: SyncSender<Tick>,
+    samples: SyncSender<Samples>,
+    stop: &Stop,
+) -> Result<Page, Error> {
     let page = Page::start(&spec.source, ticks, samples)?;
     tracing::info!(url = %spec.source.url, size = %spec.source.size, fps = spec.source.fps.get(), "opening the page");
     page.browser.open(&spec.source.url)?;
@@ -206,7 +216,10 @@ fn open(spec: &CastSpec, ticks: SyncSender<Tick>, samples: SyncSender<Samples>, 
             break;
         }
         if Instant::now() > deadline {
-            tracing::warn!("the page has drawn nothing for {} s, recording it as it is", PAINT_TIMEOUT.as_secs());
+            tracing::warn!(
+                "the page has drawn nothing for {} s, recording it as it is",
+                PAINT_TIMEOUT.as_secs()
+            );
             break;
         }
     }
@@ -317,7 +330,7 @@ impl Running<'_> {
             frames_unchanged: video.unchanged(),
             frames_dropped: display.dropped,
             bytes: video.bytes() + self.line.audio_stats.bytes(),
-            peak: [0.0; 2],
+            peak: self.page.sound.stats().peak,
         }
     }
 

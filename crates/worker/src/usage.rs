@@ -17,22 +17,30 @@ pub(crate) struct Browser {
 
 /// The process and all that descend from it. Memory that they share is counted once, as far as `/proc` tells it apart.
 pub(crate) fn browser(root: u32) -> Browser {
-    let mut queue = vec![root];
-    let mut seen = 0;
     let (mut ticks, mut private, mut largest_file_map) = (0, 0, 0);
-    while let Some(pid) = queue.pop() {
-        seen += 1;
-        if seen > MAX_PROCESSES {
-            break;
-        }
+    for pid in tree(root) {
         // Children that ended are counted by the parent that waited for them.
         ticks += stat_fields(&format!("/proc/{pid}/stat"), &[14, 15, 16, 17]);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         private += kib(&status, "RssAnon:") + kib(&status, "RssShmem:");
         largest_file_map = kib(&status, "RssFile:").max(largest_file_map);
-        queue.extend(children(pid));
     }
     Browser { cpu_seconds: seconds(ticks), rss_bytes: (private + largest_file_map) * 1024 }
+}
+
+/// Whether the browser's pages run confined: system calls filtered, and no way to gain privileges.
+pub(crate) fn is_sandboxed(root: u32) -> bool {
+    let is_page = |pid: &u32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.split(|b| *b == 0 || *b == b' ').any(|arg| arg == b"--type=renderer")
+    };
+    let confined = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let says = |line: &str| status.lines().any(|l| l == line);
+        says("Seccomp:\t2") && says("NoNewPrivs:\t1")
+    };
+    let pages: Vec<u32> = tree(root).into_iter().filter(is_page).collect();
+    !pages.is_empty() && pages.into_iter().all(confined)
 }
 
 /// CPU seconds of our threads of this name.
@@ -66,6 +74,17 @@ fn stat_fields(path: &str, numbers: &[usize]) -> u64 {
     let Some((_, rest)) = stat.rsplit_once(')') else { return 0 };
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     numbers.iter().filter_map(|n| fields.get(n - 3)?.parse::<u64>().ok()).sum()
+}
+
+/// A process and all that descend from it.
+fn tree(root: u32) -> Vec<u32> {
+    let mut all = vec![root];
+    let mut next = 0;
+    while next < all.len() && all.len() < MAX_PROCESSES {
+        all.extend(children(all[next]));
+        next += 1;
+    }
+    all
 }
 
 fn children(pid: u32) -> Vec<u32> {

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 
-use ffmpeg_the_third as ff;
 use ff::codec::Parameters;
 use ff::format::Sample;
 use ff::format::sample::Type::Planar;
 use ff::frame;
+use ffmpeg_the_third as ff;
 use pagecast_core::{CHANNELS, MediaTime, Packet, SAMPLE_RATE, Samples, Track};
 
 use super::{End, Error, wants_more};

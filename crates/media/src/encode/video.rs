@@ -1,16 +1,16 @@
 //! H.264 by libx264, on the thread `encode-video`.
 #![expect(unsafe_code, reason = "settings of libavcodec that its bindings do not wrap")]
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use ffmpeg_the_third as ff;
 use ff::codec::Parameters;
 use ff::format::Pixel;
 use ff::{ffi, frame};
+use ffmpeg_the_third as ff;
 use pagecast_core::spec::Size;
 use pagecast_core::{Fps, MediaTime, Packet, Tick, Track};
 

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use ffmpeg_the_third as ff;
 use ff::format::context::Output;
 use ff::{ffi, packet};
+use ffmpeg_the_third as ff;
 use pagecast_core::{MediaTime, Packet, SAMPLE_RATE, Track};
 
 use super::Tracks;
@@ -55,7 +55,8 @@ impl Fragmented {
         let base = self.output.stream(stream).map_or(ff::Rational(1, 1), |s| s.time_base());
         av.rescale_ts(ff::Rational(1, i32::try_from(per_second).unwrap_or(i32::MAX)), base);
         // SAFETY: the context is ours, open, and past its header; the packet lives until the call returns.
-        let written = unsafe { ffi::av_write_frame(self.output.as_mut_ptr(), packet::Mut::as_mut_ptr(&mut av)) };
+        let written =
+            unsafe { ffi::av_write_frame(self.output.as_mut_ptr(), packet::Mut::as_mut_ptr(&mut av)) };
         // Some muxers return how much they wrote.
         if written < 0 { Err(written.into()) } else { Ok(()) }
     }
@@ -83,7 +84,6 @@ impl Fragmented {
         end(&mut self.output)
     }
 }
-
 
 /// Why a file cannot be rewritten.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +132,11 @@ fn end(output: &mut Output) -> Result<(), ff::Error> {
     if written < 0 { Err(written.into()) } else { Ok(()) }
 }
 
-fn add_stream(output: &mut Output, parameters: ff::codec::Parameters, per_second: u32) -> Result<(), ff::Error> {
+fn add_stream(
+    output: &mut Output,
+    parameters: ff::codec::Parameters,
+    per_second: u32,
+) -> Result<(), ff::Error> {
     let mut stream = output.add_stream(ff::codec::Id::None)?;
     stream.set_parameters(parameters);
     stream.set_time_base((1, i32::try_from(per_second).unwrap_or(i32::MAX)));

@@ -61,7 +61,11 @@ struct Inner {
 
 impl Cdp {
     /// Speaks through `write`, listens on `read` with the thread `cdp`, which ends when the browser does.
-    pub(crate) fn connect(write: OwnedFd, read: OwnedFd, events: impl Events) -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub(crate) fn connect(
+        write: OwnedFd,
+        read: OwnedFd,
+        events: impl Events,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let inner = Inner { pipe: Some(File::from(write)), next_id: 1, waiting: HashMap::new() };
         let cdp = Self(Arc::new(Mutex::new(inner)));
         let reader = cdp.clone();
@@ -100,7 +104,6 @@ impl Cdp {
         let _gone = self.start(session, method, params);
     }
 
-    #[expect(clippy::type_complexity, reason = "an answer is what the browser gave or the words of its refusal")]
     fn start(
         &self,
         session: &str,
@@ -210,18 +213,24 @@ mod tests {
             let mut bytes = br#"{"method":"A.b","sessionId":"s","params":{"x":1}}"#.to_vec();
             bytes.push(0);
             bytes.extend(b"not json\0");
-            bytes.extend(json!({"id": request["id"], "result": {"echo": request["method"]}}).to_string().bytes());
+            bytes.extend(
+                json!({"id": request["id"], "result": {"echo": request["method"]}}).to_string().bytes(),
+            );
             bytes.push(0);
             bytes
         });
-        assert_eq!(cdp.call("", "Browser.getVersion", json!({}), SOON).unwrap()["echo"], "Browser.getVersion");
+        assert_eq!(
+            cdp.call("", "Browser.getVersion", json!({}), SOON).unwrap()["echo"],
+            "Browser.getVersion"
+        );
         assert_eq!(events.recv_timeout(SOON).unwrap(), r#"s A.b {"x":1}"#);
     }
 
     #[test]
     fn a_refusal_carries_the_browsers_words() {
         let (cdp, _events) = browser(|request| {
-            let mut bytes = json!({"id": request["id"], "error": {"code": 1, "message": "no such thing"}}).to_string();
+            let mut bytes =
+                json!({"id": request["id"], "error": {"code": 1, "message": "no such thing"}}).to_string();
             bytes.push('\0');
             bytes.into_bytes()
         });

@@ -131,7 +131,8 @@ pub(crate) fn browser_user() -> Result<Option<User>, std::io::Error> {
         let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
         (name == UNPRIVILEGED && uid != 0).then_some(User { uid, gid })
     });
-    let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, format!("there is no user {UNPRIVILEGED}"));
+    let missing =
+        || std::io::Error::new(std::io::ErrorKind::NotFound, format!("there is no user {UNPRIVILEGED}"));
     found.map(Some).ok_or_else(missing)
 }
 

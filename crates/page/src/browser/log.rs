@@ -35,7 +35,9 @@ impl Log {
                 let thrown = details["exception"]["description"].as_str().or(details["text"].as_str());
                 Line { level: "exception".into(), text: thrown.unwrap_or("unknown").to_owned() }
             }
-            "Log.entryAdded" => Line { level: text(&params["entry"]["level"]), text: text(&params["entry"]["text"]) },
+            "Log.entryAdded" => {
+                Line { level: text(&params["entry"]["level"]), text: text(&params["entry"]["text"]) }
+            }
             _ => return,
         };
         self.push(line);
@@ -78,9 +80,15 @@ mod tests {
     fn keeps_the_last_lines_and_cuts_long_ones() {
         let mut log = Log::default();
         for i in 0..300 {
-            log.take("Runtime.consoleAPICalled", &json!({"type": "log", "args": [{"value": i}, {"value": "ü".repeat(5000)}]}));
+            log.take(
+                "Runtime.consoleAPICalled",
+                &json!({"type": "log", "args": [{"value": i}, {"value": "ü".repeat(5000)}]}),
+            );
         }
-        log.take("Runtime.exceptionThrown", &json!({"exceptionDetails": {"text": "Uncaught", "exception": {"description": "Error: x"}}}));
+        log.take(
+            "Runtime.exceptionThrown",
+            &json!({"exceptionDetails": {"text": "Uncaught", "exception": {"description": "Error: x"}}}),
+        );
         log.take("Log.entryAdded", &json!({"entry": {"level": "error", "text": "refused"}}));
         log.take("Runtime.consoleAPICalled", &json!("nonsense"));
         let lines = log.lines();

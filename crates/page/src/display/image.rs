@@ -144,7 +144,10 @@ impl Source {
 
     /// Copies a run of pixels of row `y`, starting at `x`, into `to`.
     fn read(&self, x: u32, y: u32, to: &mut [u8]) {
-        assert!(y < self.height && x as usize * 4 + to.len() <= self.width as usize * 4, "read outside of the buffer");
+        assert!(
+            y < self.height && x as usize * 4 + to.len() <= self.width as usize * 4,
+            "read outside of the buffer"
+        );
         // SAFETY: the run is within the buffer (asserted) and the buffer within the pool (checked in `new`), which stays
         // mapped while `with_buffer_contents` runs. No reference to shared memory is made: the client may write to it
         // meanwhile, and then we get a torn picture, nothing worse.

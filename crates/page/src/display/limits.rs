@@ -16,8 +16,8 @@ use smithay::reexports::wayland_server::{
     Client, DataInit, Dispatch, DisplayHandle, Resource, delegate_dispatch, delegate_global_dispatch,
 };
 use smithay::wayland::compositor::{
-    CompositorState, RegionUserData, SubsurfaceUserData, SurfaceAttributes, SurfaceUserData, is_sync_subsurface,
-    with_states,
+    CompositorState, RegionUserData, SubsurfaceUserData, SurfaceAttributes, SurfaceUserData,
+    is_sync_subsurface, with_states,
 };
 use smithay::wayland::shm::{ShmBufferUserData, ShmPoolUserData, ShmState};
 
@@ -101,7 +101,10 @@ trait Weigh: Resource {
 
 impl Weigh for WlCompositor {
     fn keeps(&self, request: &Self::Request) -> bool {
-        matches!(request, wl_compositor::Request::CreateSurface { .. } | wl_compositor::Request::CreateRegion { .. })
+        matches!(
+            request,
+            wl_compositor::Request::CreateSurface { .. } | wl_compositor::Request::CreateRegion { .. }
+        )
     }
 }
 

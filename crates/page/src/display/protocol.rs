@@ -22,7 +22,9 @@ use smithay::reexports::wayland_server::{Client, DisplayHandle};
 use smithay::utils::{Rectangle, Serial};
 use smithay::wayland::buffer::BufferHandler;
 use smithay::wayland::compositor::{CompositorClientState, CompositorHandler, CompositorState, with_states};
-use smithay::wayland::fractional_scale::{FractionalScaleHandler, FractionalScaleManagerState, with_fractional_scale};
+use smithay::wayland::fractional_scale::{
+    FractionalScaleHandler, FractionalScaleManagerState, with_fractional_scale,
+};
 use smithay::wayland::output::OutputHandler;
 use smithay::wayland::presentation::PresentationState;
 use smithay::wayland::selection::SelectionHandler;

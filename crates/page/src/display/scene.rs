@@ -39,7 +39,8 @@ struct Buffer {
 impl Scene {
     /// An empty screen.
     pub(crate) fn new(width: u32, height: u32) -> Self {
-        let first = Buffer { picture: Arc::new(Picture::new(width, height)), stale: Tiles::all(width, height) };
+        let first =
+            Buffer { picture: Arc::new(Picture::new(width, height)), stale: Tiles::all(width, height) };
         Self {
             images: HashMap::new(),
             layers: Vec::new(),
@@ -207,15 +208,24 @@ fn draw_line(line: &mut [u8], at: (u32, u32), image: &Image, area: Rect, opaque:
         let source = image.offset((from - area.x) as u32, (y - area.y) as u32);
         let source = &image.bgra[source..source + (to - from) as usize * 4];
         let target = &mut line[(from - x0) as usize * 4..(to - x0) as usize * 4];
-        if opaque { target.copy_from_slice(source) } else { blend(target, source) }
+        if opaque {
+            target.copy_from_slice(source);
+        } else {
+            blend(target, source);
+        }
         return;
     }
-    let scaled = |v: i32, span: i32, len: u32| (i64::from(v) * i64::from(len) / i64::from(span.max(1))) as u32;
+    let scaled =
+        |v: i32, span: i32, len: u32| (i64::from(v) * i64::from(len) / i64::from(span.max(1))) as u32;
     let row = scaled(y - area.y, span_h, image.height);
     for x in from..to {
         let source = image.offset(scaled(x - area.x, span_w, image.width), row);
         let target = &mut line[(x - x0) as usize * 4..][..4];
-        if opaque { target.copy_from_slice(&image.bgra[source..source + 4]) } else { blend(target, &image.bgra[source..source + 4]) }
+        if opaque {
+            target.copy_from_slice(&image.bgra[source..source + 4]);
+        } else {
+            blend(target, &image.bgra[source..source + 4]);
+        }
     }
 }
 

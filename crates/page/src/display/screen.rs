@@ -15,7 +15,9 @@ use smithay::wayland::compositor::{
     BufferAssignment, Damage, SubsurfaceCachedState, SurfaceAttributes, TraversalAction, with_states,
     with_surface_tree_upward,
 };
-use smithay::wayland::presentation::{PresentationFeedbackCachedState, PresentationFeedbackCallback, Refresh};
+use smithay::wayland::presentation::{
+    PresentationFeedbackCachedState, PresentationFeedbackCallback, Refresh,
+};
 use smithay::wayland::shell::xdg::{PopupSurface, SurfaceCachedState, ToplevelSurface};
 use smithay::wayland::viewporter::ViewportCachedState;
 
@@ -209,7 +211,9 @@ impl Screen {
 
     /// Whether something waits for the next tick.
     pub(crate) fn waits(&self) -> bool {
-        self.surfaces.values().any(|(_, s)| s.held.is_some() || !s.callbacks.is_empty() || !s.feedback.is_empty())
+        self.surfaces
+            .values()
+            .any(|(_, s)| s.held.is_some() || !s.callbacks.is_empty() || !s.feedback.is_empty())
     }
 
     /// Copies the content and gives the buffer back.
@@ -223,7 +227,8 @@ impl Screen {
                 let mut image = self.scene.images.remove(&id).unwrap_or_default();
                 let mut changed = Vec::new();
                 let max = self.scene.size();
-                if let Err(reason) = image.update(&buffer, damage.as_deref(), max, |part| changed.push(part)) {
+                if let Err(reason) = image.update(&buffer, damage.as_deref(), max, |part| changed.push(part))
+                {
                     tracing::debug!(%reason, "buffer not shown");
                 }
                 self.scene.images.insert(id.clone(), image);
@@ -291,10 +296,16 @@ impl Screen {
         );
     }
 
-    fn area_of(&self, states: &smithay::wayland::compositor::SurfaceData, at: (i32, i32), image: (u32, u32)) -> Rect {
+    fn area_of(
+        &self,
+        states: &smithay::wayland::compositor::SurfaceData,
+        at: (i32, i32),
+        image: (u32, u32),
+    ) -> Rect {
         let scaled = |v: i32| ((f64::from(v) * self.scale).round() as i32).clamp(-FAR, FAR);
         let viewport = states.cached_state.get::<ViewportCachedState>().current().dst;
-        let buffer_scale = f64::from(states.cached_state.get::<SurfaceAttributes>().current().buffer_scale.max(1));
+        let buffer_scale =
+            f64::from(states.cached_state.get::<SurfaceAttributes>().current().buffer_scale.max(1));
         let side = |pixels: u32| (f64::from(pixels) / buffer_scale * self.scale).round() as i32;
         let (width, height) = match viewport {
             Some(size) => (scaled(size.w), scaled(size.h)),
@@ -350,8 +361,9 @@ fn take_commit(surface: &WlSurface, screen_scale: f64) -> Commit {
             }
         });
         drop(guard);
-        let feedback =
-            std::mem::take(&mut states.cached_state.get::<PresentationFeedbackCachedState>().current().callbacks);
+        let feedback = std::mem::take(
+            &mut states.cached_state.get::<PresentationFeedbackCachedState>().current().callbacks,
+        );
         (content, callbacks, feedback)
     })
 }
@@ -365,7 +377,12 @@ fn in_pixels(damage: &[Damage], scale: f64) -> Vec<Rect> {
             Damage::Surface(r) => {
                 let start = |v: i32| ((f64::from(v) * scale).floor() as i32).saturating_sub(1);
                 let length = |v: i32| ((f64::from(v) * scale).ceil() as i32).saturating_add(3);
-                Rect { x: start(r.loc.x), y: start(r.loc.y), width: length(r.size.w), height: length(r.size.h) }
+                Rect {
+                    x: start(r.loc.x),
+                    y: start(r.loc.y),
+                    width: length(r.size.w),
+                    height: length(r.size.h),
+                }
             }
         })
         .collect()

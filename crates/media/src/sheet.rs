@@ -1,0 +1,144 @@
+//! A contact sheet: stills of a recording, side by side in one PNG.
+
+use std::path::{Path, PathBuf};
+
+use ff::format::Pixel;
+use ff::frame::Video;
+use ff::software::scaling;
+use ffmpeg_the_third as ff;
+
+/// Width of one still in pixels.
+const STILL_WIDTH: u32 = 420;
+/// Pixels between stills and around them.
+const GAP: u32 = 8;
+/// Stills from left to right.
+const COLUMNS: u32 = 3;
+/// Grey between the stills.
+const GROUND: u8 = 24;
+
+/// Why there is no sheet.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The recording cannot be decoded.
+    #[error("cannot decode {}", .0.display())]
+    Decode(PathBuf, #[source] ff::Error),
+    /// The picture cannot be made.
+    #[error("cannot make a PNG")]
+    Encode(#[source] ff::Error),
+    /// The picture cannot be written.
+    #[error("cannot write {}", .0.display())]
+    Write(PathBuf, #[source] std::io::Error),
+}
+
+/// Writes `count` stills of `recording`, evenly spaced over its length, to the PNG file `sheet`.
+///
+/// # Errors
+/// See [`Error`].
+pub fn write(recording: &Path, sheet: &Path, count: u32) -> Result<(), Error> {
+    let stills = stills(recording, count).map_err(|e| Error::Decode(recording.to_owned(), e))?;
+    let png = png(&arrange(&stills)).map_err(Error::Encode)?;
+    std::fs::write(sheet, png).map_err(|e| Error::Write(sheet.to_owned(), e))
+}
+
+/// Small RGB pictures, in order.
+fn stills(recording: &Path, count: u32) -> Result<Vec<Video>, ff::Error> {
+    let mut input = ff::format::input(recording)?;
+    let stream = input.streams().best(ff::media::Type::Video).ok_or(ff::Error::StreamNotFound)?;
+    let (index, length) = (stream.index(), stream.duration().max(1));
+    let mut decoder = ff::codec::Context::from_parameters(stream.parameters())?.decoder().video()?;
+    let mut small = Shrink { scaler: None, stills: Vec::new() };
+    // The middle of each of `count` equal stretches.
+    let wanted: Vec<i64> =
+        (0..i64::from(count)).map(|i| length * (2 * i + 1) / (2 * i64::from(count))).collect();
+    let mut shown = Video::empty();
+    let mut next = Video::empty();
+    let mut packet = ff::Packet::empty();
+    let mut at_end = false;
+    while !at_end && small.stills.len() < wanted.len() {
+        match packet.read(&mut input) {
+            Ok(()) if packet.stream() != index => continue,
+            Ok(()) => decoder.send_packet(&packet)?,
+            Err(ff::Error::Eof) => {
+                at_end = true;
+                decoder.send_eof()?;
+            }
+            Err(e) => return Err(e),
+        }
+        while decoder.receive_frame(&mut next).is_ok() {
+            let start = next.pts().unwrap_or(0);
+            // A picture is shown until the next one starts.
+            while wanted.get(small.stills.len()).is_some_and(|w| *w < start) && shown.width() > 0 {
+                small.add(&shown)?;
+            }
+            std::mem::swap(&mut shown, &mut next);
+        }
+    }
+    while small.stills.len() < wanted.len() && shown.width() > 0 {
+        small.add(&shown)?;
+    }
+    Ok(small.stills)
+}
+
+struct Shrink {
+    scaler: Option<scaling::Context>,
+    stills: Vec<Video>,
+}
+
+impl Shrink {
+    fn add(&mut self, frame: &Video) -> Result<(), ff::Error> {
+        let (width, height) = (frame.width(), frame.height());
+        let small = (STILL_WIDTH, (STILL_WIDTH * height / width).max(1));
+        let scaler = match &mut self.scaler {
+            Some(scaler) => scaler,
+            none => none.insert(scaling::Context::get(
+                frame.format(),
+                width,
+                height,
+                Pixel::RGB24,
+                small.0,
+                small.1,
+                scaling::Flags::AREA,
+            )?),
+        };
+        let mut still = Video::empty();
+        scaler.run(frame, &mut still)?;
+        self.stills.push(still);
+        Ok(())
+    }
+}
+
+fn arrange(stills: &[Video]) -> Video {
+    let count = stills.len() as u32;
+    let (width, height) = stills.first().map_or((1, 1), |s| (s.width(), s.height()));
+    let columns = COLUMNS.min(count.max(1));
+    let rows = count.div_ceil(columns).max(1);
+    let mut sheet = Video::new(Pixel::RGB24, GAP + columns * (width + GAP), GAP + rows * (height + GAP));
+    sheet.data_mut(0).fill(GROUND);
+    let stride = sheet.stride(0);
+    for (i, still) in stills.iter().enumerate() {
+        let (column, row) = (i as u32 % columns, i as u32 / columns);
+        let left = (GAP + column * (width + GAP)) as usize * 3;
+        for y in 0..height {
+            let from = &still.data(0)[y as usize * still.stride(0)..][..width as usize * 3];
+            let top = (GAP + row * (height + GAP) + y) as usize;
+            sheet.data_mut(0)[top * stride + left..][..from.len()].copy_from_slice(from);
+        }
+    }
+    sheet
+}
+
+fn png(picture: &Video) -> Result<Vec<u8>, ff::Error> {
+    let codec = ff::encoder::find(ff::codec::Id::PNG).ok_or(ff::Error::EncoderNotFound)?;
+    let mut video = ff::codec::Context::new_with_codec(codec).encoder().video()?;
+    video.set_width(picture.width());
+    video.set_height(picture.height());
+    video.set_format(Pixel::RGB24);
+    video.set_time_base((1, 1));
+    let mut encoder = video.open()?;
+    encoder.send_frame(picture)?;
+    encoder.send_eof()?;
+    let mut packet = ff::Packet::empty();
+    encoder.receive_packet(&mut packet)?;
+    Ok(packet.data().unwrap_or_default().to_vec())
+}

@@ -1,0 +1,260 @@
+//! The thread of the sound card: carries bytes between sockets and [`Core`], and samples to whoever records them.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, SystemTime};
+
+use pagecast_core::{HostTime, Samples};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::OwnedFd;
+
+use super::Shared;
+use super::server::{Core, Moment};
+use crate::clock::{self, Origin};
+
+/// Bytes taken from one client before the others have their turn.
+const READ_LEN: usize = 64 * 1024;
+/// Connections taken before anything else has its turn.
+const MAX_ACCEPTS: usize = 32;
+/// Pause after a connection could not be taken, because descriptors are short for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The sockets, and the sound card behind them.
+#[derive(Debug)]
+pub(super) struct Server {
+    listener: UnixListener,
+    stop: Arc<OwnedFd>,
+    origin: Origin,
+    out: SyncSender<Samples>,
+    shared: Arc<Shared>,
+    core: Core,
+    sockets: BTreeMap<u32, UnixStream>,
+    accept_from: HostTime,
+    buffer: Vec<u8>,
+    dropped: u64,
+}
+
+/// What woke the thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Stop,
+    Connection,
+    Client { id: u32, readable: bool, writable: bool },
+}
+
+impl Server {
+    pub(super) fn new(
+        listener: UnixListener,
+        stop: Arc<OwnedFd>,
+        origin: Origin,
+        out: SyncSender<Samples>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let now = clock::now();
+        Self {
+            listener,
+            stop,
+            origin,
+            out,
+            shared,
+            core: Core::new(now),
+            sockets: BTreeMap::new(),
+            accept_from: now,
+            buffer: vec![0; READ_LEN],
+            dropped: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let events = match self.wait() {
+                Ok(events) => events,
+                Err(error) => {
+                    tracing::error!(%error, "the sound card cannot wait for its clients");
+                    return;
+                }
+            };
+            for event in events {
+                match event {
+                    Event::Stop => return,
+                    Event::Connection => self.accept(),
+                    Event::Client { id, readable, writable } => self.serve(id, readable, writable),
+                }
+            }
+            self.play();
+            self.send_all();
+            self.report();
+        }
+    }
+
+    /// Sleeps until something happens or samples are due.
+    fn wait(&self) -> rustix::io::Result<Vec<Event>> {
+        let now = clock::now();
+        let accepts = now >= self.accept_from;
+        let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN)];
+        fds.push(PollFd::new(&self.listener, if accepts { PollFlags::IN } else { PollFlags::empty() }));
+        for (id, socket) in &self.sockets {
+            let mut interest = PollFlags::empty();
+            interest.set(PollFlags::IN, self.core.wants_input(*id));
+            interest.set(PollFlags::OUT, !self.core.outgoing(*id).is_empty());
+            fds.push(PollFd::new(socket, interest));
+        }
+        let sleep = self.core.next_wake().since(now);
+        let timeout = Timespec {
+            tv_sec: i64::try_from(sleep.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(sleep.subsec_nanos()),
+        };
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        let happened: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        let mut events = Vec::new();
+        if !happened[0].is_empty() {
+            events.push(Event::Stop);
+        }
+        if happened[1].contains(PollFlags::IN) {
+            events.push(Event::Connection);
+        }
+        for (id, flags) in self.sockets.keys().zip(&happened[2..]) {
+            let readable = flags.intersects(PollFlags::IN | gone);
+            let writable = flags.contains(PollFlags::OUT);
+            if readable || writable {
+                events.push(Event::Client { id: *id, readable, writable });
+            }
+        }
+        Ok(events)
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..MAX_ACCEPTS {
+            match self.listener.accept() {
+                Ok((socket, _)) => self.welcome(socket),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the sound card could not be taken");
+                    self.accept_from = clock::now() + ACCEPT_PAUSE;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, socket: UnixStream) {
+        if let Err(error) = socket.set_nonblocking(true) {
+            tracing::warn!(%error, "a connection to the sound card could not be used");
+            return;
+        }
+        match self.core.connect() {
+            Some(id) => drop(self.sockets.insert(id, socket)),
+            None => tracing::debug!("a connection to the sound card was refused: there are too many"),
+        }
+    }
+
+    fn serve(&mut self, id: u32, readable: bool, writable: bool) {
+        if writable {
+            self.send(id);
+        }
+        if !readable {
+            return;
+        }
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        match socket.read(&mut self.buffer) {
+            Ok(0) => self.disconnect(id),
+            Ok(len) => self.receive(id, len),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                tracing::debug!(client = id, %error, "a client of the sound card is gone");
+                self.disconnect(id);
+            }
+        }
+    }
+
+    fn receive(&mut self, id: u32, len: usize) {
+        let now = Moment { host: clock::now(), wall: SystemTime::now() };
+        if let Err(violation) = self.core.receive(id, &self.buffer[..len], now) {
+            tracing::warn!(client = id, reason = %violation, "a client of the sound card was cut off");
+            self.disconnect(id);
+        }
+    }
+
+    fn disconnect(&mut self, id: u32) {
+        self.sockets.remove(&id);
+        self.core.disconnect(id, clock::now());
+    }
+
+    /// Brings the sound card up to now and passes on what there is to hear.
+    fn play(&mut self) {
+        let now = clock::now();
+        if !self.core.is_live()
+            && let Some(origin) = self.origin.get()
+        {
+            self.core.go_live(origin, now);
+        }
+        self.core.advance(now);
+        for samples in self.core.ready() {
+            self.shared.note_peak(&samples);
+            let len = samples.len() as u64;
+            match self.out.try_send(samples) {
+                Ok(()) => {}
+                // Waiting would stop every stream of the page; a gap is only heard once.
+                Err(TrySendError::Full(_)) => self.dropped += len,
+                // Nobody records any more; the page still needs its clock.
+                Err(TrySendError::Disconnected(_)) => {}
+            }
+        }
+    }
+
+    fn send_all(&mut self) {
+        let waiting: Vec<u32> =
+            self.sockets.keys().copied().filter(|id| !self.core.outgoing(*id).is_empty()).collect();
+        waiting.into_iter().for_each(|id| self.send(id));
+    }
+
+    fn send(&mut self, id: u32) {
+        if self.core.is_lost(id) {
+            tracing::warn!(client = id, "a client of the sound card was cut off: it does not read");
+            self.disconnect(id);
+            return;
+        }
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        match socket.write(self.core.outgoing(id)) {
+            Ok(len) => {
+                self.core.has_sent(id, len);
+                // What the client said before it was made to wait.
+                self.receive(id, 0);
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                tracing::debug!(client = id, %error, "a client of the sound card is gone");
+                self.disconnect(id);
+            }
+        }
+    }
+
+    fn report(&self) {
+        let counts = self.core.counts();
+        self.shared.streams_open.store(counts.streams_open, Ordering::Relaxed);
+        self.shared.streams_playing.store(counts.streams_playing, Ordering::Relaxed);
+        self.shared.underruns.store(counts.underruns, Ordering::Relaxed);
+        self.shared.dropped_samples.store(self.dropped + counts.skipped, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn note_peak(&self, samples: &Samples) {
+        let mut peak = [0.0_f32; 2];
+        for [left, right] in samples.pcm.as_chunks().0 {
+            peak = [peak[0].max(left.abs()), peak[1].max(right.abs())];
+        }
+        for (shared, peak) in self.peak.iter().zip(peak) {
+            shared.fetch_max(peak.to_bits(), Ordering::Relaxed);
+        }
+    }
+}
