@@ -184,3 +184,49 @@ fn head(result: &PageResult, side: Side) -> String {
 fn yes_or_no(met: bool) -> &'static str {
     if met { "yes" } else { "**no**" }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Measured;
+    use crate::page::Page;
+    use crate::usage::Cpu;
+    use crate::verdict::Ssim;
+
+    fn measured(browser: f64, encode: f64, luma: f64) -> Measured {
+        Measured {
+            cores: Cpu([(Part::Browser, browser), (Part::Encode, encode)].into()),
+            pss_bytes: 300 << 20,
+            distinct_fps: 29.9,
+            coded_fps: 30.0,
+            kbps: 800.0,
+            ssim: Some(Ssim { luma, all: luma - 0.001 }),
+            claimed: Some(1.0),
+        }
+    }
+
+    fn results(pagecast: [Measured; 3], recipe: Measured) -> Results {
+        let casts = Pair { pagecast: pagecast.into(), recipe: vec![recipe] };
+        Results { pages: vec![PageResult { page: Page::Scroll, casts }], ..Results::default() }
+    }
+
+    #[test]
+    fn the_middle_cast_counts() {
+        let pagecast = [measured(0.3, 0.2, 0.99), measured(9.0, 9.0, 0.99), measured(0.1, 0.1, 0.99)];
+        let mut text = String::new();
+        cost(&mut text, &results(pagecast, measured(0.7, 0.3, 0.99))).expect("text");
+        let row = "| Scrolling text | 0.50 | 1.00 | **0.50** | ≤ 0.60 | 0.9900 | 0.9900 | yes |";
+        assert!(text.contains(row), "{text}");
+        let mut text = String::new();
+        let pagecast = [0.99; 3].map(|luma| measured(0.3, 0.2, luma));
+        parts(&mut text, &results(pagecast, measured(0.7, 0.3, 0.99))).expect("text");
+        let row = "| Scrolling text | recipe | 0.700 | 0.000 | 0.000 | 0.300 | 0.000 | 1.000 | 300 MiB |";
+        assert!(text.contains(row), "{text}");
+    }
+
+    #[test]
+    fn worse_pictures_meet_no_goal() {
+        let met = |luma| results([luma; 3].map(|l| measured(0.1, 0.1, l)), measured(0.7, 0.3, 0.99)).pages[0].meets_goal();
+        assert_eq!((met(0.9871), met(0.9869)), (Some(true), Some(false)));
+    }
+}
