@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::measure::WARM_UP;
 use crate::page::Page;
 use crate::pagecast::{Claims, Pagecast};
 use crate::peers::Peers;
@@ -57,11 +58,13 @@ impl Cast {
         Self::of_url(side, site, &site.page(page, number), number, program)
     }
 
-    /// The same for the page that flashes and beeps, recorded from the moment a browser asked for it.
+    /// The same for the page that flashes and beeps, which does not say when it has drawn.
     pub(crate) fn of_flash_and_beep(side: Side, site: &Site, program: &Path) -> Result<Self> {
         let number = next_number();
         let mut cast = Self::of_url(side, site, &site.flash_and_beep(number), number, program)?;
         site.wait_until_asked(number, PATIENCE)?;
+        // The recipe's sound is at its best when the browser already plays as its recording begins.
+        std::thread::sleep(WARM_UP);
         cast.begin()?;
         Ok(cast)
     }

@@ -112,7 +112,7 @@ fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
             let seconds = first_frame_s(side, site, program)?;
             eprintln!("first frame, {}: {seconds:.2} s", side.name());
             results.first_frames_s.of_mut(side).push(seconds);
-            let found = offsets(side, site, program, WARM_UP + args.window())?;
+            let found = offsets(side, site, program, args.window())?;
             eprintln!("sound against picture, {}: {found}", side.name());
             results.offsets.of_mut(side).push(found);
         }
