@@ -48,7 +48,7 @@ export class Music {
     const context = new AudioContext({ latencyHint: "interactive" });
     this.#context = context;
     const squash = new DynamicsCompressorNode(context, { threshold: -16, ratio: 3, attack: 0.004, release: 0.2 });
-    this.#master = new GainNode(context, { gain: 0.55 });
+    this.#master = new GainNode(context, { gain: 0.8 });
     this.#master.connect(squash).connect(context.destination);
     this.#echo = this.#makeEcho();
     this.#hiss = this.#makeHiss();
@@ -73,10 +73,10 @@ export class Music {
     playsOn(step).forEach((sounds, row) => {
       if (!sounds) return;
       const note = chord[1 + ((step * 5 + row * 2) % 6)];
-      if (ROWS[row] === "bell") this.#tone(at, { hz: hertz(note + 24), type: "sine", level: 0.1, decay: 1.4, echo: 0.5, pan: 0.3 });
-      if (ROWS[row] === "pluck") this.#tone(at, { hz: hertz(note + 12), type: "triangle", level: 0.2, decay: 0.34, echo: 0.4, pan: (row - 2) * 0.5 });
+      if (ROWS[row] === "bell") this.#tone(at, { hz: hertz(note + 24), type: "sine", level: 0.14, decay: 1.4, echo: 0.5, pan: 0.3 });
+      if (ROWS[row] === "pluck") this.#tone(at, { hz: hertz(note + 12), type: "triangle", level: 0.3, decay: 0.34, echo: 0.4, pan: (row - 2) * 0.5 });
       if (ROWS[row] === "bass") this.#tone(at, { hz: hertz(chord[0]), type: "triangle", level: 0.42, decay: 0.5, echo: 0, pan: 0 });
-      if (ROWS[row] === "kick") this.#tone(at, { hz: 120, fall: 42, type: "sine", level: 0.6, decay: 0.22, echo: 0, pan: 0 });
+      if (ROWS[row] === "kick") this.#tone(at, { hz: 120, fall: 42, type: "sine", level: 0.55, decay: 0.22, echo: 0, pan: 0 });
       if (ROWS[row] === "hat") this.#brush(at);
     });
   }
@@ -116,8 +116,8 @@ export class Music {
     const context = this.#context;
     const voice = new AudioBufferSourceNode(context, { buffer: this.#hiss });
     const bright = new BiquadFilterNode(context, { type: "highpass", frequency: 7000 });
-    const shape = new GainNode(context, { gain: 0.07 });
-    shape.gain.setValueAtTime(0.07, at).exponentialRampToValueAtTime(0.0005, at + 0.06);
+    const shape = new GainNode(context, { gain: 0.18 });
+    shape.gain.setValueAtTime(0.18, at).exponentialRampToValueAtTime(0.0005, at + 0.06);
     voice.connect(bright).connect(shape).connect(this.#master);
     voice.start(at);
     voice.stop(at + 0.08);

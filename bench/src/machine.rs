@@ -1,0 +1,54 @@
+//! What the numbers were taken on, and whether everything that takes them is there.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use pagecast_testkit::command::{program, stdout_of};
+
+use crate::peers::CHROMIUM;
+
+/// Programs and the Debian packages they come from.
+const NEEDED: [(&str, &str); 5] = [
+    ("Xvfb", "xvfb"),
+    ("pulseaudio", "pulseaudio"),
+    ("ffmpeg", "ffmpeg"),
+    ("ffprobe", "ffmpeg"),
+    (CHROMIUM, "chromium"),
+];
+
+/// Says which packages are missing.
+pub(crate) fn check() -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    let mut missing: Vec<_> = NEEDED.iter().filter(|(name, _)| !found(name)).map(|(_, package)| *package).collect();
+    missing.dedup();
+    ensure!(missing.is_empty(), "install what the bench needs: apt-get install {}", missing.join(" "));
+    Ok(())
+}
+
+/// A line for each thing that a reader wants to know.
+pub(crate) fn describe() -> Result<Vec<(&'static str, String)>> {
+    let cpu_info = fs::read_to_string("/proc/cpuinfo")?;
+    let mem_info = fs::read_to_string("/proc/meminfo")?;
+    let value = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key));
+        line.and_then(|line| line.split_once(':')).map_or_else(String::new, |(_, v)| v.trim().to_owned())
+    };
+    let memory_kib: f64 = value(&mem_info, "MemTotal").trim_end_matches(" kB").parse()?;
+    let cores = std::thread::available_parallelism()?;
+    Ok(vec![
+        ("date", first_line("date", &["-u", "+%Y-%m-%d %H:%M UTC"])?),
+        ("processor", format!("{cores} x {}", value(&cpu_info, "model name"))),
+        ("memory", format!("{:.0} GiB", memory_kib / 1024.0 / 1024.0)),
+        ("kernel", first_line("uname", &["-sr"])?),
+        ("browser", first_line(CHROMIUM, &["--version"])?),
+        ("recipe's ffmpeg", first_line("ffmpeg", &["-version"])?.chars().take_while(|c| *c != 'C').collect()),
+        ("recipe's sound", first_line("pulseaudio", &["--version"])?),
+    ])
+}
+
+fn first_line(name: &str, arguments: &[&str]) -> Result<String> {
+    let text = stdout_of(program(name).args(arguments))?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}

@@ -1,0 +1,33 @@
+//! `pagecast-bench`: Pagecast against the recipe that everybody else uses (Xvfb, PulseAudio, x11grab, ffmpeg).
+//!
+//! Both record the same pages in turn, each alone on the machine; everything is measured from outside, in the same way:
+//! [`usage`] reads /proc, [`verdict`] decodes the files, [`reference`] draws single pictures again without loss.
+//! [`plan`] holds the order of the work and [`report`] the page that comes out of it.
+//!
+//! Deliberately absent: anything of Pagecast but its command line.
+
+#![expect(clippy::print_stderr, reason = "it tells the person at the terminal how far it is")]
+
+mod casts;
+mod density;
+mod machine;
+mod measure;
+mod page;
+mod pagecast;
+mod peers;
+mod plan;
+mod reference;
+mod report;
+mod results;
+mod site;
+mod start;
+mod sync;
+mod usage;
+mod verdict;
+
+use anyhow::Result;
+use clap::Parser as _;
+
+fn main() -> Result<()> {
+    plan::run(&plan::Args::parse())
+}

@@ -1,0 +1,68 @@
+//! `pagecast record` as a child process.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::command::program;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::casts::{FPS, HEIGHT, WIDTH};
+
+/// A running recorder.
+#[derive(Debug)]
+pub(crate) struct Pagecast {
+    child: Child,
+    log: PathBuf,
+}
+
+/// What `--json` says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claims {
+    /// From process start to the first frame.
+    pub(crate) first_frame_s: f64,
+    /// CPU time of everything over the whole run.
+    pub(crate) cpu_s: f64,
+}
+
+impl Pagecast {
+    pub(crate) fn start(pagecast: &Path, url: &str, file: &Path) -> Result<Self> {
+        let log = file.with_extension("log");
+        let mut command = program(pagecast);
+        command.args(["record", url, "--json", "--overwrite", "-o"]).arg(file);
+        command.args(["--size", &format!("{WIDTH}x{HEIGHT}"), "--fps", &FPS.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
+        let child = command.spawn().with_context(|| {
+            format!("cannot start {}: build it with `cargo build --release`", pagecast.display())
+        })?;
+        Ok(Self { child, log })
+    }
+
+    pub(crate) fn interrupt(&self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::INT).context("pagecast ended early")
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Claims> {
+        let mut json = String::new();
+        self.child.stdout.take().context("pagecast has no output")?.read_to_string(&mut json)?;
+        let status = self.child.wait()?;
+        let log = || fs::read_to_string(&self.log).unwrap_or_default();
+        ensure!(status.success(), "pagecast ended with {status}: {}", log());
+        let value: Value = serde_json::from_str(&json).context("pagecast did not print JSON")?;
+        let number = |pointer| {
+            value.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {json}"))
+        };
+        Ok(Claims { first_frame_s: number("/first_frame_ms")? / 1000.0, cpu_s: number("/cpu_seconds/total")? })
+    }
+}
+
+impl Drop for Pagecast {
+    fn drop(&mut self) {
+        // After `finish` there is nothing left to kill.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

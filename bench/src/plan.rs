@@ -1,0 +1,128 @@
+//! The order of the work: both sides in turn, so that whatever else the machine does hits both alike.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, value_parser};
+use pagecast_testkit::Turn;
+
+use crate::casts::Side;
+use crate::density;
+use crate::machine;
+use crate::measure::{WARM_UP, measure};
+use crate::page::Page;
+use crate::reference::Pictures;
+use crate::report;
+use crate::results::{PageResult, Pair, Results};
+use crate::site::Site;
+use crate::start::first_frame_s;
+use crate::sync::offsets;
+use crate::usage::adopt_orphans;
+
+const WINDOW_S: u32 = 10;
+const REPEAT: u32 = 3;
+
+/// Compares Pagecast with the usual recipe (Xvfb, PulseAudio, x11grab, ffmpeg) and writes a page about it.
+#[derive(Debug, Parser)]
+#[command(name = "pagecast-bench")]
+pub(crate) struct Args {
+    /// Pages to record, separated by commas [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pages: Vec<Page>,
+    /// Casts of each page and side; medians are reported [default: 3, quick 1]
+    #[arg(long, value_parser = value_parser!(u32).range(1..=99))]
+    repeat: Option<u32>,
+    /// Seconds over which a cast is measured, after its start [default: 10, quick 5]
+    #[arg(long, value_parser = value_parser!(u32).range(3..=300))]
+    seconds: Option<u32>,
+    /// A first impression: one short cast each, no casts at once
+    #[arg(long)]
+    quick: bool,
+    /// The page to cast many times at once
+    #[arg(long, value_enum, default_value = "animation")]
+    density: Page,
+    /// The program to measure [default: `pagecast` beside this one]
+    #[arg(long)]
+    pagecast: Option<PathBuf>,
+    /// Where the results are written
+    #[arg(long, default_value = "docs/bench.md")]
+    output: PathBuf,
+}
+
+impl Args {
+    pub(crate) fn repeat(&self) -> u32 {
+        self.repeat.unwrap_or(if self.quick { 1 } else { REPEAT })
+    }
+
+    pub(crate) fn window(&self) -> Duration {
+        Duration::from_secs(self.seconds.unwrap_or(if self.quick { WINDOW_S / 2 } else { WINDOW_S }).into())
+    }
+
+    fn pages(&self) -> &[Page] {
+        const ALL: [Page; 5] = [Page::Still, Page::Animation, Page::Scroll, Page::Video, Page::Webgl];
+        if self.pages.is_empty() { &ALL } else { &self.pages }
+    }
+
+    fn program(&self) -> Result<PathBuf> {
+        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("pagecast"));
+        let program = self.pagecast.clone().map_or_else(beside, Ok)?;
+        ensure!(program.is_file(), "{} is missing: cargo build --release", program.display());
+        Ok(program)
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    machine::check()?;
+    let program = args.program()?;
+    ensure!(args.density.moves(), "frames of a still page cannot be counted");
+    adopt_orphans()?;
+    // The tests of this checkout and the bench would spoil each other's numbers.
+    let _alone = Turn::alone()?;
+    let length_s = (WARM_UP + args.window()).as_secs() as u32;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    let site = Site::open(&folder, length_s.next_multiple_of(30))?;
+    let results = work(args, &site, &program)?;
+    let text = report::markdown(args, &program, &results)?;
+    if let Some(folder) = args.output.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(&args.output, text).with_context(|| format!("cannot write {}", args.output.display()))?;
+    eprintln!("written: {}", args.output.display());
+    Ok(())
+}
+
+fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
+    let mut results = Results::default();
+    let mut drawn = Pictures::new(site);
+    for page in args.pages() {
+        let mut casts = Pair::<Vec<_>>::default();
+        for turn in 1..=args.repeat() {
+            for side in Side::BOTH {
+                eprint!("{}, {} {turn}/{}: ", page.title(), side.name(), args.repeat());
+                let measured = measure(side, site, *page, program, args.window(), Some(&mut drawn))?;
+                eprintln!("{:.2} cores, {:.1} new fps", measured.cores.total(), measured.distinct_fps);
+                casts.of_mut(side).push(measured);
+            }
+        }
+        results.pages.push(PageResult { page: *page, casts });
+    }
+    for _ in 0..args.repeat() {
+        for side in Side::BOTH {
+            let seconds = first_frame_s(side, site, program)?;
+            eprintln!("first frame, {}: {seconds:.2} s", side.name());
+            results.first_frames_s.of_mut(side).push(seconds);
+            let found = offsets(side, site, program, args.window())?;
+            eprintln!("sound against picture, {}: {found}", side.name());
+            results.offsets.of_mut(side).push(found);
+        }
+    }
+    if !args.quick {
+        let mut crowds = Pair::default();
+        for side in Side::BOTH {
+            *crowds.of_mut(side) = density::climb(side, site, args.density, program, args.window())?;
+        }
+        results.crowds = Some((args.density, crowds));
+    }
+    Ok(results)
+}

@@ -1,0 +1,122 @@
+//! The pages and the video as a web site, and the folder for everything that is recorded.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::Server;
+use pagecast_testkit::command::{missing, program};
+use pagecast_testkit::media::Gray;
+use pagecast_testkit::strip::{Place, Strip};
+
+use crate::casts::{FPS, HEIGHT, WIDTH};
+use crate::page::Page;
+
+/// Size of the picture of a strip, in pixels.
+pub(crate) const STRIP: (usize, usize) = (256, 32);
+
+/// A web site on loopback.
+#[derive(Debug)]
+pub(crate) struct Site {
+    server: Server,
+    folder: PathBuf,
+}
+
+impl Site {
+    /// Opens it; the video page has `video_s` seconds to show before it begins again.
+    pub(crate) fn open(folder: &Path, video_s: u32) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let media = folder.join("media");
+        fs::create_dir_all(&media)?;
+        let source = media.join(format!("source-{video_s}s.mp4"));
+        if !source.exists() {
+            make_video(&source, video_s)?;
+        }
+        fs::copy(&source, media.join("source.mp4"))?;
+        let server = Server::start()?
+            .folder("/bench/", &Path::new(env!("CARGO_MANIFEST_DIR")).join("pages"))
+            .folder("/media/", &media);
+        Ok(Self { server, folder: folder.to_owned() })
+    }
+
+    /// Address of a page for one cast.
+    pub(crate) fn page(&self, page: Page, cast: u32) -> String {
+        self.server.url(&format!("/bench/{}?cast={cast}", page.file()))
+    }
+
+    /// Address of one picture of a page, standing still.
+    pub(crate) fn still(&self, page: Page, counter: u32) -> String {
+        self.server.url(&format!("/bench/{}?at={counter}", page.file()))
+    }
+
+    /// Address of testkit's page that flashes and beeps, for one cast.
+    pub(crate) fn flash_and_beep(&self, cast: u32) -> String {
+        self.server.url(&flash_and_beep(cast))
+    }
+
+    /// Waits until a browser has asked for that page.
+    pub(crate) fn wait_until_asked(&self, cast: u32, limit: Duration) -> Result<()> {
+        self.server.wait_for(&flash_and_beep(cast), limit)
+    }
+
+    pub(crate) fn wait_until_drawn(&self, cast: u32, limit: Duration) -> Result<()> {
+        self.server.wait_for(&format!("/said/drawn/{cast}"), limit)
+    }
+
+    /// The video that the video page shows.
+    pub(crate) fn video(&self) -> PathBuf {
+        self.folder.join("media/source.mp4")
+    }
+
+    /// Path of a file that a run writes.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+fn flash_and_beep(cast: u32) -> String {
+    format!("/sync.html?cast={cast}")
+}
+
+/// A pan over rough ground with some film grain, and a test pattern that travels across it, at the rate of a usual video
+/// of its size; a strip counts the pictures.
+fn make_video(path: &Path, seconds: u32) -> Result<()> {
+    eprintln!("making the video of the video page, once");
+    let (width, height) = STRIP;
+    let still = format!("color=c=0x808080:s={WIDTH}x{HEIGHT}:r={FPS},format=yuv444p,trim=end_frame=1");
+    let look = format!(
+        "{still},noise=alls=100:all_seed=7,gblur=sigma=40,eq=contrast=20:saturation=8[far];\
+         {still},noise=c0s=100:c0_seed=3,gblur=sigma=6,eq=contrast=4[near];\
+         [far][near]blend=all_mode=softlight,loop=loop=-1:size=1,setpts=N/{FPS}/TB,scroll=h=0.0025:v=0.001[ground];\
+         testsrc2=s=384x216:r={FPS}[pattern];\
+         [ground][pattern]overlay=x=440+400*sin(t):y=250+200*cos(t*0.7),noise=c0s=2:c0f=t[scene];\
+         [scene][0:v]overlay=0:0,format=yuv420p[v];\
+         sine=f=220:r=48000[low];sine=f=277:r=48000[high];[low][high]amix=2[a]"
+    );
+    let unfinished = path.with_extension("unfinished");
+    let mut ffmpeg = program("ffmpeg");
+    ffmpeg.args(["-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "gray"]);
+    ffmpeg.args(["-video_size", &format!("{width}x{height}"), "-framerate", &FPS.to_string(), "-i", "-"]);
+    ffmpeg.args(["-filter_complex", &look, "-map", "[v]", "-map", "[a]", "-c:v", "libx264", "-preset", "faster"]);
+    ffmpeg.args(["-b:v", "4000k", "-maxrate", "5000k", "-bufsize", "8000k", "-g", "60", "-colorspace", "bt709"]);
+    ffmpeg.args(["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]);
+    ffmpeg.args(["-c:a", "aac", "-b:a", "128k", "-ac", "2", "-t", &seconds.to_string()]);
+    ffmpeg.args(["-movflags", "+faststart", "-f", "mp4"]).arg(&unfinished);
+    let mut child = ffmpeg.stdin(Stdio::piped()).spawn().context(missing("ffmpeg"))?;
+    let mut pipe = child.stdin.take().context("ffmpeg has no input")?;
+    let mut picture = Gray::new(width, height);
+    for counter in 0..seconds * FPS {
+        Strip { counter, page_time: counter * 10_000 / FPS, event_time: None, note: 0 }.draw(&mut picture, Place::PAGE);
+        if pipe.write_all(&picture.data).is_err() {
+            break;
+        }
+    }
+    drop(pipe);
+    ensure!(child.wait()?.success(), "ffmpeg could not make the video");
+    fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644))?;
+    fs::rename(&unfinished, path).context("cannot keep the video")
+}

@@ -1,0 +1,222 @@
+//! What the processes below this one use, read from /proc.
+//!
+//! The bench is the subreaper of everything it starts, so daemons that leave their parents are counted too.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Sub;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+
+/// What a process or thread is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Browser,
+    Display,
+    Sound,
+    Encode,
+    Other,
+}
+
+impl Part {
+    /// By the name of a process, or of a thread of Pagecast.
+    fn of(name: &str) -> Self {
+        match name {
+            "chromium" | "chrome" | "chrome_crashpad" => Self::Browser,
+            "Xvfb" | "display" => Self::Display,
+            "pulseaudio" | "sound" => Self::Sound,
+            "ffmpeg" => Self::Encode,
+            thread if thread.starts_with("encode") => Self::Encode,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// CPU time by part, in seconds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cpu(pub(crate) BTreeMap<Part, f64>);
+
+impl Cpu {
+    /// Everything that all processes below this one have used so far.
+    pub(crate) fn now() -> Result<Self> {
+        let mut cpu = Self::default();
+        let per_second = rustix::param::clock_ticks_per_second() as f64;
+        for process in below(getpid())? {
+            // A process may end between the listing and the look at it.
+            let Some(total) = process.ticks() else { continue };
+            if process.name == "pagecast" {
+                let mut rest = total;
+                for (name, ticks) in process.threads() {
+                    rest = rest.saturating_sub(ticks);
+                    *cpu.0.entry(Part::of(&name)).or_default() += ticks as f64 / per_second;
+                }
+                *cpu.0.entry(Part::Other).or_default() += rest as f64 / per_second;
+            } else {
+                *cpu.0.entry(Part::of(&process.name)).or_default() += total as f64 / per_second;
+            }
+        }
+        Ok(cpu)
+    }
+
+    pub(crate) fn part(&self, part: Part) -> f64 {
+        self.0.get(&part).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn total(&self) -> f64 {
+        self.0.values().sum()
+    }
+
+    /// Seconds of CPU to cores.
+    pub(crate) fn over(self, wall: Duration) -> Self {
+        Self(self.0.into_iter().map(|(part, s)| (part, s / wall.as_secs_f64())).collect())
+    }
+}
+
+impl Sub for Cpu {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self(self.0.into_iter().map(|(part, s)| (part, s - earlier.0.get(&part).unwrap_or(&0.0))).collect())
+    }
+}
+
+/// Proportional set size of all processes below this one, in bytes.
+pub(crate) fn pss_bytes() -> Result<u64> {
+    let kib = |process: &Process| {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid)).ok()?;
+        let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:"))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    Ok(below(getpid())?.iter().filter_map(kib).sum::<u64>() * 1024)
+}
+
+/// Makes this process the parent of orphans below it.
+pub(crate) fn adopt_orphans() -> Result<()> {
+    set_child_subreaper(Some(getpid())).context("cannot become a subreaper")
+}
+
+/// Ends whatever is still there below this process, once its owners are done with it.
+///
+/// # Errors
+/// Something survives being killed.
+pub(crate) fn sweep() -> Result<()> {
+    let started = Instant::now();
+    loop {
+        while wait(WaitOptions::NOHANG).is_ok_and(|ended| ended.is_some()) {}
+        let left = below(getpid())?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = left.iter().map(|p| p.name.as_str()).collect();
+        ensure!(started.elapsed() < Duration::from_secs(10), "these processes do not end: {}", names.join(", "));
+        let signal = if started.elapsed() < Duration::from_secs(2) { Signal::TERM } else { Signal::KILL };
+        for process in &left {
+            if let Some(pid) = Pid::from_raw(process.pid) {
+                kill_process(pid, signal).ok();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: i32,
+    parent: i32,
+    name: String,
+}
+
+impl Process {
+    fn read(pid: i32) -> Option<Self> {
+        let stat = Stat::read(Path::new(&format!("/proc/{pid}/stat")))?;
+        Some(Self { pid, parent: stat.field(1)?.try_into().ok()?, name: stat.name })
+    }
+
+    /// Clock ticks of the process and of its children that have ended.
+    fn ticks(&self) -> Option<u64> {
+        let stat = Stat::read(Path::new(&format!("/proc/{}/stat", self.pid)))?;
+        (11..=14).map(|i| stat.field(i)).sum()
+    }
+
+    fn threads(&self) -> Vec<(String, u64)> {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return Vec::new() };
+        let stats = tasks.flatten().filter_map(|task| Stat::read(&task.path().join("stat")));
+        stats.filter_map(|stat| Some((stat.name.clone(), stat.field(11)? + stat.field(12)?))).collect()
+    }
+}
+
+/// A `stat` file of /proc: the name, and the fields after it (proc(5) counts the first of them as the third).
+struct Stat {
+    name: String,
+    rest: String,
+}
+
+impl Stat {
+    fn read(path: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(path).ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        // Names may hold brackets and blanks.
+        let (head, rest) = text.rsplit_once(") ")?;
+        let (_, name) = head.split_once(" (")?;
+        Some(Self { name: name.to_owned(), rest: rest.to_owned() })
+    }
+
+    fn field(&self, at: usize) -> Option<u64> {
+        self.rest.split_ascii_whitespace().nth(at)?.parse().ok()
+    }
+}
+
+/// All processes below `root`, without it.
+fn below(root: Pid) -> Result<Vec<Process>> {
+    let mut children = BTreeMap::<i32, Vec<Process>>::new();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")? {
+        let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(process) = pid.and_then(Process::read) {
+            children.entry(process.parent).or_default().push(process);
+        }
+    }
+    let mut found = children.remove(&root.as_raw_nonzero().get()).unwrap_or_default();
+    let mut at = 0;
+    while at < found.len() {
+        let next = children.remove(&found[at].pid).unwrap_or_default();
+        found.extend(next);
+        at += 1;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use pagecast_testkit::command::program;
+
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_brackets() {
+        let stat = Stat::parse("7 (a) (b c)) S 1 7 7 0 -1 4194560 1 2 3 4 50 60 70 80 20").expect("a stat line");
+        assert_eq!(stat.name, "a) (b c)");
+        assert_eq!((stat.field(1), stat.field(11), stat.field(14)), (Some(1), Some(50), Some(80)));
+    }
+
+    #[test]
+    fn a_busy_child_is_seen_and_swept() {
+        adopt_orphans().expect("a subreaper");
+        // The inner shell outlives its parent and becomes ours.
+        let mut shell = program("sh");
+        let status = shell.args(["-c", "sh -c 'while :; do :; done' & exit 0"]).status().expect("a shell");
+        assert!(status.success());
+        let started = Instant::now();
+        while Cpu::now().expect("usage").part(Part::Other) < 0.1 {
+            assert!(started.elapsed() < Duration::from_secs(20), "the child's time is not seen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(pss_bytes().expect("memory") > 0);
+        sweep().expect("an end");
+        assert!(below(getpid()).expect("processes").is_empty());
+    }
+}
