@@ -32,6 +32,12 @@ fn main() -> Result<()> {
         println!("page, naive flash:    {}", sync::visible(&page, sync::NAIVE_FLASH, &ours));
         let video = file.strips(Place { x: 0, y: 360, cell: 16 })?;
         println!("video:                {}", sync::video(&video, fps, &theirs));
+        for (name, offsets) in
+            [("page", sync::page(&page, &ours)), ("video", sync::video(&video, fps, &theirs))]
+        {
+            let late: Vec<_> = offsets.all.iter().map(|(_, ms)| format!("{ms:+.0}")).collect();
+            println!("{name} beep by beep: {}", late.join(" "));
+        }
     }
     Ok(())
 }
