@@ -42,7 +42,7 @@ pub(crate) fn describe() -> Result<Vec<(&'static str, String)>> {
         ("memory", format!("{:.0} GiB", memory_kib / 1024.0 / 1024.0)),
         ("kernel", first_line("uname", &["-sr"])?),
         ("browser", first_line(CHROMIUM, &["--version"])?),
-        ("recipe's ffmpeg", first_line("ffmpeg", &["-version"])?.chars().take_while(|c| *c != 'C').collect()),
+        ("recipe's ffmpeg", first_line("ffmpeg", &["-version"])?.split(" Copyright").take(1).collect()),
         ("recipe's sound", first_line("pulseaudio", &["--version"])?),
     ])
 }

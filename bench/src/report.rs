@@ -146,7 +146,7 @@ fn density(text: &mut String, page: &str, crowds: &Pair<Vec<Crowd>>) -> Result<(
         let count = most(climbed);
         let cores = climbed.iter().find(|c| c.casts == count).map_or(0.0, |c| c.cores);
         let next = climbed.iter().find(|c| c.casts == count + 1);
-        let next = next.map_or_else(|| "not tried".to_owned(), |c| format!("{:.1} fps", c.worst_fps));
+        let next = next.map_or_else(|| "not tried".to_owned(), Crowd::worst);
         writeln!(text, "| {} | **{count}** | {cores:.2} | {next} |", side.name())?;
     }
     Ok(())
