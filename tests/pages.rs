@@ -11,15 +11,8 @@ use pagecast_testkit::{Pagecast, Recording, Server, Turn};
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const LIMIT: Duration = Duration::from_secs(40);
 
-fn record(url: &str, seconds: u32) -> Result<Recorded> {
-    let outcome = Pagecast::record(PAGECAST, url).with("duration", format!("{seconds}s")).finish(LIMIT)?;
-    Ok(Recorded { file: outcome.recording()?, _outcome: outcome })
-}
-
-/// A recording, kept on disk as long as this lives.
-struct Recorded {
-    file: Recording,
-    _outcome: pagecast_testkit::Outcome,
+fn record(url: &str, seconds: u32) -> Result<Recording> {
+    Pagecast::record(PAGECAST, url).with("duration", format!("{seconds}s")).finish(LIMIT)?.recording()
 }
 
 /// When the pictures with this note begin and end, in seconds.
@@ -39,12 +32,12 @@ fn between(samples: &[f32], from_s: f64, to_s: f64) -> &[f32] {
 fn asks(what: &str, answers: &[&str]) -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
-    let recorded = record(&server.url(&format!("asks.html?{what}")), 4)?;
+    let file = record(&server.url(&format!("asks.html?{what}")), 4)?;
     let said = server.requests().into_iter().find_map(|r| r.strip_prefix("/said/").map(str::to_owned));
     let said = said.with_context(|| format!("{what} was never answered"))?;
     let known = answers.iter().any(|answer| said == format!("{what}-{answer}"));
     ensure!(known, "the page was told {said:?}");
-    let pictures = recorded.file.strips(Place::PAGE)?;
+    let pictures = file.strips(Place::PAGE)?;
     let (begin, end) = phase(&pictures, 1)?;
     ensure!(begin < 2.5 && end > 3.8, "the page drew from {begin} s to {end} s after it asked");
     let counters: Vec<_> = pictures.iter().filter_map(|p| Some(p.strip?.counter)).collect();
@@ -94,7 +87,7 @@ fn downloads_and_printing_come_to_nothing() -> Result<()> {
 fn the_page_believes_that_it_is_watched() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
-    let pictures = record(&server.url("state.html"), 3)?.file.strips(Place::PAGE)?;
+    let pictures = record(&server.url("state.html"), 3)?.strips(Place::PAGE)?;
     let note = pictures.iter().rev().find_map(|p| Some(p.strip?.note)).context("no strip")?;
     for (bit, fact) in ["visible", "focused", "no scroll bars", "WebGL", "fills the window", "H.264 and AAC"]
         .iter()
@@ -109,7 +102,7 @@ fn the_page_believes_that_it_is_watched() -> Result<()> {
 fn a_page_without_sound_has_a_silent_track() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
-    let [left, right] = record(&server.url("counter.html"), 3)?.file.pcm()?.channels()?;
+    let [left, right] = record(&server.url("counter.html"), 3)?.pcm()?.channels()?;
     ensure!(left.len() > 2 * SAMPLE_RATE as usize, "{} samples", left.len());
     let loudest = rms(&left).max(rms(&right));
     ensure!(loudest < 1e-4, "silence of {loudest}");
@@ -120,7 +113,7 @@ fn a_page_without_sound_has_a_silent_track() -> Result<()> {
 fn five_elements_sound_together() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
-    let [left, right] = record(&server.url("sounds.html"), 5)?.file.pcm()?.channels()?;
+    let [left, right] = record(&server.url("sounds.html"), 5)?.pcm()?.channels()?;
     for hz in [300, 500, 700, 1100, 1300] {
         ensure!(
             server.requests().contains(&format!("/said/playing-{hz}")),
@@ -140,9 +133,9 @@ fn five_elements_sound_together() -> Result<()> {
 fn a_page_may_change_its_sample_rate() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
-    let recorded = record(&server.url("rate.html"), 9)?;
-    let pictures = recorded.file.strips(Place::PAGE)?;
-    let [left, _] = recorded.file.pcm()?.channels()?;
+    let file = record(&server.url("rate.html"), 9)?;
+    let pictures = file.strips(Place::PAGE)?;
+    let [left, _] = file.pcm()?.channels()?;
     for (step, hz) in [(1, 500.0), (2, 700.0), (3, 900.0), (4, 1100.0)] {
         let (begin, end) = phase(&pictures, step)?;
         let sound = between(&left, begin + 0.6, (end - 0.2).min(begin + 1.6));
@@ -157,11 +150,11 @@ fn a_page_may_change_its_sample_rate() -> Result<()> {
 fn an_empty_page_is_white_and_silent() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
-    let recorded = record(&server.url("empty.html"), 3)?;
-    let picture = recorded.file.picture_at(2.0)?;
+    let file = record(&server.url("empty.html"), 3)?;
+    let picture = file.picture_at(2.0)?;
     ensure!(picture.detail() < 1e-6, "an empty page shows something: {}", picture.detail());
     ensure!(picture.at(640, 360).iter().all(|c| *c >= 252), "white is {:?}", picture.at(640, 360));
-    ensure!((recorded.file.end_s() - 3.0).abs() < 0.1, "it lasts {} s", recorded.file.end_s());
+    ensure!((file.end_s() - 3.0).abs() < 0.1, "it lasts {} s", file.end_s());
     Ok(())
 }
 
@@ -172,16 +165,16 @@ fn a_page_may_go_to_another_origin() -> Result<()> {
     let to = there.url("leaves.html?note=2&hz=900");
     // Characters that would end the parameter are escaped.
     let to = to.replace('&', "%26");
-    let recorded = record(&here.url(&format!("leaves.html?note=1&hz=500&after=3&to={to}")), 8)?;
-    recorded.file.ticks(30)?;
-    let pictures = recorded.file.strips(Place::PAGE)?;
+    let file = record(&here.url(&format!("leaves.html?note=1&hz=500&after=3&to={to}")), 8)?;
+    file.ticks(30)?;
+    let pictures = file.strips(Place::PAGE)?;
     let ((_, left_at), (arrived_at, end)) = (phase(&pictures, 1)?, phase(&pictures, 2)?);
     ensure!(
         arrived_at > left_at && arrived_at - left_at < 1.5,
         "left at {left_at} s, arrived at {arrived_at} s"
     );
     ensure!(end > 7.8, "the second page ends at {end} s");
-    let [sound, _] = recorded.file.pcm()?.channels()?;
+    let [sound, _] = file.pcm()?.channels()?;
     for (from, hz, other) in [(left_at - 1.2, 500.0, 900.0), (arrived_at + 1.0, 900.0, 500.0)] {
         let part = between(&sound, from, from + 1.0);
         let (heard, not) = (level(part, hz), level(part, other));

@@ -1,8 +1,8 @@
 //! Anything a client of the sound card may send, cut anywhere, at any pace.
 //!
-//! The input is a run of steps: one byte says how much time passes and whether the client reads, two say how many of the
-//! following bytes the client sends. After half of the inputs' first byte comes a proper greeting, so that what follows is
-//! carried out and not refused.
+//! Run it with `cargo +nightly fuzz run sound`. The first byte of an input says whether the client greets properly, so that
+//! what follows is carried out and not refused. The rest is a run of steps: one byte says how much time passes and whether
+//! the client reads, two say how many of the following bytes it sends.
 
 #![no_main]
 
@@ -14,13 +14,14 @@ use pagecast_page::sound::server::{Core, Moment};
 
 /// `Auth` with protocol version 35 and an empty cookie, as it travels.
 const HELLO: [u8; 40] = [
-    0, 0, 0, 20, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'L', 0, 0, 0, 8, b'L', 0, 0, 0, 1, b'L',
-    0, 0, 0, 35, b'x', 0, 0, 0, 0,
+    0, 0, 0, 20, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'L', 0, 0, 0, 8, b'L', 0, 0, 0,
+    1, b'L', 0, 0, 0, 35, b'x', 0, 0, 0, 0,
 ];
 
 fuzz_target!(|data: &[u8]| {
     let mut now = HostTime(1_000_000_000);
-    let moment = |now: HostTime| Moment { host: now, wall: UNIX_EPOCH + Duration::from_nanos(now.0.unsigned_abs()) };
+    let moment =
+        |now: HostTime| Moment { host: now, wall: UNIX_EPOCH + Duration::from_nanos(now.0.unsigned_abs()) };
     let mut core = Core::new(now);
     let Some(client) = core.connect() else { return };
     core.go_live(now + Duration::from_millis(5), now);

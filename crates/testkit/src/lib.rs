@@ -23,5 +23,6 @@ pub use lock::Turn;
 pub use media::Recording;
 pub use pages::{Reply, Server};
 pub use run::{Outcome, Pagecast, Report, Run};
+pub use rustix::process::Signal;
 pub use scratch::{Scratch, Tmpfs};
 pub use tls::SelfSigned;

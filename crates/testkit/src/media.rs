@@ -7,10 +7,12 @@ pub mod probe;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::command::{output_of, program};
+use crate::scratch::Scratch;
 use crate::strip::{Place, Strip};
 
 pub use picture::{Gray, Rgb};
@@ -30,6 +32,9 @@ pub struct Recording {
     pub pictures: Vec<Packet>,
     /// The sound, if there is any.
     pub audio: Option<Stream>,
+    /// The folder that must live as long as the file in it is looked at.
+    #[expect(dead_code, reason = "dropped, it takes the file with it")]
+    scratch: Option<Arc<Scratch>>,
 }
 
 /// A picture's time and what its strip says.
@@ -55,7 +60,13 @@ impl Recording {
         pictures.retain(|p| !p.discarded);
         pictures.sort_by_key(|p| p.pts);
         ensure!(!pictures.is_empty(), "the file has no coded picture");
-        Ok(Self { path: path.to_owned(), video, pictures, audio })
+        Ok(Self { path: path.to_owned(), video, pictures, audio, scratch: None })
+    }
+
+    /// Keeps the folder that the file lies in.
+    #[must_use]
+    pub(crate) fn in_scratch(self, scratch: Arc<Scratch>) -> Self {
+        Self { scratch: Some(scratch), ..self }
     }
 
     /// The file.

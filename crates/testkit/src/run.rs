@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -111,7 +112,7 @@ impl Pagecast {
     /// # Errors
     /// The program cannot be started.
     pub fn start(self) -> Result<Run> {
-        let scratch = Scratch::new()?;
+        let scratch = Arc::new(Scratch::new()?);
         let (temp, runtime) = (scratch.open_folder("tmp")?, scratch.open_folder("run")?);
         let output = self.output.unwrap_or_else(|| scratch.join("out.mp4"));
         let mut command = program(&self.program);
@@ -152,7 +153,7 @@ pub struct Run {
     stdout: JoinHandle<String>,
     stderr: JoinHandle<String>,
     output: PathBuf,
-    scratch: Scratch,
+    scratch: Arc<Scratch>,
     folders: [PathBuf; 2],
 }
 
@@ -285,8 +286,7 @@ pub struct Outcome {
     pub stderr: String,
     /// Where it recorded to.
     pub output: PathBuf,
-    #[expect(dead_code, reason = "the recording lies in it")]
-    scratch: Scratch,
+    scratch: Arc<Scratch>,
 }
 
 impl Outcome {
@@ -305,7 +305,15 @@ impl Outcome {
     /// It did not, or the file cannot be played.
     pub fn recording(&self) -> Result<Recording> {
         self.expect_code(0)?;
-        Recording::open(&self.output)
+        self.remains()
+    }
+
+    /// The file of a run that ended in any way.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be played.
+    pub fn remains(&self) -> Result<Recording> {
+        Ok(Recording::open(&self.output)?.in_scratch(Arc::clone(&self.scratch)))
     }
 
     /// Checks the exit code.

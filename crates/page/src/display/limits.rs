@@ -21,7 +21,7 @@ use smithay::wayland::compositor::{
 };
 use smithay::wayland::shm::{ShmBufferUserData, ShmPoolUserData, ShmState};
 
-use super::protocol::State;
+use super::protocol::{ClientState, State};
 
 /// Surfaces at a time.
 pub(super) const MAX_SURFACES: usize = 256;
@@ -29,6 +29,8 @@ pub(super) const MAX_SURFACES: usize = 256;
 pub(super) const MAX_KEPT_PER_SLOT: u32 = 4096;
 /// Such requests whose leftovers may be alive at a time, roughly: told by the object ids, which clients use densely.
 pub(super) const MAX_OBJECTS: u32 = 16_384;
+/// Pools and buffers alive at a time: each may keep a descriptor of ours open, and the process has few.
+const MAX_BUFFERS: u32 = 256;
 /// Rectangles of damage between two commits; beyond, the rest is not kept and the whole surface counts as damaged.
 const MAX_DAMAGE: usize = 256;
 
@@ -63,7 +65,7 @@ macro_rules! limited {
                 display: &DisplayHandle,
                 init: &mut DataInit<'_, Self>,
             ) {
-                let verdict = judge(state, resource, &request);
+                let verdict = judge(state, client, resource, &request);
                 <$to as Dispatch<$interface, $data, Self>>::request(
                     state, client, resource, request, data, display, init,
                 );
@@ -73,6 +75,12 @@ macro_rules! limited {
             }
 
             fn destroyed(state: &mut Self, client: ClientId, resource: &$interface, data: &$data) {
+                if <$interface as Weigh>::IS_BUFFER
+                    && let Some(client) = resource.client()
+                    && let Some(client) = client.get_data::<ClientState>()
+                {
+                    client.forget_buffer();
+                }
                 <$to as Dispatch<$interface, $data, Self>>::destroyed(state, client, resource, data);
             }
         }
@@ -84,6 +92,7 @@ limited!(WlSurface, SurfaceUserData => CompositorState);
 limited!(WlRegion, RegionUserData => CompositorState);
 limited!(WlShm, () => ShmState);
 limited!(WlShmPool, ShmPoolUserData => ShmState);
+limited!(WlBuffer, ShmBufferUserData => ShmState);
 
 delegate_global_dispatch!(State: [WlCompositor: ()] => CompositorState);
 delegate_global_dispatch!(State: [WlSubcompositor: ()] => CompositorState);
@@ -91,12 +100,19 @@ delegate_global_dispatch!(State: [WlShm: ()] => ShmState);
 delegate_dispatch!(State: [WlCallback: ()] => CompositorState);
 delegate_dispatch!(State: [WlSubcompositor: ()] => CompositorState);
 delegate_dispatch!(State: [WlSubsurface: SubsurfaceUserData] => CompositorState);
-delegate_dispatch!(State: [WlBuffer: ShmBufferUserData] => ShmState);
 
 /// What a request adds.
 trait Weigh: Resource {
+    /// Whether it is a buffer, or what buffers are made from.
+    const IS_BUFFER: bool = false;
+
     /// Whether `request` leaves something behind until later requests take it away.
     fn keeps(&self, request: &Self::Request) -> bool;
+
+    /// Whether that is a buffer, or what buffers are made from.
+    fn makes_buffer(&self, _request: &Self::Request) -> bool {
+        false
+    }
 }
 
 impl Weigh for WlCompositor {
@@ -118,11 +134,29 @@ impl Weigh for WlShm {
     fn keeps(&self, request: &Self::Request) -> bool {
         matches!(request, wl_shm::Request::CreatePool { .. })
     }
+
+    fn makes_buffer(&self, request: &Self::Request) -> bool {
+        self.keeps(request)
+    }
+}
+
+impl Weigh for WlBuffer {
+    const IS_BUFFER: bool = true;
+
+    fn keeps(&self, _request: &Self::Request) -> bool {
+        false
+    }
 }
 
 impl Weigh for WlShmPool {
+    const IS_BUFFER: bool = true;
+
     fn keeps(&self, request: &Self::Request) -> bool {
         matches!(request, wl_shm_pool::Request::CreateBuffer { .. })
+    }
+
+    fn makes_buffer(&self, request: &Self::Request) -> bool {
+        self.keeps(request)
     }
 }
 
@@ -150,7 +184,12 @@ impl Weigh for WlSurface {
     }
 }
 
-fn judge<R: Weigh>(state: &mut State, resource: &R, request: &R::Request) -> Result<(), &'static str> {
+fn judge<R: Weigh>(
+    state: &mut State,
+    client: &Client,
+    resource: &R,
+    request: &R::Request,
+) -> Result<(), &'static str> {
     state.turn_if_due();
     if !resource.keeps(request) {
         return Ok(());
@@ -158,8 +197,12 @@ fn judge<R: Weigh>(state: &mut State, resource: &R, request: &R::Request) -> Res
     if resource.id().protocol_id() > MAX_OBJECTS {
         return Err("too many objects");
     }
-    if state.count_kept() > MAX_KEPT_PER_SLOT {
+    let Some(client) = client.get_data::<ClientState>() else { return Ok(()) };
+    if client.count_kept(state.beats.pacer.slot()) > MAX_KEPT_PER_SLOT {
         return Err("too many requests");
+    }
+    if resource.makes_buffer(request) && client.count_buffer() > MAX_BUFFERS {
+        return Err("too many buffers");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The Wayland protocols the browser needs, as far as a screen without a person in front of it has them.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pagecast_core::HostTime;
 use smithay::delegate_data_device;
@@ -52,8 +53,6 @@ pub(crate) struct State {
     pub(crate) beats: Beats,
     /// Window pictures committed so far.
     pub(crate) commits: u64,
-    /// Requests of this slot that left something behind.
-    kept: u32,
     compositor: CompositorState,
     shm: ShmState,
     xdg_shell: XdgShellState,
@@ -88,7 +87,6 @@ impl State {
             screen: Screen::new(Scene::new(width, height), output, config.scale_factor),
             beats,
             commits: 0,
-            kept: 0,
             compositor: CompositorState::new::<Self>(display),
             shm: ShmState::new::<Self>(display, []),
             xdg_shell: XdgShellState::new::<Self>(display),
@@ -103,7 +101,6 @@ impl State {
             if let Some(index) = owed {
                 self.beats.tell(index, &mut self.screen.scene);
             }
-            self.kept = 0;
             if self.screen.waits() {
                 self.screen.tick(self.beats.timing(now));
             }
@@ -133,12 +130,6 @@ impl State {
         if let Some(index) = self.beats.pacer.beat() {
             self.beats.tell(index, &mut self.screen.scene);
         }
-    }
-
-    /// Counts a request that leaves something behind.
-    pub(super) fn count_kept(&mut self) -> u32 {
-        self.kept = self.kept.saturating_add(1);
-        self.kept
     }
 
     fn configure_window(&self, window: &ToplevelSurface) {
@@ -299,17 +290,46 @@ delegate_seat!(State);
 delegate_viewporter!(State);
 delegate_xdg_shell!(State);
 
+/// Requests of one slot that left something behind.
+#[derive(Debug, Default)]
+struct Kept {
+    slot: i64,
+    count: u32,
+}
+
 /// What we keep for each connection.
 #[derive(Debug, Default)]
 pub(crate) struct ClientState {
     compositor: CompositorClientState,
+    kept: Mutex<Kept>,
+    buffers: AtomicU32,
     /// Held for as long as the connection lives, so that connections can be counted.
     _alive: Arc<()>,
 }
 
 impl ClientState {
     pub(crate) fn new(alive: &Arc<()>) -> Self {
-        Self { compositor: CompositorClientState::default(), _alive: Arc::clone(alive) }
+        Self { _alive: Arc::clone(alive), ..Self::default() }
+    }
+
+    /// Counts a pool or buffer that is made: how many there are.
+    pub(super) fn count_buffer(&self) -> u32 {
+        self.buffers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A pool or buffer is gone.
+    pub(super) fn forget_buffer(&self) {
+        self.buffers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that leaves something behind: how many there were in this slot.
+    pub(super) fn count_kept(&self, slot: i64) -> u32 {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.slot != slot {
+            *kept = Kept { slot, count: 0 };
+        }
+        kept.count += 1;
+        kept.count
     }
 }
 

@@ -1,0 +1,48 @@
+# What a newcomer, a developer and CI do. Every target sets up what it needs.
+
+CARGO ?= cargo
+
+# What a build, a recording, the tests and the bench need from Debian.
+BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev \
+         libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libavfilter-dev libavdevice-dev
+RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
+TEST  := ffmpeg openssl
+BENCH := xvfb pulseaudio ffmpeg
+
+.PHONY: demo test check bench build fmt packages-run packages-test packages-bench
+
+## Record the demo page to demo.mp4 and make demo.png of it.
+demo: packages-run
+	$(CARGO) build --release --locked
+	./target/release/pagecast demo
+
+build: packages-run
+	$(CARGO) build --release --locked
+
+## All tests, with real Chromium.
+test: packages-test
+	tests/third-party/install
+	$(CARGO) test --workspace --locked
+
+## Format, lints, documentation.
+check: packages-run
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+## Pagecast beside what others do, on this machine; writes docs/bench.md.
+bench: packages-bench
+	$(CARGO) build --release --locked
+	$(CARGO) run --release --locked -p pagecast-bench -- $(BENCH_ARGS)
+
+fmt:
+	$(CARGO) fmt --all
+
+packages-run:
+	@scripts/install-packages $(BUILD) $(RUN)
+
+packages-test:
+	@scripts/install-packages $(BUILD) $(RUN) $(TEST) $(shell command -v npm >/dev/null || echo npm)
+
+packages-bench:
+	@scripts/install-packages $(BUILD) $(RUN) $(BENCH)

@@ -1,0 +1,410 @@
+//! The display over its real socket, with clients of our own: tame, odd and hostile ones.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "display/client.rs"]
+mod client;
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use client::{Client, Window, memory};
+use pagecast_core::spec::Size;
+use pagecast_core::{Fps, Frame, Tick};
+use pagecast_page::clock::Origin;
+use pagecast_page::display::{Config, Display};
+use wayland_client::protocol::wl_shm::Format;
+
+const WIDTH: i32 = 320;
+const HEIGHT: i32 = 160;
+const SIZE: (i32, i32) = (WIDTH, HEIGHT);
+const PATIENCE: Duration = Duration::from_secs(10);
+const RED: u32 = 0xffff_0000;
+const GREEN: u32 = 0xff00_ff00;
+const BLUE: u32 = 0xff00_00ff;
+
+/// A display in a folder of its own.
+struct Rig {
+    display: Option<Display>,
+    ticks: Receiver<Tick>,
+    folder: PathBuf,
+    origin: Origin,
+}
+
+impl Rig {
+    fn new(name: &str, fps: u32, scale_factor: f64) -> Self {
+        let folder = std::env::temp_dir().join(format!("pagecast-display-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (out, ticks) = sync_channel(64);
+        let origin = Origin::unset();
+        let config = Config {
+            socket: folder.join("wayland"),
+            size: Size::new(WIDTH as u32, HEIGHT as u32).unwrap(),
+            fps: Fps::new(fps).unwrap(),
+            scale_factor,
+            origin: origin.clone(),
+        };
+        Self { display: Some(Display::start(config, out).unwrap()), ticks, folder, origin }
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(&self.folder.join("wayland"))
+    }
+
+    fn begin(&self) {
+        self.display.as_ref().unwrap().begin();
+    }
+
+    fn tick(&self) -> Tick {
+        self.ticks.recv_timeout(PATIENCE).expect("ticks keep coming")
+    }
+
+    /// The next changed picture.
+    fn frame(&self) -> Frame {
+        std::iter::repeat_with(|| self.tick()).find_map(|t| t.frame).unwrap()
+    }
+
+    /// The next picture whose pixel at `at` has this colour.
+    fn frame_with(&self, at: (i32, i32), colour: u32) -> Frame {
+        (0..600).map(|_| self.frame()).find(|f| pixel(f, at) == colour & 0xff_ffff).unwrap()
+    }
+
+    /// That the display still serves others.
+    fn assert_well(&self) {
+        let mut client = self.connect();
+        client.roundtrip();
+        assert!(!self.display.as_ref().unwrap().has_failed());
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.display = None;
+        assert!(!self.folder.join("wayland").exists(), "the socket is gone with the display");
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+fn pixel(frame: &Frame, (x, y): (i32, i32)) -> u32 {
+    let at = y as usize * frame.picture.stride() + x as usize * 4;
+    let bgrx = &frame.picture.bgrx()[at..at + 4];
+    u32::from_le_bytes([bgrx[0], bgrx[1], bgrx[2], 0])
+}
+
+/// A display that shows a red window.
+fn red(name: &str, fps: u32) -> (Rig, Client, Window) {
+    let rig = Rig::new(name, fps, 1.0);
+    let mut client = rig.connect();
+    let window = client.window();
+    client.paint(&window.surface, SIZE, RED);
+    (rig, client, window)
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn the_first_tick_is_the_whole_picture_and_an_identical_one_is_no_change() {
+    let (rig, mut client, window) = red("first", 60);
+    assert_eq!(client.told.configured, Some(SIZE));
+    assert!(client.told.activated, "the page believes that it is watched");
+    rig.begin();
+    let first = rig.tick();
+    assert_eq!((first.index, first.pts.0), (0, 0));
+    assert!(rig.origin.get().is_some());
+    let frame = first.frame.unwrap();
+    assert_eq!(frame.damage.count(), 5 * 10);
+    assert_eq!((pixel(&frame, (0, 0)), pixel(&frame, (WIDTH - 1, HEIGHT - 1))), (0xff_0000, 0xff_0000));
+    client.paint(&window.surface, SIZE, RED);
+    for index in 1..20 {
+        let tick = rig.tick();
+        assert_eq!((tick.index, tick.pts), (index, Fps::new(60).unwrap().time_of(index)));
+        assert!(tick.frame.is_none(), "the same picture again is no change");
+    }
+    assert!(client.told.released >= 1, "buffers go back at once");
+}
+
+#[test]
+fn only_tiles_that_differ_are_damage() {
+    let (rig, mut client, window) = red("tiles", 60);
+    rig.begin();
+    rig.frame();
+    let buffer =
+        client.buffer(SIZE, |x, y| if (70..75).contains(&x) && (40..50).contains(&y) { BLUE } else { RED });
+    window.surface.attach(Some(&buffer), 0, 0);
+    window.surface.damage_buffer(0, 0, WIDTH, HEIGHT);
+    window.surface.commit();
+    client.roundtrip();
+    let frame = rig.frame();
+    assert_eq!(frame.damage.runs().collect::<Vec<_>>(), [(2, 1, 2), (3, 1, 2)]);
+    assert_eq!((pixel(&frame, (72, 45)), pixel(&frame, (0, 0))), (BLUE & 0xff_ffff, RED & 0xff_ffff));
+}
+
+#[test]
+fn a_client_that_follows_the_callbacks_draws_once_a_tick() {
+    let (rig, mut client, window) = red("pace", 50);
+    let handle = client.handle();
+    rig.begin();
+    for n in 0..25_u32 {
+        let done = client.told.frames_done;
+        window.surface.frame(&handle, ());
+        client.presentation.feedback(&window.surface, &handle, ());
+        client.paint(&window.surface, SIZE, 0xff00_0000 + n);
+        client.wait(|t| t.frames_done > done);
+    }
+    assert_eq!(client.told.presented.len(), 25);
+    assert!(client.told.presented.iter().all(|(_, refresh)| *refresh == 20_000_000));
+    let origin = rig.origin.get().unwrap().0;
+    for (at, _) in &client.told.presented {
+        assert_eq!((*at as i64 - origin).rem_euclid(20_000_000), 0, "presentation lies on the tick grid");
+    }
+    let slots: Vec<i64> =
+        client.told.presented.iter().map(|(at, _)| (*at as i64 - origin).div_euclid(20_000_000)).collect();
+    assert!(slots.windows(2).all(|w| w[0] < w[1]), "no two pictures within a tick: {slots:?}");
+}
+
+#[test]
+fn popups_and_subsurfaces_are_on_top_and_go_again() {
+    let (rig, mut client, window) = red("layers", 60);
+    rig.begin();
+    rig.frame();
+    let (popup, surface) = client.popup(&window, (100, 50), (40, 20), GREEN);
+    let frame = rig.frame_with((110, 60), GREEN);
+    assert_eq!(
+        (pixel(&frame, (99, 50)), pixel(&frame, (139, 69)), pixel(&frame, (140, 70))),
+        (0xff_0000, 0x00_ff00, 0xff_0000)
+    );
+    popup.destroy();
+    surface.destroy();
+    client.roundtrip();
+    rig.frame_with((110, 60), RED);
+
+    let handle = client.handle();
+    let child = client.compositor.create_surface(&handle, ());
+    let sub = client.subcompositor.get_subsurface(&child, &window.surface, &handle, ());
+    sub.set_position(200, 100);
+    client.paint(&child, (30, 30), 0x8000_0080);
+    client.paint(&window.surface, SIZE, RED);
+    let frame = rig.frame_with((210, 110), 0xff7f_0080);
+    assert_eq!(pixel(&frame, (230, 130)), 0xff_0000, "half transparent blue over red, and nothing beside it");
+}
+
+#[test]
+fn a_popup_that_would_leave_the_screen_is_moved_onto_it() {
+    let (rig, mut client, window) = red("popup-edge", 60);
+    let handle = client.handle();
+    let positioner = client.wm.create_positioner(&handle, ());
+    positioner.set_size(100, 100);
+    positioner.set_anchor_rect(300, 140, 10, 10);
+    positioner.set_constraint_adjustment(
+        wayland_protocols::xdg::shell::client::xdg_positioner::ConstraintAdjustment::SlideX
+            | wayland_protocols::xdg::shell::client::xdg_positioner::ConstraintAdjustment::SlideY,
+    );
+    let surface = client.compositor.create_surface(&handle, ());
+    let xdg = client.wm.get_xdg_surface(&surface, &handle, ());
+    let _popup = xdg.get_popup(Some(&window.xdg), &positioner, &handle, ());
+    surface.commit();
+    client.roundtrip();
+    client.paint(&surface, (100, 100), GREEN);
+    rig.begin();
+    let frame = rig.frame_with((319, 159), GREEN);
+    assert_eq!((pixel(&frame, (220, 60)), pixel(&frame, (219, 59))), (0x00_ff00, 0xff_0000));
+}
+
+#[test]
+fn a_scale_factor_makes_more_pixels_of_fewer() {
+    let rig = Rig::new("scale", 60, 1.5);
+    let mut client = rig.connect();
+    let window = client.window();
+    assert_eq!(client.told.configured, Some((214, 107)), "logical pixels, rounded up");
+    let handle = client.handle();
+    client.scales.get_fractional_scale(&window.surface, &handle, ());
+    client.roundtrip();
+    assert_eq!(client.told.preferred_scale, Some(180));
+    let viewport = client.viewporter.get_viewport(&window.surface, &handle, ());
+    viewport.set_destination(214, 107);
+    client.paint(&window.surface, (321, 161), RED);
+    rig.begin();
+    rig.frame_with((WIDTH - 1, HEIGHT - 1), RED);
+    // Damage in surface coordinates reaches the pixels it covers.
+    let buffer = client.buffer((321, 161), |x, y| if x >= 300 && y >= 150 { GREEN } else { RED });
+    window.surface.attach(Some(&buffer), 0, 0);
+    window.surface.damage(200, 100, 14, 7);
+    window.surface.commit();
+    client.roundtrip();
+    let frame = rig.frame();
+    assert_eq!((pixel(&frame, (300, 150)), pixel(&frame, (299, 149))), (0x00_ff00, 0xff_0000));
+}
+
+#[test]
+fn a_commit_storm_changes_nothing_but_the_newest_picture() {
+    let (rig, mut client, window) = red("storm", 30);
+    rig.begin();
+    let before = resident_kib();
+    let storm: Vec<_> = (0..64).map(|n| client.buffer(SIZE, move |_, _| 0xff00_0000 + n)).collect();
+    for _ in 0..200 {
+        for buffer in &storm {
+            window.surface.attach(Some(buffer), 0, 0);
+            window.surface.damage_buffer(0, 0, WIDTH, HEIGHT);
+            window.surface.commit();
+        }
+        assert!(client.flush());
+    }
+    client.paint(&window.surface, SIZE, BLUE);
+    rig.frame_with((5, 5), BLUE);
+    let stats = rig.display.as_ref().unwrap().stats();
+    assert!(stats.frames < 600, "{stats:?}: twelve thousand commits do not make as many frames");
+    assert!(resident_kib() < before + 50_000, "{} KiB before, {} after", before, resident_kib());
+}
+
+#[test]
+fn a_receiver_that_sleeps_gets_the_sum_of_what_it_missed() {
+    let (rig, mut client, window) = red("slow", 60);
+    rig.begin();
+    rig.frame();
+    // 64 ticks fill the queue; pictures beyond what may be in flight are told later.
+    for n in 0..20 {
+        client.paint(&window.surface, SIZE, 0xff00_0000 + n);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    client.paint(&window.surface, SIZE, GREEN);
+    let frame = rig.frame_with((0, 0), GREEN);
+    assert_eq!(frame.damage.count(), 50);
+    assert!(rig.display.as_ref().unwrap().stats().dropped > 0);
+}
+
+#[test]
+fn buffers_that_lie_about_their_size_cost_only_the_liar() {
+    let rig = Rig::new("liar", 60, 1.0);
+    // A file that is shorter than its pool says: reading it raises SIGBUS.
+    let mut short = rig.connect();
+    let window = short.window();
+    let handle = short.handle();
+    let file = memory(&[0; 16]);
+    let pool = short.shm.create_pool(file.as_fd(), WIDTH * HEIGHT * 4, &handle, ());
+    let buffer = pool.create_buffer(0, WIDTH, HEIGHT, WIDTH * 4, Format::Argb8888, &handle, ());
+    window.surface.attach(Some(&buffer), 0, 0);
+    window.surface.commit();
+    assert!(short.is_cut_off());
+    // A buffer that reaches out of its pool.
+    let mut outside = rig.connect();
+    let window = outside.window();
+    let handle = outside.handle();
+    let pool = outside.shm.create_pool(memory(&[0; 64]).as_fd(), 64, &handle, ());
+    let buffer = pool.create_buffer(32, 1000, 1000, 4000, Format::Argb8888, &handle, ());
+    window.surface.attach(Some(&buffer), 0, 0);
+    window.surface.commit();
+    let _ignored_or_cut_off = outside.queue.roundtrip(&mut outside.told);
+    // A pool of two gigabytes with nothing in it.
+    let mut huge = rig.connect();
+    let window = huge.window();
+    let handle = huge.handle();
+    let file = memory(&[]);
+    rustix::fs::ftruncate(&file, i32::MAX as u64).unwrap();
+    let before = resident_kib();
+    let pool = huge.shm.create_pool(file.as_fd(), i32::MAX, &handle, ());
+    let buffer = pool.create_buffer(0, 23_000, 23_000, 92_000, Format::Xrgb8888, &handle, ());
+    window.surface.attach(Some(&buffer), 0, 0);
+    window.surface.commit();
+    huge.roundtrip();
+    assert!(resident_kib() < before + 50_000, "only what fits on the screen is kept");
+    rig.assert_well();
+}
+
+#[test]
+fn a_client_that_piles_up_is_cut_off() {
+    let rig = Rig::new("pile", 60, 1.0);
+    type Pile = fn(&mut Client);
+    let piles: [(&str, Pile); 5] = [
+        ("surfaces", |c| {
+            for _ in 0..2000 {
+                c.compositor.create_surface(&c.handle(), ());
+            }
+        }),
+        ("frame callbacks", |c| {
+            let window = c.window();
+            for _ in 0..20_000 {
+                window.surface.frame(&c.handle(), ());
+            }
+        }),
+        ("regions", |c| {
+            let region = c.compositor.create_region(&c.handle(), ());
+            for n in 0..20_000 {
+                region.add(n, n, 1, 1);
+            }
+        }),
+        ("pools", |c| {
+            let file = memory(&[0; 4096]);
+            for _ in 0..20_000 {
+                c.shm.create_pool(file.as_fd(), 4096, &c.handle(), ());
+                if !c.flush() {
+                    break;
+                }
+            }
+        }),
+        ("cached commits", |c| {
+            let window = c.window();
+            let child = c.compositor.create_surface(&c.handle(), ());
+            c.subcompositor.get_subsurface(&child, &window.surface, &c.handle(), ());
+            for _ in 0..20_000 {
+                child.commit();
+            }
+        }),
+    ];
+    for (name, pile) in piles {
+        let mut client = rig.connect();
+        pile(&mut client);
+        assert!(client.is_cut_off(), "{name}");
+        rig.assert_well();
+    }
+}
+
+#[test]
+fn damage_without_a_commit_is_bounded() {
+    let (rig, client, window) = red("damage", 60);
+    let before = resident_kib();
+    for n in 0..500_000 {
+        window.surface.damage_buffer(n % 300, 0, 1, 1);
+        if n % 1000 == 0 && !client.flush() {
+            break;
+        }
+    }
+    rig.assert_well();
+    assert!(resident_kib() < before + 100_000, "{} KiB before, {} after", before, resident_kib());
+}
+
+#[test]
+fn noise_and_crowds_are_turned_away() {
+    let rig = Rig::new("noise", 60, 1.0);
+    let socket = rig.folder.join("wayland");
+    let mut seed = 1_u32;
+    let mut random = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 24) as u8
+    };
+    for length in [1, 7, 8, 64, 5000, 100_000] {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let bytes: Vec<u8> = (0..length).map(|_| random()).collect();
+        // The display may hang up before it has read everything.
+        let _cut_off = stream.write_all(&bytes);
+    }
+    // Well-formed messages: object, then length and opcode, then arguments of zeros.
+    for opcode in 0..24_u32 {
+        for object in [0_u32, 1, 2, 3, 0xff00_0000, u32::MAX] {
+            let mut stream = UnixStream::connect(&socket).unwrap();
+            let mut bytes = [object, (16 << 16) | opcode, 0, 0].map(u32::to_ne_bytes).concat();
+            bytes.extend([1_u32, (12 << 16) | 1, 2].map(u32::to_ne_bytes).concat());
+            let _cut_off = stream.write_all(&bytes);
+        }
+    }
+    let crowd: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    drop(crowd);
+    std::thread::sleep(Duration::from_millis(100));
+    rig.assert_well();
+}

@@ -1,0 +1,128 @@
+//! The house rules that no compiler checks.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// Lines of a source file, tests aside.
+const MAX_LINES: usize = 800;
+
+/// What a crate must never reach, directly or through others: see ARCHITECTURE.md.
+const NEVER: &[(&str, &[&str])] = &[
+    ("pagecast-core", &["tokio", "rustix", "smithay", "ffmpeg-the-third", "pagecast-page", "pagecast-media"]),
+    ("pagecast-page", &["ffmpeg-the-third", "axum", "pagecast-media", "pagecast-worker"]),
+    ("pagecast-media", &["smithay", "pulseaudio", "axum", "pagecast-page", "pagecast-worker"]),
+    ("pagecast-worker", &["axum", "clap"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn metadata() -> Value {
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    #[expect(clippy::disallowed_methods, reason = "cargo is asked once and waited for")]
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Our files with this ending, as git knows them; in an export without git, all.
+fn files(ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if entry.file_type().unwrap().is_dir() {
+                if !["target", ".git", "node_modules", "corpus"].contains(&name.as_str()) {
+                    folders.push(path);
+                }
+            } else if name.ends_with(ending) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn files_are_short_and_named_by_role() {
+    for path in files(".rs") {
+        assert_ne!(path.file_name().unwrap(), "mod.rs", "{}: write name.rs beside name/", path.display());
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).count();
+        assert!(lines <= MAX_LINES, "{} has {lines} lines, split it", path.display());
+    }
+}
+
+#[test]
+fn crates_stay_in_their_rooms() {
+    let metadata = metadata();
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let name_of = |id: &str| {
+        let package = metadata["packages"].as_array().unwrap().iter().find(|p| p["id"] == id).unwrap();
+        package["name"].as_str().unwrap().to_owned()
+    };
+    // What a package links, tests and build scripts aside.
+    let links = |id: &str| -> Vec<String> {
+        let node = nodes.iter().find(|n| n["id"] == id).unwrap();
+        let deps = node["deps"].as_array().unwrap().iter();
+        let normal = |d: &&Value| d["dep_kinds"].as_array().unwrap().iter().any(|k| k["kind"].is_null());
+        deps.filter(normal).map(|d| d["pkg"].as_str().unwrap().to_owned()).collect()
+    };
+    for (owner, never) in NEVER {
+        let start = nodes.iter().map(|n| n["id"].as_str().unwrap()).find(|id| name_of(id) == *owner).unwrap();
+        let mut seen = BTreeSet::new();
+        let mut queue = vec![start.to_owned()];
+        while let Some(id) = queue.pop() {
+            if seen.insert(id.clone()) {
+                queue.extend(links(&id));
+            }
+        }
+        for id in seen {
+            assert!(!never.contains(&name_of(&id).as_str()), "{owner} must not reach {}", name_of(&id));
+        }
+    }
+}
+
+#[test]
+fn dependencies_are_allowed() {
+    let rules: toml::Table = fs::read_to_string(root().join("deny.toml")).unwrap().parse().unwrap();
+    let list = |table: &str, key: &str| -> BTreeSet<String> {
+        let list = rules[table][key].as_array().unwrap().iter();
+        list.map(|v| v.as_str().unwrap().to_owned()).collect()
+    };
+    let (allowed, banned) = (list("licenses", "allow"), list("bans", "deny"));
+    for package in metadata()["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        assert!(!banned.contains(name), "{name} is banned by deny.toml");
+        let license = package["license"].as_str().unwrap_or_default().replace('/', " OR ");
+        // All parts joined by AND, any of those joined by OR.
+        let good = license.split(" AND ").all(|part| {
+            part.split(" OR ").any(|l| allowed.contains(l.trim_matches(['(', ')', ' '])))
+        });
+        assert!(good, "the licence of {name}, {license:?}, is not in deny.toml");
+    }
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    for path in files(".md") {
+        let text = fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            assert!(path.parent().unwrap().join(target).exists(), "{} links to {target}", path.display());
+        }
+    }
+}
