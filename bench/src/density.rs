@@ -39,7 +39,13 @@ impl Crowd {
 }
 
 /// One more cast each time, until one of them is too slow.
-pub(crate) fn climb(side: Side, site: &Site, page: Page, program: &Path, window: Duration) -> Result<Vec<Crowd>> {
+pub(crate) fn climb(
+    side: Side,
+    site: &Site,
+    page: Page,
+    program: &Path,
+    window: Duration,
+) -> Result<Vec<Crowd>> {
     let mut crowds = Vec::new();
     for casts in 1..=MOST {
         let crowd = crowd(casts, side, site, page, program, window)?;
@@ -53,7 +59,14 @@ pub(crate) fn climb(side: Side, site: &Site, page: Page, program: &Path, window:
     Ok(crowds)
 }
 
-fn crowd(count: usize, side: Side, site: &Site, page: Page, program: &Path, window: Duration) -> Result<Crowd> {
+fn crowd(
+    count: usize,
+    side: Side,
+    site: &Site,
+    page: Page,
+    program: &Path,
+    window: Duration,
+) -> Result<Crowd> {
     let mut casts = Vec::new();
     for _ in 0..count {
         // One after the other: starting is not what is measured.

@@ -20,7 +20,8 @@ const NEEDED: [(&str, &str); 5] = [
 pub(crate) fn check() -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    let mut missing: Vec<_> = NEEDED.iter().filter(|(name, _)| !found(name)).map(|(_, package)| *package).collect();
+    let mut missing: Vec<_> =
+        NEEDED.iter().filter(|(name, _)| !found(name)).map(|(_, package)| *package).collect();
     missing.dedup();
     ensure!(missing.is_empty(), "install what the bench needs: apt-get install {}", missing.join(" "));
     Ok(())

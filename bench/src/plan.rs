@@ -105,7 +105,11 @@ fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
                 eprint!("{}, {} {turn}/{}: ", page.title(), side.name(), args.repeat());
                 let measured = measure(side, site, *page, program, args.window(), Some(&mut drawn))?;
                 let ssim = measured.ssim.map_or(f64::NAN, |ssim| ssim.luma);
-                eprintln!("{:.2} cores, {:.1} new fps, SSIM {ssim:.4}", measured.cores.total(), measured.distinct_fps);
+                eprintln!(
+                    "{:.2} cores, {:.1} new fps, SSIM {ssim:.4}",
+                    measured.cores.total(),
+                    measured.distinct_fps
+                );
                 casts.of_mut(side).push(measured);
             }
         }
