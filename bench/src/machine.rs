@@ -20,7 +20,8 @@ const NEEDED: [(&str, &str); 5] = [
 pub(crate) fn check() -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    let mut missing: Vec<_> = NEEDED.iter().filter(|(name, _)| !found(name)).map(|(_, package)| *package).collect();
+    let mut missing: Vec<_> =
+        NEEDED.iter().filter(|(name, _)| !found(name)).map(|(_, package)| *package).collect();
     missing.dedup();
     ensure!(missing.is_empty(), "install what the bench needs: apt-get install {}", missing.join(" "));
     Ok(())
@@ -42,7 +43,7 @@ pub(crate) fn describe() -> Result<Vec<(&'static str, String)>> {
         ("memory", format!("{:.0} GiB", memory_kib / 1024.0 / 1024.0)),
         ("kernel", first_line("uname", &["-sr"])?),
         ("browser", first_line(CHROMIUM, &["--version"])?),
-        ("recipe's ffmpeg", first_line("ffmpeg", &["-version"])?.chars().take_while(|c| *c != 'C').collect()),
+        ("recipe's ffmpeg", first_line("ffmpeg", &["-version"])?.split(" Copyright").take(1).collect()),
         ("recipe's sound", first_line("pulseaudio", &["--version"])?),
     ])
 }

@@ -55,7 +55,10 @@ impl Pagecast {
         let number = |pointer| {
             value.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {json}"))
         };
-        Ok(Claims { first_frame_s: number("/first_frame_ms")? / 1000.0, cpu_s: number("/cpu_seconds/total")? })
+        Ok(Claims {
+            first_frame_s: number("/first_frame_ms")? / 1000.0,
+            cpu_s: number("/cpu_seconds/total")?,
+        })
     }
 }
 

@@ -55,7 +55,8 @@ const FLAGS: &[&str] = &[
 ];
 
 /// Without these Chromium has no WebGL on a machine without GPU; they do not change how it composes pages.
-const WEBGL_FLAGS: &[&str] = &["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"];
+const WEBGL_FLAGS: &[&str] =
+    &["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"];
 
 /// A page on a screen of its own.
 #[derive(Debug)]
@@ -92,7 +93,18 @@ impl Peers {
         let mut ffmpeg = self.grab();
         ffmpeg.args(["-f", "pulse", "-thread_queue_size", "1024", "-i", &format!("{SINK}.monitor")]);
         ffmpeg.args(["-c:v", "libx264", "-preset", "veryfast", "-profile:v", "main", "-pix_fmt", "yuv420p"]);
-        ffmpeg.args(["-b:v", "4500k", "-maxrate", "4500k", "-bufsize", "9000k", "-g", "300", "-keyint_min", "30"]);
+        ffmpeg.args([
+            "-b:v",
+            "4500k",
+            "-maxrate",
+            "4500k",
+            "-bufsize",
+            "9000k",
+            "-g",
+            "300",
+            "-keyint_min",
+            "30",
+        ]);
         ffmpeg.args(["-r", &FPS.to_string(), "-c:a", "aac", "-b:a", "128k", "-ar", "44100"]);
         // ffmpeg runs as nobody too, in a folder that may not be nobody's.
         fs::File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
@@ -140,7 +152,10 @@ impl Peers {
         let mut xvfb = self.command("Xvfb");
         // It writes the number that it chose when it is ready.
         xvfb.args(["-displayfd", "1", "-screen", "0", &format!("{WIDTH}x{HEIGHT}x24")]);
-        xvfb.args(["-ac", "-nolisten", "tcp", "-nolisten", "unix"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        xvfb.args(["-ac", "-nolisten", "tcp", "-nolisten", "unix"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = xvfb.spawn().context(missing("Xvfb"))?;
         let stdout = child.stdout.take();
         self.children.push(child);

@@ -18,7 +18,7 @@ use crate::results::{PageResult, Pair, Results};
 use crate::site::Site;
 use crate::start::first_frame_s;
 use crate::sync::offsets;
-use crate::usage::adopt_orphans;
+use crate::usage::{adopt_orphans, sweep};
 
 const WINDOW_S: u32 = 10;
 const REPEAT: u32 = 3;
@@ -82,7 +82,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let length_s = (WARM_UP + args.window()).as_secs() as u32;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     let site = Site::open(&folder, length_s.next_multiple_of(30))?;
-    let results = work(args, &site, &program)?;
+    let results = work(args, &site, &program);
+    // Whatever failed, nothing that was started stays.
+    sweep()?;
+    let results = results?;
     let text = report::markdown(args, &program, &results)?;
     if let Some(folder) = args.output.parent() {
         std::fs::create_dir_all(folder)?;
@@ -101,7 +104,12 @@ fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
             for side in Side::BOTH {
                 eprint!("{}, {} {turn}/{}: ", page.title(), side.name(), args.repeat());
                 let measured = measure(side, site, *page, program, args.window(), Some(&mut drawn))?;
-                eprintln!("{:.2} cores, {:.1} new fps", measured.cores.total(), measured.distinct_fps);
+                let ssim = measured.ssim.map_or(f64::NAN, |ssim| ssim.luma);
+                eprintln!(
+                    "{:.2} cores, {:.1} new fps, SSIM {ssim:.4}",
+                    measured.cores.total(),
+                    measured.distinct_fps
+                );
                 casts.of_mut(side).push(measured);
             }
         }

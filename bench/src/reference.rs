@@ -62,7 +62,16 @@ fn decode(video: &Path, counters: &[u32], to: &Path) -> Result<()> {
     let select: Vec<_> = counters.iter().map(|counter| format!("eq(n\\,{counter})")).collect();
     let mut ffmpeg = program("ffmpeg");
     ffmpeg.args(["-y", "-v", "error", "-nostdin", "-i"]).arg(video);
-    ffmpeg.args(["-map", "0:v", "-vf", &format!("select='{}'", select.join("+")), "-fps_mode", "passthrough"]);
-    ffmpeg.args(["-sws_flags", "accurate_rnd+full_chroma_int", "-f", "rawvideo", "-pix_fmt", "rgb24"]).arg(to);
+    ffmpeg.args([
+        "-map",
+        "0:v",
+        "-vf",
+        &format!("select='{}'", select.join("+")),
+        "-fps_mode",
+        "passthrough",
+    ]);
+    ffmpeg
+        .args(["-sws_flags", "accurate_rnd+full_chroma_int", "-f", "rawvideo", "-pix_fmt", "rgb24"])
+        .arg(to);
     output_of(&mut ffmpeg).map(drop)
 }

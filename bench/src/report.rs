@@ -55,7 +55,9 @@ fn intro(text: &mut String, args: &Args, pagecast: &Path) -> Result<()> {
 }
 
 fn cost(text: &mut String, results: &Results) -> Result<()> {
-    text.push_str("\n## What a cast costs\n\nCores in use by everything that a cast needs, browser included.\n\n");
+    text.push_str(
+        "\n## What a cast costs\n\nCores in use by everything that a cast needs, browser included.\n\n",
+    );
     text.push_str("| page | Pagecast | recipe | ratio | goal | SSIM Pagecast | SSIM recipe | goal met |\n");
     text.push_str("|---|---:|---:|---:|---:|---:|---:|---|\n");
     for result in &results.pages {
@@ -72,18 +74,24 @@ fn cost(text: &mut String, results: &Results) -> Result<()> {
             result.meets_goal().map_or("–", yes_or_no),
         )?;
     }
-    writeln!(text, "\nA goal is met only if Pagecast's pictures are no worse (SSIM of the brightness, −{SSIM_SLACK} allowed).")?;
+    writeln!(
+        text,
+        "\nA goal is met only if Pagecast's pictures are no worse (SSIM of the brightness, −{SSIM_SLACK} allowed)."
+    )?;
     Ok(())
 }
 
 fn parts(text: &mut String, results: &Results) -> Result<()> {
     text.push_str("\n## Cores by part\n\n");
-    text.push_str("For the recipe: Chromium, Xvfb, PulseAudio, ffmpeg. For Pagecast: Chromium and its own threads.\n\n");
+    text.push_str(
+        "For the recipe: Chromium, Xvfb, PulseAudio, ffmpeg. For Pagecast: Chromium and its own threads.\n\n",
+    );
     let names: Vec<_> = PARTS.iter().map(|(_, name)| *name).collect();
     writeln!(text, "| page | side | {} | total | memory |", names.join(" | "))?;
     writeln!(text, "|---|---|{}---:|---:|", "---:|".repeat(PARTS.len()))?;
     each_side(results, |result, side| {
-        let cores: Vec<_> = PARTS.iter().map(|(part, _)| format!("{:.3}", result.cores(side, *part))).collect();
+        let cores: Vec<_> =
+            PARTS.iter().map(|(part, _)| format!("{:.3}", result.cores(side, *part))).collect();
         let memory = result.middle(side, |m| m.pss_bytes as f64) / 1024.0 / 1024.0;
         let total = result.total_cores(side);
         Ok(writeln!(text, "{} | {} | {total:.3} | {memory:.0} MiB |", head(result, side), cores.join(" | "))?)
@@ -91,13 +99,19 @@ fn parts(text: &mut String, results: &Results) -> Result<()> {
     text.push_str("\nMemory is the largest sum of proportional set sizes seen.\n");
     let casts = results.pages.iter().flat_map(|result| result.casts.of(Side::Pagecast));
     let claimed = median(casts.filter_map(|m| m.claimed).collect());
-    writeln!(text, "What Pagecast says about its own CPU time is {:.0} % of what was seen from outside.", claimed * 100.0)?;
+    writeln!(
+        text,
+        "What Pagecast says about its own CPU time is {:.0} % of what was seen from outside.",
+        claimed * 100.0
+    )?;
     Ok(())
 }
 
 fn worth(text: &mut String, results: &Results) -> Result<()> {
     text.push_str("\n## What is in the files\n\n");
-    text.push_str("| page | side | new pictures/s | coded pictures/s | kbit/s | SSIM brightness | SSIM all |\n");
+    text.push_str(
+        "| page | side | new pictures/s | coded pictures/s | kbit/s | SSIM brightness | SSIM all |\n",
+    );
     text.push_str("|---|---|---:|---:|---:|---:|---:|\n");
     each_side(results, |result, side| {
         let distinct = match result.page.moves() {
@@ -107,14 +121,20 @@ fn worth(text: &mut String, results: &Results) -> Result<()> {
         let (luma, all) = result.ssim(side);
         let coded = result.middle(side, |m| m.coded_fps);
         let kbps = result.middle(side, |m| m.kbps);
-        Ok(writeln!(text, "{} | {distinct} | {coded:.1} | {kbps:.0} | {luma:.4} | {all:.4} |", head(result, side))?)
+        Ok(writeln!(
+            text,
+            "{} | {distinct} | {coded:.1} | {kbps:.0} | {luma:.4} | {all:.4} |",
+            head(result, side)
+        )?)
     })?;
     Ok(())
 }
 
 fn times(text: &mut String, results: &Results) -> Result<()> {
     text.push_str("\n## Start, and sound against picture\n\n");
-    text.push_str("| side | first frame with the page | sound late by, median | spread within a recording |\n");
+    text.push_str(
+        "| side | first frame with the page | sound late by, median | spread within a recording |\n",
+    );
     text.push_str("|---|---:|---:|---:|\n");
     for side in Side::BOTH {
         let over = |value: fn(&Offsets) -> f64| median(results.offsets.of(side).iter().map(value).collect());
@@ -146,7 +166,7 @@ fn density(text: &mut String, page: &str, crowds: &Pair<Vec<Crowd>>) -> Result<(
         let count = most(climbed);
         let cores = climbed.iter().find(|c| c.casts == count).map_or(0.0, |c| c.cores);
         let next = climbed.iter().find(|c| c.casts == count + 1);
-        let next = next.map_or_else(|| "not tried".to_owned(), |c| format!("{:.1} fps", c.worst_fps));
+        let next = next.map_or_else(|| "not tried".to_owned(), Crowd::worst);
         writeln!(text, "| {} | **{count}** | {cores:.2} | {next} |", side.name())?;
     }
     Ok(())
@@ -226,7 +246,9 @@ mod tests {
 
     #[test]
     fn worse_pictures_meet_no_goal() {
-        let met = |luma| results([luma; 3].map(|l| measured(0.1, 0.1, l)), measured(0.7, 0.3, 0.99)).pages[0].meets_goal();
+        let met = |luma| {
+            results([luma; 3].map(|l| measured(0.1, 0.1, l)), measured(0.7, 0.3, 0.99)).pages[0].meets_goal()
+        };
         assert_eq!((met(0.9871), met(0.9869)), (Some(true), Some(false)));
     }
 }

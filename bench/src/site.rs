@@ -101,8 +101,30 @@ fn make_video(path: &Path, seconds: u32) -> Result<()> {
     let mut ffmpeg = program("ffmpeg");
     ffmpeg.args(["-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "gray"]);
     ffmpeg.args(["-video_size", &format!("{width}x{height}"), "-framerate", &FPS.to_string(), "-i", "-"]);
-    ffmpeg.args(["-filter_complex", &look, "-map", "[v]", "-map", "[a]", "-c:v", "libx264", "-preset", "faster"]);
-    ffmpeg.args(["-b:v", "4000k", "-maxrate", "5000k", "-bufsize", "8000k", "-g", "60", "-colorspace", "bt709"]);
+    ffmpeg.args([
+        "-filter_complex",
+        &look,
+        "-map",
+        "[v]",
+        "-map",
+        "[a]",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "faster",
+    ]);
+    ffmpeg.args([
+        "-b:v",
+        "4000k",
+        "-maxrate",
+        "5000k",
+        "-bufsize",
+        "8000k",
+        "-g",
+        "60",
+        "-colorspace",
+        "bt709",
+    ]);
     ffmpeg.args(["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]);
     ffmpeg.args(["-c:a", "aac", "-b:a", "128k", "-ac", "2", "-t", &seconds.to_string()]);
     ffmpeg.args(["-movflags", "+faststart", "-f", "mp4"]).arg(&unfinished);
@@ -110,7 +132,8 @@ fn make_video(path: &Path, seconds: u32) -> Result<()> {
     let mut pipe = child.stdin.take().context("ffmpeg has no input")?;
     let mut picture = Gray::new(width, height);
     for counter in 0..seconds * FPS {
-        Strip { counter, page_time: counter * 10_000 / FPS, event_time: None, note: 0 }.draw(&mut picture, Place::PAGE);
+        Strip { counter, page_time: counter * 10_000 / FPS, event_time: None, note: 0 }
+            .draw(&mut picture, Place::PAGE);
         if pipe.write_all(&picture.data).is_err() {
             break;
         }

@@ -111,7 +111,11 @@ pub(crate) fn sweep() -> Result<()> {
             return Ok(());
         }
         let names: Vec<_> = left.iter().map(|p| p.name.as_str()).collect();
-        ensure!(started.elapsed() < Duration::from_secs(10), "these processes do not end: {}", names.join(", "));
+        ensure!(
+            started.elapsed() < Duration::from_secs(10),
+            "these processes do not end: {}",
+            names.join(", ")
+        );
         let signal = if started.elapsed() < Duration::from_secs(2) { Signal::TERM } else { Signal::KILL };
         for process in &left {
             if let Some(pid) = Pid::from_raw(process.pid) {
@@ -198,7 +202,8 @@ mod tests {
 
     #[test]
     fn a_name_may_hold_brackets() {
-        let stat = Stat::parse("7 (a) (b c)) S 1 7 7 0 -1 4194560 1 2 3 4 50 60 70 80 20").expect("a stat line");
+        let stat =
+            Stat::parse("7 (a) (b c)) S 1 7 7 0 -1 4194560 1 2 3 4 50 60 70 80 20").expect("a stat line");
         assert_eq!(stat.name, "a) (b c)");
         assert_eq!((stat.field(1), stat.field(11), stat.field(14)), (Some(1), Some(50), Some(80)));
     }

@@ -114,7 +114,8 @@ impl Footage {
     }
 
     fn choose_by_time(&self) -> Vec<(usize, u32)> {
-        let inside: Vec<_> = (0..self.pictures.len()).filter(|i| self.window.contains(&self.pictures[*i].pts_s)).collect();
+        let inside: Vec<_> =
+            (0..self.pictures.len()).filter(|i| self.window.contains(&self.pictures[*i].pts_s)).collect();
         let step = inside.len().div_ceil(SAMPLES as usize).max(1);
         inside.into_iter().step_by(step).map(|i| (i, 0)).collect()
     }
