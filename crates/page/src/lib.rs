@@ -12,5 +12,6 @@ pub mod clock;
 pub mod display;
 mod page;
 pub mod sound;
+mod sync;
 
 pub use page::{Error, Page};

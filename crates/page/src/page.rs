@@ -11,6 +11,7 @@ use crate::child::{RunFolder, User};
 use crate::clock::Origin;
 use crate::display::{self, Display};
 use crate::sound::{self, Sound};
+use crate::sync;
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +75,12 @@ impl Page {
             origin: origin.clone(),
         };
         let display = Display::start(config, ticks)?;
-        let sound = sound::start(sound::Config { socket: pulse.clone(), origin }, samples)?;
+        let config = sound::Config {
+            socket: pulse.clone(),
+            origin: origin.ahead_by(sync::sound_lead(source.fps)),
+            player_delay: sync::player_delay(source.fps),
+        };
+        let sound = sound::start(config, samples)?;
         for socket in [&wayland, &pulse] {
             give(socket, user).map_err(fail)?;
         }

@@ -33,11 +33,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use pagecast_core::Samples;
 use thiserror::Error;
 
-use crate::clock::Origin;
+use crate::clock::{self, Origin};
+use server::Core;
 use socket::Server;
 
 /// Where the sound card listens, and when the cast begins.
@@ -47,6 +49,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The moment at which sample 0 is heard.
     pub origin: Origin,
+    /// How much later than it is a media element is told that it will be heard, so that its pictures match.
+    pub player_delay: Duration,
 }
 
 /// What the sound card has to say about itself.
@@ -97,12 +101,19 @@ pub struct Sound {
 /// # Errors
 /// The socket or the thread could not be made.
 pub fn start(config: Config, out: SyncSender<Samples>) -> Result<Sound, Error> {
-    let Config { socket, origin } = config;
+    let Config { socket, origin, player_delay } = config;
     let listener = listen(&socket).map_err(|source| Error::Listen { path: socket.clone(), source })?;
     let shared = Arc::new(Shared::default());
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
     let stop = Arc::new(rustix::event::eventfd(0, flags).map_err(|e| Error::Start(e.into()))?);
-    let server = Server::new(listener, Arc::clone(&stop), origin, out, Arc::clone(&shared));
+    let server = Server::new(
+        listener,
+        Arc::clone(&stop),
+        origin,
+        out,
+        Arc::clone(&shared),
+        Core::new(clock::now(), player_delay),
+    );
     let thread =
         std::thread::Builder::new().name("sound".into()).spawn(|| server.run()).map_err(Error::Start)?;
     Ok(Sound { shared, stop, thread: Some(thread), socket })

@@ -33,7 +33,8 @@ impl Card {
         std::fs::create_dir_all(&folder).unwrap();
         let (sender, out) = sync_channel(queue);
         let origin = Origin::unset();
-        let config = Config { socket: folder.join("native"), origin: origin.clone() };
+        let config =
+            Config { socket: folder.join("native"), origin: origin.clone(), player_delay: Duration::ZERO };
         Self { sound: Some(sound::start(config, sender).unwrap()), out, origin, folder }
     }
 
@@ -269,7 +270,11 @@ fn a_thousand_connections() {
 #[test]
 fn a_socket_in_use_is_not_taken() {
     let card = Card::new("twice", 1);
-    let config = Config { socket: card.sound().socket().to_owned(), origin: Origin::unset() };
+    let config = Config {
+        socket: card.sound().socket().to_owned(),
+        origin: Origin::unset(),
+        player_delay: Duration::ZERO,
+    };
     let error = sound::start(config, sync_channel(1).0).unwrap_err();
     assert!(error.to_string().starts_with("cannot listen on "), "{error}");
     assert!(card.sound().socket().exists());

@@ -36,6 +36,8 @@ const SWITCHES: &[&str] = &[
     "--use-gl=angle",
     "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
+    // A frame that was late is not followed by one that is late because of it: see `sync`.
+    "--disable-main-frame-before-activation",
     // A page that is watched, by nobody who could click.
     "--autoplay-policy=no-user-gesture-required",
     "--deny-permission-prompts",

@@ -25,8 +25,9 @@ use super::image::Rect;
 use super::scene::{Layer, Scene};
 
 /// Commits of one surface that are applied within a slot. Later ones wait for the next tick, and only the newest is kept:
-/// a client that commits faster than the display cannot make us work faster.
-const COMMITS_PER_SLOT: u32 = 1;
+/// a client that commits faster than the display cannot make us work faster. More than one, or a browser that has got
+/// ahead by a frame would stay ahead for ever: it commits the next one as soon as the last one is answered.
+const COMMITS_PER_SLOT: u32 = 4;
 /// Unanswered frame callbacks of one surface; a client that asks for more is disconnected.
 const MAX_CALLBACKS: usize = 1024;
 /// Images that may be kept, as a multiple of the screen; a client that needs more is disconnected.

@@ -1,5 +1,7 @@
 //! What clients may ask for, and what is refused.
 
+use std::time::Duration;
+
 use pulseaudio::protocol::props::PropsUpdateMode;
 use pulseaudio::protocol::{
     AuthParams, AuthReply, Command, CreatePlaybackStreamReply, LatencyParams, MAX_VERSION, MIN_VERSION,
@@ -159,9 +161,11 @@ impl Core {
     }
 
     fn tell_latency(&mut self, id: u32, seq: u32, params: &LatencyParams, now: Moment) -> Done {
-        let latency = self.serve(id, params.channel, |s, _| s.latency()).ok_or(PulseError::NoEntity)?;
+        let told = self.serve(id, params.channel, |s, _| (s.latency(), s.shape().is_player()));
+        let (latency, is_player) = told.ok_or(PulseError::NoEntity)?;
+        let delay = if is_player { self.player_delay } else { Duration::ZERO };
         let reply = PlaybackLatency {
-            sink_usec: latency.sink_usec,
+            sink_usec: latency.sink_usec + u64::try_from(delay.as_micros()).unwrap_or(0),
             source_usec: 0,
             playing: latency.playing,
             local_time: params.now,

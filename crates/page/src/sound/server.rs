@@ -4,7 +4,7 @@
 //! of that moment, and whatever it changes takes effect at that sample.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pagecast_core::{HostTime, SAMPLE_RATE, Samples};
 use pulseaudio::protocol::{
@@ -59,6 +59,7 @@ pub struct Core {
     pub(super) muted: bool,
     /// Events of the stream that is being served.
     pub(super) events: Vec<Event>,
+    pub(super) player_delay: Duration,
     mixer: Mixer,
     ready: Vec<Samples>,
     next_client: u32,
@@ -68,10 +69,12 @@ pub struct Core {
 }
 
 impl Core {
-    /// A sound card that nobody is connected to.
+    /// A sound card that nobody is connected to. Media elements are told that they are heard `player_delay` later than
+    /// they are.
     #[must_use]
-    pub fn new(now: HostTime) -> Self {
+    pub fn new(now: HostTime, player_delay: Duration) -> Self {
         Self {
+            player_delay,
             clients: BTreeMap::new(),
             streams: BTreeMap::new(),
             volume: ChannelVolume::norm(2),

@@ -33,7 +33,7 @@ struct Rig {
 impl Rig {
     /// A client that has said hello, on a card that has told some samples.
     fn new() -> Self {
-        let mut core = Core::new(START);
+        let mut core = Core::new(START, Duration::ZERO);
         let id = core.connect().unwrap();
         let mut rig = Self { core, id, now: START, seq: 0, heard: Vec::new(), messages: Vec::new() };
         rig.core.go_live(START + Duration::from_millis(1), START);

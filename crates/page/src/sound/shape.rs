@@ -13,6 +13,9 @@ use super::introspect::{SINK_INDEX, SINK_MAP, SINK_NAME, SINK_SPEC};
 use super::remix::Rule;
 use super::stream::{Shape, is_playable};
 
+/// A buffer of a media element, in microseconds, and up. Chromium asks for 64 ms for those and for 32 ms for WebAudio.
+const PLAYER_BUFFER_USEC: u64 = 50_000;
+
 /// Names of sample formats in format descriptions.
 pub(super) const FORMATS: [(SampleFormat, &str); 13] = [
     (SampleFormat::U8, "u8"),
@@ -47,6 +50,11 @@ const POSITIONS: [(ChannelPosition, &str); 12] = [
 ];
 
 impl Shape {
+    /// Whether it plays a media element: those ask for a longer buffer than what a page makes up as it goes.
+    pub(super) fn is_player(&self) -> bool {
+        attr::usec_of(self.attr.target_length.into(), &self.spec) >= PLAYER_BUFFER_USEC
+    }
+
     /// What the client asked for, as far as the sound card can do it.
     pub(super) fn of(params: &PlaybackStreamParams) -> Result<Self, PulseError> {
         if !is_sink(params.sink_index, params.sink_name.as_deref()) {

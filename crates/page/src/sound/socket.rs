@@ -53,6 +53,7 @@ impl Server {
         origin: Origin,
         out: SyncSender<Samples>,
         shared: Arc<Shared>,
+        core: Core,
     ) -> Self {
         let now = clock::now();
         Self {
@@ -61,7 +62,7 @@ impl Server {
             origin,
             out,
             shared,
-            core: Core::new(now),
+            core,
             sockets: BTreeMap::new(),
             accept_from: now,
             buffer: vec![0; READ_LEN],
