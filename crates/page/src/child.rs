@@ -20,7 +20,7 @@ const HIGH_FD: RawFd = 10;
 const JANITOR: &str = r#"
 trap '' HUP INT TERM
 read -r group && read -r _
-[ -n "$group" ] && kill -KILL -- "-$group" 2>/dev/null
+[ -n "$group" ] && kill -s KILL -- "-$group" 2>/dev/null
 for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" 2>/dev/null; [ -e "$1" ] || exit 0; sleep 0.1; done
 exit 1
 "#;
