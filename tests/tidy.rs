@@ -106,9 +106,9 @@ fn dependencies_are_allowed() {
         assert!(!banned.contains(name), "{name} is banned by deny.toml");
         let license = package["license"].as_str().unwrap_or_default().replace('/', " OR ");
         // All parts joined by AND, any of those joined by OR.
-        let good = license.split(" AND ").all(|part| {
-            part.split(" OR ").any(|l| allowed.contains(l.trim_matches(['(', ')', ' '])))
-        });
+        let good = license
+            .split(" AND ")
+            .all(|part| part.split(" OR ").any(|l| allowed.contains(l.trim_matches(['(', ')', ' ']))));
         assert!(good, "the licence of {name}, {license:?}, is not in deny.toml");
     }
 }
