@@ -302,6 +302,7 @@ impl Running<'_> {
             }
             if self.page.display.has_failed() {
                 self.ended.get_or_insert(Error::Panic("display"));
+                self.end_now();
                 break;
             }
             if told.elapsed() >= PROGRESS_INTERVAL {
