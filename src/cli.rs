@@ -14,7 +14,8 @@ Exit codes:
   0  recorded, also when ended by Ctrl-C or SIGTERM
   1  unexpected: a bug, or an encoder that failed
   2  a value on the command line is wrong
-  3  the page cannot be opened: unknown host, no answer, HTTP error, certificate
+  3  the page cannot be opened: unknown host, no answer, HTTP error, certificate;
+     or Ctrl-C or SIGTERM came before it was there, and nothing was recorded
   4  the file cannot be written: it exists, no folder, read-only, disk full
   5  the browser is missing or cannot start, or it or the page in it died";
 

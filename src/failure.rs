@@ -40,7 +40,8 @@ impl From<cast::Error> for Failure {
             cast::Error::Page(pagecast_page::Error::Browser(error)) => match error {
                 browser::Error::Navigation { .. }
                 | browser::Error::HttpStatus { .. }
-                | browser::Error::NavigationTimeout { .. } => PAGE,
+                | browser::Error::NavigationTimeout { .. }
+                | browser::Error::GivenUp => PAGE,
                 _ => BROWSER,
             },
             cast::Error::Page(_) => BROWSER,
@@ -71,9 +72,10 @@ mod tests {
     #[test]
     fn each_kind_of_failure_has_its_code() {
         let navigation = || browser::Error::HttpStatus { url: "http://a".into(), status: 404 };
-        let cases: [(cast::Error, u8); 5] = [
+        let cases: [(cast::Error, u8); 6] = [
             (pagecast_core::SpecError::Bitrate(1).into(), 2),
             (navigation().into(), 3),
+            (browser::Error::GivenUp.into(), 3),
             (record::Error::Exists(PathBuf::from("a.mp4")).into(), 4),
             (browser::Error::Missing(vec![]).into(), 5),
             (cast::Error::Panic("x"), 1),

@@ -186,5 +186,5 @@ fn a_browser_that_cannot_start() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
     let run = record(&server.url("counter.html")).env("PAGECAST_CHROMIUM", "/bin/false");
-    check(run, BROWSER, &["browser ended"]).map(drop)
+    check(run, BROWSER, &["/bin/false ended", "exit status: 1"]).map(drop)
 }

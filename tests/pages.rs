@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::media::beeps::{level, rms};
+use pagecast_testkit::media::picture::Area;
 use pagecast_testkit::media::{SAMPLE_RATE, Seen};
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::{Pagecast, Recording, Server, Turn};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const LIMIT: Duration = Duration::from_secs(40);
+/// Background of asks.html: red, green, blue.
+const BROWN: [f64; 3] = [124.0, 45.0, 18.0];
+/// All of the picture but the strip.
+const BELOW_STRIP: Area = Area { x: 0, y: 48, width: 1280, height: 672 };
 
 fn record(url: &str, seconds: u32) -> Result<Recording> {
     Pagecast::record(PAGECAST, url).with("duration", format!("{seconds}s")).finish(LIMIT)?.recording()
@@ -42,6 +47,12 @@ fn asks(what: &str, answers: &[&str]) -> Result<()> {
     ensure!(begin < 2.5 && end > 3.8, "the page drew from {begin} s to {end} s after it asked");
     let counters: Vec<_> = pictures.iter().filter_map(|p| Some(p.strip?.counter)).collect();
     ensure!(counters.is_sorted() && counters[counters.len() - 1] > 80, "{counters:?}");
+    for tenths in (10..40).step_by(3) {
+        let page = file.picture_at(f64::from(tenths) / 10.0)?.crop(BELOW_STRIP);
+        let colour = page.mean(Area { x: 0, y: 0, ..BELOW_STRIP });
+        let near = colour.iter().zip(BROWN).all(|(is, was)| (is - was).abs() < 3.0);
+        ensure!(near && page.detail() < 1e-6, "something covers the page at {tenths} tenths: {colour:?}");
+    }
     let requests = server.requests();
     ensure!(!requests.iter().any(|r| r.contains("empty.html")), "another page was opened: {requests:?}");
     Ok(())
@@ -85,6 +96,11 @@ fn downloads_come_to_nothing() -> Result<()> {
 #[test]
 fn printing_comes_to_nothing() -> Result<()> {
     asks("print", &["undefined"])
+}
+
+#[test]
+fn everything_at_once_comes_to_nothing() -> Result<()> {
+    asks("everything", &["undefined"])
 }
 
 #[test]

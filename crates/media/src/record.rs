@@ -34,14 +34,45 @@ pub enum Error {
     #[error("cannot write {}", .0.display())]
     Create(PathBuf, #[source] io::Error),
     /// The disk is full.
-    #[error("the disk that {} is on is full: what was recorded until then is in the file and plays", .0.display())]
-    Full(PathBuf),
+    #[error("the disk that {} is on is full: {kept}", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What is left of it.
+        kept: Kept,
+    },
     /// The file cannot be written any further.
-    #[error("cannot go on writing {}: what was recorded until then is in the file", .0.display())]
-    Write(PathBuf, #[source] ff::Error),
+    #[error("cannot go on writing {}: {kept}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What is left of it.
+        kept: Kept,
+        /// What libavformat said.
+        #[source]
+        source: ff::Error,
+    },
     /// The thread cannot be started.
     #[error("cannot start the thread record")]
     Thread(#[source] io::Error),
+}
+
+/// What is left of a recording that cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Whole fragments, which play.
+    Fragments,
+    /// No fragment was complete: the file is removed.
+    Nothing,
+}
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fragments => "what was recorded until then is in the file and plays",
+            Self::Nothing => "nothing was recorded",
+        })
+    }
 }
 
 /// A finished recording.
@@ -88,8 +119,10 @@ impl Recorder {
     /// [`Error::Exists`], [`Error::NoFolder`], [`Error::Create`].
     pub fn create(path: &Path, overwrite: bool, tracks: Tracks) -> Result<Self, Error> {
         claim(path, overwrite)?;
-        let file = Fragmented::create(path, tracks).map_err(|e| Error::Write(path.to_owned(), e))?;
-        Ok(Self { path: path.to_owned(), file, held: None, cut_at: FRAGMENT, whole: 0 })
+        match Fragmented::create(path, tracks) {
+            Ok(file) => Ok(Self { path: path.to_owned(), file, held: None, cut_at: FRAGMENT, whole: 0 }),
+            Err(reason) => Err(give_up(path, 0, reason)),
+        }
     }
 
     /// Writes packets until nobody sends any more, then finishes the file. A file that got no packet is removed.
@@ -105,7 +138,8 @@ impl Recorder {
             for packet in packets {
                 any = true;
                 if let Err(reason) = self.take(packet) {
-                    return Err(self.give_up(reason));
+                    drop(self.file);
+                    return Err(give_up(&self.path, self.whole, reason));
                 }
             }
             if any {
@@ -145,10 +179,11 @@ impl Recorder {
     }
 
     fn finish(mut self) -> Result<Finished, Error> {
-        if let Err(reason) = self.end() {
-            return Err(self.give_up(reason));
-        }
+        let ended = self.end();
         drop(self.file);
+        if let Err(reason) = ended {
+            return Err(give_up(&self.path, self.whole, reason));
+        }
         let left_fragmented = match faststart(&self.path) {
             Ok(()) => None,
             Err(reason) => Some(reason.to_string()),
@@ -156,22 +191,27 @@ impl Recorder {
         let bytes = std::fs::metadata(&self.path).map_or(0, |m| m.len());
         Ok(Finished { path: self.path, bytes, left_fragmented })
     }
+}
 
-    /// Leaves a file that ends with a whole fragment.
-    fn give_up(&self, reason: ff::Error) -> Error {
-        let cut = OpenOptions::new().write(true).open(&self.path).and_then(|file| {
-            file.set_len(self.whole)?;
-            file.sync_all()
-        });
-        if let Err(error) = cut {
-            tracing::warn!(%error, "the torn end of the file stays");
+/// Leaves a file that ends with its `whole` bytes of fragments, or none. Nobody may have it open any more: libavformat writes
+/// what it still holds when it closes a file.
+fn give_up(path: &Path, whole: u64, reason: ff::Error) -> Error {
+    let cut = || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(whole)?;
+        file.sync_all()
+    };
+    let done = if whole == 0 { std::fs::remove_file(path) } else { cut() };
+    if let Err(error) = done {
+        tracing::warn!(%error, "the torn end of the file stays");
+    }
+    let kept = if whole == 0 { Kept::Nothing } else { Kept::Fragments };
+    let path = path.to_owned();
+    match reason {
+        ff::Error::Other { errno } if errno == rustix::io::Errno::NOSPC.raw_os_error() => {
+            Error::Full { path, kept }
         }
-        match reason {
-            ff::Error::Other { errno } if errno == rustix::io::Errno::NOSPC.raw_os_error() => {
-                Error::Full(self.path.clone())
-            }
-            reason => Error::Write(self.path.clone(), reason),
-        }
+        source => Error::Write { path, kept, source },
     }
 }
 

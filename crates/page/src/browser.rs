@@ -17,8 +17,8 @@ use pagecast_core::spec::{Source, SourceUrl};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
-pub(crate) use launch::browser_user;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
+pub(crate) use launch::{browser_user, preferences};
 pub use log::Line;
 
 use crate::child::{self, User};
@@ -28,6 +28,10 @@ use cdp::Cdp;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for the first answer of the page's server.
 const NAVIGATION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for a browser that hung up to end.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Runs in every document before the page's own scripts.
+const UNATTENDED: &str = include_str!("browser/unattended.js");
 /// What Chromium writes on standard error is kept up to this, for a start that fails.
 const MAX_COMPLAINT: u64 = 16 * 1024;
 
@@ -51,8 +55,15 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The browser ended before it was ready.
-    #[error("the browser ended while starting: {0}")]
-    StartUp(String),
+    #[error("{} ended while starting ({status}): {said}", program.display())]
+    StartUp {
+        /// The browser.
+        program: PathBuf,
+        /// How it ended, like `exit status: 1`.
+        status: String,
+        /// What it wrote about it.
+        said: String,
+    },
     /// A call failed.
     #[error("cannot drive the browser")]
     Call(#[from] CallError),
@@ -80,6 +91,9 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// The caller gave up before the page was there.
+    #[error("ended before the page was there, nothing was recorded")]
+    GivenUp,
     /// The renderer of the page crashed.
     #[error("the page crashed")]
     PageCrashed,
@@ -99,8 +113,6 @@ pub struct PageState {
     pub crashed: bool,
     /// The browser is gone.
     pub closed: bool,
-    /// Dialogs that the page opened and we dismissed.
-    pub dialogs: u64,
 }
 
 #[derive(Debug, Default)]
@@ -168,31 +180,37 @@ impl Browser {
         let mut browser = Self { child, cdp, session: String::new(), shared, reader: Some(reader) };
         watch(&browser.child).map_err(fail)?;
         match browser.attach() {
-            Err(Error::Call(CallError::Closed)) => Err(Error::StartUp(complaint.wait())),
+            Err(Error::Call(CallError::Closed)) => Err(browser.autopsy(program, complaint)),
             other => other.map(|()| browser),
         }
     }
 
-    /// Opens a page and waits until its server answered.
+    /// Opens a page and waits until its server answered, or until `given_up` says that nobody wants it any more.
     ///
     /// # Errors
-    /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], or a browser that is gone.
-    pub fn open(&self, url: &SourceUrl) -> Result<(), Error> {
+    /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], [`Error::GivenUp`], or a browser that is
+    /// gone.
+    pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
         self.shared.update(|s| (s.painted, s.loaded) = (false, false));
-        let answer = match self.cdp.call(
-            &self.session,
-            "Page.navigate",
-            json!({"url": url.reveal()}),
-            NAVIGATION_TIMEOUT,
-        ) {
-            Err(CallError::Timeout { after, .. }) => {
-                return Err(Error::NavigationTimeout { url: url.to_string(), after });
-            }
-            other => other?,
+        let ask = |method, params, timeout| {
+            self.cdp.call_unless(&self.session, method, params, timeout, given_up).map_err(
+                |error| match error {
+                    CallError::Timeout { after, .. } => {
+                        Error::NavigationTimeout { url: url.to_string(), after }
+                    }
+                    CallError::GivenUp { .. } => Error::GivenUp,
+                    other => other.into(),
+                },
+            )
         };
+        let answer = ask("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
+        // Until then the focus is in the browser's address field, out of sight, and a list that the page opens closes at once.
+        self.cdp.send(&self.session, "Page.bringToFront", json!({}));
         match answer["errorText"].as_str() {
             // The browser names a response with an error status and an empty body so: the status says more.
-            Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => self.check_status(url),
+            Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => {
+                check_status(url, &ask("Runtime.evaluate", status_question(), CALL_TIMEOUT)?)
+            }
             Some(reason) => Err(Error::Navigation { url: url.to_string(), reason: reason.to_owned() }),
         }
     }
@@ -291,26 +309,39 @@ impl Browser {
             self.cdp.send(&self.session, method, params);
         }
         self.call("Page.enable", json!({}))?;
+        // Passkeys are asked of an authenticator that has none, and not of a person.
+        self.cdp.send(&self.session, "WebAuthn.enable", json!({"enableUI": false}));
+        self.cdp.send(&self.session, "Page.setInterceptFileChooserDialog", json!({"enabled": true}));
+        self.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": UNATTENDED}))?;
         Ok(())
     }
 
-    /// The status of the main document. A page that came from no server has none.
-    fn check_status(&self, url: &SourceUrl) -> Result<(), Error> {
-        let expression = "performance.getEntriesByType('navigation')[0]?.responseStatus ?? 0";
-        let answer =
-            self.call("Runtime.evaluate", json!({"expression": expression, "returnByValue": true}))?;
-        match answer["result"]["value"].as_u64().and_then(|s| u16::try_from(s).ok()) {
-            Some(status) if status >= 400 => Err(Error::HttpStatus { url: url.to_string(), status }),
-            _ => Ok(()),
-        }
+    fn kill_group(&self) {
+        let group = rustix::process::Pid::from_child(&self.child);
+        // Fails when all of them are gone already.
+        let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+
+    /// Why a browser that is gone did not come up.
+    fn autopsy(&mut self, program: PathBuf, complaint: Complaint) -> Error {
+        let deadline = Instant::now() + FAREWELL;
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break status.to_string(),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+                Ok(None) => break "it still runs, but does not listen".to_owned(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        // Whatever it started may hold on to its standard error.
+        self.kill_group();
+        Error::StartUp { program, status, said: complaint.wait() }
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let group = rustix::process::Pid::from_child(&self.child);
-        // Fails when all of them are gone already.
-        let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        self.kill_group();
         if let Err(error) = self.child.wait() {
             tracing::warn!(%error, "cannot tell whether the browser has ended");
         }
@@ -331,10 +362,10 @@ impl cdp::Events for Events {
     fn event(&mut self, cdp: &Cdp, session: &str, method: &str, params: &Value) {
         match method {
             "Page.javascriptDialogOpening" => {
-                // Leaving must not be prevented; everything else is answered as by a person who closes the dialog.
+                // Leaving must not be prevented. Of the others there are none, unless a page found a way around our script:
+                // they are answered as by a person who closes the dialog.
                 let accept = params["type"] == "beforeunload";
                 cdp.send(session, "Page.handleJavaScriptDialog", json!({"accept": accept}));
-                self.shared.update(|s| s.dialogs += 1);
             }
             "Page.lifecycleEvent" => match params["name"].as_str() {
                 Some("firstPaint" | "firstContentfulPaint") => self.shared.update(|s| s.painted = true),
@@ -378,6 +409,19 @@ impl Complaint {
             .filter(|l| l.contains("FATAL") || l.contains("ERROR"));
         let telling: Vec<String> = telling.take(3).collect();
         if telling.is_empty() { "it gave no reason".into() } else { telling.join("; ") }
+    }
+}
+
+/// Asks for the HTTP status of the main document. A page that came from no server has none.
+fn status_question() -> Value {
+    let expression = "performance.getEntriesByType('navigation')[0]?.responseStatus ?? 0";
+    json!({"expression": expression, "returnByValue": true})
+}
+
+fn check_status(url: &SourceUrl, answer: &Value) -> Result<(), Error> {
+    match answer["result"]["value"].as_u64().and_then(|s| u16::try_from(s).ok()) {
+        Some(status) if status >= 400 => Err(Error::HttpStatus { url: url.to_string(), status }),
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::SyncSender;
 use pagecast_core::spec::Source;
 use pagecast_core::{Samples, Tick};
 
-use crate::browser::{self, Browser, browser_user};
+use crate::browser::{self, Browser, browser_user, preferences};
 use crate::child::{RunFolder, User};
 use crate::clock::Origin;
 use crate::display::{self, Display};
@@ -61,10 +61,12 @@ impl Page {
         let user = browser_user().map_err(Error::User)?;
         let fail = |e| Error::Folder(std::env::temp_dir(), e);
         let mut folder = RunFolder::create(user).map_err(fail)?;
-        for name in ["home", "profile", "tmp"] {
+        for name in ["home", "profile", "profile/Default", "tmp"] {
             let path = folder.path().join(name);
             std::fs::create_dir(&path).and_then(|()| give(&path, user)).map_err(fail)?;
         }
+        let path = folder.path().join("profile/Default/Preferences");
+        std::fs::write(&path, preferences().to_string()).and_then(|()| give(&path, user)).map_err(fail)?;
         let (wayland, pulse) = (folder.path().join("wayland"), folder.path().join("pulse"));
         let origin = Origin::unset();
         let config = display::Config {

@@ -204,11 +204,14 @@ fn open(
 ) -> Result<Page, Error> {
     let page = Page::start(&spec.source, ticks, samples)?;
     tracing::info!(url = %spec.source.url, size = %spec.source.size, fps = spec.source.fps.get(), "opening the page");
-    page.browser.open(&spec.source.url)?;
+    page.browser.open(&spec.source.url, &|| stop.asked())?;
     let deadline = Instant::now() + PAINT_TIMEOUT;
     loop {
         let state = page.browser.wait_until(WATCH_INTERVAL, |s| s.painted || s.loaded)?;
-        if state.painted || stop.asked() {
+        if stop.asked() {
+            return Err(browser::Error::GivenUp.into());
+        }
+        if state.painted {
             break;
         }
         if state.loaded {
@@ -299,6 +302,7 @@ impl Running<'_> {
             }
             if self.page.display.has_failed() {
                 self.ended.get_or_insert(Error::Panic("display"));
+                self.end_now();
                 break;
             }
             if told.elapsed() >= PROGRESS_INTERVAL {

@@ -49,6 +49,8 @@ pub struct Encoder {
     fill: usize,
     /// Samples taken so far.
     taken: u64,
+    /// Nobody takes packets any more.
+    unwanted: bool,
     stats: Arc<Stats>,
 }
 
@@ -77,7 +79,7 @@ impl Encoder {
         let size = inner.frame_size() as usize;
         let mut frame = frame::Audio::new(Sample::F32(Planar), size, ff::ChannelLayoutMask::STEREO);
         frame.set_rate(SAMPLE_RATE);
-        Ok(Self { inner, frame, fill: 0, taken: 0, stats: Arc::default() })
+        Ok(Self { inner, frame, fill: 0, taken: 0, unwanted: false, stats: Arc::default() })
     }
 
     /// What a muxer must know.
@@ -109,16 +111,15 @@ impl Encoder {
 
     fn run(&mut self, samples: &Receiver<Samples>, end: &End, out: &SyncSender<Packet>) -> Result<(), Error> {
         while let Ok(run) = samples.recv() {
+            // The end may be decided late, and then lies before what was taken already.
             let last = samples_until(end.get());
-            let start = run.start.min(last);
-            if start > self.taken {
-                self.stats.filled.fetch_add(start - self.taken, Ordering::Relaxed);
-                self.silence(start - self.taken, out)?;
-            }
-            let known = usize::try_from(self.taken - start).unwrap_or(usize::MAX).min(run.len());
-            let wanted = usize::try_from(last - self.taken).unwrap_or(usize::MAX).min(run.len() - known);
+            let gap = run.start.min(last).saturating_sub(self.taken);
+            self.stats.filled.fetch_add(gap, Ordering::Relaxed);
+            self.silence(gap, out)?;
+            let known = index(self.taken.saturating_sub(run.start)).min(run.len());
+            let wanted = index(last.saturating_sub(self.taken)).min(run.len() - known);
             self.push(&run.pcm[known * CHANNELS..(known + wanted) * CHANNELS], out)?;
-            if self.taken >= last {
+            if self.taken >= last || self.unwanted {
                 break;
             }
         }
@@ -142,8 +143,8 @@ impl Encoder {
     }
 
     fn silence(&mut self, mut samples: u64, out: &SyncSender<Packet>) -> Result<(), Error> {
-        let zeros = vec![0.0; usize::try_from(samples).unwrap_or(MAX_FILL).min(MAX_FILL) * CHANNELS];
-        while samples > 0 {
+        let zeros = vec![0.0; index(samples).min(MAX_FILL) * CHANNELS];
+        while samples > 0 && !self.unwanted {
             let step = samples.min(MAX_FILL as u64);
             self.push(&zeros[..step as usize * CHANNELS], out)?;
             samples -= step;
@@ -195,10 +196,15 @@ impl Encoder {
             let packet = Packet { track: Track::Audio, data, pts, dts: pts, duration, keyframe: true };
             // Blocks while the sink is behind: then samples queue up, and beyond that they are lost and become silence.
             if out.send(packet).is_err() {
+                self.unwanted = true;
                 return Ok(());
             }
         }
     }
+}
+
+fn index(samples: u64) -> usize {
+    usize::try_from(samples).unwrap_or(usize::MAX)
 }
 
 fn samples_until(t: MediaTime) -> u64 {

@@ -94,6 +94,8 @@ pub struct Encoder {
     plan: Plan,
     stats: Arc<Stats>,
     refinement: u8,
+    /// Nobody takes packets any more.
+    unwanted: bool,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -132,7 +134,15 @@ impl Encoder {
         }
         let inner = video.open_with(options(config)).map_err(fail)?;
         let picture = frame::Video::new(Pixel::YUV420P, config.size.width(), config.size.height());
-        Ok(Self { inner, picture, config, plan: Plan::new(config.fps), stats: Arc::default(), refinement: 0 })
+        Ok(Self {
+            inner,
+            picture,
+            config,
+            plan: Plan::new(config.fps),
+            stats: Arc::default(),
+            refinement: 0,
+            unwanted: false,
+        })
     }
 
     /// What a muxer must know.
@@ -166,15 +176,18 @@ impl Encoder {
         let mut next = 0;
         while let Ok(tick) = ticks.recv() {
             if tick.pts >= end.get() {
+                // Ticks before the end that never arrived showed the picture that is there.
+                if next > 0 {
+                    self.reach(&mut next, self.config.fps.index_at(end.get() - MediaTime(1)) + 1);
+                }
                 break;
             }
             self.stats.first_at.get_or_init(Instant::now);
-            let missed = u64::try_from(tick.index - next).unwrap_or(0);
-            self.stats.missed.fetch_add(missed, Ordering::Relaxed);
-            next = tick.index + 1;
+            self.reach(&mut next, tick.index);
             self.take(&tick, out)?;
+            next += 1;
             self.stats.ticks.store(u64::try_from(next).unwrap_or(0), Ordering::Relaxed);
-            if self.config.fps.time_of(next) >= end.get() {
+            if self.unwanted || self.config.fps.time_of(next) >= end.get() {
                 break;
             }
         }
@@ -184,6 +197,14 @@ impl Encoder {
         }
         self.inner.send_eof().map_err(|e| Error::Encode(NAME, e))?;
         self.drain(out)
+    }
+
+    /// Counts the ticks from `next` up to `to` as missed.
+    fn reach(&self, next: &mut i64, to: i64) {
+        let missed = u64::try_from(to - *next).unwrap_or(0);
+        self.stats.missed.fetch_add(missed, Ordering::Relaxed);
+        *next = to.max(*next);
+        self.stats.ticks.store(u64::try_from(*next).unwrap_or(0), Ordering::Relaxed);
     }
 
     fn take(&mut self, tick: &Tick, out: &SyncSender<Packet>) -> Result<(), Error> {
@@ -245,6 +266,7 @@ impl Encoder {
             };
             // Blocks while the sink is behind: then ticks queue up, and beyond that the display keeps its changes.
             if out.send(packet).is_err() {
+                self.unwanted = true;
                 return Ok(());
             }
         }

@@ -19,6 +19,7 @@ const SEEK_CUR: i32 = 1;
 pub(super) struct Fragmented {
     output: Output,
     fps: u32,
+    has_header: bool,
 }
 
 impl std::fmt::Debug for Fragmented {
@@ -37,7 +38,7 @@ impl Fragmented {
         // With `delay_moov` the header waits for the first fragment and can say where the sound's priming ends.
         options.set("movflags", "frag_custom+delay_moov+default_base_moof");
         output.write_header_with(options)?;
-        Ok(Self { output, fps })
+        Ok(Self { output, fps, has_header: false })
     }
 
     pub(super) fn write(&mut self, packet: &Packet) -> Result<(), ff::Error> {
@@ -63,6 +64,14 @@ impl Fragmented {
 
     /// Ends a fragment and hands it to the system. The file's length then.
     pub(super) fn cut(&mut self) -> Result<u64, ff::Error> {
+        // The first flush writes the delayed header and nothing else.
+        if !std::mem::replace(&mut self.has_header, true) {
+            self.flush()?;
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<u64, ff::Error> {
         // SAFETY: the context is ours, open, and past its header; a null packet asks the muxer to flush.
         unsafe {
             let context = self.output.as_mut_ptr();

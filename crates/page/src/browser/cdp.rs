@@ -7,12 +7,14 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// Longest accepted message; a browser that sends a longer one is cut off. Screenshots of the largest display fit.
 const MAX_MESSAGE: usize = 128 * 1024 * 1024;
+/// How often a caller that may give up is asked whether it does.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,12 @@ pub enum Error {
         method: &'static str,
         /// How long was waited.
         after: Duration,
+    },
+    /// The caller did not want to wait any longer.
+    #[error("{method} was given up")]
+    GivenUp {
+        /// The call.
+        method: &'static str,
     },
     /// The browser refused.
     #[error("the browser refused {method}: {message}")]
@@ -86,16 +94,38 @@ impl Cdp {
         params: Value,
         timeout: Duration,
     ) -> Result<Value, Error> {
+        self.call_unless(session, method, params, timeout, &|| false)
+    }
+
+    /// Calls a method and waits for its answer, unless `given_up` says that nobody wants it any more.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(crate) fn call_unless(
+        &self,
+        session: &str,
+        method: &'static str,
+        params: Value,
+        timeout: Duration,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<Value, Error> {
         let (id, answer) = self.start(session, method, params)?;
-        match answer.recv_timeout(timeout) {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(message)) => Err(Error::Refused { method, message }),
-            Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
-            Err(RecvTimeoutError::Timeout) => {
-                self.lock().waiting.remove(&id);
-                Err(Error::Timeout { method, after: timeout })
+        let begin = Instant::now();
+        let reason = loop {
+            let left = timeout.saturating_sub(begin.elapsed());
+            match answer.recv_timeout(left.min(PATIENCE)) {
+                Ok(Ok(result)) => return Ok(result),
+                Ok(Err(message)) => return Err(Error::Refused { method, message }),
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
+                Err(RecvTimeoutError::Timeout) if given_up() => break Error::GivenUp { method },
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
+                    break Error::Timeout { method, after: timeout };
+                }
+                Err(RecvTimeoutError::Timeout) => {}
             }
-        }
+        };
+        self.lock().waiting.remove(&id);
+        Err(reason)
     }
 
     /// Calls a method and does not care about its answer.
@@ -251,5 +281,15 @@ mod tests {
         let (cdp, _events) = browser(|_| b"{}\0".to_vec());
         let error = cdp.call("", "X.y", json!({}), Duration::from_millis(20)).unwrap_err();
         assert_eq!(error.to_string(), "the browser did not answer X.y within 0.02 s");
+    }
+
+    #[test]
+    fn a_caller_may_give_up() {
+        let (cdp, _events) = browser(|_| b"{}\0".to_vec());
+        let begin = Instant::now();
+        let error =
+            cdp.call_unless("", "X.y", json!({}), SOON, &|| begin.elapsed().as_millis() > 80).unwrap_err();
+        assert!(matches!(error, Error::GivenUp { .. }), "{error}");
+        assert!(begin.elapsed() < SOON && cdp.lock().waiting.is_empty());
     }
 }

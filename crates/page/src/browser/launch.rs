@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pagecast_core::spec::Source;
+use serde_json::{Value, json};
 
 use crate::child::User;
 
@@ -73,14 +74,36 @@ const FEATURES_OFF: &str = "--disable-features=Translate,MediaRouter,Optimizatio
 AutofillServerCommunication,CertificateTransparencyComponentUpdater,GlobalMediaControls,HardwareMediaKeyHandling,\
 CalculateNativeWinOcclusion,DestroyProfileOnBrowserClose,PaintHolding";
 
+/// A window without tabs: one with tabs is never narrower than 500 pixels.
+const EMPTY_PAGE: &str = "--app=data:text/html,";
+
 /// All switches for a page.
 pub(super) fn switches(source: &Source, profile: &Path) -> Vec<String> {
     let mut all: Vec<String> = SWITCHES.iter().map(|&s| s.to_owned()).collect();
     all.push(FEATURES_OFF.to_owned());
     all.push(format!("--user-data-dir={}", profile.display()));
     all.push(format!("--window-size={},{}", source.size.width(), source.size.height()));
-    all.push("about:blank".to_owned());
+    all.push(EMPTY_PAGE.to_owned());
     all
+}
+
+/// Content setting: refused without a question.
+const BLOCK: u32 = 2;
+
+/// What the browser finds in its fresh profile and no switch can say: nobody is there for a dialog, and one would cover the
+/// page.
+pub(crate) fn preferences() -> Value {
+    json!({
+        "credentials_enable_service": false,
+        "hardware": {"screen_capture_enabled": false},
+        "printing": {"enabled": false},
+        "profile": {"default_content_setting_values": {
+            "bluetooth_guard": BLOCK,
+            "hid_guard": BLOCK,
+            "serial_guard": BLOCK,
+            "usb_guard": BLOCK,
+        }},
+    })
 }
 
 /// The whole environment of the browser.

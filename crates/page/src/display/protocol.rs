@@ -26,7 +26,7 @@ use smithay::wayland::compositor::{CompositorClientState, CompositorHandler, Com
 use smithay::wayland::fractional_scale::{
     FractionalScaleHandler, FractionalScaleManagerState, with_fractional_scale,
 };
-use smithay::wayland::output::OutputHandler;
+use smithay::wayland::output::{OutputHandler, OutputManagerState};
 use smithay::wayland::presentation::PresentationState;
 use smithay::wayland::selection::SelectionHandler;
 use smithay::wayland::selection::data_device::{
@@ -77,6 +77,8 @@ impl State {
         output.change_current_state(Some(mode), None, Some(scale), Some((0, 0).into()));
         output.set_preferred(mode);
         output.create_global::<Self>(display);
+        // Without it, clients round the scale up and pages see a screen that is smaller than their window.
+        OutputManagerState::new_with_xdg_output::<Self>(display);
         let mut seats = SeatState::new();
         // A pointer exists, so that pages believe in a desktop, but it never enters: no cursor, no hover.
         seats.new_wl_seat(display, "pagecast").add_pointer();

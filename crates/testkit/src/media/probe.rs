@@ -94,7 +94,9 @@ pub fn packets(path: &Path, specifier: &str) -> Result<Vec<Packet>> {
     let mut ffprobe = program("ffprobe");
     ffprobe.args(["-v", "error", "-select_streams", specifier, "-of", "csv=p=0"]);
     ffprobe.args(["-show_entries", "packet=pts,duration,size,flags"]).arg(path);
-    String::from_utf8(stdout_of(&mut ffprobe)?)?.lines().map(packet).collect()
+    let text = String::from_utf8(stdout_of(&mut ffprobe)?)?;
+    // Side data of a packet is an empty line after it.
+    text.lines().filter(|line| !line.is_empty()).map(packet).collect()
 }
 
 fn packet(line: &str) -> Result<Packet> {

@@ -1,0 +1,112 @@
+//! Runs of samples become a whole track, whatever is missing, doubled or too late.
+
+#[path = "synthetic/stream.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod stream;
+
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use pagecast_core::{MediaTime, Packet, SAMPLE_RATE};
+use pagecast_media::encode::{End, audio};
+use pagecast_testkit::media::beeps::rms;
+use pagecast_testkit::{Recording, Scratch};
+
+use stream::{encode_audio, encode_video, end_at, record, run, tick};
+
+/// That packets follow each other without a hole; how many samples they hold in all, priming aside.
+fn length(packets: &[Packet]) -> Result<i64> {
+    let at = |t: MediaTime| t.to_index(SAMPLE_RATE);
+    for pair in packets.windows(2) {
+        ensure!(at(pair[0].pts) + at(pair[0].duration) == at(pair[1].pts), "a hole after {:?}", pair[0].pts);
+    }
+    Ok(packets.last().map_or(0, |p| at(p.pts) + at(p.duration)))
+}
+
+/// What a player hears of one channel.
+fn heard(packets: Vec<Packet>) -> Result<Vec<f32>> {
+    let scratch = Scratch::new()?;
+    let path = scratch.join("sound.mp4");
+    let (mut all, _) = encode_video(30, vec![tick(30, 0, true)?, tick(30, 59, false)?], End::new(None))?;
+    all.extend(packets);
+    record(&path, 30, false, all)?;
+    let [left, _] = Recording::open(&path)?.pcm()?.channels()?;
+    Ok(left)
+}
+
+#[test]
+fn a_gap_is_silence_of_the_same_length() -> Result<()> {
+    let runs = vec![run(0, 4800, 0.5), run(9600, 4800, 0.5)];
+    let (packets, stats) = encode_audio(runs, end_at(14_400))?;
+    ensure!(length(&packets)? == 14_400 && stats.filled() == 4800, "{} filled", stats.filled());
+    let left = heard(packets)?;
+    // A level that never changes is not sound: what is heard is its beginning and its end.
+    let quiet = rms(&left[6000..8400]);
+    let loud = rms(&left[4000..4700]);
+    ensure!(quiet < 0.02 && loud > 0.2, "{quiet} in the gap, {loud} before it");
+    Ok(())
+}
+
+#[test]
+fn what_is_sent_twice_is_heard_once() -> Result<()> {
+    let runs = vec![run(0, 4800, 0.5), run(2400, 4800, -0.5), run(0, 100, -0.5), run(7200, 0, 0.0)];
+    let (packets, stats) = encode_audio(runs, End::new(None))?;
+    ensure!(length(&packets)? == 7200 && stats.filled() == 0);
+    let left = heard(packets)?;
+    ensure!(left[4300..4700].iter().all(|v| *v > 0.3), "what came first counts");
+    ensure!(left[5000..6800].iter().all(|v| *v < -0.3), "what was new counts");
+    Ok(())
+}
+
+#[test]
+fn runs_end_exactly_at_the_end() -> Result<()> {
+    for (runs, wanted) in [
+        (vec![run(0, 48_000, 0.1)], 10_000),
+        (vec![run(0, 9_000, 0.1), run(20_000, 10, 0.1)], 10_000),
+        (vec![run(0, 9_000, 0.1)], 10_000),
+        (vec![run(10_000, 10, 0.1)], 10_000),
+        (Vec::new(), 10_000),
+        (vec![run(0, 100, 0.1)], 0),
+    ] {
+        let (packets, _) = encode_audio(runs, end_at(wanted))?;
+        ensure!(length(&packets)? == wanted, "{} samples instead of {wanted}", length(&packets)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn without_an_end_the_last_sample_is_the_end() -> Result<()> {
+    let (packets, _) = encode_audio(vec![run(0, 5000, 0.1), run(5000, 5000, 0.1)], End::new(None))?;
+    ensure!(length(&packets)? == 10_000);
+    Ok(())
+}
+
+#[test]
+fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
+    let (runs_in, runs) = sync_channel(0);
+    let (packets_in, packets) = sync_channel(1000);
+    let end = End::new(None);
+    let thread = audio::Encoder::open()?.spawn(runs, end.clone(), packets_in)?;
+    runs_in.send(run(0, 48_000, 0.1))?;
+    // Nothing in it; it is taken when the run before it has been dealt with.
+    runs_in.send(run(48_000, 0, 0.1))?;
+    end.at(MediaTime::of_index(1, 2));
+    // Refused if the encoder has seen the end already.
+    let _over = runs_in.send(run(48_000, 4800, 0.1));
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    ensure!(length(&packets.iter().collect::<Vec<_>>())? == 48_000);
+    Ok(())
+}
+
+#[test]
+fn when_nobody_listens_a_day_of_silence_is_not_encoded() -> Result<()> {
+    let (packets_in, packets) = sync_channel(1);
+    drop(packets);
+    let begin = Instant::now();
+    let thread =
+        audio::Encoder::open()?.spawn(stream::through(Vec::new()), end_at(86_400 * 48_000), packets_in)?;
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    ensure!(begin.elapsed() < Duration::from_secs(2), "it took {:?}", begin.elapsed());
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Pictures with a burnt-in counter and sound of known level, through the encoders.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_core::spec::Size;
+use pagecast_core::{Fps, Frame, MediaTime, Packet, Picture, SAMPLE_RATE, Samples, Tick, Tiles};
+use pagecast_media::encode::{End, audio, video};
+use pagecast_media::record::{Error, Finished, Recorder, Tracks};
+use pagecast_testkit::media::Gray;
+use pagecast_testkit::strip::{Place, Strip};
+
+/// Size of all pictures: wide enough for the strip.
+const SIZE: (u32, u32) = (320, 64);
+
+/// Settings of the video encoder.
+pub(crate) fn config(fps: u32) -> Result<video::Config> {
+    let fps = Fps::new(fps).context("a rate")?;
+    Ok(video::Config { size: Size::new(SIZE.0, SIZE.1)?, fps, bitrate_bps: 1_000_000 })
+}
+
+/// Both tracks, as fresh encoders describe them.
+pub(crate) fn tracks(fps: u32) -> Result<Tracks> {
+    let config = config(fps)?;
+    let video = video::Encoder::open(config)?;
+    Ok(Tracks { video: (video.parameters(), config.fps), audio: audio::Encoder::open()?.parameters() })
+}
+
+/// Tick `index`; a changed one shows its own number.
+pub(crate) fn tick(fps: u32, index: i64, changed: bool) -> Result<Tick> {
+    let pts = config(fps)?.fps.time_of(index);
+    Ok(Tick { index, pts, frame: changed.then(|| frame(index)) })
+}
+
+fn frame(index: i64) -> Frame {
+    let (width, height) = SIZE;
+    let mut gray = Gray::new(width as usize, height as usize);
+    let counter = u32::try_from(index).unwrap_or(0);
+    Strip { counter, page_time: 0, event_time: None, note: 0 }.draw(&mut gray, Place::PAGE);
+    let mut picture = Picture::new(width, height);
+    for (pixel, value) in picture.bgrx_mut().chunks_exact_mut(4).zip(&gray.data) {
+        pixel.fill(*value);
+    }
+    Frame { picture: Arc::new(picture), damage: Tiles::all(width, height) }
+}
+
+/// Tick `index` with a picture of one grey.
+pub(crate) fn shade(fps: u32, index: i64, level: u8) -> Result<Tick> {
+    let mut picture = Picture::new(SIZE.0, SIZE.1);
+    picture.bgrx_mut().fill(level);
+    let frame = Frame { picture: Arc::new(picture), damage: Tiles::all(SIZE.0, SIZE.1) };
+    Ok(Tick { frame: Some(frame), ..tick(fps, index, false)? })
+}
+
+/// A run of `len` samples of one level on both sides.
+pub(crate) fn run(start: u64, len: usize, level: f32) -> Samples {
+    Samples { start, pcm: vec![level; 2 * len].into() }
+}
+
+/// The end at sample `index`.
+pub(crate) fn end_at(index: i64) -> End {
+    End::new(Some(MediaTime::of_index(index, SAMPLE_RATE)))
+}
+
+/// What the video encoder makes of these ticks.
+pub(crate) fn encode_video(fps: u32, ticks: Vec<Tick>, end: End) -> Result<(Vec<Packet>, Arc<video::Stats>)> {
+    let encoder = video::Encoder::open(config(fps)?)?;
+    let stats = encoder.stats();
+    let (packets_in, packets) = sync_channel(10_000);
+    let thread = encoder.spawn(through(ticks), end, packets_in)?;
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    Ok((packets.iter().collect(), stats))
+}
+
+/// What the audio encoder makes of these runs.
+pub(crate) fn encode_audio(runs: Vec<Samples>, end: End) -> Result<(Vec<Packet>, Arc<audio::Stats>)> {
+    let encoder = audio::Encoder::open()?;
+    let stats = encoder.stats();
+    let (packets_in, packets) = sync_channel(10_000);
+    let thread = encoder.spawn(through(runs), end, packets_in)?;
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    Ok((packets.iter().collect(), stats))
+}
+
+/// A channel that gives these and closes.
+pub(crate) fn through<T>(all: Vec<T>) -> Receiver<T> {
+    let (sender, receiver) = sync_channel(all.len());
+    for one in all {
+        // The receiver is here and there is room for all.
+        let _sent = sender.send(one);
+    }
+    receiver
+}
+
+/// Writes packets to a file, in the order of their time.
+pub(crate) fn record(
+    path: &Path,
+    fps: u32,
+    overwrite: bool,
+    mut packets: Vec<Packet>,
+) -> Result<Option<Finished>, Error> {
+    packets.sort_by_key(|p| p.dts);
+    let recorder = Recorder::create(path, overwrite, tracks(fps).expect("encoders open"))?;
+    recorder.spawn(through(packets))?.join().expect("the recorder does not panic")
+}
+
+/// A second of picture and sound for each of `seconds`.
+pub(crate) fn some(fps: u32, seconds: i64) -> Result<Vec<Packet>> {
+    let count = seconds * i64::from(fps);
+    let ticks = (0..count).map(|i| tick(fps, i, true)).collect::<Result<Vec<_>>>()?;
+    let end = || End::new(Some(MediaTime::of_index(seconds, 1)));
+    let (mut packets, _) = encode_video(fps, ticks, end())?;
+    packets.extend(encode_audio(Vec::new(), end())?.0);
+    Ok(packets)
+}

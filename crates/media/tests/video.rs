@@ -1,0 +1,130 @@
+//! Ticks become pictures on their grid: each at its time, none for nothing, the last one up to the end.
+
+#[path = "synthetic/stream.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod stream;
+
+use std::sync::mpsc::sync_channel;
+
+use anyhow::{Result, ensure};
+use pagecast_core::{MediaTime, Packet, Tick};
+use pagecast_media::encode::{End, video};
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::{Recording, Scratch};
+
+use stream::{encode_video, record, tick};
+
+fn ticks(fps: u32, all: impl Iterator<Item = i64>, changed: impl Fn(i64) -> bool) -> Result<Vec<Tick>> {
+    all.map(|index| tick(fps, index, changed(index))).collect()
+}
+
+fn end(seconds: i64) -> End {
+    End::new(Some(MediaTime::of_index(seconds, 1)))
+}
+
+/// Numbers of the ticks that have a packet.
+fn encoded(fps: u32, packets: &[Packet]) -> Vec<i64> {
+    packets.iter().map(|p| p.pts.to_index(fps)).collect()
+}
+
+/// Ticks and burnt-in counters of what a player shows.
+fn shown(fps: u32, packets: Vec<Packet>) -> Result<(Recording, Vec<(i64, u32)>)> {
+    let scratch = Scratch::new()?;
+    let path = scratch.join("picture.mp4");
+    record(&path, fps, false, packets)?;
+    let file = Recording::open(&path)?;
+    let counters = file.strips(Place::PAGE)?.into_iter().filter_map(|seen| Some(seen.strip?.counter));
+    let shown = file.ticks(fps)?.into_iter().zip(counters).collect();
+    Ok((file, shown))
+}
+
+#[test]
+fn every_changed_tick_is_shown_at_its_time() -> Result<()> {
+    for fps in [7, 30, 60] {
+        let count = i64::from(fps) * 2;
+        let (packets, stats) = encode_video(fps, ticks(fps, 0..count, |_| true)?, end(2))?;
+        let (file, shown) = shown(fps, packets)?;
+        let wanted: Vec<_> = (0..count).map(|i| (i, u32::try_from(i).unwrap_or(0))).collect();
+        ensure!(shown == wanted, "{fps} fps: {shown:?}");
+        ensure!((file.end_s() - 2.0).abs() < 1e-3, "{fps} fps: it ends at {} s", file.end_s());
+        ensure!((stats.encoded(), stats.unchanged(), stats.missed()) == (count.unsigned_abs(), 0, 0));
+    }
+    Ok(())
+}
+
+#[test]
+fn keyframes_come_first_and_every_ten_seconds() -> Result<()> {
+    let (packets, _) = encode_video(10, ticks(10, 0..250, |_| true)?, end(25))?;
+    let keys: Vec<_> = packets.iter().filter(|p| p.keyframe).map(|p| p.pts.to_index(10)).collect();
+    ensure!(keys == [0, 100, 200], "{keys:?}");
+    Ok(())
+}
+
+#[test]
+fn a_still_picture_costs_heartbeats_and_lasts_to_the_end() -> Result<()> {
+    let (packets, stats) = encode_video(30, ticks(30, 0..150, |i| i == 0)?, end(5))?;
+    ensure!(encoded(30, &packets) == [0, 4, 11, 24, 54, 84, 114, 144, 149], "{:?}", encoded(30, &packets));
+    ensure!(stats.unchanged() == 149 && stats.ticks() == 150);
+    let (file, shown) = shown(30, packets)?;
+    ensure!(shown.iter().all(|(_, counter)| *counter == 0), "{shown:?}");
+    ensure!((file.end_s() - 5.0).abs() < 1e-3, "it ends at {} s", file.end_s());
+    Ok(())
+}
+
+#[test]
+fn missing_ticks_show_the_picture_before_them() -> Result<()> {
+    // Of 60 ticks, some in the middle never arrive, and none after the 40th until the end is over.
+    let arriving = (0..20).chain(30..40).chain([75]);
+    let (packets, stats) = encode_video(30, ticks(30, arriving, |_| true)?, end(2))?;
+    ensure!(
+        (stats.missed(), stats.ticks()) == (30, 60),
+        "{} missed, {} in all",
+        stats.missed(),
+        stats.ticks()
+    );
+    let (file, shown) = shown(30, packets)?;
+    ensure!((file.end_s() - 2.0).abs() < 1e-3, "it ends at {} s", file.end_s());
+    let last = &shown[shown.len() - 2..];
+    ensure!(last == [(39, 39), (59, 39)], "{last:?}");
+    ensure!(shown.windows(2).any(|w| w == [(19, 19), (30, 30)]), "{shown:?}");
+    Ok(())
+}
+
+#[test]
+fn nothing_comes_of_nothing() -> Result<()> {
+    for (ticks, end) in [
+        (Vec::new(), end(1)),
+        (Vec::new(), End::new(None)),
+        (ticks(30, 0..5, |_| true)?, End::new(Some(MediaTime::ZERO))),
+        (ticks(30, 40..45, |_| true)?, end(1)),
+    ] {
+        let (packets, stats) = encode_video(30, ticks, end)?;
+        ensure!(packets.is_empty() && stats.ticks() == 0 && stats.first_at().is_none());
+    }
+    Ok(())
+}
+
+#[test]
+fn without_an_end_the_last_tick_is_the_end() -> Result<()> {
+    let (packets, _) = encode_video(30, ticks(30, 0..10, |i| i == 0)?, End::new(None))?;
+    ensure!(encoded(30, &packets) == [0, 4, 9], "{:?}", encoded(30, &packets));
+    Ok(())
+}
+
+#[test]
+fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
+    let (ticks_in, ticks) = sync_channel(0);
+    let (packets_in, packets) = sync_channel(1000);
+    let end = End::new(None);
+    let thread = video::Encoder::open(stream::config(30)?)?.spawn(ticks, end.clone(), packets_in)?;
+    for index in 0..30 {
+        ticks_in.send(tick(30, index, true)?)?;
+    }
+    end.at(MediaTime::of_index(10, 30));
+    // Refused if the encoder has seen the end already.
+    let _over = ticks_in.send(tick(30, 30, true)?);
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    let packets: Vec<_> = packets.iter().collect();
+    ensure!(encoded(30, &packets) == (0..30).collect::<Vec<_>>(), "{:?}", encoded(30, &packets));
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! A real browser with one page on our display, for tests of what the two make of each other.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use pagecast_core::spec::{Size, Source, SourceUrl};
+use pagecast_core::{Fps, Picture, Samples, Tick};
+use pagecast_page::Page;
+use pagecast_testkit::{Reply, Server, Turn};
+use serde_json::{Value, json};
+
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A page, and what the display showed of it last.
+pub(crate) struct Live {
+    pub(crate) page: Page,
+    ticks: Receiver<Tick>,
+    picture: Option<std::sync::Arc<Picture>>,
+    _samples: Receiver<Samples>,
+    _server: Server,
+    _turn: Turn,
+}
+
+impl Live {
+    /// Opens a page with this HTML on a display of `width` x `height` pixels, `scale` of them to the CSS pixel.
+    pub(crate) fn open((width, height): (u32, u32), scale: f64, html: &str) -> Result<Self> {
+        let turn = Turn::shared()?;
+        let page = format!("<!doctype html><meta charset=utf-8><title>Live</title>{html}");
+        let server = Server::start()?.route("/", Reply::Html(200, page));
+        let source = Source {
+            // By name: some interfaces are not for numbers.
+            url: SourceUrl::parse(&server.url("/").replace("127.0.0.1", "localhost"))?,
+            size: Size::new(width, height)?,
+            fps: Fps::new(30).context("30 fps")?,
+            scale_factor: scale,
+        };
+        let (ticks_in, ticks) = sync_channel(4);
+        let (samples_in, samples) = sync_channel(4);
+        let page = Page::start(&source, ticks_in, samples_in)?;
+        page.browser.open(&source.url, &|| false)?;
+        page.browser.wait_until(LIMIT, |state| state.painted)?;
+        page.begin();
+        Ok(Self { page, ticks, picture: None, _samples: samples, _server: server, _turn: turn })
+    }
+
+    /// What JavaScript gives, run as if a person had just clicked; a promise is waited for.
+    pub(crate) fn ask(&self, expression: &str) -> Result<Value> {
+        let answer = self.page.browser.call(
+            "Runtime.evaluate",
+            json!({"expression": expression, "returnByValue": true, "awaitPromise": true, "userGesture": true}),
+        )?;
+        if let Some(thrown) = answer.get("exceptionDetails") {
+            bail!("{expression}: {thrown}");
+        }
+        Ok(answer["result"]["value"].clone())
+    }
+
+    /// Waits until the picture is as it should be.
+    pub(crate) fn wait_for(&mut self, what: &str, holds: impl Fn(&Picture) -> bool) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if self.picture.as_deref().is_some_and(&holds) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the picture never shows {what}; at its corners: {:x?}", self.corners());
+            }
+            self.tick()?;
+        }
+    }
+
+    /// That the picture stays as it should be for a while.
+    pub(crate) fn hold(
+        &mut self,
+        time: Duration,
+        what: &str,
+        holds: impl Fn(&Picture) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            self.tick()?;
+            if !self.picture.as_deref().is_some_and(&holds) {
+                bail!("the picture shows more than {what}; at its corners: {:x?}", self.corners());
+            }
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        let tick = self.ticks.recv_timeout(LIMIT).context("no more ticks")?;
+        if let Some(frame) = tick.frame {
+            self.picture = Some(frame.picture);
+        }
+        Ok(())
+    }
+
+    fn corners(&self) -> Option<[u32; 4]> {
+        let picture = self.picture.as_deref()?;
+        let (right, bottom) = (picture.width() - 1, picture.height() - 1);
+        Some([(0, 0), (right, 0), (0, bottom), (right, bottom)].map(|(x, y)| rgb(picture, x, y)))
+    }
+}
+
+/// A pixel as 0xRRGGBB.
+pub(crate) fn rgb(picture: &Picture, x: u32, y: u32) -> u32 {
+    let at = y as usize * picture.stride() + x as usize * 4;
+    let bgrx = &picture.bgrx()[at..at + 4];
+    u32::from_le_bytes([bgrx[0], bgrx[1], bgrx[2], 0])
+}
+
+/// Pixels of any other colour than `colour` within `x0,y0 .. x1,y1`.
+pub(crate) fn others(picture: &Picture, (x0, y0, x1, y1): (u32, u32, u32, u32), colour: u32) -> usize {
+    (y0..y1)
+        .flat_map(|y| (x0..x1).map(move |x| (x, y)))
+        .filter(|(x, y)| rgb(picture, *x, *y) != colour)
+        .count()
+}
+
+/// Whether every pixel has this colour.
+pub(crate) fn is_only(picture: &Picture, colour: u32) -> bool {
+    others(picture, (0, 0, picture.width(), picture.height()), colour) == 0
+}

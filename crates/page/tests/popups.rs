@@ -1,0 +1,121 @@
+//! What belongs to a page is in its picture, to the last pixel, and nothing else is.
+
+#[path = "live/rig.rs"]
+mod rig;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pagecast_core::Picture;
+use serde_json::json;
+
+use rig::{Live, is_only, others, rgb};
+
+const HD: (u32, u32) = (1280, 720);
+const TEAL: u32 = 0x0f_766e;
+const RED: u32 = 0xff_0000;
+/// A page of one colour, which the browser's own things do not have.
+const PLAIN: &str = "<style>html { background: #0f766e; height: 100% } body { margin: 0 }</style><body>";
+
+/// Time for something to appear that should not.
+const A_WHILE: Duration = Duration::from_millis(1500);
+
+/// Moves or clicks the mouse at CSS pixels, as a person would.
+fn mouse(live: &Live, kind: &str, x: i32, y: i32) -> Result<()> {
+    let button = if kind == "mouseMoved" { "none" } else { "left" };
+    let event = json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": 1});
+    live.page.browser.call("Input.dispatchMouseEvent", event)?;
+    Ok(())
+}
+
+#[test]
+fn an_open_select_is_on_top_of_the_page() -> Result<()> {
+    let html = format!(
+        "{PLAIN}<select id=s style='position:absolute; left:100px; top:100px; width:300px; font-size:20px'>
+        {}</select>",
+        "<option style='background:#ff0000'>One of many</option>".repeat(8)
+    );
+    let mut live = Live::open(HD, 1.0, &html)?;
+    let below = (120, 150, 380, 300);
+    live.wait_for("a closed list", |p| others(p, below, TEAL) == 0 && rgb(p, 110, 110) != TEAL)?;
+    live.ask("s.showPicker()")?;
+    live.wait_for("the options", |p| others(p, below, RED) < 260 * 150 / 3)?;
+    live.ask("s.blur()")?;
+    mouse(&live, "mousePressed", 900, 600)?;
+    mouse(&live, "mouseReleased", 900, 600)?;
+    live.wait_for("the page again", |p| others(p, below, TEAL) == 0)
+}
+
+#[test]
+fn a_mouse_that_hovers_has_no_cursor() -> Result<()> {
+    let html = format!(
+        "{PLAIN}<style>div {{ position:absolute; inset:0; cursor:crosshair }}
+        div:hover {{ border-right:100px solid #ff0000 }}</style><div title='What a person would read'></div>"
+    );
+    let mut live = Live::open(HD, 1.0, &html)?;
+    live.wait_for("the page", |p| is_only(p, TEAL))?;
+    mouse(&live, "mouseMoved", 600, 300)?;
+    mouse(&live, "mouseMoved", 604, 302)?;
+    live.wait_for("what hovering does", |p| others(p, (1180, 0, 1280, 720), RED) == 0)?;
+    live.hold(A_WHILE, "the page", |p| others(p, (0, 0, 1180, 720), TEAL) == 0)
+}
+
+#[test]
+fn the_page_is_in_front_of_a_person_with_a_mouse() -> Result<()> {
+    let live = Live::open(HD, 1.0, PLAIN)?;
+    for (question, answer) in [
+        ("document.hasFocus()", true),
+        ("document.visibilityState === 'visible'", true),
+        ("matchMedia('(hover: hover)').matches", true),
+        ("matchMedia('(pointer: fine)').matches", true),
+        ("matchMedia('(prefers-reduced-motion: reduce)').matches", false),
+    ] {
+        ensure!(live.ask(question)? == answer, "{question} is not {answer}");
+    }
+    Ok(())
+}
+
+/// Whether a frame of one pixel is around the picture and nothing but the page within.
+fn is_framed(p: &Picture) -> bool {
+    let (w, h) = (p.width(), p.height());
+    let edges = [(0, 0, w, 1), (0, h - 1, w, h), (0, 0, 1, h), (w - 1, 0, w, h)];
+    edges.iter().all(|edge| others(p, *edge, RED) == 0) && others(p, (1, 1, w - 1, h - 1), TEAL) == 0
+}
+
+/// The page has exactly the display, and its outermost pixels are the picture's.
+fn fills(size: (u32, u32), scale: f64) -> Result<()> {
+    let frame =
+        format!("position:fixed; inset:0; border:{}px solid #ff0000; box-sizing:border-box", 1.0 / scale);
+    let mut live = Live::open(size, scale, &format!("{PLAIN}<div style='{frame}'></div>"))?;
+    let css = |side: u32| (f64::from(side) / scale).ceil();
+    for (question, answer) in [
+        ("devicePixelRatio", scale),
+        ("innerWidth", css(size.0)),
+        ("innerHeight", css(size.1)),
+        ("screen.width", css(size.0)),
+        ("screen.height", css(size.1)),
+    ] {
+        let told = live.ask(question)?;
+        ensure!(
+            told.as_f64() == Some(answer),
+            "{size:?} at {scale}: {question} is {told} instead of {answer}"
+        );
+    }
+    live.wait_for(&format!("a whole page of {size:?} at {scale}"), is_framed)
+}
+
+#[test]
+fn every_size_is_filled_to_its_edges() -> Result<()> {
+    for size in [(50, 50), (1080, 1920), (1920, 1080), (3840, 2160)] {
+        fills(size, 1.0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_scale_is_filled_to_its_edges() -> Result<()> {
+    for (size, scale) in [(HD, 1.0), (HD, 2.0), ((1920, 1080), 1.5)] {
+        fills(size, scale)?;
+    }
+    Ok(())
+}
