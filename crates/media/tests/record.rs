@@ -22,6 +22,8 @@ use stream::{encode_video, record, shade, some, tracks};
 
 const FPS: u32 = 30;
 
+type Done = Result<Option<Finished>, Error>;
+
 /// Bytes on a small disk that are taken already: a disk cannot be smaller.
 const BALLAST: u64 = 65_536;
 
@@ -119,7 +121,7 @@ fn nothing_recorded_is_no_file() -> Result<()> {
 }
 
 /// Records 20 s to a disk with `room` bytes left; how it ended and what is there then.
-fn on_a_disk_with(room: u64) -> Result<(Result<Option<Finished>, Error>, Option<Recording>)> {
+fn on_a_disk_with(room: u64) -> Result<(Done, Option<Recording>)> {
     let scratch = Scratch::new()?;
     let disk = Tmpfs::mount(scratch.join("disk"), room + BALLAST)?;
     let ballast = disk.path().join("ballast");

@@ -318,6 +318,26 @@ fn buffers_that_lie_about_their_size_cost_only_the_liar() {
 }
 
 #[test]
+fn requests_without_sense_cost_only_who_makes_them() {
+    let rig = Rig::new("sense", 60, 1.0);
+    type Request = fn(&Client);
+    let requests: [(&str, Request); 2] = [
+        ("a pool of nothing", |c| {
+            c.shm.create_pool(memory(&[0; 64]).as_fd(), 0, &c.handle(), ());
+        }),
+        ("a pool that shrinks to nothing", |c| {
+            c.shm.create_pool(memory(&[0; 64]).as_fd(), 64, &c.handle(), ()).resize(0);
+        }),
+    ];
+    for (name, request) in requests {
+        let mut client = rig.connect();
+        request(&client);
+        assert!(client.is_cut_off(), "{name}");
+        rig.assert_well();
+    }
+}
+
+#[test]
 fn a_client_that_piles_up_is_cut_off() {
     let rig = Rig::new("pile", 60, 1.0);
     type Pile = fn(&mut Client);

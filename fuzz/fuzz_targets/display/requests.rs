@@ -222,7 +222,9 @@ impl Client {
     fn object(&self, interface: &str, pick: u8) -> u32 {
         let known = self.objects.get(interface).map(Vec::as_slice).unwrap_or_default();
         match (pick, known.len()) {
-            (250.., _) | (_, 0) => u32::from(pick) % self.next_id,
+            // Not the registry, object 2: a bind without a name makes the Wayland library panic, which ends the cast.
+            (250.., _) | (_, 0) if u32::from(pick) % self.next_id != 2 => u32::from(pick) % self.next_id,
+            (_, 0) => 1,
             (_, count) => known[count - 1 - usize::from(pick) % count],
         }
     }

@@ -65,6 +65,10 @@ macro_rules! limited {
                 display: &DisplayHandle,
                 init: &mut DataInit<'_, Self>,
             ) {
+                if resource.breaks(&request) {
+                    kill(client, display, "makes no sense");
+                    return;
+                }
                 let verdict = judge(state, client, resource, &request);
                 <$to as Dispatch<$interface, $data, Self>>::request(
                     state, client, resource, request, data, display, init,
@@ -108,6 +112,11 @@ trait Weigh: Resource {
 
     /// Whether `request` leaves something behind until later requests take it away.
     fn keeps(&self, request: &Self::Request) -> bool;
+
+    /// Whether the library would panic at `request`, which must not make an object.
+    fn breaks(&self, _request: &Self::Request) -> bool {
+        false
+    }
 
     /// Whether that is a buffer, or what buffers are made from.
     fn makes_buffer(&self, _request: &Self::Request) -> bool {
@@ -153,6 +162,10 @@ impl Weigh for WlShmPool {
 
     fn keeps(&self, request: &Self::Request) -> bool {
         matches!(request, wl_shm_pool::Request::CreateBuffer { .. })
+    }
+
+    fn breaks(&self, request: &Self::Request) -> bool {
+        matches!(request, wl_shm_pool::Request::Resize { size } if *size <= 0)
     }
 
     fn makes_buffer(&self, request: &Self::Request) -> bool {

@@ -168,7 +168,7 @@ impl Client {
     }
 
     /// A buffer with pixels (ARGB) by column and row.
-    pub(crate) fn buffer(&mut self, size: (i32, i32), pixel: impl Fn(i32, i32) -> u32) -> WlBuffer {
+    pub(crate) fn buffer(&self, size: (i32, i32), pixel: impl Fn(i32, i32) -> u32) -> WlBuffer {
         let bytes: Vec<u8> = (0..size.1)
             .flat_map(|y| (0..size.0).map(move |x| (x, y)))
             .flat_map(|(x, y)| pixel(x, y).to_le_bytes())
