@@ -234,6 +234,7 @@ impl Beats {
 fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
     let alive = Arc::new(());
     let shared = Arc::clone(&state.beats.shared);
+    let mut counted = state.beats.pacer.slot();
     while !shared.stop.load(Ordering::Acquire) {
         state.turn(clock::now());
         state.beats.begin_if_asked();
@@ -241,6 +242,11 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
             tracing::debug!(%reason, "dispatch of display clients");
         }
         state.tell_if_committed();
+        let slot = state.beats.pacer.slot();
+        if slot != counted {
+            counted = slot;
+            limits::count_objects(&wayland.handle());
+        }
         shared.commits.store(state.commits, Ordering::Relaxed);
         if let Err(reason) = wayland.flush_clients() {
             tracing::debug!(%reason, "flush of display clients");

@@ -341,10 +341,18 @@ fn requests_without_sense_cost_only_who_makes_them() {
 fn a_client_that_piles_up_is_cut_off() {
     let rig = Rig::new("pile", 60, 1.0);
     type Pile = fn(&mut Client);
-    let piles: [(&str, Pile); 5] = [
+    let piles: [(&str, Pile); 6] = [
         ("surfaces", |c| {
             for _ in 0..2000 {
                 c.compositor.create_surface(&c.handle(), ());
+            }
+        }),
+        ("positioners", |c| {
+            for n in 0..40_000 {
+                c.wm.create_positioner(&c.handle(), ());
+                if n % 1000 == 0 && !c.flush() {
+                    break;
+                }
             }
         }),
         ("frame callbacks", |c| {

@@ -1,8 +1,8 @@
 //! What one client may pile up. The protocols' own handlers keep everything a client asks for; these stand before them.
 //! A client that goes over a limit is disconnected: no browser comes near any of them.
 
-use smithay::reexports::wayland_server::backend::ClientId;
 use smithay::reexports::wayland_server::backend::protocol::ProtocolError;
+use smithay::reexports::wayland_server::backend::{ClientId, DisconnectReason};
 use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::reexports::wayland_server::protocol::wl_callback::WlCallback;
 use smithay::reexports::wayland_server::protocol::wl_compositor::{self, WlCompositor};
@@ -50,6 +50,22 @@ fn kill(client: &Client, display: &DisplayHandle, why: &str) {
         message: why.into(),
     };
     client.kill(display, error);
+}
+
+/// Disconnects the clients that have too many objects of any kind.
+pub(super) fn count_objects(display: &DisplayHandle) {
+    let backend = display.backend_handle();
+    let mut clients = Vec::new();
+    backend.with_all_clients(|client| clients.push(client));
+    for client in clients {
+        let mut count = 0;
+        // Fails for a client that has just gone.
+        let _gone = backend.with_all_objects_for(client.clone(), |_| count += 1);
+        if count > MAX_OBJECTS {
+            tracing::warn!(count, "display client has too many objects and is disconnected");
+            backend.kill_client(client, DisconnectReason::ConnectionClosed);
+        }
+    }
 }
 
 /// Passes a request on, unless it may leave something behind and too much is there already.
