@@ -91,21 +91,34 @@ impl Shrink {
         let small = (STILL_WIDTH, (STILL_WIDTH * height / width).max(1));
         let scaler = match &mut self.scaler {
             Some(scaler) => scaler,
-            none => none.insert(scaling::Context::get(
-                frame.format(),
-                width,
-                height,
-                Pixel::RGB24,
-                small.0,
-                small.1,
-                scaling::Flags::AREA,
-            )?),
+            none => none.insert(bt709_scaler(frame, small)?),
         };
         let mut still = Video::empty();
         scaler.run(frame, &mut still)?;
         self.stills.push(still);
         Ok(())
     }
+}
+
+/// libswscale takes video for BT.601 unless told otherwise.
+#[expect(unsafe_code, reason = "a setting of libswscale that its bindings do not wrap")]
+fn bt709_scaler(frame: &Video, (width, height): (u32, u32)) -> Result<scaling::Context, ff::Error> {
+    const ONE: i32 = 1 << 16;
+    let mut scaler = scaling::Context::get(
+        frame.format(),
+        frame.width(),
+        frame.height(),
+        Pixel::RGB24,
+        width,
+        height,
+        scaling::Flags::AREA,
+    )?;
+    // SAFETY: the context is open, and the table of coefficients is a constant of the library.
+    let set = unsafe {
+        let bt709 = ff::ffi::sws_getCoefficients(ff::ffi::SWS_CS_ITU709 as i32);
+        ff::ffi::sws_setColorspaceDetails(scaler.as_mut_ptr(), bt709, 0, bt709, 1, 0, ONE, ONE)
+    };
+    if set < 0 { Err(set.into()) } else { Ok(scaler) }
 }
 
 fn arrange(stills: &[Video]) -> Video {
