@@ -1,6 +1,7 @@
 //! Anything a client of the display may ask for, against the real compositor over its real socket.
 //!
-//! Run it with `cargo +nightly fuzz run display`. An input is a run of steps. A step picks a request, the object to send it
+//! Run it with `cargo +nightly fuzz run -O display`: as it is released, since the Wayland library asserts things in debug builds
+//! that a hostile client need not keep to. An input is a run of steps. A step picks a request, the object to send it
 //! to, and its arguments, among those that make sense as a rule; some send bytes as they are, so that nothing is left out.
 //! After each input another client, which behaves, must get its answers as ever.
 
