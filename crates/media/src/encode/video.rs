@@ -276,7 +276,8 @@ impl Encoder {
 /// Low latency: nothing is held back for later frames, so that what was sent is in the file and on the air.
 fn options(config: Config) -> ff::Dictionary {
     let threads = (config.size.width() * config.size.height() * config.fps.get()).div_ceil(PIXELS_PER_THREAD);
-    let x264 = "scenecut=0:rc-lookahead=0:sync-lookahead=0:mbtree=0:bframes=0:weightp=0:force-cfr=0:keyint=infinite";
+    let x264 =
+        "scenecut=0:rc-lookahead=0:sync-lookahead=0:mbtree=0:bframes=0:weightp=0:force-cfr=0:keyint=infinite";
     let mut options = ff::Dictionary::new();
     options.set("preset", "superfast");
     options.set("profile", "high");
