@@ -57,7 +57,7 @@ pub(crate) struct Record {
     /// How long to record, like 10s, 1m30s or 2h [default: until Ctrl-C]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) duration: Option<Duration>,
-    /// Cap on the video bitrate in kbit/s [default: by size and rate, 5000 for 1280x720 at 30]
+    /// Cap on the video bitrate in kbit/s [default: by size and rate, 6000 for 1280x720 at 30]
     #[arg(long, value_name = "KBPS")]
     pub(crate) bitrate: Option<u32>,
     /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360

@@ -1,7 +1,7 @@
 //! `pagecast-bench`: Pagecast against the recipe that everybody else uses (Xvfb, PulseAudio, x11grab, ffmpeg).
 //!
 //! Both record the same pages in turn, each alone on the machine; everything is measured from outside, in the same way:
-//! [`usage`] reads /proc, [`verdict`] decodes the files, [`reference`] draws single pictures again without loss.
+//! [`usage`] reads /proc, [`verdict`] decodes the files, [`mod@reference`] draws single pictures again without loss.
 //! [`plan`] holds the order of the work and [`report`] the page that comes out of it.
 //!
 //! Deliberately absent: anything of Pagecast but its command line.

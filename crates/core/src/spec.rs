@@ -90,13 +90,13 @@ impl CastSpec {
     }
 }
 
-/// A cap that a busy page of this size reaches without visible loss: 5 Mbit/s at 1280x720 and 30 fps, growing with the
+/// A cap that a busy page of this size reaches without visible loss: 6 Mbit/s at 1280x720 and 30 fps, growing with the
 /// square root of the frame rate and slower than the area.
 #[must_use]
 pub fn default_bitrate_kbps(size: Size, fps: Fps) -> u32 {
     let area = f64::from(size.width() * size.height()) / f64::from(1280 * 720);
     let rate = f64::from(fps.get()) / 30.0;
-    let kbps = 5000.0 * area.powf(0.75) * rate.sqrt();
+    let kbps = 6000.0 * area.powf(0.75) * rate.sqrt();
     (kbps as u32).clamp(300, *BITRATE_KBPS_RANGE.end())
 }
 
@@ -299,7 +299,7 @@ mod tests {
             duration: None,
         };
         assert_eq!(spec.check(), Ok(()));
-        assert_eq!(spec.bitrate_bps(), 5_000_000);
+        assert_eq!(spec.bitrate_bps(), 6_000_000);
         let mut bad = spec.clone();
         bad.source.scale_factor = f64::NAN;
         assert!(matches!(bad.check(), Err(SpecError::ScaleFactor(_))));

@@ -115,7 +115,7 @@ fn bt709_scaler(frame: &Video, (width, height): (u32, u32)) -> Result<scaling::C
     )?;
     // SAFETY: the context is open, and the table of coefficients is a constant of the library.
     let set = unsafe {
-        let bt709 = ff::ffi::sws_getCoefficients(ff::ffi::SWS_CS_ITU709 as i32);
+        let bt709 = ff::ffi::sws_getCoefficients(ff::ffi::SWS_CS_ITU709);
         ff::ffi::sws_setColorspaceDetails(scaler.as_mut_ptr(), bt709, 0, bt709, 1, 0, ONE, ONE)
     };
     if set < 0 { Err(set.into()) } else { Ok(scaler) }

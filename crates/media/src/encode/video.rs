@@ -20,7 +20,7 @@ use crate::convert::{Planes, convert};
 const NAME: &str = "H.264 (libx264)";
 
 /// Constant rate factor (0 best, 51 worst) by refinement: motion first, then ever finer while the picture rests.
-const CRF: [f64; Plan::FINEST as usize + 1] = [18.0, 15.0, 12.0, 10.0];
+const CRF: [f64; Plan::FINEST as usize + 1] = [16.0, 14.0, 12.0, 10.0];
 /// Size of the rate control's buffer, as seconds at the capped bitrate: what a new slide may spend at once.
 const BUFFER_SECONDS: f64 = 1.5;
 /// Pixels per second that one core encodes with ease; more get another slice and thread.
@@ -276,7 +276,8 @@ impl Encoder {
 /// Low latency: nothing is held back for later frames, so that what was sent is in the file and on the air.
 fn options(config: Config) -> ff::Dictionary {
     let threads = (config.size.width() * config.size.height() * config.fps.get()).div_ceil(PIXELS_PER_THREAD);
-    let x264 = "scenecut=0:rc-lookahead=0:sync-lookahead=0:mbtree=0:bframes=0:force-cfr=0:keyint=infinite";
+    let x264 =
+        "scenecut=0:rc-lookahead=0:sync-lookahead=0:mbtree=0:bframes=0:weightp=0:force-cfr=0:keyint=infinite";
     let mut options = ff::Dictionary::new();
     options.set("preset", "superfast");
     options.set("profile", "high");
