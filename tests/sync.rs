@@ -57,7 +57,9 @@ fn check(fps: u32, seconds: u32, median_ms: f64) -> Result<Measured> {
     let measured = measure(fps, seconds)?;
     let events = seconds as usize - 4;
     within("page", &measured.page, events, median_ms, 20.0)?;
-    within("video", &measured.video, events, median_ms, 20.0)?;
+    // On a page that draws all the time, Chromium shows a video two intervals ahead of its sound, see `page::sync`; one
+    // that only plays is exact, see `third_party.rs`.
+    within("video", &measured.video, events, median_ms + 2000.0 / f64::from(fps), 20.0)?;
     Ok(measured)
 }
 
