@@ -125,6 +125,8 @@ fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
     let _over = ticks_in.send(tick(30, 30, true)?);
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     let packets: Vec<_> = packets.iter().collect();
-    ensure!(encoded(30, &packets) == (0..30).collect::<Vec<_>>(), "{:?}", encoded(30, &packets));
+    // The last tick may be taken before or after the end is known.
+    let seen = encoded(30, &packets);
+    ensure!((29..=30).contains(&seen.len()) && seen.iter().copied().eq(0..seen.len() as i64), "{seen:?}");
     Ok(())
 }
