@@ -49,6 +49,7 @@ fn rig() -> &'static Rig {
             fps: Fps::new(60).expect("60 fps"),
             scale_factor: 1.5,
             origin: Origin::unset(),
+            depth: pagecast_page::sync::Depth::default(),
         };
         let display = Display::start(config, out).expect("the display starts");
         display.begin();

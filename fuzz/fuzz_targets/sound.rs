@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     let mut now = HostTime(1_000_000_000);
     let moment =
         |now: HostTime| Moment { host: now, wall: UNIX_EPOCH + Duration::from_nanos(now.0.unsigned_abs()) };
-    let mut core = Core::new(now, std::time::Duration::ZERO);
+    let mut core = Core::new(now, pagecast_page::sync::PlayerDelay::default());
     let Some(client) = core.connect() else { return };
     core.go_live(now + Duration::from_millis(5), now);
     let Some((greets, mut rest)) = data.split_first() else { return };

@@ -3,6 +3,7 @@
 mod cdp;
 mod launch;
 mod log;
+mod trace;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -20,6 +21,7 @@ pub use cdp::Error as CallError;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
 pub(crate) use launch::{browser_user, preferences};
 pub use log::Line;
+pub(crate) use trace::Tracer;
 
 use crate::child::{self, User};
 use cdp::Cdp;
@@ -119,6 +121,7 @@ pub struct PageState {
 struct Shared {
     state: Mutex<(PageState, log::Log)>,
     changed: Condvar,
+    trace: trace::Trace,
 }
 
 impl Shared {
@@ -271,6 +274,11 @@ impl Browser {
         Ok(answer["product"].as_str().unwrap_or("unknown").to_owned())
     }
 
+    /// Says how long the browser takes to draw.
+    pub(crate) fn tracer(&self) -> Tracer {
+        Tracer { cdp: self.cdp.clone(), shared: Arc::clone(&self.shared) }
+    }
+
     /// Process id of the browser, which leads a session of its own.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -373,6 +381,8 @@ impl cdp::Events for Events {
                 _ => {}
             },
             "Inspector.targetCrashed" => self.shared.update(|s| s.crashed = true),
+            "Tracing.dataCollected" => self.shared.trace.take(params),
+            "Tracing.tracingComplete" => self.shared.trace.finish(),
             _ => self.shared.lock().1.take(method, params),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use pagecast_core::HostTime;
 use rustix::time::{ClockId, clock_gettime};
@@ -19,36 +18,27 @@ pub fn now() -> HostTime {
 /// When the first frame of the cast is shown: set once by the display, read by the sound card, so that both count from
 /// the same moment. It always lies in the future when it is set.
 #[derive(Debug, Clone)]
-pub struct Origin {
-    at: Arc<AtomicI64>,
-    lead: Duration,
-}
+pub struct Origin(Arc<AtomicI64>);
 
 impl Origin {
     /// Not yet decided.
     #[must_use]
     pub fn unset() -> Self {
-        Self { at: Arc::new(AtomicI64::new(UNSET)), lead: Duration::ZERO }
-    }
-
-    /// The same moment as seen by somebody who is `lead` ahead: it comes that much earlier.
-    #[must_use]
-    pub fn ahead_by(&self, lead: Duration) -> Self {
-        Self { at: Arc::clone(&self.at), lead }
+        Self(Arc::new(AtomicI64::new(UNSET)))
     }
 
     /// Decides it; later calls change nothing.
     pub fn set(&self, at: HostTime) {
         // Whoever comes first wins; the loser has nothing to undo.
-        let _ignored = self.at.compare_exchange(UNSET, at.0, Ordering::Release, Ordering::Relaxed);
+        let _ignored = self.0.compare_exchange(UNSET, at.0, Ordering::Release, Ordering::Relaxed);
     }
 
     /// The moment, once decided.
     #[must_use]
     pub fn get(&self) -> Option<HostTime> {
-        match self.at.load(Ordering::Acquire) {
+        match self.0.load(Ordering::Acquire) {
             UNSET => None,
-            ns => Some(HostTime(ns - i64::try_from(self.lead.as_nanos()).unwrap_or(0))),
+            ns => Some(HostTime(ns)),
         }
     }
 }

@@ -10,6 +10,7 @@ mod protocol;
 mod scene;
 mod screen;
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smithay::reexports::wayland_server::Display as Wayland;
 
 use crate::clock::{self, Origin};
+use crate::sync::Depth;
 use pacer::Pacer;
 use protocol::{ClientState, State};
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub scale_factor: f64,
     /// Set by the display when the capture begins.
     pub origin: Origin,
+    /// Ticks that the page takes from the begin of a picture to its commit.
+    pub depth: Depth,
 }
 
 /// Why the display cannot start.
@@ -83,6 +87,16 @@ pub struct Display {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     socket: PathBuf,
+}
+
+/// How often the browser committed, as it goes on.
+#[derive(Debug)]
+pub(crate) struct Commits(Arc<Shared>);
+
+impl Commits {
+    pub(crate) fn count(&self) -> u64 {
+        self.0.commits.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug)]
@@ -128,6 +142,11 @@ impl Display {
     pub fn begin(&self) {
         self.shared.begin.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// The count of commits, for others to watch.
+    pub(crate) fn commits(&self) -> Commits {
+        Commits(Arc::clone(&self.shared))
     }
 
     /// What was counted so far.
@@ -179,6 +198,7 @@ pub(crate) struct Beats {
     pub(crate) pacer: Pacer,
     fps: Fps,
     origin: Origin,
+    depth: Depth,
     out: SyncSender<Tick>,
     shared: Arc<Shared>,
 }
@@ -186,7 +206,8 @@ pub(crate) struct Beats {
 impl Beats {
     fn new(config: &Config, out: SyncSender<Tick>, shared: Arc<Shared>) -> Self {
         let pacer = Pacer::new(config.fps, clock::now());
-        Self { pacer, fps: config.fps, origin: config.origin.clone(), out, shared }
+        let (origin, depth) = (config.origin.clone(), config.depth.clone());
+        Self { pacer, fps: config.fps, origin, depth, out, shared }
     }
 
     /// Where the pacer stands at `now`.
@@ -199,11 +220,38 @@ impl Beats {
         }
     }
 
-    /// Tells beat `index`, with the screen if it changed.
-    pub(crate) fn tell(&self, index: i64, scene: &mut scene::Scene) {
-        if index == 0 {
-            scene.touch_all();
+    /// The oldest slot that is over at `now` is closed, and tells the beat that it still owes. False when none is over.
+    pub(crate) fn close(&mut self, now: HostTime, scene: &mut scene::Scene) -> bool {
+        let owed = self.pacer.close(now, self.depth.get());
+        owed.is_some_and(|owed| {
+            self.tell_all(owed, scene);
+            true
+        })
+    }
+
+    /// The picture of this slot is there.
+    pub(crate) fn beat(&mut self, scene: &mut scene::Scene) {
+        let due = self.pacer.beat(self.depth.get());
+        self.tell_all(due, scene);
+    }
+
+    /// Tells beats of which the last has what is on the screen; there are others when the page's depth has become less.
+    fn tell_all(&self, due: Range<i64>, scene: &mut scene::Scene) {
+        for index in due.clone() {
+            if index == 0 {
+                scene.touch_all();
+            }
+            if index == 0 || index + 1 == due.end {
+                self.tell(index, scene);
+            } else {
+                // A receiver without room for it does not miss it: nothing changed.
+                let _full = self.out.try_send(Tick { index, pts: self.fps.time_of(index), frame: None });
+            }
         }
+    }
+
+    /// Tells beat `index`, with the screen if it changed.
+    fn tell(&self, index: i64, scene: &mut scene::Scene) {
         let frame = if scene.is_dirty() { scene.frame() } else { None };
         let changed = frame.is_some();
         if scene.is_dirty() {

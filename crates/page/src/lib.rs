@@ -12,6 +12,6 @@ pub mod clock;
 pub mod display;
 mod page;
 pub mod sound;
-mod sync;
+pub mod sync;
 
 pub use page::{Error, Page};

@@ -11,7 +11,7 @@ use crate::child::{RunFolder, User};
 use crate::clock::Origin;
 use crate::display::{self, Display};
 use crate::sound::{self, Sound};
-use crate::sync;
+use crate::sync::{Depth, PlayerDelay, Probe};
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum Error {
     /// See [`sound::Error`].
     #[error(transparent)]
     Sound(#[from] sound::Error),
+    /// The thread that watches the browser cannot be started.
+    #[error("cannot start the sync thread")]
+    Probe(#[source] std::io::Error),
     /// See [`browser::Error`].
     #[error(transparent)]
     Browser(#[from] browser::Error),
@@ -37,7 +40,8 @@ pub enum Error {
 /// A page in a browser, shown and heard by nobody but us. Everything it consists of goes when it is dropped.
 #[derive(Debug)]
 pub struct Page {
-    // Dropped in this order: the browser before what it is connected to, the folder last.
+    // Dropped in this order: who asks the browser before it, the browser before what it is connected to, the folder last.
+    _probe: Probe,
     /// The browser.
     pub browser: Browser,
     /// The display.
@@ -68,19 +72,20 @@ impl Page {
         let path = folder.path().join("profile/Default/Preferences");
         std::fs::write(&path, preferences().to_string()).and_then(|()| give(&path, user)).map_err(fail)?;
         let (wayland, pulse) = (folder.path().join("wayland"), folder.path().join("pulse"));
-        let origin = Origin::unset();
+        let (origin, depth) = (Origin::unset(), Depth::default());
         let config = display::Config {
             socket: wayland.clone(),
             size: source.size,
             fps: source.fps,
             scale_factor: source.scale_factor,
             origin: origin.clone(),
+            depth: depth.clone(),
         };
         let display = Display::start(config, ticks)?;
         let config = sound::Config {
             socket: pulse.clone(),
-            origin: origin.ahead_by(sync::sound_lead(source.fps)),
-            player_delay: sync::player_delay(source.fps),
+            origin,
+            player_delay: PlayerDelay::new(&depth, source.fps),
         };
         let sound = sound::start(config, samples)?;
         for socket in [&wayland, &pulse] {
@@ -89,7 +94,9 @@ impl Page {
         let path = folder.path().to_owned();
         let around = browser::Surroundings { folder: &path, wayland: &wayland, pulse: &pulse, user };
         let browser = Browser::start(source, &around, |child| folder.watch(child))?;
-        Ok(Self { browser, display, sound, _folder: folder })
+        let probe =
+            Probe::start(browser.tracer(), display.commits(), source.fps, depth).map_err(Error::Probe)?;
+        Ok(Self { _probe: probe, browser, display, sound, _folder: folder })
     }
 
     /// Starts the capture: the next tick is the first frame and the origin of all time stamps.

@@ -33,12 +33,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use pagecast_core::Samples;
 use thiserror::Error;
 
 use crate::clock::{self, Origin};
+use crate::sync::PlayerDelay;
 use server::Core;
 use socket::Server;
 
@@ -50,7 +50,7 @@ pub struct Config {
     /// The moment at which sample 0 is heard.
     pub origin: Origin,
     /// How much later than it is a media element is told that it will be heard, so that its pictures match.
-    pub player_delay: Duration,
+    pub player_delay: PlayerDelay,
 }
 
 /// What the sound card has to say about itself.

@@ -1,29 +1,65 @@
 //! What must be known of Chromium so that its pictures and its sound agree in the recording.
 //!
-//! The display stamps a picture with the tick on which the page began to draw it: what a page draws in
-//! `requestAnimationFrame` is then exactly as old as its time stamp says. Two things differ from that, both measured with
-//! pages that flash and beep (`tests/sync.rs`).
+//! A picture belongs to the tick on which the page began to draw it; what it drew in `requestAnimationFrame` is then exactly
+//! as old as its time stamp says. How many ticks lie between that and the commit is Chromium's own affair: it keeps the
+//! same [`Depth`] for minutes and changes it when the page was too busy for once. Nothing in the commits tells, so
+//! [`probe`] asks the browser now and then.
 
+mod probe;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use pagecast_core::Fps;
 
-/// Above this rate, drawing a frame takes about as long as the time there is for it.
-const TIGHT: Duration = Duration::from_millis(20);
+pub(crate) use probe::Probe;
 
-/// How much earlier than the picture's the sound's first moment is. At high rates the page is as often one tick behind as
-/// it is not, for as long as it keeps drawing; half a tick of lead leaves half a tick of error either way.
-pub(crate) fn sound_lead(fps: Fps) -> Duration {
-    let interval = fps.interval();
-    if interval < TIGHT { interval / 2 } else { Duration::ZERO }
+/// What Chromium settles on unless it was disturbed.
+const USUAL: u8 = 1;
+/// A page deeper than this cannot draw every tick, and has no depth.
+const DEEPEST: u8 = 3;
+
+/// Ticks from the moment when the page begins to draw until the slot in which it commits. Shared by all who must know.
+#[derive(Debug, Clone)]
+pub struct Depth(Arc<AtomicU8>);
+
+impl Default for Depth {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU8::new(USUAL)))
+    }
 }
 
-/// How much later than it is a media element must believe that it is heard: the lead is for what the page draws, not for
-/// what it plays.
+impl Depth {
+    /// As far as is known now: 0 to 3.
+    #[must_use]
+    pub fn get(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// From now on; what is too much to be true is cut.
+    pub fn set(&self, ticks: u8) {
+        self.0.store(ticks.min(DEEPEST), Ordering::Relaxed);
+    }
+}
+
+/// How much later than it is a media element must believe that it is heard, so that its pictures fit.
 ///
-/// A page that draws all the time *and* shows a `<video>` still has its sound late by two intervals: Chromium picks the
-/// video's frame that much ahead then, and cannot be told from the page that only plays it, which needs no correction.
-/// Sound that is late is noticed less than sound that is early, so the latter page is the one that is exact.
-pub(crate) fn player_delay(fps: Fps) -> Duration {
-    sound_lead(fps)
+/// Chromium chooses a video's picture for the tick after the one on which it composes it, and commits it in that tick's
+/// slot, whatever the page around it does.
+#[derive(Debug, Clone, Default)]
+pub struct PlayerDelay(Option<(Depth, Duration)>);
+
+impl PlayerDelay {
+    /// For pages at this rate whose pictures are dated by `depth`.
+    #[must_use]
+    pub fn new(depth: &Depth, fps: Fps) -> Self {
+        Self(Some((depth.clone(), fps.interval())))
+    }
+
+    /// As of now; none by default.
+    #[must_use]
+    pub fn get(&self) -> Duration {
+        self.0.as_ref().map_or(Duration::ZERO, |(depth, interval)| *interval * (u32::from(depth.get()) + 1))
+    }
 }

@@ -46,6 +46,7 @@ impl Rig {
             fps: Fps::new(fps).unwrap(),
             scale_factor,
             origin: origin.clone(),
+            depth: pagecast_page::sync::Depth::default(),
         };
         Self { display: Some(Display::start(config, out).unwrap()), ticks, folder, origin }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use pagecast_core::{HostTime, Samples};
 use pagecast_page::clock::{self, Origin};
 use pagecast_page::sound::{self, Config, Sound};
+use pagecast_page::sync::PlayerDelay;
 use pulseaudio::protocol::stream::{BufferAttr, StreamFlags};
 use pulseaudio::protocol::{
     AuthParams, AuthReply, ChannelMap, Command, CorkStreamParams, CreatePlaybackStreamReply, LatencyParams,
@@ -33,8 +34,11 @@ impl Card {
         std::fs::create_dir_all(&folder).unwrap();
         let (sender, out) = sync_channel(queue);
         let origin = Origin::unset();
-        let config =
-            Config { socket: folder.join("native"), origin: origin.clone(), player_delay: Duration::ZERO };
+        let config = Config {
+            socket: folder.join("native"),
+            origin: origin.clone(),
+            player_delay: PlayerDelay::default(),
+        };
         Self { sound: Some(sound::start(config, sender).unwrap()), out, origin, folder }
     }
 
@@ -273,7 +277,7 @@ fn a_socket_in_use_is_not_taken() {
     let config = Config {
         socket: card.sound().socket().to_owned(),
         origin: Origin::unset(),
-        player_delay: Duration::ZERO,
+        player_delay: PlayerDelay::default(),
     };
     let error = sound::start(config, sync_channel(1).0).unwrap_err();
     assert!(error.to_string().starts_with("cannot listen on "), "{error}");

@@ -1,9 +1,9 @@
-//! Says what a recording of a test page shows: `cargo run -p pagecast-testkit --example measure -- FILE [FPS]`.
+//! Says what a recording of a test page shows: `cargo run -p pagecast-testkit --example measure -- FILE [FPS [X,Y,CELL]]`.
 #![allow(clippy::print_stdout, reason = "it is a program for people")]
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use pagecast_testkit::media::beeps;
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::{Recording, flash, sync};
@@ -30,7 +30,17 @@ fn main() -> Result<()> {
         println!("page, by its clock:   {}", sync::page(&page, &ours));
         println!("page, flash by stamp: {}", sync::visible(&page, sync::FLASH, &ours));
         println!("page, naive flash:    {}", sync::visible(&page, sync::NAIVE_FLASH, &ours));
-        let video = file.strips(Place { x: 0, y: 360, cell: 16 })?;
+        let place = match arguments.next() {
+            Some(place) => {
+                let [x, y, cell] = place.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?[..]
+                else {
+                    bail!("a place is X,Y,CELL")
+                };
+                Place { x, y, cell }
+            }
+            None => Place { x: 0, y: 360, cell: 16 },
+        };
+        let video = sync::on_ticks(&file.strips(place)?, fps, file.end_s());
         println!("video:                {}", sync::video(&video, fps, &theirs));
         for (name, offsets) in
             [("page", sync::page(&page, &ours)), ("video", sync::video(&video, fps, &theirs))]

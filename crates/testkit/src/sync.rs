@@ -118,6 +118,18 @@ pub fn visible(pictures: &[Seen], flash: u16, onsets: &[f64]) -> Offsets {
     offsets
 }
 
+/// What a viewer sees at every tick up to `end_s`: an encoder leaves out pictures that are like the one before.
+#[must_use]
+pub fn on_ticks(pictures: &[Seen], fps: u32, end_s: f64) -> Vec<Seen> {
+    let ticks = (0_u32..).map(|tick| f64::from(tick) / f64::from(fps)).take_while(|at| *at < end_s - 1e-6);
+    ticks
+        .filter_map(|at| {
+            let shown = pictures.partition_point(|p| p.pts_s <= at + 1e-6).checked_sub(1)?;
+            Some(Seen { pts_s: at, strip: pictures[shown].strip })
+        })
+        .collect()
+}
+
 /// Offsets of the beeps of a [`flash`](crate::flash) video in the page: `pictures` carry the strips of the video. The
 /// middle of what the video shows is compared with the middle of the time it is shown, over all pictures around a beep.
 #[must_use]

@@ -1,9 +1,12 @@
 //! When the page draws and which moment a picture belongs to. Sans-IO: told the time, never asks for it.
 //!
 //! The display's ticks lie on a fixed grid. The time between tick *k* and tick *k+1* is **slot** *k*. A browser that was told
-//! this grid begins a frame on tick *k−1* and commits it in slot *k*, so the picture that arrives in slot *k* is stamped
-//! with tick *k−1*: then picture and sound agree. Each slot yields exactly one beat, as soon as its picture is there, or
-//! when the slot closes without one.
+//! this grid begins a frame on tick *k−d* and commits it in slot *k*, so the picture that arrives in slot *k* is stamped
+//! with tick *k−d*: then picture and sound agree. *d* is the browser's [depth](crate::sync::Depth). Each slot yields one
+//! beat, as soon as its picture is there, or when the slot closes without one. When the depth grows by one, a slot yields
+//! none; when it becomes less by one, two.
+
+use std::ops::Range;
 
 use pagecast_core::{Fps, HostTime, MediaTime};
 
@@ -18,13 +21,14 @@ pub(crate) struct Pacer {
     slot: i64,
     /// The slot whose tick is the first frame.
     first: Option<i64>,
-    told: bool,
+    /// The beat to be told next.
+    next: i64,
 }
 
 impl Pacer {
     /// A grid that starts now.
     pub(crate) fn new(fps: Fps, now: HostTime) -> Self {
-        Self { fps, base: now, slot: 0, first: None, told: false }
+        Self { fps, base: now, slot: 0, first: None, next: 0 }
     }
 
     /// The tick that opened the current slot.
@@ -53,26 +57,29 @@ impl Pacer {
         self.tick(first)
     }
 
-    /// Closes the oldest slot that is over at `now`. Returns `None` when none is; otherwise the beat it still owes, if any.
-    /// Call until `None`.
-    pub(crate) fn close(&mut self, now: HostTime) -> Option<Option<i64>> {
+    /// Closes the oldest slot that is over at `now`. Returns `None` when none is; otherwise the beats it still owes. Call
+    /// until `None`.
+    pub(crate) fn close(&mut self, now: HostTime, depth: u8) -> Option<Range<i64>> {
         if now < self.next_tick() {
             return None;
         }
-        let owed = self.beat();
-        let current = self.slot_at(now);
-        self.slot = (self.slot + 1).max(current - MAX_CATCH_UP);
-        self.told = false;
+        let owed = self.beat(depth);
+        let following = self.slot + 1;
+        self.slot = following.max(self.slot_at(now) - MAX_CATCH_UP);
+        if self.capturing() {
+            self.next += self.slot - following;
+        }
         Some(owed)
     }
 
-    /// The picture of this slot is there: the beat to tell, unless it was told or none is wanted yet.
-    pub(crate) fn beat(&mut self) -> Option<i64> {
-        let index = self.slot - 1 - self.first?;
-        if index < 0 || std::mem::replace(&mut self.told, true) {
-            return None;
-        }
-        Some(index)
+    /// The picture of this slot is there: the beats to tell, of which the last is the picture's. Empty if it was told, or
+    /// none is wanted yet.
+    pub(crate) fn beat(&mut self, depth: u8) -> Range<i64> {
+        let Some(first) = self.first else { return 0..0 };
+        let end = self.slot - i64::from(depth) - first + 1;
+        let due = self.next..end.max(self.next);
+        self.next = due.end;
+        due
     }
 
     fn tick(&self, slot: i64) -> HostTime {
@@ -94,29 +101,47 @@ mod tests {
     }
 
     /// Runs all events up to `now` and returns the beats that closing slots owed.
-    fn close_all(pacer: &mut Pacer, now: HostTime) -> Vec<i64> {
-        std::iter::from_fn(|| pacer.close(now)).flatten().collect()
+    fn close_all(pacer: &mut Pacer, now: HostTime, depth: u8) -> Vec<i64> {
+        std::iter::from_fn(|| pacer.close(now, depth)).flatten().collect()
+    }
+
+    fn beat(pacer: &mut Pacer, depth: u8) -> Vec<i64> {
+        pacer.beat(depth).collect()
     }
 
     #[test]
     fn a_commit_is_the_picture_of_the_tick_before_its_slot() {
         let mut pacer = Pacer::new(Fps::new(10).unwrap(), ms(0));
-        assert_eq!(close_all(&mut pacer, ms(250)), [0; 0]);
+        assert_eq!(close_all(&mut pacer, ms(250), 1), [0; 0]);
         assert_eq!(pacer.begin(), ms(300));
-        assert_eq!(pacer.beat(), None, "slot 2 is before the first frame");
-        assert_eq!(close_all(&mut pacer, ms(310)), [0; 0]);
-        assert_eq!(pacer.beat(), None, "what commits in slot 3 was drawn for tick 2");
-        assert_eq!(close_all(&mut pacer, ms(405)), [0; 0]);
-        assert_eq!(pacer.beat(), Some(0), "what commits in slot 4 was drawn for tick 3, the first frame");
-        assert_eq!(pacer.beat(), None);
-        assert_eq!(close_all(&mut pacer, ms(705)), [1, 2], "slots without a commit still owe a beat");
+        assert_eq!(beat(&mut pacer, 1), [0; 0], "slot 2 is before the first frame");
+        assert_eq!(close_all(&mut pacer, ms(310), 1), [0; 0]);
+        assert_eq!(beat(&mut pacer, 1), [0; 0], "what commits in slot 3 was drawn for tick 2");
+        assert_eq!(close_all(&mut pacer, ms(405), 1), [0; 0]);
+        assert_eq!(beat(&mut pacer, 1), [0], "what commits in slot 4 was drawn for tick 3, the first frame");
+        assert_eq!(beat(&mut pacer, 1), [0; 0]);
+        assert_eq!(close_all(&mut pacer, ms(705), 1), [1, 2], "slots without a commit still owe a beat");
+    }
+
+    #[test]
+    fn another_depth_is_another_tick() {
+        let mut pacer = Pacer::new(Fps::new(10).unwrap(), ms(0));
+        assert_eq!(pacer.begin(), ms(100));
+        assert_eq!(close_all(&mut pacer, ms(301), 1), [0]);
+        assert_eq!(beat(&mut pacer, 1), [1], "slot 3");
+        assert_eq!(close_all(&mut pacer, ms(401), 2), [0; 0]);
+        assert_eq!(beat(&mut pacer, 2), [0; 0], "the picture of tick 2 in slot 4: there is one already");
+        assert_eq!(close_all(&mut pacer, ms(501), 2), [0; 0]);
+        assert_eq!(beat(&mut pacer, 2), [2], "slot 5");
+        assert_eq!(close_all(&mut pacer, ms(601), 0), [3, 4], "slot 5 closed by one who knows better");
+        assert_eq!(beat(&mut pacer, 0), [5], "slot 6");
     }
 
     #[test]
     fn a_suspended_host_does_not_replay_hours() {
         let mut pacer = Pacer::new(Fps::new(30).unwrap(), ms(0));
         pacer.begin();
-        let beats = close_all(&mut pacer, ms(3_600_000));
+        let beats = close_all(&mut pacer, ms(3_600_000), 1);
         assert!(beats.len() <= 601, "{}", beats.len());
         assert_eq!(pacer.slot(), 30 * 3600);
     }
@@ -125,18 +150,20 @@ mod tests {
         #[test]
         fn every_beat_is_told_once_and_in_order(
             fps in 1_u32..=60,
-            steps in proptest::collection::vec((0_i64..90_000_000, any::<bool>()), 1..200),
+            steps in proptest::collection::vec((0_i64..90_000_000, any::<bool>(), 0_u8..=3), 1..200),
         ) {
             let mut pacer = Pacer::new(Fps::new(fps).unwrap(), HostTime(1234));
             let origin = pacer.begin();
             let (mut now, mut told) = (HostTime(1234), Vec::new());
-            for (step, commit) in steps {
+            for (step, commit, depth) in steps {
                 now = HostTime(now.0 + step);
-                told.extend(close_all(&mut pacer, now));
+                told.extend(close_all(&mut pacer, now, depth));
                 prop_assert!(pacer.last_tick() <= now && now < pacer.next_tick());
                 if commit {
-                    told.extend(pacer.beat());
+                    told.extend(pacer.beat(depth));
                 }
+                let due = pacer.slot() - 1 - told.len() as i64;
+                prop_assert!((-1..=4).contains(&due), "beats are told within the depth: {due}");
             }
             prop_assert!(told.iter().copied().eq(0..told.len() as i64), "{told:?}");
             prop_assert!(origin > HostTime(1234));

@@ -99,10 +99,7 @@ impl State {
 
     /// Closes the slots that are over at `now`, telling the beats they owe and applying what waited for a tick.
     pub(crate) fn turn(&mut self, now: HostTime) {
-        while let Some(owed) = self.beats.pacer.close(now) {
-            if let Some(index) = owed {
-                self.beats.tell(index, &mut self.screen.scene);
-            }
+        while self.beats.close(now, &mut self.screen.scene) {
             if self.screen.waits() {
                 self.screen.tick(self.beats.timing(now));
             }
@@ -129,9 +126,7 @@ impl State {
             return;
         }
         self.commits += 1;
-        if let Some(index) = self.beats.pacer.beat() {
-            self.beats.tell(index, &mut self.screen.scene);
-        }
+        self.beats.beat(&mut self.screen.scene);
     }
 
     fn configure_window(&self, window: &ToplevelSurface) {

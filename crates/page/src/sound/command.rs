@@ -163,7 +163,7 @@ impl Core {
     fn tell_latency(&mut self, id: u32, seq: u32, params: &LatencyParams, now: Moment) -> Done {
         let told = self.serve(id, params.channel, |s, _| (s.latency(), s.shape().is_player()));
         let (latency, is_player) = told.ok_or(PulseError::NoEntity)?;
-        let delay = if is_player { self.player_delay } else { Duration::ZERO };
+        let delay = if is_player { self.player_delay.get() } else { Duration::ZERO };
         let reply = PlaybackLatency {
             sink_usec: latency.sink_usec + u64::try_from(delay.as_micros()).unwrap_or(0),
             source_usec: 0,

@@ -4,7 +4,7 @@
 //! of that moment, and whatever it changes takes effect at that sample.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use pagecast_core::{HostTime, SAMPLE_RATE, Samples};
 use pulseaudio::protocol::{
@@ -16,6 +16,7 @@ use super::client::{Client, Message};
 use super::mix::Mixer;
 use super::stream::{Event, Stream};
 use super::wire::{self, Seek, Violation};
+use crate::sync::PlayerDelay;
 
 /// Connections at once; more are closed at once. Chromium opens one, its audio tests a second.
 pub const MAX_CLIENTS: usize = 16;
@@ -59,7 +60,7 @@ pub struct Core {
     pub(super) muted: bool,
     /// Events of the stream that is being served.
     pub(super) events: Vec<Event>,
-    pub(super) player_delay: Duration,
+    pub(super) player_delay: PlayerDelay,
     mixer: Mixer,
     ready: Vec<Samples>,
     next_client: u32,
@@ -72,7 +73,7 @@ impl Core {
     /// A sound card that nobody is connected to. Media elements are told that they are heard `player_delay` later than
     /// they are.
     #[must_use]
-    pub fn new(now: HostTime, player_delay: Duration) -> Self {
+    pub fn new(now: HostTime, player_delay: PlayerDelay) -> Self {
         Self {
             player_delay,
             clients: BTreeMap::new(),

@@ -14,6 +14,7 @@ use pulseaudio::protocol::{
 use super::super::client::Inbox;
 use super::super::stream::GRACE;
 use super::*;
+use crate::sync::PlayerDelay;
 
 const START: HostTime = HostTime(5_000_000_123);
 const STEREO: SampleSpec = SampleSpec { format: SampleFormat::Float32Le, channels: 2, sample_rate: 48_000 };
@@ -33,7 +34,7 @@ struct Rig {
 impl Rig {
     /// A client that has said hello, on a card that has told some samples.
     fn new() -> Self {
-        let mut core = Core::new(START, Duration::ZERO);
+        let mut core = Core::new(START, PlayerDelay::default());
         let id = core.connect().unwrap();
         let mut rig = Self { core, id, now: START, seq: 0, heard: Vec::new(), messages: Vec::new() };
         rig.core.go_live(START + Duration::from_millis(1), START);
