@@ -18,9 +18,9 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(250);
 const SAMPLE_TICKS: u32 = 8;
 /// Pictures that must be seen before anything is believed.
 const ENOUGH: usize = 3;
-/// Time between samples of a page that draws undisturbed, and of one that misses ticks. A sample costs some 10 ms of CPU.
-const SELDOM: Duration = Duration::from_secs(15);
-const OFTEN: Duration = Duration::from_secs(3);
+/// Time between samples of a page that draws undisturbed, and of one that misses ticks. A sample costs 20 ms of CPU.
+const SELDOM: Duration = Duration::from_secs(6);
+const OFTEN: Duration = Duration::from_secs(2);
 
 /// The running thread. Stops when dropped.
 #[derive(Debug)]
@@ -142,12 +142,12 @@ mod tests {
         assert!(!plan.wants(8.0, 0, start), "a still page");
         assert!(plan.wants(8.0, 8, start));
         plan.sampled(start);
-        assert!(!plan.wants(8.0, 7, at(14)));
-        assert!(plan.wants(8.0, 8, at(15)));
-        plan.sampled(at(15));
-        assert!(!plan.wants(8.0, 5, at(16)));
-        assert!(plan.wants(8.0, 8, at(18)), "ticks were missed since");
-        plan.sampled(at(18));
-        assert!(!plan.wants(8.0, 8, at(22)));
+        assert!(!plan.wants(8.0, 7, at(5)));
+        assert!(plan.wants(8.0, 8, at(6)));
+        plan.sampled(at(6));
+        assert!(!plan.wants(8.0, 5, at(7)));
+        assert!(plan.wants(8.0, 8, at(8)), "ticks were missed since");
+        plan.sampled(at(8));
+        assert!(!plan.wants(8.0, 8, at(12)));
     }
 }
