@@ -88,7 +88,7 @@ fn a_player_shows_and_sounds() -> Result<()> {
     let pictures = file.strips(Place { x: 160, y: 60, cell: 24 })?;
     let onsets = beeps::onsets(file.pcm()?, flash::BEEP)?;
     let offsets = sync::video(&sync::on_ticks(&pictures, 30, file.end_s()), 30, &onsets);
-    println!("player: {offsets}");
+    println!("player: {offsets} {:?}", offsets.all);
     ensure!(offsets.len() >= 5, "only {} beeps seen and heard", offsets.len());
     ensure!(offsets.median_ms().abs() <= 15.0 && offsets.spread_ms() < 20.0, "{offsets}");
     let controls = file.picture_at(11.0)?.crop(Area { x: 160, y: 560, width: 960, height: 40 });

@@ -26,6 +26,9 @@ pub const BEEP: Tone = Tone { hz: 3000.0, seconds: 0.02, channel: 1 };
 /// The part of the picture that is white for 100 ms from each beep on, and black otherwise.
 pub const FLASH: Area = Area { x: 192, y: 64, width: 128, height: 116 };
 
+/// Samples that an AAC encoder puts before the first one.
+const AAC_PRIMING: u32 = 1024;
+
 static MAKING: Mutex<()> = Mutex::new(());
 
 /// Makes the video once and keeps it below `target/`.
@@ -45,7 +48,9 @@ pub fn hls(seconds: u32) -> Result<PathBuf> {
     cached(&format!("flash-{FPS}fps-{seconds}s-hls"), |folder| {
         fs::create_dir(folder)?;
         let mut ffmpeg = program("ffmpeg");
-        ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(source).args(["-c", "copy", "-f", "hls"]);
+        ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(source).args(["-c:v", "copy", "-f", "hls"]);
+        // Media Source Extensions ignore edit lists: what the encoder puts before the sound must be cut from it.
+        ffmpeg.args(["-af", &format!("atrim=start_sample={AAC_PRIMING}"), "-c:a", "aac", "-b:a", "128k"]);
         ffmpeg.args(["-hls_time", "2", "-hls_playlist_type", "vod", "-hls_segment_type", "fmp4"]);
         output_of(ffmpeg.arg(folder.join("index.m3u8"))).map(drop)
     })
@@ -82,7 +87,8 @@ fn encode(path: &Path, seconds: u32) -> Result<()> {
     ffmpeg.args(["-v", "error", "-nostdin", "-f", "rawvideo", "-pix_fmt", "gray"]);
     ffmpeg.args(["-video_size", &format!("{WIDTH}x{HEIGHT}"), "-framerate", &FPS.to_string(), "-i", "-"]);
     ffmpeg.args(["-f", "lavfi", "-i", &beep, "-c:v", "libx264", "-preset", "veryfast", "-crf", "20"]);
-    ffmpeg.args(["-pix_fmt", "yuv420p", "-g", "46", "-c:a", "aac", "-b:a", "128k"]);
+    // Without pictures that are shown later than decoded, there is no edit list that a player may ignore.
+    ffmpeg.args(["-pix_fmt", "yuv420p", "-g", "46", "-bf", "0", "-c:a", "aac", "-b:a", "128k"]);
     ffmpeg.args(["-movflags", "+faststart", "-f", "mp4"]).arg(path);
     let mut child = ffmpeg.stdin(Stdio::piped()).spawn().with_context(|| missing("ffmpeg"))?;
     let mut pipe = child.stdin.take().context("ffmpeg has no input")?;
