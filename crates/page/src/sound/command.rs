@@ -161,9 +161,13 @@ impl Core {
     }
 
     fn tell_latency(&mut self, id: u32, seq: u32, params: &LatencyParams, now: Moment) -> Done {
-        let told = self.serve(id, params.channel, |s, _| (s.latency(), s.shape().is_player()));
-        let (latency, is_player) = told.ok_or(PulseError::NoEntity)?;
-        let delay = if is_player { self.player_delay.get() } else { Duration::ZERO };
+        let player_delay = self.player_delay.get();
+        let told = self.serve(id, params.channel, |stream, events| {
+            let delay = if stream.shape().is_player() { player_delay } else { Duration::ZERO };
+            stream.tell_delay(delay, events);
+            (stream.latency(), delay)
+        });
+        let (latency, delay) = told.ok_or(PulseError::NoEntity)?;
         let reply = PlaybackLatency {
             sink_usec: latency.sink_usec + u64::try_from(delay.as_micros()).unwrap_or(0),
             source_usec: 0,

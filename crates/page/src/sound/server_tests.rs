@@ -14,7 +14,7 @@ use pulseaudio::protocol::{
 use super::super::client::Inbox;
 use super::super::stream::GRACE;
 use super::*;
-use crate::sync::PlayerDelay;
+use crate::sync::{Depth, PlayerDelay};
 
 const START: HostTime = HostTime(5_000_000_123);
 const STEREO: SampleSpec = SampleSpec { format: SampleFormat::Float32Le, channels: 2, sample_rate: 48_000 };
@@ -301,6 +301,29 @@ fn latency_is_the_truth_at_any_moment() {
         assert_eq!(latency.local_time, UNIX_EPOCH);
         assert_eq!(latency.remote_time, UNIX_EPOCH + Duration::from_micros(rig.now.0 as u64 / 1000));
     }
+}
+
+#[test]
+fn a_player_hears_of_another_delay_at_once_and_others_do_not() {
+    let depth = Depth::default();
+    let mut rig = Rig::new();
+    rig.core.player_delay = PlayerDelay::new(&depth, pagecast_core::Fps::new(50).unwrap());
+    let lengths = |ms: u32| BufferAttr { target_length: ms * 48 * 8, ..eager() };
+    let [player, page] = [64, 32].map(|ms| rig.open(STEREO, lengths(ms), false));
+    for stream in [player, page] {
+        rig.write(stream, &[[0.5; 2]; 4_000]);
+    }
+    rig.pass(Duration::from_millis(10));
+    assert_eq!([player, page].map(|stream| rig.latency(stream).sink_usec), [40_000, 0]);
+    rig.events();
+    depth.set(2);
+    assert_eq!([player, page].map(|stream| rig.latency(stream).sink_usec), [60_000, 0]);
+    let restarts = rig.events().into_iter().filter_map(|event| match event {
+        Command::Underflow(Underflow { channel, .. }) => Some((channel, "ends")),
+        Command::Started(channel) => Some((channel, "starts")),
+        _ => None,
+    });
+    assert_eq!(restarts.collect::<Vec<_>>(), [(player, "ends"), (player, "starts")]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! One playback stream: what it does with time, data and commands. It never looks at a clock; it is told how many samples
 //! have passed, and what is taken from it then is heard then.
 
+use std::time::Duration;
+
 use pulseaudio::protocol::stream::BufferAttr;
 use pulseaudio::protocol::{ChannelMap, ChannelVolume, Props, SampleFormat, SampleSpec};
 
@@ -75,6 +77,8 @@ pub(super) struct Stream {
     prebuffering: bool,
     /// Nothing was there to play when it was last its turn.
     dry: bool,
+    /// What the client was last told to add to its latency.
+    told_delay: Option<Duration>,
     /// Frames that were not there in time, up to [`GRACE`]: the last ones that were mixed without this stream.
     owed: usize,
     underrun_for: u64,
@@ -98,6 +102,7 @@ impl Stream {
             requested: 0,
             prebuffering: shape.attr.pre_buffering > 0,
             dry: true,
+            told_delay: None,
             owed: 0,
             underrun_for: u64::MAX,
             playing_for: 0,
@@ -294,6 +299,15 @@ impl Stream {
             self.playing_for += self.bytes_of(taken);
         }
         taken
+    }
+
+    /// The client is told of this much delay now. It averages what it is told over many seconds, and begins anew only after
+    /// an underrun: so it is told of one when the delay is not what it was.
+    pub(super) fn tell_delay(&mut self, delay: Duration, events: &mut Vec<Event>) {
+        let before = self.told_delay.replace(delay);
+        if before.is_some_and(|before| before != delay) && !self.dry {
+            events.extend([Event::Underflow(self.queue.read_position()), Event::Started]);
+        }
     }
 
     /// There were `missing` frames too few: they may come late, or the stream has run dry.

@@ -15,10 +15,10 @@ use crate::display::Commits;
 const LOOK_TICKS: u32 = 6;
 const SHORTEST_LOOK: Duration = Duration::from_millis(250);
 /// Ticks whose pictures are followed; those of the last ones are not there yet when the sample ends.
-const SAMPLE_TICKS: u32 = 10;
+const SAMPLE_TICKS: u32 = 12;
 /// Pictures that must be seen before anything is believed: a page that draws now and then, beside a video perhaps, is not
 /// held up by pictures of its own, and what it draws is not what its sound must fit.
-const ENOUGH: usize = 5;
+const ENOUGH: usize = 8;
 /// Time between samples of a page that draws undisturbed, and of one that misses ticks. A sample costs 20 ms of CPU.
 const SELDOM: Duration = Duration::from_secs(6);
 const OFTEN: Duration = Duration::from_secs(2);
@@ -48,9 +48,7 @@ impl Probe {
                 }
                 match tracer.sample(|| pause(interval * SAMPLE_TICKS)) {
                     Ok(pictures) => {
-                        if let Some(found) = of(&pictures, interval)
-                            && found != depth.get()
-                        {
+                        if let Some(found) = plan.judge(of(&pictures, interval), depth.get()) {
                             tracing::debug!(from = depth.get(), to = found, "the browser's depth");
                             depth.set(found);
                         }
@@ -82,6 +80,8 @@ impl Drop for Probe {
 struct Plan {
     last: Option<Instant>,
     missed: bool,
+    /// What the last sample found, if it is not what is known.
+    doubt: Option<u8>,
 }
 
 impl Plan {
@@ -91,12 +91,28 @@ impl Plan {
         // One more or less is a matter of when we looked.
         self.missed |= commits + 1.5 < ticks;
         let draws = commits >= ticks / 2.0;
-        let pause = if self.missed { OFTEN } else { SELDOM };
+        let pause = match self {
+            Self { doubt: Some(_), .. } => Duration::ZERO,
+            Self { missed: true, .. } => OFTEN,
+            Self { .. } => SELDOM,
+        };
         draws && self.last.is_none_or(|last| now - last >= pause)
     }
 
+    /// Takes the depth that a sample found; returns it when it is news. A player adapts to another depth for seconds, so one
+    /// sample is not enough.
+    fn judge(&mut self, found: Option<u8>, known: u8) -> Option<u8> {
+        let found = found.filter(|found| *found != known);
+        if found.is_some() && std::mem::replace(&mut self.doubt, found) == found {
+            self.doubt = None;
+            return found;
+        }
+        self.doubt = found;
+        None
+    }
+
     fn sampled(&mut self, now: Instant) {
-        *self = Self { last: Some(now), missed: false };
+        (self.last, self.missed) = (Some(now), false);
     }
 }
 
@@ -128,12 +144,13 @@ mod tests {
 
     #[test]
     fn depth_is_the_whole_intervals_that_most_pictures_took() {
-        assert_eq!(of(&ms(&[3, 4, 30, 5, 4]), INTERVAL), Some(0));
-        assert_eq!(of(&ms(&[44, 43, 79, 42, 39]), INTERVAL), Some(1));
-        assert_eq!(of(&ms(&[84, 83, 84, 41, 85, 84]), INTERVAL), Some(2));
-        assert_eq!(of(&ms(&[44, 43, 44, 44]), INTERVAL), None, "too few");
-        assert_eq!(of(&ms(&[3, 44, 3, 44, 3, 44, 3, 44, 3, 44]), INTERVAL), None, "both");
-        assert_eq!(of(&ms(&[4000; 9]), INTERVAL), None, "a page that hardly draws has no depth");
+        let of = |times: &[u64]| of(&ms(times), INTERVAL);
+        assert_eq!(of(&[3, 4, 30, 5, 4, 3, 3, 3]), Some(0));
+        assert_eq!(of(&[44, 43, 75, 42, 38, 43, 43, 44, 81]), Some(1));
+        assert_eq!(of(&[84, 83, 84, 41, 85, 84, 84, 84, 84]), Some(2));
+        assert_eq!(of(&[44; 7]), None, "too few");
+        assert_eq!(of(&[3, 44].repeat(10)), None, "both");
+        assert_eq!(of(&[4000; 9]), None, "a page that hardly draws has no depth");
     }
 
     #[test]
@@ -150,5 +167,19 @@ mod tests {
         assert!(plan.wants(8.0, 8, at(8)), "ticks were missed since");
         plan.sampled(at(8));
         assert!(!plan.wants(8.0, 8, at(12)));
+    }
+
+    #[test]
+    fn another_depth_is_believed_when_it_is_found_twice_in_a_row() {
+        let (mut plan, now) = (Plan::default(), Instant::now());
+        assert_eq!(plan.judge(Some(1), 1), None);
+        assert_eq!(plan.judge(Some(2), 1), None);
+        plan.sampled(now);
+        assert!(plan.wants(8.0, 8, now), "the second sample follows at once");
+        assert_eq!(plan.judge(Some(0), 1), None);
+        assert_eq!(plan.judge(None, 1), None);
+        assert_eq!(plan.judge(Some(0), 1), None);
+        assert_eq!(plan.judge(Some(0), 1), Some(0));
+        assert_eq!(plan.judge(Some(0), 0), None);
     }
 }
