@@ -7,9 +7,12 @@ mod plan;
 pub mod video;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
 
-use pagecast_core::MediaTime;
+use ffmpeg_the_third as ff;
+use pagecast_core::{MediaTime, Packet};
 
 pub use plan::{Choice, Plan};
 
@@ -22,10 +25,10 @@ pub enum Error {
     Missing(&'static str),
     /// The encoder does not take these settings.
     #[error("cannot open the {0} encoder")]
-    Open(&'static str, #[source] ffmpeg_the_third::Error),
+    Open(&'static str, #[source] ff::Error),
     /// The encoder failed.
     #[error("the {0} encoder failed")]
-    Encode(&'static str, #[source] ffmpeg_the_third::Error),
+    Encode(&'static str, #[source] ff::Error),
     /// The thread cannot be started.
     #[error("cannot start the thread {0}")]
     Thread(&'static str, #[source] std::io::Error),
@@ -54,9 +57,41 @@ impl End {
     }
 }
 
+/// Runs an encoder on a thread of this name.
+fn spawn(
+    name: &'static str,
+    run: impl FnOnce() -> Result<(), Error> + Send + 'static,
+) -> Result<JoinHandle<Result<(), Error>>, Error> {
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| Error::Thread(name, e))
+}
+
+/// Sends on what an encoder has ready, and counts it. False when nobody takes packets any more. Blocks while the sink is
+/// behind: then ticks and samples queue up, and beyond that the display keeps its changes and samples become silence.
+fn drain(
+    encoder: &mut ff::encoder::Encoder,
+    name: &'static str,
+    bytes: &AtomicU64,
+    out: &SyncSender<Packet>,
+    describe: impl Fn(&ff::Packet, Arc<[u8]>) -> Packet,
+) -> Result<bool, Error> {
+    let mut packet = ff::Packet::empty();
+    loop {
+        match encoder.receive_packet(&mut packet) {
+            Ok(()) => {}
+            Err(e) if wants_more(e) => return Ok(true),
+            Err(e) => return Err(Error::Encode(name, e)),
+        }
+        let data: Arc<[u8]> = packet.data().unwrap_or_default().into();
+        bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        if out.send(describe(&packet, data)).is_err() {
+            return Ok(false);
+        }
+    }
+}
+
 /// Whether an encoder has no packet for now: it waits for a frame, or has ended.
-fn wants_more(error: ffmpeg_the_third::Error) -> bool {
-    use ffmpeg_the_third::Error::{Eof, Other};
+fn wants_more(error: ff::Error) -> bool {
+    use ff::Error::{Eof, Other};
     matches!(error, Eof)
         || matches!(error, Other { errno } if errno == rustix::io::Errno::AGAIN.raw_os_error())
 }

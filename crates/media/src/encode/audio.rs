@@ -12,7 +12,7 @@ use ff::frame;
 use ffmpeg_the_third as ff;
 use pagecast_core::{CHANNELS, MediaTime, Packet, SAMPLE_RATE, Samples, Track};
 
-use super::{End, Error, wants_more};
+use super::{End, Error, drain, spawn};
 
 const NAME: &str = "AAC";
 /// Bitrate in bit/s.
@@ -104,9 +104,7 @@ impl Encoder {
         end: End,
         out: SyncSender<Packet>,
     ) -> Result<JoinHandle<Result<(), Error>>, Error> {
-        const THREAD: &str = "encode-audio";
-        let run = move || self.run(&samples, &end, &out);
-        std::thread::Builder::new().name(THREAD.into()).spawn(run).map_err(|e| Error::Thread(THREAD, e))
+        spawn("encode-audio", move || self.run(&samples, &end, &out))
     }
 
     fn run(&mut self, samples: &Receiver<Samples>, end: &End, out: &SyncSender<Packet>) -> Result<(), Error> {
@@ -182,24 +180,13 @@ impl Encoder {
     }
 
     fn drain(&mut self, out: &SyncSender<Packet>) -> Result<(), Error> {
-        let mut packet = ff::Packet::empty();
-        loop {
-            match self.inner.receive_packet(&mut packet) {
-                Ok(()) => {}
-                Err(e) if wants_more(e) => return Ok(()),
-                Err(e) => return Err(Error::Encode(NAME, e)),
-            }
-            let data: Arc<[u8]> = packet.data().unwrap_or_default().into();
-            self.stats.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        let wanted = drain(&mut self.inner, NAME, &self.stats.bytes, out, |packet, data| {
             let pts = MediaTime::of_index(packet.pts().unwrap_or_default(), SAMPLE_RATE);
             let duration = MediaTime::of_index(packet.duration(), SAMPLE_RATE);
-            let packet = Packet { track: Track::Audio, data, pts, dts: pts, duration, keyframe: true };
-            // Blocks while the sink is behind: then samples queue up, and beyond that they are lost and become silence.
-            if out.send(packet).is_err() {
-                self.unwanted = true;
-                return Ok(());
-            }
-        }
+            Packet { track: Track::Audio, data, pts, dts: pts, duration, keyframe: true }
+        })?;
+        self.unwanted |= !wanted;
+        Ok(())
     }
 }
 
