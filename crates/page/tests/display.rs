@@ -342,7 +342,7 @@ fn requests_without_sense_cost_only_who_makes_them() {
 fn a_client_that_piles_up_is_cut_off() {
     let rig = Rig::new("pile", 60, 1.0);
     type Pile = fn(&mut Client);
-    let piles: [(&str, Pile); 6] = [
+    let piles: [(&str, Pile); 9] = [
         ("surfaces", |c| {
             for _ in 0..2000 {
                 c.compositor.create_surface(&c.handle(), ());
@@ -384,6 +384,21 @@ fn a_client_that_piles_up_is_cut_off() {
             for _ in 0..20_000 {
                 child.commit();
             }
+        }),
+        ("configurations", |c| {
+            let window = c.window();
+            for _ in 0..200 {
+                window.toplevel.set_maximized();
+            }
+        }),
+        ("offers", |c| {
+            let source = c.clipboard.create_data_source(&c.handle(), ());
+            for n in 0..100 {
+                source.offer(format!("text/{n}"));
+            }
+        }),
+        ("long offers", |c| {
+            c.clipboard.create_data_source(&c.handle(), ()).offer("text/".repeat(500));
         }),
     ];
     for (name, pile) in piles {

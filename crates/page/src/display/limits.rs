@@ -6,6 +6,9 @@ use smithay::reexports::wayland_server::backend::{ClientId, DisconnectReason};
 use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::reexports::wayland_server::protocol::wl_callback::WlCallback;
 use smithay::reexports::wayland_server::protocol::wl_compositor::{self, WlCompositor};
+use smithay::reexports::wayland_server::protocol::wl_data_device::WlDataDevice;
+use smithay::reexports::wayland_server::protocol::wl_data_device_manager::WlDataDeviceManager;
+use smithay::reexports::wayland_server::protocol::wl_data_source::{self, WlDataSource};
 use smithay::reexports::wayland_server::protocol::wl_region::{self, WlRegion};
 use smithay::reexports::wayland_server::protocol::wl_shm::{self, WlShm};
 use smithay::reexports::wayland_server::protocol::wl_shm_pool::{self, WlShmPool};
@@ -19,6 +22,10 @@ use smithay::wayland::compositor::{
     CompositorState, RegionUserData, SubsurfaceUserData, SurfaceAttributes, SurfaceUserData,
     is_sync_subsurface, with_states,
 };
+use smithay::wayland::selection::data_device::{
+    DataDeviceState, DataDeviceUserData, DataSourceUserData, with_source_metadata,
+};
+use smithay::wayland::shell::xdg::{XdgPopupSurfaceData, XdgToplevelSurfaceData};
 use smithay::wayland::shm::{ShmBufferUserData, ShmPoolUserData, ShmState};
 
 use super::protocol::{ClientState, State};
@@ -33,11 +40,30 @@ pub(super) const MAX_OBJECTS: u32 = 16_384;
 const MAX_BUFFERS: u32 = 256;
 /// Rectangles of damage between two commits; beyond, the rest is not kept and the whole surface counts as damaged.
 const MAX_DAMAGE: usize = 256;
+/// Types in which what is copied may be offered, and the length of a type's name.
+const MAX_OFFERS: usize = 64;
+const MAX_OFFER: usize = 256;
+/// Configurations of a window or pop-up that wait for the client's acknowledgement.
+const MAX_UNACKNOWLEDGED: usize = 64;
 
 /// Ends the connection of the client that owns `resource`.
 pub(super) fn disconnect(resource: &impl Resource, why: &str) {
     tracing::warn!(why, "display client disconnected");
     resource.post_error(u32::MAX, why.to_owned());
+}
+
+/// Disconnects a client that has asked for ever more configurations of `surface` and acknowledges none.
+pub(super) fn count_configures(surface: &WlSurface) {
+    let waiting = with_states(surface, |states| {
+        let window = states.data_map.get::<XdgToplevelSurfaceData>();
+        let popup = states.data_map.get::<XdgPopupSurfaceData>();
+        let of_window = window.and_then(|w| Some(w.lock().ok()?.pending_configures().len()));
+        let of_popup = popup.and_then(|p| Some(p.lock().ok()?.pending_configures().len()));
+        of_window.or(of_popup).unwrap_or(0)
+    });
+    if waiting > MAX_UNACKNOWLEDGED {
+        disconnect(surface, "acknowledges nothing");
+    }
 }
 
 /// Ends a connection.
@@ -113,13 +139,17 @@ limited!(WlRegion, RegionUserData => CompositorState);
 limited!(WlShm, () => ShmState);
 limited!(WlShmPool, ShmPoolUserData => ShmState);
 limited!(WlBuffer, ShmBufferUserData => ShmState);
+limited!(WlDataSource, DataSourceUserData => DataDeviceState);
 
 delegate_global_dispatch!(State: [WlCompositor: ()] => CompositorState);
 delegate_global_dispatch!(State: [WlSubcompositor: ()] => CompositorState);
 delegate_global_dispatch!(State: [WlShm: ()] => ShmState);
+delegate_global_dispatch!(State: [WlDataDeviceManager: ()] => DataDeviceState);
 delegate_dispatch!(State: [WlCallback: ()] => CompositorState);
 delegate_dispatch!(State: [WlSubcompositor: ()] => CompositorState);
 delegate_dispatch!(State: [WlSubsurface: SubsurfaceUserData] => CompositorState);
+delegate_dispatch!(State: [WlDataDeviceManager: ()] => DataDeviceState);
+delegate_dispatch!(State: [WlDataDevice: DataDeviceUserData] => DataDeviceState);
 
 /// What a request adds.
 trait Weigh: Resource {
@@ -129,7 +159,7 @@ trait Weigh: Resource {
     /// Whether `request` leaves something behind until later requests take it away.
     fn keeps(&self, request: &Self::Request) -> bool;
 
-    /// Whether the library would panic at `request`, which must not make an object.
+    /// Whether the library would panic at `request`, or keep it for ever; it must not make an object.
     fn breaks(&self, _request: &Self::Request) -> bool {
         false
     }
@@ -170,6 +200,18 @@ impl Weigh for WlBuffer {
 
     fn keeps(&self, _request: &Self::Request) -> bool {
         false
+    }
+}
+
+impl Weigh for WlDataSource {
+    fn keeps(&self, request: &Self::Request) -> bool {
+        matches!(request, wl_data_source::Request::Offer { .. })
+    }
+
+    fn breaks(&self, request: &Self::Request) -> bool {
+        let wl_data_source::Request::Offer { mime_type } = request else { return false };
+        let offered = with_source_metadata(self, |source| source.mime_types.len()).unwrap_or(0);
+        offered >= MAX_OFFERS || mime_type.len() > MAX_OFFER
     }
 }
 

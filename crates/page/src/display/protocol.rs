@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pagecast_core::HostTime;
-use smithay::delegate_data_device;
 use smithay::delegate_fractional_scale;
 use smithay::delegate_output;
 use smithay::delegate_presentation;
@@ -136,6 +135,7 @@ impl State {
             state.states.set(xdg_toplevel::State::Activated);
         });
         window.send_configure();
+        limits::count_configures(window.wl_surface());
     }
 
     fn place_popup(&self, popup: &PopupSurface, positioner: PositionerState) {
@@ -211,6 +211,7 @@ impl XdgShellHandler for State {
     fn reposition_request(&mut self, surface: PopupSurface, positioner: PositionerState, token: u32) {
         self.place_popup(&surface, positioner);
         surface.send_repositioned(token);
+        limits::count_configures(surface.wl_surface());
     }
 
     fn maximize_request(&mut self, surface: ToplevelSurface) {
@@ -279,7 +280,6 @@ impl ClientDndGrabHandler for State {}
 impl ServerDndGrabHandler for State {}
 impl OutputHandler for State {}
 
-delegate_data_device!(State);
 delegate_fractional_scale!(State);
 delegate_output!(State);
 delegate_presentation!(State);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use wayland_client::protocol::{wl_buffer, wl_callback, wl_registry};
 use wayland_client::protocol::{
-    wl_buffer::WlBuffer, wl_callback::WlCallback, wl_compositor::WlCompositor, wl_region::WlRegion,
+    wl_buffer::WlBuffer, wl_callback::WlCallback, wl_compositor::WlCompositor,
+    wl_data_device_manager::WlDataDeviceManager, wl_data_source::WlDataSource, wl_region::WlRegion,
     wl_registry::WlRegistry, wl_shm::Format, wl_shm::WlShm, wl_shm_pool::WlShmPool,
     wl_subcompositor::WlSubcompositor, wl_subsurface::WlSubsurface, wl_surface::WlSurface,
 };
@@ -54,13 +55,14 @@ pub(crate) struct Client {
     pub(crate) presentation: WpPresentation,
     pub(crate) scales: WpFractionalScaleManagerV1,
     pub(crate) viewporter: WpViewporter,
+    pub(crate) clipboard: WlDataDeviceManager,
 }
 
 /// A toplevel window.
 pub(crate) struct Window {
     pub(crate) surface: WlSurface,
     pub(crate) xdg: XdgSurface,
-    _toplevel: XdgToplevel,
+    pub(crate) toplevel: XdgToplevel,
 }
 
 impl Client {
@@ -79,6 +81,7 @@ impl Client {
             presentation: bind(&registry, &told, &handle),
             scales: bind(&registry, &told, &handle),
             viewporter: bind(&registry, &told, &handle),
+            clipboard: bind(&registry, &told, &handle),
             connection,
             queue,
             told,
@@ -132,7 +135,7 @@ impl Client {
         let toplevel = xdg.get_toplevel(&handle, ());
         surface.commit();
         self.wait(|t| t.configured.is_some());
-        Window { surface, xdg, _toplevel: toplevel }
+        Window { surface, xdg, toplevel }
     }
 
     /// A pop-up of `size` at `at` on the window, with a colour.
@@ -257,6 +260,8 @@ listen!(WpFractionalScaleV1, |told, _proxy, event| {
 
 delegate_noop!(Told: WlCompositor);
 delegate_noop!(Told: WlSubcompositor);
+delegate_noop!(Told: WlDataDeviceManager);
+delegate_noop!(Told: ignore WlDataSource);
 delegate_noop!(Told: WlSubsurface);
 delegate_noop!(Told: WlRegion);
 delegate_noop!(Told: WlShmPool);
