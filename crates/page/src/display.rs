@@ -13,6 +13,7 @@ mod screen;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -286,8 +287,12 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
     while !shared.stop.load(Ordering::Acquire) {
         state.turn(clock::now());
         state.beats.begin_if_asked();
-        if let Err(reason) = wayland.dispatch_clients(&mut state) {
-            tracing::debug!(%reason, "dispatch of display clients");
+        // The Wayland library panics at requests that no library would send, like a string that is none. It holds nothing then.
+        match catch_unwind(AssertUnwindSafe(|| wayland.dispatch_clients(&mut state))) {
+            Ok(Ok(_)) => {}
+            Ok(Err(reason)) => tracing::debug!(%reason, "dispatch of display clients"),
+            // Hung up on with the next dispatch.
+            Err(_) => limits::disconnect_all(&wayland.handle()),
         }
         state.tell_if_committed();
         let slot = state.beats.pacer.slot();

@@ -4,7 +4,7 @@
 #[path = "display/client.rs"]
 mod client;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -336,6 +336,31 @@ fn requests_without_sense_cost_only_who_makes_them() {
         assert!(client.is_cut_off(), "{name}");
         rig.assert_well();
     }
+}
+
+#[test]
+fn a_string_that_is_none_ends_the_connection_and_not_the_display() {
+    let rig = Rig::new("null", 60, 1.0);
+    let clipboard = rig.connect().global("wl_data_device_manager");
+    let mut liar = UnixStream::connect(rig.folder.join("wayland")).unwrap();
+    let request = |object: u32, opcode: u32, arguments: &[u32]| {
+        let length = 8 + 4 * arguments.len() as u32;
+        [&[object, length << 16 | opcode][..], arguments].concat()
+    };
+    let name: Vec<u32> =
+        b"wl_data_device_manager\0\0".as_chunks::<4>().0.iter().map(|c| u32::from_ne_bytes(*c)).collect();
+    let requests = [
+        request(1, 1, &[2]),
+        request(2, 0, &[&[clipboard, 23], &name[..], &[1, 3]].concat()),
+        request(3, 0, &[4]),
+        request(4, 0, &[0]),
+    ];
+    let bytes: Vec<u8> = requests.concat().iter().flat_map(|word| word.to_ne_bytes()).collect();
+    liar.write_all(&bytes).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    rig.assert_well();
+    liar.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    liar.read_to_end(&mut Vec::new()).unwrap();
 }
 
 #[test]

@@ -78,6 +78,18 @@ fn kill(client: &Client, display: &DisplayHandle, why: &str) {
     client.kill(display, error);
 }
 
+/// Disconnects all clients, after a request of one of them that could not be understood: which one is not known, and the
+/// browser is all of them.
+pub(super) fn disconnect_all(display: &DisplayHandle) {
+    tracing::warn!("display clients disconnected: one of them sent nonsense");
+    let backend = display.backend_handle();
+    let mut clients = Vec::new();
+    backend.with_all_clients(|client| clients.push(client));
+    for client in clients {
+        backend.kill_client(client, DisconnectReason::ConnectionClosed);
+    }
+}
+
 /// Disconnects the clients that have too many objects of any kind.
 pub(super) fn count_objects(display: &DisplayHandle) {
     let backend = display.backend_handle();

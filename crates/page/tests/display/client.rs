@@ -88,6 +88,11 @@ impl Client {
         }
     }
 
+    /// The display's number for one of its globals.
+    pub(crate) fn global(&self, interface: &str) -> u32 {
+        self.told.globals.iter().find(|g| g.1 == interface).unwrap().0
+    }
+
     pub(crate) fn handle(&self) -> QueueHandle<Told> {
         self.queue.handle()
     }
