@@ -389,6 +389,7 @@ impl cdp::Events for Events {
 
     fn closed(&mut self) {
         self.shared.update(|s| s.closed = true);
+        self.shared.trace.finish();
     }
 }
 

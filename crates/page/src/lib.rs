@@ -2,7 +2,8 @@
 //! and the sound card of the browser.
 //!
 //! [`Page::start`] is the way in; ticks and samples leave through the channels given to it. [`display`] and [`sound`] are
-//! each one thread and one socket, [`browser`] is Chromium and the pipe that drives it, [`clock`] is the time they share.
+//! each one thread and one socket, [`browser`] is Chromium and the pipe that drives it, [`clock`] is the time they share,
+//! [`sync`] is what makes picture and sound agree.
 //!
 //! Deliberately absent: encoding, files, and the decision what to do when a page misbehaves.
 

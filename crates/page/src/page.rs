@@ -40,10 +40,10 @@ pub enum Error {
 /// A page in a browser, shown and heard by nobody but us. Everything it consists of goes when it is dropped.
 #[derive(Debug)]
 pub struct Page {
-    // Dropped in this order: who asks the browser before it, the browser before what it is connected to, the folder last.
-    _probe: Probe,
+    // Dropped in this order: the browser before who waits for its answers and before what it is connected to, the folder last.
     /// The browser.
     pub browser: Browser,
+    _probe: Probe,
     /// The display.
     pub display: Display,
     /// The sound card.
@@ -96,7 +96,7 @@ impl Page {
         let browser = Browser::start(source, &around, |child| folder.watch(child))?;
         let probe =
             Probe::start(browser.tracer(), display.commits(), source.fps, depth).map_err(Error::Probe)?;
-        Ok(Self { _probe: probe, browser, display, sound, _folder: folder })
+        Ok(Self { browser, _probe: probe, display, sound, _folder: folder })
     }
 
     /// Starts the capture: the next tick is the first frame and the origin of all time stamps.

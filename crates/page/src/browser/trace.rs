@@ -1,7 +1,7 @@
 //! How long the browser takes to draw: read from its own trace, a few pictures at a time.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ const CATEGORY: &str = "disabled-by-default-devtools.timeline.frame";
 const FRAME: &str = "PipelineReporter";
 const DRAWN: &str = "SendBeginMainFrameToCommit";
 const SHOWN: &str = "SubmitCompositorFrameToPresentationCompositorFrame";
-/// Events kept of a sample. A quarter of a second at 60 frames a second has less than a thousand.
+/// Events kept of a sample. One of twelve ticks has a few hundred.
 const MAX_EVENTS: usize = 10_000;
 /// Memory that the browser may use for a sample.
 const BUFFER_KIB: u32 = 1024;
@@ -66,7 +66,7 @@ impl Trace {
         sample.0.extend(events.filter_map(Event::read).take(room));
     }
 
-    /// There is no more.
+    /// There is no more, or nobody to tell it.
     pub(super) fn finish(&self) {
         self.lock().1 = true;
         self.complete.notify_all();
@@ -94,7 +94,7 @@ impl Trace {
 #[derive(Debug)]
 pub(crate) struct Tracer {
     pub(super) cdp: Cdp,
-    pub(super) shared: std::sync::Arc<super::Shared>,
+    pub(super) shared: Arc<super::Shared>,
 }
 
 impl Tracer {

@@ -2,7 +2,7 @@
 //! A client that goes over a limit is disconnected: no browser comes near any of them.
 
 use smithay::reexports::wayland_server::backend::protocol::ProtocolError;
-use smithay::reexports::wayland_server::backend::{ClientId, DisconnectReason};
+use smithay::reexports::wayland_server::backend::{ClientId, DisconnectReason, Handle};
 use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::reexports::wayland_server::protocol::wl_callback::WlCallback;
 use smithay::reexports::wayland_server::protocol::wl_compositor::{self, WlCompositor};
@@ -78,14 +78,18 @@ fn kill(client: &Client, display: &DisplayHandle, why: &str) {
     client.kill(display, error);
 }
 
+fn all_clients(backend: &Handle) -> Vec<ClientId> {
+    let mut clients = Vec::new();
+    backend.with_all_clients(|client| clients.push(client));
+    clients
+}
+
 /// Disconnects all clients, after a request of one of them that could not be understood: which one is not known, and the
 /// browser is all of them.
 pub(super) fn disconnect_all(display: &DisplayHandle) {
     tracing::warn!("display clients disconnected: one of them sent nonsense");
     let backend = display.backend_handle();
-    let mut clients = Vec::new();
-    backend.with_all_clients(|client| clients.push(client));
-    for client in clients {
+    for client in all_clients(&backend) {
         backend.kill_client(client, DisconnectReason::ConnectionClosed);
     }
 }
@@ -93,9 +97,7 @@ pub(super) fn disconnect_all(display: &DisplayHandle) {
 /// Disconnects the clients that have too many objects of any kind.
 pub(super) fn count_objects(display: &DisplayHandle) {
     let backend = display.backend_handle();
-    let mut clients = Vec::new();
-    backend.with_all_clients(|client| clients.push(client));
-    for client in clients {
+    for client in all_clients(&backend) {
         let mut count = 0;
         // Fails for a client that has just gone.
         let _gone = backend.with_all_objects_for(client.clone(), |_| count += 1);
