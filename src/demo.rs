@@ -5,8 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
-use pagecast_core::spec::{Recording, Size, Source, SourceUrl};
+use anyhow::{Context as _, anyhow};
+use pagecast_core::spec::{Checks, Context, Limits, Network, Readiness, Recording, Size, Source, SourceUrl};
 use pagecast_core::{CastSpec, Fps};
 use pagecast_media::sheet;
 
@@ -37,11 +37,20 @@ pub(crate) fn run(args: &cli::Demo, started: Instant) -> Result<ExitCode, Failur
         size: Size::new(1280, 720).context("the demo page's size")?,
         fps: Fps::new(30).ok_or_else(|| anyhow!("the demo page's rate"))?,
         scale_factor: 1.0,
+        context: Context::default(),
     };
     let spec = CastSpec {
         source,
-        recording: Recording { path: recording.clone(), overwrite: true, bitrate_kbps: None },
-        duration: Some(args.duration),
+        recording: Recording {
+            path: recording.clone(),
+            overwrite: true,
+            bitrate_kbps: None,
+            duration: Some(args.duration),
+        },
+        readiness: Readiness::default(),
+        checks: Checks::default(),
+        limits: Limits::default(),
+        network: Network::default(),
     };
     screen::say(&format!("recording the demo page for {} s …", args.duration.as_secs_f64()));
     let report = record::cast(&spec, started, false).map_err(|failure| failure.error)?;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use pagecast_core::CastSpec;
-use pagecast_core::spec::{Recording, Source, SourceUrl};
+use pagecast_core::spec::{Checks, Context, Limits, Network, Readiness, Recording, Source, SourceUrl};
 use pagecast_worker::cast::{self, Report, Stop};
 
 use crate::cli;
@@ -21,9 +21,18 @@ pub(crate) fn run(args: &cli::Record, started: Instant) -> Result<ExitCode, Fail
             size: args.size,
             fps: args.fps,
             scale_factor: args.scale_factor,
+            context: Context::default(),
         },
-        recording: Recording { path, overwrite: args.overwrite, bitrate_kbps: args.bitrate },
-        duration: args.duration,
+        recording: Recording {
+            path,
+            overwrite: args.overwrite,
+            bitrate_kbps: args.bitrate,
+            duration: args.duration,
+        },
+        readiness: Readiness::default(),
+        checks: Checks::default(),
+        limits: Limits::default(),
+        network: Network::default(),
     };
     let outcome = cast(&spec, started, args.quiet || args.json);
     let report = match &outcome {

@@ -1,54 +1,56 @@
 //! What a cast is asked to do. Every value is checked here and nowhere else.
 
+mod care;
+mod context;
+mod network;
+mod source;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::Url;
+use serde::{Deserialize, Serialize};
 
 use crate::time::Fps;
 
-/// Longest accepted source address, in characters.
-pub const MAX_URL_LEN: usize = 8192;
-/// Smallest side of a picture, in pixels.
-pub const MIN_SIDE: u32 = 50;
-/// Longest side of a picture, in pixels.
-pub const MAX_SIDE: u32 = 3840;
-/// Most pixels in a picture (3840 x 2160).
-pub const MAX_PIXELS: u32 = 3840 * 2160;
-/// Smallest and largest device pixel ratio.
-pub const SCALE_FACTOR_RANGE: std::ops::RangeInclusive<f64> = 0.25..=8.0;
+pub use care::{
+    ATTEMPTS_RANGE, CHECK_RANGE, CPU_WEIGHT_RANGE, CRASH_CHECK_RANGE, Checks, Limits, MAX_TIME_RANGE,
+    MEMORY_RANGE, READY_TIMEOUT_RANGE, Readiness, Signal,
+};
+pub use context::{
+    ColorScheme, Context, Device, MAX_HEADERS, MAX_INJECTED_LEN, MAX_VALUE_LEN, Mobile, Orientation, Secret,
+};
+pub use network::{Network, Refusal, Rule};
+pub use source::{MAX_PIXELS, MAX_SIDE, MAX_URL_LEN, MIN_SIDE, SCALE_FACTOR_RANGE, Size, Source, SourceUrl};
+
 /// Smallest and largest cap on the video bitrate, in kbit/s.
 pub const BITRATE_KBPS_RANGE: std::ops::RangeInclusive<u32> = 50..=100_000;
 /// Longest recording.
 pub const MAX_DURATION: Duration = Duration::from_secs(86_400);
 
 /// A cast: one page, and what becomes of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CastSpec {
     /// The page.
     pub source: Source,
     /// The file.
     pub recording: Recording,
-    /// When the cast ends by itself; `None` runs until it is stopped.
-    pub duration: Option<Duration>,
-}
-
-/// The page and the display it is shown on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Source {
-    /// Address of the page, http or https.
-    pub url: SourceUrl,
-    /// Size of the display and of the output.
-    pub size: Size,
-    /// Rate of the display and of the output.
-    pub fps: Fps,
-    /// Device pixel ratio: the page lays out `size / scale_factor` CSS pixels.
-    pub scale_factor: f64,
+    /// When the page may be shown.
+    #[serde(default)]
+    pub readiness: Readiness,
+    /// How the page is watched.
+    #[serde(default)]
+    pub checks: Checks,
+    /// What the cast may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What the page may reach.
+    #[serde(default)]
+    pub network: Network,
 }
 
 /// A recording to one local file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recording {
     /// The MP4 file.
     pub path: PathBuf,
@@ -56,6 +58,8 @@ pub struct Recording {
     pub overwrite: bool,
     /// Cap on the video bitrate in kbit/s; `None` takes [`default_bitrate_kbps`].
     pub bitrate_kbps: Option<u32>,
+    /// Its length; the cast ends with it. `None` records until the cast ends.
+    pub duration: Option<Duration>,
 }
 
 impl CastSpec {
@@ -64,20 +68,20 @@ impl CastSpec {
     /// # Errors
     /// The first value that is out of range.
     pub fn check(&self) -> Result<(), SpecError> {
-        if !SCALE_FACTOR_RANGE.contains(&self.source.scale_factor) {
-            return Err(SpecError::ScaleFactor(self.source.scale_factor));
-        }
+        self.source.check()?;
         if let Some(kbps) = self.recording.bitrate_kbps
             && !BITRATE_KBPS_RANGE.contains(&kbps)
         {
             return Err(SpecError::Bitrate(kbps));
         }
-        if let Some(d) = self.duration
+        if let Some(d) = self.recording.duration
             && (d < self.source.fps.interval() || d > MAX_DURATION)
         {
             return Err(SpecError::Duration(d));
         }
-        Ok(())
+        self.readiness.check()?;
+        self.checks.check()?;
+        self.limits.check()
     }
 
     /// The cap on the video bitrate, in bit/s.
@@ -98,100 +102,6 @@ pub fn default_bitrate_kbps(size: Size, fps: Fps) -> u32 {
     let rate = f64::from(fps.get()) / 30.0;
     let kbps = 6000.0 * area.powf(0.75) * rate.sqrt();
     (kbps as u32).clamp(300, *BITRATE_KBPS_RANGE.end())
-}
-
-/// Width and height of a picture in pixels, both even.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
-    width: u32,
-    height: u32,
-}
-
-impl Size {
-    /// Takes even sides of [`MIN_SIDE`] to [`MAX_SIDE`], [`MAX_PIXELS`] in all.
-    ///
-    /// # Errors
-    /// [`SpecError::Size`] for any other.
-    pub fn new(width: u32, height: u32) -> Result<Self, SpecError> {
-        let side = MIN_SIDE..=MAX_SIDE;
-        let fits = side.contains(&width) && side.contains(&height) && width * height <= MAX_PIXELS;
-        if !fits || !width.is_multiple_of(2) || !height.is_multiple_of(2) {
-            return Err(SpecError::Size { width, height });
-        }
-        Ok(Self { width, height })
-    }
-
-    /// Width in pixels.
-    #[must_use]
-    pub fn width(self) -> u32 {
-        self.width
-    }
-
-    /// Height in pixels.
-    #[must_use]
-    pub fn height(self) -> u32 {
-        self.height
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.width, self.height)
-    }
-}
-
-/// The address of a page. Shows scheme, host and path only: queries and user names carry secrets.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SourceUrl(Url);
-
-impl SourceUrl {
-    /// Takes absolute http and https addresses.
-    ///
-    /// # Errors
-    /// [`SpecError::UrlSyntax`], [`SpecError::UrlScheme`] or [`SpecError::UrlLength`].
-    pub fn parse(text: &str) -> Result<Self, SpecError> {
-        if text.len() > MAX_URL_LEN {
-            return Err(SpecError::UrlLength(text.len()));
-        }
-        let url = Url::parse(text).map_err(|source| SpecError::UrlSyntax { hint: hint_for(text), source })?;
-        match url.scheme() {
-            "http" | "https" => Ok(Self(url)),
-            other => Err(SpecError::UrlScheme(other.to_owned())),
-        }
-    }
-
-    /// The whole address, secrets and all: for the browser only.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        self.0.as_str()
-    }
-
-    /// The host, as written in the address.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        self.0.host_str().unwrap_or_default()
-    }
-}
-
-impl fmt::Display for SourceUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.0.scheme(), self.host())?;
-        if let Some(port) = self.0.port() {
-            write!(f, ":{port}")?;
-        }
-        f.write_str(self.0.path())?;
-        if self.0.query().is_some() { f.write_str("?…") } else { Ok(()) }
-    }
-}
-
-impl fmt::Debug for SourceUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SourceUrl({self})")
-    }
-}
-
-fn hint_for(text: &str) -> String {
-    if text.contains("://") { String::new() } else { format!(", write http://{text} or https://{text}") }
 }
 
 /// Why a [`CastSpec`] is refused.
@@ -235,6 +145,72 @@ pub enum SpecError {
     /// Shorter than a frame or longer than [`MAX_DURATION`].
     #[error("cannot record for {} s: one frame to 24 hours are possible", .0.as_secs_f64())]
     Duration(Duration),
+    /// A time out of range.
+    #[error("cannot use {} s as {field}: {} to {} s are possible", .value.as_secs_f64(), .low.as_secs(), .high.as_secs())]
+    Time {
+        /// Which.
+        field: Field,
+        /// What was asked for.
+        value: Duration,
+        /// The least.
+        low: Duration,
+        /// The most.
+        high: Duration,
+    },
+    /// A number out of range.
+    #[error("cannot use {value} as {field}: {low} to {high} are possible")]
+    Number {
+        /// Which.
+        field: Field,
+        /// What was asked for.
+        value: u64,
+        /// The least.
+        low: u64,
+        /// The most.
+        high: u64,
+    },
+    /// Something for the page that cannot be given to it.
+    #[error("cannot use this {what}: {why}")]
+    Context {
+        /// Which.
+        what: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Not a [`Rule`].
+    #[error(
+        "cannot read {0:?} as a network rule: write an address, a network like 10.0.0.0/8, a name, *.name or *, each with :PORT if you like"
+    )]
+    Rule(String),
+}
+
+/// A value of a [`CastSpec`] that has a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are shown by the words below")]
+pub enum Field {
+    ReadyTimeout,
+    FreezeCheck,
+    BlankCheck,
+    CrashCheck,
+    MaxTime,
+    Attempts,
+    Memory,
+    CpuWeight,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReadyTimeout => "time to wait for the page's call",
+            Self::FreezeCheck => "interval of the freeze check",
+            Self::BlankCheck => "interval of the blank check",
+            Self::CrashCheck => "interval of the crash check",
+            Self::MaxTime => "maximum running time",
+            Self::Attempts => "number of attempts",
+            Self::Memory => "memory of the browser in bytes",
+            Self::CpuWeight => "CPU weight",
+        })
+    }
 }
 
 #[cfg(test)]
@@ -294,20 +270,48 @@ mod tests {
                 size: Size::new(1280, 720).unwrap(),
                 fps: Fps::new(30).unwrap(),
                 scale_factor: 1.0,
+                context: Context::default(),
             },
-            recording: Recording { path: "a.mp4".into(), overwrite: false, bitrate_kbps: None },
-            duration: None,
+            recording: Recording {
+                path: "a.mp4".into(),
+                overwrite: false,
+                bitrate_kbps: None,
+                duration: None,
+            },
+            readiness: Readiness::default(),
+            checks: Checks::default(),
+            limits: Limits::default(),
+            network: Network::default(),
         };
         assert_eq!(spec.check(), Ok(()));
         assert_eq!(spec.bitrate_bps(), 6_000_000);
-        let mut bad = spec.clone();
-        bad.source.scale_factor = f64::NAN;
-        assert!(matches!(bad.check(), Err(SpecError::ScaleFactor(_))));
-        let mut bad = spec.clone();
-        bad.recording.bitrate_kbps = Some(1);
-        assert_eq!(bad.check(), Err(SpecError::Bitrate(1)));
-        let mut bad = spec;
-        bad.duration = Some(Duration::ZERO);
-        assert_eq!(bad.check(), Err(SpecError::Duration(Duration::ZERO)));
+        let refused = |change: &dyn Fn(&mut CastSpec)| {
+            let mut bad = spec.clone();
+            change(&mut bad);
+            bad.check().unwrap_err().to_string()
+        };
+        let secs = Duration::from_secs;
+        let some = |s| Some(secs(s));
+        for (said, words) in [
+            (refused(&|s| s.source.scale_factor = f64::NAN), "scale factor NaN"),
+            (refused(&|s| s.recording.bitrate_kbps = Some(1)), "bitrate of 1 kbit/s"),
+            (refused(&|s| s.recording.duration = Some(Duration::ZERO)), "record for 0 s"),
+            (
+                refused(&|s| s.readiness.timeout = secs(61)),
+                "61 s as time to wait for the page's call: 0 to 60 s",
+            ),
+            (refused(&|s| s.checks.freeze = some(1)), "1 s as interval of the freeze check: 2 to 30 s"),
+            (refused(&|s| s.checks.blank = some(31)), "31 s as interval of the blank check: 2 to 30 s"),
+            (refused(&|s| s.checks.crash = some(31)), "31 s as interval of the crash check: 1 to 30 s"),
+            (refused(&|s| s.limits.max_time = secs(9)), "9 s as maximum running time: 10 to 86400 s"),
+            (refused(&|s| s.limits.attempts = 0), "0 as number of attempts: 1 to 10"),
+            (refused(&|s| s.limits.memory_bytes = 1), "1 as memory"),
+            (refused(&|s| s.limits.cpu_weight = 0), "0 as CPU weight"),
+            (refused(&|s| s.readiness.selector = Some(String::new())), "selector"),
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        let same: CastSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+        assert_eq!(same, spec, "it survives the way to the process that runs it");
     }
 }

@@ -4,6 +4,10 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::spec::SpecError;
+
 const NANOS: i128 = 1_000_000_000;
 
 /// A moment on the host's monotonic clock, in nanoseconds.
@@ -26,7 +30,8 @@ impl HostTime {
 }
 
 /// A moment of the cast, in nanoseconds since its first frame; negative only for encoder priming.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct MediaTime(pub i64);
 
 impl MediaTime {
@@ -87,8 +92,22 @@ impl fmt::Display for MediaTime {
 }
 
 /// Frames per second, 1 to 60: the rate of the display, and so of every output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Fps(u32);
+
+impl TryFrom<u32> for Fps {
+    type Error = SpecError;
+    fn try_from(per_second: u32) -> Result<Self, SpecError> {
+        Self::new(per_second).ok_or(SpecError::Fps(per_second))
+    }
+}
+
+impl From<Fps> for u32 {
+    fn from(fps: Fps) -> Self {
+        fps.0
+    }
+}
 
 impl Fps {
     /// The smallest and largest rate.

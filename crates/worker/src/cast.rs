@@ -190,7 +190,7 @@ pub fn run(
             return Err(error.into());
         }
     };
-    let end = End::new(spec.duration.map(Into::into));
+    let end = End::new(spec.recording.duration.map(Into::into));
     let line = Line::start(video, audio, (ticks_out, samples_out), packets, end, recording)?;
     Running { spec, started, page, line, ended: None, usage: usage::Browser::default() }.watch(stop, tell)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pagecast_core::Fps;
-use pagecast_core::spec::{Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, Size, Source, SourceUrl};
 use pagecast_media::encode::{audio, video};
 use pagecast_page::{Page, browser};
 use serde_json::{Value, json};
@@ -98,6 +98,7 @@ fn start() -> Result<Page, String> {
         size: Size::new(640, 360).map_err(|e| e.to_string())?,
         fps: Fps::new(30).ok_or("30 fps")?,
         scale_factor: 1.0,
+        context: Context::default(),
     };
     let (ticks, _) = std::sync::mpsc::sync_channel(1);
     let (samples, _) = std::sync::mpsc::sync_channel(1);

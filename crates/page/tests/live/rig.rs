@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use pagecast_core::spec::{Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, Size, Source, SourceUrl};
 use pagecast_core::{Fps, Picture, Samples, Tick};
 use pagecast_page::Page;
 use pagecast_testkit::{Reply, Server, Turn};
