@@ -35,6 +35,7 @@ impl Live {
             size: Size::new(width, height)?,
             fps: Fps::new(30).context("30 fps")?,
             scale_factor: scale,
+            context: Context::default(),
         };
         let (ticks_in, ticks) = sync_channel(4);
         let (samples_in, samples) = sync_channel(4);
