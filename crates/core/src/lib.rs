@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: IO, clocks, threads, libav, and anything a vendor calls by another name.
 
+pub mod cast;
 pub mod picture;
 pub mod spec;
 pub mod time;

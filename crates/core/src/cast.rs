@@ -1,0 +1,413 @@
+//! The life of a cast: queued → starting → waiting → live → stopping → ended. Sans-IO: told the time and what happened, it
+//! says what to do.
+//!
+//! ```text
+//!             Start         Opened          Ready          (stop, end, limits)       Drained
+//!  queued ─────────▶ starting ─────▶ waiting ─────▶ live ─────────────────▶ stopping ─────▶ ended
+//!                       ▲               │            │
+//!                       └── reload, move┴────────────┘
+//! ```
+//!
+//! [`Machine::handle`] takes inputs, [`Machine::poll`] gives the outputs to carry out, [`Machine::deadline`] says when to hand
+//! in [`Input::Time`] at the latest.
+
+mod ladder;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{CastSpec, Checks, Limits, Readiness, Signal};
+use crate::time::HostTime;
+use ladder::{Ladder, Step};
+
+/// Time before a page is opened again that could not be opened; grows with each attempt.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// A page that was live for so long has all its attempts again: they are there to end a cast that cannot work, not one that
+/// crashes now and then.
+const STABLE: Duration = Duration::from_secs(600);
+
+/// Where a cast stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Not begun.
+    Queued,
+    /// A browser starts, and the page's server is waited for.
+    Starting,
+    /// The page is there, but not yet ready to be shown.
+    Waiting,
+    /// The page is in all outputs.
+    Live,
+    /// The outputs are being finished.
+    Stopping,
+    /// Over.
+    Ended(EndReason),
+}
+
+/// Why a cast is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// By command.
+    Stopped,
+    /// The page called `onWebcastEnd()`.
+    PageEnded,
+    /// Its maximum running time is over.
+    MaxTime,
+    /// The recording has the length that was asked for.
+    Complete,
+    /// The page could not be opened, or no browser be started, in the first place.
+    StartFailed,
+    /// The page was in trouble too often.
+    GaveUp(Trouble),
+    /// An output cannot go on.
+    OutputFailed,
+}
+
+/// What is wrong with a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// It was not ready in time.
+    StartTimeout,
+    /// Nothing changed.
+    Freeze,
+    /// All white.
+    Blank,
+    /// Its renderer or its browser is gone, or its scripts do not get on.
+    Crash,
+    /// It could be opened once, but not again.
+    Unreachable,
+}
+
+/// What to look for on a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Whether anything has changed since the last look.
+    Freeze,
+    /// Whether all is white.
+    Blank,
+    /// Whether the scripts have got on since the last look.
+    Crash,
+}
+
+impl Check {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Freeze, Self::Blank, Self::Crash];
+
+    /// What a hit means.
+    #[must_use]
+    pub fn trouble(self) -> Trouble {
+        match self {
+            Self::Freeze => Trouble::Freeze,
+            Self::Blank => Trouble::Blank,
+            Self::Crash => Trouble::Crash,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// There is room for the cast.
+    Start,
+    /// The page's server answered.
+    Opened,
+    /// The page cannot be opened, or no browser be started.
+    OpenFailed,
+    /// The page is ready to be shown.
+    Ready,
+    /// The page called `onWebcastEnd()`.
+    PageEnded,
+    /// A look at the page: whether it was in trouble.
+    Looked(Check, bool),
+    /// The page's renderer or its browser is gone.
+    Crashed,
+    /// Somebody wants the cast to end.
+    Stop,
+    /// The recording has the length that was asked for.
+    Complete,
+    /// An output cannot go on.
+    OutputFailed,
+    /// The outputs are finished, after [`Output::Stop`].
+    Drained,
+    /// Nothing but that it is later.
+    Time,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Start a fresh browser, instead of the one there is, and open the page in it.
+    Open,
+    /// Open the page again, in the same browser.
+    Reload,
+    /// Let the page into the outputs.
+    GoLive,
+    /// Keep the page out of the outputs: the last picture stays, and silence.
+    Hold,
+    /// Look at the page and answer with [`Input::Looked`].
+    Look(Check),
+    /// Keep what tells about the trouble: a picture of the page, its last words.
+    KeepEvidence(Trouble),
+    /// End all outputs now and answer with [`Input::Drained`].
+    Stop,
+    /// Tell whoever wants to know.
+    Tell(Event),
+}
+
+/// News of a cast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// The page is in the outputs for the first time.
+    Live,
+    /// The page is loaded again.
+    Reloaded(Trouble),
+    /// The page gets a fresh browser.
+    Moved(Trouble),
+    /// The cast is over. The last event.
+    Ended(EndReason),
+}
+
+/// The life of one cast.
+#[derive(Debug)]
+pub struct Machine {
+    readiness: Readiness,
+    checks: Checks,
+    limits: Limits,
+    state: State,
+    /// Why it ends, once it does.
+    ending: Option<EndReason>,
+    /// When the maximum running time is over.
+    ends_at: Option<HostTime>,
+    /// When the page must be ready.
+    ready_by: Option<HostTime>,
+    /// When the page is opened again.
+    retry_at: Option<HostTime>,
+    ladders: [(Check, Ladder); 3],
+    /// Browsers started since the page was stable.
+    attempts: u32,
+    live_since: HostTime,
+    /// Whether the page was reloaded for not being ready since it got its browser.
+    timed_out: bool,
+    was_live: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl Machine {
+    /// A cast that has not begun.
+    #[must_use]
+    pub fn new(spec: &CastSpec) -> Self {
+        Self {
+            readiness: spec.readiness.clone(),
+            checks: spec.checks.clone(),
+            limits: spec.limits.clone(),
+            state: State::Queued,
+            ending: None,
+            ends_at: None,
+            ready_by: None,
+            retry_at: None,
+            ladders: Check::ALL.map(|check| (check, Ladder::new(check))),
+            attempts: 0,
+            live_since: HostTime(0),
+            timed_out: false,
+            was_live: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Where the cast stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Browsers started since the page was last stable.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to come back at the latest; `None` if only an input can change anything.
+    #[must_use]
+    pub fn deadline(&self) -> Option<HostTime> {
+        if matches!(self.state, State::Stopping | State::Ended(_)) {
+            return None;
+        }
+        let looks = self.ladders.iter().filter_map(|(_, ladder)| ladder.next_look());
+        [self.ends_at, self.ready_by, self.retry_at].into_iter().flatten().chain(looks).min()
+    }
+
+    /// Takes what happened.
+    pub fn handle(&mut self, now: HostTime, input: Input) {
+        if self.state == State::Live && now.since(self.live_since) >= STABLE {
+            self.attempts = 1;
+        }
+        match (self.state, input) {
+            (State::Ended(_), _) => {}
+            (State::Stopping, Input::Drained) => self.end(),
+            (State::Stopping, Input::OutputFailed) => self.ending = Some(EndReason::OutputFailed),
+            (State::Stopping, _) => {}
+            (_, Input::Stop) => self.stop(EndReason::Stopped),
+            (_, Input::Complete) => self.stop(EndReason::Complete),
+            (_, Input::OutputFailed) => self.stop(EndReason::OutputFailed),
+            (State::Queued, Input::Start) => {
+                self.ends_at = Some(now + self.limits.max_time);
+                self.open();
+            }
+            (State::Queued, _) => {}
+            (_, Input::PageEnded) => self.stop(EndReason::PageEnded),
+            (State::Starting, Input::Opened) if self.retry_at.is_none() => {
+                self.state = State::Waiting;
+                let timeout = self.readiness.timeout;
+                self.ready_by = (!timeout.is_zero()).then(|| now + timeout);
+            }
+            (State::Starting, Input::OpenFailed) if self.retry_at.is_none() => self.open_failed(now),
+            (State::Waiting, Input::Ready) => self.go_live(now),
+            (State::Live, Input::Looked(check, hit)) => self.looked(check, hit),
+            (_, Input::Crashed) if self.retry_at.is_none() => {
+                self.outputs.push_back(Output::KeepEvidence(Trouble::Crash));
+                self.relocate(Trouble::Crash);
+            }
+            _ => {}
+        }
+        self.pass(now);
+    }
+
+    /// Does what is due at `now`.
+    fn pass(&mut self, now: HostTime) {
+        let due = |at: Option<HostTime>| at.is_some_and(|at| at <= now);
+        if matches!(self.state, State::Queued | State::Stopping | State::Ended(_)) {
+            return;
+        }
+        if due(self.ends_at) {
+            return self.stop(EndReason::MaxTime);
+        }
+        if due(self.retry_at) {
+            self.retry_at = None;
+            self.open();
+        }
+        if due(self.ready_by) {
+            self.not_ready();
+        }
+        for (check, ladder) in &mut self.ladders {
+            if ladder.look_if_due(now) {
+                self.outputs.push_back(Output::Look(*check));
+            }
+        }
+    }
+
+    /// Starts the next browser, if there may be one more.
+    fn open(&mut self) {
+        self.attempts += 1;
+        self.timed_out = false;
+        self.load(Output::Open);
+    }
+
+    /// Loads the page: nothing of it is seen until it is ready.
+    fn load(&mut self, how: Output) {
+        if self.state == State::Live {
+            self.outputs.push_back(Output::Hold);
+        }
+        self.state = State::Starting;
+        self.ready_by = None;
+        for (_, ladder) in &mut self.ladders {
+            ladder.pause(how == Output::Open);
+        }
+        self.outputs.push_back(how);
+    }
+
+    fn go_live(&mut self, now: HostTime) {
+        (self.state, self.live_since) = (State::Live, now);
+        (self.ready_by, self.timed_out) = (None, false);
+        self.outputs.push_back(Output::GoLive);
+        if !std::mem::replace(&mut self.was_live, true) {
+            self.outputs.push_back(Output::Tell(Event::Live));
+        }
+        let Checks { freeze, blank, crash } = self.checks;
+        for ((_, ladder), interval) in self.ladders.iter_mut().zip([freeze, blank, crash]) {
+            ladder.begin(now, interval);
+        }
+    }
+
+    fn looked(&mut self, check: Check, hit: bool) {
+        let trouble = check.trouble();
+        let Some((_, ladder)) = self.ladders.iter_mut().find(|(c, _)| *c == check) else { return };
+        if hit {
+            self.outputs.push_back(Output::KeepEvidence(trouble));
+        }
+        match ladder.looked(hit) {
+            Step::None => {}
+            Step::Reload => self.reload(trouble),
+            Step::Move => self.relocate(trouble),
+        }
+    }
+
+    fn not_ready(&mut self) {
+        let trouble = Trouble::StartTimeout;
+        self.ready_by = None;
+        self.outputs.push_back(Output::KeepEvidence(trouble));
+        if !std::mem::replace(&mut self.timed_out, true) {
+            self.reload(trouble);
+        } else if self.readiness.signal == Signal::NotifyReady {
+            self.stop(EndReason::GaveUp(trouble));
+        } else {
+            self.relocate(trouble);
+        }
+    }
+
+    /// A page that was there once is tried again; one that never was has failed.
+    fn open_failed(&mut self, now: HostTime) {
+        if !self.was_live && !self.timed_out && self.attempts == 1 {
+            self.stop(EndReason::StartFailed);
+        } else if self.may_move() {
+            self.outputs.push_back(Output::Tell(Event::Moved(Trouble::Unreachable)));
+            self.retry_at = Some(now + RETRY_PAUSE * self.attempts);
+        } else {
+            self.stop(EndReason::GaveUp(Trouble::Unreachable));
+        }
+    }
+
+    fn reload(&mut self, trouble: Trouble) {
+        self.outputs.push_back(Output::Tell(Event::Reloaded(trouble)));
+        self.load(Output::Reload);
+    }
+
+    fn relocate(&mut self, trouble: Trouble) {
+        if self.may_move() {
+            self.outputs.push_back(Output::Tell(Event::Moved(trouble)));
+            self.open();
+        } else {
+            self.stop(EndReason::GaveUp(trouble));
+        }
+    }
+
+    fn may_move(&self) -> bool {
+        self.attempts < self.limits.attempts
+    }
+
+    fn stop(&mut self, reason: EndReason) {
+        self.ending = Some(reason);
+        if self.state == State::Queued {
+            return self.end();
+        }
+        self.state = State::Stopping;
+        self.outputs.push_back(Output::Stop);
+    }
+
+    fn end(&mut self) {
+        let reason = self.ending.unwrap_or(EndReason::Stopped);
+        self.state = State::Ended(reason);
+        self.outputs.push_back(Output::Tell(Event::Ended(reason)));
+    }
+}
+
+#[cfg(test)]
+mod tests;
