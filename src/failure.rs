@@ -4,8 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use pagecast_media::record;
-use pagecast_page::browser;
-use pagecast_worker::cast;
+use pagecast_worker::cast::{self, Kind};
 
 /// What a command ends with when it fails.
 #[derive(Debug)]
@@ -33,21 +32,19 @@ impl fmt::Display for Failure {
     }
 }
 
+fn code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Unexpected => UNEXPECTED,
+        Kind::Value => BAD_VALUE,
+        Kind::Page => PAGE,
+        Kind::Output => OUTPUT,
+        Kind::Browser => BROWSER,
+    }
+}
+
 impl From<cast::Error> for Failure {
     fn from(error: cast::Error) -> Self {
-        let code = match &error {
-            cast::Error::Spec(_) => BAD_VALUE,
-            cast::Error::Page(pagecast_page::Error::Browser(error)) => match error {
-                browser::Error::Navigation { .. }
-                | browser::Error::HttpStatus { .. }
-                | browser::Error::NavigationTimeout { .. }
-                | browser::Error::GivenUp => PAGE,
-                _ => BROWSER,
-            },
-            cast::Error::Page(_) => BROWSER,
-            cast::Error::Record(_) => OUTPUT,
-            _ => UNEXPECTED,
-        };
+        let code = code(error.kind());
         Self { error: error.into(), code }
     }
 }
@@ -67,6 +64,7 @@ impl From<anyhow::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pagecast_page::browser;
     use std::path::PathBuf;
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{Checks, Context, Limits, Network, Readiness, Recording, Source, SourceUrl};
-use pagecast_worker::cast::{self, Report, Stop};
+use pagecast_worker::cast::{self, News, Report, Stop};
 
 use crate::cli;
 use crate::failure::Failure;
@@ -64,7 +64,11 @@ pub(crate) fn cast(spec: &CastSpec, started: Instant, quiet: bool) -> Result<Rep
         }
     }
     let mut line = LiveLine::new(quiet);
-    let outcome = cast::run(spec, started, &stop, |progress| line.show(progress));
+    let outcome = cast::run(spec, started, &stop, |news| {
+        if let News::Progress(progress) = news {
+            line.show(&progress);
+        }
+    });
     line.clear();
     outcome
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use pagecast_core::Fps;
 use pagecast_core::spec::Size;
-use pagecast_page::clock::Origin;
+use pagecast_page::clock::{Gate, Origin};
 use pagecast_page::display::{Config, Display};
 
 use requests::Client;
@@ -56,6 +56,7 @@ fn rig() -> &'static Rig {
             fps: Fps::new(60).expect("60 fps"),
             scale_factor: 1.5,
             origin: Origin::unset(),
+            gate: Gate::default(),
             depth: pagecast_page::sync::Depth::default(),
         };
         let display = Display::start(config, out).expect("the display starts");

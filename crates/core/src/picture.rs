@@ -25,6 +25,13 @@ impl Picture {
         Self { width, height, bgrx: vec![0xff; width as usize * height as usize * 4] }
     }
 
+    /// Whether every pixel is white, exactly: pictures come from the page without loss, so one pixel of any other colour is
+    /// something to see.
+    #[must_use]
+    pub fn is_white(&self) -> bool {
+        self.bgrx.as_chunks().0.iter().all(|[b, g, r, _]| b & g & r == 0xff)
+    }
+
     /// Width in pixels.
     #[must_use]
     pub fn width(&self) -> u32 {

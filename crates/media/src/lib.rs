@@ -10,6 +10,7 @@ pub mod convert;
 pub mod encode;
 pub mod record;
 pub mod sheet;
+pub mod still;
 
 /// Keeps libav from writing to standard error, errors aside; call once, before anything else here.
 pub fn quieten() {

@@ -7,6 +7,8 @@ use ff::frame::Video;
 use ff::software::scaling;
 use ffmpeg_the_third as ff;
 
+use crate::still;
+
 /// Width of one still in pixels.
 const STILL_WIDTH: u32 = 420;
 /// Pixels between stills and around them.
@@ -37,7 +39,7 @@ pub enum Error {
 /// See [`Error`].
 pub fn write(recording: &Path, sheet: &Path, count: u32) -> Result<(), Error> {
     let stills = stills(recording, count).map_err(|e| Error::Decode(recording.to_owned(), e))?;
-    let png = png(&arrange(&stills)).map_err(Error::Encode)?;
+    let png = still::png(&arrange(&stills)).map_err(Error::Encode)?;
     std::fs::write(sheet, png).map_err(|e| Error::Write(sheet.to_owned(), e))
 }
 
@@ -139,19 +141,4 @@ fn arrange(stills: &[Video]) -> Video {
         }
     }
     sheet
-}
-
-fn png(picture: &Video) -> Result<Vec<u8>, ff::Error> {
-    let codec = ff::encoder::find(ff::codec::Id::PNG).ok_or(ff::Error::EncoderNotFound)?;
-    let mut video = ff::codec::Context::new_with_codec(codec).encoder().video()?;
-    video.set_width(picture.width());
-    video.set_height(picture.height());
-    video.set_format(Pixel::RGB24);
-    video.set_time_base((1, 1));
-    let mut encoder = video.open()?;
-    encoder.send_frame(picture)?;
-    encoder.send_eof()?;
-    let mut packet = ff::Packet::empty();
-    encoder.receive_packet(&mut packet)?;
-    Ok(packet.data().unwrap_or_default().to_vec())
 }

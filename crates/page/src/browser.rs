@@ -3,6 +3,7 @@
 mod cdp;
 mod launch;
 mod log;
+mod signal;
 mod trace;
 
 use std::fs::File;
@@ -10,11 +11,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::{Source, SourceUrl};
+use pagecast_core::spec::{Signal, Source, SourceUrl};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
@@ -24,7 +25,8 @@ pub use log::Line;
 pub(crate) use trace::Tracer;
 
 use crate::child::{self, User};
-use cdp::Cdp;
+use cdp::{Answer, Cdp};
+use signal::Word;
 
 /// Time for the browser to come up, and for any single call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -99,6 +101,14 @@ pub enum Error {
     /// The renderer of the page crashed.
     #[error("the page crashed")]
     PageCrashed,
+    /// The browser needs more memory than the cast may use.
+    #[error("the page needs {} MB of memory, {} MB are allowed", .used / 1_000_000, .allowed / 1_000_000)]
+    Memory {
+        /// Bytes in use.
+        used: u64,
+        /// Bytes allowed.
+        allowed: u64,
+    },
     /// The browser's process ended.
     #[error("the browser ended unexpectedly")]
     Gone,
@@ -107,10 +117,14 @@ pub enum Error {
 /// What is known of the page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageState {
-    /// The main document drew something since the last navigation.
+    /// The document drew something.
     pub painted: bool,
-    /// The main document and what it names were loaded since the last navigation.
+    /// The document and what it names were loaded.
     pub loaded: bool,
+    /// The document said that it is ready to be shown.
+    pub started: bool,
+    /// The page said that the cast is over.
+    pub ended: bool,
     /// The renderer is gone.
     pub crashed: bool,
     /// The browser is gone.
@@ -119,6 +133,8 @@ pub struct PageState {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// The frame that is the page; its documents come and go.
+    page: OnceLock<String>,
     state: Mutex<(PageState, log::Log)>,
     changed: Condvar,
     trace: trace::Trace,
@@ -132,6 +148,11 @@ impl Shared {
     fn update(&self, change: impl FnOnce(&mut PageState)) {
         change(&mut self.lock().0);
         self.changed.notify_all();
+    }
+
+    /// What is known of a document is not true of the next one.
+    fn forget_document(&self) {
+        self.update(|s| (s.painted, s.loaded, s.started) = (false, false, false));
     }
 }
 
@@ -158,6 +179,7 @@ impl Browser {
     /// Starts Chromium with an empty page. It dies with the calling thread.
     pub(crate) fn start(
         source: &Source,
+        signal: Signal,
         around: &Surroundings<'_>,
         watch: impl FnOnce(&Child) -> std::io::Result<()>,
     ) -> Result<Self, Error> {
@@ -182,7 +204,7 @@ impl Browser {
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
         let mut browser = Self { child, cdp, session: String::new(), shared, reader: Some(reader) };
         watch(&browser.child).map_err(fail)?;
-        match browser.attach() {
+        match browser.attach(signal) {
             Err(Error::Call(CallError::Closed)) => Err(browser.autopsy(program, complaint)),
             other => other.map(|()| browser),
         }
@@ -194,7 +216,8 @@ impl Browser {
     /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], [`Error::GivenUp`], or a browser that is
     /// gone.
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
-        self.shared.update(|s| (s.painted, s.loaded) = (false, false));
+        self.shared.forget_document();
+        self.shared.update(|s| s.ended = false);
         let ask = |method, params, timeout| {
             self.cdp.call_unless(&self.session, method, params, timeout, given_up).map_err(
                 |error| match error {
@@ -207,6 +230,11 @@ impl Browser {
             )
         };
         let answer = ask("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
+        if answer["errorText"].is_null() && answer["loaderId"].is_null() {
+            // Only the fragment differs from where the browser is: the document stayed.
+            self.shared.forget_document();
+            ask("Page.reload", json!({"ignoreCache": true}), CALL_TIMEOUT)?;
+        }
         // Until then the focus is in the browser's address field, out of sight, and a list that the page opens closes at once.
         self.cdp.send(&self.session, "Page.bringToFront", json!({}));
         match answer["errorText"].as_str() {
@@ -257,6 +285,12 @@ impl Browser {
         self.shared.lock().1.lines()
     }
 
+    /// Asks the page's scripts for a sign of life.
+    #[must_use]
+    pub fn ping(&self) -> Ping {
+        Ping(self.cdp.ask(&self.session, "Runtime.evaluate", json!({"expression": "0"})))
+    }
+
     /// Calls a method of the DevTools protocol on the page.
     ///
     /// # Errors
@@ -285,7 +319,7 @@ impl Browser {
         self.child.id()
     }
 
-    fn attach(&mut self) -> Result<(), Error> {
+    fn attach(&mut self, signal: Signal) -> Result<(), Error> {
         let targets = self.cdp.call("", "Target.getTargets", json!({}), CALL_TIMEOUT)?;
         let page = targets["targetInfos"].as_array().into_iter().flatten().find(|t| t["type"] == "page");
         let target =
@@ -299,6 +333,8 @@ impl Browser {
                 )?["targetId"]
                     .clone(),
             };
+        // The main frame of a page goes by the name of its target.
+        let _first = self.shared.page.set(target.as_str().unwrap_or_default().to_owned());
         let attached = self.cdp.call(
             "",
             "Target.attachToTarget",
@@ -320,7 +356,12 @@ impl Browser {
         // Passkeys are asked of an authenticator that has none, and not of a person.
         self.cdp.send(&self.session, "WebAuthn.enable", json!({"enableUI": false}));
         self.cdp.send(&self.session, "Page.setInterceptFileChooserDialog", json!({"enabled": true}));
-        self.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": UNATTENDED}))?;
+        if signal != Signal::None {
+            self.cdp.send(&self.session, "Runtime.addBinding", json!({"name": signal::BINDING}));
+        }
+        for script in [Some(UNATTENDED.to_owned()), signal::script(signal)].into_iter().flatten() {
+            self.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": script}))?;
+        }
         Ok(())
     }
 
@@ -366,6 +407,24 @@ struct Events {
     shared: Arc<Shared>,
 }
 
+/// A question to the page's scripts.
+#[derive(Debug)]
+pub struct Ping(Option<Answer>);
+
+impl Ping {
+    /// Whether it was answered by now. A browser that is gone answers nothing.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.0.as_ref().is_some_and(|answer| answer.try_recv().is_ok())
+    }
+}
+
+impl Events {
+    fn is_page(&self, frame: &Value) -> bool {
+        frame.as_str().is_some() && frame.as_str() == self.shared.page.get().map(String::as_str)
+    }
+}
+
 impl cdp::Events for Events {
     fn event(&mut self, cdp: &Cdp, session: &str, method: &str, params: &Value) {
         match method {
@@ -375,10 +434,16 @@ impl cdp::Events for Events {
                 let accept = params["type"] == "beforeunload";
                 cdp.send(session, "Page.handleJavaScriptDialog", json!({"accept": accept}));
             }
-            "Page.lifecycleEvent" => match params["name"].as_str() {
+            "Page.lifecycleEvent" if self.is_page(&params["frameId"]) => match params["name"].as_str() {
+                Some("init") => self.shared.forget_document(),
                 Some("firstPaint" | "firstContentfulPaint") => self.shared.update(|s| s.painted = true),
                 Some("load") => self.shared.update(|s| s.loaded = true),
                 _ => {}
+            },
+            "Runtime.bindingCalled" => match Word::read(params) {
+                Some(Word::Start) => self.shared.update(|s| s.started = true),
+                Some(Word::End) => self.shared.update(|s| s.ended = true),
+                None => {}
             },
             "Inspector.targetCrashed" => self.shared.update(|s| s.crashed = true),
             "Tracing.dataCollected" => self.shared.trace.take(params),

@@ -16,10 +16,11 @@ use rustix::process::{Resource, Rlimit, Signal};
 const HIGH_FD: RawFd = 10;
 
 /// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when the process
-/// that started it is gone, however it died. Signals meant for the terminal's foreground do not reach it.
+/// that started it is gone, however it died. Each line names the group; an empty one says that it is gone. Signals meant for
+/// the terminal's foreground do not reach it.
 const JANITOR: &str = r#"
 trap '' HUP INT TERM
-read -r group && read -r _
+while read -r line; do group=$line; done
 [ -n "$group" ] && kill -s KILL -- "-$group" 2>/dev/null
 for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" 2>/dev/null; [ -e "$1" ] || exit 0; sleep 0.1; done
 exit 1
@@ -112,12 +113,11 @@ impl RunFolder {
         &self.path
     }
 
-    /// The group of processes that must be gone before the folder is.
-    pub(crate) fn watch(&mut self, leader: &Child) -> io::Result<()> {
-        match &mut self.line {
-            Some(line) => writeln!(line, "{}", leader.id()),
-            None => Ok(()),
-        }
+    /// The group of processes that must be gone before the folder is; `None` when they are.
+    pub(crate) fn watch(&mut self, leader: Option<&Child>) -> io::Result<()> {
+        let group = leader.map(|leader| leader.id().to_string()).unwrap_or_default();
+        // One write, or the janitor might read half a number.
+        self.line.as_mut().map_or(Ok(()), |line| line.write_all(format!("{group}\n").as_bytes()))
     }
 }
 
@@ -178,7 +178,7 @@ mod tests {
         let path = folder.path().to_owned();
         std::fs::write(path.join("file"), b"x").unwrap();
         let mut child = sleeper(&path);
-        folder.watch(&child).unwrap();
+        folder.watch(Some(&child)).unwrap();
         assert!(path.exists());
         drop(folder);
         assert!(!path.exists());

@@ -1,7 +1,7 @@
 //! The one clock of a cast, and the moment its picture and sound begin.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use pagecast_core::HostTime;
 use rustix::time::{ClockId, clock_gettime};
@@ -40,5 +40,27 @@ impl Origin {
             UNSET => None,
             ns => Some(HostTime(ns)),
         }
+    }
+}
+
+/// Whether what the page shows and plays goes into the outputs. While it is shut, the last picture stays, and silence.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Lets nothing through from now on.
+    pub fn shut(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Lets everything through from now on; it is open at first.
+    pub fn open(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// Whether nothing gets through.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }

@@ -15,23 +15,26 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use pagecast_core::spec::Size;
-use pagecast_core::{Fps, HostTime, Tick};
+use pagecast_core::{Fps, HostTime, Picture, Tick};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smithay::reexports::wayland_server::Display as Wayland;
 
-use crate::clock::{self, Origin};
+use crate::clock::{self, Gate, Origin};
 use crate::sync::Depth;
 use pacer::Pacer;
 use protocol::{ClientState, State};
 
 /// Connections at a time; further ones are closed at once. Chromium uses two.
 const MAX_CLIENTS: usize = 8;
+/// Time for the display to answer: it does within a tick, unless the machine stands still.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the display looks like.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ pub struct Config {
     pub scale_factor: f64,
     /// Set by the display when the capture begins.
     pub origin: Origin,
+    /// Shut: ticks bring no picture, and what changes is told when it opens.
+    pub gate: Gate,
     /// Ticks that the page takes from the begin of a picture to its commit.
     pub depth: Depth,
 }
@@ -82,6 +87,14 @@ pub struct Stats {
     pub commits: u64,
 }
 
+impl Stats {
+    /// Grows with every change of the picture, told or not.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.frames + self.dropped
+    }
+}
+
 /// A running display. Stops when dropped.
 #[derive(Debug)]
 pub struct Display {
@@ -102,6 +115,8 @@ impl Commits {
 
 #[derive(Debug)]
 struct Shared {
+    /// Who waits for a picture of the screen.
+    snapshot: Mutex<Option<SyncSender<Picture>>>,
     wake: rustix::fd::OwnedFd,
     begin: AtomicBool,
     stop: AtomicBool,
@@ -122,6 +137,7 @@ impl Display {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::Thread(e.into()))?;
         let shared = Arc::new(Shared {
+            snapshot: Mutex::default(),
             wake,
             begin: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -143,6 +159,15 @@ impl Display {
     pub fn begin(&self) {
         self.shared.begin.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// The screen as it is now, whether it goes into the outputs or not. `None` if the display is stuck or gone.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Picture> {
+        let (ask, answer) = sync_channel(1);
+        *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
+        self.wake();
+        answer.recv_timeout(SNAPSHOT_TIMEOUT).ok()
     }
 
     /// The count of commits, for others to watch.
@@ -199,6 +224,7 @@ pub(crate) struct Beats {
     pub(crate) pacer: Pacer,
     fps: Fps,
     origin: Origin,
+    gate: Gate,
     depth: Depth,
     out: SyncSender<Tick>,
     shared: Arc<Shared>,
@@ -207,8 +233,15 @@ pub(crate) struct Beats {
 impl Beats {
     fn new(config: &Config, out: SyncSender<Tick>, shared: Arc<Shared>) -> Self {
         let pacer = Pacer::new(config.fps, clock::now());
-        let (origin, depth) = (config.origin.clone(), config.depth.clone());
-        Self { pacer, fps: config.fps, origin, depth, out, shared }
+        Self {
+            pacer,
+            fps: config.fps,
+            origin: config.origin.clone(),
+            gate: config.gate.clone(),
+            depth: config.depth.clone(),
+            out,
+            shared,
+        }
     }
 
     /// Where the pacer stands at `now`.
@@ -253,9 +286,11 @@ impl Beats {
 
     /// Tells beat `index`, with the screen if it changed.
     fn tell(&self, index: i64, scene: &mut scene::Scene) {
-        let frame = if scene.is_dirty() { scene.frame() } else { None };
+        // The first frame is told in any case: there must be one.
+        let shut = self.gate.is_shut() && index > 0;
+        let frame = if scene.is_dirty() && !shut { scene.frame() } else { None };
         let changed = frame.is_some();
-        if scene.is_dirty() {
+        if scene.is_dirty() && !shut {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
         match self.out.try_send(Tick { index, pts: self.fps.time_of(index), frame }) {
@@ -295,6 +330,11 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
             Err(_) => limits::disconnect_all(&wayland.handle()),
         }
         state.tell_if_committed();
+        let asked = shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(asked) = asked {
+            // Whoever asked may have given up.
+            let _unheard = asked.try_send(state.screen.scene.snapshot());
+        }
         let slot = state.beats.pacer.slot();
         if slot != counted {
             counted = slot;

@@ -15,4 +15,4 @@ mod page;
 pub mod sound;
 pub mod sync;
 
-pub use page::{Error, Page};
+pub use page::{Config, Error, Page};

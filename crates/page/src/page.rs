@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use pagecast_core::spec::Source;
+use pagecast_core::spec::{Signal, Source};
 use pagecast_core::{Samples, Tick};
 
 use crate::browser::{self, Browser, browser_user, preferences};
 use crate::child::{RunFolder, User};
-use crate::clock::Origin;
+use crate::clock::{Gate, Origin};
 use crate::display::{self, Display};
 use crate::sound::{self, Sound};
 use crate::sync::{Depth, PlayerDelay, Probe};
@@ -37,18 +37,40 @@ pub enum Error {
     Browser(#[from] browser::Error),
 }
 
+/// What to show, and what must be known of it from the start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The page and its display.
+    pub source: Source,
+    /// The functions that the page finds.
+    pub signal: Signal,
+}
+
 /// A page in a browser, shown and heard by nobody but us. Everything it consists of goes when it is dropped.
+///
+/// The browser may be replaced: display and sound card stay, and count on.
 #[derive(Debug)]
 pub struct Page {
-    // Dropped in this order: the browser before who waits for its answers and before what it is connected to, the folder last.
-    /// The browser.
-    pub browser: Browser,
-    _probe: Probe,
+    // Dropped in this order: the browser before what it is connected to, the folder last.
+    running: Option<Running>,
     /// The display.
     pub display: Display,
     /// The sound card.
     pub sound: Sound,
-    _folder: RunFolder,
+    config: Config,
+    user: Option<User>,
+    depth: Depth,
+    gate: Gate,
+    /// Browsers started so far.
+    browsers: u32,
+    folder: RunFolder,
+}
+
+/// A browser and who waits for its answers, which goes after it.
+#[derive(Debug)]
+struct Running {
+    browser: Browser,
+    _probe: Probe,
 }
 
 impl Page {
@@ -58,50 +80,95 @@ impl Page {
     /// # Errors
     /// See [`Error`].
     pub fn start(
-        source: &Source,
+        config: Config,
         ticks: SyncSender<Tick>,
         samples: SyncSender<Samples>,
     ) -> Result<Self, Error> {
         let user = browser_user().map_err(Error::User)?;
         let fail = |e| Error::Folder(std::env::temp_dir(), e);
-        let mut folder = RunFolder::create(user).map_err(fail)?;
-        for name in ["home", "profile", "profile/Default", "tmp"] {
-            let path = folder.path().join(name);
-            std::fs::create_dir(&path).and_then(|()| give(&path, user)).map_err(fail)?;
-        }
-        let path = folder.path().join("profile/Default/Preferences");
-        std::fs::write(&path, preferences().to_string()).and_then(|()| give(&path, user)).map_err(fail)?;
+        let folder = RunFolder::create(user).map_err(fail)?;
         let (wayland, pulse) = (folder.path().join("wayland"), folder.path().join("pulse"));
-        let (origin, depth) = (Origin::unset(), Depth::default());
-        let config = display::Config {
+        let (origin, gate, depth) = (Origin::unset(), Gate::default(), Depth::default());
+        let display = display::Config {
             socket: wayland.clone(),
-            size: source.size,
-            fps: source.fps,
-            scale_factor: source.scale_factor,
+            size: config.source.size,
+            fps: config.source.fps,
+            scale_factor: config.source.scale_factor,
             origin: origin.clone(),
+            gate: gate.clone(),
             depth: depth.clone(),
         };
-        let display = Display::start(config, ticks)?;
-        let config = sound::Config {
+        let display = Display::start(display, ticks)?;
+        let sound = sound::Config {
             socket: pulse.clone(),
             origin,
-            player_delay: PlayerDelay::new(&depth, source.fps),
+            gate: gate.clone(),
+            player_delay: PlayerDelay::new(&depth, config.source.fps),
         };
-        let sound = sound::start(config, samples)?;
+        let sound = sound::start(sound, samples)?;
         for socket in [&wayland, &pulse] {
             give(socket, user).map_err(fail)?;
         }
-        let path = folder.path().to_owned();
-        let around = browser::Surroundings { folder: &path, wayland: &wayland, pulse: &pulse, user };
-        let browser = Browser::start(source, &around, |child| folder.watch(child))?;
-        let probe =
-            Probe::start(browser.tracer(), display.commits(), source.fps, depth).map_err(Error::Probe)?;
-        Ok(Self { browser, _probe: probe, display, sound, _folder: folder })
+        let mut page = Self { running: None, display, sound, config, user, depth, gate, browsers: 0, folder };
+        page.renew()?;
+        Ok(page)
+    }
+
+    /// Replaces the browser by a fresh one, with an empty page: nothing of the old one is left.
+    ///
+    /// # Errors
+    /// See [`Error`]; then there is no browser.
+    pub fn renew(&mut self) -> Result<(), Error> {
+        let fail = |e| Error::Folder(std::env::temp_dir(), e);
+        let path = |browser: u32| self.folder.path().join(format!("browser-{browser}"));
+        if self.running.take().is_some() {
+            // Its last processes may still be dying and writing: what cannot be removed now goes with the folder.
+            let _later = std::fs::remove_dir_all(path(self.browsers));
+        }
+        self.browsers += 1;
+        let path = path(self.browsers);
+        self.folder.watch(None).map_err(fail)?;
+        for name in ["", "home", "profile", "profile/Default", "tmp"] {
+            let path = path.join(name);
+            std::fs::create_dir(&path).and_then(|()| give(&path, self.user)).map_err(fail)?;
+        }
+        let preferences_file = path.join("profile/Default/Preferences");
+        std::fs::write(&preferences_file, preferences().to_string())
+            .and_then(|()| give(&preferences_file, self.user))
+            .map_err(fail)?;
+        let around = browser::Surroundings {
+            folder: &path,
+            wayland: &self.folder.path().join("wayland"),
+            pulse: &self.folder.path().join("pulse"),
+            user: self.user,
+        };
+        let Config { source, signal } = &self.config;
+        self.depth.forget();
+        let folder = &mut self.folder;
+        let browser = Browser::start(source, *signal, &around, |child| folder.watch(Some(child)))?;
+        let probe = Probe::start(browser.tracer(), self.display.commits(), source.fps, self.depth.clone())
+            .map_err(Error::Probe)?;
+        self.running = Some(Running { browser, _probe: probe });
+        Ok(())
+    }
+
+    /// The browser.
+    ///
+    /// # Errors
+    /// There is none, because it could not be replaced.
+    pub fn browser(&self) -> Result<&Browser, browser::Error> {
+        self.running.as_ref().map(|running| &running.browser).ok_or(browser::Error::Gone)
     }
 
     /// Starts the capture: the next tick is the first frame and the origin of all time stamps.
     pub fn begin(&self) {
         self.display.begin();
+    }
+
+    /// Keeps the page out of the outputs, or lets it in again; it is in at first. While it is out, the last picture stays, and
+    /// silence.
+    pub fn hold(&self, out: bool) {
+        if out { self.gate.shut() } else { self.gate.open() }
     }
 }
 

@@ -37,7 +37,7 @@ use std::thread::JoinHandle;
 use pagecast_core::Samples;
 use thiserror::Error;
 
-use crate::clock::{self, Origin};
+use crate::clock::{self, Gate, Origin};
 use crate::sync::PlayerDelay;
 use server::Core;
 use socket::Server;
@@ -49,6 +49,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The moment at which sample 0 is heard.
     pub origin: Origin,
+    /// Shut: what streams play is not heard.
+    pub gate: Gate,
     /// How much later than it is a media element is told that it will be heard, so that its pictures match.
     pub player_delay: PlayerDelay,
 }
@@ -101,7 +103,7 @@ pub struct Sound {
 /// # Errors
 /// The socket or the thread could not be made.
 pub fn start(config: Config, out: SyncSender<Samples>) -> Result<Sound, Error> {
-    let Config { socket, origin, player_delay } = config;
+    let Config { socket, origin, gate, player_delay } = config;
     let listener = listen(&socket).map_err(|source| Error::Listen { path: socket.clone(), source })?;
     let shared = Arc::new(Shared::default());
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
@@ -109,7 +111,7 @@ pub fn start(config: Config, out: SyncSender<Samples>) -> Result<Sound, Error> {
     let server = Server::new(
         listener,
         Arc::clone(&stop),
-        origin,
+        (origin, gate),
         out,
         Arc::clone(&shared),
         Core::new(clock::now(), player_delay),

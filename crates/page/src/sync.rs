@@ -31,6 +31,11 @@ impl Default for Depth {
 }
 
 impl Depth {
+    /// What was known was of another browser.
+    pub(crate) fn forget(&self) {
+        self.set(USUAL);
+    }
+
     /// As far as is known now: 0 to 3.
     #[must_use]
     pub fn get(&self) -> u8 {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use client::{Client, Window, memory};
 use pagecast_core::spec::Size;
 use pagecast_core::{Fps, Frame, Tick};
-use pagecast_page::clock::Origin;
+use pagecast_page::clock::{Gate, Origin};
 use pagecast_page::display::{Config, Display};
 use wayland_client::protocol::wl_shm::Format;
 
@@ -46,6 +46,7 @@ impl Rig {
             fps: Fps::new(fps).unwrap(),
             scale_factor,
             origin: origin.clone(),
+            gate: Gate::default(),
             depth: pagecast_page::sync::Depth::default(),
         };
         Self { display: Some(Display::start(config, out).unwrap()), ticks, folder, origin }

@@ -24,7 +24,7 @@ const A_WHILE: Duration = Duration::from_millis(1500);
 fn mouse(live: &Live, kind: &str, x: i32, y: i32) -> Result<()> {
     let button = if kind == "mouseMoved" { "none" } else { "left" };
     let event = json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": 1});
-    live.page.browser.call("Input.dispatchMouseEvent", event)?;
+    live.page.browser()?.call("Input.dispatchMouseEvent", event)?;
     Ok(())
 }
 

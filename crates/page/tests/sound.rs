@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use pagecast_core::{HostTime, Samples};
-use pagecast_page::clock::{self, Origin};
+use pagecast_page::clock::{self, Gate, Origin};
 use pagecast_page::sound::{self, Config, Sound};
 use pagecast_page::sync::PlayerDelay;
 use pulseaudio::protocol::stream::{BufferAttr, StreamFlags};
@@ -37,6 +37,7 @@ impl Card {
         let config = Config {
             socket: folder.join("native"),
             origin: origin.clone(),
+            gate: Gate::default(),
             player_delay: PlayerDelay::default(),
         };
         Self { sound: Some(sound::start(config, sender).unwrap()), out, origin, folder }
@@ -277,6 +278,7 @@ fn a_socket_in_use_is_not_taken() {
     let config = Config {
         socket: card.sound().socket().to_owned(),
         origin: Origin::unset(),
+        gate: Gate::default(),
         player_delay: PlayerDelay::default(),
     };
     let error = sound::start(config, sync_channel(1).0).unwrap_err();

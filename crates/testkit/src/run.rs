@@ -41,6 +41,11 @@ pub struct Pagecast {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the words of the command line's own reference")]
 pub struct Report {
+    pub end: String,
+    pub trouble: Option<String>,
+    pub reloads: u32,
+    pub moves: u32,
+    pub evidence: Option<PathBuf>,
     pub frames_captured: u64,
     pub frames_encoded: u64,
     pub frames_unchanged: u64,

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use pagecast_core::Fps;
-use pagecast_core::spec::{Context, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, Signal, Size, Source, SourceUrl};
 use pagecast_media::encode::{audio, video};
-use pagecast_page::{Page, browser};
+use pagecast_page::{Config, Page, browser};
 use serde_json::{Value, json};
 
 /// Free space below which a recording is in danger.
@@ -73,22 +73,24 @@ fn in_the_browser() -> Vec<Check> {
     let Ok(path) = browser::find_chromium() else {
         return vec![Check::new("browser", false, "there is no Chromium", INSTALL)];
     };
-    let page = match start() {
-        Ok(page) => page,
+    let page = start();
+    let started = page.as_ref().map_err(Clone::clone);
+    let browser = match started.and_then(|page| page.browser().map_err(|e| e.to_string())) {
+        Ok(browser) => browser,
         Err(reason) => {
             return vec![Check::new("browser", false, format!("{}: {reason}", path.display()), INSTALL)];
         }
     };
-    let version = page.browser.version().unwrap_or_else(|e| e.to_string());
+    let version = browser.version().unwrap_or_else(|e| e.to_string());
     let mut checks = vec![Check::new("browser", true, format!("{version} at {}", path.display()), INSTALL)];
-    let sandboxed = crate::usage::is_sandboxed(page.browser.pid());
+    let sandboxed = crate::usage::is_sandboxed(browser.pid());
     checks.push(Check::new(
         "sandbox",
         sandboxed,
         if sandboxed { "pages run without privileges and with seccomp" } else { "pages are not confined" },
         "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1), or apt install chromium-sandbox",
     ));
-    checks.extend(features(&page));
+    checks.extend(features(browser));
     checks
 }
 
@@ -102,13 +104,13 @@ fn start() -> Result<Page, String> {
     };
     let (ticks, _) = std::sync::mpsc::sync_channel(1);
     let (samples, _) = std::sync::mpsc::sync_channel(1);
-    Page::start(&source, ticks, samples).map_err(|e| chain(&e))
+    Page::start(Config { source, signal: Signal::None }, ticks, samples).map_err(|e| chain(&e))
 }
 
 /// What only a page can tell.
-fn features(page: &Page) -> Vec<Check> {
+fn features(browser: &browser::Browser) -> Vec<Check> {
     let asked = json!({"expression": include_str!("doctor.js"), "returnByValue": true, "awaitPromise": true});
-    let answer = match page.browser.call("Runtime.evaluate", asked) {
+    let answer = match browser.call("Runtime.evaluate", asked) {
         Ok(answer) => answer["result"]["value"].clone(),
         Err(reason) => json!({"error": reason.to_string()}),
     };

@@ -47,6 +47,9 @@ pub enum Error {
     },
 }
 
+/// Where an answer arrives: what came of the call, or the browser's refusal.
+pub(crate) type Answer = Receiver<Result<Value, String>>;
+
 /// Takes events, on the reader's thread: it may send, but not wait for an answer.
 pub(crate) trait Events: Send + 'static {
     /// Something happened; `session` is empty for the browser itself.
@@ -134,12 +137,12 @@ impl Cdp {
         let _gone = self.start(session, method, params);
     }
 
-    fn start(
-        &self,
-        session: &str,
-        method: &str,
-        params: Value,
-    ) -> Result<(u64, Receiver<Result<Value, String>>), Error> {
+    /// Calls a method whose answer the caller will look for; `None` if the browser is gone.
+    pub(crate) fn ask(&self, session: &str, method: &str, params: Value) -> Option<Answer> {
+        self.start(session, method, params).ok().map(|(_, answer)| answer)
+    }
+
+    fn start(&self, session: &str, method: &str, params: Value) -> Result<(u64, Answer), Error> {
         let (tx, rx) = sync_channel(1);
         let mut inner = self.lock();
         let id = inner.next_id;

@@ -117,6 +117,16 @@ impl Scene {
         Some(Frame { picture, damage: std::mem::replace(&mut self.dirty, Tiles::none(width, height)) })
     }
 
+    /// The screen as it is now; nothing is told by it.
+    pub(crate) fn snapshot(&self) -> Picture {
+        let (width, height) = self.size();
+        let mut picture = Picture::new(width, height);
+        for row in 0..height.div_ceil(TILE_HEIGHT) {
+            compose(&mut picture, &self.layers, &self.images, run_area(row, 0, width.div_ceil(TILE_WIDTH)));
+        }
+        picture
+    }
+
     /// A frame could not be handed on: what it changed is still to be told.
     pub(crate) fn put_back(&mut self, frame: &Frame) {
         self.dirty.union(&frame.damage);

@@ -14,7 +14,7 @@ use rustix::fd::OwnedFd;
 
 use super::Shared;
 use super::server::{Core, Moment};
-use crate::clock::{self, Origin};
+use crate::clock::{self, Gate, Origin};
 
 /// Bytes taken from one client before the others have their turn.
 const READ_LEN: usize = 64 * 1024;
@@ -29,6 +29,7 @@ pub(super) struct Server {
     listener: UnixListener,
     stop: Arc<OwnedFd>,
     origin: Origin,
+    gate: Gate,
     out: SyncSender<Samples>,
     shared: Arc<Shared>,
     core: Core,
@@ -50,7 +51,7 @@ impl Server {
     pub(super) fn new(
         listener: UnixListener,
         stop: Arc<OwnedFd>,
-        origin: Origin,
+        (origin, gate): (Origin, Gate),
         out: SyncSender<Samples>,
         shared: Arc<Shared>,
         core: Core,
@@ -60,6 +61,7 @@ impl Server {
             listener,
             stop,
             origin,
+            gate,
             out,
             shared,
             core,
@@ -199,7 +201,10 @@ impl Server {
             self.core.go_live(origin, now);
         }
         self.core.advance(now);
-        for samples in self.core.ready() {
+        for mut samples in self.core.ready() {
+            if self.gate.is_shut() {
+                samples.pcm = vec![0.0; samples.pcm.len()].into();
+            }
             self.shared.note_peak(&samples);
             let len = samples.len() as u64;
             match self.out.try_send(samples) {

@@ -4,9 +4,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use pagecast_core::spec::{Context, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, Signal, Size, Source, SourceUrl};
 use pagecast_core::{Fps, Picture, Samples, Tick};
-use pagecast_page::Page;
+use pagecast_page::{Config, Page};
 use pagecast_testkit::{Reply, Server, Turn};
 use serde_json::{Value, json};
 
@@ -39,16 +39,17 @@ impl Live {
         };
         let (ticks_in, ticks) = sync_channel(4);
         let (samples_in, samples) = sync_channel(4);
-        let page = Page::start(&source, ticks_in, samples_in)?;
-        page.browser.open(&source.url, &|| false)?;
-        page.browser.wait_until(LIMIT, |state| state.painted)?;
+        let page =
+            Page::start(Config { source: source.clone(), signal: Signal::None }, ticks_in, samples_in)?;
+        page.browser()?.open(&source.url, &|| false)?;
+        page.browser()?.wait_until(LIMIT, |state| state.painted)?;
         page.begin();
         Ok(Self { page, ticks, picture: None, _samples: samples, _server: server, _turn: turn })
     }
 
     /// What JavaScript gives, run as if a person had just clicked; a promise is waited for.
     pub(crate) fn ask(&self, expression: &str) -> Result<Value> {
-        let answer = self.page.browser.call(
+        let answer = self.page.browser()?.call(
             "Runtime.evaluate",
             json!({"expression": expression, "returnByValue": true, "awaitPromise": true, "userGesture": true}),
         )?;

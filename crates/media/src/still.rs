@@ -1,0 +1,54 @@
+//! One picture as a PNG file.
+
+use std::path::{Path, PathBuf};
+
+use ff::format::Pixel;
+use ff::frame::Video;
+use ffmpeg_the_third as ff;
+use pagecast_core::Picture;
+
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The picture cannot be encoded.
+    #[error("cannot make a PNG")]
+    Encode(#[source] ff::Error),
+    /// The file cannot be written.
+    #[error("cannot write {}", .0.display())]
+    Write(PathBuf, #[source] std::io::Error),
+}
+
+/// Writes `picture` to the PNG file `path`.
+///
+/// # Errors
+/// See [`Error`].
+pub fn write(picture: &Picture, path: &Path) -> Result<(), Error> {
+    let mut rgb = Video::new(Pixel::RGB24, picture.width(), picture.height());
+    let stride = rgb.stride(0);
+    for (line, row) in
+        rgb.data_mut(0).chunks_exact_mut(stride).zip(picture.bgrx().chunks_exact(picture.stride()))
+    {
+        for ([r, g, b], [blue, green, red, _]) in line.as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
+            (*r, *g, *b) = (*red, *green, *blue);
+        }
+    }
+    let png = png(&rgb).map_err(Error::Encode)?;
+    std::fs::write(path, png).map_err(|e| Error::Write(path.to_owned(), e))
+}
+
+/// An RGB24 picture as the bytes of a PNG.
+pub(crate) fn png(picture: &Video) -> Result<Vec<u8>, ff::Error> {
+    let codec = ff::encoder::find(ff::codec::Id::PNG).ok_or(ff::Error::EncoderNotFound)?;
+    let mut video = ff::codec::Context::new_with_codec(codec).encoder().video()?;
+    video.set_width(picture.width());
+    video.set_height(picture.height());
+    video.set_format(Pixel::RGB24);
+    video.set_time_base((1, 1));
+    let mut encoder = video.open()?;
+    encoder.send_frame(picture)?;
+    encoder.send_eof()?;
+    let mut packet = ff::Packet::empty();
+    encoder.receive_packet(&mut packet)?;
+    Ok(packet.data().unwrap_or_default().to_vec())
+}

@@ -1,0 +1,36 @@
+//! The functions by which a page says that it is ready, and that it is over.
+
+use pagecast_core::spec::Signal;
+use serde_json::Value;
+
+/// How the page reaches us. Our script takes it away again before the page's own scripts run.
+pub(super) const BINDING: &str = "__pagecast_signal";
+
+/// A word from the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    Start,
+    End,
+}
+
+impl Word {
+    /// From `Runtime.bindingCalled`.
+    pub(super) fn read(params: &Value) -> Option<Self> {
+        match (params["name"].as_str()?, params["payload"].as_str()?) {
+            (BINDING, "start") => Some(Self::Start),
+            (BINDING, "end") => Some(Self::End),
+            _ => None,
+        }
+    }
+}
+
+/// A script for every document, if there is something to say.
+pub(super) fn script(signal: Signal) -> Option<String> {
+    let functions = match signal {
+        Signal::None => return None,
+        Signal::Webcast => r#"{onWebcastStart: "start", onWebcastEnd: "end"}"#,
+        Signal::NotifyReady => r#"{notifyReady: "start"}"#,
+    };
+    Some(format!("const FUNCTIONS = {functions}, BINDING = \"{BINDING}\";\n{}", include_str!("signal.js")))
+        .map(|body| format!("(() => {{\n{body}}})();"))
+}

@@ -1,0 +1,451 @@
+//! Carries out what the machine decides, and tells it what happened.
+
+use std::cell::RefCell;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use pagecast_core::cast::{Check, EndReason, Event, Input, Machine, Output, State, Trouble};
+use pagecast_core::{CastSpec, HostTime, Samples, Tick};
+use pagecast_media::record::Finished;
+use pagecast_page::browser::{self, CallError, PageState, Ping};
+use pagecast_page::{Page, clock};
+
+use super::evidence::Evidence;
+use super::line::{Line, Prepared};
+use super::report::{self, CpuSeconds, PeakRss, Progress, Report};
+use super::{Error, Failure, News, Stop};
+use crate::usage;
+
+/// Ticks on their way to the encoder. Full: a change is told with a later tick.
+const TICKS: usize = 4;
+/// Runs of samples on their way to the encoder (10 to 100 ms each). Full: they are lost and become silence.
+const SAMPLES: usize = 256;
+/// How long a page may take to draw something; after that it is shown as it is.
+const PAINT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a page that is loaded may take to draw something: one that is empty never does.
+const EMPTY_PAGE_GRACE: Duration = Duration::from_millis(300);
+/// How often the cast looks at what it started.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the browser's CPU time and memory are measured.
+const USAGE_INTERVAL: Duration = Duration::from_secs(2);
+
+type Feed<T> = (SyncSender<T>, Option<Receiver<T>>);
+
+pub(super) struct Driver<'a> {
+    spec: &'a CastSpec,
+    started: Instant,
+    stop: &'a Stop,
+    tell: RefCell<Teller<'a>>,
+    machine: Machine,
+    ticks: Feed<Tick>,
+    samples: Feed<Samples>,
+    page: Option<Page>,
+    prepared: Option<Prepared>,
+    line: Option<Line>,
+    /// When the page was opened, and when it was first seen loaded.
+    opened: Option<(Instant, Option<Instant>)>,
+    looked: Looked,
+    evidence: Evidence,
+    usage: Usage,
+    /// What went wrong last.
+    error: Option<Error>,
+    reloads: u32,
+    moves: u32,
+}
+
+/// What the last looks saw.
+#[derive(Default)]
+struct Looked {
+    changes: u64,
+    ping: Option<Ping>,
+}
+
+/// What the browsers took: those that are gone, and the running one.
+#[derive(Default)]
+struct Usage {
+    before_s: f64,
+    now: usage::Browser,
+    peak_rss_bytes: u64,
+    measured: Option<Instant>,
+}
+
+struct Teller<'a> {
+    tell: &'a mut dyn FnMut(News),
+    told: Instant,
+}
+
+impl<'a> Driver<'a> {
+    pub(super) fn new(
+        spec: &'a CastSpec,
+        started: Instant,
+        stop: &'a Stop,
+        outputs: Prepared,
+        tell: &'a mut dyn FnMut(News),
+    ) -> Self {
+        let (ticks, ticks_out) = sync_channel(TICKS);
+        let (samples, samples_out) = sync_channel(SAMPLES);
+        Self {
+            spec,
+            started,
+            stop,
+            tell: RefCell::new(Teller { tell, told: Instant::now() }),
+            machine: Machine::new(spec),
+            ticks: (ticks, Some(ticks_out)),
+            samples: (samples, Some(samples_out)),
+            page: None,
+            prepared: Some(outputs),
+            line: None,
+            opened: None,
+            looked: Looked::default(),
+            evidence: Evidence::beside(&spec.recording.path),
+            usage: Usage::default(),
+            error: None,
+            reloads: 0,
+            moves: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<Report, Failure> {
+        self.give(Input::Start);
+        let reason = loop {
+            while let Some(output) = self.machine.poll() {
+                self.carry_out(output);
+            }
+            if let State::Ended(reason) = self.machine.state() {
+                break reason;
+            }
+            self.wait();
+            self.observe();
+            self.tell_progress();
+        };
+        self.finish(reason)
+    }
+
+    fn give(&mut self, input: Input) {
+        self.machine.handle(clock::now(), input);
+    }
+
+    fn fail(&mut self, error: impl Into<Error>, input: Input) {
+        let error = error.into();
+        tracing::debug!(%error, "something failed");
+        self.error = Some(error);
+        self.give(input);
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Open => self.open(),
+            Output::Reload => self.load(),
+            Output::GoLive => self.go_live(),
+            Output::Hold => self.page.iter().for_each(|page| page.hold(true)),
+            Output::Look(check) => {
+                let hit = self.look(check);
+                self.give(Input::Looked(check, hit));
+            }
+            Output::KeepEvidence(trouble) => self.keep_evidence(trouble),
+            Output::Stop => match (&self.line, self.prepared.take()) {
+                (Some(line), _) => line.end_now(self.spec),
+                (None, prepared) => {
+                    prepared.into_iter().for_each(Prepared::abandon);
+                    self.give(Input::Drained);
+                }
+            },
+            Output::Tell(event) => self.announce(event),
+        }
+    }
+
+    /// Opens the page in a browser that was never used.
+    fn open(&mut self) {
+        self.measure();
+        self.usage.before_s += std::mem::take(&mut self.usage.now).cpu_seconds;
+        let ready = match &mut self.page {
+            Some(page) => page.renew(),
+            none => {
+                let config = pagecast_page::Config {
+                    source: self.spec.source.clone(),
+                    signal: self.spec.readiness.signal,
+                };
+                Page::start(config, self.ticks.0.clone(), self.samples.0.clone())
+                    .map(|page| *none = Some(page))
+            }
+        };
+        match ready {
+            Ok(()) => self.load(),
+            Err(error) => self.fail(error, Input::OpenFailed),
+        }
+    }
+
+    /// Opens the page in the browser that is there.
+    fn load(&mut self) {
+        let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
+        let (url, size) = (&self.spec.source.url, self.spec.source.size);
+        tracing::info!(%url, %size, fps = self.spec.source.fps.get(), "opening the page");
+        let time_is_up = self.ends_by();
+        let given_up = || {
+            self.tell_progress();
+            self.stop.asked() || time_is_up.is_some_and(|at| clock::now() >= at)
+        };
+        match browser.open(url, &given_up) {
+            Ok(()) => {
+                self.opened = Some((Instant::now(), None));
+                self.looked = Looked::default();
+                self.give(Input::Opened);
+            }
+            // What there is instead is found in a moment.
+            Err(error @ (browser::Error::GivenUp | browser::Error::PageCrashed)) => {
+                self.error = Some(error.into());
+            }
+            Err(error @ (browser::Error::Gone | browser::Error::Call(CallError::Closed))) => {
+                self.error = Some(error.into());
+            }
+            Err(error) => self.fail(error, Input::OpenFailed),
+        }
+    }
+
+    /// When the maximum running time is over, as far as nothing else comes before.
+    fn ends_by(&self) -> Option<HostTime> {
+        self.machine.deadline()
+    }
+
+    fn go_live(&mut self) {
+        let Some(page) = &self.page else { return };
+        self.looked.changes = page.display.stats().changes();
+        let (Some(ticks), Some(samples)) = (self.ticks.1.take(), self.samples.1.take()) else {
+            page.hold(false);
+            return;
+        };
+        let Some(prepared) = self.prepared.take() else { return };
+        match prepared.start(ticks, samples) {
+            Ok(line) => {
+                self.line = Some(line);
+                page.begin();
+            }
+            Err(error) => self.fail(error, Input::OutputFailed),
+        }
+    }
+
+    fn announce(&mut self, event: Event) {
+        match event {
+            Event::Reloaded(trouble) => {
+                self.reloads += 1;
+                tracing::warn!(?trouble, "the page is loaded again");
+            }
+            Event::Moved(trouble) => {
+                self.moves += 1;
+                tracing::warn!(?trouble, "the page gets a fresh browser");
+            }
+            Event::Live => tracing::info!("the page is live"),
+            Event::Ended(reason) => tracing::info!(?reason, "the cast is over"),
+        }
+        (self.tell.get_mut().tell)(News::Event(event));
+    }
+
+    /// Whether the page is in trouble.
+    fn look(&mut self, check: Check) -> bool {
+        let Some(page) = &self.page else { return false };
+        match check {
+            Check::Freeze => {
+                let changes = page.display.stats().changes();
+                std::mem::replace(&mut self.looked.changes, changes) == changes
+            }
+            Check::Blank => page.display.snapshot().is_some_and(|picture| picture.is_white()),
+            Check::Crash => {
+                let next = page.browser().ok().map(browser::Browser::ping);
+                let last = std::mem::replace(&mut self.looked.ping, next);
+                last.is_some_and(|ping| !ping.is_answered())
+            }
+        }
+    }
+
+    fn keep_evidence(&mut self, trouble: Trouble) {
+        let detail = self.error.as_ref().map(|error| format!("{:#}", chain(error)));
+        if let Some(page) = &self.page {
+            self.evidence.keep(trouble, detail.as_deref(), page);
+        }
+    }
+
+    /// Sleeps until the page's state changes or something is due.
+    fn wait(&self) {
+        let due = self.machine.deadline().map_or(WATCH_INTERVAL, |at| at.since(clock::now()));
+        let pause = due.min(WATCH_INTERVAL).max(Duration::from_millis(1));
+        let stopping = matches!(self.machine.state(), State::Stopping);
+        let browser = self.page.as_ref().and_then(|page| page.browser().ok()).filter(|_| !stopping);
+        match browser.map(|browser| (browser, browser.state())) {
+            Some((browser, seen)) if !seen.crashed && !seen.closed => {
+                // Its end is seen with everything else.
+                let _seen = browser.wait_until(pause, |state| *state != seen);
+            }
+            _ => std::thread::sleep(pause),
+        }
+    }
+
+    /// Tells the machine what can be seen to have happened.
+    fn observe(&mut self) {
+        if self.stop.asked() {
+            self.give(Input::Stop);
+        }
+        self.observe_line();
+        if self.page.as_ref().is_some_and(|page| page.display.has_failed()) {
+            self.fail(Error::Panic("display"), Input::OutputFailed);
+        }
+        if self.usage.measured.is_none_or(|at| at.elapsed() >= USAGE_INTERVAL) {
+            self.measure();
+        }
+        let state = self.page.as_ref().and_then(|page| page.browser().ok()).map(browser::Browser::state);
+        match state {
+            Some(state) if state.closed => self.fail(browser::Error::Gone, Input::Crashed),
+            Some(state) if state.crashed => self.fail(browser::Error::PageCrashed, Input::Crashed),
+            Some(state) if state.ended => self.give(Input::PageEnded),
+            Some(_) if self.usage.now.rss_bytes > self.spec.limits.memory_bytes => {
+                let (used, allowed) = (self.usage.now.rss_bytes, self.spec.limits.memory_bytes);
+                self.fail(browser::Error::Memory { used, allowed }, Input::Crashed);
+            }
+            Some(state) if self.machine.state() == State::Waiting && self.is_ready(&state) => {
+                self.give(Input::Ready);
+            }
+            _ => {}
+        }
+        self.give(Input::Time);
+    }
+
+    fn observe_line(&mut self) {
+        if !self.line.as_ref().is_some_and(Line::is_over) {
+            return;
+        }
+        match self.machine.state() {
+            State::Stopping => self.give(Input::Drained),
+            State::Ended(_) => {}
+            _ if self.line.as_ref().is_some_and(|line| line.is_complete(self.spec)) => {
+                self.give(Input::Complete);
+            }
+            _ => self.give(Input::OutputFailed),
+        }
+    }
+
+    /// Whether the page may be shown.
+    fn is_ready(&mut self, state: &PageState) -> bool {
+        let Some((opened, loaded)) = &mut self.opened else { return false };
+        if state.loaded && loaded.is_none() {
+            *loaded = Some(Instant::now());
+        }
+        let drawn = state.painted
+            || loaded.is_some_and(|at| at.elapsed() >= EMPTY_PAGE_GRACE)
+            || opened.elapsed() >= PAINT_TIMEOUT;
+        let signalled = state.started || self.spec.readiness.signal == pagecast_core::spec::Signal::None;
+        drawn && signalled
+    }
+
+    fn tell_progress(&self) {
+        let mut teller = self.tell.borrow_mut();
+        if teller.told.elapsed() >= PROGRESS_INTERVAL {
+            teller.told += PROGRESS_INTERVAL;
+            if let Some(progress) = self.progress() {
+                (teller.tell)(News::Progress(progress));
+            }
+        }
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        let (line, page) = (self.line.as_ref()?, self.page.as_ref()?);
+        let (video, display) = (&line.video_stats, page.display.stats());
+        Some(Progress {
+            elapsed: self.spec.source.fps.time_of(i64::try_from(video.ticks()).unwrap_or(0)),
+            frames_captured: display.frames,
+            frames_encoded: video.encoded(),
+            frames_unchanged: video.unchanged(),
+            frames_dropped: display.dropped,
+            bytes: video.bytes() + line.audio_stats.bytes(),
+            peak: page.sound.stats().peak,
+        })
+    }
+
+    fn measure(&mut self) {
+        self.usage.measured = Some(Instant::now());
+        let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
+        let now = usage::browser(browser.pid());
+        self.usage.peak_rss_bytes = self.usage.peak_rss_bytes.max(now.rss_bytes);
+        let cpu_seconds = now.cpu_seconds.max(self.usage.now.cpu_seconds);
+        self.usage.now = usage::Browser { cpu_seconds, ..now };
+    }
+
+    fn finish(mut self, reason: EndReason) -> Result<Report, Failure> {
+        self.measure();
+        let display = self.page.as_ref().map(|page| page.display.stats()).unwrap_or_default();
+        let display_cpu = usage::thread_cpu_seconds("display") + usage::thread_cpu_seconds("sound");
+        // The page goes first: without it, no tick and no sample comes, and the encoders end wherever they are.
+        self.page = None;
+        let (ticks, samples) = (self.ticks.0, self.samples.0);
+        drop((ticks, samples));
+        let Some(line) = self.line else {
+            let error = self.error.filter(|_| reason == EndReason::StartFailed);
+            return Err(match (error, reason) {
+                (Some(error), _) => error.into(),
+                (None, EndReason::GaveUp(trouble)) => Error::GaveUp(trouble, self.machine.attempts()).into(),
+                _ => browser::Error::GivenUp.into(),
+            });
+        };
+        let (video, fps) = (std::sync::Arc::clone(&line.video_stats), self.spec.source.fps);
+        let (finished, failed) = line.finish();
+        let (end, trouble) = report::words(reason);
+        let browser_cpu = self.usage.before_s + self.usage.now.cpu_seconds;
+        let total = browser_cpu + usage::own_cpu().as_secs_f64();
+        let duration = fps.time_of(i64::try_from(video.ticks()).unwrap_or(0));
+        let report = Report {
+            end: end.to_owned(),
+            trouble,
+            reloads: self.reloads,
+            moves: self.moves,
+            frames_captured: display.frames,
+            frames_encoded: video.encoded(),
+            frames_unchanged: video.unchanged(),
+            frames_dropped: display.dropped,
+            first_frame_ms: video
+                .first_at()
+                .map_or(0, |at| millis(at.saturating_duration_since(self.started))),
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(0),
+            bytes: bytes_of(finished.as_ref(), self.spec),
+            cpu_seconds: CpuSeconds {
+                browser: round(browser_cpu),
+                display: round(display_cpu),
+                encode: round(total - browser_cpu - display_cpu),
+                total: round(total),
+            },
+            peak_rss_bytes: PeakRss {
+                browser: self.usage.peak_rss_bytes,
+                pagecast: usage::own_peak_rss_bytes(),
+            },
+            output: self.spec.recording.path.clone(),
+            evidence: self.evidence.folder(),
+            left_fragmented: finished.and_then(|f| f.left_fragmented),
+        };
+        let error = match (failed, reason) {
+            (Some(error), _) => Some(error),
+            (None, EndReason::GaveUp(trouble)) => Some(Error::GaveUp(trouble, self.machine.attempts())),
+            (None, EndReason::OutputFailed) => Some(self.error.unwrap_or(Error::Panic("encode"))),
+            _ => None,
+        };
+        match error {
+            None => Ok(report),
+            Some(error) => Err(Failure { error, report: (report.bytes > 0).then(|| Box::new(report)) }),
+        }
+    }
+}
+
+fn bytes_of(finished: Option<&Finished>, spec: &CastSpec) -> u64 {
+    finished.map_or_else(|| std::fs::metadata(&spec.recording.path).map_or(0, |m| m.len()), |f| f.bytes)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |e| e.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn round(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}

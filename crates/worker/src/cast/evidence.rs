@@ -1,0 +1,75 @@
+//! What is kept when something is wrong with a page: a picture of it, and its last words.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pagecast_core::cast::Trouble;
+use pagecast_media::still;
+use pagecast_page::Page;
+
+/// Occasions kept of a cast; what is wrong for a whole day is the same all day.
+const MAX_OCCASIONS: u32 = 50;
+
+/// A folder beside the recording, made when it is needed.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    folder: PathBuf,
+    occasions: u32,
+}
+
+impl Evidence {
+    /// For a recording to `path`: `talk.mp4` has `talk.mp4.evidence`.
+    pub(super) fn beside(path: &Path) -> Self {
+        let mut folder = path.as_os_str().to_owned();
+        folder.push(".evidence");
+        Self { folder: folder.into(), occasions: 0 }
+    }
+
+    /// The folder, if anything is in it.
+    pub(super) fn folder(&self) -> Option<PathBuf> {
+        (self.occasions > 0).then(|| self.folder.clone())
+    }
+
+    /// Keeps `NN-trouble.png` and `NN-trouble.log`. A cast goes on without them.
+    pub(super) fn keep(&mut self, trouble: Trouble, detail: Option<&str>, page: &Page) {
+        if self.occasions >= MAX_OCCASIONS {
+            return;
+        }
+        if self.occasions == 0
+            && let Err(error) = self.clear()
+        {
+            tracing::warn!(%error, folder = %self.folder.display(), "no evidence can be kept");
+            self.occasions = MAX_OCCASIONS;
+            return;
+        }
+        self.occasions += 1;
+        let name = serde_json::to_value(trouble).ok();
+        let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("trouble");
+        let path = |ending: &str| self.folder.join(format!("{:02}-{name}.{ending}", self.occasions));
+        if let Some(picture) = page.display.snapshot()
+            && let Err(error) = still::write(&picture, &path("png"))
+        {
+            tracing::warn!(%error, "a picture of the page is not kept");
+        }
+        let mut text = detail.map(|d| format!("{d}\n")).unwrap_or_default();
+        for line in page.browser().map(|b| b.console()).unwrap_or_default() {
+            let _infallible = writeln!(text, "{}: {}", line.level, line.text);
+        }
+        if let Err(error) = fs::write(path("log"), text) {
+            tracing::warn!(%error, "the page's last words are not kept");
+        }
+    }
+
+    /// Makes the folder, without what an earlier recording of the same name left there.
+    fn clear(&self) -> std::io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        for entry in fs::read_dir(&self.folder)?.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == "png" || e == "log") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! From ticks and samples to the file: the threads of a cast's outputs.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use pagecast_core::{CastSpec, MediaTime, Packet, Samples, Tick};
+use pagecast_media::encode::{self, End, audio, video};
+use pagecast_media::record::{self, Finished, Recorder, Tracks};
+
+use super::Error;
+
+/// Packets on their way to the file. Full: the encoders wait.
+const PACKETS: usize = 256;
+
+/// Outputs that are open, but take nothing yet.
+pub(super) struct Prepared {
+    video: video::Encoder,
+    audio: audio::Encoder,
+    packets: SyncSender<Packet>,
+    recording: Thread<Result<Option<Finished>, record::Error>>,
+    end: End,
+}
+
+impl Prepared {
+    /// Opens the encoders and makes the file.
+    pub(super) fn open(spec: &CastSpec) -> Result<Self, Error> {
+        let config =
+            video::Config { size: spec.source.size, fps: spec.source.fps, bitrate_bps: spec.bitrate_bps() };
+        let (video, audio) = (video::Encoder::open(config)?, audio::Encoder::open()?);
+        let tracks = Tracks { video: (video.parameters(), spec.source.fps), audio: audio.parameters() };
+        let recorder = Recorder::create(&spec.recording.path, spec.recording.overwrite, tracks)?;
+        let (packets, packets_out) = sync_channel(PACKETS);
+        let recording = Thread("record", recorder.spawn(packets_out)?);
+        let end = End::new(spec.recording.duration.map(Into::into));
+        Ok(Self { video, audio, packets, recording, end })
+    }
+
+    /// Takes ticks and samples from now on.
+    pub(super) fn start(self, ticks: Receiver<Tick>, samples: Receiver<Samples>) -> Result<Line, Error> {
+        let Self { video, audio, packets, recording, end } = self;
+        let (video_stats, audio_stats) = (video.stats(), audio.stats());
+        let video = Thread("encode-video", video.spawn(ticks, end.clone(), packets.clone())?);
+        let audio = Thread("encode-audio", audio.spawn(samples, end.clone(), packets)?);
+        Ok(Line { end, video_stats, audio_stats, video, audio, recording })
+    }
+
+    /// Without a packet, nothing is left of the file.
+    pub(super) fn abandon(self) {
+        drop(self.packets);
+        let _nothing = self.recording.join();
+    }
+}
+
+/// A named thread that ends with a result.
+#[derive(Debug)]
+struct Thread<T>(&'static str, JoinHandle<T>);
+
+impl<T> Thread<T> {
+    fn join(self) -> Result<T, Error> {
+        self.1.join().map_err(|_| Error::Panic(self.0))
+    }
+}
+
+/// Outputs that run.
+#[derive(Debug)]
+pub(super) struct Line {
+    end: End,
+    pub(super) video_stats: Arc<video::Stats>,
+    pub(super) audio_stats: Arc<audio::Stats>,
+    video: Thread<Result<(), encode::Error>>,
+    audio: Thread<Result<(), encode::Error>>,
+    recording: Thread<Result<Option<Finished>, record::Error>>,
+}
+
+impl Line {
+    /// Whether nothing more will come out, because the end was reached or something failed.
+    pub(super) fn is_over(&self) -> bool {
+        self.recording.1.is_finished() || self.video.1.is_finished() && self.audio.1.is_finished()
+    }
+
+    /// Whether it was its own length that ended the recording.
+    pub(super) fn is_complete(&self, spec: &CastSpec) -> bool {
+        let ticks = i64::try_from(self.video_stats.ticks()).unwrap_or(0);
+        spec.recording.duration.is_some_and(|d| spec.source.fps.time_of(ticks) >= MediaTime::from(d))
+    }
+
+    /// Ends the recording with the tick after the one that the encoder is at.
+    pub(super) fn end_now(&self, spec: &CastSpec) {
+        let next = i64::try_from(self.video_stats.ticks()).unwrap_or(0) + 1;
+        self.end.at(spec.source.fps.time_of(next));
+    }
+
+    /// Waits for the file. Nobody may send ticks or samples any more, or the end must be near. What failed, if anything.
+    pub(super) fn finish(self) -> (Option<Finished>, Option<Error>) {
+        let mut failed = None;
+        for encoder in [self.video, self.audio] {
+            if let Err(error) = encoder.join().and_then(|r| r.map_err(Into::into)) {
+                failed.get_or_insert(error);
+            }
+        }
+        match self.recording.join().and_then(|r| r.map_err(Into::into)) {
+            Ok(finished) => (finished, failed),
+            // A file that cannot be written is why the encoders had nobody to send to.
+            Err(error) => (None, Some(error)),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What is told of a cast while it runs and when it is over.
+
+use std::path::PathBuf;
+
+use pagecast_core::MediaTime;
+use pagecast_core::cast::{EndReason, Trouble};
+use serde::{Deserialize, Serialize};
+
+/// How far a cast has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Length of the recording so far.
+    pub elapsed: MediaTime,
+    /// Pictures of the page so far.
+    pub frames_captured: u64,
+    /// Frames encoded so far.
+    pub frames_encoded: u64,
+    /// Ticks without a change so far.
+    pub frames_unchanged: u64,
+    /// Changes told late so far.
+    pub frames_dropped: u64,
+    /// Bytes encoded so far.
+    pub bytes: u64,
+    /// Loudest sample since the last progress, 0 to 1 and beyond: left, right.
+    pub peak: [f32; 2],
+}
+
+/// CPU seconds by part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuSeconds {
+    /// All processes of the browser.
+    pub browser: f64,
+    /// Display and sound card.
+    pub display: f64,
+    /// Everything else of the cast's process: conversion, encoders, file.
+    pub encode: f64,
+    /// The sum.
+    pub total: f64,
+}
+
+/// Most memory by part, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeakRss {
+    /// All processes of the browser.
+    pub browser: u64,
+    /// The cast's process.
+    pub pagecast: u64,
+}
+
+/// What became of a cast.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Why it is over: `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up`, `output-failed`.
+    pub end: String,
+    /// What was wrong with a page that was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
+    /// Times the page was loaded again because something was wrong with it.
+    pub reloads: u32,
+    /// Times the page got a fresh browser because something was wrong with it.
+    pub moves: u32,
+    /// Ticks that brought a changed picture.
+    pub frames_captured: u64,
+    /// Frames encoded: changes, refinements and heartbeats.
+    pub frames_encoded: u64,
+    /// Ticks that brought no change.
+    pub frames_unchanged: u64,
+    /// Changes that were told with a later tick, because the encoder was busy.
+    pub frames_dropped: u64,
+    /// From the start of the cast to its first frame.
+    pub first_frame_ms: u64,
+    /// Length of the recording.
+    pub duration_ms: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// What it took to make.
+    pub cpu_seconds: CpuSeconds,
+    /// What it took to hold.
+    pub peak_rss_bytes: PeakRss,
+    /// The file.
+    pub output: PathBuf,
+    /// Pictures and last words of the page from when something was wrong with it, if ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<PathBuf>,
+    /// Why the file is still fragmented, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_fragmented: Option<String>,
+}
+
+/// The word for a reason, and the trouble behind it.
+pub(super) fn words(reason: EndReason) -> (&'static str, Option<Trouble>) {
+    match reason {
+        EndReason::Stopped => ("stopped", None),
+        EndReason::PageEnded => ("page-ended", None),
+        EndReason::MaxTime => ("max-time", None),
+        EndReason::Complete => ("complete", None),
+        EndReason::StartFailed => ("start-failed", None),
+        EndReason::GaveUp(trouble) => ("gave-up", Some(trouble)),
+        EndReason::OutputFailed => ("output-failed", None),
+    }
+}
