@@ -103,13 +103,20 @@ pub struct Display {
     socket: PathBuf,
 }
 
-/// How often the browser committed, as it goes on.
+/// How the browser commits, as it goes on.
 #[derive(Debug)]
 pub(crate) struct Commits(Arc<Shared>);
 
 impl Commits {
+    /// Pictures so far.
     pub(crate) fn count(&self) -> u64 {
         self.0.commits.load(Ordering::Relaxed)
+    }
+
+    /// Times so far that a browser that draws had no picture for a slot, or more than one: what happens whenever it gets
+    /// behind or catches up.
+    pub(crate) fn stumbles(&self) -> u64 {
+        self.0.stumbles.load(Ordering::Relaxed)
     }
 }
 
@@ -123,6 +130,7 @@ struct Shared {
     frames: AtomicU64,
     dropped: AtomicU64,
     commits: AtomicU64,
+    stumbles: AtomicU64,
 }
 
 impl Display {
@@ -144,6 +152,7 @@ impl Display {
             frames: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             commits: AtomicU64::new(0),
+            stumbles: AtomicU64::new(0),
         });
         let socket = config.socket.clone();
         let beats = Beats::new(&config, out, Arc::clone(&shared));
@@ -319,6 +328,7 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
     let alive = Arc::new(());
     let shared = Arc::clone(&state.beats.shared);
     let mut counted = state.beats.pacer.slot();
+    let (mut committed, mut drew) = (0, false);
     while !shared.stop.load(Ordering::Acquire) {
         state.turn(clock::now());
         state.beats.begin_if_asked();
@@ -337,7 +347,12 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
         }
         let slot = state.beats.pacer.slot();
         if slot != counted {
-            counted = slot;
+            let slots = u64::try_from(slot - counted).unwrap_or(1);
+            let pictures = state.commits - committed;
+            if drew && pictures != slots {
+                shared.stumbles.fetch_add(1, Ordering::Relaxed);
+            }
+            (counted, committed, drew) = (slot, state.commits, pictures > 0);
             limits::count_objects(&wayland.handle());
         }
         shared.commits.store(state.commits, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Finds out the browser's depth: a thread that samples its trace when the page starts to draw, when a tick was missed, and
-//! now and then.
+//! Finds out the browser's depth: a thread that samples its trace when the page starts to draw, when it stumbled, and now
+//! and then.
 
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -19,7 +19,7 @@ const SAMPLE_TICKS: u32 = 12;
 /// Pictures that must be seen before anything is believed: a page that draws now and then, beside a video perhaps, is not
 /// held up by pictures of its own, and what it draws is not what its sound must fit.
 const ENOUGH: usize = 8;
-/// Time between samples of a page that draws undisturbed, and of one that misses ticks. A sample costs 20 ms of CPU.
+/// Time between samples of a page that draws undisturbed, and of one that stumbles. A sample costs 20 ms of CPU.
 const SELDOM: Duration = Duration::from_secs(6);
 const OFTEN: Duration = Duration::from_secs(2);
 
@@ -37,11 +37,11 @@ impl Probe {
         let run = move || {
             let pause = |time| stopped.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
             let mut plan = Plan::default();
-            let mut looked = (Instant::now(), commits.count());
+            let mut looked = (Instant::now(), commits.count(), commits.stumbles());
             while pause(SHORTEST_LOOK.max(interval * LOOK_TICKS)) {
-                let look = (Instant::now(), commits.count());
+                let look = (Instant::now(), commits.count(), commits.stumbles());
                 let ticks = (look.0 - looked.0).as_secs_f64() / interval.as_secs_f64();
-                let wanted = plan.wants(ticks, look.1 - looked.1, look.0);
+                let wanted = plan.wants(ticks, look.1 - looked.1, look.2 - looked.2, look.0);
                 looked = look;
                 if !wanted {
                     continue;
@@ -56,7 +56,7 @@ impl Probe {
                     Err(error) => tracing::debug!(%error, "no trace of the browser"),
                 }
                 plan.sampled(Instant::now());
-                looked = (Instant::now(), commits.count());
+                looked = (Instant::now(), commits.count(), commits.stumbles());
             }
         };
         let thread = std::thread::Builder::new().name("sync".into()).spawn(run)?;
@@ -79,21 +79,19 @@ impl Drop for Probe {
 #[derive(Debug, Default)]
 struct Plan {
     last: Option<Instant>,
-    missed: bool,
+    stumbled: bool,
     /// What the last sample found, if it is not what is known.
     doubt: Option<u8>,
 }
 
 impl Plan {
-    /// Whether a sample is due, when in the last `ticks` there were this many commits.
-    fn wants(&mut self, ticks: f64, commits: u64, now: Instant) -> bool {
-        let commits = commits as f64;
-        // One more or less is a matter of when we looked.
-        self.missed |= commits + 1.5 < ticks;
-        let draws = commits >= ticks / 2.0;
+    /// Whether a sample is due, when in the last `ticks` there were this many commits and stumbles.
+    fn wants(&mut self, ticks: f64, commits: u64, stumbles: u64, now: Instant) -> bool {
+        self.stumbled |= stumbles > 0;
+        let draws = commits as f64 >= ticks / 2.0;
         let pause = match self {
             Self { doubt: Some(_), .. } => Duration::ZERO,
-            Self { missed: true, .. } => OFTEN,
+            Self { stumbled: true, .. } => OFTEN,
             Self { .. } => SELDOM,
         };
         draws && self.last.is_none_or(|last| now - last >= pause)
@@ -112,7 +110,7 @@ impl Plan {
     }
 
     fn sampled(&mut self, now: Instant) {
-        (self.last, self.missed) = (Some(now), false);
+        (self.last, self.stumbled) = (Some(now), false);
     }
 }
 
@@ -154,19 +152,19 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_taken_at_first_then_seldom_and_after_a_miss_soon() {
+    fn samples_are_taken_at_first_then_seldom_and_after_a_stumble_soon() {
         let (mut plan, start) = (Plan::default(), Instant::now());
         let at = |s: u64| start + Duration::from_secs(s);
-        assert!(!plan.wants(8.0, 0, start), "a still page");
-        assert!(plan.wants(8.0, 8, start));
+        assert!(!plan.wants(8.0, 0, 0, start), "a still page");
+        assert!(plan.wants(8.0, 8, 0, start));
         plan.sampled(start);
-        assert!(!plan.wants(8.0, 7, at(5)));
-        assert!(plan.wants(8.0, 8, at(6)));
+        assert!(!plan.wants(8.0, 7, 0, at(5)));
+        assert!(plan.wants(8.0, 8, 0, at(6)));
         plan.sampled(at(6));
-        assert!(!plan.wants(8.0, 5, at(7)));
-        assert!(plan.wants(8.0, 8, at(8)), "ticks were missed since");
+        assert!(!plan.wants(8.0, 7, 1, at(7)));
+        assert!(plan.wants(8.0, 8, 0, at(8)), "it stumbled since");
         plan.sampled(at(8));
-        assert!(!plan.wants(8.0, 8, at(12)));
+        assert!(!plan.wants(8.0, 8, 0, at(12)));
     }
 
     #[test]
@@ -175,7 +173,7 @@ mod tests {
         assert_eq!(plan.judge(Some(1), 1), None);
         assert_eq!(plan.judge(Some(2), 1), None);
         plan.sampled(now);
-        assert!(plan.wants(8.0, 8, now), "the second sample follows at once");
+        assert!(plan.wants(8.0, 8, 0, now), "the second sample follows at once");
         assert_eq!(plan.judge(Some(0), 1), None);
         assert_eq!(plan.judge(None, 1), None);
         assert_eq!(plan.judge(Some(0), 1), None);
