@@ -1,5 +1,7 @@
 //! What can be typed.
 
+mod care;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ pub(crate) enum Command {
     Record(Box<Record>),
     /// Record the page that comes with Pagecast, and make a picture of what came out
     Demo(Demo),
+    /// Run the cast that standard input describes; started by Pagecast itself
+    #[command(hide = true)]
+    RunCast,
     /// Check that everything a recording needs is there, and say how to mend what is not
     Doctor,
 }
@@ -63,6 +68,8 @@ pub(crate) struct Record {
     /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
     #[arg(long, default_value = "1", value_name = "F")]
     pub(crate) scale_factor: f64,
+    #[command(flatten)]
+    pub(crate) care: care::Care,
     /// Replace the file if it exists
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -91,7 +98,7 @@ impl Command {
         let quiet = match self {
             Self::Record(args) => args.quiet || screen::stderr_is_terminal(),
             Self::Demo(_) => screen::stderr_is_terminal(),
-            Self::Doctor => true,
+            Self::Doctor | Self::RunCast => true,
         };
         if quiet { "warn" } else { "info" }
     }
@@ -106,6 +113,19 @@ fn parse_size(text: &str) -> Result<Size, String> {
 fn parse_fps(text: &str) -> Result<Fps, String> {
     let fps: u32 = text.parse().map_err(|_| "write a whole number from 1 to 60")?;
     Fps::new(fps).ok_or_else(|| SpecError::Fps(fps).to_string())
+}
+
+/// `800M`, `2G`, or bytes.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let help = || "write a size like 800M or 2G".to_owned();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit {
+        "" => 0,
+        "M" => 20,
+        "G" => 30,
+        _ => return Err(help()),
+    };
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(help)
 }
 
 /// `90`, `10s`, `1m30s`, `1.5h`, `500ms`.
@@ -154,6 +174,16 @@ mod tests {
         }
         for bad in ["", "s", "10x", "-5s", "1..5s", "10 s", "1e999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bytes() {
+        for (text, bytes) in [("800M", 800 << 20), ("2G", 2 << 30), ("5", 5)] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "G", "2T", "-1G", "99999999999999999G", "1.5G"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
         }
     }
 

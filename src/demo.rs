@@ -3,11 +3,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use pagecast_core::spec::{Checks, Context, Limits, Network, Readiness, Recording, Size, Source, SourceUrl};
-use pagecast_core::{CastSpec, Fps};
+use pagecast_core::{CastSpec, Fps, HostTime};
 use pagecast_media::sheet;
 
 use crate::failure::Failure;
@@ -29,7 +29,7 @@ const FILES: [(&str, &str, &[u8]); 7] = [
     ("/music.js", "text/javascript", include_bytes!("../demo/music.js")),
 ];
 
-pub(crate) fn run(args: &cli::Demo, started: Instant) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &cli::Demo, started: HostTime) -> Result<ExitCode, Failure> {
     let address = serve().context("cannot serve the demo page on 127.0.0.1")?;
     let recording = args.folder.join("demo.mp4");
     let source = Source {
@@ -53,8 +53,13 @@ pub(crate) fn run(args: &cli::Demo, started: Instant) -> Result<ExitCode, Failur
         network: Network::default(),
     };
     screen::say(&format!("recording the demo page for {} s …", args.duration.as_secs_f64()));
-    let report = record::cast(&spec, started, false).map_err(|failure| failure.error)?;
-    screen::say(&screen::summary(&spec.source, &report));
+    let outcome = record::cast(&spec, started, false)?;
+    if let Some(report) = &outcome.report {
+        screen::say(&screen::summary(&spec.source, report));
+    }
+    if let Some(failed) = outcome.failure {
+        return Err(failed.into());
+    }
     let sheet = args.folder.join("demo.png");
     sheet::write(&recording, &sheet, STILLS).context("cannot make the contact sheet")?;
     screen::say(&format!("{}  {STILLS} stills of it, to look at", sheet.display()));

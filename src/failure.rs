@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use pagecast_media::record;
 use pagecast_worker::cast::{self, Kind};
+use pagecast_worker::process::Failed;
 
 /// What a command ends with when it fails.
 #[derive(Debug)]
@@ -46,6 +47,12 @@ impl From<cast::Error> for Failure {
     fn from(error: cast::Error) -> Self {
         let code = code(error.kind());
         Self { error: error.into(), code }
+    }
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        Self { error: anyhow::Error::msg(failed.message), code: code(failed.kind) }
     }
 }
 

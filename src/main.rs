@@ -10,18 +10,20 @@ mod screen;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pagecast_worker::process;
 use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let started = std::time::Instant::now();
+    let started = process::now();
     let cli = Cli::parse();
     pagecast_media::quieten();
     log_to_stderr(cli.command.log_level());
     let done = match cli.command {
         Command::Record(args) => record::run(&args, started),
         Command::Demo(args) => demo::run(&args, started),
+        Command::RunCast => Ok(process::run_inside()),
         Command::Doctor => doctor::run(),
     };
     done.unwrap_or_else(|failure| {

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Context as _;
-use pagecast_core::CastSpec;
-use pagecast_core::spec::{Checks, Context, Limits, Network, Readiness, Recording, Source, SourceUrl};
-use pagecast_worker::cast::{self, News, Report, Stop};
+use pagecast_core::spec::{Context, Network, Recording, Source, SourceUrl};
+use pagecast_core::{CastSpec, HostTime};
+use pagecast_worker::cast::{self, News, Stop};
+use pagecast_worker::process::{self, Outcome, Process};
 
 use crate::cli;
 use crate::failure::Failure;
 use crate::screen::{self, LiveLine};
 
-pub(crate) fn run(args: &cli::Record, started: Instant) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Failure> {
     let path = args.output.clone().unwrap_or_else(|| free_name(&args.url));
     let spec = CastSpec {
         source: Source {
@@ -29,48 +29,42 @@ pub(crate) fn run(args: &cli::Record, started: Instant) -> Result<ExitCode, Fail
             bitrate_kbps: args.bitrate,
             duration: args.duration,
         },
-        readiness: Readiness::default(),
-        checks: Checks::default(),
-        limits: Limits::default(),
+        readiness: args.care.readiness(),
+        checks: args.care.checks(),
+        limits: args.care.limits(),
         network: Network::default(),
     };
-    let outcome = cast(&spec, started, args.quiet || args.json);
-    let report = match &outcome {
-        Ok(report) => Some(report),
-        Err(failure) => failure.report.as_deref(),
-    };
-    if let Some(report) = report {
+    let outcome = cast(&spec, started, args.quiet || args.json)?;
+    if let Some(report) = &outcome.report {
         if args.json {
             screen::print(&serde_json::to_string(report).context("the report cannot be written as JSON")?);
-        } else if !args.quiet {
+        } else if !args.quiet && report.bytes > 0 {
             screen::say(&screen::summary(&spec.source, report));
         }
     }
-    outcome.map(|_| ExitCode::SUCCESS).map_err(|failure| failure.error.into())
+    outcome.failure.map_or(Ok(ExitCode::SUCCESS), |failed| Err(failed.into()))
 }
 
 /// Runs a cast until it is over or a signal ends it, with a live line meanwhile.
-pub(crate) fn cast(spec: &CastSpec, started: Instant, quiet: bool) -> Result<Report, cast::Failure> {
+pub(crate) fn cast(spec: &CastSpec, started: HostTime, quiet: bool) -> Result<Outcome, Failure> {
+    // Wrong values are told before anything is started.
+    spec.check().map_err(cast::Error::from)?;
+    process::clear_leftovers();
     let stop = Stop::default();
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second signal ends the program at once: the file plays to its last fragment.
-        for registered in [
-            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.flag()),
-            signal_hook::flag::register(signal, stop.flag()),
-        ] {
-            if let Err(error) = registered {
-                tracing::warn!(%error, signal, "this signal will not end the recording properly");
-            }
+        // The second one kills the cast: the file plays to its last fragment.
+        if let Err(error) = signal_hook::flag::register(signal, stop.flag()) {
+            tracing::warn!(%error, signal, "this signal will not end the recording properly");
         }
     }
+    let process = Process::start().context("cannot run a cast")?;
     let mut line = LiveLine::new(quiet);
-    let outcome = cast::run(spec, started, &stop, |news| {
-        if let News::Progress(progress) = news {
-            line.show(&progress);
-        }
+    let outcome = process.run(spec, started, &stop, |news| match news {
+        News::Progress(progress) => line.show(&progress),
+        News::Event(event) => line.note(event),
     });
     line.clear();
-    outcome
+    Ok(outcome)
 }
 
 /// The page's host with `.mp4`; a number is added until there is no such file.

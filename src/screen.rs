@@ -3,6 +3,7 @@
 
 use std::io::{IsTerminal, Write};
 
+use pagecast_core::cast::{Event, Trouble};
 use pagecast_core::spec::Source;
 use pagecast_worker::cast::{Progress, Report};
 
@@ -49,11 +50,34 @@ impl LiveLine {
         self.last = *now;
     }
 
+    /// Tells what happened, on a line of its own.
+    pub(crate) fn note(&mut self, event: Event) {
+        let text = match event {
+            Event::Reloaded(trouble) => format!("{}: it is loaded again", words(trouble)),
+            Event::Moved(trouble) => format!("{}: it gets a fresh browser", words(trouble)),
+            Event::Live | Event::Ended(_) => return,
+        };
+        if self.enabled {
+            self.clear();
+            eprintln!("{text}");
+        }
+    }
+
     /// Makes room for other lines.
     pub(crate) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
             eprint!("\r\x1b[2K");
         }
+    }
+}
+
+fn words(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::StartTimeout => "the page did not say in time that it is ready",
+        Trouble::Freeze => "the page is frozen",
+        Trouble::Blank => "the page is blank",
+        Trouble::Crash => "the page crashed",
+        Trouble::Unreachable => "the page cannot be opened",
     }
 }
 
@@ -118,6 +142,10 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
             size(memory.pagecast),
         ),
     ];
+    if report.reloads + report.moves > 0 {
+        let evidence = report.evidence.as_ref().map(|e| format!("; see {}", e.display())).unwrap_or_default();
+        lines.push(format!("healed   {} reloads, {} fresh browsers{evidence}", report.reloads, report.moves));
+    }
     if let Some(reason) = &report.left_fragmented {
         lines.push(format!("note     the file plays but is still fragmented, as its index could not be moved to the front: {reason}"));
     }

@@ -83,25 +83,55 @@ fn a_signal_before_the_page_is_there_ends_it_too() -> Result<()> {
 }
 
 #[test]
-fn kill_9_loses_less_than_three_seconds() -> Result<()> {
+fn a_supervisor_that_is_killed_costs_nothing() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
     let run = recording_for_a_while(&server)?;
     run.signal(Signal::KILL)?;
     let outcome = run.finish(LIMIT)?;
     let boxes = probe::boxes(&outcome.output)?;
+    ensure!(!boxes.contains(&"moof".to_owned()), "not finished: {boxes:?}");
+    keeps_all_but(&outcome, 0.5)
+}
+
+#[test]
+fn a_cast_that_is_killed_loses_less_than_three_seconds() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run = recording_for_a_while(&server)?;
+    run.kill_those_with("run-cast")?;
+    let outcome = run.finish(LIMIT)?;
+    outcome.expect_failure(1, &["ended unexpectedly", "signal: 9", "plays"])?;
+    let boxes = probe::boxes(&outcome.output)?;
     ensure!(boxes.contains(&"moof".to_owned()), "not fragmented: {boxes:?}");
     keeps_all_but(&outcome, 3.0)
 }
 
 #[test]
-fn a_browser_that_dies_ends_the_recording() -> Result<()> {
+fn everything_killed_at_once_leaves_a_file_that_plays_and_the_next_cast_clears_up() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
     let mut run = recording_for_a_while(&server)?;
-    run.kill_browser()?;
+    let temp = run.temp().to_owned();
+    run.kill_everything();
+    ensure!(std::fs::read_dir(&temp)?.count() > 0, "nothing was left to clear up");
+    pagecast_testkit::run::in_folder(PAGECAST, &server.url("counter.html"), &temp)?;
+    let left: Vec<_> = std::fs::read_dir(&temp)?.flatten().map(|e| e.path()).collect();
+    ensure!(left.is_empty(), "still there: {left:?}");
     let outcome = run.finish(LIMIT)?;
-    outcome.expect_failure(5, &["browser"])?;
-    ensure!(outcome.took < Duration::from_secs(8), "it took {:?} to notice", outcome.took);
-    keeps_all_but(&outcome, 1.0)
+    keeps_all_but(&outcome, 3.0)
+}
+
+#[test]
+fn a_second_signal_kills_the_cast() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?.route("/slow", pagecast_testkit::Reply::Never);
+    let mut run = recording_for_a_while(&server)?;
+    run.pause_those_with("run-cast")?;
+    run.signal(Signal::INT)?;
+    std::thread::sleep(Duration::from_millis(300));
+    run.signal(Signal::INT)?;
+    let outcome = run.finish(LIMIT)?;
+    outcome.expect_failure(1, &["ended unexpectedly"])?;
+    keeps_all_but(&outcome, 3.0)
 }

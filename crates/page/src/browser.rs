@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pagecast_core::spec::{Signal, Source, SourceUrl};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
@@ -218,16 +219,18 @@ impl Browser {
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
         self.shared.forget_document();
         self.shared.update(|s| s.ended = false);
+        let given_up = || given_up() || self.has_exited();
         let ask = |method, params, timeout| {
-            self.cdp.call_unless(&self.session, method, params, timeout, given_up).map_err(
-                |error| match error {
+            self.cdp.call_unless(&self.session, method, params, timeout, &given_up).map_err(|error| {
+                match error {
+                    CallError::GivenUp { .. } if self.has_exited() => Error::Gone,
                     CallError::Timeout { after, .. } => {
                         Error::NavigationTimeout { url: url.to_string(), after }
                     }
                     CallError::GivenUp { .. } => Error::GivenUp,
                     other => other.into(),
-                },
-            )
+                }
+            })
         };
         let answer = ask("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
         if answer["errorText"].is_null() && answer["loaderId"].is_null() {
@@ -259,7 +262,7 @@ impl Browser {
         let mut guard = self.shared.lock();
         loop {
             let state = &guard.0;
-            if state.closed {
+            if state.closed || self.has_exited() {
                 return Err(Error::Gone);
             }
             if state.crashed {
@@ -276,7 +279,9 @@ impl Browser {
     /// What is known of the page now.
     #[must_use]
     pub fn state(&self) -> PageState {
-        self.shared.lock().0.clone()
+        let mut state = self.shared.lock().0.clone();
+        state.closed |= self.has_exited();
+        state
     }
 
     /// The last lines of the page's console.
@@ -296,7 +301,7 @@ impl Browser {
     /// # Errors
     /// See [`CallError`].
     pub fn call(&self, method: &'static str, params: Value) -> Result<Value, CallError> {
-        self.cdp.call(&self.session, method, params, CALL_TIMEOUT)
+        self.call_to(&self.session, method, params)
     }
 
     /// Name and version of the browser, like `Chrome/156.0.8078.73`.
@@ -304,7 +309,7 @@ impl Browser {
     /// # Errors
     /// See [`CallError`].
     pub fn version(&self) -> Result<String, CallError> {
-        let answer = self.cdp.call("", "Browser.getVersion", json!({}), CALL_TIMEOUT)?;
+        let answer = self.call_to("", "Browser.getVersion", json!({}))?;
         Ok(answer["product"].as_str().unwrap_or("unknown").to_owned())
     }
 
@@ -319,28 +324,34 @@ impl Browser {
         self.child.id()
     }
 
+    fn call_to(&self, session: &str, method: &'static str, params: Value) -> Result<Value, CallError> {
+        let gone = || self.has_exited();
+        self.cdp.call_unless(session, method, params, CALL_TIMEOUT, &gone).map_err(|error| match error {
+            CallError::GivenUp { .. } => CallError::Closed,
+            other => other,
+        })
+    }
+
+    /// Whether the browser's main process has ended. Its pipes may say so much later: helpers hold them, too.
+    fn has_exited(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let pid = rustix::process::Pid::from_child(&self.child);
+        matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)) | Err(_))
+    }
+
     fn attach(&mut self, signal: Signal) -> Result<(), Error> {
-        let targets = self.cdp.call("", "Target.getTargets", json!({}), CALL_TIMEOUT)?;
+        let targets = self.call_to("", "Target.getTargets", json!({}))?;
         let page = targets["targetInfos"].as_array().into_iter().flatten().find(|t| t["type"] == "page");
-        let target =
-            match page {
-                Some(page) => page["targetId"].clone(),
-                None => self.cdp.call(
-                    "",
-                    "Target.createTarget",
-                    json!({"url": "about:blank"}),
-                    CALL_TIMEOUT,
-                )?["targetId"]
-                    .clone(),
-            };
+        let target = match page {
+            Some(page) => page["targetId"].clone(),
+            None => {
+                self.call_to("", "Target.createTarget", json!({"url": "about:blank"}))?["targetId"].clone()
+            }
+        };
         // The main frame of a page goes by the name of its target.
         let _first = self.shared.page.set(target.as_str().unwrap_or_default().to_owned());
-        let attached = self.cdp.call(
-            "",
-            "Target.attachToTarget",
-            json!({"targetId": target, "flatten": true}),
-            CALL_TIMEOUT,
-        )?;
+        let attached =
+            self.call_to("", "Target.attachToTarget", json!({"targetId": target, "flatten": true}))?;
         self.session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
         self.cdp.send("", "Browser.setDownloadBehavior", json!({"behavior": "deny"}));
         for (method, params) in [

@@ -14,6 +14,8 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 /// First descriptor that cannot be one of a child's well-known ones.
 const HIGH_FD: RawFd = 10;
+/// What a janitor is called among its arguments.
+const JANITOR_NAME: &str = "pagecast-janitor";
 
 /// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when the process
 /// that started it is gone, however it died. Each line names the group; an empty one says that it is gone. Signals meant for
@@ -78,6 +80,85 @@ pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
+/// Starts the process of a cast, in a session and process group of its own, with pipes for input and output. It sees its input
+/// end when the caller is gone.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn spawn_cast(program: &Path, args: &[&str]) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    // SAFETY: the closure only makes a system call.
+    unsafe {
+        command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+    }
+    command.spawn()
+}
+
+/// Removes the folders of casts that are gone, janitor and all, and kills what still runs on them. Returns the folders.
+#[must_use]
+pub fn sweep(base: &Path) -> Vec<PathBuf> {
+    let mut removed = Vec::new();
+    let Ok(user) = crate::browser::browser_user() else { return removed };
+    let owner = user.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
+    for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let Some(pid) = name.to_str().and_then(owner_of) else { continue };
+        let ours = entry.metadata().is_ok_and(|m| {
+            use std::os::unix::fs::MetadataExt;
+            m.is_dir() && m.uid() == owner
+        });
+        // A janitor outlives its cast by a moment only, and then does this itself.
+        if !ours
+            || Path::new("/proc").join(pid.to_string()).exists()
+            || mentioned(&path, |argument| argument == JANITOR_NAME)
+        {
+            continue;
+        }
+        for_each_mention(&path, |pid, _| {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                // Gone by itself.
+                let _gone = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        });
+        if std::fs::remove_dir_all(&path).is_ok() {
+            removed.push(path);
+        }
+    }
+    removed
+}
+
+/// The process that made a folder of this name, if it is one of ours.
+fn owner_of(name: &str) -> Option<u32> {
+    let (pid, attempt) = name.strip_prefix("pagecast-")?.split_once('-')?;
+    attempt.parse::<u32>().ok()?;
+    pid.parse().ok()
+}
+
+/// Whether a process that names the folder on its command line also has an argument like this.
+fn mentioned(folder: &Path, like: impl Fn(&str) -> bool) -> bool {
+    let mut found = false;
+    for_each_mention(folder, |_, arguments| found |= arguments.split('\0').any(&like));
+    found
+}
+
+/// Calls `each` for every process that names the folder on its command line.
+fn for_each_mention(folder: &Path, mut each: impl FnMut(i32, &str)) {
+    let Some(folder) = folder.to_str() else { return };
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments);
+        // Not that of a folder whose number begins with the same digits.
+        let named = |(at, _): (usize, &str)| {
+            !arguments[at + folder.len()..].starts_with(|c: char| c.is_ascii_digit())
+        };
+        if arguments.match_indices(folder).any(named) {
+            each(pid, &arguments);
+        }
+    }
+}
+
 /// A folder that lives as long as the cast, together with the processes that use it. However the cast ends, a kill -9
 /// included, the processes are killed and the folder is removed.
 #[derive(Debug)]
@@ -93,7 +174,7 @@ impl RunFolder {
         let path = make_private_folder(owner)?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", JANITOR, "pagecast-janitor"]).arg(&path).current_dir("/");
+        command.args(["-c", JANITOR, JANITOR_NAME]).arg(&path).current_dir("/");
         command.stdin(Stdio::from(reader)).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: the closure only makes a system call.
         unsafe {

@@ -8,7 +8,7 @@
 //! Deliberately absent: encoding, files, and the decision what to do when a page misbehaves.
 
 pub mod browser;
-mod child;
+pub mod child;
 pub mod clock;
 pub mod display;
 mod page;

@@ -38,7 +38,7 @@ pub enum Error {
 }
 
 /// What to show, and what must be known of it from the start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The page and its display.
     pub source: Source,

@@ -157,6 +157,10 @@ impl Shared {
         if let Some(reply) = state.routes.get(path) {
             return Some(reply.clone());
         }
+        if path == "/loads" {
+            let loads = state.requests.iter().filter(|r| *r == "/loads").count();
+            return Some(Reply::Html(200, loads.to_string()));
+        }
         if path.starts_with("/said/") {
             return Some(Reply::Html(200, String::new()));
         }

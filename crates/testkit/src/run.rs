@@ -42,6 +42,7 @@ pub struct Pagecast {
 #[expect(missing_docs, reason = "the words of the command line's own reference")]
 pub struct Report {
     pub end: String,
+    pub timeline: Vec<Turn>,
     pub trouble: Option<String>,
     pub reloads: u32,
     pub moves: u32,
@@ -56,6 +57,14 @@ pub struct Report {
     pub cpu_seconds: CpuSeconds,
     pub peak_rss_bytes: PeakRss,
     pub output: PathBuf,
+}
+
+/// A turn in the life of a cast.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the words of the command line's own reference")]
+pub struct Turn {
+    pub at_ms: u64,
+    pub event: serde_json::Value,
 }
 
 /// Processor time by part.
@@ -203,8 +212,43 @@ impl Run {
     /// There is none.
     pub fn kill_browser(&mut self) -> Result<()> {
         self.living.family.census();
-        let browser = self.living.family.eldest("chromium").context("the run has no browser")?;
-        send(browser, Signal::KILL)
+        // Only the main process has this; the last one is the one in use.
+        let browsers = self.living.family.with_argument("--remote-debugging-pipe");
+        send(*browsers.last().context("the run has no browser")?, Signal::KILL)
+    }
+
+    /// Where it keeps what it needs while it runs.
+    #[must_use]
+    pub fn temp(&self) -> &Path {
+        &self.folders[0]
+    }
+
+    /// Kills all processes of the run at once, those that clear up after the others included.
+    pub fn kill_everything(&mut self) {
+        self.living.family.kill();
+    }
+
+    /// Stops all processes of the run with `word` on their command line, as if the machine were stuck.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn pause_those_with(&mut self, word: &str) -> Result<()> {
+        self.send_to_those_with(word, Signal::STOP)
+    }
+
+    /// Kills all processes of the run with `word` on their command line, like `run-cast` or `--type=renderer`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kill_those_with(&mut self, word: &str) -> Result<()> {
+        self.send_to_those_with(word, Signal::KILL)
+    }
+
+    fn send_to_those_with(&mut self, word: &str, signal: Signal) -> Result<()> {
+        self.living.family.census();
+        let found = self.living.family.with_argument(word);
+        ensure!(!found.is_empty(), "the run has no process with {word}");
+        found.into_iter().try_for_each(|pid| send(pid, signal))
     }
 
     /// Waits until `condition` holds.
@@ -278,6 +322,16 @@ impl Run {
     }
 }
 
+/// Records a second of `url` with `temp` as the folder for temporary files.
+///
+/// # Errors
+/// It does not work.
+pub fn in_folder(pagecast: &str, url: &str, temp: &Path) -> Result<()> {
+    let run =
+        Pagecast::record(pagecast, url).with("duration", "1s").env("TMPDIR", &temp.display().to_string());
+    run.finish(Duration::from_secs(30))?.expect_code(0)
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -302,6 +356,15 @@ impl Outcome {
     pub fn report(&self) -> Result<Report> {
         self.expect_code(0)?;
         serde_json::from_str(&self.stdout).with_context(|| format!("stdout is not a report: {}", self.stdout))
+    }
+
+    /// The report of a run that ended in any way.
+    ///
+    /// # Errors
+    /// Stdout is not exactly one report.
+    pub fn any_report(&self) -> Result<Report> {
+        serde_json::from_str(&self.stdout)
+            .with_context(|| format!("stdout is not a report: {}{}", self.stdout, self.stderr))
     }
 
     /// The file of a run that must have ended well.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use pagecast_core::cast::{Event, Trouble};
+use pagecast_core::cast::{EndReason, Event, Trouble};
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_media::{encode, record};
 use pagecast_page::browser;
 use serde::{Deserialize, Serialize};
 
-pub use report::{CpuSeconds, PeakRss, Progress, Report};
+pub use driver::Warm;
+pub use report::{CpuSeconds, PeakRss, Progress, Report, Turn};
 
 /// Why a cast cannot start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum Error {
     /// The page was in trouble too often.
     #[error("{}", gave_up(*.0, *.1))]
     GaveUp(Trouble, u32),
+    /// The cast ended before there was anything to record.
+    #[error("{}: nothing was recorded", too_early(*.0))]
+    NothingRecorded(EndReason),
     /// A thread panicked.
     #[error("a bug: the thread {0} panicked")]
     Panic(&'static str),
@@ -76,11 +80,21 @@ impl Error {
                 | browser::Error::GivenUp => Kind::Page,
                 _ => Kind::Browser,
             },
-            Self::GaveUp(Trouble::StartTimeout | Trouble::Unreachable, _) => Kind::Page,
+            Self::NothingRecorded(_) | Self::GaveUp(Trouble::StartTimeout | Trouble::Unreachable, _) => {
+                Kind::Page
+            }
             Self::Page(_) | Self::GaveUp(..) => Kind::Browser,
             Self::Record(_) => Kind::Output,
             Self::Encode(_) | Self::Panic(_) => Kind::Unexpected,
         }
+    }
+}
+
+fn too_early(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::PageEnded => "the page called for the end before it was shown",
+        EndReason::MaxTime => "the time was over before the page was ready",
+        _ => "ended before the page was there",
     }
 }
 
@@ -110,6 +124,11 @@ impl Stop {
     /// Asks for the end.
     pub fn ask(&self) {
         self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether the end was asked for; once it was taken, only if it was asked for again.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
     }
 
     fn asked(&self) -> bool {
@@ -142,7 +161,8 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-/// Runs a cast until it is over or `stop` asks for it. `started` is when the user asked for it.
+/// Runs a cast until it is over or `stop` asks for it. `started` is when the user asked for it. A warm browser is used if it
+/// fits.
 ///
 /// # Errors
 /// [`Failure`]; whatever was recorded is in the file and plays.
@@ -150,9 +170,10 @@ pub fn run(
     spec: &CastSpec,
     started: Instant,
     stop: &Stop,
+    warm: Option<Warm>,
     mut tell: impl FnMut(News),
 ) -> Result<Report, Failure> {
     spec.check()?;
     let outputs = line::Prepared::open(spec)?;
-    driver::Driver::new(spec, started, stop, outputs, &mut tell).run()
+    driver::Driver::new(spec, started, stop, warm, outputs, &mut tell).run()
 }

@@ -1,9 +1,11 @@
-//! Runs one cast from start to end: a page on the one side, encoders and a file on the other.
+//! Runs casts: each in a process of its own, with a page on the one side, encoders and a file on the other.
 //!
-//! [`cast::run`] is the way in; it returns when everything it started is gone again. [`doctor`] tells whether it could work.
+//! [`process::Process`] is the way in; there, [`cast::run`] returns when everything it started is gone again. [`doctor`]
+//! tells whether it could work.
 //!
-//! Deliberately absent: command lines, HTTP, and more than one cast at a time.
+//! Deliberately absent: command lines and HTTP.
 
 pub mod cast;
 pub mod doctor;
+pub mod process;
 mod usage;

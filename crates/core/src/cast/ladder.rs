@@ -1,13 +1,15 @@
-//! From hits to steps: two in a row reload the page, two more move it. A crash moves it at once.
+//! From hits to steps: two in a row reload the page, two in a row after that move it. A crash moves it at once.
 
 use std::time::Duration;
 
 use super::Check;
 use crate::time::HostTime;
 
-/// Hits in a row until the page is reloaded, and until it is moved.
-const RELOAD_AT: u32 = 2;
-const MOVE_AT: u32 = 4;
+/// Hits in a row that lead to a step.
+const HITS: u32 = 2;
+/// Looks in a row without a hit after which a page that was loaded again counts as sound. One is not enough: loading changes
+/// the page, whatever becomes of it.
+const SOUND: u32 = 4;
 
 /// What a look leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +22,18 @@ pub(super) enum Step {
 /// The looks for one kind of trouble.
 #[derive(Debug)]
 pub(super) struct Ladder {
-    move_at_once: bool,
+    check: Check,
     interval: Duration,
     next: Option<HostTime>,
+    /// In a row, of whatever came last.
     hits: u32,
+    misses: u32,
+    reloaded: bool,
 }
 
 impl Ladder {
     pub(super) fn new(check: Check) -> Self {
-        Self { move_at_once: check == Check::Crash, interval: Duration::ZERO, next: None, hits: 0 }
+        Self { check, interval: Duration::ZERO, next: None, hits: 0, misses: 0, reloaded: false }
     }
 
     /// Looks from now on, every `interval`.
@@ -37,12 +42,10 @@ impl Ladder {
         self.next = interval.map(|interval| now + interval);
     }
 
-    /// Looks no more until it begins again, with the hits forgotten if the browser is another one.
+    /// Looks no more until it begins again, with all forgotten if the browser is another one.
     pub(super) fn pause(&mut self, forget: bool) {
-        self.next = None;
-        if forget {
-            self.hits = 0;
-        }
+        (self.next, self.hits, self.misses) = (None, 0, 0);
+        self.reloaded &= !forget;
     }
 
     pub(super) fn next_look(&self) -> Option<HostTime> {
@@ -62,12 +65,15 @@ impl Ladder {
         if self.next.is_none() {
             return Step::None;
         }
-        self.hits = if hit { self.hits + 1 } else { 0 };
-        match self.hits {
-            0 => Step::None,
-            _ if self.move_at_once => Step::Move,
-            RELOAD_AT => Step::Reload,
-            MOVE_AT.. => Step::Move,
+        (self.hits, self.misses) = if hit { (self.hits + 1, 0) } else { (0, self.misses + 1) };
+        self.reloaded &= self.misses < SOUND;
+        match (self.check, self.hits) {
+            (Check::Crash, 1..) => Step::Move,
+            (_, HITS..) if self.reloaded => Step::Move,
+            (_, HITS..) => {
+                self.reloaded = true;
+                Step::Reload
+            }
             _ => Step::None,
         }
     }

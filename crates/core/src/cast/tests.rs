@@ -119,6 +119,27 @@ fn two_hits_reload_and_two_more_move() {
 }
 
 #[test]
+fn a_page_that_was_loaded_again_must_prove_that_it_is_sound() {
+    let reloaded = || {
+        let mut cast = cast(|_| {}).live();
+        cast.hit(Check::Freeze);
+        cast.hit(Check::Freeze);
+        cast.again();
+        cast
+    };
+    // Hits of another kind are none for this one.
+    for (sound_looks, then) in [(1, Event::Moved as fn(_) -> _), (3, Event::Moved), (4, Event::Reloaded)] {
+        let mut cast = reloaded();
+        for _ in 0..sound_looks {
+            cast.wait(CHECK_S);
+            cast.give(Input::Looked(Check::Freeze, false));
+        }
+        cast.hit(Check::Freeze);
+        assert!(cast.hit(Check::Freeze).contains(&Output::Tell(then(Freeze))), "after {sound_looks}");
+    }
+}
+
+#[test]
 fn hits_count_in_a_row_only() {
     let mut cast = cast(|_| {}).live();
     for _ in 0..10 {

@@ -36,6 +36,12 @@ pub struct Source {
 }
 
 impl Source {
+    /// This display and context, with the other's page.
+    #[must_use]
+    pub fn elsewhere(&self, other: &Self) -> Self {
+        Self { url: other.url.clone(), ..self.clone() }
+    }
+
     pub(super) fn check(&self) -> Result<(), SpecError> {
         if !SCALE_FACTOR_RANGE.contains(&self.scale_factor) {
             return Err(SpecError::ScaleFactor(self.scale_factor));

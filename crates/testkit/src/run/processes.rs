@@ -59,13 +59,17 @@ impl Family {
         living.iter().map(|pid| format!("process {pid} ({})", name(pid))).collect()
     }
 
-    /// The living member with this name that has no parent of that name.
+    /// Living members with `word` on their command line, eldest first.
     #[must_use]
-    pub fn eldest(&self, name: &str) -> Option<u32> {
-        let living: Vec<_> =
-            self.seen.keys().filter_map(|key| Process::read(key.0).filter(|p| p.key() == *key)).collect();
-        let named = |pid: u32| living.iter().any(|p| p.pid == pid && p.name == name);
-        living.iter().find(|p| p.name == name && !named(p.parent)).map(|p| p.pid)
+    pub fn with_argument(&self, word: &str) -> Vec<u32> {
+        let has = |pid: u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|b| *b == 0 || *b == b' ').any(|argument| argument == word.as_bytes())
+        };
+        let mut living: Vec<_> =
+            self.seen.keys().filter(|k| Process::read(k.0).is_some_and(|p| p.key() == **k)).collect();
+        living.sort_by_key(|(_, started)| *started);
+        living.into_iter().map(|(pid, _)| *pid).filter(|pid| has(*pid)).collect()
     }
 
     /// Kills every member that still lives.
@@ -131,7 +135,7 @@ mod tests {
         while family.census().len() < 4 {
             std::thread::yield_now();
         }
-        assert!(family.eldest("sleep").is_some() && family.eldest("chromium").is_none());
+        assert!(!family.with_argument("sleep").is_empty() && family.with_argument("chromium").is_empty());
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(family.alive().len(), 3, "{:?}", family.alive());

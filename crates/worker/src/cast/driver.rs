@@ -1,6 +1,7 @@
 //! Carries out what the machine decides, and tells it what happened.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use pagecast_page::{Page, clock};
 
 use super::evidence::Evidence;
 use super::line::{Line, Prepared};
-use super::report::{self, CpuSeconds, PeakRss, Progress, Report};
+use super::report::{self, CpuSeconds, PeakRss, Progress, Report, Turn};
 use super::{Error, Failure, News, Stop};
 use crate::usage;
 
@@ -26,12 +27,42 @@ const PAINT_TIMEOUT: Duration = Duration::from_secs(30);
 const EMPTY_PAGE_GRACE: Duration = Duration::from_millis(300);
 /// How often the cast looks at what it started.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// Turns kept for the report; a cast that has more is the same all the time.
+const MAX_TURNS: usize = 1000;
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the browser's CPU time and memory are measured.
 const USAGE_INTERVAL: Duration = Duration::from_secs(2);
 
 type Feed<T> = (SyncSender<T>, Option<Receiver<T>>);
+
+/// A browser that waits for its cast.
+#[derive(Debug)]
+pub struct Warm {
+    config: pagecast_page::Config,
+    page: Page,
+    ticks: Receiver<Tick>,
+    samples: Receiver<Samples>,
+    feeds: (SyncSender<Tick>, SyncSender<Samples>),
+}
+
+impl Warm {
+    /// Starts display, sound card and browser for a cast like this one.
+    ///
+    /// # Errors
+    /// See [`pagecast_page::Error`].
+    pub fn start(spec: &CastSpec) -> Result<Self, pagecast_page::Error> {
+        let (ticks_in, ticks) = sync_channel(TICKS);
+        let (samples_in, samples) = sync_channel(SAMPLES);
+        let config = page_config(spec);
+        let page = Page::start(config.clone(), ticks_in.clone(), samples_in.clone())?;
+        Ok(Self { config, page, ticks, samples, feeds: (ticks_in, samples_in) })
+    }
+}
+
+fn page_config(spec: &CastSpec) -> pagecast_page::Config {
+    pagecast_page::Config { source: spec.source.clone(), signal: spec.readiness.signal }
+}
 
 pub(super) struct Driver<'a> {
     spec: &'a CastSpec,
@@ -51,6 +82,7 @@ pub(super) struct Driver<'a> {
     usage: Usage,
     /// What went wrong last.
     error: Option<Error>,
+    timeline: Vec<Turn>,
     reloads: u32,
     moves: u32,
 }
@@ -81,20 +113,35 @@ impl<'a> Driver<'a> {
         spec: &'a CastSpec,
         started: Instant,
         stop: &'a Stop,
+        warm: Option<Warm>,
         outputs: Prepared,
         tell: &'a mut dyn FnMut(News),
     ) -> Self {
-        let (ticks, ticks_out) = sync_channel(TICKS);
-        let (samples, samples_out) = sync_channel(SAMPLES);
+        let fits = |warm: &Warm| {
+            pagecast_page::Config {
+                source: warm.config.source.elsewhere(&spec.source),
+                ..warm.config.clone()
+            } == page_config(spec)
+        };
+        let (page, ticks, samples) = match warm.filter(fits) {
+            Some(Warm { page, ticks, samples, feeds, .. }) => {
+                (Some(page), (feeds.0, Some(ticks)), (feeds.1, Some(samples)))
+            }
+            None => {
+                let (ticks, ticks_out) = sync_channel(TICKS);
+                let (samples, samples_out) = sync_channel(SAMPLES);
+                (None, (ticks, Some(ticks_out)), (samples, Some(samples_out)))
+            }
+        };
         Self {
             spec,
             started,
             stop,
             tell: RefCell::new(Teller { tell, told: Instant::now() }),
             machine: Machine::new(spec),
-            ticks: (ticks, Some(ticks_out)),
-            samples: (samples, Some(samples_out)),
-            page: None,
+            ticks,
+            samples,
+            page,
             prepared: Some(outputs),
             line: None,
             opened: None,
@@ -102,6 +149,7 @@ impl<'a> Driver<'a> {
             evidence: Evidence::beside(&spec.recording.path),
             usage: Usage::default(),
             error: None,
+            timeline: Vec::new(),
             reloads: 0,
             moves: 0,
         }
@@ -161,15 +209,11 @@ impl<'a> Driver<'a> {
         self.measure();
         self.usage.before_s += std::mem::take(&mut self.usage.now).cpu_seconds;
         let ready = match &mut self.page {
+            // Nothing was opened in it yet.
+            Some(page) if self.opened.is_none() && page.browser().is_ok_and(|b| !b.state().closed) => Ok(()),
             Some(page) => page.renew(),
-            none => {
-                let config = pagecast_page::Config {
-                    source: self.spec.source.clone(),
-                    signal: self.spec.readiness.signal,
-                };
-                Page::start(config, self.ticks.0.clone(), self.samples.0.clone())
-                    .map(|page| *none = Some(page))
-            }
+            none => Page::start(page_config(self.spec), self.ticks.0.clone(), self.samples.0.clone())
+                .map(|page| *none = Some(page)),
         };
         match ready {
             Ok(()) => self.load(),
@@ -238,6 +282,9 @@ impl<'a> Driver<'a> {
             }
             Event::Live => tracing::info!("the page is live"),
             Event::Ended(reason) => tracing::info!(?reason, "the cast is over"),
+        }
+        if self.timeline.len() < MAX_TURNS {
+            self.timeline.push(Turn { at_ms: millis(self.started.elapsed()), event });
         }
         (self.tell.get_mut().tell)(News::Event(event));
     }
@@ -378,33 +425,23 @@ impl<'a> Driver<'a> {
         self.page = None;
         let (ticks, samples) = (self.ticks.0, self.samples.0);
         drop((ticks, samples));
-        let Some(line) = self.line else {
-            let error = self.error.filter(|_| reason == EndReason::StartFailed);
-            return Err(match (error, reason) {
-                (Some(error), _) => error.into(),
-                (None, EndReason::GaveUp(trouble)) => Error::GaveUp(trouble, self.machine.attempts()).into(),
-                _ => browser::Error::GivenUp.into(),
-            });
-        };
-        let (video, fps) = (std::sync::Arc::clone(&line.video_stats), self.spec.source.fps);
-        let (finished, failed) = line.finish();
+        let video = self.line.as_ref().map(|line| Arc::clone(&line.video_stats));
+        let (finished, failed) = self.line.take().map(Line::finish).unwrap_or_default();
         let (end, trouble) = report::words(reason);
         let browser_cpu = self.usage.before_s + self.usage.now.cpu_seconds;
         let total = browser_cpu + usage::own_cpu().as_secs_f64();
-        let duration = fps.time_of(i64::try_from(video.ticks()).unwrap_or(0));
-        let report = Report {
+        let mut report = Report {
             end: end.to_owned(),
             trouble,
+            timeline: std::mem::take(&mut self.timeline),
             reloads: self.reloads,
             moves: self.moves,
             frames_captured: display.frames,
-            frames_encoded: video.encoded(),
-            frames_unchanged: video.unchanged(),
+            frames_encoded: 0,
+            frames_unchanged: 0,
             frames_dropped: display.dropped,
-            first_frame_ms: video
-                .first_at()
-                .map_or(0, |at| millis(at.saturating_duration_since(self.started))),
-            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(0),
+            first_frame_ms: 0,
+            duration_ms: 0,
             bytes: bytes_of(finished.as_ref(), self.spec),
             cpu_seconds: CpuSeconds {
                 browser: round(browser_cpu),
@@ -420,15 +457,26 @@ impl<'a> Driver<'a> {
             evidence: self.evidence.folder(),
             left_fragmented: finished.and_then(|f| f.left_fragmented),
         };
+        if let Some(video) = &video {
+            let duration = self.spec.source.fps.time_of(i64::try_from(video.ticks()).unwrap_or(0));
+            report.frames_encoded = video.encoded();
+            report.frames_unchanged = video.unchanged();
+            report.first_frame_ms =
+                video.first_at().map_or(0, |at| millis(at.saturating_duration_since(self.started)));
+            report.duration_ms = u64::try_from(duration.as_millis()).unwrap_or(0);
+        }
         let error = match (failed, reason) {
             (Some(error), _) => Some(error),
             (None, EndReason::GaveUp(trouble)) => Some(Error::GaveUp(trouble, self.machine.attempts())),
-            (None, EndReason::OutputFailed) => Some(self.error.unwrap_or(Error::Panic("encode"))),
-            _ => None,
+            (None, EndReason::OutputFailed | EndReason::StartFailed) => {
+                Some(self.error.take().unwrap_or(Error::Panic("encode")))
+            }
+            (None, _) => video.is_none().then_some(Error::NothingRecorded(reason)),
         };
+        let report = Box::new(report);
         match error {
-            None => Ok(report),
-            Some(error) => Err(Failure { error, report: (report.bytes > 0).then(|| Box::new(report)) }),
+            None => Ok(*report),
+            Some(error) => Err(Failure { error, report: Some(report) }),
         }
     }
 }

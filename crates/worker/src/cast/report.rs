@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pagecast_core::MediaTime;
-use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::cast::{EndReason, Event, Trouble};
 use serde::{Deserialize, Serialize};
 
 /// How far a cast has come.
@@ -55,6 +55,8 @@ pub struct Report {
     /// What was wrong with a page that was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// The turns in its life.
+    pub timeline: Vec<Turn>,
     /// Times the page was loaded again because something was wrong with it.
     pub reloads: u32,
     /// Times the page got a fresh browser because something was wrong with it.
@@ -85,6 +87,15 @@ pub struct Report {
     /// Why the file is still fragmented, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_fragmented: Option<String>,
+}
+
+/// A turn in the life of a cast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Milliseconds since the cast began.
+    pub at_ms: u64,
+    /// What happened.
+    pub event: Event,
 }
 
 /// The word for a reason, and the trouble behind it.

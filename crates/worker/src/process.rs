@@ -1,0 +1,243 @@
+//! One cast, one process: the supervisor starts `pagecast run-cast`, hands it the description, hears how it gets on, asks it
+//! to stop, and kills it if it does not. A crash in a codec takes one cast with it.
+//!
+//! The two speak in lines of JSON: [`Order`]s on the cast's standard input, [`Message`]s on its standard output. When its input
+//! ends, the cast ends: nothing runs without somebody who watches it.
+
+mod cgroup;
+mod inside;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ExitStatus};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pagecast_core::{CastSpec, HostTime};
+use pagecast_page::{child, clock};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
+
+use crate::cast::{Kind, News, Report, Stop};
+use cgroup::Cgroup;
+pub use inside::run as run_inside;
+
+/// Longest line that either side takes.
+const MAX_LINE: u64 = 16 * 1024 * 1024;
+/// Messages that wait for the supervisor. Full: the cast waits.
+const MESSAGES: usize = 64;
+/// How often the supervisor looks whether it should stop.
+const LOOK: Duration = Duration::from_millis(50);
+/// Time for a cast that was asked to stop: the index of a day's recording is moved to its front.
+const STOP_GRACE: Duration = Duration::from_secs(600);
+
+/// What the supervisor wants.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Order {
+    /// Start a browser and keep it ready for a cast like this one.
+    Warm(Box<CastSpec>),
+    /// Run this; the moment is when the user asked for it.
+    Run(Box<CastSpec>, i64),
+    /// End it.
+    Stop,
+}
+
+/// What the cast says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Message {
+    /// The browser is ready.
+    Warm,
+    News(News),
+    /// The last message.
+    Done(Box<Outcome>),
+}
+
+/// What became of a cast.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What was recorded, if anything was.
+    pub report: Option<Report>,
+    /// Why the cast ended too early, if it did.
+    pub failure: Option<Failed>,
+}
+
+/// Why a cast ended too early.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// What kind of thing failed.
+    pub kind: Kind,
+    /// For people: what was tried and why it failed.
+    pub message: String,
+}
+
+/// Why a cast's process cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It cannot be started.
+    #[error("cannot start a process for the cast")]
+    Start(#[source] std::io::Error),
+    /// It ended before it was asked anything.
+    #[error("the cast's process ended before the cast began ({0})")]
+    Ended(String),
+}
+
+/// A process for one cast. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    orders: Option<ChildStdin>,
+    messages: Receiver<Message>,
+    reader: Option<JoinHandle<()>>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Process {
+    /// Starts a process that waits for its cast.
+    ///
+    /// # Errors
+    /// [`Error::Start`].
+    pub fn start() -> Result<Self, Error> {
+        let program = std::env::current_exe().map_err(Error::Start)?;
+        let mut child = child::spawn_cast(&program, &["run-cast"]).map_err(Error::Start)?;
+        let missing = || Error::Start(std::io::ErrorKind::BrokenPipe.into());
+        let (orders, lines) = (child.stdin.take(), child.stdout.take().ok_or_else(missing)?);
+        let (tell, messages) = sync_channel(MESSAGES);
+        let reader = std::thread::Builder::new()
+            .name("cast-messages".into())
+            .spawn(move || read(lines, &tell))
+            .map_err(Error::Start)?;
+        Ok(Self { child, orders, messages, reader: Some(reader), cgroup: None })
+    }
+
+    /// Starts a browser for a cast like this one, and waits until it is ready.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if it cannot be.
+    pub fn warm(&mut self, spec: &CastSpec) -> Result<(), Error> {
+        self.order(&Order::Warm(Box::new(spec.clone())));
+        match self.messages.recv() {
+            Ok(Message::Warm) => Ok(()),
+            _ => Err(Error::Ended(self.wait())),
+        }
+    }
+
+    /// Runs the cast until it is over or `stop` asks for it. `started` is when the user asked for it.
+    pub fn run(
+        mut self,
+        spec: &CastSpec,
+        started: HostTime,
+        stop: &Stop,
+        mut tell: impl FnMut(News),
+    ) -> Outcome {
+        self.cgroup = Cgroup::enter(self.child.id(), &spec.limits);
+        self.order(&Order::Run(Box::new(spec.clone()), started.0));
+        let mut stopping: Option<Instant> = None;
+        loop {
+            match self.messages.recv_timeout(LOOK) {
+                Ok(Message::News(news)) => tell(news),
+                Ok(Message::Done(outcome)) => {
+                    // It has nothing left to do.
+                    self.orders = None;
+                    let _ended = self.child.wait();
+                    return *outcome;
+                }
+                Ok(Message::Warm) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.lost(),
+            }
+            if stop.take() {
+                if stopping.is_some() {
+                    tracing::warn!("asked to stop again: the cast is killed");
+                    return self.lost();
+                }
+                stopping = Some(Instant::now());
+                self.order(&Order::Stop);
+            }
+            if stopping.is_some_and(|since| since.elapsed() > STOP_GRACE) {
+                tracing::warn!("the cast does not stop: it is killed");
+                return self.lost();
+            }
+        }
+    }
+
+    fn order(&mut self, order: &Order) {
+        let Ok(mut line) = serde_json::to_vec(order) else { return };
+        line.push(b'\n');
+        // A process that is gone is seen by the end of its messages.
+        let _gone = self.orders.as_mut().map(|orders| orders.write_all(&line));
+    }
+
+    /// The process is gone, or must be.
+    fn lost(mut self) -> Outcome {
+        let status = self.wait();
+        let message = format!(
+            "the cast's process ended unexpectedly ({status}); what was recorded is in the file and plays"
+        );
+        Outcome { report: None, failure: Some(Failed { kind: Kind::Unexpected, message }) }
+    }
+
+    fn wait(&mut self) -> String {
+        self.kill();
+        self.child.wait().map_or_else(|e| e.to_string(), |status: ExitStatus| status.to_string())
+    }
+
+    fn kill(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // Fails when all of them are gone already.
+            let _gone = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if let Err(error) = self.child.wait() {
+            tracing::warn!(%error, "cannot tell whether the cast's process has ended");
+        }
+        if let Some(reader) = self.reader.take()
+            && reader.join().is_err()
+        {
+            tracing::error!("the thread cast-messages panicked");
+        }
+    }
+}
+
+/// Reads messages until the process ends or says nonsense.
+fn read(lines: impl Read, tell: &SyncSender<Message>) {
+    let mut lines = BufReader::new(lines);
+    while let Some(line) = next_line(&mut lines) {
+        match serde_json::from_slice(&line) {
+            // Nobody listens any more.
+            Ok(message) => {
+                if tell.send(message).is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the cast's process said something else"),
+        }
+    }
+}
+
+/// The next line; `None` at the end, or when it is too long.
+fn next_line(lines: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let read = lines.take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
+    (read > 0 && line.pop() == Some(b'\n')).then_some(line)
+}
+
+/// Removes what casts left behind whose processes were all killed at once. Call when a supervisor starts.
+pub fn clear_leftovers() {
+    for folder in child::sweep(Path::new(&std::env::temp_dir())) {
+        tracing::info!(folder = %folder.display(), "removed what an earlier cast left behind");
+    }
+}
+
+/// The clock that `started` is read on.
+#[must_use]
+pub fn now() -> HostTime {
+    clock::now()
+}

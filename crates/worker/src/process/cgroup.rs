@@ -1,0 +1,116 @@
+//! A control group (version 2) for one cast, where the system lets us make one: systemd with `Delegate=yes` does.
+//!
+//! Without one, the browser's memory is watched by the cast itself, and CPU time is shared as the kernel likes.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pagecast_core::spec::Limits;
+
+/// What a cast's own process may need beside its browser: pictures, encoders.
+const OWN_BYTES: u64 = 1 << 30;
+
+/// A group with one cast in it. Removed when dropped, when the cast must be gone.
+#[derive(Debug)]
+pub(super) struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// Puts a process that has not started anything yet into a group of its own. `None` where groups are not ours to make.
+    pub(super) fn enter(pid: u32, limits: &Limits) -> Option<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let base = base(Path::new("/sys/fs/cgroup"), &own)?;
+        match create(&base, std::process::id(), pid, limits) {
+            Ok(group) => Some(group),
+            Err(error) => {
+                tracing::debug!(%error, base = %base.display(), "no control group for this cast");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            tracing::debug!(%error, group = %self.0.display(), "a control group stays");
+        }
+    }
+}
+
+/// The group that we are in, from `/proc/self/cgroup`. Inside of what we made for ourselves, the one around it.
+fn base(root: &Path, own: &str) -> Option<PathBuf> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let path = path.strip_suffix("/supervisor").unwrap_or(path);
+    let base = root.join(path);
+    let controllers = fs::read_to_string(base.join("cgroup.controllers")).ok()?;
+    let has = |name| controllers.split_whitespace().any(|c| c == name);
+    (!path.is_empty() && has("memory") && has("cpu")).then_some(base)
+}
+
+fn create(base: &Path, own: u32, pid: u32, limits: &Limits) -> io::Result<Cgroup> {
+    // Controllers are handed down only by groups without processes, so we go into one, too.
+    let inside = fs::read_to_string(base.join("cgroup.procs"))?;
+    let alone = inside.lines().all(|line| line == own.to_string() || line == pid.to_string());
+    if !alone {
+        return Err(io::Error::other("other processes are in it"));
+    }
+    let supervisor = base.join("supervisor");
+    fs::create_dir_all(&supervisor)?;
+    let group = base.join(format!("cast-{pid}"));
+    fs::create_dir(&group)?;
+    let made = Cgroup(group.clone());
+    for process in inside.lines() {
+        let home = if process == pid.to_string() { &group } else { &supervisor };
+        fs::write(home.join("cgroup.procs"), process)?;
+    }
+    fs::write(base.join("cgroup.subtree_control"), "+memory +cpu")?;
+    fs::write(group.join("cgroup.procs"), pid.to_string())?;
+    fs::write(group.join("memory.max"), (limits.memory_bytes + OWN_BYTES).to_string())?;
+    fs::write(group.join("cpu.weight"), limits.cpu_weight.to_string())?;
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that looks like a delegated group.
+    fn delegated(name: &str, procs: &str) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("pagecast-cgroup-test-{}-{name}", std::process::id()));
+        let base = root.join("app.slice/pagecast.service");
+        fs::create_dir_all(&base).unwrap();
+        fs::write(base.join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
+        fs::write(base.join("cgroup.procs"), procs).unwrap();
+        root
+    }
+
+    #[test]
+    fn a_cast_gets_a_group_with_its_limits() {
+        let root = delegated("made", "7\n8\n");
+        let base = base(&root, "1:name=systemd:/\n0::/app.slice/pagecast.service\n").unwrap();
+        let limits = Limits { memory_bytes: 1 << 30, cpu_weight: 50, ..Limits::default() };
+        let group = create(&base, 7, 8, &limits).unwrap();
+        let read = |path: &str| fs::read_to_string(base.join(path)).unwrap();
+        assert_eq!(read("supervisor/cgroup.procs"), "7");
+        assert_eq!(read("cast-8/cgroup.procs"), "8");
+        assert_eq!(read("cast-8/memory.max"), (2_u64 << 30).to_string());
+        assert_eq!(read("cast-8/cpu.weight"), "50");
+        assert_eq!(read("cgroup.subtree_control"), "+memory +cpu");
+        std::mem::drop(group);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_group_that_is_shared_or_has_no_controllers_is_left_alone() {
+        let root = delegated("shared", "7\n8\n9\n");
+        let own = "0::/app.slice/pagecast.service/supervisor\n";
+        let base_path = base(&root, own).unwrap();
+        assert!(create(&base_path, 7, 8, &Limits::default()).is_err());
+        assert!(!base_path.join("supervisor").exists());
+        fs::write(base_path.join("cgroup.controllers"), "pids\n").unwrap();
+        assert_eq!(base(&root, own), None);
+        assert_eq!(base(&root, "0::/\n"), None, "the root is never ours");
+        fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,97 @@
+//! The cast's side: what `pagecast run-cast` does.
+
+use std::io::{self, BufReader, Write};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use pagecast_core::{CastSpec, HostTime};
+use pagecast_page::clock;
+
+use super::{Failed, Message, Order, Outcome, next_line};
+use crate::cast::{self, Failure, News, Stop, Warm};
+
+/// Time to finish the file once nobody watches any more.
+const ALONE: Duration = Duration::from_secs(10);
+
+/// Runs the cast that standard input describes, and tells standard output about it.
+pub fn run() -> ExitCode {
+    let stop = Stop::default();
+    let (orders, todo) = sync_channel(1);
+    let listener = std::thread::Builder::new().name("orders".into()).spawn({
+        let stop = stop.clone();
+        move || listen(&orders, &stop)
+    });
+    if let Err(error) = listener {
+        tracing::error!(%error, "cannot listen to the supervisor");
+        return ExitCode::FAILURE;
+    }
+    let Some((spec, started, warm)) = prepare(&todo) else { return ExitCode::FAILURE };
+    let outcome =
+        match cast::run(&spec, instant(started), &stop, warm, |news: News| say(&Message::News(news))) {
+            Ok(report) => Outcome { report: Some(report), failure: None },
+            Err(Failure { error, report }) => {
+                let failed = Failed { kind: error.kind(), message: chain(&error) };
+                Outcome { report: report.map(|r| *r), failure: Some(failed) }
+            }
+        };
+    say(&Message::Done(Box::new(outcome)));
+    ExitCode::SUCCESS
+}
+
+/// Waits for the cast, with a warm browser if that is ordered first.
+fn prepare(todo: &Receiver<Order>) -> Option<(Box<CastSpec>, HostTime, Option<Warm>)> {
+    let mut warm = None;
+    loop {
+        match todo.recv().ok()? {
+            Order::Warm(spec) => match Warm::start(&spec) {
+                Ok(ready) => {
+                    warm = Some(ready);
+                    say(&Message::Warm);
+                }
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "no warm browser");
+                    return None;
+                }
+            },
+            Order::Run(spec, started) => return Some((spec, HostTime(started), warm)),
+            Order::Stop => return None,
+        }
+    }
+}
+
+/// Hands on orders; a stop takes effect at once. The cast ends when nobody is there to give orders.
+fn listen(orders: &SyncSender<Order>, stop: &Stop) {
+    let mut lines = BufReader::new(io::stdin());
+    while let Some(line) = next_line(&mut lines) {
+        match serde_json::from_slice(&line) {
+            Ok(Order::Stop) => stop.ask(),
+            Ok(order) => {
+                // A second cast is not ours to run.
+                let _late = orders.try_send(order);
+            }
+            Err(error) => tracing::error!(%error, "an order that is none"),
+        }
+    }
+    stop.ask();
+    std::thread::sleep(ALONE);
+    tracing::error!("nobody watches this cast any more, and it does not stop");
+    std::process::abort();
+}
+
+fn say(message: &Message) {
+    let Ok(mut line) = serde_json::to_vec(message) else { return };
+    line.push(b'\n');
+    // Nobody listens: the end of the orders says so, too.
+    let _unheard = io::stdout().lock().write_all(&line).and_then(|()| io::stdout().flush());
+}
+
+fn instant(at: HostTime) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(clock::now().since(at)).unwrap_or(now)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |e| e.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,75 @@
+//! How a page is waited for, watched and ended.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use pagecast_core::spec::{Checks, Limits, Readiness, Signal};
+
+use super::{parse_bytes, parse_duration};
+
+/// Options of `record` about the life of the cast.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The life of the recording")]
+pub(crate) struct Care {
+    /// Show nothing until the page calls onWebcastStart() (`webcast`, which gives it onWebcastEnd() too) or notifyReady() (`ready`)
+    #[arg(long, value_name = "FUNCTION", num_args = 0..=1, require_equals = true, default_missing_value = "webcast")]
+    wait_for_start: Option<StartFunction>,
+    /// How long to wait for the page's call, up to 60s; then it is loaded again, then moved to a fresh browser [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "wait_for_start")]
+    ready_timeout: Option<Duration>,
+    /// End after this time, whatever happens, 10s to 24h [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    max_time: Option<Duration>,
+    /// Look every 2 to 30 s whether anything on the page changed; twice in a row not: load it again; twice more: fresh browser
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    freeze_check: Option<Duration>,
+    /// Look every 2 to 30 s whether the page is all white, and do the same
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    blank_check: Option<Duration>,
+    /// Look every 1 to 30 s whether the page's scripts get on; if not: fresh browser. A browser that is gone is replaced in any case
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    crash_check: Option<Duration>,
+    /// Browsers to try, 1 to 10, before the recording is given up [default: 3]
+    #[arg(long, value_name = "N")]
+    attempts: Option<u32>,
+    /// Memory for the browser, like 2G; one that needs more is replaced [default: 4G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    max_memory: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StartFunction {
+    Webcast,
+    Ready,
+}
+
+impl Care {
+    /// Without the conditions that are given elsewhere.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let signal = match self.wait_for_start {
+            None => Signal::None,
+            Some(StartFunction::Webcast) => Signal::Webcast,
+            Some(StartFunction::Ready) => Signal::NotifyReady,
+        };
+        Readiness { signal, timeout: self.ready_timeout.unwrap_or_default(), ..Readiness::default() }
+    }
+
+    pub(crate) fn checks(&self) -> Checks {
+        let some = |time: Option<Duration>| time.filter(|t| !t.is_zero());
+        Checks {
+            freeze: some(self.freeze_check),
+            blank: some(self.blank_check),
+            crash: some(self.crash_check),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        Limits {
+            max_time: self.max_time.unwrap_or(usual.max_time),
+            attempts: self.attempts.unwrap_or(usual.attempts),
+            memory_bytes: self.max_memory.unwrap_or(usual.memory_bytes),
+            ..usual
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Pages that freeze, turn white, hang, crash or never begin: what is done about it, in which order, and that the recording
+//! plays through all of it.
+#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::media::beeps;
+use pagecast_testkit::run::Report;
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::sync::{self, Offsets};
+use pagecast_testkit::{Outcome, Pagecast, Run, Server, Turn};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const LIMIT: Duration = Duration::from_secs(60);
+const NOTHING_RECORDED: i32 = 3;
+const PAGE_DIED: i32 = 5;
+
+fn record(server: &Server, page: &str) -> Pagecast {
+    Pagecast::record(PAGECAST, &server.url(page)).with("size", "640x360")
+}
+
+/// The events of a cast as words, like `live` and `reloaded freeze`.
+fn events(report: &Report) -> Vec<String> {
+    let word = |event: &serde_json::Value| event.to_string().replace(['{', '}', '"'], "").replace(':', " ");
+    report.timeline.iter().map(|turn| word(&turn.event)).collect()
+}
+
+fn happened(report: &Report, expected: &[&str]) -> Result<()> {
+    let events = events(report);
+    println!("{:?}", report.timeline);
+    ensure!(events == expected, "{events:?} happened, not {expected:?}");
+    Ok(())
+}
+
+/// That an event came this many milliseconds after the one before it.
+fn came_after(report: &Report, event: usize, ms: RangeInclusive<u64>) -> Result<()> {
+    let [before, this] = [event - 1, event].map(|i| report.timeline[i].at_ms);
+    ensure!(
+        ms.contains(&(this - before)),
+        "event {event} came {} ms after the one before, not {ms:?}",
+        this - before
+    );
+    Ok(())
+}
+
+/// The kinds of trouble that evidence was kept of, in order; each must have its picture.
+fn evidence(report: &Report) -> Result<Vec<String>> {
+    let Some(folder) = &report.evidence else { return Ok(Vec::new()) };
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let logs: Vec<_> = names.iter().filter_map(|n| n.strip_suffix(".log")).collect();
+    for log in &logs {
+        ensure!(names.contains(&format!("{log}.png")), "no picture of {log}");
+    }
+    Ok(logs.into_iter().filter_map(|n| n.split_once('-')).map(|(_, kind)| kind.to_owned()).collect())
+}
+
+/// That the file has the length it should have, all of it plays, and no picture comes out of turn.
+fn plays(outcome: &Outcome, seconds: f64) -> Result<()> {
+    let file = outcome.remains()?;
+    ensure!((file.end_s() - seconds).abs() < 0.1, "{} s of picture, not {seconds}", file.end_s());
+    let pictures = file.strips(Place::PAGE)?;
+    ensure!(pictures.is_sorted_by(|a, b| a.pts_s < b.pts_s), "pictures go back in time");
+    let sound_s = file.pcm()?.channels()?[0].len() as f64 / 48_000.0;
+    ensure!((sound_s - seconds).abs() < 0.1, "{sound_s} s of sound, not {seconds}");
+    Ok(())
+}
+
+/// Sound against picture over the whole of a recording of `sync.html`.
+fn offsets(outcome: &Outcome) -> Result<Offsets> {
+    let file = outcome.remains()?;
+    let pictures = file.strips(Place::PAGE)?;
+    let [onsets] = beeps::onsets_of(file.pcm()?, [sync::PAGE_BEEP])?;
+    let offsets = sync::page(&pictures, &onsets);
+    println!("{offsets}");
+    Ok(offsets)
+}
+
+/// Within ±40 ms, three quarters of all beeps at least.
+fn in_step(offsets: &Offsets, events: usize) -> Result<()> {
+    ensure!(offsets.len() >= events, "only {} of {events} beeps seen and heard", offsets.len());
+    let good = offsets.all.iter().filter(|(_, ms)| ms.abs() <= 40.0).count();
+    ensure!(
+        good * 4 >= offsets.len() * 3,
+        "{good} of {} beeps within 40 ms: {:?}",
+        offsets.len(),
+        offsets.all
+    );
+    Ok(())
+}
+
+#[test]
+fn a_frozen_page_is_loaded_again_and_then_moved() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html?do=freeze&after=500&loads=2")
+        .with("freeze-check", "2s")
+        .with("duration", "13s")
+        .finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "reloaded freeze", "moved freeze", "ended complete"])?;
+    // The first look sees what was drawn before it froze, the next two are hits.
+    came_after(&report, 1, 3900..=6900)?;
+    came_after(&report, 2, 3900..=7500)?;
+    ensure!(evidence(&report)? == ["freeze"; 4], "{:?}", evidence(&report)?);
+    plays(&outcome, 13.0)
+}
+
+#[test]
+fn painting_the_same_again_is_no_sign_of_life() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html?do=repaint&loads=1")
+        .with("freeze-check", "2s")
+        .with("duration", "9s")
+        .finish(LIMIT)?;
+    happened(&outcome.report()?, &["live", "reloaded freeze", "ended complete"])
+}
+
+#[test]
+fn a_white_page_is_loaded_again() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html?do=blank&after=500&loads=1")
+        .with("blank-check", "2s")
+        .with("duration", "8s")
+        .finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "reloaded blank", "ended complete"])?;
+    came_after(&report, 1, 3900..=4900)?;
+    ensure!(evidence(&report)? == ["blank"; 2]);
+    plays(&outcome, 8.0)
+}
+
+#[test]
+fn a_page_that_hangs_is_moved() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html?do=loop&after=1000&loads=1")
+        .with("crash-check", "2s")
+        .with("duration", "9s")
+        .finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "moved crash", "ended complete"])?;
+    // Within two intervals and a bit.
+    came_after(&report, 1, 1900..=5500)?;
+    plays(&outcome, 9.0)
+}
+
+#[test]
+fn a_page_that_needs_too_much_memory_is_moved() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html?do=memory&after=500&loads=1")
+        .with("max-memory", "1200M")
+        .with("duration", "8s")
+        .finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "moved crash", "ended complete"])?;
+    ensure!(report.peak_rss_bytes.browser < 4 << 30, "{:?}", report.peak_rss_bytes);
+    plays(&outcome, 8.0)
+}
+
+/// Starts a recording of the page with beeps and waits until it runs for a second or two.
+fn beeping(server: &Server, seconds: u32) -> Result<Run> {
+    let mut run = record(server, "sync.html").with("duration", format!("{seconds}s")).start()?;
+    run.wait_for_bytes(20_000, LIMIT)?;
+    Ok(run)
+}
+
+#[test]
+fn a_renderer_that_dies_is_replaced_and_sound_and_picture_still_agree() -> Result<()> {
+    let _turn = Turn::alone()?;
+    let server = Server::start()?;
+    let mut run = beeping(&server, 16)?;
+    run.kill_those_with("--type=renderer")?;
+    let outcome = run.finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "moved crash", "ended complete"])?;
+    plays(&outcome, 16.0)?;
+    in_step(&offsets(&outcome)?, 10)
+}
+
+#[test]
+fn a_page_that_loads_itself_again_goes_on_and_sound_and_picture_still_agree() -> Result<()> {
+    let _turn = Turn::alone()?;
+    let server = Server::start()?;
+    let outcome =
+        record(&server, "sync.html?do=reload&after=4000&loads=1").with("duration", "16s").finish(LIMIT)?;
+    happened(&outcome.report()?, &["live", "ended complete"])?;
+    plays(&outcome, 16.0)?;
+    in_step(&offsets(&outcome)?, 11)
+}
+
+#[test]
+fn a_browser_that_dies_is_replaced() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run = beeping(&server, 9)?;
+    run.kill_browser()?;
+    let outcome = run.finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "moved crash", "ended complete"])?;
+    ensure!(evidence(&report)? == ["crash"]);
+    plays(&outcome, 9.0)
+}
+
+#[test]
+fn helpers_of_the_browser_may_die() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run = beeping(&server, 9)?;
+    run.kill_those_with("--type=utility")?;
+    run.kill_those_with("--type=gpu-process")?;
+    let outcome = run.finish(LIMIT)?;
+    let report = outcome.report()?;
+    println!("{:?}", report.timeline);
+    ensure!(report.end == "complete", "{}", report.end);
+    plays(&outcome, 9.0)?;
+    let file = outcome.remains()?;
+    let last =
+        file.strips(Place::PAGE)?.iter().rev().find_map(|p| p.strip.map(|_| p.pts_s)).context("no strip")?;
+    ensure!(last > 8.0, "the page was last seen at {last} s");
+    Ok(())
+}
+
+#[test]
+fn attempts_are_limited() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run = record(&server, "sync.html").with("attempts", 2).start()?;
+    run.wait_for_bytes(20_000, LIMIT)?;
+    run.kill_browser()?;
+    let loaded_twice = |server: &Server| server.requests().iter().filter(|r| *r == "/loads").count() >= 2;
+    run.wait_until("the page was loaded again", LIMIT, |_| loaded_twice(&server))?;
+    run.kill_browser()?;
+    let outcome = run.finish(LIMIT)?;
+    outcome.expect_failure(PAGE_DIED, &["crashed again and again", "2 browsers"])?;
+    let report = outcome.any_report()?;
+    happened(&report, &["live", "moved crash", "ended gave-up crash"])?;
+    ensure!((report.end.as_str(), report.trouble.as_deref()) == ("gave-up", Some("crash")));
+    plays(&outcome, report.duration_ms / 1000.0)
+}
+
+#[test]
+fn a_page_that_never_calls_is_loaded_again_then_moved_then_given_up() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html")
+        .flag("wait-for-start")
+        .with("ready-timeout", "2s")
+        .with("attempts", 2)
+        .finish(LIMIT)?;
+    outcome.expect_failure(NOTHING_RECORDED, &["never said that it is ready", "2 browsers"])?;
+    let report = outcome.any_report()?;
+    let again = "reloaded start-timeout";
+    happened(&report, &[again, "moved start-timeout", again, "ended gave-up start-timeout"])?;
+    came_after(&report, 1, 2000..=3000)?;
+    ensure!(!outcome.output.exists(), "a file was left for nothing");
+    ensure!(evidence(&report)? == ["start-timeout"; 4]);
+    Ok(())
+}
+
+#[test]
+fn notify_ready_is_missed_twice_only() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html")
+        .flag("wait-for-start=ready")
+        .with("ready-timeout", "2s")
+        .finish(LIMIT)?;
+    outcome.expect_failure(NOTHING_RECORDED, &["never said that it is ready"])?;
+    happened(&outcome.any_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])
+}
+
+#[test]
+fn nothing_is_recorded_before_the_page_calls_start() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html?start=2500&end=5500")
+        .flag("wait-for-start")
+        .with("freeze-check", "2s")
+        .finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "ended page-ended"])?;
+    ensure!((2400.0..3600.0).contains(&report.duration_ms), "{} ms", report.duration_ms);
+    let pictures = outcome.remains()?.strips(Place::PAGE)?;
+    let first = pictures.iter().find_map(|p| p.strip).context("no picture shows the page")?;
+    ensure!((2.4..3.0).contains(&first.page_s()), "the first picture was drawn at {} s", first.page_s());
+    ensure!(pictures[0].strip.is_some(), "something else was recorded first");
+    Ok(())
+}
+
+#[test]
+fn a_page_that_ends_early_records_nothing() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html?end=500").flag("wait-for-start").finish(LIMIT)?;
+    outcome.expect_failure(NOTHING_RECORDED, &["the page called for the end", "nothing was recorded"])?;
+    happened(&outcome.any_report()?, &["ended page-ended"])
+}
+
+#[test]
+fn the_functions_are_there_only_if_asked_for_and_after_a_reload_too() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let page = "counter.html?start=300&ready=300&do=reload&after=1500&loads=1";
+    record(&server, page).with("duration", "2s").finish(LIMIT)?.report()?;
+    let said = |server: &Server, what: &str| server.requests().iter().filter(|r| *r == what).count();
+    ensure!(
+        said(&server, "/said/onWebcastStart-undefined") >= 1
+            && said(&server, "/said/notifyReady-undefined") >= 1
+    );
+    let server = Server::start()?;
+    let outcome = record(&server, page).flag("wait-for-start").with("duration", "4s").finish(LIMIT)?;
+    happened(&outcome.report()?, &["live", "ended complete"])?;
+    ensure!(said(&server, "/said/onWebcastStart-function") == 2, "{:?}", server.requests());
+    ensure!(said(&server, "/said/notifyReady-undefined") == 2, "{:?}", server.requests());
+    let server = Server::start()?;
+    record(&server, page).flag("wait-for-start=ready").with("duration", "1s").finish(LIMIT)?.report()?;
+    ensure!(
+        said(&server, "/said/notifyReady-function") == 1
+            && said(&server, "/said/onWebcastStart-undefined") == 1
+    );
+    Ok(())
+}
+
+#[test]
+fn the_maximum_running_time_is_kept() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html").with("max-time", "10s").finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "ended max-time"])?;
+    let ended = report.timeline[1].at_ms;
+    ensure!((10_000..11_000).contains(&ended), "ended after {ended} ms");
+    Ok(())
+}
+
+#[test]
+fn monstrous_pages_do_not_stop_the_recording() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let outcome = record(&server, "counter.html?do=canvas&after=500").with("duration", "5s").finish(LIMIT)?;
+    let report = outcome.report()?;
+    println!("{:?}", report.timeline);
+    ensure!(report.end == "complete");
+    plays(&outcome, 5.0)
+}
