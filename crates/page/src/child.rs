@@ -109,10 +109,7 @@ pub fn sweep(base: &Path) -> Vec<PathBuf> {
             m.is_dir() && m.uid() == owner
         });
         // A janitor outlives its cast by a moment only, and then does this itself.
-        if !ours
-            || Path::new("/proc").join(pid.to_string()).exists()
-            || mentioned(&path, |argument| argument == JANITOR_NAME)
-        {
+        if !ours || is_running(pid) || mentioned(&path, |argument| argument == JANITOR_NAME) {
             continue;
         }
         for_each_mention(&path, |pid, _| {
@@ -126,6 +123,13 @@ pub fn sweep(base: &Path) -> Vec<PathBuf> {
         }
     }
     removed
+}
+
+/// Whether there is such a process, which is more than an exit status that nobody has fetched.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 /// The process that made a folder of this name, if it is one of ours.

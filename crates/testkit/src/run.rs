@@ -212,8 +212,11 @@ impl Run {
     /// There is none.
     pub fn kill_browser(&mut self) -> Result<()> {
         self.living.family.census();
-        // Only the main process has this; the last one is the one in use.
-        let browsers = self.living.family.with_argument("--remote-debugging-pipe");
+        // Its helpers are of some type.
+        let is_main = |all: &[&str]| {
+            all.contains(&"--remote-debugging-pipe") && !all.iter().any(|a| a.starts_with("--type="))
+        };
+        let browsers = self.living.family.with_arguments(is_main);
         send(*browsers.last().context("the run has no browser")?, Signal::KILL)
     }
 

@@ -62,9 +62,14 @@ impl Family {
     /// Living members with `word` on their command line, eldest first.
     #[must_use]
     pub fn with_argument(&self, word: &str) -> Vec<u32> {
+        self.with_arguments(|all| all.contains(&word))
+    }
+
+    /// Living members whose arguments are like this, eldest first.
+    pub fn with_arguments(&self, like: impl Fn(&[&str]) -> bool) -> Vec<u32> {
         let has = |pid: u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|b| *b == 0 || *b == b' ').any(|argument| argument == word.as_bytes())
+            like(&String::from_utf8_lossy(&line).split(['\0', ' ']).collect::<Vec<_>>())
         };
         let mut living: Vec<_> =
             self.seen.keys().filter(|k| Process::read(k.0).is_some_and(|p| p.key() == **k)).collect();
