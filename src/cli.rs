@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use pagecast_core::spec::{Size, SourceUrl};
+use pagecast_core::spec::{Rule, Size, SourceUrl};
 use pagecast_core::{Fps, SpecError};
 
 use crate::screen;
@@ -63,6 +63,16 @@ pub(crate) struct Record {
     /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
     #[arg(long, default_value = "1", value_name = "F")]
     pub(crate) scale_factor: f64,
+    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name, *.name or *, each
+    /// with :PORT if you like; can be given again
+    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
+    pub(crate) allow_net: Vec<Rule>,
+    /// Keep the page from this, though it is public or allowed; can be given again
+    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
+    pub(crate) deny_net: Vec<Rule>,
+    /// Let the page send UDP, to any address: some calls (WebRTC) need it
+    #[arg(long)]
+    pub(crate) allow_udp: bool,
     /// Replace the file if it exists
     #[arg(long)]
     pub(crate) overwrite: bool,

@@ -39,6 +39,7 @@ impl From<cast::Error> for Failure {
             cast::Error::Spec(_) => BAD_VALUE,
             cast::Error::Page(pagecast_page::Error::Browser(error)) => match error {
                 browser::Error::Navigation { .. }
+                | browser::Error::Refused { .. }
                 | browser::Error::HttpStatus { .. }
                 | browser::Error::NavigationTimeout { .. }
                 | browser::Error::GivenUp => PAGE,

@@ -7,6 +7,7 @@ mod trace;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -14,16 +15,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::{Source, SourceUrl};
+use pagecast_core::spec::{Refusal, Source, SourceUrl};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
-pub(crate) use launch::{browser_user, preferences};
+pub(crate) use launch::{browser_user, profile};
 pub use log::Line;
 pub(crate) use trace::Tracer;
 
 use crate::child::{self, User};
+use crate::guard::{self, Guard, Journal, Verdict};
 use cdp::Cdp;
 
 /// Time for the browser to come up, and for any single call.
@@ -76,6 +78,20 @@ pub enum Error {
         url: String,
         /// The browser's name for the reason, like `net::ERR_NAME_NOT_RESOLVED`.
         reason: String,
+    },
+    /// The page, or where it redirects to, is out of reach.
+    #[error("cannot open {url}: {}", advise(host, *address, *port, *why))]
+    Refused {
+        /// The page.
+        url: String,
+        /// The host that was refused: a name, or the address as it was written.
+        host: String,
+        /// Its address.
+        address: IpAddr,
+        /// Its port.
+        port: u16,
+        /// Why.
+        why: Refusal,
     },
     /// The server sent an error page.
     #[error("cannot open {url}: the server answered HTTP {status}")]
@@ -141,6 +157,7 @@ pub struct Browser {
     child: Child,
     cdp: Cdp,
     session: String,
+    journal: Arc<Journal>,
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
 }
@@ -151,6 +168,9 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) wayland: &'a Path,
     pub(crate) pulse: &'a Path,
+    pub(crate) guard: &'a Guard,
+    /// Whether it may send UDP past the guard.
+    pub(crate) udp: bool,
     pub(crate) user: Option<User>,
 }
 
@@ -168,7 +188,7 @@ impl Browser {
         let (complaint_r, complaint_w) = child::pipe().map_err(fail)?;
         let spec = child::Spec {
             program: &program,
-            args: launch::switches(source, &around.folder.join("profile")),
+            args: launch::switches(source, around.guard.address(), around.udp, &around.folder.join("profile")),
             env: launch::environment(around.folder, around.wayland, around.pulse),
             folder: around.folder,
             fds: vec![commands_r, answers_w],
@@ -180,7 +200,14 @@ impl Browser {
         let complaint = Complaint::collect(complaint_r).map_err(fail)?;
         let events = Events { shared: Arc::clone(&shared) };
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
-        let mut browser = Self { child, cdp, session: String::new(), shared, reader: Some(reader) };
+        let mut browser = Self {
+            child,
+            cdp,
+            session: String::new(),
+            journal: around.guard.journal(),
+            shared,
+            reader: Some(reader),
+        };
         watch(&browser.child).map_err(fail)?;
         match browser.attach() {
             Err(Error::Call(CallError::Closed)) => Err(browser.autopsy(program, complaint)),
@@ -195,6 +222,7 @@ impl Browser {
     /// gone.
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
         self.shared.update(|s| (s.painted, s.loaded) = (false, false));
+        let begin = self.journal.now();
         let ask = |method, params, timeout| {
             self.cdp.call_unless(&self.session, method, params, timeout, given_up).map_err(
                 |error| match error {
@@ -214,8 +242,26 @@ impl Browser {
             Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => {
                 check_status(url, &ask("Runtime.evaluate", status_question(), CALL_TIMEOUT)?)
             }
-            Some(reason) => Err(Error::Navigation { url: url.to_string(), reason: reason.to_owned() }),
+            Some(reason) => Err(self.failure(url, reason, begin)),
         }
+    }
+
+    /// Why a navigation failed: of what its proxy could not do, the browser only knows that.
+    fn failure(&self, url: &SourceUrl, reason: &str, begin: u64) -> Error {
+        let through_proxy = reason.starts_with("net::ERR_SOCKS_") || reason == "net::ERR_ADDRESS_UNREACHABLE";
+        let place = through_proxy.then(|| self.journal.since(begin, url.host())).flatten();
+        let reason = match place.as_ref().map(|p| p.verdict) {
+            Some(Verdict::Refused { address, why }) => {
+                let (host, port) = place.map_or_else(Default::default, |p| (p.host, p.port));
+                return Error::Refused { url: url.to_string(), host, address, port, why };
+            }
+            Some(Verdict::NoSuchHost) => "net::ERR_NAME_NOT_RESOLVED",
+            Some(Verdict::ConnectionRefused) => "net::ERR_CONNECTION_REFUSED",
+            Some(Verdict::TimedOut) => "net::ERR_CONNECTION_TIMED_OUT",
+            Some(Verdict::Unreachable) => "net::ERR_ADDRESS_UNREACHABLE",
+            None => reason,
+        };
+        Error::Navigation { url: url.to_string(), reason: reason.to_owned() }
     }
 
     /// Waits until `done` holds of the page's state or `timeout` is over; the state at that moment.
@@ -438,6 +484,23 @@ fn check_status(url: &SourceUrl, answer: &Value) -> Result<(), Error> {
 
 fn list(places: &[PathBuf]) -> String {
     places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Why an address is out of reach, and what to do about it.
+fn advise(host: &str, address: IpAddr, port: u16, why: Refusal) -> String {
+    let rule = match address {
+        _ if guard::is_this_machine(host) => format!("{host}:{port}"),
+        IpAddr::V4(address) => format!("{address}:{port}"),
+        IpAddr::V6(address) => format!("[{address}]:{port}"),
+    };
+    match why {
+        Refusal::Denied => format!("a rule of this cast denies it ({address})"),
+        Refusal::NotPublic => {
+            format!(
+                "{address} is not a public address; allow it with --allow-net {rule} if this page may reach it"
+            )
+        }
+    }
 }
 
 /// What the reasons that people meet mean.

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use pagecast_core::spec::Source;
+use pagecast_core::spec::{Network, Source};
 use pagecast_core::{Samples, Tick};
 
-use crate::browser::{self, Browser, browser_user, preferences};
+use crate::browser::{self, Browser, browser_user, profile};
 use crate::child::{RunFolder, User};
 use crate::clock::Origin;
 use crate::display::{self, Display};
+use crate::guard::{self, Guard};
 use crate::sound::{self, Sound};
 use crate::sync::{Depth, PlayerDelay, Probe};
 
@@ -29,6 +30,9 @@ pub enum Error {
     /// See [`sound::Error`].
     #[error(transparent)]
     Sound(#[from] sound::Error),
+    /// See [`guard::Error`].
+    #[error(transparent)]
+    Guard(#[from] guard::Error),
     /// The thread that watches the browser cannot be started.
     #[error("cannot start the sync thread")]
     Probe(#[source] std::io::Error),
@@ -43,6 +47,8 @@ pub struct Page {
     // Dropped in this order: the browser before who waits for its answers and before what it is connected to, the folder last.
     /// The browser.
     pub browser: Browser,
+    /// Its way to the network.
+    pub guard: Guard,
     _probe: Probe,
     /// The display.
     pub display: Display,
@@ -52,13 +58,14 @@ pub struct Page {
 }
 
 impl Page {
-    /// Starts display, sound card and browser with an empty page. Ticks and samples flow once the capture has begun. The
+    /// Starts display, sound card, guard and browser with an empty page. `network` is what it may reach. Ticks and samples flow once the capture has begun. The
     /// browser dies with the calling thread.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn start(
         source: &Source,
+        network: &Network,
         ticks: SyncSender<Tick>,
         samples: SyncSender<Samples>,
     ) -> Result<Self, Error> {
@@ -69,8 +76,10 @@ impl Page {
             let path = folder.path().join(name);
             std::fs::create_dir(&path).and_then(|()| give(&path, user)).map_err(fail)?;
         }
-        let path = folder.path().join("profile/Default/Preferences");
-        std::fs::write(&path, preferences().to_string()).and_then(|()| give(&path, user)).map_err(fail)?;
+        for (name, contents) in profile(network) {
+            let path = folder.path().join("profile").join(name);
+            std::fs::write(&path, contents.to_string()).and_then(|()| give(&path, user)).map_err(fail)?;
+        }
         let (wayland, pulse) = (folder.path().join("wayland"), folder.path().join("pulse"));
         let (origin, depth) = (Origin::unset(), Depth::default());
         let config = display::Config {
@@ -91,12 +100,20 @@ impl Page {
         for socket in [&wayland, &pulse] {
             give(socket, user).map_err(fail)?;
         }
+        let guard = Guard::start(guard::Config::new(network.clone()))?;
         let path = folder.path().to_owned();
-        let around = browser::Surroundings { folder: &path, wayland: &wayland, pulse: &pulse, user };
+        let around = browser::Surroundings {
+            folder: &path,
+            wayland: &wayland,
+            pulse: &pulse,
+            guard: &guard,
+            udp: network.udp,
+            user,
+        };
         let browser = Browser::start(source, &around, |child| folder.watch(child))?;
         let probe =
             Probe::start(browser.tracer(), display.commits(), source.fps, depth).map_err(Error::Probe)?;
-        Ok(Self { browser, _probe: probe, display, sound, _folder: folder })
+        Ok(Self { browser, guard, _probe: probe, display, sound, _folder: folder })
     }
 
     /// Starts the capture: the next tick is the first frame and the origin of all time stamps.

@@ -202,7 +202,7 @@ fn open(
     samples: SyncSender<Samples>,
     stop: &Stop,
 ) -> Result<Page, Error> {
-    let page = Page::start(&spec.source, ticks, samples)?;
+    let page = Page::start(&spec.source, &spec.network, ticks, samples)?;
     tracing::info!(url = %spec.source.url, size = %spec.source.size, fps = spec.source.fps.get(), "opening the page");
     page.browser.open(&spec.source.url, &|| stop.asked())?;
     let deadline = Instant::now() + PAINT_TIMEOUT;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pagecast_core::Fps;
-use pagecast_core::spec::{Context, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, Network, Size, Source, SourceUrl};
 use pagecast_media::encode::{audio, video};
 use pagecast_page::{Page, browser};
 use serde_json::{Value, json};
@@ -102,7 +102,7 @@ fn start() -> Result<Page, String> {
     };
     let (ticks, _) = std::sync::mpsc::sync_channel(1);
     let (samples, _) = std::sync::mpsc::sync_channel(1);
-    Page::start(&source, ticks, samples).map_err(|e| chain(&e))
+    Page::start(&source, &Network::default(), ticks, samples).map_err(|e| chain(&e))
 }
 
 /// What only a page can tell.
