@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use pagecast_core::spec::{Checks, Context, Limits, Network, Readiness, Recording, Rule, Size, Source, SourceUrl};
+use pagecast_core::spec::{
+    Checks, Context, Limits, Network, Readiness, Recording, Rule, Size, Source, SourceUrl,
+};
 use pagecast_core::{CastSpec, Fps};
 use pagecast_media::sheet;
 

@@ -32,11 +32,7 @@ pub(crate) fn run(args: &cli::Record, started: Instant) -> Result<ExitCode, Fail
         readiness: Readiness::default(),
         checks: Checks::default(),
         limits: Limits::default(),
-        network: Network {
-            allow: args.allow_net.clone(),
-            deny: args.deny_net.clone(),
-            udp: args.allow_udp,
-        },
+        network: Network { allow: args.allow_net.clone(), deny: args.deny_net.clone(), udp: args.allow_udp },
     };
     let outcome = cast(&spec, started, args.quiet || args.json);
     let report = match &outcome {

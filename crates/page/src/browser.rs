@@ -3,6 +3,7 @@
 mod cdp;
 mod launch;
 mod log;
+mod reach;
 mod trace;
 
 use std::fs::File;
@@ -25,7 +26,7 @@ pub use log::Line;
 pub(crate) use trace::Tracer;
 
 use crate::child::{self, User};
-use crate::guard::{self, Guard, Journal, Verdict};
+use crate::guard::{Guard, Journal};
 use cdp::Cdp;
 
 /// Time for the browser to come up, and for any single call.
@@ -80,7 +81,7 @@ pub enum Error {
         reason: String,
     },
     /// The page, or where it redirects to, is out of reach.
-    #[error("cannot open {url}: {}", advise(host, *address, *port, *why))]
+    #[error("cannot open {url}: {}", reach::advise(host, *address, *port, *why))]
     Refused {
         /// The page.
         url: String,
@@ -188,7 +189,12 @@ impl Browser {
         let (complaint_r, complaint_w) = child::pipe().map_err(fail)?;
         let spec = child::Spec {
             program: &program,
-            args: launch::switches(source, around.guard.address(), around.udp, &around.folder.join("profile")),
+            args: launch::switches(
+                source,
+                around.guard.address(),
+                around.udp,
+                &around.folder.join("profile"),
+            ),
             env: launch::environment(around.folder, around.wayland, around.pulse),
             folder: around.folder,
             fds: vec![commands_r, answers_w],
@@ -242,26 +248,8 @@ impl Browser {
             Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => {
                 check_status(url, &ask("Runtime.evaluate", status_question(), CALL_TIMEOUT)?)
             }
-            Some(reason) => Err(self.failure(url, reason, begin)),
+            Some(reason) => Err(reach::failure(url, reason, self.journal.since(begin, url.host()))),
         }
-    }
-
-    /// Why a navigation failed: of what its proxy could not do, the browser only knows that.
-    fn failure(&self, url: &SourceUrl, reason: &str, begin: u64) -> Error {
-        let through_proxy = reason.starts_with("net::ERR_SOCKS_") || reason == "net::ERR_ADDRESS_UNREACHABLE";
-        let place = through_proxy.then(|| self.journal.since(begin, url.host())).flatten();
-        let reason = match place.as_ref().map(|p| p.verdict) {
-            Some(Verdict::Refused { address, why }) => {
-                let (host, port) = place.map_or_else(Default::default, |p| (p.host, p.port));
-                return Error::Refused { url: url.to_string(), host, address, port, why };
-            }
-            Some(Verdict::NoSuchHost) => "net::ERR_NAME_NOT_RESOLVED",
-            Some(Verdict::ConnectionRefused) => "net::ERR_CONNECTION_REFUSED",
-            Some(Verdict::TimedOut) => "net::ERR_CONNECTION_TIMED_OUT",
-            Some(Verdict::Unreachable) => "net::ERR_ADDRESS_UNREACHABLE",
-            None => reason,
-        };
-        Error::Navigation { url: url.to_string(), reason: reason.to_owned() }
     }
 
     /// Waits until `done` holds of the page's state or `timeout` is over; the state at that moment.
@@ -484,23 +472,6 @@ fn check_status(url: &SourceUrl, answer: &Value) -> Result<(), Error> {
 
 fn list(places: &[PathBuf]) -> String {
     places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// Why an address is out of reach, and what to do about it.
-fn advise(host: &str, address: IpAddr, port: u16, why: Refusal) -> String {
-    let rule = match address {
-        _ if guard::is_this_machine(host) => format!("{host}:{port}"),
-        IpAddr::V4(address) => format!("{address}:{port}"),
-        IpAddr::V6(address) => format!("[{address}]:{port}"),
-    };
-    match why {
-        Refusal::Denied => format!("a rule of this cast denies it ({address})"),
-        Refusal::NotPublic => {
-            format!(
-                "{address} is not a public address; allow it with --allow-net {rule} if this page may reach it"
-            )
-        }
-    }
 }
 
 /// What the reasons that people meet mean.

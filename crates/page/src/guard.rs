@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-pub(crate) use journal::Journal;
+pub(crate) use journal::{Journal, Place};
 pub use journal::{Refused, Verdict};
 pub(crate) use resolve::is_this_machine;
 pub use resolve::{Resolve, System};
