@@ -82,7 +82,11 @@ CalculateNativeWinOcclusion,DestroyProfileOnBrowserClose,PaintHolding";
 /// default is 32, for all hosts together.
 const CONNECTIONS: u32 = 256;
 
-/// Of what the browser might send past its proxy, what can be switched off: UDP, which is to say WebRTC and HTTP/3.
+/// Hides addresses of calls behind names that are asked for by multicast. Without UDP there is nothing to hide, and pages could
+/// have names asked for.
+const MULTICAST_NAMES: &str = "WebRtcHideLocalIpsWithMdns";
+
+/// What WebRTC may send past the proxy: nothing. Told by a switch and by a preference, of which either would do.
 const NO_UDP: &str = "disable_non_proxied_udp";
 
 /// A window without tabs: one with tabs is never narrower than 500 pixels.
@@ -91,7 +95,7 @@ const EMPTY_PAGE: &str = "--app=data:text/html,";
 /// All switches for a page whose only way to the network is `guard`.
 pub(super) fn switches(source: &Source, guard: SocketAddr, udp: bool, profile: &Path) -> Vec<String> {
     let mut all: Vec<String> = SWITCHES.iter().map(|&s| s.to_owned()).collect();
-    all.push(FEATURES_OFF.to_owned());
+    all.push(if udp { FEATURES_OFF.to_owned() } else { format!("{FEATURES_OFF},{MULTICAST_NAMES}") });
     all.push(format!("--proxy-server=socks5://{guard}"));
     if !udp {
         all.push(format!("--webrtc-ip-handling-policy={NO_UDP}"));
@@ -193,10 +197,31 @@ pub(crate) fn browser_user() -> Result<Option<User>, std::io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pagecast_core::Fps;
+    use pagecast_core::spec::{Context, Size, SourceUrl};
 
     #[test]
     fn the_sandbox_is_never_switched_off() {
         assert!(SWITCHES.iter().all(|s| !s.contains("no-sandbox") && !s.contains("disable-web-security")));
         assert!(!FEATURES_OFF.contains("site-per-process"));
+    }
+
+    #[test]
+    fn the_last_list_of_features_holds_all_of_them() {
+        let source = Source {
+            url: SourceUrl::parse("http://a.example/").unwrap(),
+            size: Size::new(640, 360).unwrap(),
+            fps: Fps::new(30).unwrap(),
+            scale_factor: 1.0,
+            context: Context::default(),
+        };
+        for udp in [false, true] {
+            let guard = SocketAddr::from(([127, 0, 0, 1], 1080));
+            let all = switches(&source, guard, udp, Path::new("/profile"));
+            let lists: Vec<_> = all.iter().filter(|s| s.starts_with("--disable-features=")).collect();
+            assert_eq!(lists.len(), 1, "the browser takes the last list only");
+            assert_eq!(lists[0].contains(MULTICAST_NAMES), !udp);
+            assert!(all.iter().any(|s| s == "--proxy-server=socks5://127.0.0.1:1080"));
+        }
     }
 }
