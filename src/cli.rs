@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use pagecast_core::spec::{Size, SourceUrl};
+use pagecast_core::spec::{Rule, Size, SourceUrl};
 use pagecast_core::{Fps, SpecError};
 
 use crate::screen;
@@ -70,6 +70,16 @@ pub(crate) struct Record {
     pub(crate) scale_factor: f64,
     #[command(flatten)]
     pub(crate) care: care::Care,
+    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name, *.name or *, each
+    /// with :PORT if you like; can be given again
+    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
+    pub(crate) allow_net: Vec<Rule>,
+    /// Keep the page from this, though it is public or allowed; can be given again
+    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
+    pub(crate) deny_net: Vec<Rule>,
+    /// Let the page send UDP, to any address: some calls (WebRTC) need it
+    #[arg(long)]
+    pub(crate) allow_udp: bool,
     /// Replace the file if it exists
     #[arg(long)]
     pub(crate) overwrite: bool,

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use pagecast_core::spec::{Checks, Context, Limits, Network, Readiness, Recording, Size, Source, SourceUrl};
+use pagecast_core::spec::{
+    Checks, Context, Limits, Network, Readiness, Recording, Rule, Size, Source, SourceUrl,
+};
 use pagecast_core::{CastSpec, Fps, HostTime};
 use pagecast_media::sheet;
 
@@ -50,7 +52,10 @@ pub(crate) fn run(args: &cli::Demo, started: HostTime) -> Result<ExitCode, Failu
         readiness: Readiness::default(),
         checks: Checks::default(),
         limits: Limits::default(),
-        network: Network::default(),
+        network: Network {
+            allow: vec![Rule::parse(&address.to_string()).context("the demo page's rule")?],
+            ..Network::default()
+        },
     };
     screen::say(&format!("recording the demo page for {} s …", args.duration.as_secs_f64()));
     let outcome = record::cast(&spec, started, false)?;

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Fai
         readiness: args.care.readiness(),
         checks: args.care.checks(),
         limits: args.care.limits(),
-        network: Network::default(),
+        network: Network { allow: args.allow_net.clone(), deny: args.deny_net.clone(), udp: args.allow_udp },
     };
     let outcome = cast(&spec, started, args.quiet || args.json)?;
     if let Some(report) = &outcome.report {

@@ -33,6 +33,7 @@ impl Pagecast {
         let log = file.with_extension("log");
         let mut command = program(pagecast);
         command.args(["record", url, "--json", "--overwrite", "-o"]).arg(file);
+        command.args(["--allow-net", "127.0.0.0/8"]);
         command.args(["--size", &format!("{WIDTH}x{HEIGHT}"), "--fps", &FPS.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
         let child = command.spawn().with_context(|| {

@@ -3,11 +3,13 @@
 mod cdp;
 mod launch;
 mod log;
+mod reach;
 mod signal;
 mod trace;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -15,17 +17,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::{Signal, Source, SourceUrl};
+use pagecast_core::spec::{Refusal, Signal, Source, SourceUrl};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
-pub(crate) use launch::{browser_user, preferences};
+pub(crate) use launch::{browser_user, profile};
 pub use log::Line;
 pub(crate) use trace::Tracer;
 
 use crate::child::{self, User};
+use crate::guard::{Guard, Journal};
 use cdp::{Answer, Cdp};
 use signal::Word;
 
@@ -79,6 +82,20 @@ pub enum Error {
         url: String,
         /// The browser's name for the reason, like `net::ERR_NAME_NOT_RESOLVED`.
         reason: String,
+    },
+    /// The page, or where it redirects to, is out of reach.
+    #[error("cannot open {url}: {}", reach::advise(host, *address, *port, *why))]
+    Refused {
+        /// The page.
+        url: String,
+        /// The host that was refused: a name, or the address as it was written.
+        host: String,
+        /// Its address.
+        address: IpAddr,
+        /// Its port.
+        port: u16,
+        /// Why.
+        why: Refusal,
     },
     /// The server sent an error page.
     #[error("cannot open {url}: the server answered HTTP {status}")]
@@ -163,6 +180,7 @@ pub struct Browser {
     child: Child,
     cdp: Cdp,
     session: String,
+    journal: Arc<Journal>,
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
 }
@@ -173,6 +191,9 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) wayland: &'a Path,
     pub(crate) pulse: &'a Path,
+    pub(crate) guard: &'a Guard,
+    /// Whether it may send UDP past the guard.
+    pub(crate) udp: bool,
     pub(crate) user: Option<User>,
 }
 
@@ -191,7 +212,12 @@ impl Browser {
         let (complaint_r, complaint_w) = child::pipe().map_err(fail)?;
         let spec = child::Spec {
             program: &program,
-            args: launch::switches(source, &around.folder.join("profile")),
+            args: launch::switches(
+                source,
+                around.guard.address(),
+                around.udp,
+                &around.folder.join("profile"),
+            ),
             env: launch::environment(around.folder, around.wayland, around.pulse),
             folder: around.folder,
             fds: vec![commands_r, answers_w],
@@ -203,7 +229,14 @@ impl Browser {
         let complaint = Complaint::collect(complaint_r).map_err(fail)?;
         let events = Events { shared: Arc::clone(&shared) };
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
-        let mut browser = Self { child, cdp, session: String::new(), shared, reader: Some(reader) };
+        let mut browser = Self {
+            child,
+            cdp,
+            session: String::new(),
+            journal: around.guard.journal(),
+            shared,
+            reader: Some(reader),
+        };
         watch(&browser.child).map_err(fail)?;
         match browser.attach(signal) {
             Err(Error::Call(CallError::Closed)) => Err(browser.autopsy(program, complaint)),
@@ -219,6 +252,7 @@ impl Browser {
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
         self.shared.forget_document();
         self.shared.update(|s| s.ended = false);
+        let begin = self.journal.now();
         let given_up = || given_up() || self.has_exited();
         let ask = |method, params, timeout| {
             self.cdp.call_unless(&self.session, method, params, timeout, &given_up).map_err(|error| {
@@ -245,7 +279,7 @@ impl Browser {
             Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => {
                 check_status(url, &ask("Runtime.evaluate", status_question(), CALL_TIMEOUT)?)
             }
-            Some(reason) => Err(Error::Navigation { url: url.to_string(), reason: reason.to_owned() }),
+            Some(reason) => Err(reach::failure(url, reason, self.journal.since(begin, url.host()))),
         }
     }
 

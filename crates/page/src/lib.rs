@@ -2,8 +2,8 @@
 //! and the sound card of the browser.
 //!
 //! [`Page::start`] is the way in; ticks and samples leave through the channels given to it. [`display`] and [`sound`] are
-//! each one thread and one socket, [`browser`] is Chromium and the pipe that drives it, [`clock`] is the time they share,
-//! [`sync`] is what makes picture and sound agree.
+//! each one thread and one socket, [`browser`] is Chromium and the pipe that drives it, [`guard`] is its only way to the
+//! network, [`clock`] is the time they share, [`sync`] is what makes picture and sound agree.
 //!
 //! Deliberately absent: encoding, files, and the decision what to do when a page misbehaves.
 
@@ -11,6 +11,7 @@ pub mod browser;
 pub mod child;
 pub mod clock;
 pub mod display;
+pub mod guard;
 mod page;
 pub mod sound;
 pub mod sync;

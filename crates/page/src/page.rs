@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use pagecast_core::spec::{Signal, Source};
+use pagecast_core::spec::{Network, Signal, Source};
 use pagecast_core::{Samples, Tick};
 
-use crate::browser::{self, Browser, browser_user, preferences};
+use crate::browser::{self, Browser, browser_user, profile};
 use crate::child::{RunFolder, User};
 use crate::clock::{Gate, Origin};
 use crate::display::{self, Display};
+use crate::guard::{self, Guard};
 use crate::sound::{self, Sound};
 use crate::sync::{Depth, PlayerDelay, Probe};
 
@@ -29,6 +30,9 @@ pub enum Error {
     /// See [`sound::Error`].
     #[error(transparent)]
     Sound(#[from] sound::Error),
+    /// See [`guard::Error`].
+    #[error(transparent)]
+    Guard(#[from] guard::Error),
     /// The thread that watches the browser cannot be started.
     #[error("cannot start the sync thread")]
     Probe(#[source] std::io::Error),
@@ -44,6 +48,8 @@ pub struct Config {
     pub source: Source,
     /// The functions that the page finds.
     pub signal: Signal,
+    /// What it may reach.
+    pub network: Network,
 }
 
 /// A page in a browser, shown and heard by nobody but us. Everything it consists of goes when it is dropped.
@@ -53,6 +59,8 @@ pub struct Config {
 pub struct Page {
     // Dropped in this order: the browser before what it is connected to, the folder last.
     running: Option<Running>,
+    /// The browser's way to the network.
+    pub guard: Guard,
     /// The display.
     pub display: Display,
     /// The sound card.
@@ -74,7 +82,7 @@ struct Running {
 }
 
 impl Page {
-    /// Starts display, sound card and browser with an empty page. Ticks and samples flow once the capture has begun. The
+    /// Starts display, sound card, guard and browser with an empty page. `network` is what it may reach. Ticks and samples flow once the capture has begun. The
     /// browser dies with the calling thread.
     ///
     /// # Errors
@@ -109,7 +117,9 @@ impl Page {
         for socket in [&wayland, &pulse] {
             give(socket, user).map_err(fail)?;
         }
-        let mut page = Self { running: None, display, sound, config, user, depth, gate, browsers: 0, folder };
+        let guard = Guard::start(guard::Config::new(config.network.clone()))?;
+        let mut page =
+            Self { running: None, guard, display, sound, config, user, depth, gate, browsers: 0, folder };
         page.renew()?;
         Ok(page)
     }
@@ -132,17 +142,21 @@ impl Page {
             let path = path.join(name);
             std::fs::create_dir(&path).and_then(|()| give(&path, self.user)).map_err(fail)?;
         }
-        let preferences_file = path.join("profile/Default/Preferences");
-        std::fs::write(&preferences_file, preferences().to_string())
-            .and_then(|()| give(&preferences_file, self.user))
-            .map_err(fail)?;
+        for (name, contents) in profile(&self.config.network) {
+            let path = path.join("profile").join(name);
+            std::fs::write(&path, contents.to_string())
+                .and_then(|()| give(&path, self.user))
+                .map_err(fail)?;
+        }
         let around = browser::Surroundings {
             folder: &path,
             wayland: &self.folder.path().join("wayland"),
             pulse: &self.folder.path().join("pulse"),
+            guard: &self.guard,
+            udp: self.config.network.udp,
             user: self.user,
         };
-        let Config { source, signal } = &self.config;
+        let Config { source, signal, .. } = &self.config;
         self.depth.forget();
         let folder = &mut self.folder;
         let browser = Browser::start(source, *signal, &around, |child| folder.watch(Some(child)))?;

@@ -34,6 +34,7 @@ pub struct Pagecast {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     output: Option<PathBuf>,
+    guarded: bool,
 }
 
 /// What `--json` prints.
@@ -86,11 +87,19 @@ pub struct PeakRss {
 }
 
 impl Pagecast {
-    /// `program record url --json`, into a scratch file; pass `env!("CARGO_BIN_EXE_pagecast")`.
+    /// `program record url --json`, into a scratch file, where pages may reach loopback; pass
+    /// `env!("CARGO_BIN_EXE_pagecast")`.
     #[must_use]
     pub fn record(program: impl Into<PathBuf>, url: &str) -> Self {
         let arguments = ["record", url, "--json"].map(str::to_owned).into();
-        Self { program: program.into(), arguments, environment: Vec::new(), output: None }
+        Self { program: program.into(), arguments, environment: Vec::new(), output: None, guarded: false }
+    }
+
+    /// Pages reach loopback only where `--allow-net` says so, as they do without us.
+    #[must_use]
+    pub fn guarded(mut self) -> Self {
+        self.guarded = true;
+        self
     }
 
     /// Adds `--name value`.
@@ -131,6 +140,9 @@ impl Pagecast {
         let output = self.output.unwrap_or_else(|| scratch.join("out.mp4"));
         let mut command = program(&self.program);
         command.args(&self.arguments).arg("-o").arg(&output);
+        if !self.guarded {
+            command.args(["--allow-net", "127.0.0.0/8", "--allow-net", "[::1]"]);
+        }
         command.env(MARK, scratch.path()).env("TMPDIR", &temp).env("XDG_RUNTIME_DIR", &runtime);
         command.envs(self.environment);
         // A group of its own, so that a Ctrl-C meant for the tests does not end the run first.

@@ -75,6 +75,7 @@ impl Error {
             Self::Spec(_) => Kind::Value,
             Self::Page(pagecast_page::Error::Browser(error)) => match error {
                 browser::Error::Navigation { .. }
+                | browser::Error::Refused { .. }
                 | browser::Error::HttpStatus { .. }
                 | browser::Error::NavigationTimeout { .. }
                 | browser::Error::GivenUp => Kind::Page,

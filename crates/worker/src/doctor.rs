@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pagecast_core::Fps;
-use pagecast_core::spec::{Context, Signal, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, Network, Signal, Size, Source, SourceUrl};
 use pagecast_media::encode::{audio, video};
 use pagecast_page::{Config, Page, browser};
 use serde_json::{Value, json};
@@ -104,7 +104,8 @@ fn start() -> Result<Page, String> {
     };
     let (ticks, _) = std::sync::mpsc::sync_channel(1);
     let (samples, _) = std::sync::mpsc::sync_channel(1);
-    Page::start(Config { source, signal: Signal::None }, ticks, samples).map_err(|e| chain(&e))
+    let config = Config { source, signal: Signal::None, network: Network::default() };
+    Page::start(config, ticks, samples).map_err(|e| chain(&e))
 }
 
 /// What only a page can tell.

@@ -1,8 +1,9 @@
 //! Which Chromium, with which switches, as which user.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use pagecast_core::spec::Source;
+use pagecast_core::spec::{Network, Source};
 use serde_json::{Value, json};
 
 use crate::child::User;
@@ -68,19 +69,39 @@ const SWITCHES: &[&str] = &[
     "--metrics-recording-only",
     "--password-store=basic",
     "--use-mock-keychain",
+    // Everything goes through the guard, which is a proxy: loopback too, and what only goes by UDP not at all.
+    "--proxy-bypass-list=<-loopback>",
+    "--disable-quic",
 ];
 
 const FEATURES_OFF: &str = "--disable-features=Translate,MediaRouter,OptimizationHints,InterestFeedContentSuggestions,\
 AutofillServerCommunication,CertificateTransparencyComponentUpdater,GlobalMediaControls,HardwareMediaKeyHandling,\
 CalculateNativeWinOcclusion,DestroyProfileOnBrowserClose,PaintHolding";
 
+/// Connections that the browser makes through its proxy before it lets requests wait: as many as it would make without. Its own
+/// default is 32, for all hosts together.
+const CONNECTIONS: u32 = 256;
+
+/// Hides addresses of calls behind names that are asked for by multicast. Without UDP there is nothing to hide, and pages could
+/// have names asked for.
+const MULTICAST_NAMES: &str = "WebRtcHideLocalIpsWithMdns";
+
+/// What WebRTC may send past the proxy: nothing. Told by a switch and by a preference, of which either would do.
+const NO_UDP: &str = "disable_non_proxied_udp";
+
 /// A window without tabs: one with tabs is never narrower than 500 pixels.
 const EMPTY_PAGE: &str = "--app=data:text/html,";
 
-/// All switches for a page.
-pub(super) fn switches(source: &Source, profile: &Path) -> Vec<String> {
+/// All switches for a page whose only way to the network is `guard`.
+pub(super) fn switches(source: &Source, guard: SocketAddr, udp: bool, profile: &Path) -> Vec<String> {
     let mut all: Vec<String> = SWITCHES.iter().map(|&s| s.to_owned()).collect();
-    all.push(FEATURES_OFF.to_owned());
+    all.push(if udp { FEATURES_OFF.to_owned() } else { format!("{FEATURES_OFF},{MULTICAST_NAMES}") });
+    all.push(format!("--proxy-server=socks5://{guard}"));
+    if !udp {
+        all.push(format!("--webrtc-ip-handling-policy={NO_UDP}"));
+        // Names are for the guard to resolve. Nothing should ask for one; whatever does hears that there is none.
+        all.push(format!("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {}", guard.ip()));
+    }
     all.push(format!("--user-data-dir={}", profile.display()));
     all.push(format!("--window-size={},{}", source.size.width(), source.size.height()));
     all.push(EMPTY_PAGE.to_owned());
@@ -90,9 +111,21 @@ pub(super) fn switches(source: &Source, profile: &Path) -> Vec<String> {
 /// Content setting: refused without a question.
 const BLOCK: u32 = 2;
 
-/// What the browser finds in its fresh profile and no switch can say: nobody is there for a dialog, and one would cover the
-/// page.
-pub(crate) fn preferences() -> Value {
+/// What the browser finds in its fresh profile and no switch can say: files and their contents.
+pub(crate) fn profile(network: &Network) -> [(&'static str, Value); 2] {
+    let mut preferences = preferences();
+    if !network.udp {
+        preferences["webrtc"] = json!({"ip_handling_policy": NO_UDP});
+    }
+    let everywhere = json!({"net": {
+        "max_connections_per_proxy": CONNECTIONS,
+        "max_connections_per_proxy_for_websocket": CONNECTIONS,
+    }});
+    [("Default/Preferences", preferences), ("Local State", everywhere)]
+}
+
+/// Nobody is there for a dialog, and one would cover the page.
+fn preferences() -> Value {
     json!({
         "credentials_enable_service": false,
         "hardware": {"screen_capture_enabled": false},
@@ -164,10 +197,31 @@ pub(crate) fn browser_user() -> Result<Option<User>, std::io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pagecast_core::Fps;
+    use pagecast_core::spec::{Context, Size, SourceUrl};
 
     #[test]
     fn the_sandbox_is_never_switched_off() {
         assert!(SWITCHES.iter().all(|s| !s.contains("no-sandbox") && !s.contains("disable-web-security")));
         assert!(!FEATURES_OFF.contains("site-per-process"));
+    }
+
+    #[test]
+    fn the_last_list_of_features_holds_all_of_them() {
+        let source = Source {
+            url: SourceUrl::parse("http://a.example/").unwrap(),
+            size: Size::new(640, 360).unwrap(),
+            fps: Fps::new(30).unwrap(),
+            scale_factor: 1.0,
+            context: Context::default(),
+        };
+        for udp in [false, true] {
+            let guard = SocketAddr::from(([127, 0, 0, 1], 1080));
+            let all = switches(&source, guard, udp, Path::new("/profile"));
+            let lists: Vec<_> = all.iter().filter(|s| s.starts_with("--disable-features=")).collect();
+            assert_eq!(lists.len(), 1, "the browser takes the last list only");
+            assert_eq!(lists[0].contains(MULTICAST_NAMES), !udp);
+            assert!(all.iter().any(|s| s == "--proxy-server=socks5://127.0.0.1:1080"));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use pagecast_core::spec::{Context, Signal, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, Network, Rule, Signal, Size, Source, SourceUrl};
 use pagecast_core::{Fps, Picture, Samples, Tick};
 use pagecast_page::{Config, Page};
 use pagecast_testkit::{Reply, Server, Turn};
@@ -39,8 +39,10 @@ impl Live {
         };
         let (ticks_in, ticks) = sync_channel(4);
         let (samples_in, samples) = sync_channel(4);
-        let page =
-            Page::start(Config { source: source.clone(), signal: Signal::None }, ticks_in, samples_in)?;
+        let allow = ["127.0.0.0/8", "[::1]"].into_iter().map(Rule::parse).collect::<Result<_, _>>()?;
+        let network = Network { allow, ..Network::default() };
+        let config = Config { source: source.clone(), signal: Signal::None, network };
+        let page = Page::start(config, ticks_in, samples_in)?;
         page.browser()?.open(&source.url, &|| false)?;
         page.browser()?.wait_until(LIMIT, |state| state.painted)?;
         page.begin();

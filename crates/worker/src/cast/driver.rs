@@ -61,7 +61,11 @@ impl Warm {
 }
 
 fn page_config(spec: &CastSpec) -> pagecast_page::Config {
-    pagecast_page::Config { source: spec.source.clone(), signal: spec.readiness.signal }
+    pagecast_page::Config {
+        source: spec.source.clone(),
+        signal: spec.readiness.signal,
+        network: spec.network.clone(),
+    }
 }
 
 pub(super) struct Driver<'a> {

@@ -1,0 +1,218 @@
+//! The page's only way to the network: a SOCKS5 proxy (RFC 1928) that resolves names itself and connects to the very
+//! address that it has checked.
+//!
+//! SOCKS and not HTTP, because then `http`, `https`, `ws` and `wss` are all the same: the browser says a name and a port, and
+//! all that follows is bytes that nobody here reads.
+
+mod connect;
+mod journal;
+mod resolve;
+mod socks;
+mod tunnel;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pagecast_core::spec::{Network, Refusal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
+
+pub(crate) use journal::{Journal, Place};
+pub use journal::{Refused, Verdict};
+pub(crate) use resolve::is_this_machine;
+pub use resolve::{Resolve, System};
+
+/// Tunnels at once. Full: a client is told that it cannot be served. Chromium has up to 256 connections and as many WebSockets.
+const MAX_TUNNELS: usize = 512;
+/// Tunnels at once where the process may hardly open files.
+const MIN_TUNNELS: usize = 64;
+/// Clients at once that are told so. Full: they are hung up on.
+const MAX_TURNED_AWAY: usize = 64;
+/// Open files that a cast has beside its tunnels: a page must not take the last one from the recording.
+const OTHER_FILES: u64 = 512;
+/// Threads that ask name servers. Full: names wait for their turn.
+const RESOLVERS: usize = 8;
+/// How long a thread that asks name servers is kept without work.
+const RESOLVER_IDLE: Duration = Duration::from_secs(10);
+/// How long a name server is waited for at the end. A thread that still asks then ends when it has its answer.
+const FAREWELL: Duration = Duration::from_millis(100);
+/// Pause when no connection can be accepted, as when the process has no file descriptor left.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// What a guard needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What may be reached.
+    pub network: Network,
+    /// Who knows addresses.
+    pub resolver: Arc<dyn Resolve>,
+}
+
+impl Config {
+    /// A guard that asks this machine's resolver.
+    #[must_use]
+    pub fn new(network: Network) -> Self {
+        Self { network, resolver: Arc::new(System) }
+    }
+}
+
+/// Why there is no guard.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No port of 127.0.0.1 can be had.
+    #[error("cannot listen on 127.0.0.1 for the browser's connections")]
+    Listen(#[source] io::Error),
+    /// Its thread cannot be started.
+    #[error("cannot start the guard thread")]
+    Thread(#[source] io::Error),
+}
+
+/// A running guard. When it is dropped, all its connections end.
+#[derive(Debug)]
+pub struct Guard {
+    address: SocketAddr,
+    journal: Arc<Journal>,
+    /// The thread ends when this is dropped.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guard {
+    /// Listens on a free port of 127.0.0.1, with the thread `guard`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start(config: Config) -> Result<Self, Error> {
+        let tunnels = room_for_tunnels();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(RESOLVERS)
+            .thread_keep_alive(RESOLVER_IDLE)
+            .thread_name("guard-resolve")
+            .build()
+            .map_err(Error::Thread)?;
+        let listener =
+            runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(Error::Listen)?;
+        let address = listener.local_addr().map_err(Error::Listen)?;
+        let journal = Arc::new(Journal::default());
+        let Config { network, resolver } = config;
+        let shared = Arc::new(Shared { network, resolver, journal: Arc::clone(&journal), address });
+        let (stop, stopped) = oneshot::channel();
+        let places = Arc::new(Semaphore::new(tunnels));
+        let run = move || {
+            runtime.block_on(serve(listener, shared, places, stopped));
+            runtime.shutdown_timeout(FAREWELL);
+        };
+        let thread = std::thread::Builder::new().name("guard".into()).spawn(run).map_err(Error::Thread)?;
+        Ok(Self { address, journal, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where the browser finds it.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the page wanted to go and may not, the last 100 places, latest last.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refused> {
+        self.journal.refusals()
+    }
+
+    /// Why the last connection to `host` and `port` that was not made was not; `None` if all were.
+    #[must_use]
+    pub fn verdict(&self, host: &str, port: u16) -> Option<Verdict> {
+        self.journal.verdict(host, port)
+    }
+
+    pub(crate) fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the guard thread panicked");
+        }
+    }
+}
+
+/// What all connections need.
+#[derive(Debug)]
+struct Shared {
+    network: Network,
+    resolver: Arc<dyn Resolve>,
+    journal: Arc<Journal>,
+    address: SocketAddr,
+}
+
+impl Shared {
+    fn permits(&self, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
+        // No rule lets a page talk to its guard.
+        let canonical = address.to_canonical();
+        if port == self.address.port() && (canonical.is_loopback() || canonical.is_unspecified()) {
+            return Err(Refusal::Denied);
+        }
+        self.network.permits(host, address, port)
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    places: Arc<Semaphore>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let mut clients = JoinSet::new();
+    let mut warned = false;
+    loop {
+        tokio::select! {
+            _ = &mut stopped => break,
+            Some(ended) = clients.join_next() => {
+                if ended.is_err_and(|e| e.is_panic()) {
+                    tracing::error!("a tunnel of the guard panicked");
+                }
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => admit(client, &shared, &places, &mut clients),
+                Err(error) => {
+                    if !std::mem::replace(&mut warned, true) {
+                        tracing::warn!(%error, "the guard cannot accept a connection");
+                    }
+                    tokio::time::sleep(BREATH).await;
+                }
+            }
+        }
+    }
+    clients.shutdown().await;
+}
+
+fn admit(client: TcpStream, shared: &Arc<Shared>, places: &Arc<Semaphore>, clients: &mut JoinSet<()>) {
+    let place = Arc::clone(places).try_acquire_owned().ok();
+    if place.is_some() || clients.len() < MAX_TUNNELS + MAX_TURNED_AWAY {
+        clients.spawn(tunnel::run(client, Arc::clone(shared), place));
+    }
+}
+
+/// How many tunnels the process has open files for: two each. Many systems give it 1024 but let it have more.
+fn room_for_tunnels() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = 2 * MAX_TUNNELS as u64 + OTHER_FILES;
+    let mut files = current.unwrap_or(wanted);
+    if files < wanted {
+        let more = maximum.map_or(wanted, |most| most.min(wanted));
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(more), maximum }).is_ok() {
+            files = more;
+        }
+    }
+    let tunnels = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(MAX_TUNNELS);
+    tunnels.clamp(MIN_TUNNELS, MAX_TUNNELS)
+}

@@ -1,0 +1,156 @@
+//! From a target to a connection: resolved once, checked, and connected to what was checked.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pagecast_core::spec::Refusal;
+use rustix::net::sockopt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::socks::Target;
+use super::{Shared, Verdict, resolve};
+
+/// How long a name server may take.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long all addresses of a host together may take. With the above it is less than the 30 s that Chromium waits.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an address has before the next is tried beside it (RFC 8305 calls it the connection attempt delay).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// Addresses of a name that are tried.
+const MAX_ADDRESSES: usize = 4;
+/// A peer that is gone without a word is noticed after about two minutes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// A connection to where the page may go, or why there is none.
+pub(super) async fn connect(shared: &Shared, target: &Target) -> Result<TcpStream, Verdict> {
+    let addresses = match target.literal {
+        Some(address) => vec![address],
+        None => addresses_of(shared, &target.host).await?,
+    };
+    race(&permitted(shared, target, addresses)?).await
+}
+
+async fn addresses_of(shared: &Shared, host: &str) -> Result<Vec<IpAddr>, Verdict> {
+    if let Some(addresses) = resolve::of_this_machine(host) {
+        return Ok(addresses);
+    }
+    let (resolver, name) = (Arc::clone(&shared.resolver), host.to_owned());
+    let asked = tokio::task::spawn_blocking(move || resolver.resolve(&name));
+    match timeout(RESOLVE_TIMEOUT, asked).await {
+        Ok(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
+        Ok(Ok(Ok(_))) => Err(Verdict::NoSuchHost),
+        Ok(Ok(Err(error))) => {
+            tracing::debug!(host, %error, "no address");
+            Err(Verdict::NoSuchHost)
+        }
+        Ok(Err(_panicked)) => Err(Verdict::Unreachable),
+        Err(_elapsed) => Err(Verdict::TimedOut),
+    }
+}
+
+/// The addresses that the page may reach, in the order in which they are tried.
+fn permitted(shared: &Shared, target: &Target, all: Vec<IpAddr>) -> Result<Vec<SocketAddr>, Verdict> {
+    let port = target.port;
+    let mut open = Vec::new();
+    let mut refused: Option<(IpAddr, Refusal)> = None;
+    for address in all {
+        match shared.permits(&target.host, address, port) {
+            Ok(()) => open.push(address),
+            // Told is one that people know by sight.
+            Err(why) if refused.is_none_or(|(a, _)| a.is_ipv6() && address.is_ipv4()) => {
+                refused = Some((address, why));
+            }
+            Err(_) => {}
+        }
+    }
+    match refused {
+        Some((address, why)) if open.is_empty() => Err(Verdict::Refused { address, why }),
+        _ => Ok(in_turn(open).into_iter().take(MAX_ADDRESSES).map(|a| SocketAddr::new(a, port)).collect()),
+    }
+}
+
+/// Both families in turn, each in its order: one of them may lead nowhere.
+fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (mut now, mut next): (VecDeque<_>, VecDeque<_>) = {
+        let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
+        addresses.into_iter().partition(|a| a.is_ipv4() == first_is_v4)
+    };
+    let mut all = Vec::new();
+    while let Some(address) = now.pop_front().or_else(|| next.pop_front()) {
+        all.push(address);
+        if !next.is_empty() {
+            std::mem::swap(&mut now, &mut next);
+        }
+    }
+    all
+}
+
+/// The first connection that is made.
+async fn race(addresses: &[SocketAddr]) -> Result<TcpStream, Verdict> {
+    let mut waiting = addresses.iter().copied();
+    let mut attempts = JoinSet::new();
+    let mut verdict = Verdict::Unreachable;
+    let mut deadline = std::pin::pin!(sleep(CONNECT_TIMEOUT));
+    loop {
+        match waiting.next() {
+            Some(address) => drop(attempts.spawn(TcpStream::connect(address))),
+            None if attempts.is_empty() => return Err(verdict),
+            None => {}
+        }
+        tokio::select! {
+            Some(done) = attempts.join_next() => match done {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => verdict = worse(verdict, &error),
+                Err(_panicked) => {}
+            },
+            () = sleep(HEAD_START), if waiting.len() > 0 => {}
+            () = &mut deadline => return Err(Verdict::TimedOut),
+        }
+    }
+}
+
+/// What says more of several failures.
+fn worse(verdict: Verdict, error: &io::Error) -> Verdict {
+    match (verdict, error.kind()) {
+        (_, ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => Verdict::ConnectionRefused,
+        (Verdict::Unreachable, ErrorKind::TimedOut) => Verdict::TimedOut,
+        _ => verdict,
+    }
+}
+
+/// Small messages go at once, and a peer that is gone is noticed one day.
+pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let fd = stream.as_fd();
+    sockopt::set_tcp_keepidle(fd, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(fd, KEEPALIVE_PROBES)?;
+    Ok(sockopt::set_socket_keepalive(fd, true)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        for (given, wanted) in [
+            ("", ""),
+            ("1.1.1.1", "1.1.1.1"),
+            ("::1 ::2 ::3 1.1.1.1", "::1 1.1.1.1 ::2 ::3"),
+            ("1.1.1.1 ::1 ::2 1.1.1.2 1.1.1.3", "1.1.1.1 ::1 1.1.1.2 ::2 1.1.1.3"),
+        ] {
+            let given = given.split_whitespace().map(|a| a.parse().unwrap()).collect();
+            let taken: Vec<_> = in_turn(given).iter().map(ToString::to_string).collect();
+            assert_eq!(taken.join(" "), wanted);
+        }
+    }
+}
