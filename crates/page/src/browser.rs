@@ -1,8 +1,11 @@
 //! One Chromium with one page: started, told what to open, watched, and gone with the cast.
 
 mod cdp;
+mod context;
+mod intercept;
 mod launch;
 mod log;
+mod ready;
 mod trace;
 
 use std::fs::File;
@@ -10,7 +13,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,12 +22,13 @@ use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
-pub(crate) use launch::{browser_user, preferences};
+pub(crate) use launch::{browser_user, local_state, preferences};
 pub use log::Line;
 pub(crate) use trace::Tracer;
 
 use crate::child::{self, User};
 use cdp::Cdp;
+use intercept::Intercept;
 
 /// Time for the browser to come up, and for any single call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -32,8 +36,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const NAVIGATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for a browser that hung up to end.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Runs in every document before the page's own scripts.
-const UNATTENDED: &str = include_str!("browser/unattended.js");
 /// What Chromium writes on standard error is kept up to this, for a start that fails.
 const MAX_COMPLAINT: u64 = 16 * 1024;
 
@@ -65,6 +67,18 @@ pub enum Error {
         status: String,
         /// What it wrote about it.
         said: String,
+    },
+    /// The browser refused a value that was asked for.
+    #[error("the browser knows no {what} {value:?} ({message}): {hint}")]
+    Setting {
+        /// What it was for.
+        what: &'static str,
+        /// How it is written.
+        hint: &'static str,
+        /// What was asked for.
+        value: String,
+        /// The browser's words.
+        message: String,
     },
     /// A call failed.
     #[error("cannot drive the browser")]
@@ -111,6 +125,10 @@ pub struct PageState {
     pub painted: bool,
     /// The main document and what it names were loaded since the last navigation.
     pub loaded: bool,
+    /// Nothing was being loaded for half a second since the main document came.
+    pub network_idle: bool,
+    /// Which document that is, as the browser numbers them.
+    document: Option<String>,
     /// The renderer is gone.
     pub crashed: bool,
     /// The browser is gone.
@@ -122,6 +140,10 @@ struct Shared {
     state: Mutex<(PageState, log::Log)>,
     changed: Condvar,
     trace: trace::Trace,
+    /// Session of the page itself; there are others for frames.
+    page: OnceLock<String>,
+    /// Set before the first frame comes that has to be told.
+    frames: OnceLock<context::Frames>,
 }
 
 impl Shared {
@@ -178,11 +200,14 @@ impl Browser {
         let child = child::spawn(spec).map_err(fail)?;
         let shared = Arc::new(Shared::default());
         let complaint = Complaint::collect(complaint_r).map_err(fail)?;
-        let events = Events { shared: Arc::clone(&shared) };
+        let intercept = Intercept::new(source);
+        let held = intercept.as_ref().map(|i| (i.for_page(), i.for_frames()));
+        let events = Events { shared: Arc::clone(&shared), intercept };
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
         let mut browser = Self { child, cdp, session: String::new(), shared, reader: Some(reader) };
         watch(&browser.child).map_err(fail)?;
-        match browser.attach() {
+        let attached = browser.attach().and_then(|()| browser.put_in_context(source, held));
+        match attached {
             Err(Error::Call(CallError::Closed)) => Err(browser.autopsy(program, complaint)),
             other => other.map(|()| browser),
         }
@@ -194,7 +219,10 @@ impl Browser {
     /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], [`Error::GivenUp`], or a browser that is
     /// gone.
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
-        self.shared.update(|s| (s.painted, s.loaded) = (false, false));
+        self.shared.update(|s| {
+            (s.painted, s.loaded) = (false, false);
+            s.expect(None);
+        });
         let ask = |method, params, timeout| {
             self.cdp.call_unless(&self.session, method, params, timeout, given_up).map_err(
                 |error| match error {
@@ -207,6 +235,7 @@ impl Browser {
             )
         };
         let answer = ask("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
+        self.shared.update(|s| s.expect(answer["loaderId"].as_str()));
         // Until then the focus is in the browser's address field, out of sight, and a list that the page opens closes at once.
         self.cdp.send(&self.session, "Page.bringToFront", json!({}));
         match answer["errorText"].as_str() {
@@ -306,6 +335,8 @@ impl Browser {
             CALL_TIMEOUT,
         )?;
         self.session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
+        // Before anything is asked of it, so that it is known before it says anything.
+        let _once = self.shared.page.set(self.session.clone());
         self.cdp.send("", "Browser.setDownloadBehavior", json!({"behavior": "deny"}));
         for (method, params) in [
             ("Inspector.enable", json!({})),
@@ -317,10 +348,6 @@ impl Browser {
             self.cdp.send(&self.session, method, params);
         }
         self.call("Page.enable", json!({}))?;
-        // Passkeys are asked of an authenticator that has none, and not of a person.
-        self.cdp.send(&self.session, "WebAuthn.enable", json!({"enableUI": false}));
-        self.cdp.send(&self.session, "Page.setInterceptFileChooserDialog", json!({"enabled": true}));
-        self.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": UNATTENDED}))?;
         Ok(())
     }
 
@@ -364,6 +391,13 @@ impl Drop for Browser {
 #[derive(Debug)]
 struct Events {
     shared: Arc<Shared>,
+    intercept: Option<Intercept>,
+}
+
+impl Events {
+    fn is_page(&self, session: &str) -> bool {
+        self.shared.page.get().is_some_and(|page| page == session)
+    }
 }
 
 impl cdp::Events for Events {
@@ -375,11 +409,20 @@ impl cdp::Events for Events {
                 let accept = params["type"] == "beforeunload";
                 cdp.send(session, "Page.handleJavaScriptDialog", json!({"accept": accept}));
             }
-            "Page.lifecycleEvent" => match params["name"].as_str() {
-                Some("firstPaint" | "firstContentfulPaint") => self.shared.update(|s| s.painted = true),
-                Some("load") => self.shared.update(|s| s.loaded = true),
-                _ => {}
-            },
+            "Page.lifecycleEvent" | "Page.frameNavigated" if self.is_page(session) => {
+                self.shared.update(|s| s.take(method, params));
+            }
+            "Target.attachedToTarget" if !session.is_empty() => {
+                if let Some(frames) = self.shared.frames.get() {
+                    frames.welcome(cdp, session, params);
+                }
+            }
+            "Fetch.requestPaused" | "Fetch.authRequired" => {
+                let is_page = self.is_page(session);
+                if let Some(intercept) = &mut self.intercept {
+                    intercept.take(cdp, session, is_page, method, params);
+                }
+            }
             "Inspector.targetCrashed" => self.shared.update(|s| s.crashed = true),
             "Tracing.dataCollected" => self.shared.trace.take(params),
             "Tracing.tracingComplete" => self.shared.trace.finish(),

@@ -9,6 +9,7 @@ mod pacer;
 mod protocol;
 mod scene;
 mod screen;
+mod stage;
 
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -42,8 +43,10 @@ pub struct Config {
     pub size: Size,
     /// Refresh rate: the page draws no faster.
     pub fps: Fps,
-    /// Pixels per CSS pixel.
+    /// Pixels per CSS pixel, unless there is a viewport.
     pub scale_factor: f64,
+    /// Width and height of the page in CSS pixels, as large as they fit into the middle of the display.
+    pub viewport: Option<(u32, u32)>,
     /// Set by the display when the capture begins.
     pub origin: Origin,
     /// Ticks that the page takes from the begin of a picture to its commit.

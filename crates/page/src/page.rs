@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use pagecast_core::spec::Source;
+use pagecast_core::spec::{Mobile, Source};
 use pagecast_core::{Samples, Tick};
 
-use crate::browser::{self, Browser, browser_user, preferences};
+use crate::browser::{self, Browser, browser_user, local_state, preferences};
 use crate::child::{RunFolder, User};
 use crate::clock::Origin;
 use crate::display::{self, Display};
@@ -69,8 +69,13 @@ impl Page {
             let path = folder.path().join(name);
             std::fs::create_dir(&path).and_then(|()| give(&path, user)).map_err(fail)?;
         }
-        let path = folder.path().join("profile/Default/Preferences");
-        std::fs::write(&path, preferences().to_string()).and_then(|()| give(&path, user)).map_err(fail)?;
+        for (name, settings) in [
+            ("Default/Preferences", preferences()),
+            ("Local State", local_state(source.context.basic_auth.is_some())),
+        ] {
+            let path = folder.path().join("profile").join(name);
+            std::fs::write(&path, settings.to_string()).and_then(|()| give(&path, user)).map_err(fail)?;
+        }
         let (wayland, pulse) = (folder.path().join("wayland"), folder.path().join("pulse"));
         let (origin, depth) = (Origin::unset(), Depth::default());
         let config = display::Config {
@@ -78,6 +83,7 @@ impl Page {
             size: source.size,
             fps: source.fps,
             scale_factor: source.scale_factor,
+            viewport: source.context.mobile.map(Mobile::viewport),
             origin: origin.clone(),
             depth: depth.clone(),
         };

@@ -106,6 +106,12 @@ pub(crate) fn preferences() -> Value {
     })
 }
 
+/// What the browser finds beside its profile. `signs_in`: it is given a user and a password for servers that ask by HTTP.
+/// Otherwise it is to understand no such question, or it would pass it on to a person; the page gets the 401 instead.
+pub(crate) fn local_state(signs_in: bool) -> Value {
+    json!({"auth": {"schemes": if signs_in { "basic" } else { "none" }}})
+}
+
 /// The whole environment of the browser.
 pub(super) fn environment(folder: &Path, wayland: &Path, pulse: &Path) -> Vec<(&'static str, String)> {
     let inside = |name: &str| folder.join(name).display().to_string();
