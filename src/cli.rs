@@ -1,5 +1,7 @@
 //! What can be typed.
 
+mod page;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +74,8 @@ pub(crate) struct Record {
     /// Say nothing unless something is wrong
     #[arg(long, short)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) page: page::Page,
 }
 
 /// `pagecast demo`.

@@ -42,6 +42,7 @@ impl From<cast::Error> for Failure {
                 | browser::Error::HttpStatus { .. }
                 | browser::Error::NavigationTimeout { .. }
                 | browser::Error::GivenUp => PAGE,
+                browser::Error::Setting { .. } => BAD_VALUE,
                 _ => BROWSER,
             },
             cast::Error::Page(_) => BROWSER,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use pagecast_core::CastSpec;
-use pagecast_core::spec::{Checks, Context, Limits, Network, Readiness, Recording, Source, SourceUrl};
+use pagecast_core::spec::{Checks, Limits, Network, Recording, Source, SourceUrl};
 use pagecast_worker::cast::{self, Report, Stop};
 
 use crate::cli;
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &cli::Record, started: Instant) -> Result<ExitCode, Fail
             size: args.size,
             fps: args.fps,
             scale_factor: args.scale_factor,
-            context: Context::default(),
+            context: args.page.context().map_err(cast::Error::from)?,
         },
         recording: Recording {
             path,
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &cli::Record, started: Instant) -> Result<ExitCode, Fail
             bitrate_kbps: args.bitrate,
             duration: args.duration,
         },
-        readiness: Readiness::default(),
+        readiness: args.page.readiness(),
         checks: Checks::default(),
         limits: Limits::default(),
         network: Network::default(),
