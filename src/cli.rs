@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod care;
+mod page;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,6 +90,8 @@ pub(crate) struct Record {
     /// Say nothing unless something is wrong
     #[arg(long, short)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) page: page::Page,
 }
 
 /// `pagecast demo`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use pagecast_core::spec::{Context, Network, Recording, Source, SourceUrl};
+use pagecast_core::spec::{Network, Recording, Source, SourceUrl};
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_worker::cast::{self, News, Stop};
 use pagecast_worker::process::{self, Outcome, Process};
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Fai
             size: args.size,
             fps: args.fps,
             scale_factor: args.scale_factor,
-            context: Context::default(),
+            context: args.page.context().map_err(cast::Error::from)?,
         },
         recording: Recording {
             path,

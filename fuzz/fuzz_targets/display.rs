@@ -55,6 +55,7 @@ fn rig() -> &'static Rig {
             size: Size::new(320, 160).expect("a small screen"),
             fps: Fps::new(60).expect("60 fps"),
             scale_factor: 1.5,
+            viewport: None,
             origin: Origin::unset(),
             gate: Gate::default(),
             depth: pagecast_page::sync::Depth::default(),

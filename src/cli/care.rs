@@ -14,9 +14,15 @@ pub(crate) struct Care {
     /// Show nothing until the page calls onWebcastStart() (`webcast`, which gives it onWebcastEnd() too) or notifyReady() (`ready`)
     #[arg(long, value_name = "FUNCTION", num_args = 0..=1, require_equals = true, default_missing_value = "webcast")]
     wait_for_start: Option<StartFunction>,
-    /// How long to wait for the page's call, up to 60s; then it is loaded again, then moved to a fresh browser [default: for ever]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "wait_for_start")]
+    /// How long to wait until the page is ready, up to 60s; then it is loaded again, then moved to a fresh browser [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     ready_timeout: Option<Duration>,
+    /// Begin when something visible matches this selector
+    #[arg(long, value_name = "CSS")]
+    wait_for_selector: Option<String>,
+    /// Begin when nothing was being loaded for half a second
+    #[arg(long)]
+    wait_for_network_idle: bool,
     /// End after this time, whatever happens, 10s to 24h [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max_time: Option<Duration>,
@@ -44,14 +50,18 @@ enum StartFunction {
 }
 
 impl Care {
-    /// Without the conditions that are given elsewhere.
     pub(crate) fn readiness(&self) -> Readiness {
         let signal = match self.wait_for_start {
             None => Signal::None,
             Some(StartFunction::Webcast) => Signal::Webcast,
             Some(StartFunction::Ready) => Signal::NotifyReady,
         };
-        Readiness { signal, timeout: self.ready_timeout.unwrap_or_default(), ..Readiness::default() }
+        Readiness {
+            signal,
+            timeout: self.ready_timeout.unwrap_or_default(),
+            selector: self.wait_for_selector.clone(),
+            network_idle: self.wait_for_network_idle,
+        }
     }
 
     pub(crate) fn checks(&self) -> Checks {

@@ -269,7 +269,9 @@ impl Machine {
                 let timeout = self.readiness.timeout;
                 self.ready_by = (!timeout.is_zero()).then(|| now + timeout);
             }
-            (State::Starting, Input::OpenFailed) if self.retry_at.is_none() => self.open_failed(now),
+            (State::Starting | State::Waiting, Input::OpenFailed) if self.retry_at.is_none() => {
+                self.open_failed(now);
+            }
             (State::Waiting, Input::Ready) => self.go_live(now),
             (State::Live, Input::Looked(check, hit)) => self.looked(check, hit),
             (_, Input::Crashed) if self.retry_at.is_none() => {

@@ -1,9 +1,12 @@
 //! One Chromium with one page: started, told what to open, watched, and gone with the cast.
 
 mod cdp;
+mod context;
+mod intercept;
 mod launch;
 mod log;
 mod reach;
+mod ready;
 mod signal;
 mod trace;
 
@@ -30,6 +33,7 @@ pub(crate) use trace::Tracer;
 use crate::child::{self, User};
 use crate::guard::{Guard, Journal};
 use cdp::{Answer, Cdp};
+use intercept::Intercept;
 use signal::Word;
 
 /// Time for the browser to come up, and for any single call.
@@ -38,8 +42,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const NAVIGATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for a browser that hung up to end.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Runs in every document before the page's own scripts.
-const UNATTENDED: &str = include_str!("browser/unattended.js");
 /// What Chromium writes on standard error is kept up to this, for a start that fails.
 const MAX_COMPLAINT: u64 = 16 * 1024;
 
@@ -71,6 +73,18 @@ pub enum Error {
         status: String,
         /// What it wrote about it.
         said: String,
+    },
+    /// The browser refused a value that was asked for.
+    #[error("the browser knows no {what} {value:?} ({message}): {hint}")]
+    Setting {
+        /// What it was for.
+        what: &'static str,
+        /// How it is written.
+        hint: &'static str,
+        /// What was asked for.
+        value: String,
+        /// The browser's words.
+        message: String,
     },
     /// A call failed.
     #[error("cannot drive the browser")]
@@ -143,6 +157,10 @@ pub struct PageState {
     pub started: bool,
     /// The page said that the cast is over.
     pub ended: bool,
+    /// Nothing was being loaded for half a second since the document came.
+    pub network_idle: bool,
+    /// Which document that is, as the browser numbers them; none while another one is awaited.
+    document: Option<String>,
     /// The renderer is gone.
     pub crashed: bool,
     /// The browser is gone.
@@ -151,11 +169,13 @@ pub struct PageState {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The frame that is the page; its documents come and go.
-    page: OnceLock<String>,
     state: Mutex<(PageState, log::Log)>,
     changed: Condvar,
     trace: trace::Trace,
+    /// Session of the page itself; there are others for frames.
+    page: OnceLock<String>,
+    /// Set before the first frame comes that has to be told.
+    frames: OnceLock<context::Frames>,
 }
 
 impl Shared {
@@ -166,11 +186,6 @@ impl Shared {
     fn update(&self, change: impl FnOnce(&mut PageState)) {
         change(&mut self.lock().0);
         self.changed.notify_all();
-    }
-
-    /// What is known of a document is not true of the next one.
-    fn forget_document(&self) {
-        self.update(|s| (s.painted, s.loaded, s.started) = (false, false, false));
     }
 }
 
@@ -227,7 +242,9 @@ impl Browser {
         let child = child::spawn(spec).map_err(fail)?;
         let shared = Arc::new(Shared::default());
         let complaint = Complaint::collect(complaint_r).map_err(fail)?;
-        let events = Events { shared: Arc::clone(&shared) };
+        let intercept = Intercept::new(source);
+        let held = intercept.as_ref().map(|i| (i.for_page(), i.for_frames()));
+        let events = Events { shared: Arc::clone(&shared), intercept };
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
         let mut browser = Self {
             child,
@@ -238,7 +255,8 @@ impl Browser {
             reader: Some(reader),
         };
         watch(&browser.child).map_err(fail)?;
-        match browser.attach(signal) {
+        let attached = browser.attach().and_then(|()| browser.put_in_context(source, signal, held));
+        match attached {
             Err(Error::Call(CallError::Closed)) => Err(browser.autopsy(program, complaint)),
             other => other.map(|()| browser),
         }
@@ -250,8 +268,10 @@ impl Browser {
     /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], [`Error::GivenUp`], or a browser that is
     /// gone.
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
-        self.shared.forget_document();
-        self.shared.update(|s| s.ended = false);
+        self.shared.update(|s| {
+            s.ended = false;
+            s.expect(None);
+        });
         let begin = self.journal.now();
         let given_up = || given_up() || self.has_exited();
         let ask = |method, params, timeout| {
@@ -267,10 +287,13 @@ impl Browser {
             })
         };
         let answer = ask("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
-        if answer["errorText"].is_null() && answer["loaderId"].is_null() {
+        match answer["loaderId"].as_str() {
+            Some(document) => self.shared.update(|s| s.expect(Some(document))),
             // Only the fragment differs from where the browser is: the document stayed.
-            self.shared.forget_document();
-            ask("Page.reload", json!({"ignoreCache": true}), CALL_TIMEOUT)?;
+            None if answer["errorText"].is_null() => {
+                ask("Page.reload", json!({"ignoreCache": true}), CALL_TIMEOUT)?;
+            }
+            None => {}
         }
         // Until then the focus is in the browser's address field, out of sight, and a list that the page opens closes at once.
         self.cdp.send(&self.session, "Page.bringToFront", json!({}));
@@ -373,7 +396,7 @@ impl Browser {
         matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)) | Err(_))
     }
 
-    fn attach(&mut self, signal: Signal) -> Result<(), Error> {
+    fn attach(&mut self) -> Result<(), Error> {
         let targets = self.call_to("", "Target.getTargets", json!({}))?;
         let page = targets["targetInfos"].as_array().into_iter().flatten().find(|t| t["type"] == "page");
         let target = match page {
@@ -382,11 +405,11 @@ impl Browser {
                 self.call_to("", "Target.createTarget", json!({"url": "about:blank"}))?["targetId"].clone()
             }
         };
-        // The main frame of a page goes by the name of its target.
-        let _first = self.shared.page.set(target.as_str().unwrap_or_default().to_owned());
         let attached =
             self.call_to("", "Target.attachToTarget", json!({"targetId": target, "flatten": true}))?;
         self.session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
+        // Before anything is asked of it, so that it is known before it says anything.
+        let _once = self.shared.page.set(self.session.clone());
         self.cdp.send("", "Browser.setDownloadBehavior", json!({"behavior": "deny"}));
         for (method, params) in [
             ("Inspector.enable", json!({})),
@@ -398,15 +421,6 @@ impl Browser {
             self.cdp.send(&self.session, method, params);
         }
         self.call("Page.enable", json!({}))?;
-        // Passkeys are asked of an authenticator that has none, and not of a person.
-        self.cdp.send(&self.session, "WebAuthn.enable", json!({"enableUI": false}));
-        self.cdp.send(&self.session, "Page.setInterceptFileChooserDialog", json!({"enabled": true}));
-        if signal != Signal::None {
-            self.cdp.send(&self.session, "Runtime.addBinding", json!({"name": signal::BINDING}));
-        }
-        for script in [Some(UNATTENDED.to_owned()), signal::script(signal)].into_iter().flatten() {
-            self.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": script}))?;
-        }
         Ok(())
     }
 
@@ -450,6 +464,13 @@ impl Drop for Browser {
 #[derive(Debug)]
 struct Events {
     shared: Arc<Shared>,
+    intercept: Option<Intercept>,
+}
+
+impl Events {
+    fn is_page(&self, session: &str) -> bool {
+        self.shared.page.get().is_some_and(|page| page == session)
+    }
 }
 
 /// A question to the page's scripts.
@@ -464,12 +485,6 @@ impl Ping {
     }
 }
 
-impl Events {
-    fn is_page(&self, frame: &Value) -> bool {
-        frame.as_str().is_some() && frame.as_str() == self.shared.page.get().map(String::as_str)
-    }
-}
-
 impl cdp::Events for Events {
     fn event(&mut self, cdp: &Cdp, session: &str, method: &str, params: &Value) {
         match method {
@@ -479,17 +494,25 @@ impl cdp::Events for Events {
                 let accept = params["type"] == "beforeunload";
                 cdp.send(session, "Page.handleJavaScriptDialog", json!({"accept": accept}));
             }
-            "Page.lifecycleEvent" if self.is_page(&params["frameId"]) => match params["name"].as_str() {
-                Some("init") => self.shared.forget_document(),
-                Some("firstPaint" | "firstContentfulPaint") => self.shared.update(|s| s.painted = true),
-                Some("load") => self.shared.update(|s| s.loaded = true),
-                _ => {}
-            },
-            "Runtime.bindingCalled" => match Word::read(params) {
-                Some(Word::Start) => self.shared.update(|s| s.started = true),
-                Some(Word::End) => self.shared.update(|s| s.ended = true),
-                None => {}
-            },
+            "Page.lifecycleEvent" | "Page.frameNavigated" if self.is_page(session) => {
+                self.shared.update(|s| s.take(method, params));
+            }
+            "Runtime.bindingCalled" => {
+                if let Some(word) = Word::read(params) {
+                    self.shared.update(|s| s.hear(word));
+                }
+            }
+            "Target.attachedToTarget" if !session.is_empty() => {
+                if let Some(frames) = self.shared.frames.get() {
+                    frames.welcome(cdp, session, params);
+                }
+            }
+            "Fetch.requestPaused" | "Fetch.authRequired" => {
+                let is_page = self.is_page(session);
+                if let Some(intercept) = &mut self.intercept {
+                    intercept.take(cdp, session, is_page, method, params);
+                }
+            }
             "Inspector.targetCrashed" => self.shared.update(|s| s.crashed = true),
             "Tracing.dataCollected" => self.shared.trace.take(params),
             "Tracing.tracingComplete" => self.shared.trace.finish(),

@@ -9,6 +9,7 @@ mod pacer;
 mod protocol;
 mod scene;
 mod screen;
+mod stage;
 
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -45,8 +46,10 @@ pub struct Config {
     pub size: Size,
     /// Refresh rate: the page draws no faster.
     pub fps: Fps,
-    /// Pixels per CSS pixel.
+    /// Pixels per CSS pixel, unless there is a viewport.
     pub scale_factor: f64,
+    /// Width and height of the page in CSS pixels, as large as they fit into the middle of the display.
+    pub viewport: Option<(u32, u32)>,
     /// Set by the display when the capture begins.
     pub origin: Origin,
     /// Shut: ticks bring no picture, and what changes is told when it opens.
@@ -170,7 +173,7 @@ impl Display {
         self.wake();
     }
 
-    /// The screen as it is now, whether it goes into the outputs or not. `None` if the display is stuck or gone.
+    /// The browser's screen as it is now, without the black around it, whether it goes into the outputs or not. `None` if the display is stuck or gone.
     #[must_use]
     pub fn snapshot(&self) -> Option<Picture> {
         let (ask, answer) = sync_channel(1);

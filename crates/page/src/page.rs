@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use pagecast_core::spec::{Network, Signal, Source};
+use pagecast_core::spec::{Mobile, Network, Signal, Source};
 use pagecast_core::{Samples, Tick};
 
 use crate::browser::{self, Browser, browser_user, profile};
@@ -102,6 +102,7 @@ impl Page {
             size: config.source.size,
             fps: config.source.fps,
             scale_factor: config.source.scale_factor,
+            viewport: config.source.context.mobile.map(Mobile::viewport),
             origin: origin.clone(),
             gate: gate.clone(),
             depth: depth.clone(),
@@ -142,7 +143,7 @@ impl Page {
             let path = path.join(name);
             std::fs::create_dir(&path).and_then(|()| give(&path, self.user)).map_err(fail)?;
         }
-        for (name, contents) in profile(&self.config.network) {
+        for (name, contents) in profile(&self.config.source.context, &self.config.network) {
             let path = path.join("profile").join(name);
             std::fs::write(&path, contents.to_string())
                 .and_then(|()| give(&path, self.user))

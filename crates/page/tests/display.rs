@@ -45,6 +45,7 @@ impl Rig {
             size: Size::new(WIDTH as u32, HEIGHT as u32).unwrap(),
             fps: Fps::new(fps).unwrap(),
             scale_factor,
+            viewport: None,
             origin: origin.clone(),
             gate: Gate::default(),
             depth: pagecast_page::sync::Depth::default(),

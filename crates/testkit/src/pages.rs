@@ -22,6 +22,10 @@ pub enum Reply {
     File(PathBuf),
     /// This HTML page with this status.
     Html(u16, String),
+    /// This HTML page with these header lines, each with its line end.
+    Headed(String, String),
+    /// This HTML page for who sends this `Authorization`; a question for it by HTTP (401) for everybody else.
+    Locked(String, String),
     /// Go to that address.
     Redirect(String),
     /// Nothing, for as long as the browser waits.
@@ -49,9 +53,16 @@ struct State {
     routes: HashMap<String, Reply>,
     /// Folders by the path they are served under; the longest path wins.
     folders: BTreeMap<String, PathBuf>,
-    requests: Vec<String>,
+    requests: Vec<Asked>,
     connections: Vec<JoinHandle<()>>,
     stopped: bool,
+}
+
+/// A request: its path with query, and its headers with names in small letters.
+#[derive(Debug, Default)]
+struct Asked {
+    target: String,
+    headers: Vec<(String, String)>,
 }
 
 impl Server {
@@ -95,7 +106,17 @@ impl Server {
     /// Every path asked for so far, queries included.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
-        self.shared.lock().requests.clone()
+        self.shared.lock().targets()
+    }
+
+    /// What each request for `path` had as header `name`, in small letters; `None` where it had none.
+    #[must_use]
+    pub fn header(&self, path: &str, name: &str) -> Vec<Option<String>> {
+        let state = self.shared.lock();
+        let asked = state.requests.iter().filter(|asked| asked.target == path);
+        asked
+            .map(|asked| asked.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone()))
+            .collect()
     }
 
     /// Waits until a browser has asked for `path`. Pages talk to tests by asking for `/said/…`.
@@ -105,12 +126,12 @@ impl Server {
     pub fn wait_for(&self, path: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         let mut state = self.shared.lock();
-        while !state.requests.iter().any(|r| r == path) {
+        while !state.requests.iter().any(|r| r.target == path) {
             let left = deadline.saturating_duration_since(Instant::now());
             ensure!(
                 !left.is_zero(),
                 "nobody asked for {path} within {limit:?}, only for {:?}",
-                state.requests
+                state.targets()
             );
             let waited =
                 self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
@@ -134,6 +155,12 @@ impl Drop for Server {
     }
 }
 
+impl State {
+    fn targets(&self) -> Vec<String> {
+        self.requests.iter().map(|asked| asked.target.clone()).collect()
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -149,16 +176,16 @@ impl Shared {
     }
 
     /// Notes the request and decides the answer; `None` if there is nothing at that path.
-    fn answer(&self, target: &str) -> Option<Reply> {
+    fn answer(&self, target: &str, headers: Vec<(String, String)>) -> Option<Reply> {
         let mut state = self.lock();
-        state.requests.push(target.to_owned());
+        state.requests.push(Asked { target: target.to_owned(), headers });
         self.changed.notify_all();
         let path = target.split(['?', '#']).next().unwrap_or_default();
         if let Some(reply) = state.routes.get(path) {
             return Some(reply.clone());
         }
         if path == "/loads" {
-            let loads = state.requests.iter().filter(|r| *r == "/loads").count();
+            let loads = state.requests.iter().filter(|r| r.target == "/loads").count();
             return Some(Reply::Html(200, loads.to_string()));
         }
         if path.starts_with("/said/") {

@@ -79,6 +79,7 @@ impl Error {
                 | browser::Error::HttpStatus { .. }
                 | browser::Error::NavigationTimeout { .. }
                 | browser::Error::GivenUp => Kind::Page,
+                browser::Error::Setting { .. } => Kind::Value,
                 _ => Kind::Browser,
             },
             Self::NothingRecorded(_) | Self::GaveUp(Trouble::StartTimeout | Trouble::Unreachable, _) => {

@@ -21,7 +21,7 @@ pub struct Context {
     pub mobile: Option<Mobile>,
     /// Sent with every request of the page to its own origin: name and value.
     pub headers: Vec<(String, Secret)>,
-    /// Cookies for the page's origin: name and value.
+    /// Cookies for the page's host, on all its ports, as cookies are: name and value.
     pub cookies: Vec<(String, Secret)>,
     /// Instead of the browser's own.
     pub user_agent: Option<String>,
@@ -109,6 +109,12 @@ impl Secret {
     }
 }
 
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
@@ -124,6 +130,9 @@ impl Context {
         for (name, value) in &self.headers {
             if !is_token(name) {
                 return bad("header", "its name must be made of letters, digits and - as in X-Room");
+            }
+            if is_of_the_connection(name) {
+                return bad("header", "the browser sends this one itself and lets nobody else");
             }
             if !is_line(value.reveal()) {
                 return bad("header", "its value must be one line of at most 8192 bytes");
@@ -161,6 +170,23 @@ fn is_token(text: &str) -> bool {
     (1..=256).contains(&text.len()) && text.bytes().all(part)
 }
 
+/// Headers that a browser refuses to send for anybody: they belong to the connection.
+fn is_of_the_connection(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let known = [
+        "connection",
+        "content-length",
+        "cookie2",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    known.contains(&name.as_str()) || name.starts_with("proxy-")
+}
+
 fn is_line(text: &str) -> bool {
     text.len() <= MAX_VALUE_LEN && !text.chars().any(|c| c.is_control() && c != '\t')
 }
@@ -186,6 +212,8 @@ mod tests {
             page.check()
         };
         assert!(with(|p| p.headers[0].0 = "X Room".into()).is_err());
+        assert!(with(|p| p.headers[0].0 = "Host".into()).is_err());
+        assert!(with(|p| p.headers[0].0 = "Proxy-Authorization".into()).is_err());
         assert!(with(|p| p.headers[0].1 = Secret::new("a\r\nHost: b")).is_err());
         assert!(with(|p| p.cookies[0].1 = Secret::new("a; Domain=b")).is_err());
         assert!(with(|p| p.user_agent = Some(String::new())).is_err());

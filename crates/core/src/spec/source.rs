@@ -28,7 +28,7 @@ pub struct Source {
     pub size: Size,
     /// Rate of the display and of the output.
     pub fps: Fps,
-    /// Device pixel ratio: the page lays out `size / scale_factor` CSS pixels.
+    /// Device pixel ratio: the page lays out `size / scale_factor` CSS pixels. 1 for a mobile device, which has its own.
     pub scale_factor: f64,
     /// What the page finds in the browser.
     #[serde(default)]
@@ -45,6 +45,19 @@ impl Source {
     pub(super) fn check(&self) -> Result<(), SpecError> {
         if !SCALE_FACTOR_RANGE.contains(&self.scale_factor) {
             return Err(SpecError::ScaleFactor(self.scale_factor));
+        }
+        if let Some(mobile) = self.context.mobile {
+            let (width, height) = mobile.viewport();
+            let ratio = |pixels: u32, css: u32| f64::from(pixels) / f64::from(css);
+            let fits = ratio(self.size.width(), width).min(ratio(self.size.height(), height));
+            let why = if self.scale_factor != 1.0 {
+                "a mobile device has its own, as large as it fits into the picture: leave it at 1"
+            } else if fits < *SCALE_FACTOR_RANGE.start() {
+                "a mobile device needs a picture of at least a quarter of its own size"
+            } else {
+                return self.context.check();
+            };
+            return Err(SpecError::Context { what: "scale factor", why });
         }
         self.context.check()
     }
@@ -118,6 +131,18 @@ impl SourceUrl {
         self.0.as_str()
     }
 
+    /// Scheme, host and port, as pages and servers write them.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        self.0.origin().ascii_serialization()
+    }
+
+    /// Whether this page and `url` have the same origin.
+    #[must_use]
+    pub fn shares_origin_with(&self, url: &str) -> bool {
+        Url::parse(url).is_ok_and(|other| other.origin() == self.0.origin())
+    }
+
     /// The host, as written in the address.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -169,5 +194,42 @@ impl TryFrom<String> for SourceUrl {
 impl From<SourceUrl> for String {
     fn from(url: SourceUrl) -> Self {
         url.0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Device, Mobile, Orientation};
+
+    #[test]
+    fn origins() {
+        let page = SourceUrl::parse("https://me:secret@Example.com/a?b").unwrap();
+        assert_eq!(page.origin(), "https://example.com");
+        for (url, same) in [
+            ("https://example.com:443/", true),
+            ("https://me@example.com/", true),
+            ("http://example.com/", false),
+            ("https://example.com:8443/", false),
+            ("https://example.com.evil.net/", false),
+            ("https://evil.net/https://example.com/", false),
+            ("data:text/html,x", false),
+            ("", false),
+        ] {
+            assert_eq!(page.shares_origin_with(url), same, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_device_has_its_own_scale_and_needs_some_room() {
+        let check = |width, height, scale_factor| {
+            let phone = Mobile { device: Device::Phone, orientation: Orientation::Portrait };
+            let context = Context { mobile: Some(phone), ..Context::default() };
+            let (url, size) = (SourceUrl::parse("http://a/").unwrap(), Size::new(width, height).unwrap());
+            Source { url, size, fps: Fps::new(30).unwrap(), scale_factor, context }.check()
+        };
+        assert_eq!(check(1280, 720, 1.0), Ok(()));
+        assert!(check(1280, 720, 2.0).unwrap_err().to_string().contains("mobile device has its own"));
+        assert!(check(1280, 180, 1.0).unwrap_err().to_string().contains("a quarter"));
     }
 }

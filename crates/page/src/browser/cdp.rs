@@ -37,6 +37,9 @@ pub enum Error {
         /// The call.
         method: &'static str,
     },
+    /// Nothing can be found with it.
+    #[error("cannot look for {0:?}: it is not a CSS selector")]
+    Selector(String),
     /// The browser refused.
     #[error("the browser refused {method}: {message}")]
     Refused {
@@ -134,7 +137,7 @@ impl Cdp {
     /// Calls a method and does not care about its answer.
     pub(crate) fn send(&self, session: &str, method: &str, params: Value) {
         // A browser that is gone is noticed by the reader.
-        let _gone = self.start(session, method, params);
+        let _gone = Self::write(&mut self.lock(), session, method, params);
     }
 
     /// Calls a method whose answer the caller will look for; `None` if the browser is gone.
@@ -145,6 +148,12 @@ impl Cdp {
     fn start(&self, session: &str, method: &str, params: Value) -> Result<(u64, Answer), Error> {
         let (tx, rx) = sync_channel(1);
         let mut inner = self.lock();
+        let id = Self::write(&mut inner, session, method, params)?;
+        inner.waiting.insert(id, tx);
+        Ok((id, rx))
+    }
+
+    fn write(inner: &mut Inner, session: &str, method: &str, params: Value) -> Result<u64, Error> {
         let id = inner.next_id;
         inner.next_id += 1;
         let mut message = json!({ "id": id, "method": method, "params": params });
@@ -154,8 +163,7 @@ impl Cdp {
         let mut bytes = message.to_string().into_bytes();
         bytes.push(0);
         inner.pipe.as_mut().and_then(|p| p.write_all(&bytes).ok()).ok_or(Error::Closed)?;
-        inner.waiting.insert(id, tx);
-        Ok((id, rx))
+        Ok(id)
     }
 
     fn read(&self, pipe: File, mut events: impl Events) {
@@ -180,7 +188,7 @@ impl Cdp {
                 Some(error) => Err(error["message"].as_str().unwrap_or("no reason given").to_owned()),
                 None => Ok(message["result"].clone()),
             };
-            // Nobody listens when the caller did not care.
+            // Nobody listens when the caller has given up.
             let _unheard = waiting.try_send(answer);
         } else if let Some(method) = message["method"].as_str() {
             events.event(self, message["sessionId"].as_str().unwrap_or_default(), method, &message["params"]);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use pagecast_core::spec::{Network, Source};
+use pagecast_core::spec::{Context, Network, Source};
 use serde_json::{Value, json};
 
 use crate::child::User;
@@ -112,15 +112,21 @@ pub(super) fn switches(source: &Source, guard: SocketAddr, udp: bool, profile: &
 const BLOCK: u32 = 2;
 
 /// What the browser finds in its fresh profile and no switch can say: files and their contents.
-pub(crate) fn profile(network: &Network) -> [(&'static str, Value); 2] {
+pub(crate) fn profile(context: &Context, network: &Network) -> [(&'static str, Value); 2] {
     let mut preferences = preferences();
     if !network.udp {
         preferences["webrtc"] = json!({"ip_handling_policy": NO_UDP});
     }
-    let everywhere = json!({"net": {
-        "max_connections_per_proxy": CONNECTIONS,
-        "max_connections_per_proxy_for_websocket": CONNECTIONS,
-    }});
+    // Without a user and a password for servers that ask by HTTP, the browser is to understand no such question: it would pass
+    // it on to a person. The page gets the 401 instead.
+    let schemes = if context.basic_auth.is_some() { "basic" } else { "none" };
+    let everywhere = json!({
+        "auth": {"schemes": schemes},
+        "net": {
+            "max_connections_per_proxy": CONNECTIONS,
+            "max_connections_per_proxy_for_websocket": CONNECTIONS,
+        },
+    });
     [("Default/Preferences", preferences), ("Local State", everywhere)]
 }
 

@@ -39,6 +39,7 @@ use smithay::wayland::viewporter::ViewporterState;
 
 use super::scene::Scene;
 use super::screen::Screen;
+use super::stage::Stage;
 use super::{Beats, Config, limits};
 use crate::clock;
 
@@ -62,7 +63,10 @@ pub(crate) struct State {
 impl State {
     /// Announces everything on `display`.
     pub(crate) fn new(display: &DisplayHandle, config: &Config, beats: Beats) -> Self {
-        let (width, height) = (config.size.width(), config.size.height());
+        let stage = match config.viewport {
+            Some(viewport) => Stage::middle(config.size, viewport),
+            None => Stage::whole(config.size, config.scale_factor),
+        };
         let properties = PhysicalProperties {
             size: (0, 0).into(),
             subpixel: Subpixel::None,
@@ -71,8 +75,8 @@ impl State {
         };
         let output = Output::new("pagecast".into(), properties);
         let refresh = i32::try_from(config.fps.get() * 1000).unwrap_or(60_000);
-        let mode = Mode { size: (width as i32, height as i32).into(), refresh };
-        let scale = smithay::output::Scale::Fractional(config.scale_factor);
+        let mode = Mode { size: (stage.area.width, stage.area.height).into(), refresh };
+        let scale = smithay::output::Scale::Fractional(stage.scale);
         output.change_current_state(Some(mode), None, Some(scale), Some((0, 0).into()));
         output.set_preferred(mode);
         output.create_global::<Self>(display);
@@ -85,7 +89,7 @@ impl State {
         PresentationState::new::<Self>(display, CLOCK_MONOTONIC);
         FractionalScaleManagerState::new::<Self>(display);
         Self {
-            screen: Screen::new(Scene::new(width, height), output, config.scale_factor),
+            screen: Screen::new(Scene::new(config.size, stage.area), output, stage),
             beats,
             commits: 0,
             compositor: CompositorState::new::<Self>(display),
@@ -130,7 +134,7 @@ impl State {
 
     fn configure_window(&self, window: &ToplevelSurface) {
         window.with_pending_state(|state| {
-            state.size = Some(self.screen.logical_size().into());
+            state.size = Some(self.screen.stage().logical.into());
             state.states.set(xdg_toplevel::State::Fullscreen);
             state.states.set(xdg_toplevel::State::Activated);
         });
@@ -140,7 +144,7 @@ impl State {
 
     fn place_popup(&self, popup: &PopupSurface, positioner: PositionerState) {
         let parent = popup.get_parent_surface().map_or((0, 0), |p| self.screen.origin_of(&p));
-        let screen = Rectangle::new((-parent.0, -parent.1).into(), self.screen.logical_size().into());
+        let screen = Rectangle::new((-parent.0, -parent.1).into(), self.screen.stage().logical.into());
         let geometry = positioner.get_unconstrained_geometry(screen);
         popup.with_pending_state(|state| {
             state.geometry = geometry;
@@ -237,7 +241,7 @@ impl XdgShellHandler for State {
 
 impl FractionalScaleHandler for State {
     fn new_fractional_scale(&mut self, surface: WlSurface) {
-        let scale = self.screen.scale();
+        let scale = self.screen.stage().scale;
         with_states(&surface, |states| with_fractional_scale(states, |f| f.set_preferred_scale(scale)));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use pagecast_core::spec::Size;
 use pagecast_core::{Frame, Picture, TILE_HEIGHT, TILE_WIDTH, Tiles};
 use smithay::reexports::wayland_server::backend::ObjectId;
 
@@ -24,6 +25,8 @@ pub(crate) struct Layer {
 pub(crate) struct Scene {
     pub(crate) images: HashMap<ObjectId, Image>,
     layers: Vec<Layer>,
+    /// Around it everything is black.
+    stage: Rect,
     dirty: Tiles,
     pictures: Vec<Buffer>,
     latest: usize,
@@ -38,12 +41,14 @@ struct Buffer {
 
 impl Scene {
     /// An empty screen.
-    pub(crate) fn new(width: u32, height: u32) -> Self {
+    pub(crate) fn new(size: Size, stage: Rect) -> Self {
+        let (width, height) = (size.width(), size.height());
         let first =
             Buffer { picture: Arc::new(Picture::new(width, height)), stale: Tiles::all(width, height) };
         Self {
             images: HashMap::new(),
             layers: Vec::new(),
+            stage,
             dirty: Tiles::all(width, height),
             pictures: vec![first],
             latest: 0,
@@ -103,7 +108,7 @@ impl Scene {
         let target = Arc::get_mut(picture)?;
         stale.union(&self.dirty);
         for (row, first, end) in stale.runs() {
-            compose(target, &self.layers, &self.images, run_area(row, first, end));
+            compose(target, (&self.layers, self.stage), &self.images, run_area(row, first, end));
         }
         stale.clear();
         let picture = Arc::clone(picture);
@@ -117,14 +122,21 @@ impl Scene {
         Some(Frame { picture, damage: std::mem::replace(&mut self.dirty, Tiles::none(width, height)) })
     }
 
-    /// The screen as it is now; nothing is told by it.
+    /// The stage as it is now; nothing is told by it.
     pub(crate) fn snapshot(&self) -> Picture {
         let (width, height) = self.size();
-        let mut picture = Picture::new(width, height);
+        let mut screen = Picture::new(width, height);
         for row in 0..height.div_ceil(TILE_HEIGHT) {
-            compose(&mut picture, &self.layers, &self.images, run_area(row, 0, width.div_ceil(TILE_WIDTH)));
+            let area = run_area(row, 0, width.div_ceil(TILE_WIDTH));
+            compose(&mut screen, (&self.layers, self.stage), &self.images, area);
         }
-        picture
+        let Some((x0, y0, x1, y1)) = self.stage.clip(width, height) else { return screen };
+        let mut stage = Picture::new(x1 - x0, y1 - y0);
+        let (from, to) = (screen.stride(), stage.stride());
+        for (row, line) in (y0 as usize..).zip(stage.bgrx_mut().chunks_exact_mut(to)) {
+            line.copy_from_slice(&screen.bgrx()[row * from + x0 as usize * 4..][..to]);
+        }
+        stage
     }
 
     /// A frame could not be handed on: what it changed is still to be told.
@@ -176,10 +188,15 @@ fn fits(image: &Image, area: Rect) -> bool {
     near(image.width, area.width) && near(image.height, area.height)
 }
 
-/// Draws `area` of the screen: white where no layer is.
-fn compose(target: &mut Picture, layers: &[Layer], images: &HashMap<ObjectId, Image>, area: Rect) {
+/// Draws `area` of the screen: white where no layer is, black beside the stage.
+fn compose(
+    target: &mut Picture,
+    (layers, stage): (&[Layer], Rect),
+    images: &HashMap<ObjectId, Image>,
+    area: Rect,
+) {
     let Some((x0, y0, x1, y1)) = area.clip(target.width(), target.height()) else { return };
-    let stride = target.stride();
+    let (stride, target_width, target_height) = (target.stride(), target.width(), target.height());
     for y in y0..y1 {
         let line = &mut target.bgrx_mut()[y as usize * stride..][x0 as usize * 4..x1 as usize * 4];
         let bottom = layers.first().and_then(|l| Some((l, images.get(&l.surface)?)));
@@ -189,7 +206,10 @@ fn compose(target: &mut Picture, layers: &[Layer], images: &HashMap<ObjectId, Im
             fits(image, l.area) && inside && within
         });
         if !covered {
-            line.fill(0xff);
+            let across = stage.clip(target_width, target_height).filter(|s| (s.1..s.3).contains(&y));
+            let (from, to) = across.map_or((x1, x1), |s| (s.0.clamp(x0, x1), s.2.clamp(x0, x1)));
+            line.fill(0);
+            line[(from - x0) as usize * 4..(to - x0) as usize * 4].fill(0xff);
         }
         for (depth, layer) in layers.iter().enumerate() {
             if let Some(image) = images.get(&layer.surface) {

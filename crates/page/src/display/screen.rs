@@ -23,6 +23,7 @@ use smithay::wayland::viewporter::ViewportCachedState;
 
 use super::image::Rect;
 use super::scene::{Layer, Scene};
+use super::stage::Stage;
 
 /// Commits of one surface that are applied within a slot. Later ones wait for the next tick, and only the newest is kept:
 /// a client that commits faster than the display cannot make us work faster. More than one, or a browser that has got
@@ -66,8 +67,7 @@ enum Content {
 pub(crate) struct Screen {
     pub(crate) scene: Scene,
     pub(crate) output: Output,
-    /// Screen pixels per logical pixel.
-    scale: f64,
+    stage: Stage,
     window: Option<ToplevelSurface>,
     popups: Vec<PopupSurface>,
     surfaces: HashMap<ObjectId, (WlSurface, Surface)>,
@@ -76,11 +76,11 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    pub(crate) fn new(scene: Scene, output: Output, scale: f64) -> Self {
+    pub(crate) fn new(scene: Scene, output: Output, stage: Stage) -> Self {
         Self {
             scene,
             output,
-            scale,
+            stage,
             window: None,
             popups: Vec::new(),
             surfaces: HashMap::new(),
@@ -88,16 +88,9 @@ impl Screen {
         }
     }
 
-    /// Size of the display in logical pixels, rounded up so that no pixel of the screen stays empty.
-    pub(crate) fn logical_size(&self) -> (i32, i32) {
-        let (width, height) = self.scene.size();
-        let logical = |v: u32| (f64::from(v) / self.scale).ceil() as i32;
-        (logical(width), logical(height))
-    }
-
-    /// Screen pixels per logical pixel.
-    pub(crate) fn scale(&self) -> f64 {
-        self.scale
+    /// Where the browser's screen is.
+    pub(crate) fn stage(&self) -> &Stage {
+        &self.stage
     }
 
     /// Number of live surfaces.
@@ -125,7 +118,7 @@ impl Screen {
         self.popups.iter().find(|p| p.wl_surface() == surface)
     }
 
-    /// Where a surface's window geometry starts on the display, in logical pixels.
+    /// Where a surface's window geometry starts on the stage, in logical pixels.
     pub(crate) fn origin_of(&self, surface: &WlSurface) -> (i32, i32) {
         let Some(popup) = self.popup_of(surface) else { return (0, 0) };
         let (mut x, mut y) = (0_i32, 0_i32);
@@ -155,7 +148,7 @@ impl Screen {
 
     /// Takes what a surface committed. False when the client asks for too much.
     pub(crate) fn commit(&mut self, surface: &WlSurface, timing: Timing) -> bool {
-        let (content, callbacks, feedback) = take_commit(surface, self.scale);
+        let (content, callbacks, feedback) = take_commit(surface, self.stage.scale);
         let Some((_, state)) = self.surfaces.get_mut(&surface.id()) else { return true };
         if state.slot != timing.slot {
             state.slot = timing.slot;
@@ -303,16 +296,17 @@ impl Screen {
         at: (i32, i32),
         image: (u32, u32),
     ) -> Rect {
-        let scaled = |v: i32| ((f64::from(v) * self.scale).round() as i32).clamp(-FAR, FAR);
+        let Stage { area: stage, scale, .. } = self.stage;
+        let scaled = |v: i32| ((f64::from(v) * scale).round() as i32).clamp(-FAR, FAR);
         let viewport = states.cached_state.get::<ViewportCachedState>().current().dst;
         let buffer_scale =
             f64::from(states.cached_state.get::<SurfaceAttributes>().current().buffer_scale.max(1));
-        let side = |pixels: u32| (f64::from(pixels) / buffer_scale * self.scale).round() as i32;
+        let side = |pixels: u32| (f64::from(pixels) / buffer_scale * scale).round() as i32;
         let (width, height) = match viewport {
             Some(size) => (scaled(size.w), scaled(size.h)),
             None => (side(image.0), side(image.1)),
         };
-        Rect { x: scaled(at.0), y: scaled(at.1), width, height }
+        Rect { x: stage.x + scaled(at.0), y: stage.y + scaled(at.1), width, height }
     }
 
     /// Kept images, in screenfuls.

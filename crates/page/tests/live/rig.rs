@@ -1,5 +1,7 @@
 //! A real browser with one page on our display, for tests of what the two make of each other.
 
+#![allow(dead_code, reason = "each test file needs a part of it")]
+
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,17 @@ pub(crate) struct Live {
 
 impl Live {
     /// Opens a page with this HTML on a display of `width` x `height` pixels, `scale` of them to the CSS pixel.
-    pub(crate) fn open((width, height): (u32, u32), scale: f64, html: &str) -> Result<Self> {
+    pub(crate) fn open(size: (u32, u32), scale: f64, html: &str) -> Result<Self> {
+        Self::open_in(Context::default(), size, scale, html)
+    }
+
+    /// The same in a certain context.
+    pub(crate) fn open_in(
+        context: Context,
+        (width, height): (u32, u32),
+        scale: f64,
+        html: &str,
+    ) -> Result<Self> {
         let turn = Turn::shared()?;
         let page = format!("<!doctype html><meta charset=utf-8><title>Live</title>{html}");
         let server = Server::start()?.route("/", Reply::Html(200, page));
@@ -35,7 +47,7 @@ impl Live {
             size: Size::new(width, height)?,
             fps: Fps::new(30).context("30 fps")?,
             scale_factor: scale,
-            context: Context::default(),
+            context,
         };
         let (ticks_in, ticks) = sync_channel(4);
         let (samples_in, samples) = sync_channel(4);

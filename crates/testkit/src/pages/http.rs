@@ -16,8 +16,13 @@ const MAX_HEADER_BYTES: u64 = 64 * 1024;
 struct Request {
     head_only: bool,
     target: String,
-    range: Option<String>,
-    close: bool,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// Serves one connection until either side has enough.
@@ -28,7 +33,7 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     loop {
         wait_for_bytes(&mut reader, shared)?;
         let Some(request) = read_request(&mut reader)? else { return Ok(()) };
-        match shared.answer(&request.target) {
+        match shared.answer(&request.target, request.headers.clone()) {
             Some(Reply::Never) => {
                 shared.wait_until_stopped();
                 return Ok(());
@@ -41,9 +46,17 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
             Some(Reply::Html(status, body)) => {
                 send_text(stream, &request, &format!("{status} Said"), "", &body)?;
             }
+            Some(Reply::Headed(headers, body)) => send_text(stream, &request, "200 OK", &headers, &body)?,
+            Some(Reply::Locked(key, body)) if request.header("authorization") == Some(&key) => {
+                send_text(stream, &request, "200 OK", "", &body)?;
+            }
+            Some(Reply::Locked(..)) => {
+                let question = "WWW-Authenticate: Basic realm=\"test\"\r\n";
+                send_text(stream, &request, "401 Unauthorized", question, "<h1>Who are you?</h1>")?;
+            }
             None => send_text(stream, &request, "404 Not Found", "", "<h1>Not found</h1>")?,
         }
-        if request.close {
+        if request.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close")) {
             return Ok(());
         }
     }
@@ -65,8 +78,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request
     limited.read_line(&mut line)?;
     let mut words = line.split_whitespace();
     let (Some(method), Some(target)) = (words.next(), words.next()) else { return Ok(None) };
-    let mut request =
-        Request { head_only: method == "HEAD", target: target.to_owned(), range: None, close: false };
+    let mut request = Request { head_only: method == "HEAD", target: target.to_owned(), headers: Vec::new() };
     loop {
         let mut header = String::new();
         if limited.read_line(&mut header)? == 0 {
@@ -77,11 +89,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request
             return Ok(Some(request));
         }
         let Some((name, value)) = header.split_once(':') else { return Ok(None) };
-        match name.to_ascii_lowercase().as_str() {
-            "range" => request.range = value.trim().strip_prefix("bytes=").map(str::to_owned),
-            "connection" => request.close = value.trim().eq_ignore_ascii_case("close"),
-            _ => {}
-        }
+        request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
 }
 
@@ -100,7 +108,7 @@ fn send_file(mut to: &TcpStream, request: &Request, path: &Path) -> io::Result<(
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let mut head = String::new();
-    let (first, length) = match &request.range {
+    let (first, length) = match request.header("range").and_then(|range| range.strip_prefix("bytes=")) {
         None => {
             head.push_str("HTTP/1.1 200 OK\r\n");
             (0, size)

@@ -29,6 +29,8 @@ const EMPTY_PAGE_GRACE: Duration = Duration::from_millis(300);
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// Turns kept for the report; a cast that has more is the same all the time.
 const MAX_TURNS: usize = 1000;
+/// How often a selector is looked for.
+const SELECTOR_INTERVAL: Duration = Duration::from_millis(100);
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the browser's CPU time and memory are measured.
@@ -96,6 +98,8 @@ pub(super) struct Driver<'a> {
 struct Looked {
     changes: u64,
     ping: Option<Ping>,
+    /// When the selector was looked for.
+    selector: Option<Instant>,
 }
 
 /// What the browsers took: those that are gone, and the running one.
@@ -385,7 +389,29 @@ impl<'a> Driver<'a> {
             || loaded.is_some_and(|at| at.elapsed() >= EMPTY_PAGE_GRACE)
             || opened.elapsed() >= PAINT_TIMEOUT;
         let signalled = state.started || self.spec.readiness.signal == pagecast_core::spec::Signal::None;
-        drawn && signalled
+        drawn
+            && signalled
+            && (state.network_idle || !self.spec.readiness.network_idle)
+            && self.selector_matches()
+    }
+
+    /// Whether there is what is waited for. The page is asked seldom: an answer takes it time.
+    fn selector_matches(&mut self) -> bool {
+        let Some(selector) = &self.spec.readiness.selector else { return true };
+        if self.looked.selector.is_some_and(|at| at.elapsed() < SELECTOR_INTERVAL) {
+            return false;
+        }
+        self.looked.selector = Some(Instant::now());
+        let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return false };
+        match browser.matches(selector) {
+            Ok(found) => found,
+            Err(error @ CallError::Selector(_)) => {
+                self.fail(browser::Error::from(error), Input::OpenFailed);
+                false
+            }
+            // It is busy, or gone.
+            Err(_) => false,
+        }
     }
 
     fn tell_progress(&self) {
@@ -424,7 +450,7 @@ impl<'a> Driver<'a> {
     fn finish(mut self, reason: EndReason) -> Result<Report, Failure> {
         self.measure();
         let display = self.page.as_ref().map(|page| page.display.stats()).unwrap_or_default();
-        let display_cpu = usage::thread_cpu_seconds("display") + usage::thread_cpu_seconds("sound");
+        let display_cpu = ["display", "sound", "guard"].map(usage::thread_cpu_seconds).iter().sum::<f64>();
         // The page goes first: without it, no tick and no sample comes, and the encoders end wherever they are.
         self.page = None;
         let (ticks, samples) = (self.ticks.0, self.samples.0);

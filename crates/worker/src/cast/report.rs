@@ -30,7 +30,7 @@ pub struct Progress {
 pub struct CpuSeconds {
     /// All processes of the browser.
     pub browser: f64,
-    /// Display and sound card.
+    /// Display, sound card and guard.
     pub display: f64,
     /// Everything else of the cast's process: conversion, encoders, file.
     pub encode: f64,

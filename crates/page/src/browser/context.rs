@@ -1,0 +1,262 @@
+//! What a page finds in the browser: the device, the language, what is put in on its behalf. The same goes for frames of
+//! other sites, which live in processes of their own and have to be told on their own.
+
+use pagecast_core::spec::{ColorScheme, Context, Device, Mobile, Orientation, Signal, Source};
+use serde_json::{Value, json};
+
+use super::cdp::Cdp;
+use super::{Browser, CallError, Error, signal};
+
+/// Runs in every document: nobody is there to answer a dialog.
+const UNATTENDED: &str = include_str!("unattended.js");
+/// A function that puts a style sheet into the document.
+const STYLE: &str = include_str!("style.js");
+/// Fingers that a touch screen tells apart.
+const TOUCH_POINTS: u32 = 5;
+
+/// A method of the DevTools protocol and what it is called with.
+pub(super) type Call = (&'static str, Value);
+
+/// How requests of the page, and of frames in it, are held.
+pub(super) type Held = (Call, Option<Call>);
+
+/// What every frame with a session of its own is told, before anything runs in it.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    calls: Vec<Call>,
+}
+
+/// The scripts that run in every document before the page's own, in this order.
+fn scripts(context: &Context, signal: Signal) -> Vec<String> {
+    let mut all = vec![UNATTENDED.to_owned()];
+    all.extend(signal::script(signal));
+    // A JSON string is one of JavaScript too.
+    all.extend(context.css.as_ref().map(|css| format!("({STYLE})({})", json!(css))));
+    all.extend(context.script.clone());
+    all
+}
+
+/// Calls that are valid for a page as for a frame in it: scripts, language, clock and looks.
+fn common(context: &Context, signal: Signal, browser: &Value) -> Vec<Call> {
+    let mut all = Vec::new();
+    if signal != Signal::None {
+        all.push(("Runtime.addBinding", json!({"name": signal::BINDING})));
+    }
+    let scripts = scripts(context, signal).into_iter();
+    all.extend(scripts.map(|source| ("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source }))));
+    if let Some(agent) = user_agent(context, browser) {
+        all.push(("Emulation.setUserAgentOverride", agent));
+    }
+    if let Some(locale) = &context.locale {
+        all.push(("Emulation.setLocaleOverride", json!({ "locale": locale.replace('_', "-") })));
+    }
+    if let Some(zone) = &context.timezone {
+        all.push(("Emulation.setTimezoneOverride", json!({ "timezoneId": zone })));
+    }
+    if let Some(scheme) = context.color_scheme {
+        let value = match scheme {
+            ColorScheme::Light => "light",
+            ColorScheme::Dark => "dark",
+        };
+        let features = json!([{"name": "prefers-color-scheme", "value": value}]);
+        all.push(("Emulation.setEmulatedMedia", json!({ "features": features })));
+    }
+    if context.mobile.is_some() {
+        let touch = json!({"enabled": true, "maxTouchPoints": TOUCH_POINTS});
+        all.push(("Emulation.setTouchEmulationEnabled", touch));
+    }
+    // Passkeys are asked of an authenticator that has none, and files of nobody.
+    all.push(("WebAuthn.enable", json!({"enableUI": false})));
+    all.push(("Page.setInterceptFileChooserDialog", json!({"enabled": true})));
+    all
+}
+
+/// Calls for the page as a whole.
+fn whole(source: &Source) -> Vec<Call> {
+    let mut all = Vec::new();
+    if let Some(mobile) = source.context.mobile {
+        all.push(("Emulation.setDeviceMetricsOverride", metrics(mobile)));
+    }
+    if !source.context.cookies.is_empty() {
+        let url = format!("{}/", source.url.origin());
+        let cookie = |(name, value): &(String, pagecast_core::spec::Secret)| {
+            let secure = url.starts_with("https:");
+            json!({"name": name, "value": value.reveal(), "url": url, "path": "/", "secure": secure})
+        };
+        let cookies: Vec<Value> = source.context.cookies.iter().map(cookie).collect();
+        all.push(("Network.setCookies", json!({ "cookies": cookies })));
+    }
+    all
+}
+
+/// The window has the device's size and pixel ratio already (`display::stage`). What is left is how a mobile browser lays out.
+fn metrics(mobile: Mobile) -> Value {
+    let (width, height) = mobile.viewport();
+    let (kind, angle) = match mobile.orientation {
+        Orientation::Portrait => ("portraitPrimary", 0),
+        Orientation::Landscape => ("landscapePrimary", 90),
+    };
+    json!({
+        "width": width,
+        "height": height,
+        "screenWidth": width,
+        "screenHeight": height,
+        "deviceScaleFactor": 0,
+        "mobile": true,
+        "screenOrientation": {"type": kind, "angle": angle},
+    })
+}
+
+/// Who the browser says it is, and the languages it asks for; `browser` is its version as it tells it itself.
+fn user_agent(context: &Context, browser: &Value) -> Option<Value> {
+    let Context { user_agent, locale, mobile, .. } = context;
+    if user_agent.is_none() && locale.is_none() && mobile.is_none() {
+        return None;
+    }
+    let own = user_agent.clone();
+    // An empty one leaves the browser its own.
+    let agent = own.or_else(|| mobile.map(|m| mobile_agent(m, browser))).unwrap_or_default();
+    let mut params = json!({ "userAgent": agent });
+    if let Some(locale) = locale {
+        params["acceptLanguage"] = languages(locale).into();
+    }
+    if let Some(mobile) = mobile {
+        let is_phone = mobile.device == Device::Phone;
+        params["platform"] = "Linux armv81".into();
+        params["userAgentMetadata"] = json!({
+            "platform": "Android",
+            "platformVersion": "10.0.0",
+            "architecture": "",
+            "model": "",
+            "mobile": is_phone,
+            "formFactors": [if is_phone { "Mobile" } else { "Tablet" }],
+        });
+    }
+    Some(params)
+}
+
+/// What Chrome of this version says on Android; it names neither the device nor more than the major version.
+fn mobile_agent(mobile: Mobile, browser: &Value) -> String {
+    let product = browser["product"].as_str().unwrap_or_default();
+    let version = product.split('/').nth(1).unwrap_or_default();
+    let major = version.split('.').next().unwrap_or_default();
+    let phone = if mobile.device == Device::Phone { "Mobile " } else { "" };
+    format!(
+        "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{major}.0.0.0 {phone}Safari/537.36"
+    )
+}
+
+/// `de-DE` asks for `de-DE` and then for `de`.
+fn languages(locale: &str) -> String {
+    let locale = locale.replace('_', "-");
+    match locale.split_once('-') {
+        Some((language, _)) => format!("{locale},{language}"),
+        None => locale,
+    }
+}
+
+/// Frames of other sites are held when they are made, until they were told everything. So are workers, as the browser holds even
+/// those that the filter leaves out; service workers it does not, and one that is attached to would never end.
+fn attach_to_frames() -> Call {
+    let filter = json!([{"type": "service_worker", "exclude": true}, {}]);
+    let params =
+        json!({"autoAttach": true, "waitForDebuggerOnStart": true, "flatten": true, "filter": filter});
+    ("Target.setAutoAttach", params)
+}
+
+impl Frames {
+    /// A frame or worker of `parent` has been attached to.
+    pub(super) fn welcome(&self, cdp: &Cdp, parent: &str, params: &Value) {
+        let session = params["sessionId"].as_str().unwrap_or_default();
+        let is_frame = params["targetInfo"]["type"] == "iframe";
+        if is_frame {
+            // What a frame cannot be told, the page was told for it.
+            for (method, params) in &self.calls {
+                cdp.send(session, method, params.clone());
+            }
+        }
+        cdp.send(session, "Runtime.runIfWaitingForDebugger", json!({}));
+        if !is_frame {
+            cdp.send(parent, "Target.detachFromTarget", json!({ "sessionId": session }));
+        }
+    }
+}
+
+impl Browser {
+    /// Makes the page what `source` asks for, before it is opened.
+    pub(super) fn put_in_context(
+        &self,
+        source: &Source,
+        signal: Signal,
+        held: Option<Held>,
+    ) -> Result<(), Error> {
+        let (of_page, of_frames) = held.unzip();
+        let browser = self.call_to("", "Browser.getVersion", json!({}))?;
+        let context = &source.context;
+        let common = common(context, signal, &browser);
+        for (method, params) in whole(source).iter().chain(&common).chain(&of_page) {
+            self.call(method, params.clone()).map_err(|error| refused(method, context, error))?;
+        }
+        let mut calls = vec![("Page.enable", json!({}))];
+        calls.extend(of_frames.flatten());
+        calls.extend(common);
+        calls.push(attach_to_frames());
+        // Set before the first frame can be attached to.
+        let _once = self.shared.frames.set(Frames { calls });
+        let (method, params) = attach_to_frames();
+        self.call(method, params)?;
+        Ok(())
+    }
+}
+
+/// Says which value it was that the browser did not take.
+fn refused(method: &str, context: &Context, error: CallError) -> Error {
+    let (what, hint, value) = match method {
+        "Emulation.setTimezoneOverride" => ("time zone", "write one like Europe/Berlin", &context.timezone),
+        "Emulation.setLocaleOverride" => ("locale", "write one like de-DE", &context.locale),
+        "Emulation.setUserAgentOverride" => ("user agent", "write one line of text", &context.user_agent),
+        _ => return error.into(),
+    };
+    match (value, error) {
+        (Some(value), CallError::Refused { message, .. }) => {
+            Error::Setting { what, hint, value: value.clone(), message }
+        }
+        (_, other) => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn languages_go_from_special_to_general() {
+        for (locale, asked) in [("de-DE", "de-DE,de"), ("zh_Hant_TW", "zh-Hant-TW,zh"), ("fr", "fr")] {
+            assert_eq!(languages(locale), asked);
+        }
+    }
+
+    #[test]
+    fn a_device_says_what_it_is() {
+        let browser = json!({"product": "Chrome/156.0.8078.73"});
+        let agent = |device| {
+            let mobile = Some(Mobile { device, orientation: Orientation::Portrait });
+            user_agent(&Context { mobile, ..Context::default() }, &browser).unwrap()
+        };
+        let (phone, tablet) = (agent(Device::Phone), agent(Device::Tablet));
+        assert!(phone["userAgent"].as_str().unwrap().ends_with("Chrome/156.0.0.0 Mobile Safari/537.36"));
+        assert!(tablet["userAgent"].as_str().unwrap().ends_with("Chrome/156.0.0.0 Safari/537.36"));
+        assert_eq!(phone["userAgentMetadata"]["mobile"], true);
+        assert_eq!(tablet["userAgentMetadata"]["mobile"], false);
+        assert!(user_agent(&Context::default(), &browser).is_none());
+    }
+
+    #[test]
+    fn what_is_put_in_cannot_break_out_of_its_string() {
+        let css = "a::before { content: '\"`\\\n\u{2028}</script>${1}' }";
+        let context = Context { css: Some(css.into()), ..Context::default() };
+        let script = &scripts(&context, Signal::None)[1];
+        let quoted = script.strip_prefix(&format!("({STYLE})(")).unwrap().strip_suffix(')').unwrap();
+        assert_eq!(serde_json::from_str::<String>(quoted).unwrap(), css);
+    }
+}

@@ -1,0 +1,156 @@
+//! Headers and passwords for the page's own server, and for nobody else.
+//!
+//! Requests are held in the browser until they are answered here, on the thread that reads from it. Not held are WebSocket
+//! handshakes and what workers ask for.
+
+use std::collections::VecDeque;
+
+use pagecast_core::spec::{Secret, Source, SourceUrl};
+use serde_json::{Value, json};
+
+use super::cdp::Cdp;
+use super::context::Call;
+
+/// Requests whose challenge was answered that are remembered: a second challenge means that the password is wrong. Whoever
+/// has more of them in flight is answered twice.
+const MAX_ANSWERED: usize = 256;
+
+/// What is sent along to the page's own origin.
+#[derive(Debug)]
+pub(super) struct Intercept {
+    own: SourceUrl,
+    headers: Vec<(String, Secret)>,
+    basic_auth: Option<(String, Secret)>,
+    answered: VecDeque<String>,
+}
+
+impl Intercept {
+    /// `None` if nothing has to be sent along: no request is held then.
+    pub(super) fn new(source: &Source) -> Option<Self> {
+        let (headers, basic_auth) = (source.context.headers.clone(), source.context.basic_auth.clone());
+        let wanted = !headers.is_empty() || basic_auth.is_some();
+        wanted.then(|| Self { own: source.url.clone(), headers, basic_auth, answered: VecDeque::new() })
+    }
+
+    /// What the page's session is asked for.
+    pub(super) fn for_page(&self) -> Call {
+        // Where servers are to be answered, all of them are: a question to a person would be in the picture.
+        let all = self.basic_auth.is_some();
+        let pattern = if all { "*".to_owned() } else { self.pattern() };
+        ("Fetch.enable", json!({"patterns": [{"urlPattern": pattern}], "handleAuthRequests": all}))
+    }
+
+    /// What the sessions of other sites' frames are asked for. They send nothing along: a frame could act in the page's name.
+    pub(super) fn for_frames(&self) -> Option<Call> {
+        self.basic_auth.is_some().then(|| self.for_page())
+    }
+
+    fn pattern(&self) -> String {
+        // A user's name may stand before the host.
+        let origin = self.own.origin();
+        let (scheme, host) = origin.split_once("://").unwrap_or(("", &origin));
+        format!("{scheme}://*{host}/*")
+    }
+
+    /// Takes `Fetch.requestPaused` and `Fetch.authRequired`; `is_page` unless the session is that of a frame.
+    pub(super) fn take(&mut self, cdp: &Cdp, session: &str, is_page: bool, method: &str, params: &Value) {
+        let id = &params["requestId"];
+        if method == "Fetch.requestPaused" {
+            let mut answer = json!({ "requestId": id });
+            if is_page && let Some(headers) = self.headers_for(&params["request"]) {
+                answer["headers"] = headers;
+            }
+            cdp.send(session, "Fetch.continueRequest", answer);
+        } else {
+            let response = self.answer_to(is_page, params);
+            cdp.send(
+                session,
+                "Fetch.continueWithAuth",
+                json!({"requestId": id, "authChallengeResponse": response}),
+            );
+        }
+    }
+
+    /// All headers of a request to the own origin; a redirect elsewhere does not take them along.
+    fn headers_for(&self, request: &Value) -> Option<Value> {
+        if self.headers.is_empty() || !self.own.shares_origin_with(request["url"].as_str()?) {
+            return None;
+        }
+        let ours = |name: &str| self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let theirs = request["headers"].as_object().into_iter().flatten().filter(|(name, _)| !ours(name));
+        let mut all: Vec<Value> =
+            theirs.map(|(name, value)| json!({ "name": name, "value": value })).collect();
+        all.extend(self.headers.iter().map(|(name, value)| json!({"name": name, "value": value.reveal()})));
+        Some(all.into())
+    }
+
+    fn answer_to(&mut self, is_page: bool, params: &Value) -> Value {
+        let challenge = &params["authChallenge"];
+        let by_own = challenge["source"].as_str().is_none_or(|source| source == "Server")
+            && challenge["origin"].as_str().is_some_and(|origin| self.own.shares_origin_with(origin));
+        let id = params["requestId"].as_str().unwrap_or_default();
+        let again = self.answered.iter().any(|other| other == id);
+        match &self.basic_auth {
+            Some((user, password)) if is_page && by_own && !again => {
+                if self.answered.len() == MAX_ANSWERED {
+                    self.answered.pop_front();
+                }
+                self.answered.push_back(id.to_owned());
+                json!({"response": "ProvideCredentials", "username": user, "password": password.reveal()})
+            }
+            // The page gets its 401.
+            _ => json!({"response": "CancelAuth"}),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagecast_core::Fps;
+    use pagecast_core::spec::{Context, Size};
+
+    fn intercept() -> Intercept {
+        let context = Context {
+            headers: vec![("X-Token".into(), Secret::new("t"))],
+            basic_auth: Some(("me".into(), Secret::new("p"))),
+            ..Context::default()
+        };
+        let url = SourceUrl::parse("https://a.example/page").unwrap();
+        let size = Size::new(100, 100).unwrap();
+        Intercept::new(&Source { url, size, fps: Fps::new(30).unwrap(), scale_factor: 1.0, context }).unwrap()
+    }
+
+    #[test]
+    fn headers_are_for_the_own_origin_and_replace_those_of_the_same_name() {
+        let intercept = intercept();
+        let request = |url: &str| json!({"url": url, "headers": {"x-token": "page", "Accept": "*/*"}});
+        assert_eq!(
+            intercept.headers_for(&request("https://a.example/x")).unwrap(),
+            json!([{"name": "Accept", "value": "*/*"}, {"name": "X-Token", "value": "t"}])
+        );
+        for other in ["https://b.example/", "http://a.example/", "https://a.example.b.example/", "nonsense"] {
+            assert!(intercept.headers_for(&request(other)).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_given_once_and_to_the_own_server_only() {
+        let mut intercept = intercept();
+        let challenge = |id: &str, origin: &str, source: &str| json!({"requestId": id, "authChallenge": {"origin": origin, "source": source}});
+        let own = challenge("1", "https://a.example", "Server");
+        assert_eq!(intercept.answer_to(true, &own)["password"], "p");
+        assert_eq!(intercept.answer_to(true, &own)["response"], "CancelAuth");
+        for (is_page, other) in [
+            (true, challenge("2", "https://b.example", "Server")),
+            (true, challenge("3", "https://a.example", "Proxy")),
+            (false, challenge("4", "https://a.example", "Server")),
+        ] {
+            assert_eq!(intercept.answer_to(is_page, &other), json!({"response": "CancelAuth"}));
+        }
+        for i in 0..1000 {
+            intercept.answer_to(true, &challenge(&format!("many-{i}"), "https://a.example", "Server"));
+        }
+        assert_eq!(intercept.answered.len(), MAX_ANSWERED);
+    }
+}

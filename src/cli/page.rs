@@ -1,0 +1,184 @@
+//! What can be typed about the page: the device, what is sent and put in.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+use pagecast_core::SpecError;
+use pagecast_core::spec::{ColorScheme, Context, Device, MAX_INJECTED_LEN, Mobile, Orientation, Secret};
+
+/// Options of `pagecast record`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The page")]
+pub(crate) struct Page {
+    /// Show the page on a phone (390x844) or tablet (820x1180), in the middle of the picture
+    #[arg(long, value_name = "DEVICE[-ORIENTATION]")]
+    mobile: Option<Held>,
+    /// Send a header with all requests to the page's own origin; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<Secret>,
+    /// Set a cookie for the page's host; may be repeated
+    #[arg(long = "cookie", value_name = "NAME=VALUE")]
+    cookies: Vec<Secret>,
+    /// User and password for a server that asks for them by HTTP
+    #[arg(long, value_name = "USER:PASSWORD")]
+    basic_auth: Option<Secret>,
+    /// What the browser calls itself
+    #[arg(long, value_name = "TEXT")]
+    user_agent: Option<String>,
+    /// Language of the page, and how it writes numbers and dates, like de-DE
+    #[arg(long, value_name = "LOCALE")]
+    locale: Option<String>,
+    /// Time zone of the page, like Europe/Berlin
+    #[arg(long, value_name = "ZONE")]
+    timezone: Option<String>,
+    /// The colours that the page is asked for
+    #[arg(long, value_name = "SCHEME")]
+    color_scheme: Option<Scheme>,
+    /// A style sheet that comes after all of the page's own
+    #[arg(long, value_name = "FILE", value_parser = read)]
+    css: Option<String>,
+    /// A script that runs in every document before the page's own
+    #[arg(long, value_name = "FILE", value_parser = read)]
+    script: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Held {
+    Phone,
+    PhonePortrait,
+    PhoneLandscape,
+    Tablet,
+    TabletPortrait,
+    TabletLandscape,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Scheme {
+    Light,
+    Dark,
+}
+
+impl Page {
+    /// What the page is to find.
+    ///
+    /// # Errors
+    /// A value that cannot be taken apart. It is not shown: it may be a secret.
+    pub(crate) fn context(&self) -> Result<Context, SpecError> {
+        let pairs = |texts: &[Secret], at, what, why| {
+            texts.iter().map(|text| pair(text, at, what, why)).collect::<Result<Vec<_>, _>>()
+        };
+        let login = self.basic_auth.as_ref();
+        Ok(Context {
+            mobile: self.mobile.map(Held::mobile),
+            headers: pairs(&self.headers, ':', "header", "write NAME: VALUE")?,
+            cookies: pairs(&self.cookies, '=', "cookie", "write NAME=VALUE")?,
+            user_agent: self.user_agent.clone(),
+            locale: self.locale.clone(),
+            timezone: self.timezone.clone(),
+            color_scheme: self.color_scheme.map(|scheme| match scheme {
+                Scheme::Light => ColorScheme::Light,
+                Scheme::Dark => ColorScheme::Dark,
+            }),
+            css: self.css.clone(),
+            script: self.script.clone(),
+            basic_auth: login
+                .map(|l| pair(l, ':', "user and password", "write USER:PASSWORD"))
+                .transpose()?,
+        })
+    }
+}
+
+impl Held {
+    fn mobile(self) -> Mobile {
+        let (device, orientation) = match self {
+            Self::Phone | Self::PhonePortrait => (Device::Phone, Orientation::Portrait),
+            Self::PhoneLandscape => (Device::Phone, Orientation::Landscape),
+            Self::Tablet | Self::TabletPortrait => (Device::Tablet, Orientation::Portrait),
+            Self::TabletLandscape => (Device::Tablet, Orientation::Landscape),
+        };
+        Mobile { device, orientation }
+    }
+}
+
+fn pair(
+    text: &Secret,
+    at: char,
+    what: &'static str,
+    why: &'static str,
+) -> Result<(String, Secret), SpecError> {
+    let (name, value) = text.reveal().split_once(at).ok_or(SpecError::Context { what, why })?;
+    // Only headers have blanks after the name.
+    let value = if at == ':' && what == "header" { value.trim() } else { value };
+    Ok((name.to_owned(), Secret::new(value)))
+}
+
+/// The text of a file that is put into the page.
+fn read(path: &str) -> Result<String, String> {
+    let fail = |why: String| format!("cannot read {path}: {why}");
+    let file = fs::File::open(Path::new(path)).map_err(|error| fail(error.to_string()))?;
+    let mut bytes = Vec::new();
+    // A byte more than is allowed is enough to be refused.
+    file.take(MAX_INJECTED_LEN as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| fail(error.to_string()))?;
+    if bytes.len() > MAX_INJECTED_LEN {
+        return Err(fail("it has more than 1 MiB".into()));
+    }
+    String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        page: Page,
+    }
+
+    fn page(arguments: &[&str]) -> Page {
+        Line::try_parse_from(std::iter::once(&"x").chain(arguments)).unwrap().page
+    }
+
+    #[test]
+    fn names_and_values() {
+        let context = page(&[
+            "--header=X-A: b: c ",
+            "--header=X-B:",
+            "--cookie=a=b==",
+            "--basic-auth=me:p: w ",
+            "--mobile=tablet-landscape",
+        ])
+        .context()
+        .unwrap();
+        let shown: Vec<_> = context.headers.iter().map(|(n, v)| (n.as_str(), v.reveal())).collect();
+        assert_eq!(shown, [("X-A", "b: c"), ("X-B", "")]);
+        assert_eq!(context.cookies[0].1.reveal(), "b==");
+        let (user, password) = context.basic_auth.unwrap();
+        assert_eq!((user.as_str(), password.reveal()), ("me", "p: w "));
+        assert_eq!(context.mobile.unwrap().viewport(), (1180, 820));
+        assert_eq!(page(&["--mobile=phone"]).context().unwrap().mobile.unwrap().viewport(), (390, 844));
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_read_is_not_shown() {
+        for option in ["--header", "--cookie", "--basic-auth"] {
+            let page = page(&[option, "hunter2"]);
+            let said = page.context().unwrap_err().to_string();
+            assert!(said.contains("write ") && !said.contains("hunter2"), "{said}");
+            assert!(!format!("{page:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let missing = Line::try_parse_from(["x", "--css", "/nowhere/a.css"]).unwrap_err().to_string();
+        assert!(missing.contains("/nowhere/a.css") && missing.contains("--css"), "{missing}");
+        assert!(read("/dev/zero").unwrap_err().contains("1 MiB"));
+        assert!(read("/").unwrap_err().contains("directory"));
+    }
+}
