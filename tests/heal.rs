@@ -10,12 +10,13 @@ use pagecast_testkit::media::beeps;
 use pagecast_testkit::run::Report;
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::sync::{self, Offsets};
-use pagecast_testkit::{Outcome, Pagecast, Run, Server, Turn};
+use pagecast_testkit::{Outcome, Pagecast, Run, Server, Turn, flash};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const LIMIT: Duration = Duration::from_secs(60);
 const NOTHING_RECORDED: i32 = 3;
 const PAGE_DIED: i32 = 5;
+const BAD_VALUE: i32 = 2;
 
 fn record(server: &Server, page: &str) -> Pagecast {
     Pagecast::record(PAGECAST, &server.url(page)).with("size", "640x360")
@@ -340,13 +341,53 @@ fn the_maximum_running_time_is_kept() -> Result<()> {
     Ok(())
 }
 
+/// Records a page in which `trouble` happens and that must be shown to the end, whatever it takes.
+fn endures(server: &Server, trouble: &str) -> Result<()> {
+    let outcome = record(server, &format!("counter.html?after=500&do={trouble}"))
+        .with("duration", "6s")
+        .finish(LIMIT)?;
+    let report = outcome.report()?;
+    println!("{trouble}: {:?}, {} MB", report.timeline, report.peak_rss_bytes.browser >> 20);
+    ensure!(report.end == "complete", "{}", report.end);
+    plays(&outcome, 6.0)
+}
+
 #[test]
-fn monstrous_pages_do_not_stop_the_recording() -> Result<()> {
+fn a_canvas_that_is_far_too_large() -> Result<()> {
+    let _turn = Turn::shared()?;
+    endures(&Server::start()?, "canvas")
+}
+
+#[test]
+fn forty_videos() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let file = flash::video(10)?;
+    let name = file.file_name().context("the video has no name")?.to_string_lossy().into_owned();
+    let server = Server::start()?.folder("/media/", &flash::folder());
+    endures(&server, &format!("videos&video=/media/{name}"))?;
+    let playing = server.requests().iter().filter(|r| *r == "/said/plays").count();
+    ensure!(playing >= 40, "only {playing} videos play");
+    Ok(())
+}
+
+#[test]
+fn what_is_waited_for_must_be_there() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
-    let outcome = record(&server, "counter.html?do=canvas&after=500").with("duration", "5s").finish(LIMIT)?;
-    let report = outcome.report()?;
-    println!("{:?}", report.timeline);
-    ensure!(report.end == "complete");
-    plays(&outcome, 5.0)
+    let outcome = record(&server, "counter.html?do=appear&after=2000")
+        .with("wait-for-selector", "p#late")
+        .flag("wait-for-network-idle")
+        .with("duration", "1s")
+        .finish(LIMIT)?;
+    let pictures = outcome.recording()?.strips(Place::PAGE)?;
+    let first = pictures.iter().find_map(|p| p.strip).context("no picture shows the page")?;
+    ensure!((1.9..3.0).contains(&first.page_s()), "the first picture was drawn at {} s", first.page_s());
+
+    let never = record(&server, "counter.html").with("wait-for-selector", "p#never").with("attempts", 1);
+    let outcome = never.with("ready-timeout", "2s").finish(LIMIT)?;
+    outcome.expect_failure(NOTHING_RECORDED, &["ready"])?;
+    happened(&outcome.any_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])?;
+
+    let outcome = record(&server, "counter.html").with("wait-for-selector", "p[").finish(LIMIT)?;
+    outcome.expect_failure(BAD_VALUE, &["p["])
 }

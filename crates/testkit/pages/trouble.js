@@ -45,6 +45,21 @@
       context?.fillRect(0, 0, 20000, 20000);
       document.body.append(canvas);
     },
+    videos() {
+      for (let i = 0; i < 40; i++) {
+        const video = document.createElement("video");
+        video.src = query.get("video");
+        video.style.cssText = "width:64px;height:36px;position:relative;top:100px";
+        document.body.append(video);
+        video.play().then(() => fetch("/said/plays"), () => fetch("/said/does-not-play"));
+      }
+    },
+    appear() {
+      const late = document.createElement("p");
+      late.id = "late";
+      late.textContent = "Here I am";
+      document.body.append(late);
+    },
     reload() { location.reload(); },
   };
 

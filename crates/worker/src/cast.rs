@@ -12,7 +12,7 @@ use std::time::Instant;
 use pagecast_core::cast::{EndReason, Event, Trouble};
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_media::{encode, record};
-use pagecast_page::browser;
+use pagecast_page::browser::{self, CallError};
 use serde::{Deserialize, Serialize};
 
 pub use driver::Warm;
@@ -79,7 +79,7 @@ impl Error {
                 | browser::Error::HttpStatus { .. }
                 | browser::Error::NavigationTimeout { .. }
                 | browser::Error::GivenUp => Kind::Page,
-                browser::Error::Setting { .. } => Kind::Value,
+                browser::Error::Setting { .. } | browser::Error::Call(CallError::Selector(_)) => Kind::Value,
                 _ => Kind::Browser,
             },
             Self::NothingRecorded(_) | Self::GaveUp(Trouble::StartTimeout | Trouble::Unreachable, _) => {
