@@ -9,7 +9,7 @@ RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
 TEST  := ffmpeg openssl
 BENCH := xvfb pulseaudio ffmpeg
 
-.PHONY: demo test check bench build fmt packages-run packages-test packages-bench
+.PHONY: demo test check bench soak build fmt packages-run packages-test packages-bench
 
 ## Record the demo page to demo.mp4 and make demo.png of it.
 demo: packages-run
@@ -34,6 +34,11 @@ check: packages-run
 bench: packages-bench
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p pagecast-bench -- $(BENCH_ARGS)
+
+## Casts that run for half an hour while things go wrong; prints what leaked. SOAK_ARGS="--minutes 60 --casts 4"
+soak: packages-test
+	$(CARGO) build --release --locked --workspace
+	./target/release/soak $(SOAK_ARGS)
 
 fmt:
 	$(CARGO) fmt --all

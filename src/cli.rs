@@ -81,6 +81,9 @@ pub(crate) struct Record {
     /// Let the page send UDP, to any address: some calls (WebRTC) need it
     #[arg(long)]
     pub(crate) allow_udp: bool,
+    /// Start the browser, then wait for Enter before the page is opened: it is there at once
+    #[arg(long)]
+    pub(crate) standby: bool,
     /// Replace the file if it exists
     #[arg(long)]
     pub(crate) overwrite: bool,

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &cli::Demo, started: HostTime) -> Result<ExitCode, Failu
         },
     };
     screen::say(&format!("recording the demo page for {} s …", args.duration.as_secs_f64()));
-    let outcome = record::cast(&spec, started, false)?;
+    let outcome = record::cast(record::start()?, &spec, started, false)?;
     if let Some(report) = &outcome.report {
         screen::say(&screen::summary(&spec.source, report));
     }

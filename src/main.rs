@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Record(args) => record::run(&args, started),
         Command::Demo(args) => demo::run(&args, started),
-        Command::RunCast => Ok(process::run_inside()),
+        Command::RunCast => Ok(process::run_inside(&record::stop_by_signals())),
         Command::Doctor => doctor::run(),
     };
     done.unwrap_or_else(|failure| {

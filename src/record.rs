@@ -34,7 +34,19 @@ pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Fai
         limits: args.care.limits(),
         network: Network { allow: args.allow_net.clone(), deny: args.deny_net.clone(), udp: args.allow_udp },
     };
-    let outcome = cast(&spec, started, args.quiet || args.json)?;
+    let mut process = start()?;
+    let mut started = started;
+    if args.standby {
+        // Wrong values are told before anybody waits.
+        spec.check().map_err(cast::Error::from)?;
+        process.warm(&spec).context("cannot start the browser")?;
+        screen::say("ready, press Enter to begin");
+        if std::io::stdin().read_line(&mut String::new()).unwrap_or(0) == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        started = process::now();
+    }
+    let outcome = cast(process, &spec, started, args.quiet || args.json)?;
     if let Some(report) = &outcome.report {
         if args.json {
             screen::print(&serde_json::to_string(report).context("the report cannot be written as JSON")?);
@@ -45,19 +57,24 @@ pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Fai
     outcome.failure.map_or(Ok(ExitCode::SUCCESS), |failed| Err(failed.into()))
 }
 
-/// Runs a cast until it is over or a signal ends it, with a live line meanwhile.
-pub(crate) fn cast(spec: &CastSpec, started: HostTime, quiet: bool) -> Result<Outcome, Failure> {
-    // Wrong values are told before anything is started.
-    spec.check().map_err(cast::Error::from)?;
+/// A process for a cast. What earlier casts could not clear up is cleared up first.
+pub(crate) fn start() -> Result<Process, Failure> {
     process::clear_leftovers();
-    let stop = Stop::default();
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second one kills the cast: the file plays to its last fragment.
-        if let Err(error) = signal_hook::flag::register(signal, stop.flag()) {
-            tracing::warn!(%error, signal, "this signal will not end the recording properly");
-        }
-    }
-    let process = Process::start().context("cannot run a cast")?;
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    Ok(Process::start(&program).context("cannot run a cast")?)
+}
+
+/// Runs a cast until it is over or a signal ends it, with a live line meanwhile.
+pub(crate) fn cast(
+    process: Process,
+    spec: &CastSpec,
+    started: HostTime,
+    quiet: bool,
+) -> Result<Outcome, Failure> {
+    // Wrong values are told before a browser is started.
+    spec.check().map_err(cast::Error::from)?;
+    // The second signal kills the cast: the file plays to its last fragment.
+    let stop = stop_by_signals();
     let mut line = LiveLine::new(quiet);
     let outcome = process.run(spec, started, &stop, |news| match news {
         News::Progress(progress) => line.show(&progress),
@@ -65,6 +82,17 @@ pub(crate) fn cast(spec: &CastSpec, started: HostTime, quiet: bool) -> Result<Ou
     });
     line.clear();
     Ok(outcome)
+}
+
+/// Set by Ctrl-C and SIGTERM.
+pub(crate) fn stop_by_signals() -> Stop {
+    let stop = Stop::default();
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        if let Err(error) = signal_hook::flag::register(signal, stop.flag()) {
+            tracing::warn!(%error, signal, "this signal will not end the recording properly");
+        }
+    }
+    stop
 }
 
 /// The page's host with `.mp4`; a number is added until there is no such file.

@@ -22,8 +22,7 @@ fn record(url: &str) -> Pagecast {
 fn check(run: Pagecast, code: i32, words: &[&str]) -> Result<Outcome> {
     let outcome = run.finish(LIMIT)?;
     outcome.expect_failure(code, words)?;
-    ensure!(outcome.stdout.is_empty(), "stdout says {:?}", outcome.stdout);
-    ensure!(!outcome.output.exists(), "a file was left for nothing");
+    outcome.nothing_recorded()?;
     Ok(outcome)
 }
 

@@ -63,7 +63,7 @@ fn port_of(server: &Server) -> Result<u16> {
 fn check(run: Pagecast, words: &[&str]) -> Result<Outcome> {
     let outcome = run.finish(LIMIT)?;
     outcome.expect_failure(PAGE, words)?;
-    ensure!(outcome.stdout.is_empty() && !outcome.output.exists(), "something was recorded");
+    outcome.nothing_recorded()?;
     Ok(outcome)
 }
 

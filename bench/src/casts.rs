@@ -69,6 +69,14 @@ impl Cast {
         Ok(cast)
     }
 
+    /// A cast of Pagecast's whose browser was started before.
+    pub(crate) fn start_warm(site: &Site, page: Page, program: &Path) -> Result<Self> {
+        let number = next_number();
+        let file = site.file(&format!("warm-{number}.mp4"));
+        let pagecast = Pagecast::start_warm(program, &site.page(page, number), &file)?;
+        Ok(Self { number, file, kind: Kind::Pagecast(pagecast) })
+    }
+
     fn of_url(side: Side, site: &Site, url: &str, number: u32, program: &Path) -> Result<Self> {
         let file = site.file(&format!("{}-{number}.mp4", side.name()));
         let kind = match side {

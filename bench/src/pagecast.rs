@@ -1,9 +1,10 @@
 //! `pagecast record` as a child process.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::command::program;
@@ -11,6 +12,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::casts::{FPS, HEIGHT, WIDTH};
+
+/// Time for a browser to come up.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(50);
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// A running recorder.
 #[derive(Debug)]
@@ -30,12 +36,30 @@ pub(crate) struct Claims {
 
 impl Pagecast {
     pub(crate) fn start(pagecast: &Path, url: &str, file: &Path) -> Result<Self> {
+        Self::spawn(pagecast, url, file, &[], Stdio::null())
+    }
+
+    /// Starts it with a browser that waits, and opens the page once it does.
+    pub(crate) fn start_warm(pagecast: &Path, url: &str, file: &Path) -> Result<Self> {
+        let mut warm = Self::spawn(pagecast, url, file, &["--standby"], Stdio::piped())?;
+        let begin = Instant::now();
+        while !fs::read_to_string(&warm.log)?.contains("ready") {
+            ensure!(begin.elapsed() < PATIENCE, "no browser waits: {}", fs::read_to_string(&warm.log)?);
+            std::thread::sleep(LOOK);
+        }
+        // A browser that has just come up still has things to do.
+        std::thread::sleep(SETTLE);
+        warm.child.stdin.as_mut().context("pagecast has no input")?.write_all(b"\n")?;
+        Ok(warm)
+    }
+
+    fn spawn(pagecast: &Path, url: &str, file: &Path, more: &[&str], stdin: Stdio) -> Result<Self> {
         let log = file.with_extension("log");
         let mut command = program(pagecast);
         command.args(["record", url, "--json", "--overwrite", "-o"]).arg(file);
-        command.args(["--allow-net", "127.0.0.0/8"]);
+        command.args(["--allow-net", "127.0.0.0/8"]).args(more);
         command.args(["--size", &format!("{WIDTH}x{HEIGHT}"), "--fps", &FPS.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(File::create(&log)?);
         let child = command.spawn().with_context(|| {
             format!("cannot start {}: build it with `cargo build --release`", pagecast.display())
         })?;

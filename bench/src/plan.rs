@@ -16,7 +16,7 @@ use crate::reference::Pictures;
 use crate::report;
 use crate::results::{PageResult, Pair, Results};
 use crate::site::Site;
-use crate::start::first_frame_s;
+use crate::start::{first_frame_s, warm_first_frame_s};
 use crate::sync::offsets;
 use crate::usage::{adopt_orphans, sweep};
 
@@ -124,6 +124,11 @@ fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
             eprintln!("sound against picture, {}: {found}", side.name());
             results.offsets.of_mut(side).push(found);
         }
+    }
+    for _ in 0..args.repeat() {
+        let seconds = warm_first_frame_s(site, program)?;
+        eprintln!("first frame, Pagecast with a warm browser: {seconds:.2} s");
+        results.warm_first_frames_s.push(seconds);
     }
     if !args.quick {
         let mut crowds = Pair::default();

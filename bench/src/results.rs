@@ -12,6 +12,8 @@ use crate::usage::Part;
 pub(crate) const SSIM_SLACK: f64 = 0.003;
 /// The longest that the first frame may take.
 pub(crate) const FIRST_FRAME_GOAL_S: f64 = 0.9;
+/// The same with a browser that was started before.
+pub(crate) const WARM_FIRST_FRAME_GOAL_S: f64 = 0.25;
 
 /// One value for each side.
 #[derive(Debug, Default)]
@@ -48,6 +50,8 @@ pub(crate) struct PageResult {
 pub(crate) struct Results {
     pub(crate) pages: Vec<PageResult>,
     pub(crate) first_frames_s: Pair<Vec<f64>>,
+    /// Of Pagecast with a browser that was started before.
+    pub(crate) warm_first_frames_s: Vec<f64>,
     pub(crate) offsets: Pair<Vec<Offsets>>,
     pub(crate) crowds: Option<(Page, Pair<Vec<Crowd>>)>,
 }
@@ -89,6 +93,10 @@ impl PageResult {
 impl Results {
     pub(crate) fn first_frame_s(&self, side: Side) -> f64 {
         median(self.first_frames_s.of(side).clone())
+    }
+
+    pub(crate) fn warm_first_frame_s(&self) -> f64 {
+        median(self.warm_first_frames_s.clone())
     }
 }
 

@@ -20,16 +20,24 @@ use crate::usage::sweep;
 /// Seconds until `side` has captured the page.
 pub(crate) fn first_frame_s(side: Side, site: &Site, program: &Path) -> Result<f64> {
     let seconds = match side {
-        Side::Pagecast => of_pagecast(site, program),
+        Side::Pagecast => {
+            Cast::start(side, site, Page::Animation, program).and_then(|cast| shown_s(cast, site))
+        }
         Side::Recipe => of_recipe(site),
     };
     sweep()?;
     seconds
 }
 
+/// Seconds from the start command until Pagecast has captured the page with a browser that was started before.
+pub(crate) fn warm_first_frame_s(site: &Site, program: &Path) -> Result<f64> {
+    let seconds = Cast::start_warm(site, Page::Animation, program).and_then(|cast| shown_s(cast, site));
+    sweep()?;
+    seconds
+}
+
 /// What it says about itself, and what its file shows before the page appears.
-fn of_pagecast(site: &Site, program: &Path) -> Result<f64> {
-    let mut cast = Cast::start(Side::Pagecast, site, Page::Animation, program)?;
+fn shown_s(mut cast: Cast, site: &Site) -> Result<f64> {
     cast.shown(site)?;
     std::thread::sleep(Duration::from_secs(3));
     cast.interrupt()?;

@@ -84,6 +84,14 @@ impl CastSpec {
         self.limits.check()
     }
 
+    /// Whether a browser that was made ready for this cast will do for that one.
+    #[must_use]
+    pub fn could_be(&self, other: &Self) -> bool {
+        self.source.could_be(&other.source)
+            && self.readiness.signal == other.readiness.signal
+            && self.network == other.network
+    }
+
     /// The cap on the video bitrate, in bit/s.
     #[must_use]
     pub fn bitrate_bps(&self) -> u32 {
@@ -311,6 +319,17 @@ mod tests {
         ] {
             assert!(said.contains(words), "{said}");
         }
+        let other = |change: &dyn Fn(&mut CastSpec)| {
+            let mut other = spec.clone();
+            change(&mut other);
+            spec.could_be(&other)
+        };
+        assert!(other(&|s| s.source.url = SourceUrl::parse("http://b.example/c").unwrap()));
+        assert!(other(&|s| s.recording.overwrite = true) && !other(&|s| s.network.udp = true));
+        assert!(
+            !other(&|s| s.source.fps = Fps::new(29).unwrap())
+                && !other(&|s| s.readiness.signal = Signal::Webcast)
+        );
         let same: CastSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
         assert_eq!(same, spec, "it survives the way to the process that runs it");
     }

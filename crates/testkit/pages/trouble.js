@@ -1,6 +1,6 @@
 "use strict";
 // Makes a page misbehave, as its query says:
-//   do=WHAT&after=MS&loads=N   WHAT happens MS after the load, in the first N loads of this page (all, if left out)
+//   do=WHAT&after=MS&loads=N&id=X   WHAT happens MS after the load, in the first N loads of page X (all, if left out)
 //   start=MS, end=MS, ready=MS calls onWebcastStart, onWebcastEnd or notifyReady, if they exist
 
 (() => {
@@ -64,7 +64,7 @@
   };
 
   const request = new XMLHttpRequest();
-  request.open("GET", "/loads", false);
+  request.open("GET", "/loads" + (query.has("id") ? "?" + query.get("id") : ""), false);
   request.send();
   const load = Number(request.responseText);
   const wanted = troubles[query.get("do")];

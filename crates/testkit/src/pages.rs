@@ -185,7 +185,7 @@ impl Shared {
             return Some(reply.clone());
         }
         if path == "/loads" {
-            let loads = state.requests.iter().filter(|r| r.target == "/loads").count();
+            let loads = state.requests.iter().filter(|r| r.target == target).count();
             return Some(Reply::Html(200, loads.to_string()));
         }
         if path.starts_with("/said/") {

@@ -232,6 +232,30 @@ impl Run {
         send(*browsers.last().context("the run has no browser")?, Signal::KILL)
     }
 
+    /// Whether the program still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.living.child.try_wait(), Ok(None))
+    }
+
+    /// Process id of the process that runs the cast.
+    pub fn cast_process(&mut self) -> Option<u32> {
+        self.living.family.census();
+        self.living.family.with_argument("run-cast").first().copied()
+    }
+
+    /// Sends all processes of the browser a signal.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn signal_browser(&mut self, signal: Signal) -> Result<()> {
+        self.living.family.census();
+        let found = self.living.family.with_arguments(|all| all[0].ends_with("/chromium"));
+        ensure!(!found.is_empty(), "the run has no browser");
+        // One that ends meanwhile is none that matters.
+        found.into_iter().for_each(|pid| drop(send(pid, signal)));
+        Ok(())
+    }
+
     /// Where it keeps what it needs while it runs.
     #[must_use]
     pub fn temp(&self) -> &Path {
@@ -371,6 +395,19 @@ impl Outcome {
     pub fn report(&self) -> Result<Report> {
         self.expect_code(0)?;
         serde_json::from_str(&self.stdout).with_context(|| format!("stdout is not a report: {}", self.stdout))
+    }
+
+    /// Checks that nothing was recorded, that no file was left for it, and that the report says so, if there is one.
+    ///
+    /// # Errors
+    /// It is not so.
+    pub fn nothing_recorded(&self) -> Result<()> {
+        ensure!(!self.output.exists(), "a file was left for nothing");
+        if !self.stdout.is_empty() {
+            let report = self.any_report()?;
+            ensure!((report.bytes, report.frames_encoded) == (0, 0), "{report:?}");
+        }
+        Ok(())
     }
 
     /// The report of a run that ended in any way.

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod inside;
+mod pool;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -16,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::{child, clock};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
 
 use crate::cast::{Kind, News, Report, Stop};
 use cgroup::Cgroup;
 pub use inside::run as run_inside;
+pub use pool::Pool;
 
 /// Longest line that either side takes.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
@@ -96,13 +98,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a process that waits for its cast.
+    /// Starts a process that waits for its cast. The program is `pagecast`, which as a rule is the caller.
     ///
     /// # Errors
     /// [`Error::Start`].
-    pub fn start() -> Result<Self, Error> {
-        let program = std::env::current_exe().map_err(Error::Start)?;
-        let mut child = child::spawn_cast(&program, &["run-cast"]).map_err(Error::Start)?;
+    pub fn start(program: &Path) -> Result<Self, Error> {
+        let mut child = child::spawn_cast(program, &["run-cast"]).map_err(Error::Start)?;
         let missing = || Error::Start(std::io::ErrorKind::BrokenPipe.into());
         let (orders, lines) = (child.stdin.take(), child.stdout.take().ok_or_else(missing)?);
         let (tell, messages) = sync_channel(MESSAGES);
@@ -161,6 +162,11 @@ impl Process {
                 return self.lost();
             }
         }
+    }
+
+    fn is_alive(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::Pid(Pid::from_child(&self.child)), options), Ok(None))
     }
 
     fn order(&mut self, order: &Order) {

@@ -36,10 +36,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// This display and context, with the other's page.
-    #[must_use]
-    pub fn elsewhere(&self, other: &Self) -> Self {
-        Self { url: other.url.clone(), ..self.clone() }
+    /// Whether a browser that was made ready for this page can show that one.
+    pub(super) fn could_be(&self, other: &Self) -> bool {
+        let Context { headers, cookies, basic_auth, .. } = &self.context;
+        // These are for one server only.
+        let bound = !headers.is_empty() || !cookies.is_empty() || basic_auth.is_some();
+        let same_server = !bound || self.url.origin() == other.url.origin();
+        same_server && Self { url: other.url.clone(), ..self.clone() } == *other
     }
 
     pub(super) fn check(&self) -> Result<(), SpecError> {

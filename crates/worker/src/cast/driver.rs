@@ -41,7 +41,7 @@ type Feed<T> = (SyncSender<T>, Option<Receiver<T>>);
 /// A browser that waits for its cast.
 #[derive(Debug)]
 pub struct Warm {
-    config: pagecast_page::Config,
+    like: CastSpec,
     page: Page,
     ticks: Receiver<Tick>,
     samples: Receiver<Samples>,
@@ -56,9 +56,8 @@ impl Warm {
     pub fn start(spec: &CastSpec) -> Result<Self, pagecast_page::Error> {
         let (ticks_in, ticks) = sync_channel(TICKS);
         let (samples_in, samples) = sync_channel(SAMPLES);
-        let config = page_config(spec);
-        let page = Page::start(config.clone(), ticks_in.clone(), samples_in.clone())?;
-        Ok(Self { config, page, ticks, samples, feeds: (ticks_in, samples_in) })
+        let page = Page::start(page_config(spec), ticks_in.clone(), samples_in.clone())?;
+        Ok(Self { like: spec.clone(), page, ticks, samples, feeds: (ticks_in, samples_in) })
     }
 }
 
@@ -125,13 +124,7 @@ impl<'a> Driver<'a> {
         outputs: Prepared,
         tell: &'a mut dyn FnMut(News),
     ) -> Self {
-        let fits = |warm: &Warm| {
-            pagecast_page::Config {
-                source: warm.config.source.elsewhere(&spec.source),
-                ..warm.config.clone()
-            } == page_config(spec)
-        };
-        let (page, ticks, samples) = match warm.filter(fits) {
+        let (page, ticks, samples) = match warm.filter(|warm| warm.like.could_be(spec)) {
             Some(Warm { page, ticks, samples, feeds, .. }) => {
                 (Some(page), (feeds.0, Some(ticks)), (feeds.1, Some(samples)))
             }

@@ -14,27 +14,27 @@ use crate::cast::{self, Failure, News, Stop, Warm};
 /// Time to finish the file once nobody watches any more.
 const ALONE: Duration = Duration::from_secs(10);
 
-/// Runs the cast that standard input describes, and tells standard output about it.
-pub fn run() -> ExitCode {
-    let stop = Stop::default();
+/// Runs the cast that standard input describes, and tells standard output about it. `stop` ends it, as the supervisor does.
+#[must_use]
+pub fn run(stop: &Stop) -> ExitCode {
     let (orders, todo) = sync_channel(1);
     let listener = std::thread::Builder::new().name("orders".into()).spawn({
         let stop = stop.clone();
-        move || listen(&orders, &stop)
+        move || listen(orders, &stop)
     });
     if let Err(error) = listener {
         tracing::error!(%error, "cannot listen to the supervisor");
         return ExitCode::FAILURE;
     }
     let Some((spec, started, warm)) = prepare(&todo) else { return ExitCode::FAILURE };
-    let outcome =
-        match cast::run(&spec, instant(started), &stop, warm, |news: News| say(&Message::News(news))) {
-            Ok(report) => Outcome { report: Some(report), failure: None },
-            Err(Failure { error, report }) => {
-                let failed = Failed { kind: error.kind(), message: chain(&error) };
-                Outcome { report: report.map(|r| *r), failure: Some(failed) }
-            }
-        };
+    let outcome = match cast::run(&spec, instant(started), stop, warm, |news: News| say(&Message::News(news)))
+    {
+        Ok(report) => Outcome { report: Some(report), failure: None },
+        Err(Failure { error, report }) => {
+            let failed = Failed { kind: error.kind(), message: chain(&error) };
+            Outcome { report: report.map(|r| *r), failure: Some(failed) }
+        }
+    };
     say(&Message::Done(Box::new(outcome)));
     ExitCode::SUCCESS
 }
@@ -61,7 +61,7 @@ fn prepare(todo: &Receiver<Order>) -> Option<(Box<CastSpec>, HostTime, Option<Wa
 }
 
 /// Hands on orders; a stop takes effect at once. The cast ends when nobody is there to give orders.
-fn listen(orders: &SyncSender<Order>, stop: &Stop) {
+fn listen(orders: SyncSender<Order>, stop: &Stop) {
     let mut lines = BufReader::new(io::stdin());
     while let Some(line) = next_line(&mut lines) {
         match serde_json::from_slice(&line) {
@@ -73,6 +73,8 @@ fn listen(orders: &SyncSender<Order>, stop: &Stop) {
             Err(error) => tracing::error!(%error, "an order that is none"),
         }
     }
+    // Whoever waits for a cast waits in vain.
+    drop(orders);
     stop.ask();
     std::thread::sleep(ALONE);
     tracing::error!("nobody watches this cast any more, and it does not stop");
