@@ -10,7 +10,7 @@ use pagecast_testkit::media::beeps;
 use pagecast_testkit::run::Report;
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::sync::{self, Offsets};
-use pagecast_testkit::{Outcome, Pagecast, Run, Server, Turn, flash};
+use pagecast_testkit::{Outcome, Pagecast, Reply, Run, Server, Turn, flash};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const LIMIT: Duration = Duration::from_secs(60);
@@ -70,6 +70,14 @@ fn plays(outcome: &Outcome, seconds: f64) -> Result<()> {
     Ok(())
 }
 
+/// That every picture is one of the page: nothing of its loading is seen.
+fn shows_only_the_page(outcome: &Outcome) -> Result<()> {
+    let pictures = outcome.remains()?.strips(Place::PAGE)?;
+    let empty: Vec<f64> = pictures.iter().filter(|p| p.strip.is_none()).map(|p| p.pts_s).collect();
+    ensure!(empty.is_empty(), "the page is not to be seen at {empty:.2?}");
+    Ok(())
+}
+
 /// Sound against picture over the whole of a recording of `sync.html`.
 fn offsets(outcome: &Outcome) -> Result<Offsets> {
     let file = outcome.remains()?;
@@ -107,6 +115,7 @@ fn a_frozen_page_is_loaded_again_and_then_moved() -> Result<()> {
     came_after(&report, 1, 3900..=6900)?;
     came_after(&report, 2, 3900..=7500)?;
     ensure!(evidence(&report)? == ["freeze"; 4], "{:?}", evidence(&report)?);
+    shows_only_the_page(&outcome)?;
     plays(&outcome, 13.0)
 }
 
@@ -182,6 +191,7 @@ fn a_renderer_that_dies_is_replaced_and_sound_and_picture_still_agree() -> Resul
     let report = outcome.report()?;
     happened(&report, &["live", "moved crash", "ended complete"])?;
     plays(&outcome, 16.0)?;
+    shows_only_the_page(&outcome)?;
     in_step(&offsets(&outcome)?, 10)
 }
 
@@ -326,6 +336,22 @@ fn the_functions_are_there_only_if_asked_for_and_after_a_reload_too() -> Result<
         said(&server, "/said/notifyReady-function") == 1
             && said(&server, "/said/onWebcastStart-undefined") == 1
     );
+    Ok(())
+}
+
+#[test]
+fn a_frame_of_another_site_may_call_start_and_end() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let script = "setTimeout(() => onWebcastStart(), 1500); setTimeout(() => onWebcastEnd(), 3500);";
+    let server =
+        Server::start()?.route("/frame", Reply::Html(200, format!("<script>{script}</script>in here")));
+    // Another site than 127.0.0.1: its frame lives in a process of its own.
+    let frame = server.url("/frame").replace("127.0.0.1", "localhost");
+    let around = Server::start()?.route("/", Reply::Html(200, format!("<iframe src='{frame}'></iframe>")));
+    let outcome = record(&around, "/").flag("wait-for-start").with("allow-net", "localhost").finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "ended page-ended"])?;
+    ensure!((1500.0..3000.0).contains(&report.duration_ms), "{} ms", report.duration_ms);
     Ok(())
 }
 

@@ -197,7 +197,7 @@ impl Browser {
         for (method, params) in whole(source).iter().chain(&common).chain(&of_page) {
             self.call(method, params.clone()).map_err(|error| refused(method, context, error))?;
         }
-        let mut calls = vec![("Page.enable", json!({}))];
+        let mut calls = vec![("Page.enable", json!({})), ("Runtime.enable", json!({}))];
         calls.extend(of_frames.flatten());
         calls.extend(common);
         calls.push(attach_to_frames());

@@ -1,7 +1,7 @@
 //! Headers and passwords for the page's own server, and for nobody else.
 //!
-//! Requests are held in the browser until they are answered here, on the thread that reads from it. Not held are WebSocket
-//! handshakes and what workers ask for.
+//! Requests are held in the browser until they are answered here, on the thread that reads from it. WebSocket
+//! handshakes are not held, nor what frames of other sites ask for.
 
 use std::collections::VecDeque;
 
