@@ -17,10 +17,12 @@ Exit codes:
   0  recorded, also when ended by Ctrl-C or SIGTERM
   1  unexpected: a bug, or an encoder that failed
   2  a value on the command line is wrong
-  3  the page cannot be opened: unknown host, no answer, HTTP error, certificate;
-     or Ctrl-C or SIGTERM came before it was there, and nothing was recorded
+  3  the page cannot be opened: unknown host, no answer, HTTP error, certificate, out of reach;
+     or it never became ready, or the end came before it was there, and nothing was recorded
   4  the file cannot be written: it exists, no folder, read-only, disk full
-  5  the browser is missing or cannot start, or it or the page in it died";
+  5  the browser is missing or cannot start, or the page was in trouble too often";
+
+const NETWORK: &str = "The network";
 
 /// Turns a web page into a recording
 #[derive(Debug, Parser)]
@@ -69,18 +71,6 @@ pub(crate) struct Record {
     /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
     #[arg(long, default_value = "1", value_name = "F")]
     pub(crate) scale_factor: f64,
-    #[command(flatten)]
-    pub(crate) care: care::Care,
-    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name, *.name or *, each
-    /// with :PORT if you like; can be given again
-    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
-    pub(crate) allow_net: Vec<Rule>,
-    /// Keep the page from this, though it is public or allowed; can be given again
-    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
-    pub(crate) deny_net: Vec<Rule>,
-    /// Let the page send UDP, to any address: some calls (WebRTC) need it
-    #[arg(long)]
-    pub(crate) allow_udp: bool,
     /// Start the browser, then wait for Enter before the page is opened: it is there at once
     #[arg(long)]
     pub(crate) standby: bool,
@@ -95,6 +85,18 @@ pub(crate) struct Record {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) page: page::Page,
+    #[command(flatten)]
+    pub(crate) care: care::Care,
+    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name, *.name or *, each
+    /// with :PORT if you like; may be repeated
+    #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
+    pub(crate) allow_net: Vec<Rule>,
+    /// Keep the page from this, though it is public or allowed; may be repeated
+    #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
+    pub(crate) deny_net: Vec<Rule>,
+    /// Let the page send UDP, to any address: some calls (WebRTC) need it
+    #[arg(long, help_heading = NETWORK)]
+    pub(crate) allow_udp: bool,
 }
 
 /// `pagecast demo`.

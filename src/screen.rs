@@ -55,11 +55,14 @@ impl LiveLine {
         let text = match event {
             Event::Reloaded(trouble) => format!("{}: it is loaded again", words(trouble)),
             Event::Moved(trouble) => format!("{}: it gets a fresh browser", words(trouble)),
-            Event::Live | Event::Ended(_) => return,
+            Event::Live => return tracing::info!("the page is live"),
+            Event::Ended(_) => return,
         };
         if self.enabled {
             self.clear();
             eprintln!("{text}");
+        } else {
+            tracing::warn!("{text}");
         }
     }
 

@@ -275,11 +275,11 @@ impl<'a> Driver<'a> {
         match event {
             Event::Reloaded(trouble) => {
                 self.reloads += 1;
-                tracing::warn!(?trouble, "the page is loaded again");
+                tracing::info!(?trouble, "the page is loaded again");
             }
             Event::Moved(trouble) => {
                 self.moves += 1;
-                tracing::warn!(?trouble, "the page gets a fresh browser");
+                tracing::info!(?trouble, "the page gets a fresh browser");
             }
             Event::Live => tracing::info!("the page is live"),
             Event::Ended(reason) => tracing::info!(?reason, "the cast is over"),
