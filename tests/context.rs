@@ -22,7 +22,7 @@ const HELPER: &str = "const say = (what) => fetch('/said/' + encodeURIComponent(
 const KEY: &str = "Basic bWU6c2VjcmV0";
 
 fn record(url: &str) -> Pagecast {
-    Pagecast::record(PAGECAST, url).with("duration", "2s")
+    Pagecast::record(PAGECAST, url).with("duration", "4s")
 }
 
 fn html(body: &str) -> Reply {
@@ -250,7 +250,7 @@ fn style_and_script_are_first_and_last_whatever_the_page_does() -> Result<()> {
         let server = Server::start()?.route("/", page);
         let outcome = record(&server.url("/")).with("css", &css).with("script", &script).finish(LIMIT)?;
         let file = outcome.recording()?;
-        for seconds in [0.0, 1.9] {
+        for seconds in [0.0, 3.9] {
             let corner = Area { x: 600, y: 300, width: 600, height: 400 };
             ensure_colour(&file.picture_at(seconds)?, corner, TEAL, &format!("{what}, at {seconds} s"))?;
         }
@@ -307,7 +307,7 @@ fn frames_of_other_sites_are_no_exception() -> Result<()> {
         ensure_said(&own, &format!("{name} yes  false fr-CA 9 true"))?;
     }
     ensure_said(&own, "worker")?;
-    ensure_colour(&file.picture_at(1.9)?, RIGHT, TEAL, "the frames")
+    ensure_colour(&file.picture_at(3.9)?, RIGHT, TEAL, "the frames")
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn a_phone_is_in_the_middle_and_sharp() -> Result<()> {
     let agent = server.header("/", "user-agent").pop().flatten().context("no user agent")?;
     ensure!(agent.contains("Android") && agent.contains(" Mobile "), "{agent}");
     ensure!(server.header("/", "sec-ch-ua-mobile") == [Some("?1".to_owned())], "no client hint");
-    let picture = file.picture_at(1.9)?;
+    let picture = file.picture_at(3.9)?;
     ensure!((picture.width, picture.height) == (1280, 720), "{}x{}", picture.width, picture.height);
     // 390x844 at 0.85 is 332x718.
     ensure_colour(&picture, Area { x: 0, y: 0, width: 472, height: 720 }, BLACK, "left of the phone")?;

@@ -371,6 +371,8 @@ impl Machine {
             self.stop(EndReason::StartFailed);
         } else if self.may_move() {
             self.outputs.push_back(Output::Tell(Event::Moved(Trouble::Unreachable)));
+            // Whatever there is meanwhile is not looked at.
+            (self.state, self.ready_by) = (State::Starting, None);
             self.retry_at = Some(now + RETRY_PAUSE * self.attempts);
         } else {
             self.stop(EndReason::GaveUp(Trouble::Unreachable));

@@ -79,6 +79,9 @@ impl CastSpec {
         {
             return Err(SpecError::Duration(d));
         }
+        if self.recording.path.to_str().is_none() {
+            return Err(SpecError::Path(self.recording.path.clone()));
+        }
         self.readiness.check()?;
         self.checks.check()?;
         self.limits.check()
@@ -153,6 +156,9 @@ pub enum SpecError {
     /// Shorter than a frame or longer than [`MAX_DURATION`].
     #[error("cannot record for {} s: one frame to 24 hours are possible", .0.as_secs_f64())]
     Duration(Duration),
+    /// Not text: it could not be told to the process that writes it.
+    #[error("cannot write to {}: its name must be UTF-8 text", .0.display())]
+    Path(PathBuf),
     /// A time out of range.
     #[error("cannot use {} s as {field}: {} to {} s are possible", .value.as_secs_f64(), .low.as_secs(), .high.as_secs())]
     Time {

@@ -167,6 +167,14 @@ pub struct PageState {
     pub closed: bool,
 }
 
+impl PageState {
+    /// Whether browser and renderer live.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        !self.closed && !self.crashed
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<(PageState, log::Log)>,
@@ -244,7 +252,7 @@ impl Browser {
         let complaint = Complaint::collect(complaint_r).map_err(fail)?;
         let intercept = Intercept::new(source);
         let held = intercept.as_ref().map(|i| (i.for_page(), i.for_frames()));
-        let events = Events { shared: Arc::clone(&shared), intercept };
+        let events = Events { shared: Arc::clone(&shared), signal, intercept };
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
         let mut browser = Self {
             child,
@@ -288,10 +296,16 @@ impl Browser {
         };
         let answer = ask("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
         match answer["loaderId"].as_str() {
-            Some(document) => self.shared.update(|s| s.expect(Some(document))),
+            // By now the page may have gone on to yet another one.
+            Some(document) => self.shared.update(|s| {
+                if s.document.is_none() {
+                    s.expect(Some(document));
+                }
+            }),
             // Only the fragment differs from where the browser is: the document stayed.
             None if answer["errorText"].is_null() => {
                 ask("Page.reload", json!({"ignoreCache": true}), CALL_TIMEOUT)?;
+                self.wait_until(CALL_TIMEOUT, |s| s.document.is_some())?;
             }
             None => {}
         }
@@ -464,6 +478,7 @@ impl Drop for Browser {
 #[derive(Debug)]
 struct Events {
     shared: Arc<Shared>,
+    signal: Signal,
     intercept: Option<Intercept>,
 }
 
@@ -498,7 +513,7 @@ impl cdp::Events for Events {
                 self.shared.update(|s| s.take(method, params));
             }
             "Runtime.bindingCalled" => {
-                if let Some(word) = Word::read(params) {
+                if let Some(word) = Word::read(self.signal, params) {
                     self.shared.update(|s| s.hear(word));
                 }
             }
@@ -513,7 +528,8 @@ impl cdp::Events for Events {
                     intercept.take(cdp, session, is_page, method, params);
                 }
             }
-            "Inspector.targetCrashed" => self.shared.update(|s| s.crashed = true),
+            // A frame of another site that crashes is a hole in the page, no more.
+            "Inspector.targetCrashed" if self.is_page(session) => self.shared.update(|s| s.crashed = true),
             "Tracing.dataCollected" => self.shared.trace.take(params),
             "Tracing.tracingComplete" => self.shared.trace.finish(),
             _ => self.shared.lock().1.take(method, params),

@@ -10,12 +10,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit, Signal};
 
 /// First descriptor that cannot be one of a child's well-known ones.
 const HIGH_FD: RawFd = 10;
 /// What a janitor is called among its arguments.
 const JANITOR_NAME: &str = "pagecast-janitor";
+/// The file in a run folder that is locked for as long as somebody looks after the folder.
+const LOCK: &str = "lock";
 
 /// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when the process
 /// that started it is gone, however it died. Each line names the group; an empty one says that it is gone. Signals meant for
@@ -98,26 +101,21 @@ pub fn spawn_cast(program: &Path, args: &[&str]) -> io::Result<Child> {
 /// Removes the folders of casts that are gone, janitor and all, and kills what still runs on them. Returns the folders.
 #[must_use]
 pub fn sweep(base: &Path) -> Vec<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let me = rustix::process::geteuid().as_raw();
     let mut removed = Vec::new();
-    let Ok(user) = crate::browser::browser_user() else { return removed };
-    let owner = user.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
     for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name());
-        let Some(pid) = name.to_str().and_then(owner_of) else { continue };
-        let ours = entry.metadata().is_ok_and(|m| {
-            use std::os::unix::fs::MetadataExt;
-            m.is_dir() && m.uid() == owner
-        });
-        // A janitor outlives its cast by a moment only, and then does this itself.
-        if !ours || is_running(pid) || mentioned(&path, |argument| argument == JANITOR_NAME) {
+        let ours = entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == me);
+        if !ours || !name.to_str().is_some_and(is_run_folder) {
             continue;
         }
-        for_each_mention(&path, |pid, _| {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                // Gone by itself.
-                let _gone = rustix::process::kill_process(pid, Signal::KILL);
-            }
-        });
+        // Held by the cast and by its janitor, whichever lives longer, also where their process ids mean nothing to us.
+        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        kill_those_that_name(&path);
         if std::fs::remove_dir_all(&path).is_ok() {
             removed.push(path);
         }
@@ -125,29 +123,14 @@ pub fn sweep(base: &Path) -> Vec<PathBuf> {
     removed
 }
 
-/// Whether there is such a process, which is more than an exit status that nobody has fetched.
-fn is_running(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+/// Whether a folder of this name is one of ours.
+fn is_run_folder(name: &str) -> bool {
+    let numbers = name.strip_prefix("pagecast-").and_then(|rest| rest.split_once('-'));
+    numbers.is_some_and(|(pid, attempt)| pid.parse::<u32>().is_ok() && attempt.parse::<u32>().is_ok())
 }
 
-/// The process that made a folder of this name, if it is one of ours.
-fn owner_of(name: &str) -> Option<u32> {
-    let (pid, attempt) = name.strip_prefix("pagecast-")?.split_once('-')?;
-    attempt.parse::<u32>().ok()?;
-    pid.parse().ok()
-}
-
-/// Whether a process that names the folder on its command line also has an argument like this.
-fn mentioned(folder: &Path, like: impl Fn(&str) -> bool) -> bool {
-    let mut found = false;
-    for_each_mention(folder, |_, arguments| found |= arguments.split('\0').any(&like));
-    found
-}
-
-/// Calls `each` for every process that names the folder on its command line.
-fn for_each_mention(folder: &Path, mut each: impl FnMut(i32, &str)) {
+/// Kills every process that names the folder on its command line, as the browser's do.
+fn kill_those_that_name(folder: &Path) {
     let Some(folder) = folder.to_str() else { return };
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -157,8 +140,11 @@ fn for_each_mention(folder: &Path, mut each: impl FnMut(i32, &str)) {
         let named = |(at, _): (usize, &str)| {
             !arguments[at + folder.len()..].starts_with(|c: char| c.is_ascii_digit())
         };
-        if arguments.match_indices(folder).any(named) {
-            each(pid, &arguments);
+        if arguments.match_indices(folder).any(named)
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            // Gone by itself.
+            let _gone = rustix::process::kill_process(pid, Signal::KILL);
         }
     }
 }
@@ -170,27 +156,34 @@ pub(crate) struct RunFolder {
     path: PathBuf,
     janitor: Child,
     line: Option<File>,
+    _lock: File,
 }
 
 impl RunFolder {
-    /// Makes a folder that only `owner` (or the caller) may enter, under the system's folder for temporary files.
-    pub(crate) fn create(owner: Option<User>) -> io::Result<Self> {
-        let path = make_private_folder(owner)?;
+    /// Makes a folder of the caller's under the system's folder for temporary files. `guest` may pass through it, to what is
+    /// given to it by name.
+    pub(crate) fn create(guest: Option<User>) -> io::Result<Self> {
+        let path = make_private_folder(if guest.is_some() { 0o711 } else { 0o700 })?;
+        Self::keep(&path).inspect_err(|_| {
+            // It is empty but for the lock.
+            let _gone = std::fs::remove_dir_all(&path);
+        })
+    }
+
+    fn keep(path: &Path) -> io::Result<Self> {
+        let lock = File::create_new(path.join(LOCK))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", JANITOR, JANITOR_NAME]).arg(&path).current_dir("/");
-        command.stdin(Stdio::from(reader)).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["-c", JANITOR, JANITOR_NAME]).arg(path).current_dir("/");
+        // The janitor holds the lock as well, and says nothing.
+        command.stdin(Stdio::from(reader)).stdout(Stdio::from(lock.try_clone()?)).stderr(Stdio::null());
         // SAFETY: the closure only makes a system call.
         unsafe {
             command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
         }
-        match command.spawn() {
-            Ok(janitor) => Ok(Self { path, janitor, line: Some(File::from(writer)) }),
-            Err(error) => {
-                std::fs::remove_dir_all(&path)?;
-                Err(error)
-            }
-        }
+        let janitor = command.spawn()?;
+        Ok(Self { path: path.to_owned(), janitor, line: Some(File::from(writer)), _lock: lock })
     }
 
     /// The folder.
@@ -215,19 +208,14 @@ impl Drop for RunFolder {
     }
 }
 
-fn make_private_folder(owner: Option<User>) -> io::Result<PathBuf> {
+fn make_private_folder(mode: u32) -> io::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let base = std::env::temp_dir();
     for attempt in 0..100 {
         let name = format!("pagecast-{}-{attempt}", std::process::id());
         let path = base.join(name);
-        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => {
-                if let Some(user) = owner {
-                    std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
-                }
-                return Ok(path);
-            }
+        match std::fs::DirBuilder::new().mode(mode).create(&path) {
+            Ok(()) => return Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }

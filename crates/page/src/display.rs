@@ -176,6 +176,9 @@ impl Display {
     /// The browser's screen as it is now, without the black around it, whether it goes into the outputs or not. `None` if the display is stuck or gone.
     #[must_use]
     pub fn snapshot(&self) -> Option<Picture> {
+        if self.has_failed() {
+            return None;
+        }
         let (ask, answer) = sync_channel(1);
         *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
         self.wake();

@@ -102,7 +102,13 @@ impl Guard {
         let address = listener.local_addr().map_err(Error::Listen)?;
         let journal = Arc::new(Journal::default());
         let Config { network, resolver } = config;
-        let shared = Arc::new(Shared { network, resolver, journal: Arc::clone(&journal), address });
+        let shared = Arc::new(Shared {
+            network,
+            resolver,
+            resolving: Arc::new(Semaphore::new(RESOLVERS)),
+            journal: Arc::clone(&journal),
+            address,
+        });
         let (stop, stopped) = oneshot::channel();
         let places = Arc::new(Semaphore::new(tunnels));
         let run = move || {
@@ -150,6 +156,8 @@ impl Drop for Guard {
 struct Shared {
     network: Network,
     resolver: Arc<dyn Resolve>,
+    /// A place for each question that may be asked at a time.
+    resolving: Arc<Semaphore>,
     journal: Arc<Journal>,
     address: SocketAddr,
 }

@@ -1,10 +1,12 @@
 //! The three together: a browser on its own display and sound card.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
 use pagecast_core::spec::{Mobile, Network, Signal, Source};
 use pagecast_core::{Samples, Tick};
+use serde_json::Value;
 
 use crate::browser::{self, Browser, browser_user, profile};
 use crate::child::{RunFolder, User};
@@ -139,16 +141,8 @@ impl Page {
         self.browsers += 1;
         let path = path(self.browsers);
         self.folder.watch(None).map_err(fail)?;
-        for name in ["", "home", "profile", "profile/Default", "tmp"] {
-            let path = path.join(name);
-            std::fs::create_dir(&path).and_then(|()| give(&path, self.user)).map_err(fail)?;
-        }
-        for (name, contents) in profile(&self.config.source.context, &self.config.network) {
-            let path = path.join("profile").join(name);
-            std::fs::write(&path, contents.to_string())
-                .and_then(|()| give(&path, self.user))
-                .map_err(fail)?;
-        }
+        make_browser_folder(&path, self.user, &profile(&self.config.source.context, &self.config.network))
+            .map_err(fail)?;
         let around = browser::Surroundings {
             folder: &path,
             wayland: &self.folder.path().join("wayland"),
@@ -185,6 +179,22 @@ impl Page {
     pub fn hold(&self, out: bool) {
         if out { self.gate.shut() } else { self.gate.open() }
     }
+}
+
+/// Makes the browser's home and profile. They are ours until they are complete: nobody can slip a link under what we write.
+fn make_browser_folder(path: &Path, user: Option<User>, files: &[(&str, Value)]) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().mode(0o700).create(path)?;
+    let folders = ["home", "profile", "profile/Default", "tmp"];
+    for name in folders {
+        std::fs::create_dir(path.join(name))?;
+    }
+    for (name, contents) in files {
+        let file = path.join("profile").join(name);
+        std::fs::write(&file, contents.to_string())?;
+        give(&file, user)?;
+    }
+    folders.iter().rev().try_for_each(|name| give(&path.join(name), user))?;
+    give(path, user)
 }
 
 fn give(path: &Path, user: Option<User>) -> std::io::Result<()> {

@@ -135,6 +135,12 @@ impl Sound {
         }
     }
 
+    /// Whether the thread has ended without being asked to: a bug of ours.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// The socket that clients connect to.
     #[must_use]
     pub fn socket(&self) -> &Path {

@@ -23,7 +23,7 @@ use processes::Family;
 /// Environment variable that marks every process of a run.
 pub const MARK: &str = "PAGECAST_TEST_RUN";
 /// How long everything of a run may take to disappear once the program has ended.
-pub const CLEAN_UP: Duration = Duration::from_secs(5);
+pub const CLEAN_UP: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 const CENSUS_EVERY: Duration = Duration::from_millis(500);
 

@@ -29,6 +29,8 @@ pub use pool::Pool;
 const MAX_LINE: u64 = 16 * 1024 * 1024;
 /// Messages that wait for the supervisor. Full: the cast waits.
 const MESSAGES: usize = 64;
+/// Time for a process to start a browser.
+const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the supervisor looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(50);
 /// Time for a cast that was asked to stop: the index of a day's recording is moved to its front.
@@ -104,6 +106,8 @@ impl Process {
     /// [`Error::Start`].
     pub fn start(program: &Path) -> Result<Self, Error> {
         let mut child = child::spawn_cast(program, &["run-cast"]).map_err(Error::Start)?;
+        // Before it is told anything it starts nothing, so all that it starts is in the group.
+        let cgroup = Cgroup::enter(child.id());
         let missing = || Error::Start(std::io::ErrorKind::BrokenPipe.into());
         let (orders, lines) = (child.stdin.take(), child.stdout.take().ok_or_else(missing)?);
         let (tell, messages) = sync_channel(MESSAGES);
@@ -111,7 +115,7 @@ impl Process {
             .name("cast-messages".into())
             .spawn(move || read(lines, &tell))
             .map_err(Error::Start)?;
-        Ok(Self { child, orders, messages, reader: Some(reader), cgroup: None })
+        Ok(Self { child, orders, messages, reader: Some(reader), cgroup })
     }
 
     /// Starts a browser for a cast like this one, and waits until it is ready.
@@ -120,7 +124,7 @@ impl Process {
     /// [`Error::Ended`] if it cannot be.
     pub fn warm(&mut self, spec: &CastSpec) -> Result<(), Error> {
         self.order(&Order::Warm(Box::new(spec.clone())));
-        match self.messages.recv() {
+        match self.messages.recv_timeout(WARM_TIMEOUT) {
             Ok(Message::Warm) => Ok(()),
             _ => Err(Error::Ended(self.wait())),
         }
@@ -134,7 +138,9 @@ impl Process {
         stop: &Stop,
         mut tell: impl FnMut(News),
     ) -> Outcome {
-        self.cgroup = Cgroup::enter(self.child.id(), &spec.limits);
+        if let Some(group) = &self.cgroup {
+            group.limit(&spec.limits);
+        }
         self.order(&Order::Run(Box::new(spec.clone()), started.0));
         let mut stopping: Option<Instant> = None;
         loop {
@@ -204,6 +210,8 @@ impl Drop for Process {
         if let Err(error) = self.child.wait() {
             tracing::warn!(%error, "cannot tell whether the cast's process has ended");
         }
+        // A reader with more to say than there is room for must see that nobody listens.
+        self.messages = sync_channel(0).1;
         if let Some(reader) = self.reader.take()
             && reader.join().is_err()
         {

@@ -85,8 +85,10 @@ impl Network {
     /// # Errors
     /// Why not.
     pub fn permits(&self, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
-        let address = plain(address);
-        let named = |rules: &[Rule]| rules.iter().any(|rule| rule.matches(host, address, port));
+        // A rule may mean an IPv4 address or the IPv6 one that it is wrapped in.
+        let both = [address, plain(address)];
+        let named =
+            |rules: &[Rule]| rules.iter().any(|rule| both.iter().any(|a| rule.matches(host, *a, port)));
         if named(&self.deny) {
             Err(Refusal::Denied)
         } else if is_public(address) || named(&self.allow) {
@@ -307,7 +309,7 @@ mod tests {
         let rules = |texts: &[&str]| texts.iter().map(|t| Rule::parse(t).unwrap()).collect();
         let network = Network {
             allow: rules(&["127.0.0.0/8:8080", "*.internal.example"]),
-            deny: rules(&["127.0.0.9", "1.2.3.0/24", "evil.example"]),
+            deny: rules(&["127.0.0.9", "1.2.3.0/24", "evil.example", "2002::/16"]),
             udp: false,
         };
         assert_eq!(network.permits("localhost", ip("127.0.0.1"), 8080), Ok(()));
@@ -319,6 +321,7 @@ mod tests {
         assert_eq!(network.permits("notinternal.example", ip("10.0.0.1"), 1), Err(Refusal::NotPublic));
         assert_eq!(network.permits("x", ip("1.2.3.4"), 443), Err(Refusal::Denied));
         assert_eq!(network.permits("evil.example", ip("1.1.1.1"), 443), Err(Refusal::Denied));
+        assert_eq!(network.permits("x", ip("2002:808:808::1"), 443), Err(Refusal::Denied));
         assert_eq!(network.permits("x", ip("1.1.1.1"), 443), Ok(()));
     }
 }

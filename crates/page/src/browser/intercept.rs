@@ -3,7 +3,7 @@
 //! Requests are held in the browser until they are answered here, on the thread that reads from it. WebSocket
 //! handshakes are not held, nor what frames of other sites ask for.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use pagecast_core::spec::{Secret, Source, SourceUrl};
 use serde_json::{Value, json};
@@ -14,6 +14,8 @@ use super::context::Call;
 /// Requests whose challenge was answered that are remembered: a second challenge means that the password is wrong. Whoever
 /// has more of them in flight is answered twice.
 const MAX_ANSWERED: usize = 256;
+/// Frames that are remembered.
+const MAX_FRAMES: usize = 256;
 
 /// What is sent along to the page's own origin.
 #[derive(Debug)]
@@ -22,6 +24,13 @@ pub(super) struct Intercept {
     headers: Vec<(String, Secret)>,
     basic_auth: Option<(String, Secret)>,
     answered: VecDeque<String>,
+    /// Whether a frame of the page's session shows a document of another origin, which could act in the page's name. Frames
+    /// that never asked for a document (`srcdoc`) are not in it.
+    elsewhere: HashMap<String, bool>,
+    /// The frame that is the page: the first one that asks for a document.
+    main: Option<String>,
+    /// There were more frames than can be remembered.
+    crowded: bool,
 }
 
 impl Intercept {
@@ -29,15 +38,27 @@ impl Intercept {
     pub(super) fn new(source: &Source) -> Option<Self> {
         let (headers, basic_auth) = (source.context.headers.clone(), source.context.basic_auth.clone());
         let wanted = !headers.is_empty() || basic_auth.is_some();
-        wanted.then(|| Self { own: source.url.clone(), headers, basic_auth, answered: VecDeque::new() })
+        wanted.then(|| Self {
+            own: source.url.clone(),
+            headers,
+            basic_auth,
+            answered: VecDeque::new(),
+            elsewhere: HashMap::new(),
+            main: None,
+            crowded: false,
+        })
     }
 
     /// What the page's session is asked for.
     pub(super) fn for_page(&self) -> Call {
         // Where servers are to be answered, all of them are: a question to a person would be in the picture.
         let all = self.basic_auth.is_some();
-        let pattern = if all { "*".to_owned() } else { self.pattern() };
-        ("Fetch.enable", json!({"patterns": [{"urlPattern": pattern}], "handleAuthRequests": all}))
+        // All documents, to know whose they are.
+        let patterns = match all {
+            true => json!([{"urlPattern": "*"}]),
+            false => json!([{"urlPattern": self.pattern()}, {"urlPattern": "*", "resourceType": "Document"}]),
+        };
+        ("Fetch.enable", json!({"patterns": patterns, "handleAuthRequests": all}))
     }
 
     /// What the sessions of other sites' frames are asked for. They send nothing along: a frame could act in the page's name.
@@ -57,18 +78,39 @@ impl Intercept {
         let id = &params["requestId"];
         if method == "Fetch.requestPaused" {
             let mut answer = json!({ "requestId": id });
-            if is_page && let Some(headers) = self.headers_for(&params["request"]) {
+            let asks_for_page = is_page && self.asks_for_page(params);
+            if asks_for_page && let Some(headers) = self.headers_for(&params["request"]) {
                 answer["headers"] = headers;
             }
             cdp.send(session, "Fetch.continueRequest", answer);
         } else {
-            let response = self.answer_to(is_page, params);
+            let response = self.answer_to(is_page && self.is_at_home(params), params);
             cdp.send(
                 session,
                 "Fetch.continueWithAuth",
                 json!({"requestId": id, "authChallengeResponse": response}),
             );
         }
+    }
+
+    /// Whether a request comes from a document of the page's own origin, or brings the page itself. To be asked once for each
+    /// request, in order: documents come and go by it.
+    fn asks_for_page(&mut self, params: &Value) -> bool {
+        let frame = params["frameId"].as_str().unwrap_or_default();
+        if params["resourceType"] != "Document" {
+            return self.is_at_home(params);
+        }
+        let main = self.main.get_or_insert_with(|| frame.to_owned());
+        // What the page is asked to show, it may always ask for: that is how one comes back from signing in elsewhere.
+        let asks = frame == main || !self.elsewhere.get(main.as_str()).copied().unwrap_or(false);
+        let foreign = !params["request"]["url"].as_str().is_some_and(|url| self.own.shares_origin_with(url));
+        if self.elsewhere.len() >= MAX_FRAMES && !self.elsewhere.contains_key(frame) {
+            // Who has so many frames is not trusted with any but the page itself.
+            self.elsewhere.retain(|frame, _| Some(frame) == self.main.as_ref());
+            self.crowded = true;
+        }
+        self.elsewhere.insert(frame.to_owned(), foreign);
+        asks
     }
 
     /// All headers of a request to the own origin; a redirect elsewhere does not take them along.
@@ -82,6 +124,12 @@ impl Intercept {
             theirs.map(|(name, value)| json!({ "name": name, "value": value })).collect();
         all.extend(self.headers.iter().map(|(name, value)| json!({"name": name, "value": value.reveal()})));
         Some(all.into())
+    }
+
+    /// Whether a request that was let go before is one of the page's own.
+    fn is_at_home(&self, params: &Value) -> bool {
+        let frame = params["frameId"].as_str().unwrap_or_default();
+        !self.elsewhere.get(frame).copied().unwrap_or(self.crowded)
     }
 
     fn answer_to(&mut self, is_page: bool, params: &Value) -> Value {
@@ -132,6 +180,26 @@ mod tests {
         for other in ["https://b.example/", "http://a.example/", "https://a.example.b.example/", "nonsense"] {
             assert!(intercept.headers_for(&request(other)).is_none(), "{other}");
         }
+    }
+
+    #[test]
+    fn a_document_from_elsewhere_does_not_speak_for_the_page() {
+        let mut intercept = intercept();
+        let mut asks = |frame: &str, kind: &str, url: &str| {
+            intercept.asks_for_page(&json!({"frameId": frame, "resourceType": kind, "request": {"url": url}}))
+        };
+        let (own, other) = ("https://a.example/x", "https://b.example/");
+        assert!(asks("main", "Document", own) && asks("main", "Fetch", own));
+        assert!(asks("srcdoc", "Fetch", own), "what the page wrote itself");
+        assert!(asks("child", "Document", other) && !asks("child", "Fetch", own), "a frame of the same site");
+        assert!(asks("child", "Document", own) && asks("child", "Fetch", own));
+        assert!(asks("main", "Document", other), "it gets none, as it goes elsewhere");
+        assert!(!asks("main", "Fetch", own) && !asks("new", "Document", own));
+        assert!(asks("main", "Document", own), "coming back");
+        for i in 0..1000 {
+            asks(&i.to_string(), "Document", other);
+        }
+        assert!(asks("main", "Fetch", own) && !asks("child", "Fetch", own), "a crowd");
     }
 
     #[test]

@@ -14,11 +14,11 @@ pub(super) enum Word {
 }
 
 impl Word {
-    /// From `Runtime.bindingCalled`.
-    pub(super) fn read(params: &Value) -> Option<Self> {
-        match (params["name"].as_str()?, params["payload"].as_str()?) {
-            (BINDING, "start") => Some(Self::Start),
-            (BINDING, "end") => Some(Self::End),
+    /// From `Runtime.bindingCalled`; a page may say no more than it was asked for.
+    pub(super) fn read(signal: Signal, params: &Value) -> Option<Self> {
+        match (params["name"].as_str()?, params["payload"].as_str()?, signal) {
+            (BINDING, "start", Signal::Webcast | Signal::NotifyReady) => Some(Self::Start),
+            (BINDING, "end", Signal::Webcast) => Some(Self::End),
             _ => None,
         }
     }

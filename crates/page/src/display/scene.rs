@@ -130,7 +130,10 @@ impl Scene {
             let area = run_area(row, 0, width.div_ceil(TILE_WIDTH));
             compose(&mut screen, (&self.layers, self.stage), &self.images, area);
         }
-        let Some((x0, y0, x1, y1)) = self.stage.clip(width, height) else { return screen };
+        let Some((x0, y0, x1, y1)) = self.stage.clip(width, height).filter(|s| *s != (0, 0, width, height))
+        else {
+            return screen;
+        };
         let mut stage = Picture::new(x1 - x0, y1 - y0);
         let (from, to) = (screen.stride(), stage.stride());
         for (row, line) in (y0 as usize..).zip(stage.bgrx_mut().chunks_exact_mut(to)) {

@@ -43,7 +43,16 @@ async fn addresses_of(shared: &Shared, host: &str) -> Result<Vec<IpAddr>, Verdic
         return Ok(addresses);
     }
     let (resolver, name) = (Arc::clone(&shared.resolver), host.to_owned());
-    let asked = tokio::task::spawn_blocking(move || resolver.resolve(&name));
+    let places = Arc::clone(&shared.resolving);
+    let asked = async {
+        // A question that nobody waits for any more is not put in line: it would be asked all the same.
+        let place = places.acquire_owned().await;
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            resolver.resolve(&name)
+        })
+        .await
+    };
     match timeout(RESOLVE_TIMEOUT, asked).await {
         Ok(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
         Ok(Ok(Ok(_))) => Err(Verdict::NoSuchHost),

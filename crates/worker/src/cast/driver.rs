@@ -36,7 +36,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the browser's CPU time and memory are measured.
 const USAGE_INTERVAL: Duration = Duration::from_secs(2);
 
-type Feed<T> = (SyncSender<T>, Option<Receiver<T>>);
+/// What the page sends into, until there is a page, and what the outputs take from, until there are outputs.
+type Feed<T> = (Option<SyncSender<T>>, Option<Receiver<T>>);
 
 /// A browser that waits for its cast.
 #[derive(Debug)]
@@ -45,7 +46,6 @@ pub struct Warm {
     page: Page,
     ticks: Receiver<Tick>,
     samples: Receiver<Samples>,
-    feeds: (SyncSender<Tick>, SyncSender<Samples>),
 }
 
 impl Warm {
@@ -56,8 +56,8 @@ impl Warm {
     pub fn start(spec: &CastSpec) -> Result<Self, pagecast_page::Error> {
         let (ticks_in, ticks) = sync_channel(TICKS);
         let (samples_in, samples) = sync_channel(SAMPLES);
-        let page = Page::start(page_config(spec), ticks_in.clone(), samples_in.clone())?;
-        Ok(Self { like: spec.clone(), page, ticks, samples, feeds: (ticks_in, samples_in) })
+        let page = Page::start(page_config(spec), ticks_in, samples_in)?;
+        Ok(Self { like: spec.clone(), page, ticks, samples })
     }
 }
 
@@ -125,13 +125,13 @@ impl<'a> Driver<'a> {
         tell: &'a mut dyn FnMut(News),
     ) -> Self {
         let (page, ticks, samples) = match warm.filter(|warm| warm.like.could_be(spec)) {
-            Some(Warm { page, ticks, samples, feeds, .. }) => {
-                (Some(page), (feeds.0, Some(ticks)), (feeds.1, Some(samples)))
+            Some(Warm { page, ticks, samples, .. }) => {
+                (Some(page), (None, Some(ticks)), (None, Some(samples)))
             }
             None => {
                 let (ticks, ticks_out) = sync_channel(TICKS);
                 let (samples, samples_out) = sync_channel(SAMPLES);
-                (None, (ticks, Some(ticks_out)), (samples, Some(samples_out)))
+                (None, (Some(ticks), Some(ticks_out)), (Some(samples), Some(samples_out)))
             }
         };
         Self {
@@ -211,10 +211,17 @@ impl<'a> Driver<'a> {
         self.usage.before_s += std::mem::take(&mut self.usage.now).cpu_seconds;
         let ready = match &mut self.page {
             // Nothing was opened in it yet.
-            Some(page) if self.opened.is_none() && page.browser().is_ok_and(|b| !b.state().closed) => Ok(()),
+            Some(page) if self.opened.is_none() && page.browser().is_ok_and(|b| b.state().is_sound()) => {
+                Ok(())
+            }
             Some(page) => page.renew(),
-            none => Page::start(page_config(self.spec), self.ticks.0.clone(), self.samples.0.clone())
-                .map(|page| *none = Some(page)),
+            // The page alone sends: when its threads end, whatever the reason, the outputs do.
+            none => match (self.ticks.0.take(), self.samples.0.take()) {
+                (Some(ticks), Some(samples)) => {
+                    Page::start(page_config(self.spec), ticks, samples).map(|page| *none = Some(page))
+                }
+                _ => return self.fail(Error::Panic("display"), Input::OutputFailed),
+            },
         };
         match ready {
             Ok(()) => self.load(),
@@ -230,9 +237,13 @@ impl<'a> Driver<'a> {
         let time_is_up = self.ends_by();
         let given_up = || {
             self.tell_progress();
-            self.stop.asked() || time_is_up.is_some_and(|at| clock::now() >= at)
+            let over = self.line.as_ref().is_some_and(Line::is_over);
+            over || self.stop.asked() || time_is_up.is_some_and(|at| clock::now() >= at)
         };
-        match browser.open(url, &given_up) {
+        let opened = browser.open(url, &given_up);
+        // The outputs may have come to their end meanwhile; then nothing else matters.
+        self.observe_line();
+        match opened {
             Ok(()) => {
                 self.opened = Some((Instant::now(), None));
                 self.looked = Looked::default();
@@ -335,8 +346,11 @@ impl<'a> Driver<'a> {
             self.give(Input::Stop);
         }
         self.observe_line();
-        if self.page.as_ref().is_some_and(|page| page.display.has_failed()) {
-            self.fail(Error::Panic("display"), Input::OutputFailed);
+        let failed = |page: &Page| page.display.has_failed() || page.sound.has_failed();
+        if self.page.as_ref().is_some_and(failed) {
+            self.fail(Error::Panic("display or sound"), Input::OutputFailed);
+            // Nothing more comes.
+            self.give(Input::Drained);
         }
         if self.usage.measured.is_none_or(|at| at.elapsed() >= USAGE_INTERVAL) {
             self.measure();
@@ -427,7 +441,8 @@ impl<'a> Driver<'a> {
             frames_unchanged: video.unchanged(),
             frames_dropped: display.dropped,
             bytes: video.bytes() + line.audio_stats.bytes(),
-            peak: page.sound.stats().peak,
+            // Beyond all measure, a page can be, but a number that JSON does not have it cannot.
+            peak: page.sound.stats().peak.map(|peak| peak.min(f32::MAX)),
         })
     }
 
@@ -446,8 +461,7 @@ impl<'a> Driver<'a> {
         let display_cpu = ["display", "sound", "guard"].map(usage::thread_cpu_seconds).iter().sum::<f64>();
         // The page goes first: without it, no tick and no sample comes, and the encoders end wherever they are.
         self.page = None;
-        let (ticks, samples) = (self.ticks.0, self.samples.0);
-        drop((ticks, samples));
+        (self.ticks, self.samples) = ((None, None), (None, None));
         let video = self.line.as_ref().map(|line| Arc::clone(&line.video_stats));
         let (finished, failed) = self.line.take().map(Line::finish).unwrap_or_default();
         let (end, trouble) = report::words(reason);

@@ -1,8 +1,10 @@
 //! From ticks and samples to the file: the threads of a cast's outputs.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use pagecast_core::{CastSpec, MediaTime, Packet, Samples, Tick};
 use pagecast_media::encode::{self, End, audio, video};
@@ -12,6 +14,8 @@ use super::Error;
 
 /// Packets on their way to the file. Full: the encoders wait.
 const PACKETS: usize = 256;
+/// How long one encoder may go on after the other has ended.
+const ALONE: Duration = Duration::from_secs(3);
 
 /// Outputs that are open, but take nothing yet.
 pub(super) struct Prepared {
@@ -42,7 +46,7 @@ impl Prepared {
         let (video_stats, audio_stats) = (video.stats(), audio.stats());
         let video = Thread("encode-video", video.spawn(ticks, end.clone(), packets.clone())?);
         let audio = Thread("encode-audio", audio.spawn(samples, end.clone(), packets)?);
-        Ok(Line { end, video_stats, audio_stats, video, audio, recording })
+        Ok(Line { end, video_stats, audio_stats, video, audio, recording, alone: Cell::new(None) })
     }
 
     /// Without a packet, nothing is left of the file.
@@ -71,12 +75,24 @@ pub(super) struct Line {
     video: Thread<Result<(), encode::Error>>,
     audio: Thread<Result<(), encode::Error>>,
     recording: Thread<Result<Option<Finished>, record::Error>>,
+    /// Since when only one encoder runs.
+    alone: Cell<Option<Instant>>,
 }
 
 impl Line {
     /// Whether nothing more will come out, because the end was reached or something failed.
     pub(super) fn is_over(&self) -> bool {
-        self.recording.1.is_finished() || self.video.1.is_finished() && self.audio.1.is_finished()
+        let ended = [self.video.1.is_finished(), self.audio.1.is_finished()];
+        if self.recording.1.is_finished() || ended == [true; 2] {
+            return true;
+        }
+        if ended == [false; 2] {
+            return false;
+        }
+        // At the end, one follows the other at once. Otherwise one has failed.
+        let since = self.alone.get().unwrap_or_else(Instant::now);
+        self.alone.set(Some(since));
+        since.elapsed() > ALONE
     }
 
     /// Whether it was its own length that ended the recording.

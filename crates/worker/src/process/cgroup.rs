@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pagecast_core::spec::Limits;
 
@@ -17,10 +18,10 @@ pub(super) struct Cgroup(PathBuf);
 
 impl Cgroup {
     /// Puts a process that has not started anything yet into a group of its own. `None` where groups are not ours to make.
-    pub(super) fn enter(pid: u32, limits: &Limits) -> Option<Self> {
+    pub(super) fn enter(pid: u32) -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let base = base(Path::new("/sys/fs/cgroup"), &own)?;
-        match create(&base, std::process::id(), pid, limits) {
+        match create(&base, std::process::id(), pid) {
             Ok(group) => Some(group),
             Err(error) => {
                 tracing::debug!(%error, base = %base.display(), "no control group for this cast");
@@ -30,11 +31,29 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Sets what the group may use.
+    pub(super) fn limit(&self, limits: &Limits) {
+        let memory = limits.memory_bytes.saturating_add(OWN_BYTES).to_string();
+        for (file, value) in [("memory.max", memory), ("cpu.weight", limits.cpu_weight.to_string())] {
+            if let Err(error) = fs::write(self.0.join(file), value) {
+                tracing::warn!(%error, group = %self.0.display(), file, "a limit is not set");
+            }
+        }
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            tracing::debug!(%error, group = %self.0.display(), "a control group stays");
+        // The last processes of a cast that was killed may still be there.
+        let _none = fs::write(self.0.join("cgroup.kill"), "1");
+        for _ in 0..20 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
+        tracing::debug!(group = %self.0.display(), "a control group stays");
     }
 }
 
@@ -48,7 +67,7 @@ fn base(root: &Path, own: &str) -> Option<PathBuf> {
     (!path.is_empty() && has("memory") && has("cpu")).then_some(base)
 }
 
-fn create(base: &Path, own: u32, pid: u32, limits: &Limits) -> io::Result<Cgroup> {
+fn create(base: &Path, own: u32, pid: u32) -> io::Result<Cgroup> {
     // Controllers are handed down only by groups without processes, so we go into one, too.
     let inside = fs::read_to_string(base.join("cgroup.procs"))?;
     let alone = inside.lines().all(|line| line == own.to_string() || line == pid.to_string());
@@ -58,7 +77,11 @@ fn create(base: &Path, own: u32, pid: u32, limits: &Limits) -> io::Result<Cgroup
     let supervisor = base.join("supervisor");
     fs::create_dir_all(&supervisor)?;
     let group = base.join(format!("cast-{pid}"));
-    fs::create_dir(&group)?;
+    match fs::create_dir(&group) {
+        // An earlier cast of this number left it, empty.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
     let made = Cgroup(group.clone());
     for process in inside.lines() {
         let home = if process == pid.to_string() { &group } else { &supervisor };
@@ -66,8 +89,6 @@ fn create(base: &Path, own: u32, pid: u32, limits: &Limits) -> io::Result<Cgroup
     }
     fs::write(base.join("cgroup.subtree_control"), "+memory +cpu")?;
     fs::write(group.join("cgroup.procs"), pid.to_string())?;
-    fs::write(group.join("memory.max"), (limits.memory_bytes + OWN_BYTES).to_string())?;
-    fs::write(group.join("cpu.weight"), limits.cpu_weight.to_string())?;
     Ok(made)
 }
 
@@ -90,7 +111,8 @@ mod tests {
         let root = delegated("made", "7\n8\n");
         let base = base(&root, "1:name=systemd:/\n0::/app.slice/pagecast.service\n").unwrap();
         let limits = Limits { memory_bytes: 1 << 30, cpu_weight: 50, ..Limits::default() };
-        let group = create(&base, 7, 8, &limits).unwrap();
+        let group = create(&base, 7, 8).unwrap();
+        group.limit(&limits);
         let read = |path: &str| fs::read_to_string(base.join(path)).unwrap();
         assert_eq!(read("supervisor/cgroup.procs"), "7");
         assert_eq!(read("cast-8/cgroup.procs"), "8");
@@ -106,7 +128,7 @@ mod tests {
         let root = delegated("shared", "7\n8\n9\n");
         let own = "0::/app.slice/pagecast.service/supervisor\n";
         let base_path = base(&root, own).unwrap();
-        assert!(create(&base_path, 7, 8, &Limits::default()).is_err());
+        assert!(create(&base_path, 7, 8).is_err());
         assert!(!base_path.join("supervisor").exists());
         fs::write(base_path.join("cgroup.controllers"), "pids\n").unwrap();
         assert_eq!(base(&root, own), None);

@@ -3,16 +3,13 @@
 use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::clock;
 
-use super::{Failed, Message, Order, Outcome, next_line};
+use super::{Failed, Message, Order, Outcome, STOP_GRACE, next_line};
 use crate::cast::{self, Failure, News, Stop, Warm};
-
-/// Time to finish the file once nobody watches any more.
-const ALONE: Duration = Duration::from_secs(10);
 
 /// Runs the cast that standard input describes, and tells standard output about it. `stop` ends it, as the supervisor does.
 #[must_use]
@@ -76,7 +73,7 @@ fn listen(orders: SyncSender<Order>, stop: &Stop) {
     // Whoever waits for a cast waits in vain.
     drop(orders);
     stop.ask();
-    std::thread::sleep(ALONE);
+    std::thread::sleep(STOP_GRACE);
     tracing::error!("nobody watches this cast any more, and it does not stop");
     std::process::abort();
 }

@@ -12,6 +12,9 @@ use super::{Error, Process};
 /// Pause after a browser could not be started: the machine may be full.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
+/// How often those that wait are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// A number of processes with a browser that waits for a cast. Dropping it ends them.
 #[derive(Debug)]
 pub struct Pool {
@@ -96,11 +99,16 @@ impl Drop for Pool {
 fn fill(shared: &Shared, size: usize, program: &Path, like: &CastSpec) {
     loop {
         let enough = |state: &mut State| state.ready.len() >= size && !state.stopped;
-        let state = shared.changed.wait_while(shared.lock(), enough).unwrap_or_else(PoisonError::into_inner);
-        if state.stopped {
-            return;
+        let (mut state, _) = shared
+            .changed
+            .wait_timeout_while(shared.lock(), LOOK, enough)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.ready.retain(Process::is_alive);
+        match state.ready.len() {
+            _ if state.stopped => return,
+            ready if ready >= size => continue,
+            _ => drop(state),
         }
-        drop(state);
         match Process::start(program).and_then(|mut process| process.warm(like).map(|()| process)) {
             Ok(process) => shared.lock().ready.push(process),
             Err(error) => {
