@@ -2,6 +2,7 @@
 
 mod cdp;
 mod context;
+mod error;
 mod intercept;
 mod launch;
 mod log;
@@ -12,7 +13,6 @@ mod trace;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -20,11 +20,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::{Refusal, Signal, Source, SourceUrl};
+use pagecast_core::spec::{Signal, Source, SourceUrl};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
+pub use error::Error;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
 pub(crate) use launch::{browser_user, profile};
 pub use log::Line;
@@ -44,107 +45,6 @@ const NAVIGATION_TIMEOUT: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What Chromium writes on standard error is kept up to this, for a start that fails.
 const MAX_COMPLAINT: u64 = 16 * 1024;
-
-/// Why the browser does not show the page.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// No browser is installed.
-    #[error(
-        "there is no Chromium at {}: install it (apt install chromium) or name it in {CHROMIUM_VARIABLE}",
-        list(.0)
-    )]
-    Missing(Vec<PathBuf>),
-    /// The browser's process cannot be started.
-    #[error("cannot start {}", program.display())]
-    Start {
-        /// The browser.
-        program: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The browser ended before it was ready.
-    #[error("{} ended while starting ({status}): {said}", program.display())]
-    StartUp {
-        /// The browser.
-        program: PathBuf,
-        /// How it ended, like `exit status: 1`.
-        status: String,
-        /// What it wrote about it.
-        said: String,
-    },
-    /// The browser refused a value that was asked for.
-    #[error("the browser knows no {what} {value:?} ({message}): {hint}")]
-    Setting {
-        /// What it was for.
-        what: &'static str,
-        /// How it is written.
-        hint: &'static str,
-        /// What was asked for.
-        value: String,
-        /// The browser's words.
-        message: String,
-    },
-    /// A call failed.
-    #[error("cannot drive the browser")]
-    Call(#[from] CallError),
-    /// The page cannot be loaded.
-    #[error("cannot open {url}: {}", explain(.reason))]
-    Navigation {
-        /// The page.
-        url: String,
-        /// The browser's name for the reason, like `net::ERR_NAME_NOT_RESOLVED`.
-        reason: String,
-    },
-    /// The page, or where it redirects to, is out of reach.
-    #[error("cannot open {url}: {}", reach::advise(host, *address, *port, *why))]
-    Refused {
-        /// The page.
-        url: String,
-        /// The host that was refused: a name, or the address as it was written.
-        host: String,
-        /// Its address.
-        address: IpAddr,
-        /// Its port.
-        port: u16,
-        /// Why.
-        why: Refusal,
-    },
-    /// The server sent an error page.
-    #[error("cannot open {url}: the server answered HTTP {status}")]
-    HttpStatus {
-        /// The page.
-        url: String,
-        /// The status, 400 or more.
-        status: u16,
-    },
-    /// The server did not answer.
-    #[error("cannot open {url}: no answer within {} s", .after.as_secs())]
-    NavigationTimeout {
-        /// The page.
-        url: String,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The caller gave up before the page was there.
-    #[error("ended before the page was there, nothing was recorded")]
-    GivenUp,
-    /// The renderer of the page crashed.
-    #[error("the page crashed")]
-    PageCrashed,
-    /// The browser needs more memory than the cast may use.
-    #[error("the page needs {} MB of memory, {} MB are allowed", .used / 1_000_000, .allowed / 1_000_000)]
-    Memory {
-        /// Bytes in use.
-        used: u64,
-        /// Bytes allowed.
-        allowed: u64,
-    },
-    /// The browser's process ended.
-    #[error("the browser ended unexpectedly")]
-    Gone,
-}
 
 /// What is known of the page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -583,27 +483,4 @@ fn check_status(url: &SourceUrl, answer: &Value) -> Result<(), Error> {
         Some(status) if status >= 400 => Err(Error::HttpStatus { url: url.to_string(), status }),
         _ => Ok(()),
     }
-}
-
-fn list(places: &[PathBuf]) -> String {
-    places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// What the reasons that people meet mean.
-fn explain(reason: &str) -> String {
-    let words = match reason {
-        "net::ERR_NAME_NOT_RESOLVED" => "there is no host of this name",
-        "net::ERR_CONNECTION_REFUSED" => "nothing listens there (connection refused)",
-        "net::ERR_CONNECTION_TIMED_OUT" | "net::ERR_TIMED_OUT" => "the host does not answer",
-        "net::ERR_CONNECTION_RESET" | "net::ERR_CONNECTION_CLOSED" => "the server closed the connection",
-        "net::ERR_EMPTY_RESPONSE" => "the server sent nothing",
-        "net::ERR_ADDRESS_UNREACHABLE" | "net::ERR_INTERNET_DISCONNECTED" => "there is no way to the host",
-        "net::ERR_TOO_MANY_REDIRECTS" => "it redirects in a circle",
-        "net::ERR_UNSAFE_PORT" => "browsers refuse to connect to this port",
-        "net::ERR_ABORTED" => "it is a download, not a page",
-        r if r.starts_with("net::ERR_CERT_") => "its certificate is not trusted",
-        r if r.starts_with("net::ERR_SSL_") => "no secure connection can be made",
-        _ => return reason.to_owned(),
-    };
-    format!("{words} ({reason})")
 }

@@ -8,6 +8,8 @@ use pagecast_media::encode::{audio, video};
 use pagecast_page::{Config, Page, browser};
 use serde_json::{Value, json};
 
+use crate::chain;
+
 /// Free space below which a recording is in danger.
 const LOW_DISK_BYTES: u64 = 1_000_000_000;
 /// Shared memory below which Chromium's processes cannot hand each other pictures.
@@ -141,9 +143,4 @@ fn space(name: &'static str, path: &Path, low: u64, mend: &'static str) -> Check
         }
         Err(reason) => Check::new(name, false, format!("{}: {reason}", path.display()), mend),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let all = std::iter::successors(Some(error), |e| e.source());
-    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -10,6 +10,7 @@ use pagecast_page::clock;
 
 use super::{Failed, Message, Order, Outcome, STOP_GRACE, next_line};
 use crate::cast::{self, Failure, News, Stop, Warm};
+use crate::chain;
 
 /// Runs the cast that standard input describes, and tells standard output about it. `stop` ends it, as the supervisor does.
 #[must_use]
@@ -88,9 +89,4 @@ fn say(message: &Message) {
 fn instant(at: HostTime) -> Instant {
     let now = Instant::now();
     now.checked_sub(clock::now().since(at)).unwrap_or(now)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let all = std::iter::successors(Some(error), |e| e.source());
-    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -1,0 +1,133 @@
+//! Why the browser does not show the page, in words that a person can act on.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pagecast_core::spec::Refusal;
+
+use super::{CHROMIUM_VARIABLE, CallError, reach};
+
+/// Why the browser does not show the page.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No browser is installed.
+    #[error(
+        "there is no Chromium at {}: install it (apt install chromium) or name it in {CHROMIUM_VARIABLE}",
+        list(.0)
+    )]
+    Missing(Vec<PathBuf>),
+    /// The browser's process cannot be started.
+    #[error("cannot start {}", program.display())]
+    Start {
+        /// The browser.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The browser ended before it was ready.
+    #[error("{} ended while starting ({status}): {said}", program.display())]
+    StartUp {
+        /// The browser.
+        program: PathBuf,
+        /// How it ended, like `exit status: 1`.
+        status: String,
+        /// What it wrote about it.
+        said: String,
+    },
+    /// The browser refused a value that was asked for.
+    #[error("the browser knows no {what} {value:?} ({message}): {hint}")]
+    Setting {
+        /// What it was for.
+        what: &'static str,
+        /// How it is written.
+        hint: &'static str,
+        /// What was asked for.
+        value: String,
+        /// The browser's words.
+        message: String,
+    },
+    /// A call failed.
+    #[error("cannot drive the browser")]
+    Call(#[from] CallError),
+    /// The page cannot be loaded.
+    #[error("cannot open {url}: {}", explain(.reason))]
+    Navigation {
+        /// The page.
+        url: String,
+        /// The browser's name for the reason, like `net::ERR_NAME_NOT_RESOLVED`.
+        reason: String,
+    },
+    /// The page, or where it redirects to, is out of reach.
+    #[error("cannot open {url}: {}", reach::advise(host, *address, *port, *why))]
+    Refused {
+        /// The page.
+        url: String,
+        /// The host that was refused: a name, or the address as it was written.
+        host: String,
+        /// Its address.
+        address: IpAddr,
+        /// Its port.
+        port: u16,
+        /// Why.
+        why: Refusal,
+    },
+    /// The server sent an error page.
+    #[error("cannot open {url}: the server answered HTTP {status}")]
+    HttpStatus {
+        /// The page.
+        url: String,
+        /// The status, 400 or more.
+        status: u16,
+    },
+    /// The server did not answer.
+    #[error("cannot open {url}: no answer within {} s", .after.as_secs())]
+    NavigationTimeout {
+        /// The page.
+        url: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The caller gave up before the page was there.
+    #[error("ended before the page was there, nothing was recorded")]
+    GivenUp,
+    /// The renderer of the page crashed.
+    #[error("the page crashed")]
+    PageCrashed,
+    /// The browser needs more memory than the cast may use.
+    #[error("the page needs {} MB of memory, {} MB are allowed", .used / 1_000_000, .allowed / 1_000_000)]
+    Memory {
+        /// Bytes in use.
+        used: u64,
+        /// Bytes allowed.
+        allowed: u64,
+    },
+    /// The browser's process ended.
+    #[error("the browser ended unexpectedly")]
+    Gone,
+}
+
+fn list(places: &[PathBuf]) -> String {
+    places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What the reasons that people meet mean.
+fn explain(reason: &str) -> String {
+    let words = match reason {
+        "net::ERR_NAME_NOT_RESOLVED" => "there is no host of this name",
+        "net::ERR_CONNECTION_REFUSED" => "nothing listens there (connection refused)",
+        "net::ERR_CONNECTION_TIMED_OUT" | "net::ERR_TIMED_OUT" => "the host does not answer",
+        "net::ERR_CONNECTION_RESET" | "net::ERR_CONNECTION_CLOSED" => "the server closed the connection",
+        "net::ERR_EMPTY_RESPONSE" => "the server sent nothing",
+        "net::ERR_ADDRESS_UNREACHABLE" | "net::ERR_INTERNET_DISCONNECTED" => "there is no way to the host",
+        "net::ERR_TOO_MANY_REDIRECTS" => "it redirects in a circle",
+        "net::ERR_UNSAFE_PORT" => "browsers refuse to connect to this port",
+        "net::ERR_ABORTED" => "it is a download, not a page",
+        r if r.starts_with("net::ERR_CERT_") => "its certificate is not trusted",
+        r if r.starts_with("net::ERR_SSL_") => "no secure connection can be made",
+        _ => return reason.to_owned(),
+    };
+    format!("{words} ({reason})")
+}
