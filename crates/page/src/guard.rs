@@ -6,10 +6,12 @@
 
 mod connect;
 mod journal;
+mod own;
 mod resolve;
 mod socks;
 mod tunnel;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -108,6 +110,7 @@ impl Guard {
             resolving: Arc::new(Semaphore::new(RESOLVERS)),
             journal: Arc::clone(&journal),
             address,
+            own: own::addresses(),
         });
         let (stop, stopped) = oneshot::channel();
         let places = Arc::new(Semaphore::new(tunnels));
@@ -160,6 +163,8 @@ struct Shared {
     resolving: Arc<Semaphore>,
     journal: Arc<Journal>,
     address: SocketAddr,
+    /// Of this machine.
+    own: HashSet<IpAddr>,
 }
 
 impl Shared {
@@ -168,6 +173,9 @@ impl Shared {
         let canonical = address.to_canonical();
         if port == self.address.port() && (canonical.is_loopback() || canonical.is_unspecified()) {
             return Err(Refusal::Denied);
+        }
+        if self.own.contains(&canonical) {
+            return self.network.permits_closed(host, address, port);
         }
         self.network.permits(host, address, port)
     }

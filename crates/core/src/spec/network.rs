@@ -85,13 +85,25 @@ impl Network {
     /// # Errors
     /// Why not.
     pub fn permits(&self, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
+        self.judge(host, address, port, is_public(address))
+    }
+
+    /// The same for an address that is public, but not to be reached as such: this machine's own.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn permits_closed(&self, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
+        self.judge(host, address, port, false)
+    }
+
+    fn judge(&self, host: &str, address: IpAddr, port: u16, open: bool) -> Result<(), Refusal> {
         // A rule may mean an IPv4 address or the IPv6 one that it is wrapped in.
         let both = [address, plain(address)];
         let named =
             |rules: &[Rule]| rules.iter().any(|rule| both.iter().any(|a| rule.matches(host, *a, port)));
         if named(&self.deny) {
             Err(Refusal::Denied)
-        } else if is_public(address) || named(&self.allow) {
+        } else if open || named(&self.allow) {
             Ok(())
         } else {
             Err(Refusal::NotPublic)
@@ -323,5 +335,7 @@ mod tests {
         assert_eq!(network.permits("evil.example", ip("1.1.1.1"), 443), Err(Refusal::Denied));
         assert_eq!(network.permits("x", ip("2002:808:808::1"), 443), Err(Refusal::Denied));
         assert_eq!(network.permits("x", ip("1.1.1.1"), 443), Ok(()));
+        assert_eq!(network.permits_closed("x", ip("1.1.1.1"), 443), Err(Refusal::NotPublic));
+        assert_eq!(network.permits_closed("a.internal.example", ip("1.1.1.1"), 443), Ok(()));
     }
 }
