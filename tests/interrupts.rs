@@ -1,6 +1,7 @@
 //! A recording that is ended early, politely or not, keeps what it has, and nothing of it stays running.
 #![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -137,5 +138,23 @@ fn a_second_signal_kills_the_cast() -> Result<()> {
     }
     let outcome = run.finish(LIMIT)?;
     outcome.expect_failure(1, &["ended unexpectedly"])?;
+    keeps_all_but(&outcome, 3.0)
+}
+
+/// A request that the Wayland library is known not to survive: `wl_registry.bind` without a name.
+#[test]
+fn a_display_that_dies_ends_the_cast_and_keeps_the_file() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let run = recording_for_a_while(&server)?;
+    let folders = std::fs::read_dir(run.temp())?.flatten().map(|e| e.path().join("wayland"));
+    let socket = folders.into_iter().find(|path| path.exists()).context("there is no display")?;
+    let get_registry = [1_u32, 12 << 16 | 1, 2];
+    let bind = [2_u32, 24 << 16, 1, 0, 1, 3];
+    let bytes: Vec<u8> = get_registry.iter().chain(&bind).flat_map(|word| word.to_ne_bytes()).collect();
+    std::os::unix::net::UnixStream::connect(socket)?.write_all(&bytes)?;
+    let outcome = run.finish(LIMIT)?;
+    outcome.expect_code(1)?;
+    ensure!(outcome.took < Duration::from_secs(10), "it took {:?} to notice", outcome.took);
     keeps_all_but(&outcome, 3.0)
 }
