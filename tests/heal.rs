@@ -70,11 +70,11 @@ fn plays(outcome: &Outcome, seconds: f64) -> Result<()> {
     Ok(())
 }
 
-/// That every picture is one of the page: nothing of its loading is seen.
-fn shows_only_the_page(outcome: &Outcome) -> Result<()> {
+/// That every picture but so many is one of the page: nothing of its loading is seen.
+fn shows_only_the_page(outcome: &Outcome, but: usize) -> Result<()> {
     let pictures = outcome.remains()?.strips(Place::PAGE)?;
     let empty: Vec<f64> = pictures.iter().filter(|p| p.strip.is_none()).map(|p| p.pts_s).collect();
-    ensure!(empty.is_empty(), "the page is not to be seen at {empty:.2?}");
+    ensure!(empty.len() <= but, "the page is not to be seen at {empty:.2?}");
     Ok(())
 }
 
@@ -115,7 +115,7 @@ fn a_frozen_page_is_loaded_again_and_then_moved() -> Result<()> {
     came_after(&report, 1, 3900..=8500)?;
     came_after(&report, 2, 3900..=12_000)?;
     ensure!(evidence(&report)? == ["freeze"; 4], "{:?}", evidence(&report)?);
-    shows_only_the_page(&outcome)?;
+    shows_only_the_page(&outcome, 0)?;
     plays(&outcome, 20.0)
 }
 
@@ -191,8 +191,24 @@ fn a_renderer_that_dies_is_replaced_and_sound_and_picture_still_agree() -> Resul
     let report = outcome.report()?;
     happened(&report, &["live", "moved crash", "ended complete"])?;
     plays(&outcome, 16.0)?;
-    shows_only_the_page(&outcome)?;
+    // The browser may be quicker to say so in the picture than to us.
+    shows_only_the_page(&outcome, 1)?;
     in_step(&offsets(&outcome)?, 10)
+}
+
+#[test]
+fn a_page_that_dies_before_it_is_live_is_replaced_and_seen() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run =
+        record(&server, "counter.html?start=2000").flag("wait-for-start").with("duration", "3s").start()?;
+    server.wait_for("/loads", LIMIT)?;
+    run.kill_those_with("--type=renderer")?;
+    let outcome = run.finish(LIMIT)?;
+    happened(&outcome.report()?, &["moved crash", "live", "ended complete"])?;
+    let seen = outcome.recording()?.strips(Place::PAGE)?.iter().filter(|p| p.strip.is_some()).count();
+    ensure!(seen > 60, "only {seen} pictures of the page");
+    plays(&outcome, 3.0)
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub use log::Line;
 pub(crate) use trace::Tracer;
 
 use crate::child::{self, User};
+use crate::clock::Gate;
 use crate::guard::{Guard, Journal};
 use cdp::{Answer, Cdp};
 use intercept::Intercept;
@@ -118,6 +119,8 @@ pub(crate) struct Surroundings<'a> {
     /// Whether it may send UDP past the guard.
     pub(crate) udp: bool,
     pub(crate) user: Option<User>,
+    /// Shut when the page is gone.
+    pub(crate) gate: &'a Gate,
 }
 
 impl Browser {
@@ -152,7 +155,7 @@ impl Browser {
         let complaint = Complaint::collect(complaint_r).map_err(fail)?;
         let intercept = Intercept::new(source);
         let held = intercept.as_ref().map(|i| (i.for_page(), i.for_frames()));
-        let events = Events { shared: Arc::clone(&shared), signal, intercept };
+        let events = Events { shared: Arc::clone(&shared), gate: around.gate.clone(), signal, intercept };
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
         let mut browser = Self {
             child,
@@ -378,6 +381,7 @@ impl Drop for Browser {
 #[derive(Debug)]
 struct Events {
     shared: Arc<Shared>,
+    gate: Gate,
     signal: Signal,
     intercept: Option<Intercept>,
 }
@@ -429,7 +433,11 @@ impl cdp::Events for Events {
                 }
             }
             // A frame of another site that crashes is a hole in the page, no more.
-            "Inspector.targetCrashed" if self.is_page(session) => self.shared.update(|s| s.crashed = true),
+            "Inspector.targetCrashed" if self.is_page(session) => {
+                // At once: the browser is about to show a page of its own.
+                self.gate.shut();
+                self.shared.update(|s| s.crashed = true);
+            }
             "Tracing.dataCollected" => self.shared.trace.take(params),
             "Tracing.tracingComplete" => self.shared.trace.finish(),
             _ => self.shared.lock().1.take(method, params),

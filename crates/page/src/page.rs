@@ -150,6 +150,7 @@ impl Page {
             guard: &self.guard,
             udp: self.config.network.udp,
             user: self.user,
+            gate: &self.gate,
         };
         let Config { source, signal, .. } = &self.config;
         self.depth.forget();

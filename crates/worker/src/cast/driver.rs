@@ -268,8 +268,9 @@ impl<'a> Driver<'a> {
     fn go_live(&mut self) {
         let Some(page) = &self.page else { return };
         self.looked.changes = page.display.stats().changes();
+        // Also when nothing was live before: a page that crashed at once was held by the browser's word.
+        page.hold(false);
         let (Some(ticks), Some(samples)) = (self.ticks.1.take(), self.samples.1.take()) else {
-            page.hold(false);
             return;
         };
         let Some(prepared) = self.prepared.take() else { return };
