@@ -21,7 +21,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pagecast_core::spec::{Signal, Source, SourceUrl};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
@@ -308,9 +307,7 @@ impl Browser {
 
     /// Whether the browser's main process has ended. Its pipes may say so much later: helpers hold them, too.
     fn has_exited(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let pid = rustix::process::Pid::from_child(&self.child);
-        matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)) | Err(_))
+        child::has_ended(&self.child)
     }
 
     fn attach(&mut self) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::fs::FlockOperation;
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, waitid};
 
 /// First descriptor that cannot be one of a child's well-known ones.
 const HIGH_FD: RawFd = 10;
@@ -96,6 +96,13 @@ pub fn spawn_cast(program: &Path, args: &[&str]) -> io::Result<Child> {
         command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
     }
     command.spawn()
+}
+
+/// Whether a child has ended; it may still be waited for.
+#[must_use]
+pub fn has_ended(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::Pid(rustix::process::Pid::from_child(child)), options), Ok(None))
 }
 
 /// Removes the folders of casts that are gone, janitor and all, and kills what still runs on them. Returns the folders.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::{child, clock};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
 use crate::cast::{Kind, News, Report, Stop};
@@ -171,8 +171,7 @@ impl Process {
     }
 
     fn is_alive(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        matches!(waitid(WaitId::Pid(Pid::from_child(&self.child)), options), Ok(None))
+        !child::has_ended(&self.child)
     }
 
     fn order(&mut self, order: &Order) {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use pagecast_core::cast::{Check, Event, Input, Machine, Output, State, Trouble};
-use pagecast_core::{CastSpec, HostTime, Samples, Tick};
+use pagecast_core::{CastSpec, Samples, Tick};
 use pagecast_page::browser::{self, CallError, PageState, Ping};
 use pagecast_page::{Page, clock};
 
@@ -179,7 +179,10 @@ impl<'a> Driver<'a> {
     fn fail(&mut self, error: impl Into<Error>, input: Input) {
         let error = error.into();
         tracing::debug!(%error, "something failed");
-        self.error = Some(error);
+        // What fails while the cast ends is a consequence of why it does.
+        if !matches!(self.machine.state(), State::Stopping | State::Ended(_)) {
+            self.error = Some(error);
+        }
         self.give(input);
     }
 
@@ -234,7 +237,8 @@ impl<'a> Driver<'a> {
         let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
         let (url, size) = (&self.spec.source.url, self.spec.source.size);
         tracing::info!(%url, %size, fps = self.spec.source.fps.get(), "opening the page");
-        let time_is_up = self.ends_by();
+        // While it is being opened, nothing is due but the end.
+        let time_is_up = self.machine.deadline();
         let given_up = || {
             self.tell_progress();
             let over = self.line.as_ref().is_some_and(Line::is_over);
@@ -250,19 +254,14 @@ impl<'a> Driver<'a> {
                 self.give(Input::Opened);
             }
             // What there is instead is found in a moment.
-            Err(error @ (browser::Error::GivenUp | browser::Error::PageCrashed)) => {
-                self.error = Some(error.into());
-            }
-            Err(error @ (browser::Error::Gone | browser::Error::Call(CallError::Closed))) => {
-                self.error = Some(error.into());
-            }
+            Err(
+                error @ (browser::Error::GivenUp
+                | browser::Error::PageCrashed
+                | browser::Error::Gone
+                | browser::Error::Call(CallError::Closed)),
+            ) => self.error = Some(error.into()),
             Err(error) => self.fail(error, Input::OpenFailed),
         }
-    }
-
-    /// When the maximum running time is over, as far as nothing else comes before.
-    fn ends_by(&self) -> Option<HostTime> {
-        self.machine.deadline()
     }
 
     fn go_live(&mut self) {
@@ -320,7 +319,7 @@ impl<'a> Driver<'a> {
     }
 
     fn keep_evidence(&mut self, trouble: Trouble) {
-        let detail = self.error.as_ref().map(|error| format!("{:#}", chain(error)));
+        let detail = self.error.as_ref().map(|error| chain(error));
         if let Some(page) = &self.page {
             self.evidence.keep(trouble, detail.as_deref(), page);
         }
