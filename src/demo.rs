@@ -5,11 +5,9 @@ use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use pagecast_core::spec::{
-    Checks, Context, Limits, Network, Readiness, Recording, Rule, Size, Source, SourceUrl,
-};
-use pagecast_core::{CastSpec, Fps, HostTime};
+use anyhow::Context as _;
+use pagecast_core::spec::{Network, Recording, Rule, Source, SourceUrl};
+use pagecast_core::{CastSpec, HostTime};
 use pagecast_media::sheet;
 
 use crate::failure::Failure;
@@ -34,28 +32,15 @@ const FILES: [(&str, &str, &[u8]); 7] = [
 pub(crate) fn run(args: &cli::Demo, started: HostTime) -> Result<ExitCode, Failure> {
     let address = serve().context("cannot serve the demo page on 127.0.0.1")?;
     let recording = args.folder.join("demo.mp4");
-    let source = Source {
-        url: SourceUrl::parse(&format!("http://{address}/")).context("the demo page's address")?,
-        size: Size::new(1280, 720).context("the demo page's size")?,
-        fps: Fps::new(30).ok_or_else(|| anyhow!("the demo page's rate"))?,
-        scale_factor: 1.0,
-        context: Context::default(),
-    };
+    let url = SourceUrl::parse(&format!("http://{address}/")).context("the demo page's address")?;
     let spec = CastSpec {
-        source,
-        recording: Recording {
-            path: recording.clone(),
-            overwrite: true,
-            bitrate_kbps: None,
-            duration: Some(args.duration),
-        },
-        readiness: Readiness::default(),
-        checks: Checks::default(),
-        limits: Limits::default(),
+        duration: Some(args.duration),
+        recording: Some(Recording { overwrite: true, ..Recording::to_file(recording.clone()) }),
         network: Network {
             allow: vec![Rule::parse(&address.to_string()).context("the demo page's rule")?],
             ..Network::default()
         },
+        ..CastSpec::new(Source::new(url))
     };
     screen::say(&format!("recording the demo page for {} s …", args.duration.as_secs_f64()));
     let outcome = record::cast(record::start()?, &spec, started, false)?;

@@ -15,25 +15,24 @@ use crate::screen::{self, LiveLine};
 
 pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Failure> {
     let path = args.output.clone().unwrap_or_else(|| free_name(&args.url));
-    let spec = CastSpec {
-        source: Source {
-            url: args.url.clone(),
-            size: args.size,
-            fps: args.fps,
-            scale_factor: args.scale_factor,
-            context: args.page.context().map_err(cast::Error::from)?,
-        },
-        recording: Recording {
-            path,
-            overwrite: args.overwrite,
-            bitrate_kbps: args.bitrate,
-            duration: args.duration,
-        },
-        readiness: args.care.readiness(),
-        checks: args.care.checks(),
-        limits: args.care.limits(),
-        network: Network { allow: args.allow_net.clone(), deny: args.deny_net.clone(), udp: args.allow_udp },
-    };
+    let mut spec = CastSpec::new(Source {
+        url: args.url.clone(),
+        size: args.size,
+        fps: args.fps,
+        scale_factor: args.scale_factor,
+        context: args.page.context().map_err(cast::Error::from)?,
+    });
+    let mut evidence = path.clone().into_os_string();
+    evidence.push(".evidence");
+    spec.bitrate_kbps = args.bitrate;
+    spec.duration = args.duration;
+    spec.recording = Some(Recording { overwrite: args.overwrite, ..Recording::to_file(path) });
+    spec.evidence = Some(evidence.into());
+    spec.readiness = args.care.readiness();
+    spec.checks = args.care.checks();
+    spec.limits = args.care.limits();
+    spec.network =
+        Network { allow: args.allow_net.clone(), deny: args.deny_net.clone(), udp: args.allow_udp };
     let mut process = start()?;
     let mut started = started;
     if args.standby {

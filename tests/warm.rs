@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{
-    Checks, Context, Limits, Network, Readiness, Recording, Rule, Size, Source, SourceUrl,
-};
-use pagecast_core::{CastSpec, Fps};
+use pagecast_core::CastSpec;
+use pagecast_core::spec::{Network, Recording, Rule, Size, Source, SourceUrl};
 use pagecast_testkit::run::processes::Family;
 use pagecast_testkit::{Scratch, Server, Turn};
 use pagecast_worker::cast::{Report, Stop};
@@ -18,24 +16,13 @@ const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const A_WHILE: Duration = Duration::from_secs(20);
 
 fn spec(server: &Server, scratch: &Scratch, name: &str) -> Result<CastSpec> {
+    let url = SourceUrl::parse(&server.url(&format!("counter.html?{name}")))?;
+    let source = Source { size: Size::new(640, 360)?, ..Source::new(url) };
     Ok(CastSpec {
-        source: Source {
-            url: SourceUrl::parse(&server.url(&format!("counter.html?{name}")))?,
-            size: Size::new(640, 360)?,
-            fps: Fps::new(30).context("30 fps")?,
-            scale_factor: 1.0,
-            context: Context::default(),
-        },
-        recording: Recording {
-            path: scratch.join(&format!("{name}.mp4")),
-            overwrite: false,
-            bitrate_kbps: None,
-            duration: Some(Duration::from_secs(1)),
-        },
-        readiness: Readiness::default(),
-        checks: Checks::default(),
-        limits: Limits::default(),
+        duration: Some(Duration::from_secs(1)),
+        recording: Some(Recording::to_file(scratch.join(&format!("{name}.mp4")))),
         network: Network { allow: vec![Rule::parse("127.0.0.0/8")?], ..Network::default() },
+        ..CastSpec::new(source)
     })
 }
 

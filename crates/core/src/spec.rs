@@ -3,7 +3,9 @@
 mod care;
 mod context;
 mod network;
+mod recording;
 mod source;
+mod storage;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,7 +23,12 @@ pub use context::{
     ColorScheme, Context, Device, MAX_HEADERS, MAX_INJECTED_LEN, MAX_VALUE_LEN, Mobile, Orientation, Secret,
 };
 pub use network::{Network, Refusal, Rule};
+pub use recording::{
+    Format, KEYFRAME_INTERVAL, MAX_FILE_BYTES, MAX_NAME_LEN, PATIENCE_RANGE, Recording, SEGMENT_RANGE,
+    SPLIT_RANGE, SPOOL_RANGE, THUMBNAILS_RANGE,
+};
 pub use source::{MAX_PIXELS, MAX_SIDE, MAX_URL_LEN, MIN_SIDE, SCALE_FACTOR_RANGE, Size, Source, SourceUrl};
+pub use storage::Storage;
 
 /// Smallest and largest cap on the video bitrate, in kbit/s.
 pub const BITRATE_KBPS_RANGE: std::ops::RangeInclusive<u32> = 50..=100_000;
@@ -33,8 +40,18 @@ pub const MAX_DURATION: Duration = Duration::from_secs(86_400);
 pub struct CastSpec {
     /// The page.
     pub source: Source,
-    /// The file.
-    pub recording: Recording,
+    /// Cap on the video bitrate in kbit/s; `None` takes [`default_bitrate_kbps`].
+    #[serde(default)]
+    pub bitrate_kbps: Option<u32>,
+    /// The cast ends when it has been live for so long. `None`: when somebody ends it.
+    #[serde(default)]
+    pub duration: Option<Duration>,
+    /// What is recorded.
+    #[serde(default)]
+    pub recording: Option<Recording>,
+    /// A folder for pictures and last words of a page in trouble, made when it is needed.
+    #[serde(default)]
+    pub evidence: Option<PathBuf>,
     /// When the page may be shown.
     #[serde(default)]
     pub readiness: Readiness,
@@ -49,39 +66,43 @@ pub struct CastSpec {
     pub network: Network,
 }
 
-/// A recording to one local file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Recording {
-    /// The MP4 file.
-    pub path: PathBuf,
-    /// Whether an existing file may be replaced.
-    pub overwrite: bool,
-    /// Cap on the video bitrate in kbit/s; `None` takes [`default_bitrate_kbps`].
-    pub bitrate_kbps: Option<u32>,
-    /// Its length; the cast ends with it. `None` records until the cast ends.
-    pub duration: Option<Duration>,
-}
-
 impl CastSpec {
+    /// A cast of this page that goes nowhere yet, with the usual care.
+    #[must_use]
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            bitrate_kbps: None,
+            duration: None,
+            recording: None,
+            evidence: None,
+            readiness: Readiness::default(),
+            checks: Checks::default(),
+            limits: Limits::default(),
+            network: Network::default(),
+        }
+    }
+
     /// Checks every value that the types leave open.
     ///
     /// # Errors
     /// The first value that is out of range.
     pub fn check(&self) -> Result<(), SpecError> {
         self.source.check()?;
-        if let Some(kbps) = self.recording.bitrate_kbps
+        if let Some(kbps) = self.bitrate_kbps
             && !BITRATE_KBPS_RANGE.contains(&kbps)
         {
             return Err(SpecError::Bitrate(kbps));
         }
-        if let Some(d) = self.recording.duration
+        if let Some(d) = self.duration
             && (d < self.source.fps.interval() || d > MAX_DURATION)
         {
             return Err(SpecError::Duration(d));
         }
-        if self.recording.path.to_str().is_none() {
-            return Err(SpecError::Path(self.recording.path.clone()));
+        if let Some(path) = self.evidence.as_ref().filter(|path| path.to_str().is_none()) {
+            return Err(SpecError::Path(path.clone()));
         }
+        self.recording.as_ref().map_or(Ok(()), Recording::check)?;
         self.readiness.check()?;
         self.checks.check()?;
         self.limits.check()
@@ -98,10 +119,7 @@ impl CastSpec {
     /// The cap on the video bitrate, in bit/s.
     #[must_use]
     pub fn bitrate_bps(&self) -> u32 {
-        1000 * self
-            .recording
-            .bitrate_kbps
-            .unwrap_or_else(|| default_bitrate_kbps(self.source.size, self.source.fps))
+        1000 * self.bitrate_kbps.unwrap_or_else(|| default_bitrate_kbps(self.source.size, self.source.fps))
     }
 }
 
@@ -159,6 +177,14 @@ pub enum SpecError {
     /// Not text: it could not be told to the process that writes it.
     #[error("cannot write to {}: its name must be UTF-8 text", .0.display())]
     Path(PathBuf),
+    /// Not a name of files.
+    #[error(
+        "cannot call a recording {0:?}: 1 to 128 of the letters a to z and A to Z, digits, and . _ - are possible, no dot in front"
+    )]
+    Name(String),
+    /// Playlists and segments are many files.
+    #[error("cannot put HLS into one file: name a folder or a bucket")]
+    OneFile,
     /// A time out of range.
     #[error("cannot use {} s as {field}: {} to {} s are possible", .value.as_secs_f64(), .low.as_secs(), .high.as_secs())]
     Time {
@@ -210,6 +236,11 @@ pub enum Field {
     Attempts,
     Memory,
     CpuWeight,
+    Segment,
+    Split,
+    Thumbnails,
+    Patience,
+    Spool,
 }
 
 impl fmt::Display for Field {
@@ -223,6 +254,11 @@ impl fmt::Display for Field {
             Self::Attempts => "number of attempts",
             Self::Memory => "memory of the browser in bytes",
             Self::CpuWeight => "CPU weight",
+            Self::Segment => "length of a segment",
+            Self::Split => "length of a file",
+            Self::Thumbnails => "time between thumbnails",
+            Self::Patience => "time to wait for storage",
+            Self::Spool => "bytes of the spool",
         })
     }
 }
@@ -278,25 +314,8 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_named() {
-        let spec = CastSpec {
-            source: Source {
-                url: SourceUrl::parse("http://a.example").unwrap(),
-                size: Size::new(1280, 720).unwrap(),
-                fps: Fps::new(30).unwrap(),
-                scale_factor: 1.0,
-                context: Context::default(),
-            },
-            recording: Recording {
-                path: "a.mp4".into(),
-                overwrite: false,
-                bitrate_kbps: None,
-                duration: None,
-            },
-            readiness: Readiness::default(),
-            checks: Checks::default(),
-            limits: Limits::default(),
-            network: Network::default(),
-        };
+        let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://a.example").unwrap()));
+        spec.recording = Some(Recording::new("a", Storage::File("a.mp4".into()), "a.spool".into()));
         assert_eq!(spec.check(), Ok(()));
         assert_eq!(spec.bitrate_bps(), 6_000_000);
         let refused = |change: &dyn Fn(&mut CastSpec)| {
@@ -304,12 +323,15 @@ mod tests {
             change(&mut bad);
             bad.check().unwrap_err().to_string()
         };
+        fn recording(change: &dyn Fn(&mut Recording)) -> impl Fn(&mut CastSpec) {
+            move |spec| spec.recording.as_mut().map_or((), change)
+        }
         let secs = Duration::from_secs;
         let some = |s| Some(secs(s));
         for (said, words) in [
             (refused(&|s| s.source.scale_factor = f64::NAN), "scale factor NaN"),
-            (refused(&|s| s.recording.bitrate_kbps = Some(1)), "bitrate of 1 kbit/s"),
-            (refused(&|s| s.recording.duration = Some(Duration::ZERO)), "record for 0 s"),
+            (refused(&|s| s.bitrate_kbps = Some(1)), "bitrate of 1 kbit/s"),
+            (refused(&|s| s.duration = Some(Duration::ZERO)), "record for 0 s"),
             (
                 refused(&|s| s.readiness.timeout = secs(61)),
                 "61 s as time to wait for the page's call: 0 to 60 s",
@@ -321,6 +343,15 @@ mod tests {
             (refused(&|s| s.limits.attempts = 0), "0 as number of attempts: 1 to 10"),
             (refused(&|s| s.limits.memory_bytes = 1), "1 as memory"),
             (refused(&|s| s.limits.cpu_weight = 0), "0 as CPU weight"),
+            (refused(&recording(&|r| r.name = "../a".into())), "call a recording"),
+            (refused(&recording(&|r| r.name = ".a".into())), "call a recording"),
+            (refused(&recording(&|r| r.name = "a".repeat(129))), "call a recording"),
+            (refused(&recording(&|r| r.format = Format::Both)), "one file"),
+            (refused(&recording(&|r| r.segment = secs(61))), "61 s as length of a segment: 1 to 60 s"),
+            (refused(&recording(&|r| r.split = secs(0))), "0 s as length of a file: 1 to 86400 s"),
+            (refused(&recording(&|r| r.thumbnails = some(3601))), "3601 s as time between thumbnails"),
+            (refused(&recording(&|r| r.patience = secs(90_000))), "time to wait for storage"),
+            (refused(&recording(&|r| r.spool_limit_bytes = 1)), "1 as bytes of the spool"),
             (refused(&|s| s.readiness.selector = Some(String::new())), "selector"),
         ] {
             assert!(said.contains(words), "{said}");
@@ -331,7 +362,7 @@ mod tests {
             spec.could_be(&other)
         };
         assert!(other(&|s| s.source.url = SourceUrl::parse("http://b.example/c").unwrap()));
-        assert!(other(&|s| s.recording.overwrite = true) && !other(&|s| s.network.udp = true));
+        assert!(other(&|s| s.recording = None) && !other(&|s| s.network.udp = true));
         assert!(
             !other(&|s| s.source.fps = Fps::new(29).unwrap())
                 && !other(&|s| s.readiness.signal = Signal::Webcast)

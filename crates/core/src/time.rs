@@ -113,6 +113,9 @@ impl Fps {
     /// The smallest and largest rate.
     pub const RANGE: std::ops::RangeInclusive<u32> = 1..=60;
 
+    /// 30 frames per second.
+    pub const USUAL: Self = Self(30);
+
     /// `None` outside of [`Fps::RANGE`].
     #[must_use]
     pub fn new(per_second: u32) -> Option<Self> {

@@ -3,22 +3,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{Context, Network, Recording, Size, Source, SourceUrl};
-use crate::time::Fps;
+use crate::spec::{Source, SourceUrl};
 
 const CHECK_S: u64 = 5;
 
 fn spec() -> CastSpec {
     let every = Some(Duration::from_secs(CHECK_S));
     CastSpec {
-        source: Source {
-            url: SourceUrl::parse("http://a.example").unwrap(),
-            size: Size::new(1280, 720).unwrap(),
-            fps: Fps::new(15).unwrap(),
-            scale_factor: 1.0,
-            context: Context::default(),
-        },
-        recording: Recording { path: "a.mp4".into(), overwrite: false, bitrate_kbps: None, duration: None },
         readiness: Readiness {
             signal: Signal::Webcast,
             timeout: Duration::from_secs(10),
@@ -26,7 +17,7 @@ fn spec() -> CastSpec {
         },
         checks: Checks { freeze: every, blank: every, crash: every },
         limits: Limits { max_time: Duration::from_secs(600), ..Limits::default() },
-        network: Network::default(),
+        ..CastSpec::new(Source::new(SourceUrl::parse("http://a.example").unwrap()))
     }
 }
 

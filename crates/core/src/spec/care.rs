@@ -124,7 +124,11 @@ impl Limits {
     }
 }
 
-fn within(field: Field, value: Duration, range: &RangeInclusive<Duration>) -> Result<(), SpecError> {
+pub(super) fn within(
+    field: Field,
+    value: Duration,
+    range: &RangeInclusive<Duration>,
+) -> Result<(), SpecError> {
     if range.contains(&value) {
         return Ok(());
     }

@@ -36,6 +36,12 @@ pub struct Source {
 }
 
 impl Source {
+    /// This page at 1280x720 pixels and 30 frames per second, on a computer.
+    #[must_use]
+    pub fn new(url: SourceUrl) -> Self {
+        Self { url, size: Size::HD, fps: Fps::USUAL, scale_factor: 1.0, context: Context::default() }
+    }
+
     /// Whether a browser that was made ready for this page can show that one.
     pub(super) fn could_be(&self, other: &Self) -> bool {
         let Context { headers, cookies, basic_auth, .. } = &self.context;
@@ -75,6 +81,9 @@ pub struct Size {
 }
 
 impl Size {
+    /// 1280x720.
+    pub const HD: Self = Self { width: 1280, height: 720 };
+
     /// Takes even sides of [`MIN_SIDE`] to [`MAX_SIDE`], [`MAX_PIXELS`] in all.
     ///
     /// # Errors

@@ -147,7 +147,7 @@ impl<'a> Driver<'a> {
             line: None,
             opened: None,
             looked: Looked::default(),
-            evidence: Evidence::beside(&spec.recording.path),
+            evidence: Evidence::new(spec.evidence.clone()),
             usage: Usage::default(),
             error: None,
             timeline: Vec::new(),

@@ -11,42 +11,41 @@ use pagecast_page::Page;
 /// Occasions kept of a cast; what is wrong for a whole day is the same all day.
 const MAX_OCCASIONS: u32 = 50;
 
-/// A folder beside the recording, made when it is needed.
+/// A folder, made when it is needed.
 #[derive(Debug)]
 pub(super) struct Evidence {
-    folder: PathBuf,
+    folder: Option<PathBuf>,
     occasions: u32,
 }
 
 impl Evidence {
-    /// For a recording to `path`: `talk.mp4` has `talk.mp4.evidence`.
-    pub(super) fn beside(path: &Path) -> Self {
-        let mut folder = path.as_os_str().to_owned();
-        folder.push(".evidence");
-        Self { folder: folder.into(), occasions: 0 }
+    /// Kept in this folder, or not at all.
+    pub(super) fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder, occasions: 0 }
     }
 
     /// The folder, if anything is in it.
     pub(super) fn folder(&self) -> Option<PathBuf> {
-        (self.occasions > 0).then(|| self.folder.clone())
+        self.folder.clone().filter(|_| self.occasions > 0)
     }
 
     /// Keeps `NN-trouble.png` and `NN-trouble.log`. A cast goes on without them.
     pub(super) fn keep(&mut self, trouble: Trouble, detail: Option<&str>, page: &Page) {
+        let Some(folder) = &self.folder else { return };
         if self.occasions >= MAX_OCCASIONS {
             return;
         }
         if self.occasions == 0
-            && let Err(error) = self.clear()
+            && let Err(error) = clear(folder)
         {
-            tracing::warn!(%error, folder = %self.folder.display(), "no evidence can be kept");
-            self.occasions = MAX_OCCASIONS;
+            tracing::warn!(%error, folder = %folder.display(), "no evidence can be kept");
+            self.folder = None;
             return;
         }
         self.occasions += 1;
         let name = serde_json::to_value(trouble).ok();
         let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("trouble");
-        let path = |ending: &str| self.folder.join(format!("{:02}-{name}.{ending}", self.occasions));
+        let path = |ending: &str| folder.join(format!("{:02}-{name}.{ending}", self.occasions));
         if let Some(picture) = page.display.snapshot()
             && let Err(error) = still::write(&picture, &path("png"))
         {
@@ -60,16 +59,16 @@ impl Evidence {
             tracing::warn!(%error, "the page's last words are not kept");
         }
     }
+}
 
-    /// Makes the folder, without what an earlier recording of the same name left there.
-    fn clear(&self) -> std::io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        for entry in fs::read_dir(&self.folder)?.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|e| e == "png" || e == "log") {
-                fs::remove_file(path)?;
-            }
+/// Makes the folder, without what an earlier recording of the same name left there.
+fn clear(folder: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(folder)?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|e| e == "png" || e == "log") {
+            fs::remove_file(path)?;
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! From ticks and samples to the file: the threads of a cast's outputs.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pagecast_core::spec::Storage;
 use pagecast_core::{CastSpec, MediaTime, Packet, Samples, Tick};
 use pagecast_media::encode::{self, End, audio, video};
 use pagecast_media::record::{self, Finished, Recorder, Tracks};
@@ -33,10 +35,15 @@ impl Prepared {
             video::Config { size: spec.source.size, fps: spec.source.fps, bitrate_bps: spec.bitrate_bps() };
         let (video, audio) = (video::Encoder::open(config)?, audio::Encoder::open()?);
         let tracks = Tracks { video: (video.parameters(), spec.source.fps), audio: audio.parameters() };
-        let recorder = Recorder::create(&spec.recording.path, spec.recording.overwrite, tracks)?;
+        let recording = spec.recording.as_ref();
+        let path = recording.map(|r| match &r.to {
+            Storage::File(path) | Storage::Folder(path) => path.as_path(),
+        });
+        let recorder =
+            Recorder::create(path.unwrap_or(Path::new("")), recording.is_some_and(|r| r.overwrite), tracks)?;
         let (packets, packets_out) = sync_channel(PACKETS);
         let recording = Thread("record", recorder.spawn(packets_out)?);
-        let end = End::new(spec.recording.duration.map(Into::into));
+        let end = End::new(spec.duration.map(Into::into));
         Ok(Self { video, audio, packets, recording, end })
     }
 
@@ -98,7 +105,7 @@ impl Line {
     /// Whether it was its own length that ended the recording.
     pub(super) fn is_complete(&self, spec: &CastSpec) -> bool {
         let ticks = i64::try_from(self.video_stats.ticks()).unwrap_or(0);
-        spec.recording.duration.is_some_and(|d| spec.source.fps.time_of(ticks) >= MediaTime::from(d))
+        spec.duration.is_some_and(|d| spec.source.fps.time_of(ticks) >= MediaTime::from(d))
     }
 
     /// Ends the recording with the tick after the one that the encoder is at.

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use pagecast_core::CastSpec;
 use pagecast_core::cast::EndReason;
-use pagecast_media::record::Finished;
 
 use super::super::report::{self, CpuSeconds, PeakRss, Report};
 use super::super::{Error, Failure};
@@ -36,7 +34,7 @@ impl Driver<'_> {
             frames_dropped: display.dropped,
             first_frame_ms: 0,
             duration_ms: 0,
-            bytes: bytes_of(finished.as_ref(), self.spec),
+            bytes: finished.as_ref().map_or(0, |f| f.bytes),
             cpu_seconds: CpuSeconds {
                 browser: round(browser_cpu),
                 display: round(display_cpu),
@@ -47,7 +45,7 @@ impl Driver<'_> {
                 browser: self.usage.peak_rss_bytes,
                 pagecast: usage::own_peak_rss_bytes(),
             },
-            output: self.spec.recording.path.clone(),
+            output: finished.as_ref().map(|f| f.path.clone()).unwrap_or_default(),
             evidence: self.evidence.folder(),
             left_fragmented: finished.and_then(|f| f.left_fragmented),
         };
@@ -73,10 +71,6 @@ impl Driver<'_> {
             Some(error) => Err(Failure { error, report: Some(report) }),
         }
     }
-}
-
-fn bytes_of(finished: Option<&Finished>, spec: &CastSpec) -> u64 {
-    finished.map_or_else(|| std::fs::metadata(&spec.recording.path).map_or(0, |m| m.len()), |f| f.bytes)
 }
 
 fn round(seconds: f64) -> f64 {
