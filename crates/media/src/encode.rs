@@ -7,7 +7,7 @@ mod plan;
 pub mod video;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
@@ -57,6 +57,22 @@ impl End {
     }
 }
 
+/// Asks the video encoder for a keyframe, for a sink that begins anew.
+#[derive(Debug, Clone, Default)]
+pub struct Keyframes(Arc<AtomicBool>);
+
+impl Keyframes {
+    /// The next tick is a keyframe, or the first that is a second after the last one.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether one was asked for since the last call.
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
 /// Runs an encoder on a thread of this name.
 fn spawn(
     name: &'static str,
@@ -65,8 +81,9 @@ fn spawn(
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| Error::Thread(name, e))
 }
 
-/// Sends on what an encoder has ready, and counts it. False when nobody takes packets any more. Blocks while the sink is
-/// behind: then ticks and samples queue up, and beyond that the display keeps its changes and samples become silence.
+/// Sends on what an encoder has ready, and counts it. False when nobody takes packets any more. Blocks while the taker is
+/// behind, which [`fanout`](crate::fanout) never is for long: then ticks and samples queue up, and beyond that the display keeps
+/// its changes and samples become silence.
 fn drain(
     encoder: &mut ff::encoder::Encoder,
     name: &'static str,

@@ -8,13 +8,13 @@ mod mp4;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use ff::codec::Parameters;
 use ffmpeg_the_third as ff;
 use pagecast_core::{Fps, MediaTime, Packet, Track};
 
+use crate::fanout::Tap;
 use mp4::Fragmented;
 
 /// Length of a fragment: what a power cut may cost.
@@ -129,10 +129,7 @@ impl Recorder {
     ///
     /// # Errors
     /// [`Error::Thread`]; the thread itself ends with [`Error::Full`] or [`Error::Write`].
-    pub fn spawn(
-        mut self,
-        packets: Receiver<Packet>,
-    ) -> Result<JoinHandle<Result<Option<Finished>, Error>>, Error> {
+    pub fn spawn(mut self, packets: Tap) -> Result<JoinHandle<Result<Option<Finished>, Error>>, Error> {
         let run = move || {
             let mut any = false;
             for packet in packets {

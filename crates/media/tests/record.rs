@@ -6,7 +6,6 @@ mod stream;
 
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,7 +17,7 @@ use pagecast_testkit::media::{Rgb, picture::Area};
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::{Recording, Scratch, Tmpfs};
 
-use stream::{encode_video, record, shade, some, tracks};
+use stream::{encode_video, record, shade, some, tapped, tracks};
 
 const FPS: u32 = 30;
 
@@ -53,8 +52,8 @@ fn contents(path: &Path) -> Result<Vec<(i64, u64, bool)>> {
 fn while_it_runs_it_plays_and_the_end_changes_nothing_but_the_order() -> Result<()> {
     let scratch = Scratch::new()?;
     let path = scratch.join("out.mp4");
-    let (sender, receiver) = sync_channel(10_000);
-    let thread = Recorder::create(&path, false, tracks(FPS)?)?.spawn(receiver)?;
+    let (sender, tap) = tapped()?;
+    let thread = Recorder::create(&path, false, tracks(FPS)?)?.spawn(tap)?;
     let mut all = some(FPS, 4)?;
     all.sort_by_key(|p| p.dts);
     let held = all.split_off(all.len() - 1);

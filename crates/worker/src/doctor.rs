@@ -49,7 +49,9 @@ pub fn examine(folder: &Path) -> Vec<Check> {
 
 fn encoder() -> Check {
     let opened = Size::new(1280, 720).ok().zip(Fps::new(30)).map(|(size, fps)| {
-        let open = video::Encoder::open(video::Config { size, fps, bitrate_bps: 4_500_000 });
+        let keyframe_interval = video::KEYFRAME_INTERVAL;
+        let config = video::Config { size, fps, bitrate_bps: 4_500_000, keyframe_interval };
+        let open = video::Encoder::open(config);
         open.map(drop).map_err(|e| e.to_string())
     });
     let (good, found) = verdict(opened.unwrap_or(Ok(())), "libx264");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ff::codec::Parameters;
 use ff::format::Pixel;
@@ -14,7 +14,7 @@ use ffmpeg_the_third as ff;
 use pagecast_core::spec::Size;
 use pagecast_core::{Fps, MediaTime, Packet, Tick, Track};
 
-use super::{Choice, End, Error, Plan, drain, spawn};
+use super::{Choice, End, Error, Keyframes, Plan, drain, spawn};
 use crate::convert::{Planes, convert};
 
 const NAME: &str = "H.264 (libx264)";
@@ -23,6 +23,8 @@ const NAME: &str = "H.264 (libx264)";
 const CRF: [f64; Plan::FINEST as usize + 1] = [16.0, 14.0, 12.0, 10.0];
 /// Size of the rate control's buffer, as seconds at the capped bitrate: what a new slide may spend at once.
 const BUFFER_SECONDS: f64 = 1.5;
+/// Time between two keyframes unless something else is asked for: what a viewer who joins may have to wait.
+pub const KEYFRAME_INTERVAL: Duration = Duration::from_secs(4);
 /// Pixels per second that one core encodes with ease; more get another slice and thread.
 const PIXELS_PER_THREAD: u32 = 45_000_000;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub fps: Fps,
     /// Cap on the bitrate in bit/s; still pictures stay far below.
     pub bitrate_bps: u32,
+    /// Keyframes are the first ticks at or after each multiple of it; rounded to ticks, at least one.
+    pub keyframe_interval: Duration,
 }
 
 /// Counted while the encoder runs.
@@ -92,6 +96,7 @@ pub struct Encoder {
     picture: frame::Video,
     config: Config,
     plan: Plan,
+    keyframes: Keyframes,
     stats: Arc<Stats>,
     refinement: u8,
     /// Nobody takes packets any more.
@@ -138,7 +143,8 @@ impl Encoder {
             inner,
             picture,
             config,
-            plan: Plan::new(config.fps),
+            plan: Plan::new(config.fps, config.keyframe_interval),
+            keyframes: Keyframes::default(),
             stats: Arc::default(),
             refinement: 0,
             unwanted: false,
@@ -155,6 +161,12 @@ impl Encoder {
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
+    }
+
+    /// Where keyframes can be asked for.
+    #[must_use]
+    pub fn keyframes(&self) -> Keyframes {
+        self.keyframes.clone()
     }
 
     /// Encodes ticks until `end`, or until nobody sends or takes any more.
@@ -212,6 +224,9 @@ impl Encoder {
             convert(&frame.picture, &frame.damage, &mut planes);
         } else {
             self.stats.unchanged.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.keyframes.take() {
+            self.plan.request_keyframe();
         }
         let choice = self.plan.tick(tick.index, tick.frame.is_some());
         self.carry_out(choice, tick.index, out)

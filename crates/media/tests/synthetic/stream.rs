@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::Size;
-use pagecast_core::{Fps, Frame, MediaTime, Packet, Picture, SAMPLE_RATE, Samples, Tick, Tiles};
+use pagecast_core::{Fps, Frame, MediaTime, Packet, Picture, SAMPLE_RATE, Samples, Tick, Tiles, Track};
+use pagecast_media::encode::video::KEYFRAME_INTERVAL;
 use pagecast_media::encode::{End, audio, video};
+use pagecast_media::fanout::{FanOut, Limit, Tap};
 use pagecast_media::record::{Error, Finished, Recorder, Tracks};
 use pagecast_testkit::media::Gray;
 use pagecast_testkit::strip::{Place, Strip};
@@ -18,7 +21,8 @@ const SIZE: (u32, u32) = (320, 64);
 /// Settings of the video encoder.
 pub(crate) fn config(fps: u32) -> Result<video::Config> {
     let fps = Fps::new(fps).context("a rate")?;
-    Ok(video::Config { size: Size::new(SIZE.0, SIZE.1)?, fps, bitrate_bps: 1_000_000 })
+    let size = Size::new(SIZE.0, SIZE.1)?;
+    Ok(video::Config { size, fps, bitrate_bps: 1_000_000, keyframe_interval: KEYFRAME_INTERVAL })
 }
 
 /// Both tracks, as fresh encoders describe them.
@@ -94,6 +98,13 @@ pub(crate) fn through<T>(all: Vec<T>) -> Receiver<T> {
     receiver
 }
 
+/// A tap with room for everything that is sent.
+pub(crate) fn tapped() -> std::io::Result<(SyncSender<Packet>, Tap)> {
+    let (packets, fan_out) = FanOut::spawn(Track::Video)?;
+    let tap = fan_out.tap("test", Limit { bytes: usize::MAX, span: Duration::MAX });
+    Ok((packets, tap))
+}
+
 /// Writes packets to a file, in the order of their time.
 pub(crate) fn record(
     path: &Path,
@@ -103,7 +114,11 @@ pub(crate) fn record(
 ) -> Result<Option<Finished>, Error> {
     packets.sort_by_key(|p| p.dts);
     let recorder = Recorder::create(path, overwrite, tracks(fps).expect("encoders open"))?;
-    recorder.spawn(through(packets))?.join().expect("the recorder does not panic")
+    let (sender, tap) = tapped().expect("a thread starts");
+    let thread = recorder.spawn(tap)?;
+    packets.into_iter().for_each(|packet| sender.send(packet).expect("the fan-out takes all"));
+    drop(sender);
+    thread.join().expect("the recorder does not panic")
 }
 
 /// A second of picture and sound for each of `seconds`.

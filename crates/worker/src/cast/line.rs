@@ -3,19 +3,20 @@
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pagecast_core::spec::Storage;
-use pagecast_core::{CastSpec, MediaTime, Packet, Samples, Tick};
+use pagecast_core::{CastSpec, MediaTime, Packet, Samples, Tick, Track};
 use pagecast_media::encode::{self, End, audio, video};
+use pagecast_media::fanout::{FanOut, Limit};
 use pagecast_media::record::{self, Finished, Recorder, Tracks};
 
 use super::Error;
 
-/// Packets on their way to the file. Full: the encoders wait.
-const PACKETS: usize = 256;
+/// Packets on their way to the file, for a disk that stalls. Full: they are lost up to the next keyframe.
+const RECORD: Limit = Limit { bytes: 64 * 1024 * 1024, span: Duration::from_secs(60) };
 /// How long one encoder may go on after the other has ended.
 const ALONE: Duration = Duration::from_secs(3);
 
@@ -24,6 +25,7 @@ pub(super) struct Prepared {
     video: video::Encoder,
     audio: audio::Encoder,
     packets: SyncSender<Packet>,
+    fan_out: FanOut,
     recording: Thread<Result<Option<Finished>, record::Error>>,
     end: End,
 }
@@ -31,8 +33,12 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Opens the encoders and makes the file.
     pub(super) fn open(spec: &CastSpec) -> Result<Self, Error> {
-        let config =
-            video::Config { size: spec.source.size, fps: spec.source.fps, bitrate_bps: spec.bitrate_bps() };
+        let config = video::Config {
+            size: spec.source.size,
+            fps: spec.source.fps,
+            bitrate_bps: spec.bitrate_bps(),
+            keyframe_interval: video::KEYFRAME_INTERVAL,
+        };
         let (video, audio) = (video::Encoder::open(config)?, audio::Encoder::open()?);
         let tracks = Tracks { video: (video.parameters(), spec.source.fps), audio: audio.parameters() };
         let recording = spec.recording.as_ref();
@@ -41,19 +47,20 @@ impl Prepared {
         });
         let recorder =
             Recorder::create(path.unwrap_or(Path::new("")), recording.is_some_and(|r| r.overwrite), tracks)?;
-        let (packets, packets_out) = sync_channel(PACKETS);
-        let recording = Thread("record", recorder.spawn(packets_out)?);
+        let (packets, fan_out) =
+            FanOut::spawn(Track::Video).map_err(|e| encode::Error::Thread("fan-out", e))?;
+        let recording = Thread("record", recorder.spawn(fan_out.tap("record", RECORD))?);
         let end = End::new(spec.duration.map(Into::into));
-        Ok(Self { video, audio, packets, recording, end })
+        Ok(Self { video, audio, packets, fan_out, recording, end })
     }
 
     /// Takes ticks and samples from now on.
     pub(super) fn start(self, ticks: Receiver<Tick>, samples: Receiver<Samples>) -> Result<Line, Error> {
-        let Self { video, audio, packets, recording, end } = self;
+        let Self { video, audio, packets, fan_out, recording, end } = self;
         let (video_stats, audio_stats) = (video.stats(), audio.stats());
         let video = Thread("encode-video", video.spawn(ticks, end.clone(), packets.clone())?);
         let audio = Thread("encode-audio", audio.spawn(samples, end.clone(), packets)?);
-        Ok(Line { end, video_stats, audio_stats, video, audio, recording, alone: Cell::new(None) })
+        Ok(Line { end, video_stats, audio_stats, video, audio, fan_out, recording, alone: Cell::new(None) })
     }
 
     /// Without a packet, nothing is left of the file.
@@ -81,6 +88,7 @@ pub(super) struct Line {
     pub(super) audio_stats: Arc<audio::Stats>,
     video: Thread<Result<(), encode::Error>>,
     audio: Thread<Result<(), encode::Error>>,
+    fan_out: FanOut,
     recording: Thread<Result<Option<Finished>, record::Error>>,
     /// Since when only one encoder runs.
     alone: Cell<Option<Instant>>,
@@ -122,9 +130,12 @@ impl Line {
                 failed.get_or_insert(error);
             }
         }
+        if !self.fan_out.finish() {
+            failed.get_or_insert(Error::Panic("fan-out"));
+        }
         match self.recording.join().and_then(|r| r.map_err(Into::into)) {
             Ok(finished) => (finished, failed),
-            // A file that cannot be written is why the encoders had nobody to send to.
+            // A file that cannot be written is why the cast ends.
             Err(error) => (None, Some(error)),
         }
     }

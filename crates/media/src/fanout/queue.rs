@@ -1,0 +1,281 @@
+//! What one sink still has to take, and what it loses when it is too slow. Sans-IO.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use pagecast_core::{MediaTime, Packet, Track};
+
+use super::Next;
+
+/// What a queued packet costs beside its data, in bytes: so that a limit in bytes limits their number too.
+const OVERHEAD: usize = 128;
+/// Packets of other tracks kept while a keyframe is waited for, as they may be ahead of it. Full: the oldest is dropped.
+const AHEAD: usize = 64;
+
+/// How much a queue holds at most. Full: everything is dropped until the next keyframe for which there is room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Bytes, with a little for each packet.
+    pub bytes: usize,
+    /// Time from the oldest packet to the newest.
+    pub span: Duration,
+}
+
+/// How a queue is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets dropped since the first one was queued.
+    pub lost: u64,
+    /// Bytes queued, with a little for each packet.
+    pub bytes: usize,
+    /// Time from the oldest queued packet to the newest: how late the sink is.
+    pub delay: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// Everything from this moment on is taken.
+    Open(MediaTime),
+    /// A keyframe is waited for.
+    Waiting,
+    /// Nothing is taken.
+    Shut,
+}
+
+/// The queue of one tap.
+#[derive(Debug)]
+pub(super) struct Queue {
+    lead: Track,
+    limit: Limit,
+    gate: Gate,
+    packets: VecDeque<Packet>,
+    bytes: usize,
+    /// Packets that count if they turn out to be no older than the keyframe that is waited for.
+    ahead: VecDeque<Packet>,
+    newest: MediaTime,
+    /// Whether a packet was ever queued.
+    begun: bool,
+    lost: u64,
+    over: bool,
+}
+
+impl Queue {
+    /// An empty queue; `late` if packets have passed already.
+    pub(super) fn new(lead: Track, limit: Limit, late: bool) -> Self {
+        Self {
+            lead,
+            limit,
+            gate: if late { Gate::Waiting } else { Gate::Open(MediaTime(i64::MIN)) },
+            packets: VecDeque::new(),
+            bytes: 0,
+            ahead: VecDeque::new(),
+            newest: MediaTime(i64::MIN),
+            begun: false,
+            lost: 0,
+            over: false,
+        }
+    }
+
+    pub(super) fn push(&mut self, packet: Packet) {
+        let leads = packet.track == self.lead;
+        match self.gate {
+            Gate::Open(from) if !leads && packet.pts < from => self.lose(1),
+            Gate::Open(_) if self.has_room(&packet) => self.append(packet),
+            Gate::Open(_) => {
+                self.gate = Gate::Waiting;
+                self.lose(1);
+            }
+            Gate::Waiting if leads && packet.keyframe && self.has_room(&packet) => self.open(packet),
+            Gate::Waiting if leads => self.lose(1),
+            Gate::Waiting => {
+                if self.ahead.len() == AHEAD {
+                    self.ahead.pop_front();
+                    self.lose(1);
+                }
+                self.ahead.push_back(packet);
+            }
+            Gate::Shut => self.lose(1),
+        }
+    }
+
+    /// Goes on with a keyframe, and with what is no older than it.
+    fn open(&mut self, keyframe: Packet) {
+        let from = keyframe.pts;
+        self.gate = Gate::Open(from);
+        self.append(keyframe);
+        for packet in std::mem::take(&mut self.ahead) {
+            self.push(packet);
+        }
+    }
+
+    fn append(&mut self, packet: Packet) {
+        self.begun = true;
+        self.bytes += cost(&packet);
+        self.newest = packet.pts.max(self.newest);
+        self.packets.push_back(packet);
+    }
+
+    fn has_room(&self, packet: &Packet) -> bool {
+        let Some(oldest) = self.packets.front() else { return true };
+        let span = packet.pts - oldest.pts;
+        self.bytes + cost(packet) <= self.limit.bytes && span <= self.limit.span.into()
+    }
+
+    fn lose(&mut self, packets: usize) {
+        if self.begun {
+            self.lost += packets as u64;
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Next {
+        match self.packets.pop_front() {
+            Some(packet) => {
+                self.bytes -= cost(&packet);
+                Next::Packet(packet)
+            }
+            None if self.over => Next::End,
+            None => Next::Nothing,
+        }
+    }
+
+    pub(super) fn pause(&mut self) {
+        self.clear(Gate::Shut);
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.clear(Gate::Waiting);
+    }
+
+    fn clear(&mut self, gate: Gate) {
+        self.lose(self.packets.len() + self.ahead.len());
+        (self.packets, self.ahead) = (VecDeque::new(), VecDeque::new());
+        self.bytes = 0;
+        self.gate = gate;
+    }
+
+    /// Nothing comes any more; what is queued can still be taken.
+    pub(super) fn end(&mut self) {
+        self.over = true;
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        let oldest = self.packets.front().map_or(self.newest, |packet| packet.pts);
+        let nanos = u64::try_from((self.newest - oldest).0).unwrap_or(0);
+        Tally { lost: self.lost, bytes: self.bytes, delay: Duration::from_nanos(nanos) }
+    }
+}
+
+fn cost(packet: &Packet) -> usize {
+    packet.data.len() + OVERHEAD
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A video packet of 100 bytes at so many milliseconds.
+    pub(crate) fn video(ms: i64, keyframe: bool) -> Packet {
+        packet(Track::Video, ms, keyframe)
+    }
+
+    /// An audio packet of 100 bytes at so many milliseconds.
+    pub(crate) fn audio(ms: i64) -> Packet {
+        packet(Track::Audio, ms, true)
+    }
+
+    fn packet(track: Track, ms: i64, keyframe: bool) -> Packet {
+        let at = MediaTime::of_index(ms, 1000);
+        let duration = MediaTime::of_index(1, 1000);
+        Packet { track, data: vec![0; 100].into(), pts: at, dts: at, duration, keyframe }
+    }
+
+    fn queue(bytes: usize, span_ms: u64, late: bool) -> Queue {
+        Queue::new(Track::Video, Limit { bytes, span: Duration::from_millis(span_ms) }, late)
+    }
+
+    /// All that is queued: `v`, `V` for a keyframe, `a`, each with its time.
+    fn taken(queue: &mut Queue) -> String {
+        let mut all = Vec::new();
+        while let Next::Packet(packet) = queue.pop() {
+            let kind = match (packet.track, packet.keyframe) {
+                (Track::Audio, _) => 'a',
+                (Track::Video, true) => 'V',
+                (Track::Video, false) => 'v',
+            };
+            all.push(format!("{kind}{}", packet.pts.as_millis()));
+        }
+        all.join(" ")
+    }
+
+    #[test]
+    fn from_the_start_everything_is_taken() {
+        let mut queue = queue(usize::MAX, 1000, false);
+        [audio(-21), audio(0), video(0, true), audio(21)].into_iter().for_each(|p| queue.push(p));
+        assert_eq!(taken(&mut queue), "a-21 a0 V0 a21");
+    }
+
+    #[test]
+    fn a_late_queue_begins_with_a_keyframe_and_the_sound_that_belongs_to_it() {
+        let mut queue = queue(usize::MAX, 1000, true);
+        let all = [video(8, false), audio(8), audio(10), audio(12), video(10, true), audio(9), audio(14)];
+        all.into_iter().for_each(|p| queue.push(p));
+        assert_eq!(taken(&mut queue), "V10 a10 a12 a14");
+        assert_eq!(queue.tally().lost, 2, "what it missed before its beginning is no loss");
+    }
+
+    #[test]
+    fn what_is_too_much_is_dropped_up_to_a_keyframe() {
+        for mut queue in [queue(4 * 228, 1000, false), queue(usize::MAX, 3, false)] {
+            for at in 0..8 {
+                queue.push(video(at, at == 0 || at == 5));
+                queue.push(audio(at));
+            }
+            assert!(queue.tally().bytes <= 8 * 228, "{:?}", queue.tally());
+            let before = queue.tally().lost;
+            assert!(taken(&mut queue).starts_with("V0 a0 v1 a1") && before > 0);
+            queue.push(video(8, false));
+            queue.push(audio(8));
+            assert_eq!(taken(&mut queue), "", "no keyframe yet");
+            queue.push(video(9, true));
+            queue.push(video(10, false));
+            assert_eq!(taken(&mut queue), "V9 v10");
+        }
+    }
+
+    #[test]
+    fn one_packet_is_always_taken() {
+        let mut queue = queue(10, 0, false);
+        queue.push(video(0, true));
+        assert_eq!(taken(&mut queue), "V0");
+    }
+
+    #[test]
+    fn the_audio_leads_if_there_is_no_video() {
+        let mut queue = Queue::new(Track::Audio, Limit { bytes: 500, span: Duration::from_secs(1) }, true);
+        (0..4).for_each(|at| queue.push(audio(at)));
+        assert_eq!((taken(&mut queue).as_str(), queue.tally().lost), ("a0 a1", 2));
+        queue.push(audio(4));
+        assert_eq!(taken(&mut queue), "a4");
+    }
+
+    #[test]
+    fn a_pause_drops_all_and_a_restart_waits_for_a_keyframe() {
+        let mut queue = queue(usize::MAX, 1000, false);
+        [video(0, true), audio(0)].into_iter().for_each(|p| queue.push(p));
+        queue.pause();
+        queue.push(video(1, true));
+        assert_eq!((taken(&mut queue).as_str(), queue.tally().bytes, queue.tally().lost), ("", 0, 3));
+        queue.restart();
+        [video(2, false), video(3, true)].into_iter().for_each(|p| queue.push(p));
+        assert_eq!((taken(&mut queue).as_str(), queue.tally().lost), ("V3", 4));
+    }
+
+    #[test]
+    fn the_delay_is_the_time_that_is_queued() {
+        let mut queue = queue(usize::MAX, 1000, false);
+        [video(0, true), video(40, false), audio(30)].into_iter().for_each(|p| queue.push(p));
+        assert_eq!(queue.tally().delay, Duration::from_millis(40));
+        taken(&mut queue);
+        assert_eq!(queue.tally().delay, Duration::ZERO);
+    }
+}
