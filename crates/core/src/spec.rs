@@ -28,7 +28,10 @@ pub use recording::{
     SPLIT_RANGE, SPOOL_RANGE, THUMBNAILS_RANGE,
 };
 pub use source::{MAX_PIXELS, MAX_SIDE, MAX_URL_LEN, MIN_SIDE, SCALE_FACTOR_RANGE, Size, Source, SourceUrl};
-pub use storage::Storage;
+pub use storage::{
+    Bucket, Keys, LIFETIME_RANGE, MAX_OBJECT_NAME_LEN, MAX_PREFIX_LEN, Media, Service, Storage, StorageError,
+    Vod, is_object_name,
+};
 
 /// Smallest and largest cap on the video bitrate, in kbit/s.
 pub const BITRATE_KBPS_RANGE: std::ops::RangeInclusive<u32> = 50..=100_000;
@@ -185,6 +188,9 @@ pub enum SpecError {
     /// Playlists and segments are many files.
     #[error("cannot put HLS into one file: name a folder or a bucket")]
     OneFile,
+    /// A recording cannot be kept there.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// A time out of range.
     #[error("cannot use {} s as {field}: {} to {} s are possible", .value.as_secs_f64(), .low.as_secs(), .high.as_secs())]
     Time {

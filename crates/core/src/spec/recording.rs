@@ -160,12 +160,9 @@ impl Recording {
             return Err(SpecError::Path(self.spool.clone()));
         }
         for storage in [Some(&self.to), self.backup.as_ref()].into_iter().flatten() {
-            match storage {
-                Storage::File(path) | Storage::Folder(path) if path.to_str().is_none() => {
-                    return Err(SpecError::Path(path.clone()));
-                }
-                Storage::File(_) if self.format != Format::Mp4 => return Err(SpecError::OneFile),
-                _ => {}
+            storage.check()?;
+            if matches!(storage, Storage::File(_)) && self.format != Format::Mp4 {
+                return Err(SpecError::OneFile);
             }
         }
         within(Field::Segment, self.segment, &SEGMENT_RANGE)?;

@@ -42,8 +42,9 @@ impl Prepared {
         let (video, audio) = (video::Encoder::open(config)?, audio::Encoder::open()?);
         let tracks = Tracks { video: (video.parameters(), spec.source.fps), audio: audio.parameters() };
         let recording = spec.recording.as_ref();
-        let path = recording.map(|r| match &r.to {
-            Storage::File(path) | Storage::Folder(path) => path.as_path(),
+        let path = recording.and_then(|r| match &r.to {
+            Storage::File(path) | Storage::Folder(path) => Some(path.as_path()),
+            _ => None,
         });
         let recorder =
             Recorder::create(path.unwrap_or(Path::new("")), recording.is_some_and(|r| r.overwrite), tracks)?;

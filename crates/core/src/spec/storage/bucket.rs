@@ -1,0 +1,276 @@
+//! Buckets of object storages, and where they are.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use url::{Url, form_urlencoded};
+
+use super::super::Secret;
+use super::{MAX_PREFIX_LEN, StorageError, check_endpoint, is_label, is_part};
+
+/// Longest key of any service; a key file of Google is the longest, with about 2400 bytes.
+const MAX_KEY_LEN: usize = 16 * 1024;
+
+/// A bucket, and a folder in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Whose.
+    pub service: Service,
+    /// Its name; a container in Azure.
+    pub bucket: String,
+    /// Folders, each 1 to 200 of `a–z A–Z 0–9 . _ -`; 400 characters in all.
+    #[serde(default)]
+    pub prefix: Vec<String>,
+    /// The bucket's region, like `ap-guangzhou`. `None`: of the environment (`AWS_REGION`), or the service has none.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Another server than the service's own, http or https.
+    #[serde(default)]
+    pub endpoint: Option<Url>,
+    /// The storage account, in Azure only. `None`: of the environment.
+    #[serde(default)]
+    pub account: Option<String>,
+    /// Whether the bucket stands in the path rather than in the host name. `None`: as the service likes it.
+    #[serde(default)]
+    pub path_style: Option<bool>,
+    /// Keys. `None`: those of the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`), or of the machine's role.
+    #[serde(default)]
+    pub keys: Option<Keys>,
+}
+
+/// Keys, never shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// Access key; Tencent's SecretId, Azure's account name, an address in Google.
+    pub access_key: Secret,
+    /// Secret key; Azure's account key, Google's key file as JSON.
+    pub secret_key: Secret,
+    /// The token of temporary keys.
+    #[serde(default)]
+    pub session_token: Option<Secret>,
+}
+
+/// Services that keep objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    /// Amazon S3; with an endpoint, whatever speaks its protocol (MinIO, Ceph, R2).
+    S3,
+    /// Google Cloud Storage.
+    Gcs,
+    /// Azure Blob Storage.
+    Azure,
+    /// Tencent Cloud Object Storage.
+    Cos,
+    /// Volcengine Tinder Object Storage.
+    Tos,
+    /// Alibaba Cloud Object Storage Service.
+    Oss,
+}
+
+impl Service {
+    /// The service behind a `Vendor` of Tencent's API: 0 is COS, 1 is S3, more are not assigned.
+    #[must_use]
+    pub fn of_vendor(vendor: u64) -> Option<Self> {
+        match vendor {
+            0 => Some(Self::Cos),
+            1 => Some(Self::S3),
+            _ => None,
+        }
+    }
+
+    /// The host of its S3 protocol in a region, without the bucket. `None`: it does not speak it.
+    #[must_use]
+    pub fn host(self, region: &str) -> Option<String> {
+        Some(match self {
+            Self::S3 if region.starts_with("cn-") => format!("s3.{region}.amazonaws.com.cn"),
+            Self::S3 => format!("s3.{region}.amazonaws.com"),
+            Self::Cos => format!("cos.{region}.myqcloud.com"),
+            Self::Tos => format!("tos-s3-{region}.volces.com"),
+            Self::Oss => format!("oss-{region}.aliyuncs.com"),
+            Self::Gcs | Self::Azure => return None,
+        })
+    }
+
+    /// Whether it wants the bucket in the host name.
+    fn wants_virtual_hosts(self) -> bool {
+        matches!(self, Self::Cos | Self::Tos | Self::Oss)
+    }
+
+    pub(super) fn example_region(self) -> &'static str {
+        match self {
+            Self::Cos => "ap-guangzhou",
+            Self::Tos => "cn-beijing",
+            Self::Oss => "cn-hangzhou",
+            Self::S3 | Self::Gcs | Self::Azure => "us-east-1",
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::S3 => "S3",
+            Self::Gcs => "Google Cloud Storage",
+            Self::Azure => "Azure",
+            Self::Cos => "Tencent COS",
+            Self::Tos => "Volcengine TOS",
+            Self::Oss => "Alibaba OSS",
+        })
+    }
+}
+
+impl Bucket {
+    /// A bucket of a service, with all else as usual.
+    #[must_use]
+    pub fn new(service: Service, bucket: impl Into<String>) -> Self {
+        Self {
+            service,
+            bucket: bucket.into(),
+            prefix: Vec::new(),
+            region: None,
+            endpoint: None,
+            account: None,
+            path_style: None,
+            keys: None,
+        }
+    }
+
+    pub(super) fn parse(scheme: &str, rest: &str) -> Result<Self, StorageError> {
+        let service = match scheme {
+            "s3" => Service::S3,
+            "gs" => Service::Gcs,
+            "az" => Service::Azure,
+            "cos" => Service::Cos,
+            "tos" => Service::Tos,
+            "oss" => Service::Oss,
+            _ => return Err(StorageError::Scheme(scheme.chars().take(16).collect())),
+        };
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if place.contains('@') {
+            return Err(StorageError::KeysInAddress);
+        }
+        let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        let mut parsed = Self::new(service, bucket);
+        if !prefix.is_empty() {
+            parsed.prefix = prefix.split('/').map(str::to_owned).collect();
+        }
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "region" => parsed.region = Some(value.into_owned()),
+                "account" => parsed.account = Some(value.into_owned()),
+                "endpoint" => {
+                    parsed.endpoint = Some(Url::parse(&value).map_err(|_| StorageError::Endpoint)?);
+                }
+                "path-style" => {
+                    let value = value.parse().map_err(|_| StorageError::Parameter(name.into_owned()))?;
+                    parsed.path_style = Some(value);
+                }
+                other => return Err(StorageError::Parameter(other.chars().take(32).collect())),
+            }
+        }
+        Ok(parsed)
+    }
+
+    pub(super) fn check(&self) -> Result<(), StorageError> {
+        self.check_name()?;
+        if let Some(part) = self.prefix.iter().find(|part| !is_part(part)) {
+            return Err(StorageError::Prefix(part.chars().take(64).collect()));
+        }
+        let length = self.prefix.iter().map(|part| part.len() + 1).sum::<usize>().saturating_sub(1);
+        if length > MAX_PREFIX_LEN {
+            return Err(StorageError::PrefixLength(length));
+        }
+        if let Some(region) = self.region.as_deref().filter(|region| !is_label(region)) {
+            return Err(StorageError::Region(region.chars().take(64).collect()));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint)?;
+        } else if self.service.wants_virtual_hosts() && self.region.is_none() {
+            return Err(StorageError::NoRegion(self.service));
+        }
+        let account = |a: &&str| !((3..=24).contains(&a.len()) && is_label(a) && !a.contains('-'));
+        if let Some(account) = self.account.as_deref().filter(account) {
+            return Err(StorageError::Account(account.chars().take(64).collect()));
+        }
+        self.keys.as_ref().map_or(Ok(()), Keys::check)
+    }
+
+    fn check_name(&self) -> Result<(), StorageError> {
+        let (longest, more, shape) = match self.service {
+            Service::S3 => (63, &b".-"[..], "3 to 63 small letters, digits, - and ."),
+            Service::Gcs => (222, &b"._-"[..], "3 to 222 small letters, digits, -, _ and ."),
+            Service::Cos => {
+                (63, &b"-"[..], "its name and the application's number, like recordings-1250000000")
+            }
+            Service::Azure | Service::Tos | Service::Oss => {
+                (63, &b"-"[..], "3 to 63 small letters, digits and -")
+            }
+        };
+        let name = &self.bucket;
+        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let ends_well = |c: Option<u8>| c.is_some_and(plain);
+        let good = (3..=longest).contains(&name.len())
+            && name.bytes().all(|c| plain(c) || more.contains(&c))
+            && ends_well(name.bytes().next())
+            && ends_well(name.bytes().last())
+            && !name.contains("..");
+        if good {
+            return Ok(());
+        }
+        Err(StorageError::Bucket { name: name.chars().take(64).collect(), service: self.service, shape })
+    }
+
+    /// Its address in the S3 protocol, and whether the bucket is in its host name. `None`: the service does not speak it, or the
+    /// region is in the environment.
+    #[must_use]
+    pub fn address(&self) -> Option<(Url, bool)> {
+        let own = || Url::parse(&format!("https://{}", self.service.host(self.region.as_deref()?)?)).ok();
+        let mut url = self.endpoint.clone().or_else(own)?;
+        // Certificates of the services hold for one level of names, so a bucket with a dot cannot be in one.
+        let by_itself = self.service.wants_virtual_hosts() || !self.bucket.contains('.');
+        let path_style = self.path_style.unwrap_or(self.endpoint.is_some() || !by_itself);
+        if !path_style {
+            let host = format!("{}.{}", self.bucket, url.host_str()?);
+            url.set_host(Some(&host)).ok()?;
+        }
+        Some((url, !path_style))
+    }
+
+    /// The name of an object below the prefix.
+    #[must_use]
+    pub fn key(&self, name: &str) -> String {
+        self.prefix.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("/")
+    }
+
+    /// Whether Tencent's API would take this as a part of `FileNamePrefix`: 1 to 200 of `a–z A–Z 0–9 _ -`.
+    #[must_use]
+    pub fn is_vendor_part(part: &str) -> bool {
+        is_part(part) && !part.contains('.')
+    }
+}
+
+impl Keys {
+    /// Takes an access key and its secret.
+    #[must_use]
+    pub fn new(access_key: impl Into<String>, secret_key: impl Into<String>) -> Self {
+        Self { access_key: Secret::new(access_key), secret_key: Secret::new(secret_key), session_token: None }
+    }
+
+    pub(super) fn check(&self) -> Result<(), StorageError> {
+        let token = self.session_token.as_ref().map(Secret::reveal);
+        let (access, secret) = (self.access_key.reveal(), self.secret_key.reveal());
+        if access.is_empty() || secret.is_empty() || token == Some("") {
+            return Err(StorageError::Keys("one of them is empty"));
+        }
+        if [access, secret, token.unwrap_or_default()].iter().any(|key| key.len() > MAX_KEY_LEN) {
+            return Err(StorageError::Keys("one of them has more than 16 KiB"));
+        }
+        // They are sent in headers.
+        if [access, token.unwrap_or_default()].iter().any(|key| !key.bytes().all(|c| c.is_ascii_graphic())) {
+            return Err(StorageError::Keys("access key and token must be one word of ASCII characters"));
+        }
+        Ok(())
+    }
+}

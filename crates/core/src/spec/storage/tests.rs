@@ -1,0 +1,159 @@
+use std::time::Duration;
+
+use super::*;
+
+fn bucket(text: &str) -> Bucket {
+    match Storage::parse(text).unwrap() {
+        Storage::Bucket(bucket) => bucket,
+        other => panic!("{text} is {other:?}"),
+    }
+}
+
+#[test]
+fn places_are_read() {
+    assert_eq!(Storage::parse("/var/rec"), Ok(Storage::Folder("/var/rec".into())));
+    let b = bucket("s3://recordings/a/b_c/");
+    assert_eq!((b.service, &*b.bucket, b.prefix.join("|")), (Service::S3, "recordings", "a|b_c".to_owned()));
+    assert_eq!(b.key("x/y.mp4"), "a/b_c/x/y.mp4");
+    let b = bucket("s3://rec/?endpoint=http://127.0.0.1:9000&path-style=true&region=us-east-1");
+    assert_eq!((b.key("x"), b.path_style), ("x".to_owned(), Some(true)));
+    assert_eq!(bucket("az://rec?account=mine2").account.as_deref(), Some("mine2"));
+    assert_eq!(bucket("gs://rec_1.a").service, Service::Gcs);
+}
+
+#[test]
+fn each_service_has_its_address() {
+    for (text, address, virtual_host) in [
+        ("s3://rec?region=eu-west-1", "https://rec.s3.eu-west-1.amazonaws.com/", true),
+        ("s3://a.rec?region=eu-west-1", "https://s3.eu-west-1.amazonaws.com/", false),
+        ("s3://rec?region=cn-north-1", "https://rec.s3.cn-north-1.amazonaws.com.cn/", true),
+        ("s3://rec?endpoint=http://127.0.0.1:9", "http://127.0.0.1:9/", false),
+        ("s3://rec?endpoint=http://minio.example:9&path-style=false", "http://rec.minio.example:9/", true),
+        ("cos://rec-125?region=ap-guangzhou", "https://rec-125.cos.ap-guangzhou.myqcloud.com/", true),
+        ("tos://rec?region=cn-beijing", "https://rec.tos-s3-cn-beijing.volces.com/", true),
+        ("oss://rec?region=cn-hangzhou", "https://rec.oss-cn-hangzhou.aliyuncs.com/", true),
+    ] {
+        assert_eq!(bucket(text).address(), Some((Url::parse(address).unwrap(), virtual_host)), "{text}");
+    }
+    assert_eq!(bucket("s3://rec").address(), None, "the region is in the environment");
+    assert_eq!(bucket("gs://rec").address(), None);
+    assert_eq!(
+        (0..4).map(Service::of_vendor).collect::<Vec<_>>(),
+        [Some(Service::Cos), Some(Service::S3), None, None]
+    );
+}
+
+#[test]
+fn what_cannot_be_a_place_is_named() {
+    for (text, words) in [
+        ("", "without a name"),
+        ("ftp://a", "ftp://: write a folder"),
+        ("s3://", "cannot be a bucket of S3"),
+        ("s3://Rec", "3 to 63 small letters"),
+        ("s3://a..b", "cannot be a bucket"),
+        ("s3://-ab", "cannot be a bucket"),
+        ("cos://rec_1?region=ap-guangzhou", "recordings-1250000000"),
+        ("s3://key:hunter2@rec/a", "leave out all up to the @"),
+        ("s3://rec/a//b", "\"\" in a prefix"),
+        ("s3://rec/../b", "\"..\" in a prefix"),
+        ("s3://rec/%2e%2e/b", "in a prefix"),
+        ("s3://rec/a b", "in a prefix"),
+        ("s3://rec?regoin=a", "\"regoin\""),
+        ("s3://rec?path-style=maybe", "\"path-style\""),
+        ("s3://rec?region=evil.example%2F", "cannot be a region"),
+        ("s3://rec?region=", "cannot be a region"),
+        ("s3://rec?endpoint=ftp://a", "endpoint"),
+        ("s3://rec?endpoint=http://u:hunter2@a", "endpoint"),
+        ("s3://rec?endpoint=http://a/b?c=hunter2", "endpoint"),
+        ("cos://rec-1", "needs the region of the bucket, as in ?region=ap-guangzhou"),
+        ("az://rec?account=No-Account", "storage account"),
+    ] {
+        let said = Storage::parse(text).unwrap_err().to_string();
+        assert!(said.contains(words) && !said.contains("hunter2"), "{text}: {said}");
+    }
+    let long = format!("s3://rec/{}", ["a".repeat(150), "b".repeat(150), "c".repeat(150)].join("/"));
+    assert_eq!(Storage::parse(&long), Err(StorageError::PrefixLength(452)));
+}
+
+#[test]
+fn names_mean_the_same_everywhere() {
+    for name in ["a.mp4", "room-1/a_b/0.m4s", "A"] {
+        assert!(is_object_name(name), "{name}");
+    }
+    for name in
+        ["", "/a", "a/", "a//b", "..", "a/../b", ".a", "a/.b", "a b", "a\0", "ä", "a\\b", "a:b", "-\n"]
+    {
+        assert!(!is_object_name(name), "{name:?}");
+    }
+    assert!(!is_object_name(&"a".repeat(201)) && !is_object_name(&"ab/".repeat(200)));
+    assert!(Bucket::is_vendor_part("a_B-1") && !Bucket::is_vendor_part("a.b") && !Bucket::is_vendor_part(""));
+}
+
+#[test]
+fn keys_are_taken_out_and_put_back() {
+    let mut full = bucket("s3://rec/a?region=us-east-1");
+    let token = Some(crate::spec::Secret::new("hunter4"));
+    full.keys = Some(Keys { session_token: token, ..Keys::new("hunter2", "hunter3") });
+    let full = Storage::Bucket(full);
+    let bare = full.without_keys();
+    let shown = format!("{full:?}{}", serde_json::to_string(&bare).unwrap());
+    assert!(!shown.contains("hunter"), "{shown}");
+    assert!(bare != full && bare.same_place(&full));
+    let piped: Storage = serde_json::from_str(&serde_json::to_string(&full).unwrap()).unwrap();
+    assert_eq!(piped, full, "keys travel over a pipe");
+    let mut again: Storage = serde_json::from_str(&serde_json::to_string(&bare).unwrap()).unwrap();
+    let mut elsewhere = full.clone();
+    if let Storage::Bucket(bucket) = &mut elsewhere {
+        bucket.bucket = "other".into();
+    }
+    assert!(!again.take_keys_of(&elsewhere) && again == bare);
+    assert!(again.take_keys_of(&full) && again == full);
+    let mut vod = Storage::TencentVod(Vod { keys: Some(Keys::new("a", "hunter5")), ..Vod::default() });
+    assert!(!format!("{vod:?}{:?}", vod.without_keys()).contains("hunter"));
+    assert!(vod.keys_mut().is_some() && Storage::Folder("a".into()).keys_mut().is_none());
+}
+
+#[test]
+fn keys_fit_into_headers() {
+    let with = |access: &str, secret: &str| {
+        let mut b = bucket("s3://rec");
+        b.keys = Some(Keys::new(access, secret));
+        Storage::Bucket(b).check()
+    };
+    assert_eq!(with("AKID", "a b+/=\n"), Ok(()));
+    for (access, secret) in [("", "a"), ("a", ""), ("a\r\nHost: b", "a"), ("a", &*"x".repeat(20_000))] {
+        let said = with(access, secret).unwrap_err().to_string();
+        assert!(said.contains("cannot use these keys") && !said.contains("Host"), "{said}");
+    }
+}
+
+#[test]
+fn video_on_demand_has_its_ranges() {
+    let good = Vod {
+        procedure: Some("flow".into()),
+        lifetime: Some(Duration::from_secs(86_400)),
+        record_id: Some("room_1-a".into()),
+        ..Vod::default()
+    };
+    assert_eq!(good.check(), Ok(()));
+    assert_eq!(good.media_name("a.mp4"), "room_1-a__UserDefine_u_a.mp4");
+    let refused = |change: &dyn Fn(&mut Vod)| {
+        let mut vod = good.clone();
+        change(&mut vod);
+        vod.check().unwrap_err().to_string()
+    };
+    for (said, words) in [
+        (refused(&|v| v.procedure = Some("x".repeat(129))), "task flow"),
+        (refused(&|v| v.lifetime = Some(Duration::ZERO)), "lifetime"),
+        (refused(&|v| v.storage_region = Some("a.b".into())), "region"),
+        (refused(&|v| v.session_context = Some("x".repeat(1001))), "session context"),
+        (refused(&|v| v.source_context = Some("x".repeat(251))), "source context"),
+        (refused(&|v| v.record_id = Some("a b".into())), "record id"),
+        (refused(&|v| v.record_id = Some("x".repeat(65))), "record id"),
+        (refused(&|v| v.endpoint = Some(Url::parse("https://u@a").unwrap())), "endpoint"),
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    let kinds: Vec<_> = (0..5).map(Media::of_number).collect();
+    assert_eq!(kinds, [Some(Media::Mp4), Some(Media::Hls), None, Some(Media::HlsMp4), None]);
+}

@@ -1,0 +1,126 @@
+//! Tencent's video on demand.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::{Keys, StorageError, check_endpoint, is_label};
+
+/// How long a medium can be kept.
+pub const LIFETIME_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(100 * 365 * 86_400);
+
+/// Tencent's video on demand: `TencentVod` of the web record API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Vod {
+    /// The application's keys (SecretId, SecretKey). They must be there before anything is stored.
+    #[serde(default)]
+    pub keys: Option<Keys>,
+    /// A task flow that begins after the upload, up to 128 characters (`Procedure`).
+    #[serde(default)]
+    pub procedure: Option<String>,
+    /// How long it is kept (`ExpireTime`), 1 min to 100 years. `None`: for ever.
+    #[serde(default)]
+    pub lifetime: Option<Duration>,
+    /// Where it is kept (`StorageRegion`), like `ap-chongqing`.
+    #[serde(default)]
+    pub storage_region: Option<String>,
+    /// Its category (`ClassId`); 0 is none.
+    #[serde(default)]
+    pub class_id: u64,
+    /// The sub-application (`SubAppId`).
+    #[serde(default)]
+    pub sub_app_id: Option<u64>,
+    /// Passed through the task flow (`SessionContext`), up to 1000 characters.
+    #[serde(default)]
+    pub session_context: Option<String>,
+    /// Passed through the notice of the upload (`SourceContext`), up to 250 characters.
+    #[serde(default)]
+    pub source_context: Option<String>,
+    /// What is stored (`MediaType`).
+    #[serde(default)]
+    pub media: Media,
+    /// In front of the names of media (`UserDefineRecordId`), 1 to 64 of `a–z A–Z 0–9 _ -`.
+    #[serde(default)]
+    pub record_id: Option<String>,
+    /// The region that calls are made to, like `ap-guangzhou`.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Another server for calls than `https://vod.tencentcloudapi.com`.
+    #[serde(default)]
+    pub endpoint: Option<Url>,
+    /// Another server for the upload than the region's COS.
+    #[serde(default)]
+    pub storage_endpoint: Option<Url>,
+}
+
+/// What a recording becomes in video on demand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Media {
+    /// MP4 files.
+    #[default]
+    Mp4,
+    /// A playlist with its segments.
+    Hls,
+    /// Both.
+    HlsMp4,
+}
+
+impl Media {
+    /// Takes `MediaType` of the API: 0 is MP4, 1 HLS, 3 both; those for sound alone (2 and 4) are not possible here.
+    #[must_use]
+    pub fn of_number(number: u64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Mp4),
+            1 => Some(Self::Hls),
+            3 => Some(Self::HlsMp4),
+            _ => None,
+        }
+    }
+}
+
+impl Vod {
+    pub(super) fn check(&self) -> Result<(), StorageError> {
+        let bad = |what, why| Err(StorageError::Vod { what, why });
+        let long = |text: &Option<String>, most| {
+            text.as_ref().is_some_and(|t| t.chars().count() > most || t.chars().any(char::is_control))
+        };
+        if long(&self.procedure, 128) || self.procedure.as_deref() == Some("") {
+            return bad("task flow", "1 to 128 characters are possible");
+        }
+        if self.lifetime.is_some_and(|time| !LIFETIME_RANGE.contains(&time)) {
+            return bad("lifetime", "1 minute to 100 years are possible");
+        }
+        for region in [&self.storage_region, &self.region].into_iter().flatten() {
+            if !is_label(region) {
+                return Err(StorageError::Region(region.chars().take(64).collect()));
+            }
+        }
+        if long(&self.session_context, 1000) {
+            return bad("session context", "at most 1000 characters are possible");
+        }
+        if long(&self.source_context, 250) {
+            return bad("source context", "at most 250 characters are possible");
+        }
+        let plain = |c: u8| c.is_ascii_alphanumeric() || b"_-".contains(&c);
+        let is_id = |id: &String| (1..=64).contains(&id.len()) && id.bytes().all(plain);
+        if self.record_id.as_ref().is_some_and(|id| !is_id(id)) {
+            return bad("record id", "1 to 64 letters, digits, _ and - are possible");
+        }
+        for endpoint in [&self.endpoint, &self.storage_endpoint].into_iter().flatten() {
+            check_endpoint(endpoint)?;
+        }
+        self.keys.as_ref().map_or(Ok(()), Keys::check)
+    }
+
+    /// The name of a medium: the record id, if any, in front of the name.
+    #[must_use]
+    pub fn media_name(&self, name: &str) -> String {
+        match &self.record_id {
+            Some(id) => format!("{id}__UserDefine_u_{name}"),
+            None => name.to_owned(),
+        }
+    }
+}
