@@ -1,8 +1,8 @@
 //! Frames and samples become packets, and packets become files.
 //!
 //! [`encode`] takes [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples) and gives
-//! [`Packet`](pagecast_core::Packet)s; [`fanout`] hands them to the sinks; [`record`] writes them to an MP4 that is playable at any moment. libav lives here and
-//! nowhere else.
+//! [`Packet`](pagecast_core::Packet)s; [`fanout`] hands them to the sinks. [`record`] writes them to an MP4 that is playable at
+//! any moment. libav lives here and nowhere else. [`store`] brings files to where recordings are kept.
 //!
 //! Deliberately absent: where frames come from, and when a cast begins or ends.
 
@@ -12,6 +12,7 @@ pub mod fanout;
 pub mod record;
 pub mod sheet;
 pub mod still;
+pub mod store;
 
 /// Keeps libav from writing to standard error, errors aside; call once, before anything else here.
 pub fn quieten() {

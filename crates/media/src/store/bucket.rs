@@ -1,0 +1,369 @@
+//! Buckets of object storages.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::aws::{AmazonS3Builder, Checksum};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path as Key;
+use object_store::{
+    Attribute, Attributes, BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt as _,
+    PutMultipartOptions, PutOptions, PutPayload, RetryConfig,
+};
+use pagecast_core::spec::{Bucket, Secret, Service};
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::error::{Attempt, Error};
+use super::http::{Fault, Http};
+use super::{Pace, Stored, probe_name};
+
+/// Parts of an upload: services take 10 000.
+const MAX_PARTS: u64 = 9_000;
+/// Failed uploads that are remembered until their parts can be taken back. Beyond that the bucket's own rules must do it.
+const MAX_ORPHANS: usize = 64;
+
+type Orphans = Arc<Mutex<Vec<Box<dyn MultipartUpload>>>>;
+
+/// A bucket, and the way to it.
+pub(super) struct Remote {
+    store: Arc<dyn ObjectStore>,
+    bucket: Bucket,
+    place: String,
+    pace: Pace,
+    orphans: Orphans,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").field("bucket", &self.bucket).finish_non_exhaustive()
+    }
+}
+
+impl Remote {
+    pub(super) fn open(bucket: &Bucket, pace: Pace) -> Result<Self, Error> {
+        let host = bucket.address().map(|(url, _)| url).or_else(|| bucket.endpoint.clone());
+        let host = host.map_or_else(
+            || bucket.service.to_string(),
+            |url| match (url.host_str().unwrap_or_default(), url.port()) {
+                (host, Some(port)) => format!("{host}:{port}"),
+                (host, None) => host.to_owned(),
+            },
+        );
+        let what = if bucket.service == Service::Azure { "container" } else { "bucket" };
+        let place = format!("{what} {} at {host}", bucket.bucket);
+        let store = connect(bucket, pace).map_err(|why| Error::Open(place.clone(), why))?;
+        Ok(Self { store, bucket: bucket.clone(), place, pace, orphans: Orphans::default() })
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    pub(super) async fn put(&self, name: &str, file: &Path, content_type: &str) -> Result<Stored, Error> {
+        self.tidy().await;
+        let (source, bytes) = open(file).await.map_err(|e| Error::unreadable(file, e))?;
+        let attributes = Attributes::from_iter([(Attribute::ContentType, content_type.to_owned())]);
+        if bytes <= self.pace.part_bytes {
+            let content = read_part(&source, 0, bytes).await.map_err(|e| Error::unreadable(file, e))?;
+            return self.put_whole(name, content, attributes).await;
+        }
+        let sent = self.put_parts(name, (file, &source, bytes), attributes).await;
+        if sent.is_err() {
+            self.tidy().await;
+        }
+        sent?;
+        self.confirm(name, bytes).await
+    }
+
+    async fn put_parts(
+        &self,
+        name: &str,
+        (file, source, bytes): (&Path, &Arc<File>, u64),
+        attributes: Attributes,
+    ) -> Result<(), Error> {
+        let failed = |e| self.failed("store", name, &e);
+        let options = PutMultipartOptions { attributes, ..Default::default() };
+        let upload = self.store.put_multipart_opts(&self.key(name), options).await.map_err(failed)?;
+        let mut upload = Upload { upload: Some(upload), orphans: self.orphans.clone() };
+        // Dropped before the upload is: parts must not arrive when it is taken back.
+        let mut under_way = JoinSet::new();
+        let part_bytes = self.pace.part_bytes.max(bytes.div_ceil(MAX_PARTS));
+        let sent = async {
+            let mut at = 0;
+            while at < bytes {
+                let length = part_bytes.min(bytes - at);
+                let content = read_part(source, at, length).await.map_err(|e| Error::unreadable(file, e))?;
+                if under_way.len() >= self.pace.parallel.max(1) {
+                    settle(under_way.join_next().await).map_err(failed)?;
+                }
+                under_way.spawn(upload.get()?.put_part(PutPayload::from(content)));
+                at += length;
+            }
+            while let Some(part) = under_way.join_next().await {
+                settle(Some(part)).map_err(failed)?;
+            }
+            Ok(())
+        };
+        let sent: Result<(), Error> = sent.await;
+        under_way.shutdown().await;
+        sent?;
+        upload.get()?.complete().await.map_err(failed)?;
+        upload.upload = None;
+        Ok(())
+    }
+
+    pub(super) async fn put_bytes(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        content_type: &str,
+        cache_control: Option<&str>,
+    ) -> Result<Stored, Error> {
+        let mut attributes = Attributes::from_iter([(Attribute::ContentType, content_type.to_owned())]);
+        if let Some(cache_control) = cache_control {
+            attributes.insert(Attribute::CacheControl, cache_control.to_owned().into());
+        }
+        self.put_whole(name, bytes, attributes).await
+    }
+
+    async fn put_whole(&self, name: &str, bytes: Bytes, attributes: Attributes) -> Result<Stored, Error> {
+        let length = bytes.len() as u64;
+        let options = PutOptions { attributes, ..Default::default() };
+        let put = self.store.put_opts(&self.key(name), bytes.into(), options).await;
+        put.map_err(|e| self.failed("store", name, &e))?;
+        self.confirm(name, length).await
+    }
+
+    /// Asks for what was stored.
+    async fn confirm(&self, name: &str, bytes: u64) -> Result<Stored, Error> {
+        let found = self.head(name).await?;
+        let wrong = match found {
+            Some(stored) if stored.bytes == bytes => return Ok(stored),
+            Some(stored) => format!("it took {bytes} bytes and says now that there are {}", stored.bytes),
+            None => "it took all of it and says now that there is nothing".to_owned(),
+        };
+        Err(Error::Transient(self.attempt("store", name), wrong))
+    }
+
+    pub(super) async fn head(&self, name: &str) -> Result<Option<Stored>, Error> {
+        match self.store.head(&self.key(name)).await {
+            Ok(meta) => Ok(Some(Stored { bytes: meta.size, etag: meta.e_tag, medium: None })),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(self.failed("look for", name, &e)),
+        }
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), Error> {
+        match self.store.delete(&self.key(name)).await {
+            Ok(()) => Ok(()),
+            Err(e) if is_absent(&e) => Ok(()),
+            Err(e) => Err(self.failed("delete", name, &e)),
+        }
+    }
+
+    pub(super) async fn probe(&self) -> Result<(), Error> {
+        let name = probe_name();
+        let content = Bytes::from_static(b"Can be deleted: a test of Pagecast.\n");
+        self.put_bytes(&name, content, "text/plain", None).await?;
+        self.delete(&name).await
+    }
+
+    /// Takes back parts of failed uploads, and says how many uploads are left.
+    pub(super) async fn tidy(&self) -> usize {
+        let mut left = std::mem::take(&mut *lock(&self.orphans));
+        while let Some(mut upload) = left.pop() {
+            match upload.abort().await {
+                Ok(()) => {}
+                Err(e) if is_absent(&e) => {}
+                Err(e) => match self.failed("take back the parts of", "an upload", &e) {
+                    Error::Transient(..) => {
+                        left.push(upload);
+                        break;
+                    }
+                    for_ever => tracing::warn!("{for_ever}; a rule of the bucket should delete them"),
+                },
+            }
+        }
+        let mut orphans = lock(&self.orphans);
+        orphans.extend(left);
+        orphans.truncate(MAX_ORPHANS);
+        orphans.len()
+    }
+
+    fn key(&self, name: &str) -> Key {
+        Key::from(self.bucket.key(name))
+    }
+
+    fn attempt(&self, verb: &'static str, name: &str) -> Attempt {
+        Attempt { verb, name: self.bucket.key(name), place: self.place.clone() }
+    }
+
+    fn failed(&self, verb: &'static str, name: &str, error: &object_store::Error) -> Error {
+        let attempt = self.attempt(verb, name);
+        match Fault::of(error) {
+            Some(fault) => Error::of_fault(attempt, fault),
+            // Its words may hold an address with a signed query: say nothing of it.
+            None => Error::Transient(attempt, "its answer makes no sense".into()),
+        }
+    }
+}
+
+fn lock(orphans: &Orphans) -> std::sync::MutexGuard<'_, Vec<Box<dyn MultipartUpload>>> {
+    orphans.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An upload in parts; one that is dropped before its end is remembered, to be taken back.
+struct Upload {
+    upload: Option<Box<dyn MultipartUpload>>,
+    orphans: Orphans,
+}
+
+impl Upload {
+    fn get(&mut self) -> Result<&mut Box<dyn MultipartUpload>, Error> {
+        self.upload.as_mut().ok_or_else(|| Error::Open("this upload".into(), "it is over".into()))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let mut orphans = lock(&self.orphans);
+        if let Some(upload) = self.upload.take()
+            && orphans.len() < MAX_ORPHANS
+        {
+            orphans.push(upload);
+        }
+    }
+}
+
+type Joined = Option<Result<object_store::Result<()>, tokio::task::JoinError>>;
+
+fn settle(joined: Joined) -> object_store::Result<()> {
+    match joined {
+        None => Ok(()),
+        Some(Ok(part)) => part,
+        Some(Err(source)) => Err(object_store::Error::JoinError { source }),
+    }
+}
+
+fn is_absent(error: &object_store::Error) -> bool {
+    let plain =
+        |code: &Option<String>| !matches!(code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound"));
+    matches!(Fault::of(error), Some(Fault::Refused { status: 404, code }) if plain(code))
+}
+
+async fn open(file: &Path) -> io::Result<(Arc<File>, u64)> {
+    let file = file.to_owned();
+    let opened = spawn_blocking(move || {
+        let file = File::open(file)?;
+        let bytes = file.metadata()?.len();
+        Ok((Arc::new(file), bytes))
+    });
+    opened.await.map_err(io::Error::other)?
+}
+
+async fn read_part(file: &Arc<File>, at: u64, length: u64) -> io::Result<Bytes> {
+    let file = file.clone();
+    let read = spawn_blocking(move || {
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        let mut content = vec![0; length];
+        file.read_exact_at(&mut content, at)?;
+        Ok(Bytes::from(content))
+    });
+    read.await.map_err(io::Error::other)?
+}
+
+/// A client of the service. Errors are in words that hold nothing secret.
+fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> {
+    let direct = bucket.endpoint.as_ref().is_some_and(is_loopback);
+    let http = Http::new(pace.connect, pace.stall, direct).map_err(
+        |_| "no TLS is possible: are the certificates of authorities installed (ca-certificates)?",
+    )?;
+    let plain = bucket.endpoint.as_ref().is_some_and(|url| url.scheme() == "http");
+    let options = ClientOptions::new().with_allow_http(plain);
+    // Whoever uploads decides about another try.
+    let retry =
+        RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: Duration::ZERO };
+    let endpoint = bucket.endpoint.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
+    let unusable = |_| "its keys cannot be read, or none are given and the environment has none".to_owned();
+    match bucket.service {
+        Service::Gcs => {
+            let mut builder = match &bucket.keys {
+                Some(keys) => {
+                    GoogleCloudStorageBuilder::new().with_service_account_key(keys.secret_key.reveal())
+                }
+                None => GoogleCloudStorageBuilder::from_env(),
+            };
+            if let Some(endpoint) = endpoint {
+                builder = builder.with_base_url(&endpoint);
+            }
+            builder = builder.with_bucket_name(&bucket.bucket).with_retry(retry);
+            let store = builder.with_client_options(options).with_http_connector(http).build();
+            Ok(Arc::new(store.map_err(unusable)?))
+        }
+        Service::Azure => {
+            let mut builder = match &bucket.keys {
+                Some(keys) => MicrosoftAzureBuilder::new()
+                    .with_account(keys.access_key.reveal())
+                    .with_access_key(keys.secret_key.reveal()),
+                None => MicrosoftAzureBuilder::from_env(),
+            };
+            if let Some(account) = &bucket.account {
+                builder = builder.with_account(account);
+            }
+            if let Some(endpoint) = endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            builder = builder.with_container_name(&bucket.bucket).with_retry(retry);
+            let store = builder.with_client_options(options).with_http_connector(http).build();
+            Ok(Arc::new(store.map_err(unusable)?))
+        }
+        Service::S3 | Service::Cos | Service::Tos | Service::Oss => {
+            let builder = s3(bucket).with_retry(retry).with_client_options(options);
+            let store = builder.with_http_connector(http).build();
+            Ok(Arc::new(store.map_err(unusable)?))
+        }
+    }
+}
+
+fn s3(bucket: &Bucket) -> AmazonS3Builder {
+    let mut builder = match &bucket.keys {
+        Some(keys) => {
+            let builder = AmazonS3Builder::new()
+                .with_access_key_id(keys.access_key.reveal())
+                .with_secret_access_key(keys.secret_key.reveal());
+            match keys.session_token.as_ref().map(Secret::reveal) {
+                Some(token) => builder.with_token(token),
+                None => builder,
+            }
+        }
+        None => AmazonS3Builder::from_env(),
+    };
+    let region = bucket.region.clone().or_else(|| std::env::var("AWS_REGION").ok());
+    if let Some(region) = region {
+        builder = builder.with_region(region);
+    }
+    if let Some((address, virtual_host)) = bucket.address() {
+        builder = builder.with_endpoint(address.as_str().trim_end_matches('/'));
+        builder = builder.with_virtual_hosted_style_request(virtual_host);
+    }
+    // The signature holds the body's SHA-256 everywhere; Amazon's own header is not known to all that speak its protocol.
+    if bucket.service == Service::S3 {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
+    builder.with_bucket_name(&bucket.bucket).with_disable_bulk_delete(true)
+}
+
+pub(super) fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}

@@ -1,0 +1,195 @@
+//! Why something is not stored, in classes that say what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use pagecast_core::spec::StorageError;
+
+use super::http::Fault;
+
+/// What kind of failure this is, for whoever decides about another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Timeouts, lost connections, an overloaded service: it may work later.
+    Transient,
+    /// The keys are wrong, too old, or not allowed to do this.
+    Denied,
+    /// There is no such bucket, container or folder.
+    Missing,
+    /// No space is left.
+    Full,
+    /// The file to be stored cannot be read, or this machine's disk fails.
+    Local,
+    /// It will not work later either.
+    Refused,
+}
+
+/// What was tried: a verb, a name, a place. Never keys, never queries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub(super) verb: &'static str,
+    pub(super) name: String,
+    pub(super) place: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} in {}", self.verb, self.name, self.place)
+    }
+}
+
+/// Why something is not stored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It may work later.
+    #[error("cannot {0} for now: {1}")]
+    Transient(Attempt, String),
+    /// Not with these keys.
+    #[error("cannot {0}: {1}")]
+    Denied(Attempt, String),
+    /// The bucket, container or folder is not there.
+    #[error("cannot {0}: {1}")]
+    Missing(Attempt, String),
+    /// No space is left.
+    #[error("cannot {0}: no space is left there")]
+    Full(Attempt),
+    /// A file of this machine.
+    #[error("cannot {0}")]
+    Local(Attempt, #[source] io::Error),
+    /// It will not work later either.
+    #[error("cannot {0}: {1}")]
+    Refused(Attempt, String),
+    /// Not a name that means the same everywhere.
+    #[error(
+        "{0:?} cannot be the name of an object: use letters, digits, _, - and ., no dot in front, / between folders"
+    )]
+    Name(String),
+    /// A description that cannot be used.
+    #[error("cannot use this storage")]
+    Storage(#[from] StorageError),
+    /// Something is missing in a description.
+    #[error("cannot use {0}: {1}")]
+    Open(String, String),
+}
+
+impl Error {
+    /// What kind of failure this is.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Transient(..) => Class::Transient,
+            Self::Denied(..) => Class::Denied,
+            Self::Missing(..) => Class::Missing,
+            Self::Full(_) => Class::Full,
+            Self::Local(..) => Class::Local,
+            Self::Refused(..) | Self::Name(_) | Self::Storage(_) | Self::Open(..) => Class::Refused,
+        }
+    }
+
+    /// What a storage service refused, or why it was not reached.
+    pub(super) fn of_fault(attempt: Attempt, fault: &Fault) -> Self {
+        let Fault::Refused { status, code } = fault else {
+            let why = fault.to_string();
+            return match fault {
+                Fault::Connect(_) if why.contains("dns error") || why.contains("lookup address") => {
+                    Self::Transient(attempt, format!("{why}: check the region or the endpoint"))
+                }
+                Fault::TooLong | Fault::Insecure => Self::Refused(attempt, why),
+                _ => Self::Transient(attempt, why),
+            };
+        };
+        let said = |hint: &str| format!("{fault}: {hint}");
+        let code = code.as_deref().unwrap_or_default();
+        match (status, code) {
+            (_, "RequestTimeTooSkewed") => Self::Denied(attempt, said("set the clock of this machine")),
+            (_, "ExpiredToken" | "TokenRefreshRequired") => {
+                Self::Denied(attempt, said("the keys are too old, get new ones"))
+            }
+            (_, "InvalidToken") => {
+                Self::Denied(attempt, said("the session token does not belong to these keys"))
+            }
+            (_, "SignatureDoesNotMatch") => {
+                Self::Denied(attempt, said("the secret key does not belong to the access key"))
+            }
+            (_, "InvalidAccessKeyId") => Self::Denied(attempt, said("there is no such access key")),
+            (_, "NoSuchBucket" | "ContainerNotFound") => {
+                Self::Missing(attempt, said("make the bucket first, or correct its name"))
+            }
+            (_, "QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage") | (507, _) => {
+                Self::Full(attempt)
+            }
+            (_, "RequestTimeout" | "SlowDown" | "OperationAborted" | "NoSuchUpload" | "BadDigest") => {
+                Self::Transient(attempt, fault.to_string())
+            }
+            (401 | 403, _) => Self::Denied(
+                attempt,
+                said("check that the keys are right and may read, write and delete here"),
+            ),
+            (404, _) => {
+                Self::Missing(attempt, said("check the name of the bucket, the region and the endpoint"))
+            }
+            (300..400, _) | (400, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
+                Self::Refused(attempt, said("the bucket is in another region, correct the region"))
+            }
+            (408 | 409 | 425 | 429 | 500.., _) => Self::Transient(attempt, fault.to_string()),
+            _ => Self::Refused(attempt, fault.to_string()),
+        }
+    }
+
+    /// What failed on a disk of this machine that is written to.
+    pub(super) fn of_disk(attempt: Attempt, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(attempt),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied(
+                attempt,
+                "this user may not write there: change its owner, or choose another".into(),
+            ),
+            _ => Self::Local(attempt, error),
+        }
+    }
+
+    /// A file that was to be stored and cannot be read.
+    pub(super) fn unreadable(file: &Path, error: io::Error) -> Self {
+        let place = file.parent().unwrap_or(file).display().to_string();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self::Local(Attempt { verb: "read", name, place }, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_have_classes() {
+        let attempt =
+            || Attempt { verb: "store", name: "a.mp4".into(), place: "bucket rec at b.example".into() };
+        for (status, code, class) in [
+            (500, None, Class::Transient),
+            (503, Some("SlowDown"), Class::Transient),
+            (429, None, Class::Transient),
+            (400, Some("RequestTimeout"), Class::Transient),
+            (404, Some("NoSuchUpload"), Class::Transient),
+            (403, None, Class::Denied),
+            (403, Some("SignatureDoesNotMatch"), Class::Denied),
+            (400, Some("ExpiredToken"), Class::Denied),
+            (401, None, Class::Denied),
+            (404, Some("NoSuchBucket"), Class::Missing),
+            (404, None, Class::Missing),
+            (507, None, Class::Full),
+            (301, Some("PermanentRedirect"), Class::Refused),
+            (400, Some("AuthorizationHeaderMalformed"), Class::Refused),
+            (413, None, Class::Refused),
+        ] {
+            let fault = Fault::Refused { status, code: code.map(str::to_owned) };
+            let error = Error::of_fault(attempt(), &fault);
+            assert_eq!(error.class(), class, "{error}");
+            assert!(
+                error.to_string().starts_with("cannot store a.mp4 in bucket rec at b.example"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The way to a storage service: connects, sends, and gives up when nothing moves any more.
+//!
+//! What a service answers is not trusted: it is bounded, and only its status and the name of its error are ever repeated.
+
+use std::collections::VecDeque;
+use std::error::Error as StdError;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use object_store::client::{
+    ClientConfigKey, ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest,
+    HttpRequestBody, HttpResponse, HttpService,
+};
+use reqwest::{Response, redirect};
+use tokio::time::{Instant, sleep_until};
+
+/// Longest answer; those that are read are lists of parts and errors.
+const MAX_ANSWER_LEN: usize = 1 << 20;
+/// What is handed to a connection at a time: steps in which progress is seen.
+const STEP: usize = 64 << 10;
+/// What may be on its way, in the system's buffers, when all is handed over ...
+const IN_FLIGHT: u64 = 4 << 20;
+/// ... and the least speed, in bytes per second, that it is given to get there.
+const LEAST_SPEED: u64 = 64 << 10;
+
+/// Why a request came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("there is no connection ({0})")]
+    Connect(String),
+    #[error("nothing was sent or answered for {} s", .0.as_secs_f64())]
+    Stalled(Duration),
+    #[error("the connection broke ({0})")]
+    Broken(String),
+    #[error("it answered {status}{}", .code.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())]
+    Refused { status: u16, code: Option<String> },
+    #[error("its answer is longer than 1 MiB")]
+    TooLong,
+    #[error("it wants to be spoken to without encryption")]
+    Insecure,
+}
+
+impl Fault {
+    /// The fault at the root of an error of `object_store`.
+    pub(super) fn of(error: &object_store::Error) -> Option<&Self> {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+        while let Some(e) = cause {
+            if let Some(fault) = e.downcast_ref::<Self>() {
+                return Some(fault);
+            }
+            cause = e.source();
+        }
+        None
+    }
+
+    fn from_reqwest(error: &reqwest::Error) -> Self {
+        let mut innermost: &(dyn StdError + 'static) = error;
+        while let Some(deeper) = innermost.source() {
+            innermost = deeper;
+        }
+        // The outermost error would name the address, with its query.
+        let why =
+            if error.source().is_some() { tame(&innermost.to_string()) } else { "of the protocol".into() };
+        if error.is_connect() { Self::Connect(why) } else { Self::Broken(why) }
+    }
+}
+
+impl From<Fault> for HttpError {
+    fn from(fault: Fault) -> Self {
+        let kind = match fault {
+            Fault::Connect(_) => HttpErrorKind::Connect,
+            Fault::Stalled(_) => HttpErrorKind::Timeout,
+            Fault::Broken(_) => HttpErrorKind::Interrupted,
+            Fault::Refused { .. } | Fault::TooLong | Fault::Insecure => HttpErrorKind::Unknown,
+        };
+        Self::new(kind, fault)
+    }
+}
+
+/// Text of others, fit for a line of a log.
+fn tame(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(160).collect()
+}
+
+/// Connections to one service.
+#[derive(Debug, Clone)]
+pub(super) struct Http {
+    client: reqwest::Client,
+    stall: Duration,
+    allow_http: bool,
+}
+
+impl Http {
+    /// `direct`: past any proxy of the environment, as for this machine's own addresses.
+    pub(super) fn new(connect: Duration, stall: Duration, direct: bool) -> Result<Self, reqwest::Error> {
+        let mut client = reqwest::Client::builder()
+            .connect_timeout(connect)
+            .pool_idle_timeout(Duration::from_secs(20))
+            .redirect(redirect::Policy::none())
+            .http1_only();
+        if direct {
+            client = client.no_proxy();
+        }
+        Ok(Self { client: client.build()?, stall, allow_http: false })
+    }
+
+    /// Sends, and gives the whole answer if it is a good one.
+    pub(super) async fn send(
+        &self,
+        mut request: reqwest::Request,
+        body: VecDeque<Bytes>,
+    ) -> Result<(Response, Bytes), Fault> {
+        let bytes = body.iter().map(|b| b.len() as u64).sum::<u64>();
+        let watch = Watch::new(self.stall);
+        // Without one the connection would say that it sends chunks.
+        if bytes > 0 {
+            let body = Watched { left: body, bytes, watch: watch.clone() };
+            *request.body_mut() = Some(reqwest::Body::wrap(body));
+        }
+        let exchange = async {
+            let response = self.client.execute(request).await.map_err(|e| Fault::from_reqwest(&e))?;
+            watch.moved(Duration::ZERO);
+            read(response, &watch).await
+        };
+        tokio::pin!(exchange);
+        loop {
+            let until = watch.until();
+            tokio::select! {
+                done = &mut exchange => return done,
+                () = sleep_until(until) => {
+                    if watch.until() <= Instant::now() {
+                        return Err(Fault::Stalled(self.stall));
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn read(mut response: Response, watch: &Watch) -> Result<(Response, Bytes), Fault> {
+    let mut answer = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| Fault::from_reqwest(&e))? {
+        watch.moved(Duration::ZERO);
+        if answer.len() + chunk.len() > MAX_ANSWER_LEN {
+            return Err(Fault::TooLong);
+        }
+        answer.extend_from_slice(&chunk);
+    }
+    let status = response.status().as_u16();
+    let said = code_in(&answer);
+    // Some errors are found only when the status is sent already.
+    let failed_late = status == 200 && said.is_some();
+    if !response.status().is_success() || failed_late {
+        let header = response.headers().get("x-ms-error-code").and_then(|code| code.to_str().ok());
+        let code = said.or_else(|| header.and_then(code));
+        return Err(Fault::Refused { status: if failed_late { 500 } else { status }, code });
+    }
+    Ok((response, answer.into()))
+}
+
+/// The name of the error in an answer like `<Error><Code>NoSuchBucket</Code>`.
+fn code_in(answer: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(answer.get(..4096).unwrap_or(answer));
+    let (_, inside) = text.split_once("<Error>")?;
+    code(inside.split_once("<Code>")?.1.split_once("</Code>")?.0)
+}
+
+/// Names of errors are a word; what is none is not repeated.
+pub(super) fn code(text: &str) -> Option<String> {
+    let word = (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'.');
+    word.then(|| text.to_owned())
+}
+
+/// What a body is made of: all of it is there already.
+fn chunks(mut body: HttpRequestBody) -> VecDeque<Bytes> {
+    let mut chunks = VecDeque::new();
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {
+        chunks.extend(frame.into_data().ok());
+    }
+    chunks
+}
+
+#[async_trait::async_trait]
+impl HttpService for Http {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let (parts, body) = request.into_parts();
+        let unusable = |_| HttpError::from(Fault::Broken("not an address".into()));
+        let url = url::Url::parse(&parts.uri.to_string()).map_err(unusable)?;
+        if url.scheme() != "https" && !self.allow_http {
+            return Err(Fault::Insecure.into());
+        }
+        let mut request = reqwest::Request::new(parts.method, url);
+        *request.headers_mut() = parts.headers;
+        let (response, answer) = self.send(request, chunks(body)).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let mut response = HttpResponse::new(answer.into());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+}
+
+impl HttpConnector for Http {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let allowed = options.get_config_value(&ClientConfigKey::AllowHttp);
+        Ok(HttpClient::new(Self { allow_http: allowed.as_deref() == Some("true"), ..self.clone() }))
+    }
+}
+
+/// When something last moved, and how long it may rest.
+#[derive(Debug, Clone)]
+struct Watch {
+    stall: Duration,
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Watch {
+    fn new(stall: Duration) -> Self {
+        Self { stall, until: Arc::new(Mutex::new(Instant::now() + stall)) }
+    }
+
+    fn moved(&self, more: Duration) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + self.stall + more;
+    }
+
+    fn until(&self) -> Instant {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A body that tells the watch what the connection takes of it.
+struct Watched {
+    left: VecDeque<Bytes>,
+    bytes: u64,
+    watch: Watch,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let Some(mut chunk) = self.left.pop_front() else { return Poll::Ready(None) };
+        if chunk.len() > STEP {
+            let rest = chunk.split_off(STEP);
+            self.left.push_front(rest);
+        }
+        let more = if self.left.is_empty() { self.bytes.min(IN_FLIGHT) / LEAST_SPEED } else { 0 };
+        self.watch.moved(Duration::from_secs(more));
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.iter().map(|b| b.len() as u64).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_word_is_repeated() {
+        let answer = b"<?xml version=\"1.0\"?><Error><Code>NoSuchBucket</Code><Message>x</Message></Error>";
+        assert_eq!(code_in(answer).as_deref(), Some("NoSuchBucket"));
+        for bad in [
+            &b"<Code>A</Code>"[..],
+            b"<Error><Code>a b</Code>",
+            b"<Error><Code>",
+            b"\xff<Error><Code></Code>",
+        ] {
+            assert_eq!(code_in(bad), None);
+        }
+        let long = format!("<Error><Code>{}</Code>", "A".repeat(65));
+        assert_eq!(code_in(long.as_bytes()), None);
+        assert_eq!(tame("a\r\nb\u{7}"), "ab");
+    }
+}

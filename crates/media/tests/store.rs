@@ -1,0 +1,339 @@
+//! Files become objects: whole, confirmed, or not at all; and what goes wrong is told in words, without keys.
+
+#[path = "store/place.rs"]
+mod place;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_core::spec::{Bucket, Keys, Secret, Storage};
+use pagecast_media::store::{Class, Error, Store};
+use pagecast_testkit::s3::Known;
+use pagecast_testkit::{Fault, S3, Scratch, Tmpfs};
+
+use place::{ACCESS, MIB, PART, SECRET, bucket, file, fresh, pace, run};
+
+const MP4: &str = "video/mp4";
+
+#[test]
+fn what_is_stored_is_there_byte_for_byte() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        for (name, bytes) in [
+            ("empty.mp4", 0),
+            ("a/one.mp4", 1),
+            ("a/part.mp4", PART),
+            ("a/more.mp4", PART + 1),
+            ("long.mp4", 3 * PART + 7),
+        ] {
+            let path = file(&scratch, bytes, 1)?;
+            for _ in 0..2 {
+                let stored = store.put(name, &path, MP4).await?;
+                ensure!(stored.bytes == bytes && stored.etag.is_some(), "{name}: {stored:?}");
+                ensure!(store.head(name).await?.as_ref() == Some(&stored));
+                ensure!(fs::read(server.file("rec", &format!("room/{name}")))? == fs::read(&path)?, "{name}");
+            }
+        }
+        ensure!(server.objects("rec")?.len() == 5 && server.unfinished()? == 0);
+        // Two files, twice, in parts of 2 and of 4.
+        ensure!((server.count("begin"), server.count("part"), server.count("complete")) == (4, 12, 4));
+        ensure!(server.attributes(MP4).is_ok());
+        store.delete("long.mp4").await?;
+        store.delete("long.mp4").await?;
+        ensure!(store.head("long.mp4").await?.is_none() && server.objects("rec")?.len() == 4);
+        Ok(())
+    })
+}
+
+#[test]
+fn playlists_are_replaced() -> Result<()> {
+    run(async {
+        let (_scratch, server, store) = fresh()?;
+        for text in ["#EXTM3U\n", "#EXTM3U\n#EXT-X-ENDLIST\n"] {
+            let kind = "application/vnd.apple.mpegurl";
+            let stored = store.put_bytes("a.m3u8", text.into(), kind, Some("max-age=2")).await?;
+            ensure!(stored.bytes == text.len() as u64);
+            ensure!(fs::read_to_string(server.file("rec", "room/a.m3u8"))? == text);
+        }
+        ensure!(server.attributes("mpegurl")?.contains("max-age=2"));
+        Ok(())
+    })
+}
+
+#[test]
+fn names_are_checked() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        let path = file(&scratch, 10, 1)?;
+        for name in ["../a", "/a", "a//b", "", ".a", "a\n"] {
+            let put = store.put(name, &path, MP4).await;
+            ensure!(matches!(put, Err(Error::Name(_))), "{name:?}: {put:?}");
+            ensure!(store.delete(name).await.is_err() && store.head(name).await.is_err());
+        }
+        ensure!(server.objects("rec")?.is_empty());
+        let gone = store.put("a.mp4", &scratch.join("no.mp4"), MP4).await;
+        ensure!(gone.is_err_and(
+            |e| e.class() == Class::Local && e.to_string().contains("cannot read no.mp4 in /tmp/")
+        ));
+        Ok(())
+    })
+}
+
+/// What a probe and an upload say of a place; both must say the same.
+async fn said(place: &Bucket) -> Result<(Class, String)> {
+    let scratch = Scratch::new()?;
+    let store = Store::open_at(&Storage::Bucket(place.clone()), pace())?;
+    let probed = store.probe().await.err().context("it can be written to")?;
+    let put = store.put("a.mp4", &file(&scratch, 2 * PART, 1)?, MP4).await.err().context("it was stored")?;
+    ensure!(probed.class() == put.class(), "{probed} and {put}");
+    ensure!(put.to_string().starts_with("cannot store room/a.mp4 "), "{put}");
+    Ok((put.class(), format!("{put} {put:?} {probed} {store:?}")))
+}
+
+#[test]
+fn a_place_that_cannot_be_used_says_why() -> Result<()> {
+    run(async {
+        let scratch = Scratch::new()?;
+        let mut server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
+        server.make_bucket("rec")?;
+        server
+            .know("AKIDOLD", Known { secret: "s".into(), token: Some("tok-hunter2".into()), expired: true });
+        let good = bucket(&server);
+        let with = |change: &dyn Fn(&mut Bucket)| {
+            let mut place = good.clone();
+            change(&mut place);
+            place
+        };
+        let keys = |access: &str, secret: &str, token: Option<&str>| {
+            Some(Keys { session_token: token.map(Secret::new), ..Keys::new(access, secret) })
+        };
+        for (place, class, words) in [
+            (with(&|b| b.keys = keys(ACCESS, "hunter2", None)), Class::Denied, "secret key does not belong"),
+            (with(&|b| b.keys = keys("AKIDhunter2", SECRET, None)), Class::Denied, "no such access key"),
+            (with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter2"))), Class::Denied, "too old"),
+            (with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter3"))), Class::Denied, "session token"),
+            (with(&|b| b.bucket = "other".into()), Class::Missing, "make the bucket first"),
+        ] {
+            let (seen, text) = said(&place).await?;
+            ensure!(seen == class && text.contains(words), "{text}");
+            ensure!(text.contains(&format!("bucket {} at 127.0.0.1:", place.bucket)), "{text}");
+            ensure!(!text.contains("hunter") && !text.contains(SECRET), "{text}");
+        }
+        server.stop();
+        let (class, text) = said(&good).await?;
+        ensure!(class == Class::Transient && text.contains("Connection refused"), "{text}");
+        let nowhere = with(&|b| b.endpoint = "http://nowhere.invalid:9".parse().ok());
+        let (class, text) = said(&nowhere).await?;
+        ensure!(class == Class::Transient && text.contains("check the region or the endpoint"), "{text}");
+        Ok(())
+    })
+}
+
+#[test]
+fn whatever_goes_wrong_leaves_nothing_half() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        let (small, large) = (file(&scratch, 1000, 1)?, file(&scratch, 2 * PART + 7, 2)?);
+        for (fault, class) in [
+            (Fault::Down, Class::Transient),
+            (Fault::Drop, Class::Transient),
+            (Fault::Error500, Class::Transient),
+            (Fault::Denied403, Class::Denied),
+            (Fault::HalfUpload, Class::Transient),
+            (Fault::Stall, Class::Transient),
+        ] {
+            server.set(Some(fault));
+            for path in [&small, &large] {
+                let began = Instant::now();
+                let error = store.put("a.mp4", path, MP4).await.err().context("it was stored")?;
+                ensure!(error.class() == class, "{fault:?}: {error}");
+                ensure!(began.elapsed() < Duration::from_secs(20), "{fault:?} took {:?}", began.elapsed());
+            }
+            ensure!(server.objects("rec")?.is_empty(), "{fault:?} left {:?}", server.objects("rec")?);
+            server.set(None);
+            ensure!(store.tidy().await == 0 && server.unfinished()? == 0, "{fault:?} left parts");
+            for path in [&small, &large] {
+                store.put("a.mp4", path, MP4).await.with_context(|| format!("after {fault:?}"))?;
+                ensure!(fs::read(server.file("rec", "room/a.mp4"))? == fs::read(path)?);
+            }
+            store.delete("a.mp4").await?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_storage_that_goes_away_in_the_middle_is_tidied_when_it_is_back() -> Result<()> {
+    run(async {
+        let (scratch, mut server, store) = fresh()?;
+        let large = file(&scratch, 4 * PART, 1)?;
+        server.set(Some(Fault::Slow(20 * MIB)));
+        {
+            let put = store.put("a.mp4", &large, MP4);
+            let third_part = async {
+                while server.count("part") < 3 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::pin!(put);
+            tokio::select! {
+                early = &mut put => anyhow::bail!("it ended early: {early:?}"),
+                () = third_part => {}
+            }
+            server.set(Some(Fault::Down));
+            let error = put.await.err().context("it was stored")?;
+            ensure!(error.class() == Class::Transient, "{error}");
+        }
+        ensure!(server.unfinished()? > 0 && store.tidy().await == 1, "nothing was left");
+        server.restart()?;
+        server.set(None);
+        ensure!(store.tidy().await == 0 && server.unfinished()? == 0);
+        ensure!(server.objects("rec")?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn an_upload_that_is_given_up_is_taken_back() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        let large = file(&scratch, 4 * PART, 1)?;
+        server.set(Some(Fault::Slow(MIB)));
+        {
+            let part = async {
+                while server.count("part") == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::select! {
+                early = store.put("a.mp4", &large, MP4) => anyhow::bail!("it ended early: {early:?}"),
+                () = part => {}
+            }
+        }
+        ensure!(server.unfinished()? > 0, "nothing was left");
+        server.set(None);
+        ensure!(store.tidy().await == 0 && server.unfinished()? == 0 && server.objects("rec")?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn slow_is_not_stalled() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        server.set(Some(Fault::Slow(2 * MIB)));
+        let began = Instant::now();
+        let path = file(&scratch, PART, 1)?;
+        store.put("a.mp4", &path, MP4).await?;
+        ensure!(began.elapsed() > pace().stall, "it was not slow: {:?}", began.elapsed());
+        Ok(())
+    })
+}
+
+#[test]
+fn keys_are_in_no_line_of_any_log() -> Result<()> {
+    let log = place::Log::start();
+    run(async {
+        let scratch = Scratch::new()?;
+        let server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
+        server.make_bucket("rec")?;
+        let known = Known { secret: "hunter3".into(), token: Some("hunter4".into()), expired: false };
+        server.know("AKIDTEMP", known);
+        let path = file(&scratch, 2 * PART, 1)?;
+        for (access, secret, token, good) in
+            [(ACCESS, "hunter2", None, false), ("AKIDTEMP", "hunter3", Some("hunter4"), true)]
+        {
+            let keys = Keys { session_token: token.map(Secret::new), ..Keys::new(access, secret) };
+            let storage = Storage::Bucket(Bucket { keys: Some(keys), ..bucket(&server) });
+            let store = Store::open_at(&storage, pace())?;
+            let put = store.put("a.mp4", &path, MP4).await;
+            ensure!(put.is_ok() == good, "{put:?}");
+            tracing::trace!(?store, ?storage, ?put, "what a careless engineer writes");
+        }
+        Ok(())
+    })?;
+    let text = log.end();
+    ensure!(text.contains("careless") && text.contains("connect"), "nothing was logged: {text}");
+    let shown: Vec<_> = text.lines().filter(|line| line.contains("hunter")).collect();
+    ensure!(shown.is_empty(), "{shown:?}");
+    Ok(())
+}
+
+#[test]
+fn a_folder_takes_files_without_copying_them() -> Result<()> {
+    run(async {
+        let scratch = Scratch::new()?;
+        let folder = scratch.open_folder("out")?;
+        let store = Store::open(&Storage::Folder(folder.clone()))?;
+        store.probe().await?;
+        let path = file(&scratch, 1000, 1)?;
+        for _ in 0..2 {
+            let stored = store.put("a/b.mp4", &path, MP4).await?;
+            ensure!(stored.bytes == 1000 && store.head("a/b.mp4").await? == Some(stored));
+        }
+        let there = folder.join("a/b.mp4");
+        ensure!(fs::metadata(&there)?.ino() == fs::metadata(&path)?.ino(), "it was copied");
+        let other = file(&scratch, 2000, 2)?;
+        store.put("a/b.mp4", &other, MP4).await?;
+        ensure!(fs::read(&there)? == fs::read(&other)? && fs::metadata(&path)?.len() == 1000);
+        store.put_bytes("a.m3u8", "#EXTM3U\n".into(), "", None).await?;
+        store.put_bytes("a.m3u8", "#EXTM3U".into(), "", None).await?;
+        ensure!(fs::read_to_string(folder.join("a.m3u8"))? == "#EXTM3U");
+        store.delete("a.m3u8").await?;
+        store.delete("a.m3u8").await?;
+        ensure!(store.head("a.m3u8").await?.is_none());
+        let left = |folder| anyhow::Ok(fs::read_dir(folder)?.count());
+        ensure!(left(folder.clone())? == 1 && left(folder.join("a"))? == 1, "drafts were left");
+
+        let one = Store::open(&Storage::File(folder.join("one.mp4")))?;
+        one.probe().await?;
+        one.put("whatever.mp4", &path, MP4).await?;
+        ensure!(fs::metadata(folder.join("one.mp4"))?.len() == 1000);
+        ensure!(
+            one.put_bytes("a.m3u8", "".into(), "", None).await.is_err_and(|e| e.class() == Class::Refused)
+        );
+
+        let nowhere = Store::open(&Storage::Folder(scratch.join("no")))?;
+        for error in [nowhere.probe().await.err(), nowhere.put("a.mp4", &path, MP4).await.err()] {
+            let error = error.context("it was stored")?;
+            ensure!(
+                error.class() == Class::Missing && error.to_string().ends_with("make it first"),
+                "{error}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn another_disk_is_copied_to_until_it_is_full() -> Result<()> {
+    if !Tmpfs::possible() {
+        eprintln!("skipped: mounting a small disk needs root");
+        return Ok(());
+    }
+    run(async {
+        let scratch = Scratch::new()?;
+        let disk = Tmpfs::mount(scratch.join("disk"), 2 * MIB)?;
+        let store = Store::open(&Storage::Folder(disk.path().to_owned()))?;
+        let fits = file(&scratch, MIB, 1)?;
+        store.put("a.mp4", &fits, MP4).await?;
+        ensure!(fs::read(disk.path().join("a.mp4"))? == fs::read(&fits)?);
+        for error in [
+            store.put("b.mp4", &file(&scratch, 2 * MIB, 2)?, MP4).await.err(),
+            store.put_bytes("b.bin", vec![1; 2 << 20].into(), "", None).await.err(),
+        ] {
+            let error = error.context("it was stored")?;
+            ensure!(error.class() == Class::Full && error.to_string().contains("no space"), "{error}");
+        }
+        ensure!(fs::read_dir(disk.path())?.count() == 1, "drafts were left");
+        store.put("c.mp4", &file(&scratch, MIB / 2, 3)?, MP4).await?;
+        disk.make_read_only()?;
+        for error in [store.probe().await.err(), store.put("d.mp4", &fits, MP4).await.err()] {
+            let error = error.context("it was stored")?;
+            ensure!(error.class() == Class::Denied, "{error}");
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,126 @@
+//! Places to store things in, and things to store.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use pagecast_core::spec::{Bucket, Keys, Service, Storage};
+use pagecast_media::store::{Pace, Store};
+use pagecast_testkit::{S3, Scratch};
+
+pub(super) const ACCESS: &str = "AKIDGOOD";
+pub(super) const SECRET: &str = "open+sesame/1";
+pub(super) const MIB: u64 = 1 << 20;
+/// The smallest part that services take.
+pub(super) const PART: u64 = 5 * MIB;
+
+pub(super) fn run<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(test)
+}
+
+/// Short enough for tests, long enough for a slow machine that is up to something else.
+pub(super) fn pace() -> Pace {
+    Pace { stall: Duration::from_secs(2), part_bytes: PART, ..Pace::default() }
+}
+
+/// A bucket `rec` with a prefix `room`.
+pub(super) fn bucket(server: &S3) -> Bucket {
+    Bucket {
+        prefix: vec!["room".into()],
+        endpoint: server.url().parse().ok(),
+        keys: Some(Keys::new(ACCESS, SECRET)),
+        ..Bucket::new(Service::S3, "rec")
+    }
+}
+
+pub(super) fn fresh() -> Result<(Scratch, S3, Store)> {
+    let scratch = Scratch::new()?;
+    let server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
+    server.make_bucket("rec")?;
+    let store = Store::open_at(&Storage::Bucket(bucket(&server)), pace())?;
+    Ok((scratch, server, store))
+}
+
+/// A file of bytes that look like nothing, others for each seed.
+pub(super) fn file(scratch: &Scratch, bytes: u64, seed: u64) -> Result<PathBuf> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    let mut content = Vec::new();
+    while (content.len() as u64) < bytes {
+        content.extend(words.next().unwrap_or_default());
+    }
+    content.truncate(usize::try_from(bytes)?);
+    let path = scratch.join(&format!("{bytes}-{seed}.mp4"));
+    fs::write(&path, content)?;
+    Ok(path)
+}
+
+/// All that this thread logs, down to the last detail, and nothing of the servers.
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+
+/// Keeps a log while it lives.
+pub(super) struct Logging {
+    log: Log,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+thread_local! {
+    /// For those who log the old way.
+    static OLD: RefCell<Option<Log>> = const { RefCell::new(None) };
+}
+
+impl Log {
+    pub(super) fn start() -> Logging {
+        struct ToThread;
+        impl log::Log for ToThread {
+            fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+                true
+            }
+            fn log(&self, record: &log::Record<'_>) {
+                OLD.with_borrow(|log| {
+                    if let Some(mut log) = log.clone() {
+                        let _infallible = writeln!(log, "{} {}", record.target(), record.args());
+                    }
+                });
+            }
+            fn flush(&self) {}
+        }
+        let _once = log::set_logger(&ToThread);
+        log::set_max_level(log::LevelFilter::Trace);
+        let log = Self::default();
+        OLD.set(Some(log.clone()));
+        let format = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::TRACE);
+        let writer = log.clone();
+        let subscriber = format.with_writer(move || writer.clone()).finish();
+        Logging { log, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+}
+
+impl Logging {
+    pub(super) fn end(self) -> String {
+        OLD.set(None);
+        String::from_utf8_lossy(&self.log.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
