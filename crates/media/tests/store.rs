@@ -233,6 +233,39 @@ fn slow_is_not_stalled() -> Result<()> {
 }
 
 #[test]
+fn keys_of_other_services_are_read_or_refused() -> Result<()> {
+    // A key of Azure is base64; those of Google are a file of JSON.
+    for (address, access, secret, good) in [
+        ("az://rec?endpoint=http://127.0.0.1:9", "account", "aHVudGVyMg==", true),
+        ("az://rec", "account", "hunter2 is no base64", false),
+        ("gs://rec", "robot", "{\"private_key\":\"hunter2\"}", false),
+        ("cos://rec-125?region=ap-guangzhou", "AKID", "hunter2", true),
+        ("tos://rec?region=cn-beijing", "AKID", "hunter2", true),
+        ("oss://rec?region=cn-hangzhou", "AKID", "hunter2", true),
+    ] {
+        let mut storage = Storage::parse(address)?;
+        *storage.keys_mut().context("a bucket")? = Some(Keys::new(access, secret));
+        let store = Store::open(&storage);
+        let shown = format!("{store:?} {:?}", store.as_ref().err().map(ToString::to_string));
+        ensure!(store.is_ok() == good && !shown.contains("hunter2"), "{address}: {shown}");
+        if let Ok(store) = store {
+            let host = storage_host(address);
+            ensure!(store.place().contains(host), "{} is not at {host}", store.place());
+        }
+    }
+    Ok(())
+}
+
+fn storage_host(address: &str) -> &str {
+    match address.split_once("://").map_or("", |(service, _)| service) {
+        "cos" => "rec-125.cos.ap-guangzhou.myqcloud.com",
+        "tos" => "rec.tos-s3-cn-beijing.volces.com",
+        "oss" => "rec.oss-cn-hangzhou.aliyuncs.com",
+        _ => "127.0.0.1:9",
+    }
+}
+
+#[test]
 fn keys_are_in_no_line_of_any_log() -> Result<()> {
     let log = place::Log::start();
     run(async {

@@ -123,8 +123,8 @@ impl Vod {
         let bytes = files.last().map_or(Ok(0), |(_, file)| {
             std::fs::metadata(file).map(|m| m.len()).map_err(|e| Error::unreadable(file, e))
         })?;
-        if let Some(stored) = self.confirm_again(name, bytes).await {
-            return Ok(stored);
+        if let Some(again) = self.confirm_again(name, bytes).await {
+            return again;
         }
         let mut session = self.apply(name).await?;
         let (mut applied, mut next) = (1, 0);
@@ -231,14 +231,18 @@ impl Vod {
         Ok(Stored { bytes, etag: None, medium: Some(medium) })
     }
 
-    /// Confirms the last upload, if it was this one, rather than making a second medium of it.
-    async fn confirm_again(&self, name: &str, bytes: u64) -> Option<Stored> {
+    /// Confirms the last upload, if it was this one, rather than making a second medium of it. `None`: it must be sent.
+    async fn confirm_again(&self, name: &str, bytes: u64) -> Option<Result<Stored, Error>> {
         let last = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (last_name, last_bytes, session) = last?;
         if (last_name.as_str(), last_bytes) != (name, bytes) {
             return None;
         }
-        self.commit(name, bytes, session).await.ok()
+        match self.commit(name, bytes, session).await {
+            // Its session is over.
+            Err(Error::Refused(..) | Error::Missing(..)) => None,
+            other => Some(other),
+        }
     }
 
     async fn call<T: DeserializeOwned>(

@@ -1,0 +1,173 @@
+//! Media get all the way into video on demand, once each, with keys that do not last.
+
+#[path = "store/place.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod place;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_core::spec::{Keys, Media, Storage, Vod};
+use pagecast_media::store::{Class, Store};
+use pagecast_testkit::vod::BUCKET;
+use pagecast_testkit::{Fault, Scratch, VodServer};
+
+use place::{PART, SECRET, file, pace, run};
+
+const MP4: &str = "video/mp4";
+
+fn describe(server: &VodServer) -> Vod {
+    Vod {
+        keys: Some(Keys::new("AKIDAPP", SECRET)),
+        procedure: Some("flow".into()),
+        lifetime: Some(Duration::from_secs(86_400)),
+        storage_region: Some("ap-chongqing".into()),
+        class_id: 7,
+        sub_app_id: Some(1_500_000_001),
+        session_context: Some("session \"1\"".into()),
+        source_context: Some("源".into()),
+        media: Media::Mp4,
+        record_id: Some("room_1".into()),
+        region: Some("ap-guangzhou".into()),
+        endpoint: server.url().parse().ok(),
+        storage_endpoint: server.storage().url().parse().ok(),
+    }
+}
+
+fn fresh() -> Result<(Scratch, VodServer, Store)> {
+    let scratch = Scratch::new()?;
+    let server = VodServer::start(&scratch.join("vod"), "AKIDAPP", SECRET)?;
+    let store = Store::open_at(&Storage::TencentVod(describe(&server)), pace())?;
+    Ok((scratch, server, store))
+}
+
+#[test]
+fn a_file_becomes_a_medium() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        store.probe().await?;
+        let path = file(&scratch, 2 * PART + 1, 1)?;
+        let stored = store.put("task/task_0.mp4", &path, MP4).await?;
+        let medium = stored.medium.context("no medium")?;
+        ensure!((stored.bytes, &*medium.file_id) == (2 * PART + 1, "file-2"), "{medium:?}");
+        ensure!(medium.url == "http://125.vod2.example/upload/2/f0.mp4");
+        ensure!(fs::read(server.storage().file(BUCKET, "upload/2/f0.mp4"))? == fs::read(&path)?);
+        let call = server.calls("ApplyUpload").pop().context("no call")?;
+        for (field, value) in [
+            ("MediaType", "\"mp4\""),
+            ("MediaName", "\"room_1__UserDefine_u_task_0\""),
+            ("Procedure", "\"flow\""),
+            ("StorageRegion", "\"ap-chongqing\""),
+            ("ClassId", "7"),
+            ("SubAppId", "1500000001"),
+            ("SessionContext", "\"session \\\"1\\\"\""),
+            ("SourceContext", "\"源\""),
+        ] {
+            let sent = call[field].to_string();
+            ensure!(sent == value, "{field} is {sent}");
+        }
+        let expires = call["ExpireTime"].as_str().context("no time")?;
+        ensure!(expires.len() == 20 && expires.ends_with('Z'), "{expires}");
+        let commit = server.calls("CommitUpload").pop().context("no commit")?;
+        ensure!(commit["VodSessionKey"] == "session+/2" && commit["SubAppId"] == 1_500_000_001, "{commit}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_playlist_takes_its_segments_along() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        let (one, two, list) = (file(&scratch, 10, 1)?, file(&scratch, 20, 2)?, scratch.join("a.m3u8"));
+        fs::write(&list, "#EXTM3U\n")?;
+        let files: [(&str, &Path); 3] =
+            [("task/t_0.ts", &one), ("task/more/t_1.ts", &two), ("task/t.m3u8", &list)];
+        let medium = store.put_playlist(&files).await?.medium.context("no medium")?;
+        ensure!(medium.url.ends_with("/upload/1/f0.m3u8"), "{medium:?}");
+        let objects: Vec<_> = server.storage().objects(BUCKET)?.into_iter().collect();
+        let sizes: Vec<_> = objects.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+        ensure!(
+            sizes == [("upload/1/f0.m3u8", 8), ("upload/1/more/t_1.ts", 20), ("upload/1/t_0.ts", 10)],
+            "{sizes:?}"
+        );
+        let apart: [(&str, &Path); 2] = [("other/t_0.ts", &one), ("task/t.m3u8", &list)];
+        let refused = store.put_playlist(&apart).await.err().context("it was stored")?;
+        ensure!(refused.to_string().contains("not in the folder of its playlist"), "{refused}");
+        ensure!(store.put_playlist(&[]).await.is_err());
+        Ok(())
+    })
+}
+
+#[test]
+fn keys_that_end_too_soon_are_applied_for_again() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        let (small, large) = (file(&scratch, 100, 1)?, file(&scratch, PART + 1, 2)?);
+        for (path, applied) in [(&small, 3), (&large, 6)] {
+            server.give_stale_keys(2);
+            let stored = store.put("a.mp4", path, MP4).await?;
+            ensure!(stored.medium.is_some() && server.calls("ApplyUpload").len() == applied);
+        }
+        server.give_stale_keys(100);
+        let error = store.put("a.mp4", &small, MP4).await.err().context("it was stored")?;
+        ensure!(error.class() == Class::Denied && error.to_string().contains("ExpiredToken"), "{error}");
+        ensure!(server.calls("ApplyUpload").len() == 10, "it asks for ever");
+        Ok(())
+    })
+}
+
+#[test]
+fn one_file_is_one_medium_even_if_an_answer_is_lost() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        let path = file(&scratch, 100, 1)?;
+        server.lose_commits(2);
+        for _ in 0..2 {
+            let error = store.put("a.mp4", &path, MP4).await.err().context("the answer was lost")?;
+            ensure!(error.class() == Class::Transient, "{error}");
+        }
+        let medium = store.put("a.mp4", &path, MP4).await?.medium.context("no medium")?;
+        ensure!(medium.file_id == "file-1" && server.calls("ApplyUpload").len() == 1, "{medium:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_goes_wrong_is_told_without_keys() -> Result<()> {
+    run(async {
+        let (scratch, server, store) = fresh()?;
+        let path = file(&scratch, 2 * PART, 1)?;
+        let mut told = Vec::new();
+        for keys in [Keys::new("AKIDAPP", "hunter2"), Keys::new("hunter3", SECRET)] {
+            let wrong = Storage::TencentVod(Vod { keys: Some(keys), ..describe(&server) });
+            let wrong = Store::open_at(&wrong, pace())?;
+            for error in [wrong.probe().await.err(), wrong.put("a.mp4", &path, MP4).await.err()] {
+                let error = error.context("it was taken")?;
+                ensure!(error.class() == Class::Denied, "{error}");
+                told.push(format!("{error} {error:?} {wrong:?}"));
+            }
+        }
+        ensure!(
+            told[0].contains("AuthFailure.SignatureFailure") && told[2].contains("SecretIdNotFound"),
+            "{told:?}"
+        );
+        ensure!(server.calls("ApplyUpload").is_empty(), "an unsigned call was carried out");
+        server.storage().set(Some(Fault::Drop));
+        let error = store.put("a.mp4", &path, MP4).await.err().context("it was stored")?;
+        ensure!(error.class() == Class::Transient, "{error}");
+        told.push(format!("{error} {error:?} {store:?}"));
+        ensure!(
+            !told
+                .iter()
+                .any(|text| text.contains("hunter") || text.contains(SECRET) || text.contains("temporary-"))
+        );
+        server.storage().set(None);
+        store.put("a.mp4", &path, MP4).await?;
+        let bare = Storage::TencentVod(describe(&server)).without_keys();
+        let error = Store::open(&bare).err().context("it opened")?;
+        ensure!(error.to_string().contains("keys of the application"), "{error}");
+        Ok(())
+    })
+}
