@@ -176,24 +176,22 @@ impl Remote {
 
     /// Takes back parts of failed uploads, and says how many uploads are left.
     pub(super) async fn tidy(&self) -> usize {
-        let mut left = std::mem::take(&mut *lock(&self.orphans));
-        while let Some(mut upload) = left.pop() {
-            match upload.abort().await {
-                Ok(()) => {}
-                Err(e) if is_absent(&e) => {}
-                Err(e) => match self.failed("take back the parts of", "an upload", &e) {
-                    Error::Transient(..) => {
-                        left.push(upload);
-                        break;
-                    }
+        loop {
+            let Some(upload) = lock(&self.orphans).pop() else { return 0 };
+            // Remembered again if this is given up.
+            let mut orphan = Upload { upload: Some(upload), orphans: self.orphans.clone() };
+            let Ok(upload) = orphan.get() else { continue };
+            if let Err(e) = upload.abort().await
+                && !is_absent(&e)
+            {
+                match self.failed("take back the parts of", "an upload", &e) {
+                    Error::Transient(..) => break,
                     for_ever => tracing::warn!("{for_ever}; a rule of the bucket should delete them"),
-                },
+                }
             }
+            orphan.upload = None;
         }
-        let mut orphans = lock(&self.orphans);
-        orphans.extend(left);
-        orphans.truncate(MAX_ORPHANS);
-        orphans.len()
+        lock(&self.orphans).len()
     }
 
     fn key(&self, name: &str) -> Key {

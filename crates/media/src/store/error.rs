@@ -96,6 +96,7 @@ impl Error {
                 Fault::Connect(_) if why.contains("dns error") || why.contains("lookup address") => {
                     Self::Transient(attempt, format!("{why}: check the region or the endpoint"))
                 }
+                Fault::NoKeys => Self::Denied(attempt, why),
                 Fault::TooLong | Fault::Insecure => Self::Refused(attempt, why),
                 _ => Self::Transient(attempt, why),
             };

@@ -38,6 +38,8 @@ pub(super) enum Fault {
     Broken(String),
     #[error("it answered {status}{}", .code.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())]
     Refused { status: u16, code: Option<String> },
+    #[error("no keys are given, and neither the environment nor a role of this machine has any")]
+    NoKeys,
     #[error("its answer is longer than 1 MiB")]
     TooLong,
     #[error("it wants to be spoken to without encryption")]
@@ -75,7 +77,9 @@ impl From<Fault> for HttpError {
             Fault::Connect(_) => HttpErrorKind::Connect,
             Fault::Stalled(_) => HttpErrorKind::Timeout,
             Fault::Broken(_) => HttpErrorKind::Interrupted,
-            Fault::Refused { .. } | Fault::TooLong | Fault::Insecure => HttpErrorKind::Unknown,
+            Fault::Refused { .. } | Fault::NoKeys | Fault::TooLong | Fault::Insecure => {
+                HttpErrorKind::Unknown
+            }
         };
         Self::new(kind, fault)
     }
@@ -185,6 +189,15 @@ fn chunks(mut body: HttpRequestBody) -> VecDeque<Bytes> {
     chunks
 }
 
+/// Whether this is where the clouds give keys to their own machines.
+fn gives_keys(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_link_local(),
+        Some(url::Host::Domain(name)) => name == "metadata.google.internal",
+        Some(url::Host::Ipv6(_)) | None => false,
+    }
+}
+
 #[async_trait::async_trait]
 impl HttpService for Http {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -194,9 +207,14 @@ impl HttpService for Http {
         if url.scheme() != "https" && !self.allow_http {
             return Err(Fault::Insecure.into());
         }
+        let of_keys = gives_keys(&url);
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
-        let (response, answer) = self.send(request, chunks(body)).await?;
+        let sent = self.send(request, chunks(body)).await.map_err(|fault| match fault {
+            Fault::Connect(_) | Fault::Refused { status: 400..500, .. } if of_keys => Fault::NoKeys,
+            other => other,
+        });
+        let (response, answer) = sent?;
         let (status, headers) = (response.status(), response.headers().clone());
         let mut response = HttpResponse::new(answer.into());
         *response.status_mut() = status;
@@ -270,6 +288,18 @@ impl Body for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_without_a_role_have_no_keys() {
+        for (url, gives) in [
+            ("http://169.254.169.254/latest/api/token", true),
+            ("http://metadata.google.internal/", true),
+            ("http://127.0.0.1/", false),
+            ("https://rec.s3.amazonaws.com/", false),
+        ] {
+            assert_eq!(gives_keys(&url::Url::parse(url).unwrap()), gives, "{url}");
+        }
+    }
 
     #[test]
     fn only_a_word_is_repeated() {
