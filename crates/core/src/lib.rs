@@ -7,6 +7,7 @@
 
 pub mod cast;
 pub mod picture;
+pub mod push;
 pub mod spec;
 pub mod time;
 

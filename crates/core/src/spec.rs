@@ -3,6 +3,7 @@
 mod care;
 mod context;
 mod network;
+mod push;
 mod recording;
 mod source;
 mod storage;
@@ -23,6 +24,7 @@ pub use context::{
     ColorScheme, Context, Device, MAX_HEADERS, MAX_INJECTED_LEN, MAX_VALUE_LEN, Mobile, Orientation, Secret,
 };
 pub use network::{Network, Refusal, Rule};
+pub use push::{MAX_PUSH_URL_LEN, MAX_PUSHES, MAX_STREAM_KEY_LEN, Protocol, Push, PushUrl};
 pub use recording::{
     Format, KEYFRAME_INTERVAL, MAX_FILE_BYTES, MAX_NAME_LEN, PATIENCE_RANGE, Recording, SEGMENT_RANGE,
     SPLIT_RANGE, SPOOL_RANGE, THUMBNAILS_RANGE,
@@ -223,6 +225,9 @@ pub enum SpecError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Not the address of a server that takes a stream; without the address, which is a secret.
+    #[error("cannot push to this address: {0}")]
+    Push(&'static str),
     /// Not a [`Rule`].
     #[error(
         "cannot read {0:?} as a network rule: write an address, a network like 10.0.0.0/8, a name, *.name or *, each with :PORT if you like"

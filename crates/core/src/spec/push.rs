@@ -1,0 +1,223 @@
+//! Where the stream of a cast is sent to.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::SpecError;
+
+/// Most targets of a cast.
+pub const MAX_PUSHES: usize = 10;
+/// Longest address of a target, in bytes; RTMP's clients and servers cut longer ones.
+pub const MAX_PUSH_URL_LEN: usize = 1000;
+/// Longest stream key with its parameters, in bytes, for the same reason.
+pub const MAX_STREAM_KEY_LEN: usize = 500;
+
+/// One target: a server that takes the stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// Its address.
+    pub url: PushUrl,
+    /// How long it may be without a connection before it is given up for good; `None` tries for ever.
+    #[serde(default)]
+    pub patience: Option<Duration>,
+}
+
+/// The address of a server that takes a stream. Shows scheme, host and application only: the rest is a secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PushUrl {
+    /// As it was written: servers compare keys byte by byte.
+    text: String,
+    protocol: Protocol,
+    shown: String,
+}
+
+/// How a stream is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// RTMP over TCP.
+    Rtmp,
+    /// RTMP over TLS.
+    Rtmps,
+    /// MPEG-TS over SRT.
+    Srt,
+}
+
+impl PushUrl {
+    /// Takes rtmp and rtmps addresses with an application and a key, and srt addresses of a listener.
+    ///
+    /// # Errors
+    /// [`SpecError::Push`].
+    pub fn parse(text: &str) -> Result<Self, SpecError> {
+        let bad = |why| Err(SpecError::Push(why));
+        if text.len() > MAX_PUSH_URL_LEN {
+            return bad("it is longer than 1000 bytes");
+        }
+        // The library that opens it takes it as it is written.
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return bad("it must be ASCII without spaces: write other characters as %XX");
+        }
+        let Ok(url) = Url::parse(text) else {
+            return bad("it is not a URL like rtmp://host/application/key");
+        };
+        let protocol = match url.scheme() {
+            "rtmp" => Protocol::Rtmp,
+            "rtmps" => Protocol::Rtmps,
+            "srt" => Protocol::Srt,
+            _ => return bad("only rtmp:, rtmps: and srt: are possible"),
+        };
+        let host = url.host_str().unwrap_or_default();
+        if host.is_empty() || host.len() > 255 {
+            return bad("it names no host");
+        }
+        let mut shown = format!("{}://{host}", url.scheme());
+        if let Some(port) = url.port() {
+            shown.push_str(&format!(":{port}"));
+        }
+        if protocol == Protocol::Srt {
+            check_srt(&url)?;
+        } else {
+            let (application, key) = url.path().trim_start_matches('/').split_once('/').unwrap_or_default();
+            if application.is_empty() || key.is_empty() && url.query().is_none() {
+                return bad("it needs an application and a key: rtmp://host/application/key");
+            }
+            if key.len() + url.query().map_or(0, str::len) > MAX_STREAM_KEY_LEN {
+                return bad("its key is longer than 500 bytes");
+            }
+            shown.push_str(&format!("/{application}/…"));
+        }
+        Ok(Self { text: text.to_owned(), protocol, shown })
+    }
+
+    /// The whole address, secrets and all: for the connection only.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+
+    /// How the stream is sent.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// A text about this target without its secrets: each that occurs in it is replaced.
+    #[must_use]
+    pub fn redact(&self, text: &str) -> String {
+        let mut clean = text.replace(&self.text, &self.shown);
+        let Ok(url) = Url::parse(&self.text) else { return clean };
+        let key = url.path().trim_start_matches('/').split_once('/').map_or("", |(_, key)| key);
+        let whole = url.query().map(|query| format!("{key}?{query}")).unwrap_or_default();
+        let values = url.query_pairs().map(|(_, value)| value.into_owned()).collect::<Vec<_>>();
+        let fixed = [
+            &whole,
+            url.query().unwrap_or_default(),
+            key,
+            url.username(),
+            url.password().unwrap_or_default(),
+        ];
+        let mut secrets: Vec<&str> = fixed.into_iter().chain(values.iter().map(String::as_str)).collect();
+        // The longest first: one may be part of another. What is shorter than three bytes is no secret.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        for secret in secrets.into_iter().filter(|secret| secret.len() > 2) {
+            clean = clean.replace(secret, "…");
+        }
+        clean
+    }
+}
+
+/// A page must not be sent to whoever comes: Pagecast calls, it is never called.
+fn check_srt(url: &Url) -> Result<(), SpecError> {
+    if url.port().is_none() {
+        return Err(SpecError::Push("an srt: address needs a port"));
+    }
+    let calls = url.query_pairs().all(|(name, value)| name != "mode" || value == "caller");
+    if calls { Ok(()) } else { Err(SpecError::Push("of SRT's modes, only mode=caller is possible")) }
+}
+
+impl fmt::Display for PushUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for PushUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PushUrl({self})")
+    }
+}
+
+impl TryFrom<String> for PushUrl {
+    type Error = SpecError;
+    fn try_from(text: String) -> Result<Self, SpecError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<PushUrl> for String {
+    fn from(url: PushUrl) -> Self {
+        url.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, shown) in [
+            ("rtmp://a.example/live/key", Some("rtmp://a.example/live/…")),
+            ("rtmps://a.example:444/live/key?sign=1", Some("rtmps://a.example:444/live/…")),
+            ("rtmp://[::1]:1935/live/x/y", Some("rtmp://[::1]:1935/live/…")),
+            ("rtmp://a.example/live/?key=1", Some("rtmp://a.example/live/…")),
+            ("srt://a.example:9000?streamid=key", Some("srt://a.example:9000")),
+            ("srt://a.example:9000?mode=caller", Some("srt://a.example:9000")),
+            ("srt://a.example:9000?mode=listener", None),
+            ("srt://a.example?streamid=key", None),
+            ("srt://:9000", None),
+            ("rtmp://a.example/live", None),
+            ("rtmp://a.example/live/", None),
+            ("rtmp:///live/key", None),
+            ("rtmp://a.example/live/a b", None),
+            ("rtmp://a.example/live/\u{e9}", None),
+            ("http://a.example/live/key", None),
+            ("file:///etc/passwd", None),
+            ("rtmp.example/live/key", None),
+            ("", None),
+        ] {
+            assert_eq!(PushUrl::parse(text).ok().map(|url| url.to_string()).as_deref(), shown, "{text}");
+        }
+        let key = |len| PushUrl::parse(&format!("rtmp://a/live/{}", "k".repeat(len)));
+        assert!(key(500).is_ok() && key(501).is_err());
+        assert!(PushUrl::parse(&format!("srt://a:1?streamid={}", "k".repeat(1000))).is_err());
+    }
+
+    #[test]
+    fn secrets_stay_out_of_logs() {
+        for text in [
+            "rtmp://me:hunter2@a.example/live/hunter2?hunter2=hunter2",
+            "rtmps://hunter2:hunter2@a.example/live/hunter2/hunter2",
+            "srt://me:hunter2@a.example:9000/hunter2?streamid=hunter2&passphrase=hunter2",
+        ] {
+            let push = Push { url: PushUrl::parse(text).unwrap(), patience: None };
+            for shown in [push.url.to_string(), format!("{push:?}")] {
+                assert!(shown.contains("a.example") && !shown.contains("hunter2"), "{shown}");
+            }
+            for said in [format!("cannot open {text}"), "stream hunter2 is taken".to_owned()] {
+                assert!(!push.url.redact(&said).contains("hunter2"), "{}", push.url.redact(&said));
+            }
+            let same: Push = serde_json::from_str(&serde_json::to_string(&push).unwrap()).unwrap();
+            assert_eq!(
+                (same.url.reveal(), &same),
+                (text, &push),
+                "it survives the way to the cast's process"
+            );
+        }
+        let error = PushUrl::parse("http://a.example/hunter2").unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("hunter2"));
+    }
+}
