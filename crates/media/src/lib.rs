@@ -1,14 +1,15 @@
 //! Frames and samples become packets, and packets become files.
 //!
 //! [`encode`] takes [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples) and gives
-//! [`Packet`](pagecast_core::Packet)s; [`fanout`] hands them to the sinks. [`record`] writes them to an MP4 that is playable at
-//! any moment. libav lives here and nowhere else. [`store`] brings files to where recordings are kept.
+//! [`Packet`](pagecast_core::Packet)s; [`fanout`] hands them to the sinks. [`record`] writes them to segments, makes files of those, and
+//! has [`store`] bring them to where recordings are kept; [`push`] sends them to servers. libav lives here and nowhere else.
 //!
 //! Deliberately absent: where frames come from, and when a cast begins or ends.
 
 pub mod convert;
 pub mod encode;
 pub mod fanout;
+pub mod push;
 pub mod record;
 pub mod sheet;
 pub mod still;

@@ -43,6 +43,7 @@ pub fn missing(name: &str) -> String {
         "ffmpeg" | "ffprobe" => "ffmpeg",
         "npm" => "npm",
         "openssl" => "openssl",
+        "nginx" => "nginx-light libnginx-mod-rtmp libnginx-mod-stream",
         other if other.contains("chromium") => "chromium",
         _ => return format!("cannot start {name}"),
     };

@@ -9,9 +9,11 @@
 pub mod chromium;
 pub mod command;
 pub mod flash;
+pub mod flv;
 pub mod lock;
 pub mod media;
 pub mod pages;
+pub mod rtmp;
 pub mod run;
 pub mod s3;
 pub mod scratch;

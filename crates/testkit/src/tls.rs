@@ -1,12 +1,26 @@
 //! A web server whose certificate nobody vouches for.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result};
 
 use crate::command::{missing, output_of, program};
 use crate::scratch::Scratch;
+
+/// Makes a certificate for `localhost` that is signed by itself, and its key, in a folder.
+///
+/// # Errors
+/// `openssl` is missing or fails.
+pub fn certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    let mut request = program("openssl");
+    request.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    request.args(["-addext", "subjectAltName=DNS:localhost"]);
+    output_of(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+    Ok((certificate, key))
+}
 
 /// `openssl s_server` with a certificate signed by itself; killed when dropped.
 #[derive(Debug)]
@@ -24,20 +38,7 @@ impl SelfSigned {
     /// `openssl` is missing or fails.
     pub fn start() -> Result<Self> {
         let scratch = Scratch::new()?;
-        let (key, certificate) = (scratch.join("key.pem"), scratch.join("certificate.pem"));
-        let mut request = program("openssl");
-        request.args([
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-        ]);
-        output_of(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+        let (certificate, key) = certificate(scratch.path())?;
         let mut server = program("openssl");
         server.args(["s_server", "-www", "-accept", "127.0.0.1:0"]);
         server.arg("-key").arg(&key).arg("-cert").arg(&certificate);

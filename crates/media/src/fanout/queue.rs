@@ -53,8 +53,8 @@ pub(super) struct Queue {
     /// Packets that count if they turn out to be no older than the keyframe that is waited for.
     ahead: VecDeque<Packet>,
     newest: MediaTime,
-    /// Whether a packet was ever queued.
-    begun: bool,
+    /// From when on a packet that is not queued is a loss: since the first one that was.
+    begun: Option<MediaTime>,
     lost: u64,
     over: bool,
 }
@@ -70,7 +70,7 @@ impl Queue {
             bytes: 0,
             ahead: VecDeque::new(),
             newest: MediaTime(i64::MIN),
-            begun: false,
+            begun: None,
             lost: 0,
             over: false,
         }
@@ -79,22 +79,21 @@ impl Queue {
     pub(super) fn push(&mut self, packet: Packet) {
         let leads = packet.track == self.lead;
         match self.gate {
-            Gate::Open(from) if !leads && packet.pts < from => self.lose(1),
-            Gate::Open(_) if self.has_room(&packet) => self.append(packet),
+            Gate::Open(from) if !leads && packet.pts < from => self.lose(packet),
+            Gate::Open(from) if self.has_room(&packet) => self.append(packet, from),
             Gate::Open(_) => {
                 self.gate = Gate::Waiting;
-                self.lose(1);
+                self.lose(packet);
             }
             Gate::Waiting if leads && packet.keyframe && self.has_room(&packet) => self.open(packet),
-            Gate::Waiting if leads => self.lose(1),
+            Gate::Waiting if leads => self.lose(packet),
             Gate::Waiting => {
-                if self.ahead.len() == AHEAD {
-                    self.ahead.pop_front();
-                    self.lose(1);
-                }
                 self.ahead.push_back(packet);
+                if self.ahead.len() > AHEAD {
+                    self.ahead.pop_front().into_iter().for_each(|oldest| self.lose(oldest));
+                }
             }
-            Gate::Shut => self.lose(1),
+            Gate::Shut => self.lose(packet),
         }
     }
 
@@ -102,14 +101,14 @@ impl Queue {
     fn open(&mut self, keyframe: Packet) {
         let from = keyframe.pts;
         self.gate = Gate::Open(from);
-        self.append(keyframe);
+        self.append(keyframe, from);
         for packet in std::mem::take(&mut self.ahead) {
             self.push(packet);
         }
     }
 
-    fn append(&mut self, packet: Packet) {
-        self.begun = true;
+    fn append(&mut self, packet: Packet, from: MediaTime) {
+        self.begun.get_or_insert(from);
         self.bytes += cost(&packet);
         self.newest = packet.pts.max(self.newest);
         self.packets.push_back(packet);
@@ -121,10 +120,9 @@ impl Queue {
         self.bytes + cost(packet) <= self.limit.bytes && span <= self.limit.span.into()
     }
 
-    fn lose(&mut self, packets: usize) {
-        if self.begun {
-            self.lost += packets as u64;
-        }
+    #[expect(clippy::needless_pass_by_value, reason = "it is gone")]
+    fn lose(&mut self, packet: Packet) {
+        self.lost += u64::from(self.begun.is_some_and(|from| packet.pts >= from));
     }
 
     pub(super) fn pop(&mut self) -> Next {
@@ -147,8 +145,8 @@ impl Queue {
     }
 
     fn clear(&mut self, gate: Gate) {
-        self.lose(self.packets.len() + self.ahead.len());
-        (self.packets, self.ahead) = (VecDeque::new(), VecDeque::new());
+        let dropped = std::mem::take(&mut self.packets).into_iter().chain(std::mem::take(&mut self.ahead));
+        dropped.for_each(|packet| self.lose(packet));
         self.bytes = 0;
         self.gate = gate;
     }
@@ -220,7 +218,7 @@ pub(super) mod tests {
         let all = [video(8, false), audio(8), audio(10), audio(12), video(10, true), audio(9), audio(14)];
         all.into_iter().for_each(|p| queue.push(p));
         assert_eq!(taken(&mut queue), "V10 a10 a12 a14");
-        assert_eq!(queue.tally().lost, 2, "what it missed before its beginning is no loss");
+        assert_eq!(queue.tally().lost, 0, "what it missed before its beginning is no loss");
     }
 
     #[test]

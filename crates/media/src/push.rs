@@ -1,0 +1,251 @@
+//! The stream sent to servers, over RTMP, RTMPS and SRT, while a cast runs.
+//!
+//! The thread `pushes` holds a [`Machine`] for each target and decides; a thread `push-N` for each target
+//! connects and sends, and may block as long as its watch lets it. Targets come and go at any time, and know nothing of each other.
+
+mod runner;
+mod session;
+mod target;
+mod watch;
+mod words;
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ff::codec::Parameters;
+use ffmpeg_the_third as ff;
+use pagecast_core::push::{Event, Machine, State};
+use pagecast_core::spec::{MAX_PUSHES, Push, PushUrl};
+use pagecast_core::{Fps, MediaTime};
+
+use crate::encode::Keyframes;
+use crate::fanout::{Limit, Taps};
+use runner::{Message, Runner, Running};
+use target::{Gauge, Target};
+use watch::Watch;
+
+/// What a target may be behind. Full: it loses everything up to the next keyframe.
+const BEHIND: Limit = Limit { bytes: 16 * 1024 * 1024, span: Duration::from_secs(8) };
+/// News that nobody took yet. Full: what is new is lost; [`Pushes::states`] knows it all the same.
+const NEWS: usize = 256;
+/// What the thread `pushes` has not heard yet. Full: who has something to say waits; the thread itself waits for nobody.
+const MESSAGES: usize = 64;
+/// Commands to one target: at most one of each is under way.
+const COMMANDS: usize = 2;
+/// Targets that are over and still known. Full: the oldest is forgotten.
+const KEPT: usize = 50;
+
+/// Why a target cannot be added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There are [`MAX_PUSHES`] already.
+    #[error("cannot push to more than {MAX_PUSHES} servers at a time")]
+    TooMany,
+    /// It is a target already.
+    #[error("the stream is sent to {0} already")]
+    Twice(PushUrl),
+    /// The cast is over.
+    #[error("the stream is over")]
+    Over,
+    /// A thread cannot be started.
+    #[error("cannot start a thread for a push")]
+    Thread(#[source] std::io::Error),
+}
+
+/// What is sent.
+#[derive(Clone)]
+pub struct Tracks {
+    /// H.264 and its ticks per second, if there is a picture.
+    pub video: Option<(Parameters, Fps)>,
+    /// AAC.
+    pub audio: Parameters,
+}
+
+impl std::fmt::Debug for Tracks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let video = self.video.as_ref().map(|(parameters, fps)| (parameters.id(), fps));
+        write!(f, "Tracks({video:?}, {:?})", self.audio.id())
+    }
+}
+
+/// What all targets have in common.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a target may take to accept the stream.
+    pub connect: Duration,
+    /// How long it may take for one packet.
+    pub write: Duration,
+    /// How long it may take for the end.
+    pub close: Duration,
+    /// A file of certificates: who is trusted to vouch for an RTMPS server. `None`: `SSL_CERT_FILE`, or those the system trusts.
+    pub trusted: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let [connect, write, close] = [10, 10, 2].map(Duration::from_secs);
+        Self { connect, write, close, trusted: None }
+    }
+}
+
+/// Names a target within its cast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub u32);
+
+/// What happened to a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// Which.
+    pub id: Id,
+    /// Its address.
+    pub url: PushUrl,
+    /// Where it stands now.
+    pub event: Event,
+}
+
+/// How a target is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Which.
+    pub id: Id,
+    /// Its address.
+    pub url: PushUrl,
+    /// Where it stands.
+    pub state: State,
+    /// Whether that is for good.
+    pub over: bool,
+    /// What went wrong last, if anything ever did.
+    pub error: Option<String>,
+    /// Encoded bytes sent, without what containers and protocols add.
+    pub bytes: u64,
+    /// Packets sent.
+    pub packets: u64,
+    /// Packets it did not get since its first one, because it was too slow or not there.
+    pub lost: u64,
+    /// Connections after the first one.
+    pub reconnects: u64,
+    /// Length of the stream that is queued for it.
+    pub delay: Duration,
+    /// Bytes that are queued for it, with a little for each packet.
+    pub queued_bytes: usize,
+}
+
+/// All targets of a cast.
+#[derive(Debug)]
+pub struct Pushes {
+    tracks: Tracks,
+    taps: Taps,
+    keyframes: Keyframes,
+    config: Config,
+    next: AtomicU32,
+    messages: SyncSender<Message>,
+    gauges: Mutex<Vec<Arc<Gauge>>>,
+    /// `None` once it has ended.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pushes {
+    /// Starts without a target. The receiver gets the news of all targets, in order.
+    ///
+    /// # Errors
+    /// [`Error::Thread`].
+    pub fn start(
+        tracks: Tracks,
+        taps: Taps,
+        keyframes: Keyframes,
+        config: Config,
+    ) -> Result<(Self, Receiver<News>), Error> {
+        let (messages, heard) = sync_channel(MESSAGES);
+        let (news, told) = sync_channel(NEWS);
+        let close = config.close;
+        let trusted = config.trusted.or_else(session::trusted);
+        let config = Config { trusted, ..config };
+        let run = move || Runner::new(news, close).run(&heard);
+        let thread = std::thread::Builder::new().name("pushes".into()).spawn(run).map_err(Error::Thread)?;
+        let (next, gauges) = (AtomicU32::new(1), Mutex::default());
+        Ok((Self { tracks, taps, keyframes, config, next, messages, gauges, thread: Some(thread) }, told))
+    }
+
+    /// Sends the stream there too, from the next keyframe on.
+    ///
+    /// # Errors
+    /// Any [`Error`]. That the server cannot be reached is none, but news.
+    pub fn add(&self, push: Push) -> Result<Id, Error> {
+        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut active = gauges.iter().filter(|gauge| !gauge.is_over());
+        if active.clone().count() >= MAX_PUSHES {
+            return Err(Error::TooMany);
+        }
+        if active.any(|gauge| gauge.url == push.url) {
+            return Err(Error::Twice(push.url));
+        }
+        let id = Id(self.next.fetch_add(1, Ordering::Relaxed));
+        let name = format!("push-{}", id.0);
+        let tap = Arc::new(self.taps.tap(&name, BEHIND));
+        tap.pause();
+        let gauge = Arc::new(Gauge::new(id, push.url, Arc::clone(&tap)));
+        let watch = Arc::new(Watch::new());
+        let (commands, orders) = sync_channel(COMMANDS);
+        let target = Target {
+            id,
+            tracks: self.tracks.clone(),
+            config: self.config.clone(),
+            tap,
+            keyframes: self.keyframes.clone(),
+            watch: Arc::clone(&watch),
+            gauge: Arc::clone(&gauge),
+            heard: self.messages.clone(),
+            last: [MediaTime(i64::MIN); 2],
+        };
+        let run = move || target.run(&orders);
+        let thread = std::thread::Builder::new().name(name).spawn(run).map_err(Error::Thread)?;
+        let machine = Machine::new(push.patience, RandomState::new().hash_one(id));
+        let gauge_here = Arc::clone(&gauge);
+        let running = Running { machine, commands, watch, gauge: gauge_here, thread, closed: false };
+        self.messages.send(Message::Add(id, Box::new(running))).map_err(|_| Error::Over)?;
+        let oldest = gauges.iter().position(|gauge| gauge.is_over()).filter(|_| gauges.len() >= KEPT);
+        if let Some(oldest) = oldest {
+            gauges.remove(oldest);
+        }
+        gauges.push(gauge);
+        Ok(id)
+    }
+
+    /// Ends a target; news tell when it has. False if there is no such target, or it is over.
+    #[must_use]
+    pub fn remove(&self, id: Id) -> bool {
+        let known = self.states().iter().any(|status| status.id == id && !status.over);
+        known && self.messages.send(Message::Remove(id)).is_ok()
+    }
+
+    /// How all targets are doing, those that are over too, oldest first.
+    #[must_use]
+    pub fn states(&self) -> Vec<Status> {
+        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        gauges.iter().map(|gauge| gauge.status()).collect()
+    }
+
+    /// Ends all targets, once each has what is queued for it, and says how they did. Takes ten seconds at most, provided that the
+    /// stream is over: no encoder sends packets any more.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Status> {
+        let _over = self.messages.send(Message::Finish);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread pushes panicked");
+        }
+        self.states()
+    }
+}
+
+impl Drop for Pushes {
+    fn drop(&mut self) {
+        // After `finish` nobody hears it.
+        let _over = self.messages.try_send(Message::Finish);
+    }
+}

@@ -1,0 +1,177 @@
+//! One connection to a target: FLV over RTMP, MPEG-TS over SRT, by libavformat.
+#![expect(unsafe_code, reason = "calls of libavformat that its bindings do not wrap")]
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ff::format::context::Output;
+use ff::{ffi, packet};
+use ffmpeg_the_third as ff;
+use pagecast_core::spec::{Protocol, PushUrl};
+use pagecast_core::{MediaTime, Packet, SAMPLE_RATE, Track};
+
+use super::Tracks;
+use super::watch::{Watch, interrupt};
+
+/// Where systems keep the certificates of those they trust.
+const TRUSTED: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+/// How long SRT may send what is left when it closes, in seconds.
+const SRT_LINGER_S: &str = "1";
+/// How far the clock of MPEG-TS is ahead of what is shown, in microseconds: time that a decoder has to collect a picture.
+const TS_AHEAD_US: i32 = 200_000;
+
+/// A connection that takes packets.
+pub(super) struct Session {
+    /// Closes the connection when it is dropped, which still asks the watch.
+    output: Output,
+    #[expect(dead_code, reason = "libavformat holds a pointer to it")]
+    watch: Arc<Watch>,
+    /// Stream numbers of video and audio.
+    streams: (Option<usize>, usize),
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+impl Session {
+    /// Connects, offers the stream and sends what stands at its beginning. Blocks as long as the watch lets it.
+    pub(super) fn open(
+        url: &PushUrl,
+        tracks: &Tracks,
+        trusted: Option<&Path>,
+        watch: Arc<Watch>,
+    ) -> Result<Self, ff::Error> {
+        let format = if url.protocol() == Protocol::Srt { c"mpegts" } else { c"flv" };
+        let address = CString::new(url.reveal()).map_err(|_| ff::Error::InvalidData)?;
+        let mut context = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call; what it makes is ours, and `Output` frees it and what it holds.
+        let mut output = unsafe {
+            check(ffi::avformat_alloc_output_context2(
+                &raw mut context,
+                std::ptr::null(),
+                format.as_ptr(),
+                std::ptr::null(),
+            ))?;
+            Output::wrap(context)
+        };
+        let callback = ffi::AVIOInterruptCB { callback: Some(interrupt), opaque: watch.as_opaque() };
+        // SAFETY: the context is ours and not yet used.
+        unsafe {
+            (*context).interrupt_callback = callback;
+            // Times are those of the cast, after each connection.
+            (*context).avoid_negative_ts = 0;
+            (*context).max_delay = TS_AHEAD_US;
+        }
+        let video = match &tracks.video {
+            Some((parameters, fps)) => Some(add_stream(&mut output, parameters.clone(), fps.get())?),
+            None => None,
+        };
+        let audio = add_stream(&mut output, tracks.audio.clone(), SAMPLE_RATE)?;
+        let mut options = options(url.protocol(), trusted);
+        // SAFETY: as above; the callback's watch lives as long as the session, which drops it after the connection.
+        check(unsafe {
+            let to = &raw mut (*context).pb;
+            ffi::avio_open2(
+                to,
+                address.as_ptr(),
+                ffi::AVIO_FLAG_WRITE,
+                &raw const callback,
+                options.as_mut_ptr(),
+            )
+        })?;
+        let mut header = ff::Dictionary::new();
+        header.set("flvflags", "no_duration_filesize");
+        output.write_header_with(header)?;
+        let mut session = Self { output, watch, streams: (video, audio) };
+        session.flush()?;
+        Ok(session)
+    }
+
+    /// Sends a packet. Blocks as long as the watch lets it.
+    pub(super) fn write(&mut self, packet: &Packet) -> Result<(), ff::Error> {
+        let stream = match packet.track {
+            Track::Video => self.streams.0,
+            Track::Audio => Some(self.streams.1),
+        };
+        let Some(stream) = stream else { return Ok(()) };
+        // Both containers count in whole parts of a second.
+        let base = self.output.stream(stream).map_or(1000, |s| s.time_base().denominator());
+        let at = |t: MediaTime| t.to_index(u32::try_from(base).unwrap_or(1000));
+        let mut av = ff::Packet::copy(&packet.data);
+        av.set_stream(stream);
+        av.set_pts(Some(at(packet.pts)));
+        av.set_dts(Some(at(packet.dts)));
+        av.set_duration(at(packet.duration));
+        av.set_flags(if packet.keyframe { packet::Flags::KEY } else { packet::Flags::empty() });
+        // SAFETY: the context is ours, open, and past its header; the packet lives until the call returns.
+        check(unsafe { ffi::av_write_frame(self.output.as_mut_ptr(), packet::Mut::as_mut_ptr(&mut av)) })?;
+        self.flush()
+    }
+
+    /// Hands what was written to the network.
+    fn flush(&mut self) -> Result<(), ff::Error> {
+        // SAFETY: the context is ours and open.
+        unsafe {
+            let io = (*self.output.as_mut_ptr()).pb;
+            ffi::avio_flush(io);
+            check((*io).error)
+        }
+    }
+
+    /// Sends what stands at the end; the connection closes when this is dropped.
+    pub(super) fn end(mut self) -> Result<(), ff::Error> {
+        // SAFETY: the context is ours and past its header.
+        check(unsafe { ffi::av_write_trailer(self.output.as_mut_ptr()) })?;
+        self.flush()
+    }
+}
+
+fn options(protocol: Protocol, trusted: Option<&Path>) -> ff::Dictionary {
+    let mut options = ff::Dictionary::new();
+    match protocol {
+        Protocol::Rtmp => {}
+        Protocol::Rtmps => {
+            options.set("tls_verify", "1");
+            if let Some(path) = trusted.and_then(Path::to_str) {
+                options.set("ca_file", path);
+            }
+        }
+        Protocol::Srt => {
+            options.set("linger", SRT_LINGER_S);
+            // As many TS packets as fit into one datagram on any network.
+            options.set("pkt_size", "1316");
+        }
+    }
+    options
+}
+
+/// The file of certificates to trust: as OpenSSL's variable says, or the system's.
+pub(super) fn trusted() -> Option<PathBuf> {
+    let named = std::env::var_os("SSL_CERT_FILE").filter(|name| !name.is_empty()).map(PathBuf::from);
+    named.or_else(|| TRUSTED.map(PathBuf::from).into_iter().find(|path| path.exists()))
+}
+
+fn add_stream(
+    output: &mut Output,
+    parameters: ff::codec::Parameters,
+    per_second: u32,
+) -> Result<usize, ff::Error> {
+    let mut stream = output.add_stream(ff::codec::Id::None)?;
+    stream.set_parameters(parameters);
+    stream.set_time_base((1, i32::try_from(per_second).unwrap_or(i32::MAX)));
+    // SAFETY: the stream and its parameters were just made by libavformat; 0 lets the container choose its tag.
+    unsafe {
+        (*(*stream.as_mut_ptr()).codecpar).codec_tag = 0;
+    }
+    Ok(stream.index())
+}
+
+/// Some calls return how much they wrote.
+fn check(result: i32) -> Result<(), ff::Error> {
+    if result < 0 { Err(result.into()) } else { Ok(()) }
+}

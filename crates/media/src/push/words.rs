@@ -1,0 +1,168 @@
+//! What went wrong with a target, in words a person can act on.
+//!
+//! libavformat's numbers say little ("input/output error" is a name that is unknown and a certificate that is wrong), what it logs
+//! says more. So what it logs on the thread of a target is kept, and shown to nobody as it is: it may hold secrets.
+#![expect(unsafe_code, reason = "libavutil's log is set up by calls that its bindings do not wrap")]
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Once;
+
+use ff::ffi;
+use ffmpeg_the_third as ff;
+use pagecast_core::spec::PushUrl;
+use rustix::io::Errno;
+
+/// Longest line that is kept, in bytes.
+const LINE: usize = 512;
+/// Longest part of a line that is told, in characters.
+const TOLD: usize = 160;
+
+#[cfg(target_arch = "x86_64")]
+type Values = *mut ffi::__va_list_tag;
+#[cfg(not(target_arch = "x86_64"))]
+type Values = ffi::va_list;
+
+thread_local! {
+    /// The first error that was logged since the last [`Log::begin`]; `None` on threads that do not listen.
+    static FIRST: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// What libavformat logs on this thread, from now on.
+#[derive(Debug)]
+pub(super) struct Log(());
+
+impl Log {
+    pub(super) fn listen() -> Self {
+        static ONCE: Once = Once::new();
+        // SAFETY: the callback is made for this call and lives as long as the program.
+        ONCE.call_once(|| unsafe { ffi::av_log_set_callback(Some(hear)) });
+        let log = Self(());
+        log.begin();
+        log
+    }
+
+    /// Forgets what was said.
+    pub(super) fn begin(&self) {
+        FIRST.with_borrow_mut(|first| *first = Some(String::new()));
+    }
+
+    fn first(&self) -> String {
+        FIRST.with_borrow(|first| first.clone().unwrap_or_default())
+    }
+}
+
+/// Keeps a line, or passes it on.
+unsafe extern "C" fn hear(context: *mut c_void, level: c_int, format: *const c_char, values: Values) {
+    let listens = FIRST.try_with(|first| first.try_borrow().is_ok_and(|first| first.is_some()));
+    if listens != Ok(true) {
+        // SAFETY: the arguments are passed on as they came.
+        return unsafe { ffi::av_log_default_callback(context, level, format, values) };
+    }
+    if level > ffi::AV_LOG_ERROR {
+        return;
+    }
+    let (mut line, mut prefix) = ([0; LINE], 0);
+    // SAFETY: the buffer is as long as is said, and is a C string afterwards.
+    let text = unsafe {
+        ffi::av_log_format_line(
+            context,
+            level,
+            format,
+            values,
+            line.as_mut_ptr(),
+            LINE as c_int,
+            &raw mut prefix,
+        );
+        CStr::from_ptr(line.as_ptr()).to_string_lossy()
+    };
+    let _gone = FIRST.try_with(|first| {
+        if let Ok(mut first) = first.try_borrow_mut()
+            && let Some(first) = first.as_mut().filter(|first| first.is_empty())
+        {
+            text.trim().clone_into(first);
+        }
+    });
+}
+
+/// When it went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Before the target took the stream.
+    Connecting,
+    /// While it took it.
+    Running,
+}
+
+/// Says what went wrong, without any secret of the address. `late`: it took too long.
+pub(super) fn explain(url: &PushUrl, stage: Stage, error: ff::Error, late: bool, log: &Log) -> String {
+    let said = log.first();
+    let errno = match error {
+        ff::Error::Other { errno } => Some(Errno::from_raw_os_error(errno)),
+        _ => None,
+    };
+    let lower = said.to_lowercase();
+    if late || errno == Some(Errno::TIMEDOUT) {
+        return match stage {
+            Stage::Connecting => "no answer in time: check host, port and firewall".into(),
+            Stage::Running => "the server stopped taking the stream".into(),
+        };
+    }
+    if lower.contains("resolve") {
+        return "the host is unknown: no address was found for its name".into();
+    }
+    if lower.contains("certificate") || lower.contains("tls") || lower.contains("handshake failed") {
+        return format!("TLS: the server cannot be trusted ({})", told(url, &said));
+    }
+    if let Some((_, reason)) = said.split_once("Server error:") {
+        return format!("the server refused the stream, check application and key ({})", told(url, reason));
+    }
+    match (stage, errno) {
+        (_, Some(Errno::CONNREFUSED)) => "connection refused: nothing listens there".into(),
+        (_, Some(Errno::HOSTUNREACH | Errno::NETUNREACH)) => "the host cannot be reached".into(),
+        (Stage::Running, _) => "the server closed the connection".into(),
+        (Stage::Connecting, _) if matches!(error, ff::Error::Eof) || is_cut(errno) => {
+            let hint = "check application and key, and that it is such a server";
+            if said.is_empty() {
+                format!("the server closed the connection before it took the stream: {hint}")
+            } else {
+                format!("the server did not take the stream: {hint} ({})", told(url, &said))
+            }
+        }
+        _ if said.is_empty() => format!("cannot connect: {error}"),
+        _ => format!("cannot connect: {}", told(url, &said)),
+    }
+}
+
+fn is_cut(errno: Option<Errno>) -> bool {
+    matches!(errno, Some(Errno::IO | Errno::CONNRESET | Errno::PIPE | Errno::PERM | Errno::PROTO))
+}
+
+/// A line as it may be told: without secrets, in one line, not too long.
+fn told(url: &PushUrl, line: &str) -> String {
+    let clean = url.redact(line.trim().trim_end_matches('.'));
+    clean.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TOLD).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url() -> PushUrl {
+        PushUrl::parse("rtmp://a.example/live/hunter2?sign=hunter3").unwrap()
+    }
+
+    #[test]
+    fn lines_are_kept_first_come_and_cleaned() {
+        let log = Log::listen();
+        for line in [c"Server error: hunter2?sign=hunter3 is taken\n", c"and more"] {
+            // SAFETY: both are C strings without anything to fill in.
+            unsafe { ffi::av_log(std::ptr::null_mut(), ffi::AV_LOG_ERROR, c"%s".as_ptr(), line.as_ptr()) };
+        }
+        let words = explain(&url(), Stage::Connecting, ff::Error::Unknown, false, &log);
+        assert_eq!(words, "the server refused the stream, check application and key (… is taken)");
+        log.begin();
+        let words = explain(&url(), Stage::Running, ff::Error::Eof, false, &log);
+        assert_eq!(words, "the server closed the connection");
+    }
+}

@@ -1,0 +1,285 @@
+//! What servers get of a stream, and what becomes of it when they do not take it.
+
+#[path = "synthetic/rig.rs"]
+mod rig;
+#[path = "synthetic/stream.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod stream;
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use pagecast_core::push::State;
+use pagecast_core::spec::{MAX_PUSHES, Push, PushUrl};
+use pagecast_media::push::{Config, Error};
+use pagecast_testkit::rtmp::{Nginx, free_port};
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::{Recording, Scratch, Signal, command::program, tls};
+
+use State::{Connecting, Disconnecting, Failed, Idle, Recovering, Running};
+use rig::Rig;
+
+/// For targets that never answer.
+fn short() -> Config {
+    Config { connect: Duration::from_secs(1), write: Duration::from_secs(2), ..Config::default() }
+}
+
+#[test]
+fn what_arrives_is_what_was_sent_and_targets_come_and_go() -> Result<()> {
+    let nginx = Nginx::start(None)?;
+    let rig = Rig::start(Config::default(), 0)?;
+    let first = rig.push(&nginx.url("first"))?;
+    rig.some_more(first, 60)?;
+    let second = rig.push(&nginx.url("second"))?;
+    rig.some_more(second, 60)?;
+    ensure!(rig.pushes.remove(second), "there is such a target");
+    rig.wait(second, "end", |status| status.over)?;
+    ensure!(!rig.pushes.remove(second), "it is over");
+    rig.some_more(first, 30)?;
+    let twice = rig.push(&nginx.url("first"));
+    ensure!(twice.is_err_and(|e| matches!(e.downcast_ref(), Some(Error::Twice(_)))));
+    let came = rig.end()?;
+    for id in [first, second] {
+        ensure!(came.told(id) == [Connecting, Running, Disconnecting, Idle], "{:?}", came.told(id));
+    }
+    let of_first = came.compare(&nginx.recorded("first")?[0])?;
+    ensure!(of_first.1 == came.pictures() - 1, "{of_first:?} of {}", came.pictures());
+    let of_second = came.compare(&nginx.recorded("second")?[0])?;
+    ensure!(of_second.0 > of_first.0 && of_second.1 < of_first.1, "{of_second:?} within {of_first:?}");
+    ensure!(
+        came.states.iter().all(|s| s.lost == 0 && s.reconnects == 0 && s.error.is_none()),
+        "{:?}",
+        came.states
+    );
+    Ok(())
+}
+
+#[test]
+fn of_ten_pushes_three_die_and_come_back_and_the_others_miss_nothing() -> Result<()> {
+    let (sound, mut mortal) = (Nginx::start(None)?, Nginx::start(None)?);
+    let rig = Rig::start(Config::default(), 0)?;
+    let urls =
+        (0..10).map(|i| if i < 7 { sound.url(&format!("s{i}")) } else { mortal.url(&format!("m{i}")) });
+    let ids = urls.map(|url| rig.push(&url)).collect::<Result<Vec<_>>>()?;
+    let more = rig.pushes.add(Push { url: PushUrl::parse(&sound.url("eleventh"))?, patience: None });
+    ensure!(matches!(more, Err(Error::TooMany)) && ids.len() == MAX_PUSHES);
+    for id in &ids {
+        rig.some_more(*id, 30)?;
+    }
+    mortal.kill();
+    for id in &ids[7..] {
+        let status = rig.reach(*id, Recovering)?;
+        ensure!(status.error.is_some_and(|why| why.contains("closed") || why.contains("refused")));
+    }
+    mortal.run()?;
+    for id in &ids[7..] {
+        rig.wait(*id, "second connection", |status| status.reconnects == 1 && status.state == Running)?;
+        rig.some_more(*id, 30)?;
+    }
+    let came = rig.end()?;
+    for (i, id) in ids.iter().enumerate() {
+        let told = came.told(*id);
+        if i < 7 {
+            ensure!(told == [Connecting, Running, Disconnecting, Idle], "{told:?}");
+            let range = came.compare(&sound.recorded(&format!("s{i}"))?[0])?;
+            ensure!(range.1 == came.pictures() - 1, "{range:?} of {}", came.pictures());
+            ensure!(came.states[i].lost == 0, "{:?}", came.states[i]);
+        } else {
+            ensure!(told.starts_with(&[Connecting, Running, Recovering]), "{told:?}");
+            ensure!(told.ends_with(&[Recovering, Running, Disconnecting, Idle]), "{told:?}");
+            let files = mortal.recorded(&format!("m{i}"))?;
+            let [before, after] = [came.compare(&files[0])?, came.compare(&files[1])?];
+            ensure!(before.1 < after.0 && after.1 == came.pictures() - 1, "{before:?} and {after:?}");
+            ensure!(came.states[i].lost > 0, "{:?}", came.states[i]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_stops_reading_is_left_and_found_again() -> Result<()> {
+    let nginx = Nginx::start(None)?;
+    // 6 MB a second: more than the system buffers.
+    let rig = Rig::start(short(), 200_000)?;
+    let id = rig.push(&nginx.url("slow"))?;
+    rig.some_more(id, 20)?;
+    nginx.signal(Signal::STOP)?;
+    let status = rig.wait(id, "loss", |status| {
+        assert!(status.queued_bytes <= 16 * 1024 * 1024, "{status:?}");
+        status.state == Recovering
+    })?;
+    ensure!(status.error.is_some_and(|why| why.contains("stopped taking")), "no reason");
+    nginx.signal(Signal::CONT)?;
+    rig.reach(id, Running)?;
+    rig.some_more(id, 20)?;
+    let came = rig.end()?;
+    let files = nginx.recorded("slow")?;
+    came.compare(&files[files.len() - 1])?;
+    Ok(())
+}
+
+/// A server of which each connection is handled so, one after the other, as long as the program runs.
+fn server(handle: impl Fn(TcpStream) -> std::io::Result<()> + Send + 'static) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            // A connection that fails is the point of it.
+            let _broken = handle(connection);
+        }
+    });
+    Ok(format!("rtmp://127.0.0.1:{port}/live/hunter2"))
+}
+
+#[test]
+fn each_kind_of_trouble_is_told_in_words_without_the_key() -> Result<()> {
+    let nginx = Nginx::start(None)?;
+    let kept = Mutex::new(Vec::new());
+    let silent = server(move |connection| {
+        kept.lock().map(|mut kept| kept.push(connection)).map_err(|_| std::io::ErrorKind::Other.into())
+    })?;
+    let garbage = server(|mut connection| {
+        let _asked = connection.read(&mut [0; 4096])?;
+        connection.write_all(&[0x55; 64 * 1024])
+    })?;
+    let hangs_up = server(|connection| connection.shutdown(std::net::Shutdown::Both))?;
+    let resets = server(|mut connection| connection.read(&mut [0; 1]).map(drop))?;
+    let cases = [
+        (format!("rtmp://127.0.0.1:{}/live/hunter2", free_port()?), "connection refused"),
+        ("rtmp://pagecast.invalid/live/hunter2".into(), "host is unknown"),
+        (silent, "no answer in time"),
+        (garbage, ""),
+        (hangs_up, "application and key"),
+        (resets, "application and key"),
+        (format!("rtmp://127.0.0.1:{}/closed/hunter2", nginx.port()), "application and key"),
+        (format!("srt://127.0.0.1:{}?streamid=hunter2", free_port()?), ""),
+    ];
+    let rig = Rig::start(short(), 0)?;
+    let ids = cases.iter().map(|(url, _)| rig.push(url)).collect::<Result<Vec<_>>>()?;
+    for (id, (url, words)) in ids.iter().zip(&cases) {
+        let error = rig.wait(*id, "error", |status| status.error.is_some())?.error.unwrap_or_default();
+        eprintln!("{url}: {error}");
+        ensure!(error.contains(words) && !error.contains("hunter2"), "{url}: {error}");
+    }
+    let began = Instant::now();
+    let came = rig.end()?;
+    // Each has three seconds, all at once; the name server may be as slow as it likes.
+    ensure!(began.elapsed() < Duration::from_secs(30), "it took {:?} to end", began.elapsed());
+    for id in ids {
+        let told = came.told(id);
+        ensure!(told.ends_with(&[Connecting, Disconnecting, Idle]) && !told.contains(&Running), "{told:?}");
+    }
+    ensure!(!format!("{:?} {:?}", came.states, came.news).contains("hunter2"));
+    Ok(())
+}
+
+#[test]
+fn patience_ends_for_good() -> Result<()> {
+    let mut nginx = Nginx::start(None)?;
+    let rig = Rig::start(Config::default(), 0)?;
+    let url = PushUrl::parse(&nginx.url("gone"))?;
+    let id = rig.pushes.add(Push { url, patience: Some(Duration::from_secs(2)) })?;
+    rig.some_more(id, 10)?;
+    nginx.kill();
+    rig.wait(id, "end", |status| status.over)?;
+    let came = rig.end()?;
+    ensure!(came.told(id) == [Connecting, Running, Recovering, Failed, Idle], "{:?}", came.told(id));
+    ensure!(came.states[0].error.is_some());
+    Ok(())
+}
+
+#[test]
+fn rtmps_needs_a_certificate_that_somebody_vouches_for() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let (certificate, key) = tls::certificate(scratch.path())?;
+    let nginx = Nginx::start(Some((certificate.clone(), key)))?;
+    let rig = Rig::start(Config { trusted: Some(certificate), ..Config::default() }, 0)?;
+    let good = rig.push(&nginx.tls_url("localhost", "good"))?;
+    let other_name = rig.push(&nginx.tls_url("127.0.0.1", "hunter2"))?;
+    rig.some_more(good, 60)?;
+    rig.wait(other_name, "error", |status| status.error.as_ref().is_some_and(|why| why.contains("TLS")))?;
+    let came = rig.end()?;
+    ensure!(!came.told(other_name).contains(&Running), "it took a certificate of another");
+    came.compare(&nginx.recorded("good")?[0])?;
+    ensure!(nginx.recorded("hunter2")?.is_empty());
+
+    let rig = Rig::start(Config::default(), 0)?;
+    let unknown = rig.push(&nginx.tls_url("localhost", "hunter2"))?;
+    let why = rig.wait(unknown, "error", |status| status.error.is_some())?.error.unwrap_or_default();
+    eprintln!("{why}");
+    ensure!(why.contains("TLS"), "{why}");
+    ensure!(!rig.end()?.told(unknown).contains(&Running), "it took a certificate that nobody vouches for");
+    Ok(())
+}
+
+/// `ffmpeg` waiting for one SRT stream, which it writes to a file as it comes.
+struct SrtServer(Child);
+
+impl SrtServer {
+    fn start(port: u16, file: &Path) -> Result<Self> {
+        let mut ffmpeg = program("ffmpeg");
+        ffmpeg.args(["-v", "error", "-nostdin", "-y", "-copyts", "-i"]);
+        ffmpeg.arg(format!("srt://127.0.0.1:{port}?mode=listener"));
+        ffmpeg.args(["-c", "copy", "-f", "matroska"]).arg(file).stdin(Stdio::null());
+        Ok(Self(ffmpeg.spawn()?))
+    }
+
+    /// Waits until the stream has ended.
+    fn finish(mut self) -> Result<()> {
+        let began = Instant::now();
+        while self.0.try_wait()?.is_none() {
+            ensure!(began.elapsed() < Duration::from_secs(60), "the stream does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SrtServer {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[test]
+fn srt_carries_every_picture_to_the_last() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let (port, file) = (free_port()?, scratch.join("srt.mkv"));
+    let server = SrtServer::start(port, &file)?;
+    let rig = Rig::start(Config::default(), 0)?;
+    let id = rig.push(&format!("srt://127.0.0.1:{port}?mode=caller&streamid=hunter2"))?;
+    rig.some_more(id, 200)?;
+    let came = rig.end()?;
+    server.finish()?;
+    let file = Recording::open(&file)?;
+    let seen: Vec<_> =
+        file.strips(Place::PAGE)?.iter().filter_map(|seen| Some(seen.strip?.counter)).collect();
+    let (first, last) = (seen[0], seen[seen.len() - 1]);
+    ensure!(seen.iter().copied().eq(first..=last), "{seen:?}");
+    ensure!(last as usize == came.pictures() - 1, "{last} is the last of {}", came.pictures());
+    ensure!(file.audio.is_some() && came.states[0].lost == 0, "{:?}", came.states);
+    Ok(())
+}
+
+#[test]
+fn a_target_that_hangs_ends_at_once_when_it_is_removed() -> Result<()> {
+    let kept = Mutex::new(Vec::new());
+    let silent = server(move |connection| {
+        kept.lock().map(|mut kept| kept.push(connection)).map_err(|_| std::io::ErrorKind::Other.into())
+    })?;
+    let connect = Duration::from_secs(600);
+    let rig = Rig::start(Config { connect, ..Config::default() }, 0)?;
+    let id = rig.push(&silent)?;
+    rig.reach(id, Connecting)?;
+    ensure!(rig.pushes.remove(id));
+    rig.wait(id, "end", |status| status.over)?;
+    let came = rig.end()?;
+    ensure!(came.told(id) == [Connecting, Disconnecting, Idle], "{:?}", came.told(id));
+    Ok(())
+}

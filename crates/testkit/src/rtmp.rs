@@ -1,0 +1,195 @@
+//! A real RTMP server that keeps what it gets: nginx with its rtmp module, on loopback.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::command::{missing, program};
+use crate::scratch::Scratch;
+
+/// Where Debian puts nginx's modules.
+const MODULES: &str = "/usr/lib/nginx/modules";
+/// How long nginx may take to start.
+const START: Duration = Duration::from_secs(30);
+
+/// An nginx of our own: application `live` takes everything and records it, `closed` refuses every stream. Killed when dropped.
+#[derive(Debug)]
+pub struct Nginx {
+    child: Option<Child>,
+    scratch: Scratch,
+    port: u16,
+    tls: Option<Tls>,
+    /// Counts starts, for the names of recordings.
+    generation: u32,
+}
+
+/// How it is reached by RTMPS.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The server's certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The port.
+    pub port: u16,
+}
+
+impl Nginx {
+    /// Starts it on a free port, with RTMPS on another if there is a certificate with its key.
+    ///
+    /// # Errors
+    /// It is missing, or does not start.
+    pub fn start(certificate: Option<(PathBuf, PathBuf)>) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        scratch.open_folder("recorded")?;
+        let tls = match certificate {
+            Some((certificate, key)) => Some(Tls { certificate, key, port: free_port()? }),
+            None => None,
+        };
+        let mut nginx = Self { child: None, scratch, port: free_port()?, tls, generation: 0 };
+        nginx.run()?;
+        Ok(nginx)
+    }
+
+    /// Starts it again, on the same ports, after [`Nginx::kill`].
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn run(&mut self) -> Result<()> {
+        self.generation += 1;
+        let folder = self.scratch.path().display().to_string();
+        fs::write(self.scratch.join("nginx.conf"), self.config(&folder))?;
+        let name = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+        let mut nginx = program(name);
+        nginx.args([
+            "-p",
+            &folder,
+            "-c",
+            &format!("{folder}/nginx.conf"),
+            "-e",
+            &format!("{folder}/error.log"),
+        ]);
+        nginx.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(nginx.spawn().with_context(|| missing("nginx"))?);
+        let ports = [Some(self.port), self.tls.as_ref().map(|tls| tls.port)];
+        let began = Instant::now();
+        for port in ports.into_iter().flatten() {
+            while TcpStream::connect(("127.0.0.1", port)).is_err() {
+                let ended =
+                    self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|e| e.is_some()));
+                ensure!(!ended && began.elapsed() < START, "nginx does not start: {}", self.log());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    fn config(&self, folder: &str) -> String {
+        let Self { port, generation, .. } = self;
+        let mut config = format!(
+            "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log info;
+             load_module {MODULES}/ngx_rtmp_module.so;
+             {}
+             events {{ worker_connections 256; }}
+             rtmp {{ access_log off; server {{ listen 127.0.0.1:{port}; chunk_size 4096; max_message 10M;
+                 application live {{ live on; record all; record_path {folder}/recorded; record_unique on;
+                     record_suffix -{generation}.flv; }}
+                 application closed {{ live on; deny publish all; }} }} }}
+            ",
+            if self.tls.is_some() {
+                format!("load_module {MODULES}/ngx_stream_module.so;")
+            } else {
+                String::new()
+            },
+        );
+        if let Some(Tls { certificate, key, port: tls }) = &self.tls {
+            let (certificate, key) = (certificate.display(), key.display());
+            // Writing to a string cannot fail.
+            let _written = write!(
+                config,
+                "stream {{ server {{ listen 127.0.0.1:{tls} ssl; ssl_certificate {certificate};
+                     ssl_certificate_key {key}; proxy_pass 127.0.0.1:{port}; }} }}"
+            );
+        }
+        config
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+
+    /// Stops it where it is (`SIGSTOP`), or lets it go on (`SIGCONT`): connections stay, and nobody reads.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
+        Ok(kill_process(pid.context("nginx does not run")?, signal)?)
+    }
+
+    /// Where to send a stream of this name.
+    #[must_use]
+    pub fn url(&self, key: &str) -> String {
+        format!("rtmp://127.0.0.1:{}/live/{key}", self.port)
+    }
+
+    /// Its RTMP port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where to send a stream of this name by RTMPS, for a host name that leads to loopback; 0 without a certificate.
+    #[must_use]
+    pub fn tls_url(&self, host: &str, key: &str) -> String {
+        format!("rtmps://{host}:{}/live/{key}", self.tls.as_ref().map_or(0, |tls| tls.port))
+    }
+
+    /// What it recorded of a stream, oldest first.
+    ///
+    /// # Errors
+    /// Its folder cannot be read.
+    pub fn recorded(&self, key: &str) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(self.scratch.join("recorded"))? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.strip_prefix(key).is_some_and(|rest| rest.starts_with('-')) {
+                files.push(path);
+            }
+        }
+        // The names end with the time and the number of the start.
+        files.sort();
+        Ok(files)
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch.join("error.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port of 127.0.0.1 that nobody listens on.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
