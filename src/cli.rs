@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use pagecast_core::spec::{Rule, Size, SourceUrl};
+use pagecast_core::spec::{PushUrl, Rule, Size, SourceUrl};
 use pagecast_core::{Fps, SpecError};
 
 use crate::screen;
@@ -83,6 +83,10 @@ pub(crate) struct Record {
     /// Say nothing unless something is wrong
     #[arg(long, short)]
     pub(crate) quiet: bool,
+    /// Send the stream there while it is recorded: rtmp://host/application/key, rtmps://… or srt://host:port?streamid=…; may be
+    /// repeated, up to ten times. A connection that is lost is made again
+    #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
+    pub(crate) push: Vec<PushUrl>,
     #[command(flatten)]
     pub(crate) page: page::Page,
     #[command(flatten)]

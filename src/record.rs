@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use pagecast_core::spec::{Network, Recording, Source, SourceUrl};
+use pagecast_core::spec::{Network, Push, Recording, Source, SourceUrl};
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_worker::cast::{self, News, Stop};
 use pagecast_worker::process::{self, Outcome, Process};
@@ -27,6 +27,7 @@ pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Fai
     spec.bitrate_kbps = args.bitrate;
     spec.duration = args.duration;
     spec.recording = Some(Recording { overwrite: args.overwrite, ..Recording::to_file(path) });
+    spec.pushes = args.push.iter().map(|url| Push { url: url.clone(), patience: None }).collect();
     spec.evidence = Some(evidence.into());
     spec.readiness = args.care.readiness();
     spec.checks = args.care.checks();
@@ -78,6 +79,7 @@ pub(crate) fn cast(
     let outcome = process.run(spec, started, &stop, |news| match news {
         News::Progress(progress) => line.show(&progress),
         News::Event(event) => line.note(event),
+        News::Push(news) => line.note_push(&news),
     });
     line.clear();
     Ok(outcome)

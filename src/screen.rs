@@ -1,11 +1,13 @@
 //! What a person sees: one live line, and a summary.
 #![expect(clippy::print_stderr, reason = "this is where the program speaks")]
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 
 use pagecast_core::cast::{Event, Trouble};
+use pagecast_core::push::State;
 use pagecast_core::spec::Source;
-use pagecast_worker::cast::{Progress, Report};
+use pagecast_worker::cast::{Progress, PushNews, Report};
 
 /// Whether standard error is a terminal.
 pub(crate) fn stderr_is_terminal() -> bool {
@@ -29,11 +31,14 @@ pub(crate) struct LiveLine {
     last: Progress,
     shown: bool,
     enabled: bool,
+    /// What was told last of each push: its state, and what was wrong.
+    pushes: BTreeMap<u32, (State, Option<String>)>,
 }
 
 impl LiveLine {
     pub(crate) fn new(quiet: bool) -> Self {
-        Self { last: Progress::default(), shown: false, enabled: !quiet && stderr_is_terminal() }
+        let enabled = !quiet && stderr_is_terminal();
+        Self { last: Progress::default(), shown: false, enabled, pushes: BTreeMap::new() }
     }
 
     /// Shows how far the cast has come; not on a terminal, logs it every ten seconds.
@@ -57,6 +62,36 @@ impl LiveLine {
             Event::Moved(trouble) => format!("{}: it gets a fresh browser", words(trouble)),
             Event::Live => return tracing::info!("the page is live"),
             Event::Ended(_) => return,
+        };
+        if self.enabled {
+            self.clear();
+            eprintln!("{text}");
+        } else {
+            tracing::warn!("{text}");
+        }
+    }
+
+    /// Tells what happened to a push, once, on a line of its own.
+    pub(crate) fn note_push(&mut self, news: &PushNews) {
+        let said = (news.state, news.error.clone());
+        let last = self.pushes.insert(news.id, said.clone());
+        if last.as_ref() == Some(&said) {
+            return;
+        }
+        let url = &news.url;
+        let text = match (&news.error, news.state) {
+            (Some(error), State::Connecting) => format!("push to {url}: {error}; trying again"),
+            (Some(error), State::Recovering) => {
+                format!("push to {url} is interrupted: {error}; trying again")
+            }
+            (error, State::Failed) => {
+                format!("push to {url} is given up: {}", error.as_deref().unwrap_or("no connection"))
+            }
+            (_, State::Running) if last.is_some_and(|(state, _)| state == State::Recovering) => {
+                format!("push to {url} is back")
+            }
+            (_, State::Running) => return tracing::info!(%url, "pushing"),
+            _ => return,
         };
         if self.enabled {
             self.clear();
@@ -148,6 +183,16 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
     if report.reloads + report.moves > 0 {
         let evidence = report.evidence.as_ref().map(|e| format!("; see {}", e.display())).unwrap_or_default();
         lines.push(format!("healed   {} reloads, {} fresh browsers{evidence}", report.reloads, report.moves));
+    }
+    for push in &report.pushes {
+        let trouble = push.error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
+        lines.push(format!(
+            "push     {}  {}, {} packets lost, {} reconnects{trouble}",
+            push.url,
+            size(push.bytes),
+            push.lost,
+            push.reconnects
+        ));
     }
     if let Some(reason) = &report.left_fragmented {
         lines.push(format!("note     the file plays but is still fragmented, as its index could not be moved to the front: {reason}"));

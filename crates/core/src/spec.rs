@@ -54,6 +54,9 @@ pub struct CastSpec {
     /// What is recorded.
     #[serde(default)]
     pub recording: Option<Recording>,
+    /// Servers that the stream is sent to, at most [`MAX_PUSHES`].
+    #[serde(default)]
+    pub pushes: Vec<Push>,
     /// A folder for pictures and last words of a page in trouble, made when it is needed.
     #[serde(default)]
     pub evidence: Option<PathBuf>,
@@ -80,6 +83,7 @@ impl CastSpec {
             bitrate_kbps: None,
             duration: None,
             recording: None,
+            pushes: Vec::new(),
             evidence: None,
             readiness: Readiness::default(),
             checks: Checks::default(),
@@ -108,6 +112,7 @@ impl CastSpec {
             return Err(SpecError::Path(path.clone()));
         }
         self.recording.as_ref().map_or(Ok(()), Recording::check)?;
+        push::check(&self.pushes)?;
         self.readiness.check()?;
         self.checks.check()?;
         self.limits.check()

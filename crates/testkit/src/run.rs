@@ -58,6 +58,21 @@ pub struct Report {
     pub cpu_seconds: CpuSeconds,
     pub peak_rss_bytes: PeakRss,
     pub output: PathBuf,
+    #[serde(default)]
+    pub pushes: Vec<Push>,
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the words of the command line's own reference")]
+pub struct Push {
+    pub id: u32,
+    pub url: String,
+    pub state: String,
+    pub bytes: u64,
+    pub lost: u64,
+    pub reconnects: u64,
+    pub error: Option<String>,
 }
 
 /// A turn in the life of a cast.

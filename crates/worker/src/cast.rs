@@ -3,19 +3,22 @@
 mod driver;
 mod evidence;
 mod line;
+mod pushes;
 mod report;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use pagecast_core::cast::{EndReason, Event, Trouble};
 use pagecast_core::{CastSpec, SpecError};
-use pagecast_media::{encode, record};
+use pagecast_media::{encode, push, record};
 use pagecast_page::browser::{self, CallError};
 use serde::{Deserialize, Serialize};
 
 pub use driver::Warm;
+pub use pushes::{Change, PushNews, PushReport};
 pub use report::{CpuSeconds, PeakRss, Progress, Report, Turn};
 
 /// Why a cast cannot start, or ended before it was asked to.
@@ -34,6 +37,9 @@ pub enum Error {
     /// Nothing can be written, or no longer.
     #[error(transparent)]
     Record(#[from] record::Error),
+    /// Nothing can be sent.
+    #[error(transparent)]
+    Push(#[from] push::Error),
     /// The page was in trouble too often.
     #[error("{}", gave_up(*.0, *.1))]
     GaveUp(Trouble, u32),
@@ -87,7 +93,7 @@ impl Error {
             }
             Self::Page(_) | Self::GaveUp(..) => Kind::Browser,
             Self::Record(_) => Kind::Output,
-            Self::Encode(_) | Self::Panic(_) => Kind::Unexpected,
+            Self::Encode(_) | Self::Push(_) | Self::Panic(_) => Kind::Unexpected,
         }
     }
 }
@@ -139,13 +145,15 @@ impl Stop {
 }
 
 /// What a cast tells while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum News {
     /// A turn in its life.
     Event(Event),
     /// How far it has come, about once a second.
     Progress(Progress),
+    /// A push of it is in another state, or still in the same.
+    Push(PushNews),
 }
 
 /// A cast that ended too early: what was recorded until then, if anything, and why.
@@ -164,7 +172,7 @@ impl<E: Into<Error>> From<E> for Failure {
 }
 
 /// Runs a cast until it is over or `stop` asks for it. `started` is when the user asked for it. A warm browser is used if it
-/// fits.
+/// fits. Changes are made as they come.
 ///
 /// # Errors
 /// [`Failure`]; whatever was recorded is in the file and plays.
@@ -173,9 +181,10 @@ pub fn run(
     started: Instant,
     stop: &Stop,
     warm: Option<Warm>,
+    changes: &Receiver<Change>,
     mut tell: impl FnMut(News),
 ) -> Result<Report, Failure> {
     spec.check()?;
     let outputs = line::Prepared::open(spec)?;
-    driver::Driver::new(spec, started, stop, warm, outputs, &mut tell).run()
+    driver::Driver::new(spec, started, (stop, changes), warm, outputs, &mut tell).run()
 }

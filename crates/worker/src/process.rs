@@ -20,7 +20,7 @@ use pagecast_page::{child, clock};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
-use crate::cast::{Kind, News, Report, Stop};
+use crate::cast::{Change, Kind, News, Report, Stop};
 use cgroup::Cgroup;
 pub use inside::run as run_inside;
 pub use pool::Pool;
@@ -29,6 +29,8 @@ pub use pool::Pool;
 const MAX_LINE: u64 = 16 * 1024 * 1024;
 /// Messages that wait for the supervisor. Full: the cast waits.
 const MESSAGES: usize = 64;
+/// Changes that wait for the cast. Full: they are refused.
+const CHANGES: usize = 16;
 /// Time for a process to start a browser.
 const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the supervisor looks whether it should stop.
@@ -44,6 +46,8 @@ enum Order {
     Warm(Box<CastSpec>),
     /// Run this; the moment is when the user asked for it.
     Run(Box<CastSpec>, i64),
+    /// Change something about the one that runs.
+    Change(Change),
     /// End it.
     Stop,
 }
@@ -89,12 +93,25 @@ pub enum Error {
     Ended(String),
 }
 
+/// Changes a cast that runs, or will.
+#[derive(Debug, Clone)]
+pub struct Changes(SyncSender<Change>);
+
+impl Changes {
+    /// Hands on a change; news tell what came of it. False if the cast is over, or has too many to make already.
+    #[must_use]
+    pub fn order(&self, change: Change) -> bool {
+        self.0.try_send(change).is_ok()
+    }
+}
+
 /// A process for one cast. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     orders: Option<ChildStdin>,
     messages: Receiver<Message>,
+    changes: (SyncSender<Change>, Receiver<Change>),
     reader: Option<JoinHandle<()>>,
     cgroup: Option<Cgroup>,
 }
@@ -115,7 +132,8 @@ impl Process {
             .name("cast-messages".into())
             .spawn(move || read(lines, &tell))
             .map_err(Error::Start)?;
-        Ok(Self { child, orders, messages, reader: Some(reader), cgroup })
+        let changes = sync_channel(CHANGES);
+        Ok(Self { child, orders, messages, changes, reader: Some(reader), cgroup })
     }
 
     /// Starts a browser for a cast like this one, and waits until it is ready.
@@ -128,6 +146,12 @@ impl Process {
             Ok(Message::Warm) => Ok(()),
             _ => Err(Error::Ended(self.wait())),
         }
+    }
+
+    /// Where changes can be ordered while the cast runs, by another thread.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes(self.changes.0.clone())
     }
 
     /// Runs the cast until it is over or `stop` asks for it. `started` is when the user asked for it.
@@ -154,6 +178,9 @@ impl Process {
                 }
                 Ok(Message::Warm) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.lost(),
+            }
+            while let Ok(change) = self.changes.1.try_recv() {
+                self.order(&Order::Change(change));
             }
             if stop.take() {
                 if stopping.is_some() {

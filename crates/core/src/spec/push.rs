@@ -25,6 +25,18 @@ pub struct Push {
     pub patience: Option<Duration>,
 }
 
+/// At most [`MAX_PUSHES`], each once.
+pub(super) fn check(pushes: &[Push]) -> Result<(), SpecError> {
+    if pushes.len() > MAX_PUSHES {
+        return Err(SpecError::Push("ten others are given already"));
+    }
+    let twice = |(i, push): (usize, &Push)| pushes[..i].iter().any(|other| other.url == push.url);
+    if pushes.iter().enumerate().any(twice) {
+        return Err(SpecError::Push("it is given twice"));
+    }
+    Ok(())
+}
+
 /// The address of a server that takes a stream. Shows scheme, host and application only: the rest is a secret.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -194,6 +206,14 @@ mod tests {
         let key = |len| PushUrl::parse(&format!("rtmp://a/live/{}", "k".repeat(len)));
         assert!(key(500).is_ok() && key(501).is_err());
         assert!(PushUrl::parse(&format!("srt://a:1?streamid={}", "k".repeat(1000))).is_err());
+    }
+
+    #[test]
+    fn ten_are_enough_and_each_comes_once() {
+        let push = |i| Push { url: PushUrl::parse(&format!("rtmp://a/live/{i}")).unwrap(), patience: None };
+        assert_eq!(check(&(0..10).map(push).collect::<Vec<_>>()), Ok(()));
+        assert!(check(&(0..11).map(push).collect::<Vec<_>>()).is_err());
+        assert!(check(&[push(1), push(2), push(1)]).is_err());
     }
 
     #[test]

@@ -60,7 +60,10 @@ impl Gauge {
 
     pub(super) fn set(&self, event: &Event) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.state = event.state;
+        // That it was given up is worth more than that it rests.
+        if (latest.state, event.state) != (State::Failed, State::Idle) {
+            latest.state = event.state;
+        }
         if event.error.is_some() {
             latest.error.clone_from(&event.error);
         }

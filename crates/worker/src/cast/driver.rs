@@ -7,12 +7,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use pagecast_core::cast::{Check, Event, Input, Machine, Output, State, Trouble};
+use pagecast_core::spec::Push;
 use pagecast_core::{CastSpec, Samples, Tick};
 use pagecast_page::browser::{self, CallError, PageState, Ping};
 use pagecast_page::{Page, clock};
 
 use super::evidence::Evidence;
 use super::line::{Line, Prepared};
+use super::pushes::{self, Change};
 use super::report::{Progress, Report, Turn};
 use super::{Error, Failure, News, Stop};
 use crate::{chain, usage};
@@ -73,6 +75,7 @@ pub(super) struct Driver<'a> {
     spec: &'a CastSpec,
     started: Instant,
     stop: &'a Stop,
+    changes: &'a Receiver<Change>,
     tell: RefCell<Teller<'a>>,
     machine: Machine,
     ticks: Feed<Tick>,
@@ -80,6 +83,8 @@ pub(super) struct Driver<'a> {
     page: Option<Page>,
     prepared: Option<Prepared>,
     line: Option<Line>,
+    /// What to push to, until there is a line that does.
+    pushes: Vec<Push>,
     /// When the page was opened, and when it was first seen loaded.
     opened: Option<(Instant, Option<Instant>)>,
     looked: Looked,
@@ -119,7 +124,7 @@ impl<'a> Driver<'a> {
     pub(super) fn new(
         spec: &'a CastSpec,
         started: Instant,
-        stop: &'a Stop,
+        (stop, changes): (&'a Stop, &'a Receiver<Change>),
         warm: Option<Warm>,
         outputs: Prepared,
         tell: &'a mut dyn FnMut(News),
@@ -138,6 +143,7 @@ impl<'a> Driver<'a> {
             spec,
             started,
             stop,
+            changes,
             tell: RefCell::new(Teller { tell, told: Instant::now() }),
             machine: Machine::new(spec),
             ticks,
@@ -145,6 +151,7 @@ impl<'a> Driver<'a> {
             page,
             prepared: Some(outputs),
             line: None,
+            pushes: spec.pushes.clone(),
             opened: None,
             looked: Looked::default(),
             evidence: Evidence::new(spec.evidence.clone()),
@@ -167,6 +174,7 @@ impl<'a> Driver<'a> {
             }
             self.wait();
             self.observe();
+            self.see_to_pushes();
             self.tell_progress();
         };
         self.finish(reason)
@@ -273,13 +281,25 @@ impl<'a> Driver<'a> {
             return;
         };
         let Some(prepared) = self.prepared.take() else { return };
-        match prepared.start(ticks, samples) {
+        match prepared.start(ticks, samples, &self.pushes) {
             Ok(line) => {
                 self.line = Some(line);
                 page.begin();
             }
             Err(error) => self.fail(error, Input::OutputFailed),
         }
+    }
+
+    /// Changes what is to be changed, and tells what happened.
+    fn see_to_pushes(&mut self) {
+        for change in self.changes.try_iter() {
+            match &mut self.line {
+                Some(line) => line.pushes.change(change),
+                None => pushes::change(&mut self.pushes, change),
+            }
+        }
+        let news: Vec<_> = self.line.iter().flat_map(|line| line.pushes.news()).collect();
+        news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Push(news)));
     }
 
     fn announce(&mut self, event: Event) {

@@ -7,13 +7,15 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::Storage;
+use pagecast_core::spec::{Push, Storage};
 use pagecast_core::{CastSpec, MediaTime, Packet, Samples, Tick, Track};
 use pagecast_media::encode::{self, End, audio, video};
 use pagecast_media::fanout::{FanOut, Limit};
+use pagecast_media::push;
 use pagecast_media::record::{self, Finished, Recorder, Tracks};
 
 use super::Error;
+use super::pushes::{PushNews, PushReport, Running};
 
 /// Packets on their way to the file, for a disk that stalls. Full: they are lost up to the next keyframe.
 const RECORD: Limit = Limit { bytes: 64 * 1024 * 1024, span: Duration::from_secs(60) };
@@ -26,6 +28,7 @@ pub(super) struct Prepared {
     audio: audio::Encoder,
     packets: SyncSender<Packet>,
     fan_out: FanOut,
+    pushed: push::Tracks,
     recording: Thread<Result<Option<Finished>, record::Error>>,
     end: End,
 }
@@ -41,6 +44,8 @@ impl Prepared {
         };
         let (video, audio) = (video::Encoder::open(config)?, audio::Encoder::open()?);
         let tracks = Tracks { video: (video.parameters(), spec.source.fps), audio: audio.parameters() };
+        let pushed =
+            push::Tracks { video: Some((video.parameters(), spec.source.fps)), audio: audio.parameters() };
         let recording = spec.recording.as_ref();
         let path = recording.and_then(|r| match &r.to {
             Storage::File(path) | Storage::Folder(path) => Some(path.as_path()),
@@ -52,16 +57,23 @@ impl Prepared {
             FanOut::spawn(Track::Video).map_err(|e| encode::Error::Thread("fan-out", e))?;
         let recording = Thread("record", recorder.spawn(fan_out.tap("record", RECORD))?);
         let end = End::new(spec.duration.map(Into::into));
-        Ok(Self { video, audio, packets, fan_out, recording, end })
+        Ok(Self { video, audio, packets, fan_out, pushed, recording, end })
     }
 
-    /// Takes ticks and samples from now on.
-    pub(super) fn start(self, ticks: Receiver<Tick>, samples: Receiver<Samples>) -> Result<Line, Error> {
-        let Self { video, audio, packets, fan_out, recording, end } = self;
+    /// Takes ticks and samples from now on, and sends them to these.
+    pub(super) fn start(
+        self,
+        ticks: Receiver<Tick>,
+        samples: Receiver<Samples>,
+        pushes: &[Push],
+    ) -> Result<Line, Error> {
+        let Self { video, audio, packets, fan_out, pushed, recording, end } = self;
+        let pushes = Running::start(pushes, pushed, fan_out.taps(), video.keyframes())?;
         let (video_stats, audio_stats) = (video.stats(), audio.stats());
         let video = Thread("encode-video", video.spawn(ticks, end.clone(), packets.clone())?);
         let audio = Thread("encode-audio", audio.spawn(samples, end.clone(), packets)?);
-        Ok(Line { end, video_stats, audio_stats, video, audio, fan_out, recording, alone: Cell::new(None) })
+        let alone = Cell::new(None);
+        Ok(Line { end, video_stats, audio_stats, video, audio, fan_out, pushes, recording, alone })
     }
 
     /// Without a packet, nothing is left of the file.
@@ -81,6 +93,17 @@ impl<T> Thread<T> {
     }
 }
 
+/// What came of the outputs.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    pub(super) finished: Option<Finished>,
+    /// What failed first.
+    pub(super) failed: Option<Error>,
+    pub(super) pushes: Vec<PushReport>,
+    /// What happened to the pushes last.
+    pub(super) news: Vec<PushNews>,
+}
+
 /// Outputs that run.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -90,6 +113,7 @@ pub(super) struct Line {
     video: Thread<Result<(), encode::Error>>,
     audio: Thread<Result<(), encode::Error>>,
     fan_out: FanOut,
+    pub(super) pushes: Running,
     recording: Thread<Result<Option<Finished>, record::Error>>,
     /// Since when only one encoder runs.
     alone: Cell<Option<Instant>>,
@@ -123,8 +147,8 @@ impl Line {
         self.end.at(spec.source.fps.time_of(next));
     }
 
-    /// Waits for the file. Nobody may send ticks or samples any more, or the end must be near. What failed, if anything.
-    pub(super) fn finish(self) -> (Option<Finished>, Option<Error>) {
+    /// Waits for the file and the pushes. Nobody may send ticks or samples any more, or the end must be near.
+    pub(super) fn finish(self) -> Ended {
         let mut failed = None;
         for encoder in [self.video, self.audio] {
             if let Err(error) = encoder.join().and_then(|r| r.map_err(Into::into)) {
@@ -134,10 +158,12 @@ impl Line {
         if !self.fan_out.finish() {
             failed.get_or_insert(Error::Panic("fan-out"));
         }
-        match self.recording.join().and_then(|r| r.map_err(Into::into)) {
+        let (pushes, news) = self.pushes.finish();
+        let (finished, failed) = match self.recording.join().and_then(|r| r.map_err(Into::into)) {
             Ok(finished) => (finished, failed),
             // A file that cannot be written is why the cast ends.
             Err(error) => (None, Some(error)),
-        }
+        };
+        Ended { finished, failed, pushes, news }
     }
 }

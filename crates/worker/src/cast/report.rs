@@ -6,6 +6,8 @@ use pagecast_core::MediaTime;
 use pagecast_core::cast::{EndReason, Event, Trouble};
 use serde::{Deserialize, Serialize};
 
+use super::pushes::PushReport;
+
 /// How far a cast has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -84,6 +86,9 @@ pub struct Report {
     /// Pictures and last words of the page from when something was wrong with it, if ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<PathBuf>,
+    /// What became of its pushes, those that ended before it too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pushes: Vec<PushReport>,
     /// Why the file is still fragmented, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_fragmented: Option<String>,

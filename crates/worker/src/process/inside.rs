@@ -8,25 +8,26 @@ use std::time::Instant;
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::clock;
 
-use super::{Failed, Message, Order, Outcome, STOP_GRACE, next_line};
-use crate::cast::{self, Failure, News, Stop, Warm};
+use super::{CHANGES, Failed, Message, Order, Outcome, STOP_GRACE, next_line};
+use crate::cast::{self, Change, Failure, News, Stop, Warm};
 use crate::chain;
 
 /// Runs the cast that standard input describes, and tells standard output about it. `stop` ends it, as the supervisor does.
 #[must_use]
 pub fn run(stop: &Stop) -> ExitCode {
     let (orders, todo) = sync_channel(1);
+    let (change, changes) = sync_channel(CHANGES);
     let listener = std::thread::Builder::new().name("orders".into()).spawn({
         let stop = stop.clone();
-        move || listen(orders, &stop)
+        move || listen(orders, change, &stop)
     });
     if let Err(error) = listener {
         tracing::error!(%error, "cannot listen to the supervisor");
         return ExitCode::FAILURE;
     }
     let Some((spec, started, warm)) = prepare(&todo) else { return ExitCode::FAILURE };
-    let outcome = match cast::run(&spec, instant(started), stop, warm, |news: News| say(&Message::News(news)))
-    {
+    let tell = |news: News| say(&Message::News(news));
+    let outcome = match cast::run(&spec, instant(started), stop, warm, &changes, tell) {
         Ok(report) => Outcome { report: Some(report), failure: None },
         Err(Failure { error, report }) => {
             let failed = Failed { kind: error.kind(), message: chain(&error) };
@@ -53,17 +54,22 @@ fn prepare(todo: &Receiver<Order>) -> Option<(Box<CastSpec>, HostTime, Option<Wa
                 }
             },
             Order::Run(spec, started) => return Some((spec, HostTime(started), warm)),
-            Order::Stop => return None,
+            Order::Stop | Order::Change(_) => return None,
         }
     }
 }
 
 /// Hands on orders; a stop takes effect at once. The cast ends when nobody is there to give orders.
-fn listen(orders: SyncSender<Order>, stop: &Stop) {
+fn listen(orders: SyncSender<Order>, changes: SyncSender<Change>, stop: &Stop) {
     let mut lines = BufReader::new(io::stdin());
     while let Some(line) = next_line(&mut lines) {
         match serde_json::from_slice(&line) {
             Ok(Order::Stop) => stop.ask(),
+            Ok(Order::Change(change)) => {
+                if changes.try_send(change).is_err() {
+                    tracing::warn!("a change comes too late, or too many do");
+                }
+            }
             Ok(order) => {
                 // A second cast is not ours to run.
                 let _late = orders.try_send(order);
@@ -72,7 +78,7 @@ fn listen(orders: SyncSender<Order>, stop: &Stop) {
         }
     }
     // Whoever waits for a cast waits in vain.
-    drop(orders);
+    drop((orders, changes));
     stop.ask();
     std::thread::sleep(STOP_GRACE);
     tracing::error!("nobody watches this cast any more, and it does not stop");

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use pagecast_core::cast::EndReason;
 
+use super::super::line::Ended;
 use super::super::report::{self, CpuSeconds, PeakRss, Report};
-use super::super::{Error, Failure};
+use super::super::{Error, Failure, News};
 use super::{Driver, Line, millis};
 use crate::usage;
 
@@ -18,7 +19,8 @@ impl Driver<'_> {
         self.page = None;
         (self.ticks, self.samples) = ((None, None), (None, None));
         let video = self.line.as_ref().map(|line| Arc::clone(&line.video_stats));
-        let (finished, failed) = self.line.take().map(Line::finish).unwrap_or_default();
+        let Ended { finished, failed, pushes, news } = self.line.take().map(Line::finish).unwrap_or_default();
+        news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Push(news)));
         let (end, trouble) = report::words(reason);
         let browser_cpu = self.usage.before_s + self.usage.now.cpu_seconds;
         let total = browser_cpu + usage::own_cpu().as_secs_f64();
@@ -47,6 +49,7 @@ impl Driver<'_> {
             },
             output: finished.as_ref().map(|f| f.path.clone()).unwrap_or_default(),
             evidence: self.evidence.folder(),
+            pushes,
             left_fragmented: finished.and_then(|f| f.left_fragmented),
         };
         if let Some(video) = &video {

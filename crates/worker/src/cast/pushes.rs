@@ -1,0 +1,134 @@
+//! The pushes of a cast: those it begins with, those that are added and removed while it runs, and what is told of them.
+
+use std::sync::mpsc::Receiver;
+
+use pagecast_core::push::{Event, State};
+use pagecast_core::spec::{Push, PushUrl};
+use pagecast_media::encode::Keyframes;
+use pagecast_media::fanout::Taps;
+use pagecast_media::push::{self, Config, Id, Pushes, Status, Tracks};
+use serde::{Deserialize, Serialize};
+
+/// What is changed about a cast while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Send the stream there too.
+    AddPush(Push),
+    /// Send it there no longer.
+    RemovePush(PushUrl),
+}
+
+/// News of a push. Neither the address nor the error tells a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushNews {
+    /// Names it within its cast, in the order in which pushes were added, from 1.
+    pub id: u32,
+    /// Where the stream is sent, without its key.
+    pub url: String,
+    /// Where it stands.
+    pub state: State,
+    /// Why it does not run, if that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushReport {
+    /// Names it within its cast.
+    pub id: u32,
+    /// Where the stream was sent, without its key.
+    pub url: String,
+    /// `idle` for one that ended as it should, `failed` for one that was given up.
+    pub state: State,
+    /// Encoded bytes sent.
+    pub bytes: u64,
+    /// Packets that it did not get since its first one.
+    pub lost: u64,
+    /// Connections after the first one.
+    pub reconnects: u64,
+    /// What went wrong last, if anything did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl From<push::News> for PushNews {
+    fn from(news: push::News) -> Self {
+        let push::News { id, url, event: Event { state, error } } = news;
+        Self { id: id.0, url: url.to_string(), state, error }
+    }
+}
+
+impl From<Status> for PushReport {
+    fn from(status: Status) -> Self {
+        let Status { id, url, state, bytes, lost, reconnects, error, .. } = status;
+        Self { id: id.0, url: url.to_string(), state, bytes, lost, reconnects, error }
+    }
+}
+
+/// The pushes of a cast that is live.
+#[derive(Debug)]
+pub(super) struct Running {
+    pushes: Pushes,
+    news: Receiver<push::News>,
+    ids: Vec<(PushUrl, Id)>,
+}
+
+impl Running {
+    /// Starts them, before the first packet.
+    pub(super) fn start(
+        wanted: &[Push],
+        tracks: Tracks,
+        taps: Taps,
+        keyframes: Keyframes,
+    ) -> Result<Self, push::Error> {
+        let (pushes, news) = Pushes::start(tracks, taps, keyframes, Config::default())?;
+        let mut running = Self { pushes, news, ids: Vec::new() };
+        wanted.iter().try_for_each(|push| running.add(push.clone()))?;
+        Ok(running)
+    }
+
+    fn add(&mut self, push: Push) -> Result<(), push::Error> {
+        let url = push.url.clone();
+        self.ids.push((url, self.pushes.add(push)?));
+        Ok(())
+    }
+
+    /// A change that cannot be made changes nothing else.
+    pub(super) fn change(&mut self, change: Change) {
+        match change {
+            Change::AddPush(push) => {
+                if let Err(error) = self.add(push) {
+                    tracing::warn!(%error, "a push is not added");
+                }
+            }
+            Change::RemovePush(url) => {
+                let mut known = self.ids.iter().rev().filter(|(known, _)| *known == url);
+                if !known.any(|(_, id)| self.pushes.remove(*id)) {
+                    tracing::warn!(%url, "a push that is not there is not removed");
+                }
+                self.ids.retain(|(known, _)| *known != url);
+            }
+        }
+    }
+
+    /// What happened since the last call.
+    pub(super) fn news(&self) -> impl Iterator<Item = PushNews> + '_ {
+        self.news.try_iter().map(Into::into)
+    }
+
+    /// Ends them, once the stream is over: what became of each, and the last news.
+    pub(super) fn finish(self) -> (Vec<PushReport>, Vec<PushNews>) {
+        let states = self.pushes.finish();
+        (states.into_iter().map(Into::into).collect(), self.news.try_iter().map(Into::into).collect())
+    }
+}
+
+/// Makes a change to pushes that have not begun.
+pub(super) fn change(pushes: &mut Vec<Push>, change: Change) {
+    match change {
+        Change::AddPush(push) => pushes.push(push),
+        Change::RemovePush(url) => pushes.retain(|push| push.url != url),
+    }
+}
