@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use pagecast_core::push::State;
+use pagecast_core::spec::{Network, Push, PushUrl, Recording as Recorded, Rule, Size, Source, SourceUrl};
+use pagecast_core::{CastSpec, SpecError};
 use pagecast_testkit::rtmp::{Nginx, free_port};
 use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Pagecast, Recording, Server, Signal, Turn, flv};
+use pagecast_testkit::{Pagecast, Recording, Scratch, Server, Signal, Turn, flv};
+use pagecast_worker::cast::{Change, News, Stop};
+use pagecast_worker::process::{self, Process};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const LIMIT: Duration = Duration::from_secs(90);
@@ -84,6 +89,49 @@ fn a_push_that_never_works_ends_nothing() -> Result<()> {
         outcome.stderr.contains("connection refused") && !outcome.stderr.contains("hunter2"),
         "{}",
         outcome.stderr
+    );
+    Ok(())
+}
+
+#[test]
+fn pushes_are_added_and_removed_while_the_cast_runs() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, scratch, nginx) = (Server::start()?, Scratch::new()?, Nginx::start(None)?);
+    let source = Source::new(SourceUrl::parse(&server.url("counter.html"))?);
+    let spec = CastSpec {
+        recording: Some(Recorded::to_file(scratch.join("out.mp4"))),
+        network: Network { allow: vec![Rule::parse("127.0.0.0/8")?], ..Network::default() },
+        ..CastSpec::new(Source { size: Size::new(320, 180)?, ..source })
+    };
+    let process = Process::start(std::path::Path::new(PAGECAST))?;
+    let (changes, stop) = (process.changes(), Stop::default());
+    let push = |key: &str| Ok::<_, SpecError>(Push { url: PushUrl::parse(&nginx.url(key))?, patience: None });
+    let (first, second) = (push("first")?, push("second")?);
+    // Before there is anything to push, too.
+    ensure!(changes.order(Change::AddPush(first.clone())));
+    let mut told = Vec::new();
+    let outcome = process.run(&spec, process::now(), &stop, |news| {
+        let News::Push(news) = news else { return };
+        match (news.id, news.state) {
+            (1, State::Running) => assert!(changes.order(Change::AddPush(second.clone()))),
+            (2, State::Running) => assert!(changes.order(Change::RemovePush(first.url.clone()))),
+            (1, State::Idle) => stop.ask(),
+            _ => {}
+        }
+        told.push((news.id, news.state));
+    });
+    ensure!(outcome.failure.is_none(), "{:?}", outcome.failure);
+    for id in [1, 2] {
+        let mut states: Vec<_> = told.iter().filter(|(of, _)| *of == id).map(|(_, state)| *state).collect();
+        // That it connects may be told more than once.
+        states.dedup();
+        let wanted = [State::Connecting, State::Running, State::Disconnecting, State::Idle];
+        ensure!(states == wanted, "{id}: {states:?}");
+    }
+    let report = outcome.report.context("no report")?;
+    ensure!(
+        report.pushes.len() == 2 && report.pushes.iter().all(|p| p.bytes > 0 && p.lost == 0),
+        "{report:?}"
     );
     Ok(())
 }

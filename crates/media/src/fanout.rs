@@ -92,8 +92,21 @@ impl Taps {
     /// A new queue, named in logs. Made before the first packet, it gets everything; made later, it begins with a keyframe.
     #[must_use]
     pub fn tap(&self, name: &str, limit: Limit) -> Tap {
+        self.add(name, limit, false)
+    }
+
+    /// A new queue that takes nothing until [`Tap::restart`].
+    #[must_use]
+    pub fn paused(&self, name: &str, limit: Limit) -> Tap {
+        self.add(name, limit, true)
+    }
+
+    fn add(&self, name: &str, limit: Limit, paused: bool) -> Tap {
         let mut list = lock(&self.list);
         let mut queue = Queue::new(self.lead, limit, list.begun);
+        if paused {
+            queue.pause();
+        }
         if list.over {
             queue.end();
         }

@@ -187,8 +187,7 @@ impl Pushes {
         }
         let id = Id(self.next.fetch_add(1, Ordering::Relaxed));
         let name = format!("push-{}", id.0);
-        let tap = Arc::new(self.taps.tap(&name, BEHIND));
-        tap.pause();
+        let tap = Arc::new(self.taps.paused(&name, BEHIND));
         let gauge = Arc::new(Gauge::new(id, push.url, Arc::clone(&tap)));
         let watch = Arc::new(Watch::new());
         let (commands, orders) = sync_channel(COMMANDS);

@@ -72,6 +72,10 @@ impl PushUrl {
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return bad("it must be ASCII without spaces: write other characters as %XX");
         }
+        // Not everybody who reads addresses ends them there: what follows could say something else to each.
+        if text.contains('#') {
+            return bad("write # as %23");
+        }
         let Ok(url) = Url::parse(text) else {
             return bad("it is not a URL like rtmp://host/application/key");
         };
@@ -121,16 +125,11 @@ impl PushUrl {
     pub fn redact(&self, text: &str) -> String {
         let mut clean = text.replace(&self.text, &self.shown);
         let Ok(url) = Url::parse(&self.text) else { return clean };
-        let key = url.path().trim_start_matches('/').split_once('/').map_or("", |(_, key)| key);
-        let whole = url.query().map(|query| format!("{key}?{query}")).unwrap_or_default();
+        // As it is written: everything after the application, and its parts.
+        let written = self.text.splitn(5, '/').nth(4).unwrap_or_default();
+        let (key, query) = written.split_once('?').unwrap_or((written, url.query().unwrap_or_default()));
         let values = url.query_pairs().map(|(_, value)| value.into_owned()).collect::<Vec<_>>();
-        let fixed = [
-            &whole,
-            url.query().unwrap_or_default(),
-            key,
-            url.username(),
-            url.password().unwrap_or_default(),
-        ];
+        let fixed = [written, key, query, url.username(), url.password().unwrap_or_default()];
         let mut secrets: Vec<&str> = fixed.into_iter().chain(values.iter().map(String::as_str)).collect();
         // The longest first: one may be part of another. What is shorter than three bytes is no secret.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -189,6 +188,8 @@ mod tests {
             ("srt://a.example:9000?streamid=key", Some("srt://a.example:9000")),
             ("srt://a.example:9000?mode=caller", Some("srt://a.example:9000")),
             ("srt://a.example:9000?mode=listener", None),
+            ("srt://a.example:9000?streamid=key#&mode=listener", None),
+            ("srt://a.example:9000?mode=caller&mode=listener", None),
             ("srt://a.example?streamid=key", None),
             ("srt://:9000", None),
             ("rtmp://a.example/live", None),

@@ -102,14 +102,15 @@ pub(super) fn explain(url: &PushUrl, stage: Stage, error: ff::Error, late: bool,
         _ => None,
     };
     let lower = said.to_lowercase();
+    // Looking up a name knows no deadline, so this comes before what is late.
+    if lower.contains("resolve") {
+        return "the host is unknown: no address was found for its name".into();
+    }
     if late || errno == Some(Errno::TIMEDOUT) {
         return match stage {
             Stage::Connecting => "no answer in time: check host, port and firewall".into(),
             Stage::Running => "the server stopped taking the stream".into(),
         };
-    }
-    if lower.contains("resolve") {
-        return "the host is unknown: no address was found for its name".into();
     }
     if lower.contains("certificate") || lower.contains("tls") || lower.contains("handshake failed") {
         return format!("TLS: the server cannot be trusted ({})", told(url, &said));

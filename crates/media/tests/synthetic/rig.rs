@@ -131,9 +131,12 @@ fn feed(ticks: &SyncSender<Tick>, samples: &SyncSender<Samples>, stop: &AtomicBo
 }
 
 impl Came {
-    /// The states that were told of a target, in order.
+    /// The states that were told of a target, in order; those told again because they lasted are left out.
     pub(crate) fn told(&self, id: Id) -> Vec<State> {
-        self.news.iter().filter(|news| news.id == id).map(|news| news.event.state).collect()
+        let news = self.news.iter().filter(|news| news.id == id);
+        let mut states: Vec<_> = news.map(|news| news.event.state).collect();
+        states.dedup();
+        states
     }
 
     /// Compares a recording with what was sent, packet by packet and in time: each kind of packet must be there without a gap
