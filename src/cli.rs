@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod care;
+mod output;
 mod page;
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ Exit codes:
   2  a value on the command line is wrong
   3  the page cannot be opened: unknown host, no answer, HTTP error, certificate, out of reach;
      or it never became ready, or the end came before it was there, and nothing was recorded
-  4  the file cannot be written: it exists, no folder, read-only, disk full
+  4  the recording cannot be written or stored: it exists, no folder, read-only, disk full, wrong keys
   5  the browser is missing or cannot start, or the page was in trouble too often";
 
 const NETWORK: &str = "The network";
@@ -35,9 +36,12 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Record a page to an MP4 file, until Ctrl-C or for a given time
+    /// Record a page to a file, a folder or a bucket, and push it to servers, until Ctrl-C or for a given time
     #[command(after_help = EXIT_CODES)]
     Record(Box<Record>),
+    /// Finish and store recordings that were broken off, or could not be stored
+    #[command(after_help = EXIT_CODES)]
+    Recover(Recover),
     /// Record the page that comes with Pagecast, and make a picture of what came out
     Demo(Demo),
     /// Run the cast that standard input describes; started by Pagecast itself
@@ -53,9 +57,6 @@ pub(crate) struct Record {
     /// The page, http or https
     #[arg(value_parser = SourceUrl::parse)]
     pub(crate) url: SourceUrl,
-    /// The file [default: the page's host with .mp4]
-    #[arg(short, long, value_name = "FILE.mp4")]
-    pub(crate) output: Option<PathBuf>,
     /// Width and height of page and video in pixels, even, up to 3840x2160
     #[arg(long, default_value = "1280x720", value_name = "WxH", value_parser = parse_size)]
     pub(crate) size: Size,
@@ -74,9 +75,6 @@ pub(crate) struct Record {
     /// Start the browser, then wait for Enter before the page is opened: it is there at once
     #[arg(long)]
     pub(crate) standby: bool,
-    /// Replace the file if it exists
-    #[arg(long)]
-    pub(crate) overwrite: bool,
     /// Print the result as one JSON object on standard output
     #[arg(long)]
     pub(crate) json: bool,
@@ -87,6 +85,8 @@ pub(crate) struct Record {
     /// repeated, up to ten times. A connection that is lost is made again
     #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
     pub(crate) push: Vec<PushUrl>,
+    #[command(flatten)]
+    pub(crate) output: output::Output,
     #[command(flatten)]
     pub(crate) page: page::Page,
     #[command(flatten)]
@@ -101,6 +101,20 @@ pub(crate) struct Record {
     /// Let the page send UDP, to any address: some calls (WebRTC) need it
     #[arg(long, help_heading = NETWORK)]
     pub(crate) allow_udp: bool,
+}
+
+/// `pagecast recover`.
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    /// The spool of a recording (NAME.spool), or a folder with some
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+    /// How long storage is waited for
+    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) storage_patience: Duration,
+    /// Print the result as one JSON object for each recording on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `pagecast demo`.
@@ -119,6 +133,7 @@ impl Command {
     pub(crate) fn log_level(&self) -> &'static str {
         let quiet = match self {
             Self::Record(args) => args.quiet || screen::stderr_is_terminal(),
+            Self::Recover(_) => false,
             Self::Demo(_) => screen::stderr_is_terminal(),
             Self::Doctor | Self::RunCast => true,
         };

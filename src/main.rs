@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod record;
+mod recover;
 mod screen;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     log_to_stderr(cli.command.log_level());
     let done = match cli.command {
         Command::Record(args) => record::run(&args, started),
+        Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args, started),
         Command::RunCast => Ok(process::run_inside(&record::stop_by_signals())),
         Command::Doctor => doctor::run(),

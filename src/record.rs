@@ -1,10 +1,11 @@
 //! `pagecast record`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use pagecast_core::spec::{Network, Push, Recording, Source, SourceUrl};
+use pagecast_core::SpecError;
+use pagecast_core::spec::{Network, Push, Source};
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_worker::cast::{self, News, Stop};
 use pagecast_worker::process::{self, Outcome, Process};
@@ -14,7 +15,10 @@ use crate::failure::Failure;
 use crate::screen::{self, LiveLine};
 
 pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Failure> {
-    let path = args.output.clone().unwrap_or_else(|| free_name(&args.url));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_s = i64::try_from(now.as_secs()).unwrap_or(0);
+    let (recording, evidence) =
+        args.output.recording(&args.url, unix_s).map_err(SpecError::from).map_err(cast::Error::from)?;
     let mut spec = CastSpec::new(Source {
         url: args.url.clone(),
         size: args.size,
@@ -22,13 +26,11 @@ pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Fai
         scale_factor: args.scale_factor,
         context: args.page.context().map_err(cast::Error::from)?,
     });
-    let mut evidence = path.clone().into_os_string();
-    evidence.push(".evidence");
     spec.bitrate_kbps = args.bitrate;
     spec.duration = args.duration;
-    spec.recording = Some(Recording { overwrite: args.overwrite, ..Recording::to_file(path) });
+    spec.recording = Some(recording);
     spec.pushes = args.push.iter().map(|url| Push { url: url.clone(), patience: None }).collect();
-    spec.evidence = Some(evidence.into());
+    spec.evidence = Some(evidence);
     spec.readiness = args.care.readiness();
     spec.checks = args.care.checks();
     spec.limits = args.care.limits();
@@ -50,7 +52,7 @@ pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Fai
     if let Some(report) = &outcome.report {
         if args.json {
             screen::print(&serde_json::to_string(report).context("the report cannot be written as JSON")?);
-        } else if !args.quiet && report.bytes > 0 {
+        } else if !args.quiet && report.recording.is_some() {
             screen::say(&screen::summary(&spec.source, report));
         }
     }
@@ -80,6 +82,8 @@ pub(crate) fn cast(
         News::Progress(progress) => line.show(&progress),
         News::Event(event) => line.note(event),
         News::Push(news) => line.note_push(&news),
+        News::Delivery(status) => line.note_delivery(&status),
+        News::Restarted => line.note_restart(),
     });
     line.clear();
     Ok(outcome)
@@ -94,16 +98,4 @@ pub(crate) fn stop_by_signals() -> Stop {
         }
     }
     stop
-}
-
-/// The page's host with `.mp4`; a number is added until there is no such file.
-fn free_name(url: &SourceUrl) -> PathBuf {
-    let host: String = url
-        .host()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' })
-        .collect();
-    let named =
-        |n: u32| PathBuf::from(if n == 1 { format!("{host}.mp4") } else { format!("{host}-{n}.mp4") });
-    (1..10_000).map(named).find(|p| !p.exists()).unwrap_or_else(|| named(1))
 }

@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use pagecast_core::cast::{Event, Trouble};
 use pagecast_core::push::State;
 use pagecast_core::spec::Source;
-use pagecast_worker::cast::{Progress, PushNews, Report};
+use pagecast_worker::cast::{Delivered, DeliveryState, DeliveryStatus, Progress, PushNews, Report};
 
 /// Whether standard error is a terminal.
 pub(crate) fn stderr_is_terminal() -> bool {
@@ -31,6 +31,8 @@ pub(crate) struct LiveLine {
     last: Progress,
     shown: bool,
     enabled: bool,
+    /// What was told last of storing the recording.
+    delivery: Option<String>,
     /// What was told last of each push: its state, and what was wrong.
     pushes: BTreeMap<u32, (State, Option<String>)>,
 }
@@ -38,7 +40,7 @@ pub(crate) struct LiveLine {
 impl LiveLine {
     pub(crate) fn new(quiet: bool) -> Self {
         let enabled = !quiet && stderr_is_terminal();
-        Self { last: Progress::default(), shown: false, enabled, pushes: BTreeMap::new() }
+        Self { last: Progress::default(), shown: false, enabled, delivery: None, pushes: BTreeMap::new() }
     }
 
     /// Shows how far the cast has come; not on a terminal, logs it every ten seconds.
@@ -63,12 +65,7 @@ impl LiveLine {
             Event::Live => return tracing::info!("the page is live"),
             Event::Ended(_) => return,
         };
-        if self.enabled {
-            self.clear();
-            eprintln!("{text}");
-        } else {
-            tracing::warn!("{text}");
-        }
+        self.warn(&text);
     }
 
     /// Tells what happened to a push, once, on a line of its own.
@@ -93,6 +90,43 @@ impl LiveLine {
             (_, State::Running) => return tracing::info!(%url, "pushing"),
             _ => return,
         };
+        self.warn(&text);
+    }
+
+    /// Tells how storing the recording gets on.
+    pub(crate) fn note_delivery(&mut self, status: &DeliveryStatus) {
+        let problem = status.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+        let backup = if status.backup { " in its backup" } else { "" };
+        let pending = status.pending;
+        let text = match status.state {
+            DeliveryState::Uploading if pending == 0 => format!("the recording is being stored{backup}"),
+            DeliveryState::Uploading => {
+                format!("the recording is being stored{backup}, {pending} files to go{problem}")
+            }
+            DeliveryState::Stuck => {
+                format!("the recording waits for storage, {pending} files to go{problem}")
+            }
+            DeliveryState::Failed => {
+                format!("the recording cannot be stored, {pending} files to go{problem}")
+            }
+        };
+        if std::mem::replace(&mut self.delivery, Some(text.clone())).is_some_and(|told| told == text) {
+            return;
+        }
+        if status.state == DeliveryState::Uploading {
+            self.clear();
+            tracing::info!("{text}");
+        } else {
+            self.warn(&text);
+        }
+    }
+
+    /// Tells that another process goes on.
+    pub(crate) fn note_restart(&mut self) {
+        self.warn("the cast's process died: another one goes on with the recording");
+    }
+
+    fn warn(&mut self, text: &str) {
         if self.enabled {
             self.clear();
             eprintln!("{text}");
@@ -156,7 +190,7 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
     let mut lines = vec![
         format!(
             "{}  {:.1} s, {} at {} fps, {}",
-            report.output.display(),
+            recorded_to(report),
             seconds,
             source.size,
             source.fps.get(),
@@ -194,10 +228,31 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
             push.reconnects
         ));
     }
-    if let Some(reason) = &report.left_fragmented {
-        lines.push(format!("note     the file plays but is still fragmented, as its index could not be moved to the front: {reason}"));
+    if report.restarts > 0 {
+        lines.push(format!("resumed  {} times after its process died", report.restarts));
     }
     lines.join("\n")
+}
+
+/// What to open: the first file of the recording.
+pub(crate) fn recorded_to(report: &Report) -> String {
+    match &report.recording {
+        None => "not recorded".to_owned(),
+        Some(recording) => place(recording),
+    }
+}
+
+/// Where a recording is, and what to open there.
+pub(crate) fn place(recording: &Delivered) -> String {
+    match (recording.files.as_slice(), &recording.spool) {
+        (_, Some(spool)) => spool.display().to_string(),
+        ([], None) => recording.place.clone(),
+        ([file, more @ ..], None) => {
+            let first = format!("{}/{}", recording.place, file.name);
+            let first = first.strip_prefix("./").unwrap_or(&first);
+            if more.is_empty() { first.to_owned() } else { format!("{first} and {} more", more.len()) }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -127,10 +127,12 @@ fn the_folder_is_missing() -> Result<()> {
 fn the_output_is_a_folder() -> Result<()> {
     let _turn = Turn::shared()?;
     let (server, scratch) = (Server::start()?, Scratch::new()?);
-    let run = record(&server.url("counter.html")).flag("overwrite").output(scratch.path().to_owned());
+    let path = scratch.join("out.mp4");
+    std::fs::create_dir(&path)?;
+    let run = record(&server.url("counter.html")).flag("overwrite").output(path.clone());
     let outcome = run.finish(LIMIT)?;
     outcome.expect_failure(OUTPUT, &["directory"])?;
-    ensure!(scratch.path().is_dir(), "the folder was replaced");
+    ensure!(path.is_dir(), "the folder was replaced");
     Ok(())
 }
 
@@ -165,11 +167,15 @@ fn the_disk_fills_up() -> Result<()> {
         .with("duration", "30s")
         .output(path.clone())
         .finish(LIMIT)?;
-    outcome.expect_failure(OUTPUT, &["full"])?;
+    outcome.expect_failure(OUTPUT, &["full", "out.mp4.spool"])?;
+    ensure!(!path.exists(), "half a file was left");
+    disk.grow(32 << 20)?;
+    outcome.recover(PAGECAST)?;
     let file = Recording::open(&path)?;
     let decoded = file.frames()?.filter(|frame| frame.is_ok()).count();
     println!("{decoded} pictures, {} s on the full disk", file.end_s());
     ensure!(decoded >= 15, "only {decoded} pictures were kept");
+    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
     Ok(())
 }
 

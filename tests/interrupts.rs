@@ -96,20 +96,33 @@ fn a_supervisor_that_is_killed_costs_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_cast_that_is_killed_loses_less_than_three_seconds() -> Result<()> {
+fn a_cast_that_is_killed_goes_on_in_another_process() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
     let mut run = recording_for_a_while(&server)?;
     run.kill_those_with("run-cast")?;
+    server.wait_for_times("/said/second-3", 2, Duration::from_secs(30))?;
+    run.signal(Signal::INT)?;
     let outcome = run.finish(LIMIT)?;
-    outcome.expect_failure(1, &["ended unexpectedly", "signal: 9", "plays"])?;
-    let boxes = probe::boxes(&outcome.output)?;
-    ensure!(boxes.contains(&"moof".to_owned()), "not fragmented: {boxes:?}");
-    keeps_all_but(&outcome, 3.0)
+    let report = outcome.report()?;
+    ensure!(report.restarts == 1 && report.end == "stopped", "{report:?}");
+    let file = outcome.recording()?;
+    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+    let pages: Vec<_> = file.strips(Place::PAGE)?.iter().filter_map(|p| Some(p.strip?.page_s())).collect();
+    let seam = pages.windows(2).position(|pair| pair[1] < pair[0]).context("no second page")?;
+    println!(
+        "the first page was seen to {:.2} s, the second to {:.2} s",
+        pages[seam],
+        pages[pages.len() - 1]
+    );
+    ensure!(pages[seam] > f64::from(AGE_S) - 3.0, "the first page was seen to {:.2} s", pages[seam]);
+    ensure!(pages[seam + 1..].is_sorted() && pages[pages.len() - 1] > 2.5, "{:?}", &pages[seam..]);
+    ensure!((report.duration_ms / 1000.0 - file.end_s()).abs() < 0.2, "{report:?}, {} s", file.end_s());
+    Ok(())
 }
 
 #[test]
-fn everything_killed_at_once_leaves_a_file_that_plays_and_the_next_cast_clears_up() -> Result<()> {
+fn everything_killed_at_once_leaves_a_spool_and_the_next_cast_clears_up() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
     let mut run = recording_for_a_while(&server)?;
@@ -122,6 +135,8 @@ fn everything_killed_at_once_leaves_a_file_that_plays_and_the_next_cast_clears_u
     let left: Vec<_> = std::fs::read_dir(&temp)?.flatten().map(|e| e.path()).collect();
     ensure!(left.is_empty(), "still there: {left:?}");
     let outcome = run.finish(LIMIT)?;
+    ensure!(!outcome.output.exists(), "half a file was left");
+    outcome.recover(PAGECAST)?;
     keeps_all_but(&outcome, 3.0)
 }
 

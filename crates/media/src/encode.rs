@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
+use ff::codec::Parameters;
 use ffmpeg_the_third as ff;
-use pagecast_core::{MediaTime, Packet};
+use pagecast_core::{Fps, MediaTime, Packet};
 
 pub use plan::{Choice, Plan};
 
@@ -32,6 +33,22 @@ pub enum Error {
     /// The thread cannot be started.
     #[error("cannot start the thread {0}")]
     Thread(&'static str, #[source] std::io::Error),
+}
+
+/// What is encoded, for those who pack it.
+#[derive(Clone)]
+pub struct Tracks {
+    /// H.264 and its ticks per second, if there is a picture.
+    pub video: Option<(Parameters, Fps)>,
+    /// AAC.
+    pub audio: Parameters,
+}
+
+impl std::fmt::Debug for Tracks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let video = self.video.as_ref().map(|(parameters, fps)| (parameters.id(), *fps));
+        write!(f, "Tracks({video:?}, {:?})", self.audio.id())
+    }
 }
 
 /// When the cast ends: known from the start, or decided while it runs. Both encoders end exactly there.

@@ -17,13 +17,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ff::codec::Parameters;
-use ffmpeg_the_third as ff;
+use pagecast_core::MediaTime;
 use pagecast_core::push::{Event, Machine, State};
 use pagecast_core::spec::{MAX_PUSHES, Push, PushUrl};
-use pagecast_core::{Fps, MediaTime};
 
-use crate::encode::Keyframes;
+use crate::encode::{Keyframes, Tracks};
 use crate::fanout::{Limit, Taps};
 use runner::{Message, Runner, Running};
 use target::{Gauge, Target};
@@ -56,22 +54,6 @@ pub enum Error {
     /// A thread cannot be started.
     #[error("cannot start a thread for a push")]
     Thread(#[source] std::io::Error),
-}
-
-/// What is sent.
-#[derive(Clone)]
-pub struct Tracks {
-    /// H.264 and its ticks per second, if there is a picture.
-    pub video: Option<(Parameters, Fps)>,
-    /// AAC.
-    pub audio: Parameters,
-}
-
-impl std::fmt::Debug for Tracks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let video = self.video.as_ref().map(|(parameters, fps)| (parameters.id(), fps));
-        write!(f, "Tracks({video:?}, {:?})", self.audio.id())
-    }
 }
 
 /// What all targets have in common.

@@ -1,23 +1,45 @@
-//! Packets become one MP4 file, on the thread `record`.
+//! A recording is a chain of segments in a [`Spool`], written by the thread `record`. The thread `deliver` makes of them what was
+//! asked for and stores it; see [`deliver`].
 //!
-//! While the cast runs the file is fragmented: whatever happens, it plays up to its last fragment. At the end it is
-//! replaced, without encoding again, by one with its index in front (`faststart`), as players and web servers like it.
+//! What a segment holds is on the disk when it is closed, and in the system's hands within a second: whoever is killed, nothing
+//! older is lost. A recording that was broken off goes on in another run of the same spool.
 
-mod mp4;
+mod assemble;
+mod chain;
+pub mod deliver;
+mod interleave;
+mod log;
+mod manifest;
+mod mux;
+mod names;
+mod parts;
+mod playlist;
+mod salvage;
+mod spool;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use ff::codec::Parameters;
 use ffmpeg_the_third as ff;
-use pagecast_core::{Fps, MediaTime, Packet, Track};
+use pagecast_core::{MediaTime, Packet, Track};
+use tokio::sync::Notify;
 
+use crate::encode::Tracks;
 use crate::fanout::Tap;
-use mp4::Fragmented;
+use crate::thumbnail::Jpeg;
+use interleave::Interleave;
+use log::Log;
+use mux::Muxer;
+use spool::{Recorded, Run, Segment, Thumbnail, sync_folder};
 
-/// Length of a fragment: what a power cut may cost.
+pub use spool::Spool;
+
+/// Length of a fragment: what a segment that is not closed may lose.
 const FRAGMENT: MediaTime = MediaTime(1_000_000_000);
 
 /// Why a recording cannot be made or finished.
@@ -27,218 +49,267 @@ pub enum Error {
     /// There is such a file already.
     #[error("{} exists already: choose another name, or replace it with --overwrite", .0.display())]
     Exists(PathBuf),
+    /// Another recording of that name was never finished.
+    #[error("{} holds a recording that was not finished: finish it with `pagecast recover`, or remove it", .0.display())]
+    Unfinished(PathBuf),
     /// The folder is not there.
     #[error("there is no folder {}: make it first", .0.display())]
     NoFolder(PathBuf),
     /// The file cannot be made.
     #[error("cannot write {}", .0.display())]
     Create(PathBuf, #[source] io::Error),
-    /// The disk is full.
-    #[error("the disk that {} is on is full: {kept}", path.display())]
-    Full {
-        /// The file.
-        path: PathBuf,
-        /// What is left of it.
-        kept: Kept,
-    },
-    /// The file cannot be written any further.
-    #[error("cannot go on writing {}: {kept}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What is left of it.
-        kept: Kept,
-        /// What libavformat said.
+    /// Not a spool, or one that cannot be read.
+    #[error("{} is not the spool of a recording", folder.display())]
+    NoSpool {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
         #[source]
-        source: ff::Error,
+        source: io::Error,
     },
+    /// Somebody works on it.
+    #[error("{} is in use: its recording still runs, or is being stored", .0.display())]
+    Busy(PathBuf),
+    /// The disk is full.
+    #[error("the disk that {} is on is full: what was recorded until then is kept", .0.display())]
+    Full(PathBuf),
+    /// The spool holds as much as it may.
+    #[error("{} holds {used} bytes, and {limit} are allowed: what was recorded until then is kept", spool.display())]
+    Limit {
+        /// The folder.
+        spool: PathBuf,
+        /// What it holds, in bytes.
+        used: u64,
+        /// What it may hold.
+        limit: u64,
+    },
+    /// The recording cannot go on.
+    #[error("cannot go on recording to {}: what was recorded until then is kept", .0.display())]
+    Write(PathBuf, #[source] ff::Error),
+    /// The same, as the system says it.
+    #[error("cannot go on recording to {}: what was recorded until then is kept", .0.display())]
+    Io(PathBuf, #[source] io::Error),
+    /// It cannot be stored where it shall be.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
     /// The thread cannot be started.
-    #[error("cannot start the thread record")]
-    Thread(#[source] io::Error),
+    #[error("cannot start the thread {0}")]
+    Thread(&'static str, #[source] io::Error),
 }
 
-/// What is left of a recording that cannot go on.
+/// What one run added to a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// Whole fragments, which play.
-    Fragments,
-    /// No fragment was complete: the file is removed.
-    Nothing,
-}
-
-impl std::fmt::Display for Kept {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Fragments => "what was recorded until then is in the file and plays",
-            Self::Nothing => "nothing was recorded",
-        })
-    }
-}
-
-/// A finished recording.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finished {
-    /// The file.
-    pub path: PathBuf,
-    /// Its size.
+pub struct Added {
+    /// Its length.
+    pub duration: MediaTime,
+    /// Its bytes.
     pub bytes: u64,
-    /// Why the file is still fragmented, if it is. It plays all the same.
-    pub left_fragmented: Option<String>,
 }
 
-/// What the file holds.
-pub struct Tracks {
-    /// H.264 and its ticks per second.
-    pub video: (Parameters, Fps),
-    /// AAC.
-    pub audio: Parameters,
-}
-
-impl std::fmt::Debug for Tracks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tracks({:?} at {:?}, {:?})", self.video.0.id(), self.video.1, self.audio.id())
-    }
-}
-
-/// A file that is being recorded to.
+/// The one who writes segments.
 #[derive(Debug)]
 pub struct Recorder {
-    path: PathBuf,
-    file: Fragmented,
-    /// The last video packet: how long it lasts is known when the next one comes, and a fragment must know it.
-    held: Option<Packet>,
-    cut_at: MediaTime,
-    /// Bytes that hold whole fragments.
-    whole: u64,
+    spool: Arc<Spool>,
+    /// Rings when there is something to deliver.
+    bell: Arc<Notify>,
+    log: Log<Recorded>,
+    muxer: Muxer,
+    packets: Interleave,
+    run: u32,
+    /// Where the run begins in the recording.
+    base: MediaTime,
+    /// Which track segments are cut by.
+    lead: Track,
+    segment: u32,
+    thumbnails: u32,
+    /// When the open segment began, and when its next fragment does.
+    open: Option<(MediaTime, MediaTime)>,
+    /// Where the recording ends so far.
+    end: MediaTime,
+    added: Added,
 }
 
 impl Recorder {
-    /// Makes the file.
+    /// Begins a run. What an earlier one left is completed first.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::NoFolder`], [`Error::Create`].
-    pub fn create(path: &Path, overwrite: bool, tracks: Tracks) -> Result<Self, Error> {
-        claim(path, overwrite)?;
-        match Fragmented::create(path, tracks) {
-            Ok(file) => Ok(Self { path: path.to_owned(), file, held: None, cut_at: FRAGMENT, whole: 0 }),
-            Err(reason) => Err(give_up(path, 0, reason)),
-        }
+    /// [`Error::Create`], [`Error::Full`], [`Error::Write`] or [`Error::Io`].
+    pub fn create(spool: Arc<Spool>, tracks: Tracks) -> Result<Self, Error> {
+        let fail = |e: io::Error| io_error(&spool, e);
+        let past = salvage::take_up(&spool).map_err(fail)?;
+        let run = past.runs.last().map_or(0, |run| run.index + 1);
+        let segment = past.segments.last().map_or(0, |segment| segment.index + 1);
+        let lead = if tracks.video.is_some() { Track::Video } else { Track::Audio };
+        let (init, path) =
+            (spool.path(&spool.names().init(run)), spool.path(&spool.names().segment(segment)));
+        let muxer = Muxer::create(&init, path, tracks, run == 0).map_err(|e| av_error(&spool, e))?;
+        Ok(Self {
+            log: spool.record().map_err(fail)?,
+            bell: Arc::default(),
+            muxer,
+            packets: Interleave::new(lead == Track::Video),
+            run,
+            base: past.end(),
+            lead,
+            segment,
+            thumbnails: past.thumbnails,
+            open: None,
+            end: past.end(),
+            added: Added { duration: MediaTime::ZERO, bytes: 0 },
+            spool,
+        })
     }
 
-    /// Writes packets until nobody sends any more, then finishes the file. A file that got no packet is removed.
+    /// Where the run begins in the recording.
+    #[must_use]
+    pub fn begins_at(&self) -> MediaTime {
+        self.base
+    }
+
+    /// Rings when a segment was closed.
+    #[must_use]
+    pub fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
+    }
+
+    /// Writes packets until nobody sends any more, and pictures that come meanwhile.
     ///
     /// # Errors
-    /// [`Error::Thread`]; the thread itself ends with [`Error::Full`] or [`Error::Write`].
-    pub fn spawn(mut self, packets: Tap) -> Result<JoinHandle<Result<Option<Finished>, Error>>, Error> {
+    /// [`Error::Thread`]; the thread itself ends with [`Error::Full`], [`Error::Limit`], [`Error::Write`] or [`Error::Io`].
+    pub fn spawn(
+        mut self,
+        packets: Tap,
+        pictures: Option<Receiver<Jpeg>>,
+    ) -> Result<JoinHandle<Result<Added, Error>>, Error> {
         let run = move || {
-            let mut any = false;
-            for packet in packets {
-                any = true;
-                if let Err(reason) = self.take(packet) {
-                    drop(self.file);
-                    return Err(give_up(&self.path, self.whole, reason));
-                }
-            }
-            if any {
-                self.finish().map(Some)
-            } else {
-                drop(self.file);
-                // It may have been removed meanwhile; nothing was in it.
-                let _gone = std::fs::remove_file(&self.path);
-                Ok(None)
-            }
+            let done = self.run(&packets, pictures.as_ref());
+            self.bell.notify_one();
+            done.map(|()| self.added)
         };
-        std::thread::Builder::new().name("record".into()).spawn(run).map_err(Error::Thread)
+        std::thread::Builder::new().name("record".into()).spawn(run).map_err(|e| Error::Thread("record", e))
     }
 
-    fn take(&mut self, packet: Packet) -> Result<(), ff::Error> {
-        if packet.track == Track::Audio {
-            return self.file.write(&packet);
-        }
-        let next = packet.dts;
-        if let Some(mut last) = self.held.replace(packet) {
-            last.duration = next - last.dts;
-            self.file.write(&last)?;
-            if next >= self.cut_at {
-                self.whole = self.file.cut()?;
-                self.cut_at = next + FRAGMENT;
+    fn run(&mut self, packets: &Tap, pictures: Option<&Receiver<Jpeg>>) -> Result<(), Error> {
+        while let Some(mut packet) = packets.recv() {
+            packet.pts = packet.pts + self.base;
+            packet.dts = packet.dts + self.base;
+            // Sound that primes the decoder comes before the run begins; only the first has room for it.
+            if self.run > 0 && packet.dts < self.base {
+                continue;
             }
+            self.packets.push(packet);
+            while let Some(packet) = self.packets.pop() {
+                self.place(&packet)?;
+            }
+            for picture in pictures.into_iter().flat_map(Receiver::try_iter) {
+                self.keep(&picture)?;
+            }
+        }
+        while let Some(packet) = self.packets.drain() {
+            self.place(&packet)?;
+        }
+        for picture in pictures.into_iter().flat_map(Receiver::iter) {
+            self.keep(&picture)?;
+        }
+        if self.open.is_some() {
+            self.close(self.end)?;
+            self.add(&Recorded::End)?;
         }
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), ff::Error> {
-        if let Some(last) = self.held.take() {
-            self.file.write(&last)?;
+    /// Puts a packet into the segment that it belongs to.
+    fn place(&mut self, packet: &Packet) -> Result<(), Error> {
+        if packet.track == self.lead {
+            match self.open {
+                None => self.begin(packet.dts)?,
+                Some((start, fragment)) => {
+                    // Half a millisecond: the interval is a whole number of ticks only nearly.
+                    let due = start + self.spool.recording().segment.into() - MediaTime(500_000);
+                    if packet.keyframe && packet.dts >= due {
+                        self.close(packet.dts)?;
+                        self.open = Some((packet.dts, packet.dts + FRAGMENT));
+                    } else if packet.dts >= fragment {
+                        self.cut()?;
+                        self.open = Some((start, packet.dts + FRAGMENT));
+                    }
+                }
+            }
+            self.end = packet.dts + packet.duration;
         }
-        self.file.cut()?;
-        self.file.end()
+        self.muxer.write(packet).map_err(|e| av_error(&self.spool, e))
     }
 
-    fn finish(mut self) -> Result<Finished, Error> {
-        let ended = self.end();
-        drop(self.file);
-        if let Err(reason) = ended {
-            return Err(give_up(&self.path, self.whole, reason));
+    fn begin(&mut self, at: MediaTime) -> Result<(), Error> {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = i64::try_from(unix.as_millis()).unwrap_or(0) - at.as_millis();
+        self.add(&Recorded::Run(Run { index: self.run, unix_ms }))?;
+        self.open = Some((at, at + FRAGMENT));
+        Ok(())
+    }
+
+    fn cut(&mut self) -> Result<u64, Error> {
+        self.muxer.cut().map_err(|e| av_error(&self.spool, e))
+    }
+
+    /// Closes the open segment, which ends at `end`.
+    fn close(&mut self, end: MediaTime) -> Result<(), Error> {
+        let Some((start, _)) = self.open.take() else { return Ok(()) };
+        let bytes = self.cut()?;
+        let names = self.spool.names();
+        let path = self.spool.path(&names.segment(self.segment));
+        let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
+        let mut synced = sync(&path);
+        if self.added.bytes == 0 {
+            synced = synced.and_then(|()| sync(&self.spool.path(&names.init(self.run))));
         }
-        let left_fragmented = match faststart(&self.path) {
-            Ok(()) => None,
-            Err(reason) => Some(reason.to_string()),
-        };
-        let bytes = std::fs::metadata(&self.path).map_or(0, |m| m.len());
-        Ok(Finished { path: self.path, bytes, left_fragmented })
+        synced.and_then(|()| sync_folder(self.spool.folder())).map_err(|e| io_error(&self.spool, e))?;
+        let duration = end - start;
+        let segment = Segment { index: self.segment, run: self.run, start, duration, bytes };
+        self.add(&Recorded::Segment(segment))?;
+        self.segment += 1;
+        self.added.duration = self.added.duration + duration;
+        self.added.bytes += bytes;
+        self.muxer.next_file(self.spool.path(&self.spool.names().segment(self.segment)));
+        self.grew(bytes)
+    }
+
+    fn keep(&mut self, picture: &Jpeg) -> Result<(), Error> {
+        let path = self.spool.path(&self.spool.names().thumbnail(self.thumbnails));
+        std::fs::write(&path, &picture.data).map_err(|e| io_error(&self.spool, e))?;
+        let (index, bytes) = (self.thumbnails, picture.data.len() as u64);
+        self.add(&Recorded::Thumbnail(Thumbnail { index, at: self.base + picture.at, bytes }))?;
+        self.thumbnails += 1;
+        self.grew(bytes)
+    }
+
+    fn grew(&self, bytes: u64) -> Result<(), Error> {
+        self.spool.grew(bytes);
+        self.bell.notify_one();
+        let (used, limit) = (self.spool.used(), self.spool.recording().spool_limit_bytes);
+        if used > limit {
+            return Err(Error::Limit { spool: self.spool.folder().to_owned(), used, limit });
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, entry: &Recorded) -> Result<(), Error> {
+        self.log.add(entry).map_err(|e| io_error(&self.spool, e))
     }
 }
 
-/// Leaves a file that ends with its `whole` bytes of fragments, or none. Nobody may have it open any more: libavformat writes
-/// what it still holds when it closes a file.
-fn give_up(path: &Path, whole: u64, reason: ff::Error) -> Error {
-    let cut = || {
-        let file = OpenOptions::new().write(true).open(path)?;
-        file.set_len(whole)?;
-        file.sync_all()
-    };
-    let done = if whole == 0 { std::fs::remove_file(path) } else { cut() };
-    if let Err(error) = done {
-        tracing::warn!(%error, "the torn end of the file stays");
-    }
-    let kept = if whole == 0 { Kept::Nothing } else { Kept::Fragments };
-    let path = path.to_owned();
-    match reason {
+fn av_error(spool: &Spool, error: ff::Error) -> Error {
+    match error {
         ff::Error::Other { errno } if errno == rustix::io::Errno::NOSPC.raw_os_error() => {
-            Error::Full { path, kept }
+            Error::Full(spool.folder().to_owned())
         }
-        source => Error::Write { path, kept, source },
+        source => Error::Write(spool.folder().to_owned(), source),
     }
 }
 
-/// Makes the file, or empties it if that is allowed.
-fn claim(path: &Path, overwrite: bool) -> Result<(), Error> {
-    let mut options = OpenOptions::new();
-    options.write(true).truncate(true).create(overwrite).create_new(!overwrite);
-    match options.open(path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::Exists(path.to_owned())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Err(Error::NoFolder(folder.to_owned()))
-        }
-        Err(e) => Err(Error::Create(path.to_owned(), e)),
+fn io_error(spool: &Spool, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Error::Full(spool.folder().to_owned()),
+        _ => Error::Io(spool.folder().to_owned(), error),
     }
-}
-
-/// Replaces a fragmented file by one with its index in front.
-fn faststart(path: &Path) -> Result<(), mp4::RemuxError> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.part", std::process::id()));
-    let draft = path.with_file_name(name);
-    let done = mp4::remux(path, &draft)
-        .and_then(|()| Ok(File::open(&draft)?.sync_all()?))
-        .and_then(|()| Ok(std::fs::rename(&draft, path)?));
-    if done.is_err() {
-        // The draft may not even have been made.
-        let _gone = std::fs::remove_file(&draft);
-    }
-    done
 }

@@ -13,7 +13,7 @@ use pagecast_media::encode::{End, audio};
 use pagecast_testkit::media::beeps::rms;
 use pagecast_testkit::{Recording, Scratch};
 
-use stream::{encode_audio, encode_video, end_at, record, run, tick};
+use stream::{encode_audio, encode_video, end_at, run, tick, to_file};
 
 /// That packets follow each other without a hole; how many samples they hold in all, priming aside.
 fn length(packets: &[Packet]) -> Result<i64> {
@@ -30,7 +30,7 @@ fn heard(packets: Vec<Packet>) -> Result<Vec<f32>> {
     let path = scratch.join("sound.mp4");
     let (mut all, _) = encode_video(30, vec![tick(30, 0, true)?, tick(30, 59, false)?], End::new(None))?;
     all.extend(packets);
-    record(&path, 30, false, all)?;
+    to_file(&path, 30, all)?;
     let [left, _] = Recording::open(&path)?.pcm()?.channels()?;
     Ok(left)
 }

@@ -1,4 +1,4 @@
-//! A file that plays at any moment, is final only when it is complete, and is not there for nothing.
+//! Segments that become files, whatever happens to who writes them.
 
 #[path = "synthetic/stream.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -6,25 +6,37 @@ mod stream;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_media::encode::End;
-use pagecast_media::record::{Error, Finished, Kept, Recorder};
+use pagecast_core::spec::{Format, Recording as Spec, Storage};
+use pagecast_core::{Packet, Track};
+use pagecast_media::encode::{End, Tracks};
+use pagecast_media::record::deliver::{self, Delivered};
+use pagecast_media::record::{Added, Error, Recorder, Spool};
 use pagecast_media::sheet;
 use pagecast_testkit::media::probe::{boxes, packets};
 use pagecast_testkit::media::{Rgb, picture::Area};
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::{Recording, Scratch, Tmpfs};
 
-use stream::{encode_video, record, shade, some, tapped, tracks};
+use stream::{delivered, encode_video, in_order, quick, record, shade, some, tapped, to_file, tracks};
 
 const FPS: u32 = 30;
 
-type Done = Result<Option<Finished>, Error>;
-
 /// Bytes on a small disk that are taken already: a disk cannot be smaller.
 const BALLAST: u64 = 65_536;
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A recording into `folder/rec`, in segments of a second or more.
+fn into_folder(scratch: &Scratch, format: Format) -> Spec {
+    let to = Storage::Folder(scratch.join("out"));
+    Spec { format, ..Spec::new("rec", to, scratch.join("rec.spool")) }
+}
 
 fn is_faststart(path: &Path) -> Result<bool> {
     let kinds = boxes(path)?;
@@ -33,56 +45,52 @@ fn is_faststart(path: &Path) -> Result<bool> {
     Ok(at("moov")? < at("mdat")? && !kinds.contains(&"moof".to_owned()))
 }
 
-/// Times, sizes and keyframes of a file's packets.
-fn contents(path: &Path) -> Result<Vec<(i64, u64, bool)>> {
-    let mut all = Vec::new();
-    for stream in ["v:0", "a:0"] {
-        let file = Recording::open(path)?;
-        let base = if stream == "v:0" { Some(&file.video) } else { file.audio.as_ref() };
-        let base = base.context("two streams")?.time_base;
-        // In microseconds: the two files count in units of their own.
-        all.extend(
-            packets(path, stream)?.iter().map(|p| (p.pts * 1_000_000 * base.0 / base.1, p.size, p.keyframe)),
-        );
-    }
-    Ok(all)
+/// Sizes of a file's packets and whether decoding can start there, by track.
+fn contents(path: &Path) -> Result<[Vec<(u64, bool)>; 2]> {
+    let of = |stream| -> Result<Vec<(u64, bool)>> {
+        Ok(packets(path, stream)?.iter().map(|p| (p.size, p.keyframe)).collect())
+    };
+    Ok([of("v:0")?, of("a:0")?])
+}
+
+/// The burnt-in counters of all pictures.
+fn counters(path: &Path) -> Result<Vec<u32>> {
+    Ok(Recording::open(path)?.strips(Place::PAGE)?.iter().filter_map(|p| Some(p.strip?.counter)).collect())
+}
+
+fn all_stored(done: (Result<Added, Error>, Delivered)) -> Result<Delivered> {
+    let (added, delivered) = done;
+    added?;
+    ensure!(delivered.spool.is_none(), "{delivered:?}");
+    Ok(delivered)
 }
 
 #[test]
-fn while_it_runs_it_plays_and_the_end_changes_nothing_but_the_order() -> Result<()> {
+fn a_file_is_what_was_sent() -> Result<()> {
     let scratch = Scratch::new()?;
     let path = scratch.join("out.mp4");
-    let (sender, tap) = tapped()?;
-    let thread = Recorder::create(&path, false, tracks(FPS)?)?.spawn(tap)?;
-    let mut all = some(FPS, 4)?;
-    all.sort_by_key(|p| p.dts);
-    let held = all.split_off(all.len() - 1);
-    for packet in all {
-        sender.send(packet)?;
-    }
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while boxes(&path)?.iter().filter(|k| *k == "moof").count() < 3 {
-        ensure!(Instant::now() < deadline, "no fragments are written: {:?}", boxes(&path)?);
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let early = scratch.join("early.mp4");
-    fs::copy(&path, &early)?;
-    let seen = Recording::open(&early)?.strips(Place::PAGE)?.len();
-    ensure!(seen > 60, "only {seen} pictures play while it runs");
-    for packet in held {
-        sender.send(packet)?;
-    }
-    drop(sender);
-    let finished = thread.join().ok().context("a panic")??.context("a file")?;
-    ensure!(finished.left_fragmented.is_none() && finished.bytes == fs::metadata(&path)?.len());
+    let all = in_order(some(FPS, 9)?);
+    let done = to_file(&path, FPS, all.clone())?;
     ensure!(is_faststart(&path)?, "{:?}", boxes(&path)?);
-    let (before, after) = (contents(&early)?, contents(&path)?);
-    ensure!(before.iter().all(|packet| after.contains(packet)), "packets changed");
+    ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
+    ensure!(done.files.len() == 1 && done.files[0].bytes == fs::metadata(&path)?.len(), "{done:?}");
+    ensure!(done.duration.as_millis() == 9000, "{:?}", done.duration);
+    ensure!(done.files[0].end_unix_ms - done.files[0].start_unix_ms == 9000, "{done:?}");
     let file = Recording::open(&path)?;
     ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
-    let counters: Vec<_> = file.strips(Place::PAGE)?.iter().filter_map(|p| Some(p.strip?.counter)).collect();
-    ensure!(counters == (0..120).collect::<Vec<_>>(), "{counters:?}");
-    ensure!(fs::read_dir(scratch.path())?.count() == 2, "a draft was left");
+    ensure!(counters(&path)? == (0..270).collect::<Vec<_>>());
+    for (track, stream) in [(Track::Video, "v:0"), (Track::Audio, "a:0")] {
+        let track_of = if stream == "v:0" { Some(&file.video) } else { file.audio.as_ref() };
+        let base = track_of.context("a track")?;
+        let sent: Vec<_> = all.iter().filter(|p| p.track == track).collect();
+        let kept = packets(&path, stream)?;
+        ensure!(sent.len() == kept.len(), "{} of {} {stream}", kept.len(), sent.len());
+        for (sent, kept) in sent.iter().zip(&kept) {
+            let at = base.seconds(kept.pts);
+            ensure!((at - sent.pts.as_secs_f64()).abs() < 2e-5, "{at} is not {:?}", sent.pts);
+            ensure!(kept.keyframe == sent.keyframe);
+        }
+    }
     Ok(())
 }
 
@@ -91,77 +99,287 @@ fn a_file_is_not_replaced_unless_asked_for() -> Result<()> {
     let scratch = Scratch::new()?;
     let path = scratch.join("out.mp4");
     fs::write(&path, "precious")?;
-    ensure!(matches!(record(&path, FPS, false, some(FPS, 1)?), Err(Error::Exists(p)) if p == path));
-    ensure!(fs::read(&path)? == b"precious");
-    record(&path, FPS, true, some(FPS, 1)?)?.context("a file")?;
+    let spec = Spec::to_file(path.clone());
+    let done = record(&spec, tracks(FPS)?, some(FPS, 1)?);
+    ensure!(matches!(done, Err(Error::Exists(p)) if p == path));
+    ensure!(fs::read(&path)? == b"precious" && !spec.spool.exists());
+    all_stored(record(&Spec { overwrite: true, ..spec }, tracks(FPS)?, some(FPS, 1)?)?)?;
     ensure!(is_faststart(&path)?);
     Ok(())
 }
 
 #[test]
-fn a_folder_must_be_there() -> Result<()> {
+fn a_folder_must_be_there_and_no_spool() -> Result<()> {
     let scratch = Scratch::new()?;
-    let made = record(&scratch.join("no/out.mp4"), FPS, true, Vec::new());
+    let made = record(&Spec::to_file(scratch.join("no/out.mp4")), tracks(FPS)?, Vec::new());
     ensure!(matches!(made, Err(Error::NoFolder(p)) if p == scratch.join("no")));
-    ensure!(
-        matches!(record(scratch.path(), FPS, true, Vec::new()), Err(Error::Create(..))),
-        "a folder is no file"
-    );
+    let made = record(&Spec::to_file(scratch.path().to_owned()), tracks(FPS)?, Vec::new());
+    ensure!(matches!(made, Err(Error::Create(..))), "a folder is no file");
+    let spec = Spec::to_file(scratch.join("out.mp4"));
+    fs::create_dir(&spec.spool)?;
+    let made = record(&spec, tracks(FPS)?, Vec::new());
+    ensure!(matches!(made, Err(Error::Unfinished(p)) if p == spec.spool));
+    ensure!(matches!(Spool::open(&spec.spool), Err(Error::NoSpool { .. })), "an empty folder is no spool");
     Ok(())
 }
 
 #[test]
 fn nothing_recorded_is_no_file() -> Result<()> {
     let scratch = Scratch::new()?;
-    let path = scratch.join("out.mp4");
-    ensure!(record(&path, FPS, false, Vec::new())?.is_none());
-    ensure!(!path.exists());
+    let spec = Spec { manifest: true, ..Spec::to_file(scratch.join("out.mp4")) };
+    let done = all_stored(record(&spec, tracks(FPS)?, Vec::new())?)?;
+    ensure!(done.files.is_empty() && fs::read_dir(scratch.path())?.count() == 0, "{done:?}");
     Ok(())
 }
 
-/// Records 20 s to a disk with `room` bytes left; how it ended and what is there then.
-fn on_a_disk_with(room: u64) -> Result<(Done, Option<Recording>)> {
+#[test]
+fn a_split_loses_and_doubles_nothing() -> Result<()> {
     let scratch = Scratch::new()?;
-    let disk = Tmpfs::mount(scratch.join("disk"), room + BALLAST)?;
-    let ballast = disk.path().join("ballast");
-    fs::write(&ballast, [0; BALLAST as usize])?;
-    let path = disk.path().join("out.mp4");
-    let done = record(&path, FPS, false, some(FPS, 20)?);
-    let entries = fs::read_dir(disk.path())?.flatten().map(|entry| entry.path());
-    let left: Vec<_> = entries.filter(|path| *path != ballast).collect();
-    ensure!(left.is_empty() || left == [path.clone()], "{left:?}");
-    if left.is_empty() {
-        return Ok((done, None));
+    let spec = Spec { split: secs(8), ..into_folder(&scratch, Format::Mp4) };
+    let all = some(FPS, 22)?;
+    let done = all_stored(record(&spec, tracks(FPS)?, all.clone())?)?;
+    let names: Vec<_> = done.files.iter().map(|f| f.name.as_str()).collect();
+    ensure!(names == ["rec_0.mp4", "rec_1.mp4", "rec_2.mp4"], "{names:?}");
+    let (mut pictures, mut sound) = (Vec::new(), 0);
+    for (name, length) in names.iter().zip([8.0, 8.0, 6.0]) {
+        let path = scratch.join("out/rec").join(name);
+        ensure!(is_faststart(&path)?);
+        let file = Recording::open(&path)?;
+        ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+        ensure!((file.end_s() - length).abs() < 0.001, "{name} lasts {} s", file.end_s());
+        ensure!(packets(&path, "v:0")?.first().is_some_and(|p| p.pts == 0 && p.keyframe));
+        sound += packets(&path, "a:0")?.len();
+        pictures.extend(counters(&path)?);
     }
-    // The disk goes with this function.
-    let kept = std::env::temp_dir().join(format!("pagecast-kept-{}.mp4", std::process::id()));
-    fs::copy(&path, &kept)?;
-    let file = Recording::open(&kept)?;
-    let complaints = file.complaints();
-    fs::remove_file(&kept)?;
-    ensure!(complaints?.is_empty(), "what is left is torn");
-    Ok((done, Some(file)))
+    ensure!(pictures == (0..660).collect::<Vec<_>>(), "{pictures:?}");
+    ensure!(sound == all.iter().filter(|p| p.track == Track::Audio).count());
+    let times: Vec<_> = done.files.iter().map(|f| (f.start_unix_ms, f.end_unix_ms)).collect();
+    ensure!(
+        times[0].1 == times[1].0 && times[1].1 == times[2].0 && times[2].1 - times[0].0 == 22_000,
+        "{times:?}"
+    );
+    Ok(())
 }
 
 #[test]
-fn a_full_disk_keeps_whole_fragments_or_nothing() -> Result<()> {
+fn playlists_hold_every_frame() -> Result<()> {
+    for (format, kind) in
+        [(Format::Both, "m4s"), (Format::BothTs, "ts"), (Format::Hls, "m4s"), (Format::HlsTs, "ts")]
+    {
+        let scratch = Scratch::new()?;
+        let spec = Spec { manifest: true, segment: secs(2), ..into_folder(&scratch, format) };
+        // Keyframes every four seconds, so segments of four.
+        let done = all_stored(record(&spec, tracks(FPS)?, some(FPS, 10)?)?)?;
+        let folder = scratch.join("out/rec");
+        let mut names: Vec<_> =
+            fs::read_dir(&folder)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        let mut wanted: Vec<String> = (0..3).map(|n| format!("rec_{n}.{kind}")).collect();
+        wanted.extend(["rec.m3u8".into(), "rec.json".into()]);
+        wanted.extend((kind == "m4s").then(|| "rec_init.mp4".into()));
+        wanted.extend(format.has_mp4().then(|| "rec_0.mp4".into()));
+        wanted.sort();
+        ensure!(names == wanted, "{names:?}");
+        let playlist = folder.join("rec.m3u8");
+        let text = fs::read_to_string(&playlist)?;
+        ensure!(text.contains("#EXT-X-PLAYLIST-TYPE:VOD") && text.ends_with("#EXT-X-ENDLIST\n"), "{text}");
+        ensure!(
+            text.matches("#EXTINF:4.000000,").count() == 2 && text.contains("#EXTINF:2.000000,"),
+            "{text}"
+        );
+        let file = Recording::open(&playlist)?;
+        ensure!(file.complaints()?.is_empty(), "{format:?}: {}", file.complaints()?);
+        ensure!(
+            counters(&playlist)? == (0..300).collect::<Vec<_>>(),
+            "{format:?}: {:?}",
+            counters(&playlist)?
+        );
+        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("rec.json"))?)?;
+        ensure!(manifest["duration_ms"] == 10_000 && manifest["segments"] == 3, "{manifest}");
+        ensure!(done.files.iter().any(|f| f.name == "rec.m3u8"), "{done:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn sound_alone() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let spec = Spec { audio_only: true, ..into_folder(&scratch, Format::BothTs) };
+    let alone = || Ok::<_, anyhow::Error>(Tracks { video: None, ..tracks(FPS)? });
+    let all: Vec<_> = some(FPS, 10)?.into_iter().filter(|p| p.track == Track::Audio).collect();
+    all_stored(record(&spec, alone()?, all.clone())?)?;
+    for (name, least) in [("rec_0.mp4", all.len()), ("rec.m3u8", all.len())] {
+        let kept = packets(&scratch.join("out/rec").join(name), "a:0")?.len();
+        ensure!(kept == least, "{name}: {kept} of {least} packets");
+    }
+    let text = fs::read_to_string(scratch.join("out/rec/rec.m3u8"))?;
+    ensure!(text.matches("#EXTINF:4.0").count() == 2, "{text}");
+    Ok(())
+}
+
+/// Records packets up to a point, and leaves the spool as a crash would: what the recorder holds is lost.
+fn broken_off(spec: &Spec, all: Vec<Packet>) -> Result<()> {
+    let spool = Spool::create(spec)?;
+    let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
+    let (sender, tap) = tapped(Track::Video)?;
+    let thread = recorder.spawn(tap, None)?;
+    let last = all.iter().map(|p| p.dts).max().context("packets")?;
+    for packet in in_order(all) {
+        sender.send(packet)?;
+    }
+    // What has come is written, but for what waits for its neighbours, and the last fragment.
+    let written = || -> Result<bool> {
+        let files = fs::read_dir(&spec.spool)?.flatten();
+        let bytes: u64 = files.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum();
+        std::thread::sleep(Duration::from_millis(200));
+        let files = fs::read_dir(&spec.spool)?.flatten();
+        Ok(bytes == files.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum::<u64>())
+    };
+    while !written()? {}
+    let left = spec.spool.with_extension("left");
+    copy_folder(&spec.spool, &left)?;
+    drop(sender);
+    thread.join().ok().context("a panic")??;
+    drop(spool);
+    fs::remove_dir_all(&spec.spool)?;
+    fs::rename(left, &spec.spool)?;
+    tracing::debug!(?last, "broken off");
+    Ok(())
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)?.flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_broken_off_is_finished_later_and_lacks_less_than_a_fragment() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let spec = into_folder(&scratch, Format::Both);
+    broken_off(&spec, some(FPS, 10)?)?;
+    let spool = Arc::new(Spool::open(&spec.spool)?);
+    ensure!(matches!(Spool::open(&spec.spool), Err(Error::Busy(_))), "two have it");
+    let done = delivered(deliver::recover(spool, quick())?);
+    ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
+    for name in ["rec_0.mp4", "rec.m3u8"] {
+        let path = scratch.join("out/rec").join(name);
+        let seen = counters(&path)?;
+        ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>(), "{seen:?}");
+        ensure!((270..300).contains(&seen.len()), "{} pictures of 300 in {name}", seen.len());
+        let file = Recording::open(&path)?;
+        ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_torn_segment_is_cut_to_what_is_whole() -> Result<()> {
+    let scratch = Scratch::new()?;
+    for (cut, least) in [(1_u64, 180), (3000, 120)] {
+        let spec = Spec { overwrite: true, ..Spec::to_file(scratch.join("out.mp4")) };
+        broken_off(&spec, some(FPS, 8)?)?;
+        let open = spec.spool.join("out_1.m4s");
+        let file = fs::OpenOptions::new().write(true).open(&open)?;
+        file.set_len(file.metadata()?.len() - cut)?;
+        let done = delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+        ensure!(done.spool.is_none());
+        let seen = counters(&scratch.join("out.mp4"))?;
+        ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>() && seen.len() < 240, "{seen:?}");
+        ensure!(seen.len() >= least, "{} pictures", seen.len());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_recording_goes_on_in_another_run() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let spec = Spec { manifest: true, ..into_folder(&scratch, Format::Both) };
+    broken_off(&spec, some(FPS, 6)?)?;
+    let done = all_stored(record(&Spec { resume: true, ..spec.clone() }, tracks(FPS)?, some(FPS, 5)?)?)?;
+    let path = scratch.join("out/rec/rec_0.mp4");
+    let seen = counters(&path)?;
+    let first = seen.len() - 150;
+    ensure!((150..180).contains(&first), "{first} pictures of the first run");
+    ensure!(
+        seen[..first] == (0..first as u32).collect::<Vec<_>>()
+            && seen[first..] == (0..150).collect::<Vec<_>>()
+    );
+    let file = Recording::open(&path)?;
+    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+    let steps: Vec<_> = packets(&path, "v:0")?.windows(2).map(|p| p[1].pts - p[0].pts).collect();
+    ensure!(steps.iter().all(|step| *step == steps[0]), "a seam in the picture: {steps:?}");
+    let sound = packets(&path, "a:0")?;
+    let gaps = sound.windows(2).map(|p| file.audio.as_ref().map_or(0.0, |a| a.seconds(p[1].pts - p[0].pts)));
+    let worst = gaps.fold(0.0, f64::max);
+    ensure!(worst < 0.1, "a hole of {worst} s in the sound");
+    let text = fs::read_to_string(scratch.join("out/rec/rec.m3u8"))?;
+    ensure!(text.matches("#EXT-X-DISCONTINUITY\n").count() == 1 && text.contains("rec_init_1.mp4"), "{text}");
+    let listed = counters(&scratch.join("out/rec/rec.m3u8"))?;
+    ensure!(listed == seen, "{listed:?}");
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(scratch.join("out/rec/rec.json"))?)?;
+    ensure!(
+        manifest["spans"].as_array().is_some_and(|s| s.len() == 2 && s[1]["duration_ms"] == 5000),
+        "{manifest}"
+    );
+    ensure!(done.duration.as_millis() == first as i64 * 1000 / 30 + 5000, "{:?}", done.duration);
+    Ok(())
+}
+
+/// Records 20 s in a spool on a disk with `room` bytes left; how it ended, and what could be saved.
+fn on_a_disk_with(room: u64) -> Result<(Result<Added, Error>, Vec<u32>)> {
+    let scratch = Scratch::new()?;
+    let disk = Tmpfs::mount(scratch.join("disk"), room + BALLAST)?;
+    fs::write(disk.path().join("ballast"), [0; BALLAST as usize])?;
+    let path = scratch.join("out.mp4");
+    let spec = Spec { spool: disk.path().join("spool"), ..Spec::to_file(path.clone()) };
+    let (added, done) = match record(&spec, tracks(FPS)?, some(FPS, 20)?) {
+        Ok(done) => done,
+        Err(error) => return Ok((Err(error), Vec::new())),
+    };
+    if done.spool.is_some() {
+        fs::remove_file(disk.path().join("ballast"))?;
+        let again = delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+        ensure!(again.spool.is_none(), "{again:?}");
+    }
+    ensure!(Recording::open(&path)?.complaints()?.is_empty(), "what is left is torn");
+    Ok((added, counters(&path)?))
+}
+
+#[test]
+fn a_full_disk_keeps_what_was_recorded() -> Result<()> {
     if !Tmpfs::possible() {
         eprintln!("skipped: mounting a small disk needs root");
         return Ok(());
     }
-    let scratch = Scratch::new()?;
-    let whole = record(&scratch.join("out.mp4"), FPS, false, some(FPS, 20)?)?.context("a file")?.bytes;
-    let (done, left) = on_a_disk_with(0)?;
-    ensure!(matches!(done, Err(Error::Full { kept: Kept::Nothing, .. })) && left.is_none(), "{done:?}");
-    let (done, left) = on_a_disk_with(whole / 2)?;
-    ensure!(matches!(done, Err(Error::Full { kept: Kept::Fragments, .. })), "{done:?}");
-    let end_s = left.context("a file")?.end_s();
-    ensure!((5.0..15.0).contains(&end_s), "{end_s} s of 20 on half a disk");
+    let (added, _) = on_a_disk_with(0)?;
+    ensure!(matches!(added, Err(Error::Full(_) | Error::Create(..) | Error::NoSpool { .. })), "{added:?}");
+    let whole = {
+        let scratch = Scratch::new()?;
+        to_file(&scratch.join("out.mp4"), FPS, some(FPS, 20)?)?.files[0].bytes
+    };
+    let (added, seen) = on_a_disk_with(whole / 2)?;
+    ensure!(matches!(added, Err(Error::Full(_))), "{added:?}");
+    ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>());
+    ensure!((120..450).contains(&seen.len()), "{} pictures of 600 on half a disk", seen.len());
     // Room for the recording, but not for a second one beside it.
-    let (done, left) = on_a_disk_with(whole * 3 / 2)?;
-    let finished = done?.context("a file")?;
-    ensure!(finished.left_fragmented.is_some_and(|why| why.contains("space")));
-    ensure!((left.context("a file")?.end_s() - 20.0).abs() < 1e-3);
+    let (added, seen) = on_a_disk_with(whole * 3 / 2)?;
+    ensure!(added.is_ok() && seen.len() == 600, "{added:?}: {} pictures", seen.len());
+    Ok(())
+}
+
+#[test]
+fn a_full_spool_ends_the_recording_and_keeps_it() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let path = scratch.join("out.mp4");
+    let spec = Spec { spool_limit_bytes: 25_000, ..Spec::to_file(path.clone()) };
+    let (added, done) = record(&spec, tracks(FPS)?, some(FPS, 20)?)?;
+    let Err(Error::Limit { used, limit: 25_000, .. }) = added else { anyhow::bail!("{added:?}") };
+    ensure!(used > 25_000 && done.spool.is_none(), "{done:?}");
+    let seen = counters(&path)?.len();
+    ensure!(seen % 120 == 0 && seen < 600, "{seen} pictures");
     Ok(())
 }
 
@@ -173,7 +391,7 @@ fn a_sheet_shows_the_middle_of_each_part() -> Result<()> {
     let levels =
         (0..120).map(|i| shade(FPS, i, if i < 60 { 40 } else { 200 })).collect::<Result<Vec<_>>>()?;
     let (packets, _) = encode_video(FPS, levels, End::new(None))?;
-    record(&path, FPS, false, packets)?;
+    to_file(&path, FPS, packets)?;
     sheet::write(&path, &png, 4)?;
     let sheet = Rgb::open(&png)?;
     // Stills of 420x84, three in a row, 8 pixels apart.

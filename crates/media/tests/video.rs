@@ -12,7 +12,7 @@ use pagecast_media::encode::{End, video};
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::{Recording, Scratch};
 
-use stream::{encode_video, record, tick};
+use stream::{encode_video, tick, to_file};
 
 fn ticks(fps: u32, all: impl Iterator<Item = i64>, changed: impl Fn(i64) -> bool) -> Result<Vec<Tick>> {
     all.map(|index| tick(fps, index, changed(index))).collect()
@@ -36,7 +36,7 @@ fn keyframes(fps: u32, packets: &[Packet]) -> Vec<i64> {
 fn shown(fps: u32, packets: Vec<Packet>) -> Result<(Recording, Vec<(i64, u32)>)> {
     let scratch = Scratch::new()?;
     let path = scratch.join("picture.mp4");
-    record(&path, fps, false, packets)?;
+    to_file(&path, fps, packets)?;
     let file = Recording::open(&path)?;
     let counters = file.strips(Place::PAGE)?.into_iter().filter_map(|seen| Some(seen.strip?.counter));
     let shown = file.ticks(fps)?.into_iter().zip(counters).collect();

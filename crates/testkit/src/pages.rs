@@ -124,9 +124,17 @@ impl Server {
     /// # Errors
     /// Nobody did within `limit`.
     pub fn wait_for(&self, path: &str, limit: Duration) -> Result<()> {
+        self.wait_for_times(path, 1, limit)
+    }
+
+    /// Waits until browsers have asked for `path` so often.
+    ///
+    /// # Errors
+    /// They did not within `limit`.
+    pub fn wait_for_times(&self, path: &str, times: usize, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         let mut state = self.shared.lock();
-        while !state.requests.iter().any(|r| r.target == path) {
+        while state.requests.iter().filter(|r| r.target == path).count() < times {
             let left = deadline.saturating_duration_since(Instant::now());
             ensure!(
                 !left.is_zero(),

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
-use crate::command::program;
+use crate::command::{program, stdout_of};
 use crate::media::Recording;
 use crate::scratch::Scratch;
 use processes::Family;
@@ -57,7 +57,9 @@ pub struct Report {
     pub bytes: u64,
     pub cpu_seconds: CpuSeconds,
     pub peak_rss_bytes: PeakRss,
-    pub output: PathBuf,
+    #[serde(default)]
+    pub restarts: u32,
+    pub recording: Option<serde_json::Value>,
     #[serde(default)]
     pub pushes: Vec<Push>,
 }
@@ -403,6 +405,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Has `pagecast recover` finish what the run left in its spool.
+    ///
+    /// # Errors
+    /// It does not work.
+    pub fn recover(&self, pagecast: &str) -> Result<()> {
+        let mut spool = self.output.clone().into_os_string();
+        spool.push(".spool");
+        stdout_of(program(pagecast).arg("recover").arg(spool)).map(drop)
+    }
+
     /// The report of a run that must have ended well.
     ///
     /// # Errors

@@ -89,6 +89,15 @@ impl Tmpfs {
         mount_remount(&self.0, MountFlags::RDONLY, c"").context("cannot remount read-only")
     }
 
+    /// From now on it has room for `bytes`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn grow(&self, bytes: u64) -> Result<()> {
+        let options = std::ffi::CString::new(format!("size={bytes}"))?;
+        mount_remount(&self.0, MountFlags::NODEV, options.as_c_str()).context("cannot make the disk larger")
+    }
+
     /// Where it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -4,12 +4,14 @@ mod driver;
 mod evidence;
 mod line;
 mod pushes;
+mod recording;
 mod report;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pagecast_core::cast::{EndReason, Event, Trouble};
 use pagecast_core::{CastSpec, SpecError};
@@ -18,7 +20,12 @@ use pagecast_page::browser::{self, CallError};
 use serde::{Deserialize, Serialize};
 
 pub use driver::Warm;
+pub use pagecast_media::record::deliver::{
+    Delivered, Item as RecordedFile, State as DeliveryState, Status as DeliveryStatus,
+};
+pub(crate) use pushes::change as change_pushes;
 pub use pushes::{Change, PushNews, PushReport};
+use recording::Finishing;
 pub use report::{CpuSeconds, PeakRss, Progress, Report, Turn};
 
 /// Why a cast cannot start, or ended before it was asked to.
@@ -37,6 +44,17 @@ pub enum Error {
     /// Nothing can be written, or no longer.
     #[error(transparent)]
     Record(#[from] record::Error),
+    /// It cannot be stored where it shall be before somebody mends something.
+    #[error("the recording cannot be stored: {0}")]
+    Storage(String),
+    /// It was not stored in time.
+    #[error("the recording is whole, but not stored ({problem}): store it with `pagecast recover {}`", spool.display())]
+    NotStored {
+        /// Where it is.
+        spool: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// Nothing can be sent.
     #[error(transparent)]
     Push(#[from] push::Error),
@@ -92,7 +110,7 @@ impl Error {
                 Kind::Page
             }
             Self::Page(_) | Self::GaveUp(..) => Kind::Browser,
-            Self::Record(_) => Kind::Output,
+            Self::Record(_) | Self::Storage(_) | Self::NotStored { .. } => Kind::Output,
             Self::Encode(_) | Self::Push(_) | Self::Panic(_) => Kind::Unexpected,
         }
     }
@@ -154,6 +172,10 @@ pub enum News {
     Progress(Progress),
     /// A push of it is in another state, or still in the same.
     Push(PushNews),
+    /// What is recorded gets stored, or does not.
+    Delivery(DeliveryStatus),
+    /// Its process died, and another one goes on with it.
+    Restarted,
 }
 
 /// A cast that ended too early: what was recorded until then, if anything, and why.
@@ -187,4 +209,33 @@ pub fn run(
     spec.check()?;
     let outputs = line::Prepared::open(spec)?;
     driver::Driver::new(spec, started, (stop, changes), warm, outputs, &mut tell).run()
+}
+
+/// Finishes and stores what an earlier process recorded for this cast.
+///
+/// # Errors
+/// [`Failure`]; what is not stored stays in the spool.
+pub fn finish(spec: &CastSpec, stop: &Stop, mut tell: impl FnMut(News)) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let Some(recording) = &spec.recording else { return Ok(report) };
+    let finishing = Finishing::recover(recording)?;
+    match driver::deliver(finishing, recording.patience, stop, &mut tell, &mut report) {
+        Ok(()) => Ok(report),
+        Err(error) => Err(Failure { error, report: Some(Box::new(report)) }),
+    }
+}
+
+/// Finishes and stores the recording of a spool that nobody works on. Keys of its storage come from the environment.
+///
+/// # Errors
+/// [`Error::Record`], or [`Error::NotStored`] when patience is over or `stop` asks for the end.
+pub fn recover(
+    spool: &Path,
+    patience: Duration,
+    stop: &Stop,
+    mut tell: impl FnMut(News),
+) -> Result<Delivered, Error> {
+    let mut report = Report::default();
+    driver::deliver(Finishing::take_up(spool)?, patience, stop, &mut tell, &mut report)?;
+    Ok(report.recording.unwrap_or_default())
 }

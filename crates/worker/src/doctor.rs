@@ -50,7 +50,7 @@ pub fn examine(folder: &Path) -> Vec<Check> {
 fn encoder() -> Check {
     let opened = Size::new(1280, 720).ok().zip(Fps::new(30)).map(|(size, fps)| {
         let keyframe_interval = video::KEYFRAME_INTERVAL;
-        let config = video::Config { size, fps, bitrate_bps: 4_500_000, keyframe_interval };
+        let config = video::Config { size, fps, bitrate_bps: 4_500_000, keyframe_interval, encodes: true };
         let open = video::Encoder::open(config);
         open.map(drop).map_err(|e| e.to_string())
     });

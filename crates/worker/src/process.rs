@@ -7,13 +7,14 @@
 mod cgroup;
 mod inside;
 mod pool;
+mod watch;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitStatus};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::{child, clock};
@@ -24,6 +25,7 @@ use crate::cast::{Change, Kind, News, Report, Stop};
 use cgroup::Cgroup;
 pub use inside::run as run_inside;
 pub use pool::Pool;
+use watch::Watch;
 
 /// Longest line that either side takes.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
@@ -35,7 +37,7 @@ const CHANGES: usize = 16;
 const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the supervisor looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(50);
-/// Time for a cast that was asked to stop: the index of a day's recording is moved to its front.
+/// Time for a cast that was asked to stop, beside that for storage: the index of a day's recording is moved to its front.
 const STOP_GRACE: Duration = Duration::from_secs(600);
 
 /// What the supervisor wants.
@@ -46,6 +48,8 @@ enum Order {
     Warm(Box<CastSpec>),
     /// Run this; the moment is when the user asked for it.
     Run(Box<CastSpec>, i64),
+    /// Finish and store what an earlier process recorded for it.
+    Finish(Box<CastSpec>),
     /// Change something about the one that runs.
     Change(Change),
     /// End it.
@@ -108,6 +112,7 @@ impl Changes {
 /// A process for one cast. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
+    program: PathBuf,
     child: Child,
     orders: Option<ChildStdin>,
     messages: Receiver<Message>,
@@ -133,7 +138,15 @@ impl Process {
             .spawn(move || read(lines, &tell))
             .map_err(Error::Start)?;
         let changes = sync_channel(CHANGES);
-        Ok(Self { child, orders, messages, changes, reader: Some(reader), cgroup })
+        Ok(Self {
+            program: program.to_owned(),
+            child,
+            orders,
+            messages,
+            changes,
+            reader: Some(reader),
+            cgroup,
+        })
     }
 
     /// Starts a browser for a cast like this one, and waits until it is ready.
@@ -155,44 +168,22 @@ impl Process {
     }
 
     /// Runs the cast until it is over or `stop` asks for it. `started` is when the user asked for it.
-    pub fn run(
-        mut self,
-        spec: &CastSpec,
-        started: HostTime,
-        stop: &Stop,
-        mut tell: impl FnMut(News),
-    ) -> Outcome {
-        if let Some(group) = &self.cgroup {
-            group.limit(&spec.limits);
-        }
-        self.order(&Order::Run(Box::new(spec.clone()), started.0));
-        let mut stopping: Option<Instant> = None;
-        loop {
-            match self.messages.recv_timeout(LOOK) {
-                Ok(Message::News(news)) => tell(news),
-                Ok(Message::Done(outcome)) => {
-                    // It has nothing left to do.
-                    self.orders = None;
-                    let _ended = self.child.wait();
-                    return *outcome;
-                }
-                Ok(Message::Warm) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.lost(),
+    pub fn run(self, spec: &CastSpec, started: HostTime, stop: &Stop, tell: impl FnMut(News)) -> Outcome {
+        Watch::new(spec, started, stop, tell).run(self)
+    }
+
+    /// Starts the program anew, in place of the process that is gone. False if that is not possible.
+    fn restart(&mut self) -> bool {
+        match Self::start(&self.program) {
+            Ok(mut next) => {
+                // Whoever orders changes knows nothing of it.
+                std::mem::swap(&mut next.changes, &mut self.changes);
+                *self = next;
+                true
             }
-            while let Ok(change) = self.changes.1.try_recv() {
-                self.order(&Order::Change(change));
-            }
-            if stop.take() {
-                if stopping.is_some() {
-                    tracing::warn!("asked to stop again: the cast is killed");
-                    return self.lost();
-                }
-                stopping = Some(Instant::now());
-                self.order(&Order::Stop);
-            }
-            if stopping.is_some_and(|since| since.elapsed() > STOP_GRACE) {
-                tracing::warn!("the cast does not stop: it is killed");
-                return self.lost();
+            Err(error) => {
+                tracing::warn!(%error, "no process goes on with the cast");
+                false
             }
         }
     }
@@ -208,15 +199,7 @@ impl Process {
         let _gone = self.orders.as_mut().map(|orders| orders.write_all(&line));
     }
 
-    /// The process is gone, or must be.
-    fn lost(mut self) -> Outcome {
-        let status = self.wait();
-        let message = format!(
-            "the cast's process ended unexpectedly ({status}); what was recorded is in the file and plays"
-        );
-        Outcome { report: None, failure: Some(Failed { kind: Kind::Unexpected, message }) }
-    }
-
+    /// The process is gone, or must be. Its status.
     fn wait(&mut self) -> String {
         self.kill();
         self.child.wait().map_or_else(|e| e.to_string(), |status: ExitStatus| status.to_string())

@@ -16,6 +16,7 @@ use pagecast_core::{Fps, MediaTime, Packet, Tick, Track};
 
 use super::{Choice, End, Error, Keyframes, Plan, drain, spawn};
 use crate::convert::{Planes, convert};
+use crate::thumbnail::Thumbnails;
 
 const NAME: &str = "H.264 (libx264)";
 
@@ -39,6 +40,8 @@ pub struct Config {
     pub bitrate_bps: u32,
     /// Keyframes are the first ticks at or after each multiple of it; rounded to ticks, at least one.
     pub keyframe_interval: Duration,
+    /// False where only sound is wanted: ticks are counted, and nothing is encoded.
+    pub encodes: bool,
 }
 
 /// Counted while the encoder runs.
@@ -99,6 +102,7 @@ pub struct Encoder {
     keyframes: Keyframes,
     stats: Arc<Stats>,
     refinement: u8,
+    thumbnails: Option<Thumbnails>,
     /// Nobody takes packets any more.
     unwanted: bool,
 }
@@ -147,8 +151,20 @@ impl Encoder {
             keyframes: Keyframes::default(),
             stats: Arc::default(),
             refinement: 0,
+            thumbnails: None,
             unwanted: false,
         })
+    }
+
+    /// Its ticks per second.
+    #[must_use]
+    pub fn fps(&self) -> Fps {
+        self.config.fps
+    }
+
+    /// Has pictures taken meanwhile.
+    pub fn take_pictures(&mut self, thumbnails: Thumbnails) {
+        self.thumbnails = Some(thumbnails);
     }
 
     /// What a muxer must know.
@@ -201,7 +217,9 @@ impl Encoder {
                 break;
             }
         }
-        if next > 0 {
+        // Nobody waits for pictures any more.
+        self.thumbnails = None;
+        if next > 0 && self.config.encodes {
             let choice = self.plan.finish(next - 1);
             self.carry_out(choice, next - 1, out)?;
         }
@@ -218,12 +236,18 @@ impl Encoder {
     }
 
     fn take(&mut self, tick: &Tick, out: &SyncSender<Packet>) -> Result<(), Error> {
+        if !self.config.encodes {
+            return Ok(());
+        }
         if let Some(frame) = &tick.frame {
             let stride = [0, 1, 2].map(|p| self.picture.stride(p));
             let mut planes = planes_of(&mut self.picture, stride)?;
             convert(&frame.picture, &frame.damage, &mut planes);
         } else {
             self.stats.unchanged.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(thumbnails) = &mut self.thumbnails {
+            thumbnails.offer(tick.index, &self.picture);
         }
         if self.keyframes.take() {
             self.plan.request_keyframe();

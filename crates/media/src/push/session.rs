@@ -11,8 +11,8 @@ use ffmpeg_the_third as ff;
 use pagecast_core::spec::{Protocol, PushUrl};
 use pagecast_core::{MediaTime, Packet, SAMPLE_RATE, Track};
 
-use super::Tracks;
 use super::watch::{Watch, interrupt};
+use crate::encode::Tracks;
 
 /// Where systems keep the certificates of those they trust.
 const TRUSTED: [&str; 3] =

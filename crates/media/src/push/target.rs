@@ -13,8 +13,9 @@ use super::runner::Message;
 use super::session::Session;
 use super::watch::Watch;
 use super::words::{Log, Stage, explain};
-use super::{Config, Id, Status, Tracks};
+use super::{Config, Id, Status};
 use crate::encode::Keyframes;
+use crate::encode::Tracks;
 use crate::fanout::{Next, Tap};
 
 /// How often a thread without packets looks whether it shall end.

@@ -1,6 +1,7 @@
 //! The signature of Tencent's API, version 3 (`TC3-HMAC-SHA256`).
 
 use aws_lc_rs::{digest, hmac};
+use chrono::{DateTime, Utc};
 
 /// What is signed of a request.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +53,7 @@ impl Signed<'_> {
     }
 
     fn date(&self) -> String {
-        let (year, month, day) = date_of(self.timestamp);
-        format!("{year:04}-{month:02}-{day:02}")
+        time(self.timestamp).format("%Y-%m-%d").to_string()
     }
 
     fn scope(&self) -> String {
@@ -70,21 +70,12 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// Unix seconds as ISO 8601 in UTC, like `2023-11-14T22:13:20Z`.
 #[must_use]
 pub fn iso8601(timestamp: u64) -> String {
-    let (year, month, day) = date_of(timestamp);
-    let s = timestamp % 86_400;
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
+    time(timestamp).format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Year, month and day in UTC. Counted in years that begin in March, so that the leap day is their last.
-fn date_of(timestamp: u64) -> (u64, u64, u64) {
-    let days = timestamp / 86_400 + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let of_month = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, of_month)
+/// Of a time that nobody can mean, its beginning.
+fn time(timestamp: u64) -> DateTime<Utc> {
+    i64::try_from(timestamp).ok().and_then(|s| DateTime::from_timestamp(s, 0)).unwrap_or_default()
 }
 
 fn mac(key: &[u8], text: &str) -> hmac::Tag {

@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use pagecast_core::push::State;
 use pagecast_core::spec::{Push, PushUrl};
 use pagecast_core::{Fps, Packet, SAMPLE_RATE, Samples, Tick, Track};
+use pagecast_media::encode::Tracks;
 use pagecast_media::encode::{End, audio, video};
 use pagecast_media::fanout::{FanOut, Limit, Tap};
-use pagecast_media::push::{Config, Id, News, Pushes, Status, Tracks};
+use pagecast_media::push::{Config, Id, News, Pushes, Status};
 use pagecast_testkit::flv::{self, Kind};
 
 use super::stream;

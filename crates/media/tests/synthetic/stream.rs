@@ -3,15 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::Size;
+use pagecast_core::spec::{Recording, Size};
 use pagecast_core::{Fps, Frame, MediaTime, Packet, Picture, SAMPLE_RATE, Samples, Tick, Tiles, Track};
 use pagecast_media::encode::video::KEYFRAME_INTERVAL;
-use pagecast_media::encode::{End, audio, video};
+use pagecast_media::encode::{End, Tracks, audio, video};
 use pagecast_media::fanout::{FanOut, Limit, Tap};
-use pagecast_media::record::{Error, Finished, Recorder, Tracks};
+use pagecast_media::record::deliver::{Config, Delivered, Delivery};
+use pagecast_media::record::{Added, Error, Recorder, Spool};
 use pagecast_testkit::media::Gray;
 use pagecast_testkit::strip::{Place, Strip};
 
@@ -22,14 +23,20 @@ const SIZE: (u32, u32) = (320, 64);
 pub(crate) fn config(fps: u32) -> Result<video::Config> {
     let fps = Fps::new(fps).context("a rate")?;
     let size = Size::new(SIZE.0, SIZE.1)?;
-    Ok(video::Config { size, fps, bitrate_bps: 1_000_000, keyframe_interval: KEYFRAME_INTERVAL })
+    Ok(video::Config {
+        size,
+        fps,
+        bitrate_bps: 1_000_000,
+        keyframe_interval: KEYFRAME_INTERVAL,
+        encodes: true,
+    })
 }
 
 /// Both tracks, as fresh encoders describe them.
 pub(crate) fn tracks(fps: u32) -> Result<Tracks> {
     let config = config(fps)?;
     let video = video::Encoder::open(config)?;
-    Ok(Tracks { video: (video.parameters(), config.fps), audio: audio::Encoder::open()?.parameters() })
+    Ok(Tracks { video: Some((video.parameters(), config.fps)), audio: audio::Encoder::open()?.parameters() })
 }
 
 /// Tick `index`; a changed one shows its own number.
@@ -99,26 +106,65 @@ pub(crate) fn through<T>(all: Vec<T>) -> Receiver<T> {
 }
 
 /// A tap with room for everything that is sent.
-pub(crate) fn tapped() -> std::io::Result<(SyncSender<Packet>, Tap)> {
-    let (packets, fan_out) = FanOut::spawn(Track::Video)?;
+pub(crate) fn tapped(lead: Track) -> std::io::Result<(SyncSender<Packet>, Tap)> {
+    let (packets, fan_out) = FanOut::spawn(lead)?;
     let tap = fan_out.tap("test", Limit { bytes: usize::MAX, span: Duration::MAX });
     Ok((packets, tap))
 }
 
-/// Writes packets to a file, in the order of their time.
+/// Time for anything that storage has to do.
+pub(crate) const DELIVERY: Duration = Duration::from_secs(60);
+
+/// Records packets, in the order of their time, and waits until that is delivered.
 pub(crate) fn record(
-    path: &Path,
-    fps: u32,
-    overwrite: bool,
-    mut packets: Vec<Packet>,
-) -> Result<Option<Finished>, Error> {
-    packets.sort_by_key(|p| p.dts);
-    let recorder = Recorder::create(path, overwrite, tracks(fps).expect("encoders open"))?;
-    let (sender, tap) = tapped().expect("a thread starts");
-    let thread = recorder.spawn(tap)?;
-    packets.into_iter().for_each(|packet| sender.send(packet).expect("the fan-out takes all"));
+    recording: &Recording,
+    tracks: Tracks,
+    packets: Vec<Packet>,
+) -> Result<(Result<Added, Error>, Delivered), Error> {
+    let spool = Spool::create(recording)?;
+    let recorder = Recorder::create(Arc::clone(&spool), tracks)?;
+    let delivery = Delivery::spawn(spool, recorder.bell(), quick())?;
+    let lead = if recording.audio_only { Track::Audio } else { Track::Video };
+    let (sender, tap) = tapped(lead).expect("a thread starts");
+    let thread = recorder.spawn(tap, None)?;
+    for packet in in_order(packets) {
+        sender.send(packet).expect("the fan-out takes all");
+    }
     drop(sender);
-    thread.join().expect("the recorder does not panic")
+    let added = thread.join().expect("the recorder does not panic");
+    delivery.end();
+    Ok((added, delivered(delivery)))
+}
+
+/// Waits for a delivery, but not for ever.
+pub(crate) fn delivered(delivery: Delivery) -> Delivered {
+    let begin = Instant::now();
+    while !delivery.is_finished() {
+        if begin.elapsed() > DELIVERY {
+            delivery.give_up();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    delivery.join().expect("the delivery does not panic")
+}
+
+/// Storage that is tried again at once.
+pub(crate) fn quick() -> Config {
+    Config { first_pause: Duration::from_millis(20), ..Config::default() }
+}
+
+/// Packets as encoders send them.
+pub(crate) fn in_order(mut packets: Vec<Packet>) -> Vec<Packet> {
+    packets.sort_by_key(|p| p.dts);
+    packets
+}
+
+/// Writes packets to one MP4 file.
+pub(crate) fn to_file(path: &Path, fps: u32, packets: Vec<Packet>) -> Result<Delivered> {
+    let (added, delivered) = record(&Recording::to_file(path.to_owned()), tracks(fps)?, packets)?;
+    added?;
+    ensure!(delivered.spool.is_none(), "not delivered: {delivered:?}");
+    Ok(delivered)
 }
 
 /// A second of picture and sound for each of `seconds`.

@@ -2,6 +2,8 @@
 
 mod finish;
 
+pub(super) use finish::deliver;
+
 use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -16,7 +18,7 @@ use super::evidence::Evidence;
 use super::line::{Line, Prepared};
 use super::pushes::{self, Change};
 use super::report::{Progress, Report, Turn};
-use super::{Error, Failure, News, Stop};
+use super::{DeliveryState, Error, Failure, News, Stop};
 use crate::{chain, usage};
 
 /// Ticks on their way to the encoder. Full: a change is told with a later tick.
@@ -118,6 +120,8 @@ struct Usage {
 struct Teller<'a> {
     tell: &'a mut dyn FnMut(News),
     told: Instant,
+    /// How storing the recording got on when that was told last.
+    delivery: (DeliveryState, bool),
 }
 
 impl<'a> Driver<'a> {
@@ -144,7 +148,7 @@ impl<'a> Driver<'a> {
             started,
             stop,
             changes,
-            tell: RefCell::new(Teller { tell, told: Instant::now() }),
+            tell: RefCell::new(Teller { tell, told: Instant::now(), delivery: Default::default() }),
             machine: Machine::new(spec),
             ticks,
             samples,
@@ -281,6 +285,10 @@ impl<'a> Driver<'a> {
             return;
         };
         let Some(prepared) = self.prepared.take() else { return };
+        if let Some(trouble) = prepared.trouble() {
+            self.prepared = Some(prepared);
+            return self.fail(trouble, Input::OutputFailed);
+        }
         match prepared.start(ticks, samples, &self.pushes) {
             Ok(line) => {
                 self.line = Some(line);
@@ -448,6 +456,13 @@ impl<'a> Driver<'a> {
             if let Some(progress) = self.progress() {
                 (teller.tell)(News::Progress(progress));
             }
+            // How much waits changes all the time; what it is called is news.
+            if let Some(status) = self.line.as_ref().and_then(Line::delivery) {
+                let word = (status.state, status.backup);
+                if std::mem::replace(&mut teller.delivery, word) != word {
+                    (teller.tell)(News::Delivery(status));
+                }
+            }
         }
     }
 
@@ -455,7 +470,7 @@ impl<'a> Driver<'a> {
         let (line, page) = (self.line.as_ref()?, self.page.as_ref()?);
         let (video, display) = (&line.video_stats, page.display.stats());
         Some(Progress {
-            elapsed: self.spec.source.fps.time_of(i64::try_from(video.ticks()).unwrap_or(0)),
+            elapsed: line.elapsed(self.spec),
             frames_captured: display.frames,
             frames_encoded: video.encoded(),
             frames_unchanged: video.unchanged(),

@@ -1,24 +1,20 @@
 //! From ticks and samples to the file: the threads of a cast's outputs.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::{Push, Storage};
+use pagecast_core::spec::{self, Push};
 use pagecast_core::{CastSpec, MediaTime, Packet, Samples, Tick, Track};
-use pagecast_media::encode::{self, End, audio, video};
-use pagecast_media::fanout::{FanOut, Limit};
-use pagecast_media::push;
-use pagecast_media::record::{self, Finished, Recorder, Tracks};
+use pagecast_media::encode::{self, End, Tracks, audio, video};
+use pagecast_media::fanout::FanOut;
 
-use super::Error;
 use super::pushes::{PushNews, PushReport, Running};
+use super::recording::{Finishing, Recording};
+use super::{DeliveryStatus, Error};
 
-/// Packets on their way to the file, for a disk that stalls. Full: they are lost up to the next keyframe.
-const RECORD: Limit = Limit { bytes: 64 * 1024 * 1024, span: Duration::from_secs(60) };
 /// How long one encoder may go on after the other has ended.
 const ALONE: Duration = Duration::from_secs(3);
 
@@ -28,36 +24,44 @@ pub(super) struct Prepared {
     audio: audio::Encoder,
     packets: SyncSender<Packet>,
     fan_out: FanOut,
-    pushed: push::Tracks,
-    recording: Thread<Result<Option<Finished>, record::Error>>,
+    tracks: Tracks,
+    recording: Option<Recording>,
     end: End,
 }
 
 impl Prepared {
-    /// Opens the encoders and makes the file.
+    /// Opens the encoders and makes the spool.
     pub(super) fn open(spec: &CastSpec) -> Result<Self, Error> {
+        let sound_only = spec.pushes.is_empty() && spec.recording.as_ref().is_some_and(|r| r.audio_only);
+        let keyframe_interval = spec.recording.as_ref().map(spec::Recording::keyframe_interval);
         let config = video::Config {
             size: spec.source.size,
             fps: spec.source.fps,
             bitrate_bps: spec.bitrate_bps(),
-            keyframe_interval: video::KEYFRAME_INTERVAL,
+            keyframe_interval: keyframe_interval.unwrap_or(spec::KEYFRAME_INTERVAL),
+            encodes: !sound_only,
         };
-        let (video, audio) = (video::Encoder::open(config)?, audio::Encoder::open()?);
-        let tracks = Tracks { video: (video.parameters(), spec.source.fps), audio: audio.parameters() };
-        let pushed =
-            push::Tracks { video: Some((video.parameters(), spec.source.fps)), audio: audio.parameters() };
-        let recording = spec.recording.as_ref();
-        let path = recording.and_then(|r| match &r.to {
-            Storage::File(path) | Storage::Folder(path) => Some(path.as_path()),
-            _ => None,
-        });
-        let recorder =
-            Recorder::create(path.unwrap_or(Path::new("")), recording.is_some_and(|r| r.overwrite), tracks)?;
-        let (packets, fan_out) =
-            FanOut::spawn(Track::Video).map_err(|e| encode::Error::Thread("fan-out", e))?;
-        let recording = Thread("record", recorder.spawn(fan_out.tap("record", RECORD))?);
-        let end = End::new(spec.duration.map(Into::into));
-        Ok(Self { video, audio, packets, fan_out, pushed, recording, end })
+        let (mut video, audio) = (video::Encoder::open(config)?, audio::Encoder::open()?);
+        let picture = (video.parameters(), spec.source.fps);
+        let tracks = Tracks { video: (!sound_only).then_some(picture), audio: audio.parameters() };
+        let lead = if sound_only { Track::Audio } else { Track::Video };
+        let (packets, fan_out) = FanOut::spawn(lead).map_err(|e| encode::Error::Thread("fan-out", e))?;
+        let recording = match &spec.recording {
+            None => None,
+            Some(spec) => {
+                let video_track = tracks.video.clone().filter(|_| !spec.audio_only);
+                let own = Tracks { video: video_track, audio: audio.parameters() };
+                Some(Recording::start(spec, own, &mut video, &fan_out)?)
+            }
+        };
+        let begins_at = recording.as_ref().map_or(MediaTime::ZERO, Recording::begins_at);
+        let end = End::new(spec.duration.map(|duration| MediaTime::from(duration) - begins_at));
+        Ok(Self { video, audio, packets, fan_out, tracks, recording, end })
+    }
+
+    /// Why the recording cannot be stored, if that is known.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        self.recording.as_ref().and_then(Recording::trouble)
     }
 
     /// Takes ticks and samples from now on, and sends them to these.
@@ -67,8 +71,8 @@ impl Prepared {
         samples: Receiver<Samples>,
         pushes: &[Push],
     ) -> Result<Line, Error> {
-        let Self { video, audio, packets, fan_out, pushed, recording, end } = self;
-        let pushes = Running::start(pushes, pushed, fan_out.taps(), video.keyframes())?;
+        let Self { video, audio, packets, fan_out, tracks, recording, end } = self;
+        let pushes = Running::start(pushes, tracks, fan_out.taps(), video.keyframes())?;
         let (video_stats, audio_stats) = (video.stats(), audio.stats());
         let video = Thread("encode-video", video.spawn(ticks, end.clone(), packets.clone())?);
         let audio = Thread("encode-audio", audio.spawn(samples, end.clone(), packets)?);
@@ -76,10 +80,13 @@ impl Prepared {
         Ok(Line { end, video_stats, audio_stats, video, audio, fan_out, pushes, recording, alone })
     }
 
-    /// Without a packet, nothing is left of the file.
+    /// Without a packet, nothing is left of a recording.
     pub(super) fn abandon(self) {
-        drop(self.packets);
-        let _nothing = self.recording.join();
+        let Self { packets, video, audio, recording, .. } = self;
+        drop((packets, video, audio));
+        if let Some((finishing, _)) = recording.map(Recording::finish) {
+            let _nothing = finishing.join();
+        }
     }
 }
 
@@ -96,7 +103,8 @@ impl<T> Thread<T> {
 /// What came of the outputs.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    pub(super) finished: Option<Finished>,
+    /// The recording, which is being stored.
+    pub(super) recording: Option<Finishing>,
     /// What failed first.
     pub(super) failed: Option<Error>,
     pub(super) pushes: Vec<PushReport>,
@@ -114,7 +122,7 @@ pub(super) struct Line {
     audio: Thread<Result<(), encode::Error>>,
     fan_out: FanOut,
     pub(super) pushes: Running,
-    recording: Thread<Result<Option<Finished>, record::Error>>,
+    recording: Option<Recording>,
     /// Since when only one encoder runs.
     alone: Cell<Option<Instant>>,
 }
@@ -123,7 +131,9 @@ impl Line {
     /// Whether nothing more will come out, because the end was reached or something failed.
     pub(super) fn is_over(&self) -> bool {
         let ended = [self.video.1.is_finished(), self.audio.1.is_finished()];
-        if self.recording.1.is_finished() || ended == [true; 2] {
+        // Others may go on without it.
+        let unrecorded = self.recording.as_ref().is_some_and(Recording::is_over) && self.pushes.is_empty();
+        if unrecorded || ended == [true; 2] {
             return true;
         }
         if ended == [false; 2] {
@@ -135,10 +145,25 @@ impl Line {
         since.elapsed() > ALONE
     }
 
-    /// Whether it was its own length that ended the recording.
-    pub(super) fn is_complete(&self, spec: &CastSpec) -> bool {
+    /// How long its earlier processes recorded.
+    pub(super) fn begins_at(&self) -> MediaTime {
+        self.recording.as_ref().map_or(MediaTime::ZERO, Recording::begins_at)
+    }
+
+    /// How long the cast has been live, its earlier processes included.
+    pub(super) fn elapsed(&self, spec: &CastSpec) -> MediaTime {
         let ticks = i64::try_from(self.video_stats.ticks()).unwrap_or(0);
-        spec.duration.is_some_and(|d| spec.source.fps.time_of(ticks) >= MediaTime::from(d))
+        self.begins_at() + spec.source.fps.time_of(ticks)
+    }
+
+    /// Whether it was its own length that ended the cast.
+    pub(super) fn is_complete(&self, spec: &CastSpec) -> bool {
+        spec.duration.is_some_and(|d| self.elapsed(spec) >= MediaTime::from(d))
+    }
+
+    /// How storing the recording gets on.
+    pub(super) fn delivery(&self) -> Option<DeliveryStatus> {
+        self.recording.as_ref().map(Recording::status)
     }
 
     /// Ends the recording with the tick after the one that the encoder is at.
@@ -159,11 +184,12 @@ impl Line {
             failed.get_or_insert(Error::Panic("fan-out"));
         }
         let (pushes, news) = self.pushes.finish();
-        let (finished, failed) = match self.recording.join().and_then(|r| r.map_err(Into::into)) {
-            Ok(finished) => (finished, failed),
-            // A file that cannot be written is why the cast ends.
-            Err(error) => (None, Some(error)),
-        };
-        Ended { finished, failed, pushes, news }
+        let recording = self.recording.map(|recording| {
+            let (finishing, added) = recording.finish();
+            // What cannot be recorded is why the cast ends.
+            failed = added.err().or(failed.take());
+            finishing
+        });
+        Ended { recording, failed, pushes, news }
     }
 }

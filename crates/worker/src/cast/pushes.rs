@@ -4,9 +4,9 @@ use std::sync::mpsc::Receiver;
 
 use pagecast_core::push::{Event, State};
 use pagecast_core::spec::{Push, PushUrl};
-use pagecast_media::encode::Keyframes;
+use pagecast_media::encode::{Keyframes, Tracks};
 use pagecast_media::fanout::Taps;
-use pagecast_media::push::{self, Config, Id, Pushes, Status, Tracks};
+use pagecast_media::push::{self, Config, Id, Pushes, Status};
 use serde::{Deserialize, Serialize};
 
 /// What is changed about a cast while it runs.
@@ -95,6 +95,11 @@ impl Running {
         Ok(())
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
     /// A change that cannot be made changes nothing else.
     pub(super) fn change(&mut self, change: Change) {
         match change {
@@ -126,7 +131,7 @@ impl Running {
 }
 
 /// Makes a change to pushes that have not begun.
-pub(super) fn change(pushes: &mut Vec<Push>, change: Change) {
+pub(crate) fn change(pushes: &mut Vec<Push>, change: Change) {
     match change {
         Change::AddPush(push) => pushes.push(push),
         Change::RemovePush(url) => pushes.retain(|push| push.url != url),

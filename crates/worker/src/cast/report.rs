@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use pagecast_core::MediaTime;
 use pagecast_core::cast::{EndReason, Event, Trouble};
+use pagecast_media::record::deliver::Delivered;
 use serde::{Deserialize, Serialize};
 
 use super::pushes::PushReport;
@@ -50,7 +51,7 @@ pub struct PeakRss {
 }
 
 /// What became of a cast.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Why it is over: `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up`, `output-failed`.
     pub end: String,
@@ -75,23 +76,24 @@ pub struct Report {
     pub first_frame_ms: u64,
     /// Length of the recording.
     pub duration_ms: u64,
-    /// Size of the file.
+    /// Times its process died, and another one went on.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Size of all files.
     pub bytes: u64,
     /// What it took to make.
     pub cpu_seconds: CpuSeconds,
     /// What it took to hold.
     pub peak_rss_bytes: PeakRss,
-    /// The file.
-    pub output: PathBuf,
+    /// What was recorded, and where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<Delivered>,
     /// Pictures and last words of the page from when something was wrong with it, if ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<PathBuf>,
     /// What became of its pushes, those that ended before it too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pushes: Vec<PushReport>,
-    /// Why the file is still fragmented, if it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_fragmented: Option<String>,
 }
 
 /// A turn in the life of a cast.

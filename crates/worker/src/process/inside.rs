@@ -25,9 +25,15 @@ pub fn run(stop: &Stop) -> ExitCode {
         tracing::error!(%error, "cannot listen to the supervisor");
         return ExitCode::FAILURE;
     }
-    let Some((spec, started, warm)) = prepare(&todo) else { return ExitCode::FAILURE };
     let tell = |news: News| say(&Message::News(news));
-    let outcome = match cast::run(&spec, instant(started), stop, warm, &changes, tell) {
+    let done = match prepare(&todo) {
+        Some(Job::Run(spec, started, warm)) => {
+            cast::run(&spec, instant(started), stop, warm.map(|warm| *warm), &changes, tell)
+        }
+        Some(Job::Finish(spec)) => cast::finish(&spec, stop, tell),
+        None => return ExitCode::FAILURE,
+    };
+    let outcome = match done {
         Ok(report) => Outcome { report: Some(report), failure: None },
         Err(Failure { error, report }) => {
             let failed = Failed { kind: error.kind(), message: chain(&error) };
@@ -38,14 +44,20 @@ pub fn run(stop: &Stop) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// What this process is for.
+enum Job {
+    Run(Box<CastSpec>, HostTime, Option<Box<Warm>>),
+    Finish(Box<CastSpec>),
+}
+
 /// Waits for the cast, with a warm browser if that is ordered first.
-fn prepare(todo: &Receiver<Order>) -> Option<(Box<CastSpec>, HostTime, Option<Warm>)> {
+fn prepare(todo: &Receiver<Order>) -> Option<Job> {
     let mut warm = None;
     loop {
         match todo.recv().ok()? {
             Order::Warm(spec) => match Warm::start(&spec) {
                 Ok(ready) => {
-                    warm = Some(ready);
+                    warm = Some(Box::new(ready));
                     say(&Message::Warm);
                 }
                 Err(error) => {
@@ -53,7 +65,8 @@ fn prepare(todo: &Receiver<Order>) -> Option<(Box<CastSpec>, HostTime, Option<Wa
                     return None;
                 }
             },
-            Order::Run(spec, started) => return Some((spec, HostTime(started), warm)),
+            Order::Run(spec, started) => return Some(Job::Run(spec, HostTime(started), warm)),
+            Order::Finish(spec) => return Some(Job::Finish(spec)),
             Order::Stop | Order::Change(_) => return None,
         }
     }

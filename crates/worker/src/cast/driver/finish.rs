@@ -1,14 +1,23 @@
 //! The end of a cast: everything is put away, and what it came to is counted.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use pagecast_core::MediaTime;
 use pagecast_core::cast::EndReason;
 
 use super::super::line::Ended;
 use super::super::report::{self, CpuSeconds, PeakRss, Report};
-use super::super::{Error, Failure, News};
+use super::super::{DeliveryState, Error, Failure, Finishing, News, Stop};
 use super::{Driver, Line, millis};
 use crate::usage;
+
+/// How often it is looked whether a recording is stored.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long storage is waited for that will not work before somebody mends it.
+const HOPELESS: Duration = Duration::from_secs(5);
+/// How often it is told that it is not.
+const TELL: Duration = Duration::from_secs(1);
 
 impl Driver<'_> {
     pub(super) fn finish(mut self, reason: EndReason) -> Result<Report, Failure> {
@@ -19,7 +28,9 @@ impl Driver<'_> {
         self.page = None;
         (self.ticks, self.samples) = ((None, None), (None, None));
         let video = self.line.as_ref().map(|line| Arc::clone(&line.video_stats));
-        let Ended { finished, failed, pushes, news } = self.line.take().map(Line::finish).unwrap_or_default();
+        let begins_at = self.line.as_ref().map_or(MediaTime::ZERO, Line::begins_at);
+        let Ended { recording, mut failed, pushes, news } =
+            self.line.take().map(Line::finish).unwrap_or_default();
         news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Push(news)));
         let (end, trouble) = report::words(reason);
         let browser_cpu = self.usage.before_s + self.usage.now.cpu_seconds;
@@ -36,7 +47,7 @@ impl Driver<'_> {
             frames_dropped: display.dropped,
             first_frame_ms: 0,
             duration_ms: 0,
-            bytes: finished.as_ref().map_or(0, |f| f.bytes),
+            bytes: 0,
             cpu_seconds: CpuSeconds {
                 browser: round(browser_cpu),
                 display: round(display_cpu),
@@ -47,18 +58,25 @@ impl Driver<'_> {
                 browser: self.usage.peak_rss_bytes,
                 pagecast: usage::own_peak_rss_bytes(),
             },
-            output: finished.as_ref().map(|f| f.path.clone()).unwrap_or_default(),
+            restarts: 0,
             evidence: self.evidence.folder(),
             pushes,
-            left_fragmented: finished.and_then(|f| f.left_fragmented),
+            recording: None,
         };
         if let Some(video) = &video {
-            let duration = self.spec.source.fps.time_of(i64::try_from(video.ticks()).unwrap_or(0));
+            let duration =
+                begins_at + self.spec.source.fps.time_of(i64::try_from(video.ticks()).unwrap_or(0));
             report.frames_encoded = video.encoded();
             report.frames_unchanged = video.unchanged();
             report.first_frame_ms =
                 video.first_at().map_or(0, |at| millis(at.saturating_duration_since(self.started)));
             report.duration_ms = u64::try_from(duration.as_millis()).unwrap_or(0);
+        }
+        let patience = self.spec.recording.as_ref().map_or(Duration::ZERO, |r| r.patience);
+        if let Some(finishing) = recording
+            && let Err(error) = deliver(finishing, patience, self.stop, self.tell.get_mut().tell, &mut report)
+        {
+            failed.get_or_insert(error);
         }
         let error = match (failed, reason) {
             (Some(error), _) => Some(error),
@@ -73,6 +91,45 @@ impl Driver<'_> {
             None => Ok(*report),
             Some(error) => Err(Failure { error, report: Some(report) }),
         }
+    }
+}
+
+/// Waits until the recording is stored, but not longer than the cast's patience, or when somebody asks for the end once more.
+pub(in super::super) fn deliver(
+    finishing: Finishing,
+    patience: Duration,
+    stop: &Stop,
+    tell: &mut dyn FnMut(News),
+    report: &mut Report,
+) -> Result<(), Error> {
+    // The one that ended the cast.
+    let _first = stop.take();
+    let begin = Instant::now();
+    let mut told = Duration::ZERO;
+    while !finishing.is_finished() {
+        // What somebody must mend first takes longer than anybody waits.
+        let mended_by_others =
+            finishing.status().state == DeliveryState::Failed && begin.elapsed() >= HOPELESS;
+        if begin.elapsed() >= patience || mended_by_others || stop.take() {
+            finishing.give_up();
+        }
+        if begin.elapsed() >= told + TELL {
+            told = begin.elapsed();
+            tell(News::Delivery(finishing.status()));
+        }
+        std::thread::sleep(LOOK);
+    }
+    let delivered = finishing.join()?;
+    report.duration_ms = u64::try_from(delivered.duration.as_millis()).unwrap_or(0);
+    report.bytes = delivered.files.iter().map(|file| file.bytes).sum();
+    let (spool, problem) = (delivered.spool.clone(), delivered.status.problem.clone());
+    report.recording = Some(delivered);
+    match spool {
+        Some(spool) => {
+            let problem = problem.unwrap_or_else(|| "there was no time for it".into());
+            Err(Error::NotStored { spool, problem })
+        }
+        None => Ok(()),
     }
 }
 

@@ -1,0 +1,152 @@
+//! Recorded segments become what players like best: one MP4 with its index in front, or MPEG-TS. Nothing is encoded again.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ff::format::context::Output;
+use ffmpeg_the_third as ff;
+use pagecast_core::MediaTime;
+
+use super::chain::Chain;
+use super::mux::{add_stream, end, url, write};
+
+/// Time stamps of MPEG-TS begin here, as nothing before zero can be said in it: 1.4 s, as is usual.
+const TS_BEGIN: i64 = 126_000;
+/// Units a second of MPEG-TS.
+const TS_CLOCK: i32 = 90_000;
+
+/// Why a file cannot be made of segments.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum Error {
+    /// A segment cannot be read, or the file not be written.
+    #[error("cannot make {} of its segments", .0.display())]
+    Write(PathBuf, #[source] ff::Error),
+    /// The same, as the system says it.
+    #[error("cannot make {} of its segments", .0.display())]
+    Io(PathBuf, #[source] std::io::Error),
+}
+
+impl Error {
+    /// Whether the disk is full.
+    #[must_use]
+    pub(super) fn is_full(&self) -> bool {
+        let full = rustix::io::Errno::NOSPC.raw_os_error();
+        match self {
+            Self::Write(_, ff::Error::Other { errno }) => *errno == full,
+            Self::Write(..) => false,
+            Self::Io(_, error) => error.raw_os_error() == Some(full),
+        }
+    }
+}
+
+/// A segment where it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// When it begins in the recording, and how long it lasts.
+    pub(super) start: MediaTime,
+    pub(super) duration: MediaTime,
+    /// What begins the run.
+    pub(super) init: PathBuf,
+    pub(super) segment: PathBuf,
+}
+
+/// Writes pieces as one MP4, through `draft`.
+pub(super) fn mp4(pieces: &[Piece], path: &Path, draft: &Path) -> Result<(), Error> {
+    let made = join(pieces, draft).map_err(|e| Error::Write(path.to_owned(), e));
+    let moved = made.and_then(|()| {
+        let sync = File::open(draft).and_then(|file| file.sync_all());
+        sync.and_then(|()| std::fs::rename(draft, path)).map_err(|e| Error::Io(path.to_owned(), e))
+    });
+    if moved.is_err() {
+        // It may not even have been made.
+        let _gone = std::fs::remove_file(draft);
+    }
+    moved
+}
+
+fn join(pieces: &[Piece], path: &Path) -> Result<(), ff::Error> {
+    let mut output = ff::format::output_as(url(path), "mp4")?;
+    let mut units = Vec::new();
+    // A file begins at zero, wherever it is in the recording.
+    let begin_at = pieces.first().map_or(MediaTime::ZERO, |piece| piece.start);
+    for piece in pieces {
+        let mut chain = Chain::open(&[&piece.init, &piece.segment])?;
+        if units.is_empty() {
+            units = begin(&mut output, &chain)?;
+        }
+        append(&mut chain, &mut output, &units, begin_at, piece.start + piece.duration)?;
+    }
+    end(&mut output)
+}
+
+/// Writes the header of a file that has the tracks of this piece. Units a second, by track.
+fn begin(output: &mut Output, chain: &Chain) -> Result<Vec<u32>, ff::Error> {
+    for stream in chain.input().streams() {
+        add_stream(output, stream.parameters(), stream.time_base())?;
+    }
+    let mut options = ff::Dictionary::new();
+    options.set("movflags", "faststart");
+    output.write_header_with(options)?;
+    Ok(output.streams().map(|s| u32::try_from(s.time_base().1).unwrap_or(1)).collect())
+}
+
+/// Copies all packets of one piece, which ends at `end_at`.
+fn append(
+    chain: &mut Chain,
+    output: &mut Output,
+    units: &[u32],
+    begin_at: MediaTime,
+    end_at: MediaTime,
+) -> Result<(), ff::Error> {
+    chain.each(|base, mut packet| {
+        let Some(&per_second) = units.get(packet.stream()) else { return Ok(()) };
+        packet.rescale_ts(base, ff::Rational(1, i32::try_from(per_second).unwrap_or(i32::MAX)));
+        let (Some(pts), Some(dts)) = (packet.pts(), packet.dts()) else { return Ok(()) };
+        // The last packet of a fragment is read with any duration. It matters for the last one of the file only.
+        let rest = (end_at.to_index(per_second) - dts).max(0);
+        let known = packet.duration();
+        packet.set_duration(if known > 0 { known.min(rest) } else { rest });
+        let before = begin_at.to_index(per_second);
+        packet.set_pts(Some(pts - before));
+        packet.set_dts(Some(dts - before));
+        write(output, &mut packet)
+    })
+}
+
+/// What the tracks of a run need to be decoded: runs where it is the same can be in one file.
+pub(super) fn decoders(init: &Path) -> Option<Vec<u8>> {
+    Some(Chain::open(&[init]).ok()?.extradata())
+}
+
+/// Writes one piece as MPEG-TS, through `draft`. Its time goes on through the run.
+pub(super) fn ts(piece: &Piece, path: &Path, draft: &Path) -> Result<(), Error> {
+    let made = convert(piece, draft).map_err(|e| Error::Write(path.to_owned(), e));
+    let moved = made.and_then(|()| std::fs::rename(draft, path).map_err(|e| Error::Io(path.to_owned(), e)));
+    if moved.is_err() {
+        // It may not even have been made.
+        let _gone = std::fs::remove_file(draft);
+    }
+    moved
+}
+
+fn convert(piece: &Piece, path: &Path) -> Result<(), ff::Error> {
+    let mut chain = Chain::open(&[&piece.init, &piece.segment])?;
+    let mut output = ff::format::output_as(url(path), "mpegts")?;
+    for stream in chain.input().streams() {
+        add_stream(&mut output, stream.parameters(), (1, TS_CLOCK))?;
+    }
+    let mut options = ff::Dictionary::new();
+    options.set("mpegts_copyts", "1");
+    // Each segment counts its packets anew, and says so.
+    options.set("mpegts_flags", "initial_discontinuity");
+    options.set("muxdelay", "0");
+    output.write_header_with(options)?;
+    chain.each(|base, mut packet| {
+        packet.rescale_ts(base, ff::Rational(1, TS_CLOCK));
+        packet.set_pts(packet.pts().map(|t| t + TS_BEGIN));
+        packet.set_dts(packet.dts().map(|t| t + TS_BEGIN));
+        packet.write_interleaved(&mut output)
+    })?;
+    end(&mut output)
+}

@@ -1,0 +1,188 @@
+//! What is recorded becomes files, and files get stored, on the thread `deliver`, from the spool's logs alone. So it makes no
+//! difference whether the recording still runs, has ended, or was broken off days ago.
+//!
+//! A file is struck off when its storage has confirmed it, and the spool is removed when all of them are. Until then it is tried
+//! again, for ever or until somebody loses patience.
+
+mod courier;
+mod gate;
+mod ledger;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pagecast_core::MediaTime;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::{Error, Spool, salvage};
+use crate::store::{Pace, Store};
+use courier::Courier;
+
+pub use super::manifest::Item;
+pub use gate::State;
+
+/// How deliveries behave when storage does not.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// After so long without success a delivery is stuck, and a backup is turned to.
+    pub stuck_after: Duration,
+    /// The first pause after a failure; it doubles up to a minute.
+    pub first_pause: Duration,
+    /// Whether to find out at once if anything can be stored.
+    pub probe: bool,
+    /// How storages are spoken to.
+    pub pace: Pace,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let (stuck_after, first_pause) = (Duration::from_secs(60), Duration::from_secs(1));
+        Self { stuck_after, first_pause, probe: false, pace: Pace::default() }
+    }
+}
+
+/// How a delivery gets on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// In a word.
+    pub state: State,
+    /// Files that wait, or are under way.
+    pub pending: usize,
+    /// Why the last try failed, if it did.
+    pub problem: Option<String>,
+    /// Whether the backup is used.
+    pub backup: bool,
+}
+
+/// What became of a recording.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    /// Where it is, in words.
+    pub place: String,
+    /// The files that players open, with their names there.
+    pub files: Vec<Item>,
+    /// Its length.
+    pub duration: MediaTime,
+    /// How it got on.
+    pub status: Status,
+    /// The spool that holds what is not stored yet, if anything is left.
+    pub spool: Option<PathBuf>,
+}
+
+/// A delivery that runs.
+#[derive(Debug)]
+pub struct Delivery {
+    thread: JoinHandle<Delivered>,
+    shared: Arc<Shared>,
+}
+
+/// What both sides see.
+#[derive(Debug)]
+struct Shared {
+    bell: Arc<Notify>,
+    /// One of [`GOES_ON`], [`ENDED`], [`GIVEN_UP`].
+    phase: AtomicU8,
+    status: Mutex<Status>,
+}
+
+/// More may be recorded.
+const GOES_ON: u8 = 0;
+/// Nothing more will be.
+const ENDED: u8 = 1;
+/// Nobody waits any more.
+const GIVEN_UP: u8 = 2;
+
+impl Shared {
+    fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Acquire)
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Delivery {
+    /// Starts it. `bell` rings when something was recorded.
+    ///
+    /// # Errors
+    /// [`Error::Thread`]; [`Error::Store`] if the description of the storage cannot be used.
+    pub fn spawn(spool: Arc<Spool>, bell: Arc<Notify>, config: Config) -> Result<Self, Error> {
+        let shared = Arc::new(Shared { bell, phase: AtomicU8::new(GOES_ON), status: Mutex::default() });
+        let thread_error = |e| Error::Thread("deliver", e);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("deliver-files")
+            .build()
+            .map_err(thread_error)?;
+        let store = {
+            let _entered = runtime.enter();
+            Store::open_at(&spool.recording().to, config.pace)?
+        };
+        let courier = Courier::new(spool, store, config, Arc::clone(&shared));
+        let run = move || {
+            let delivered = runtime.block_on(courier.run());
+            // A file that is being made for nobody.
+            runtime.shutdown_background();
+            delivered
+        };
+        let thread = std::thread::Builder::new().name("deliver".into()).spawn(run).map_err(thread_error)?;
+        Ok(Self { thread, shared })
+    }
+
+    /// How it gets on.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status().clone()
+    }
+
+    /// Nothing more is recorded: when all of it is stored, the delivery ends.
+    pub fn end(&self) {
+        self.enter(ENDED);
+    }
+
+    /// Nobody waits any more: it ends now, and the spool keeps what is not stored.
+    pub fn give_up(&self) {
+        self.enter(GIVEN_UP);
+    }
+
+    fn enter(&self, phase: u8) {
+        self.shared.phase.fetch_max(phase, Ordering::AcqRel);
+        self.shared.bell.notify_one();
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end. `None` if it panicked.
+    #[must_use]
+    pub fn join(self) -> Option<Delivered> {
+        self.thread.join().ok()
+    }
+}
+
+/// Finishes what a recording left that was broken off: nobody records to it any more.
+///
+/// # Errors
+/// As [`Delivery::spawn`], and [`Error::Io`] for a spool that cannot be read.
+pub fn recover(spool: Arc<Spool>, config: Config) -> Result<Delivery, Error> {
+    complete(&spool)?;
+    let delivery = Delivery::spawn(spool, Arc::default(), config)?;
+    delivery.end();
+    Ok(delivery)
+}
+
+/// Saves what is whole of a segment that was open when its recorder died.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Full`].
+pub fn complete(spool: &Spool) -> Result<(), Error> {
+    salvage::take_up(spool).map(drop).map_err(|e| super::io_error(spool, e))
+}

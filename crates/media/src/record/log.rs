@@ -1,0 +1,113 @@
+//! A file that only grows: one line of JSON for each thing that is so for ever. A line that was torn by a crash is no line.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Longest line.
+const MAX_LINE: u64 = 64 * 1024;
+
+/// The one who writes.
+#[derive(Debug)]
+pub(super) struct Log<T> {
+    file: File,
+    entries: PhantomData<fn(T)>,
+}
+
+impl<T: Serialize + DeserializeOwned> Log<T> {
+    /// Opens the log, or makes it, and cuts off what is torn.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let (_, whole) = read::<T>(&mut file, 0)?;
+        file.set_len(whole)?;
+        file.seek(SeekFrom::Start(whole))?;
+        Ok(Self { file, entries: PhantomData })
+    }
+
+    /// Adds an entry; it survives a power cut when this returns.
+    pub(super) fn add(&mut self, entry: &T) -> io::Result<()> {
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        let before = self.file.stream_position()?;
+        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        if written.is_err() {
+            // What is torn would hide all that comes later.
+            self.file.set_len(before)?;
+            self.file.seek(SeekFrom::Start(before))?;
+        }
+        written
+    }
+}
+
+/// One who reads what is added.
+#[derive(Debug)]
+pub(super) struct Reader<T> {
+    file: File,
+    at: u64,
+    entries: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Reader<T> {
+    /// From the beginning.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)?, at: 0, entries: PhantomData })
+    }
+
+    /// What was added since the last time.
+    pub(super) fn news(&mut self) -> io::Result<Vec<T>> {
+        let (entries, at) = read(&mut self.file, self.at)?;
+        self.at = at;
+        Ok(entries)
+    }
+}
+
+/// The whole entries from `at` on, and where they end.
+fn read<T: DeserializeOwned>(file: &mut File, mut at: u64) -> io::Result<(Vec<T>, u64)> {
+    file.seek(SeekFrom::Start(at))?;
+    let mut lines = BufReader::new(file);
+    let mut entries = Vec::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            return Ok((entries, at));
+        }
+        let Ok(entry) = serde_json::from_slice(&line) else { return Ok((entries, at)) };
+        entries.push(entry);
+        at += length as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_torn_is_cut_off_and_the_rest_goes_on() {
+        let path = std::env::temp_dir().join(format!("pagecast-log-{}", std::process::id()));
+        let _old = std::fs::remove_file(&path);
+        let mut log = Log::<u32>::open(&path).unwrap();
+        let mut reader = Reader::<u32>::open(&path).unwrap();
+        log.add(&1).unwrap();
+        assert_eq!(reader.news().unwrap(), [1]);
+        log.add(&2).unwrap();
+        drop(log);
+        for torn in ["3", "nonsense\n4\n", "\0\0\0\0\n"] {
+            let whole = std::fs::read(&path).unwrap();
+            let mut text = whole.clone();
+            text.extend_from_slice(torn.as_bytes());
+            std::fs::write(&path, &text).unwrap();
+            drop(Log::<u32>::open(&path).unwrap());
+            assert_eq!(std::fs::read(&path).unwrap(), whole, "{torn:?}");
+        }
+        Log::<u32>::open(&path).unwrap().add(&5).unwrap();
+        assert_eq!(reader.news().unwrap(), [2, 5]);
+        assert!(reader.news().unwrap().is_empty());
+        std::fs::remove_file(&path).unwrap();
+    }
+}

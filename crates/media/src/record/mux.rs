@@ -1,0 +1,170 @@
+//! Packets become fragmented MP4, cut into files wherever we like.
+#![expect(unsafe_code, reason = "calls of libavformat that its bindings do not wrap")]
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use ff::format::context::Output;
+use ff::{ffi, packet};
+use ffmpeg_the_third as ff;
+use pagecast_core::{MediaTime, Packet, SAMPLE_RATE, Track};
+
+use crate::encode::Tracks;
+
+/// `lseek` from where it stands.
+const SEEK_CUR: i32 = 1;
+
+/// A run of segments that is being written: first what begins them all, then fragments, in one file after the other.
+pub(super) struct Muxer {
+    output: Output,
+    /// Index of the stream and its time base, by track.
+    video: Option<(usize, u32)>,
+    audio: (usize, u32),
+    /// Where the next fragment goes, if not to the file that is open.
+    next: Option<PathBuf>,
+    has_header: bool,
+}
+
+impl std::fmt::Debug for Muxer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Muxer").field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+impl Muxer {
+    /// Begins a run: `init` is what each of its segments needs to be played, `segment` the first of them. Unless it is the `first`,
+    /// its time does not begin at zero.
+    pub(super) fn create(
+        init: &Path,
+        segment: PathBuf,
+        tracks: Tracks,
+        first: bool,
+    ) -> Result<Self, ff::Error> {
+        let mut output = ff::format::output_as(url(init), "mp4")?;
+        let mut streams = 0;
+        let mut add = |parameters, per_second| -> Result<(usize, u32), ff::Error> {
+            add_stream(&mut output, parameters, (1, i32::try_from(per_second).unwrap_or(i32::MAX)))?;
+            streams += 1;
+            Ok((streams - 1, per_second))
+        };
+        let video = tracks.video.map(|(parameters, fps)| add(parameters, fps.get())).transpose()?;
+        let audio = add(tracks.audio, SAMPLE_RATE)?;
+        let mut options = ff::Dictionary::new();
+        // With `delay_moov` the header waits for the first fragment and can say where the sound's priming ends.
+        let flags = "frag_custom+delay_moov+default_base_moof+skip_trailer";
+        options.set("movflags", if first { flags.to_owned() } else { format!("{flags}+frag_discont") });
+        output.write_header_with(options)?;
+        Ok(Self { output, video, audio, next: Some(segment), has_header: false })
+    }
+
+    pub(super) fn write(&mut self, packet: &Packet) -> Result<(), ff::Error> {
+        let (stream, per_second) = match (packet.track, self.video) {
+            (Track::Audio, _) => self.audio,
+            (Track::Video, Some(video)) => video,
+            (Track::Video, None) => return Ok(()),
+        };
+        let mut av = ff::Packet::copy(&packet.data);
+        let at = |t: MediaTime| t.to_index(per_second);
+        av.set_stream(stream);
+        av.set_pts(Some(at(packet.pts)));
+        av.set_dts(Some(at(packet.dts)));
+        av.set_duration(at(packet.duration));
+        av.set_flags(if packet.keyframe { packet::Flags::KEY } else { packet::Flags::empty() });
+        let base = self.output.stream(stream).map_or(ff::Rational(1, 1), |s| s.time_base());
+        av.rescale_ts(ff::Rational(1, i32::try_from(per_second).unwrap_or(i32::MAX)), base);
+        write(&mut self.output, &mut av)
+    }
+
+    /// Ends a fragment and hands it to the system. The length of its file then.
+    pub(super) fn cut(&mut self) -> Result<u64, ff::Error> {
+        // The first flush writes the delayed header and nothing else.
+        if !std::mem::replace(&mut self.has_header, true) {
+            self.flush()?;
+        }
+        if let Some(path) = self.next.take() {
+            self.open(&path)?;
+        }
+        self.flush()
+    }
+
+    /// The next fragment begins this file.
+    pub(super) fn next_file(&mut self, path: PathBuf) {
+        self.next = Some(path);
+    }
+
+    /// Closes the file that is open and opens another.
+    fn open(&mut self, path: &Path) -> Result<(), ff::Error> {
+        let url = CString::new(url(path).as_bytes())
+            .map_err(|_| ff::Error::Other { errno: rustix::io::Errno::INVAL.raw_os_error() })?;
+        // SAFETY: the context is ours; between two fragments its muxer does not care what it writes to.
+        unsafe {
+            let context = self.output.as_mut_ptr();
+            let closed = ffi::avio_closep(&raw mut (*context).pb);
+            let opened = ffi::avio_open(&raw mut (*context).pb, url.as_ptr(), ffi::AVIO_FLAG_WRITE);
+            match closed.min(opened) {
+                0.. => Ok(()),
+                error => Err(error.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<u64, ff::Error> {
+        // SAFETY: the context is ours, open, and past its header; a null packet asks the muxer to flush. Without a file,
+        // which could not be opened, nothing is touched.
+        unsafe {
+            let context = self.output.as_mut_ptr();
+            if (*context).pb.is_null() {
+                return Err(ff::Error::Other { errno: rustix::io::Errno::BADF.raw_os_error() });
+            }
+            let written = ffi::av_write_frame(context, std::ptr::null_mut());
+            if written < 0 {
+                return Err(written.into());
+            }
+            let io = (*context).pb;
+            ffi::avio_flush(io);
+            if (*io).error < 0 {
+                return Err((*io).error.into());
+            }
+            Ok(u64::try_from(ffi::avio_seek(io, 0, SEEK_CUR)).unwrap_or(0))
+        }
+    }
+}
+
+/// Hands a packet to a muxer.
+pub(super) fn write(output: &mut Output, packet: &mut ff::Packet) -> Result<(), ff::Error> {
+    // SAFETY: the context is ours, open, and past its header; the packet lives until the call returns.
+    let written = unsafe { ffi::av_write_frame(output.as_mut_ptr(), packet::Mut::as_mut_ptr(packet)) };
+    // Some muxers return how much they wrote.
+    if written < 0 { Err(written.into()) } else { Ok(()) }
+}
+
+/// Writes what stands at a file's end.
+pub(super) fn end(output: &mut Output) -> Result<(), ff::Error> {
+    // SAFETY: the context is ours and past its header. Like other calls it may return how much it wrote.
+    let written = unsafe { ffi::av_write_trailer(output.as_mut_ptr()) };
+    if written < 0 { Err(written.into()) } else { Ok(()) }
+}
+
+/// Adds a stream whose times are multiples of `base` seconds.
+pub(super) fn add_stream(
+    output: &mut Output,
+    parameters: impl ff::AsPtr<ffi::AVCodecParameters>,
+    base: impl Into<ff::Rational>,
+) -> Result<(), ff::Error> {
+    let mut stream = output.add_stream(ff::codec::Id::None)?;
+    stream.set_parameters(parameters);
+    stream.set_time_base(base);
+    // SAFETY: the stream and its parameters were just made by libavformat; 0 lets the container choose its tag.
+    unsafe {
+        (*(*stream.as_mut_ptr()).codecpar).codec_tag = 0;
+    }
+    Ok(())
+}
+
+/// A path that libavformat does not take for another protocol.
+pub(super) fn url(path: &Path) -> OsString {
+    let mut url = OsString::from("file:");
+    url.push(path);
+    url
+}

@@ -1,0 +1,86 @@
+//! What the files of a recording are called. All names but those of playlists belong to one content for ever.
+
+/// The files of one recording.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    stem: String,
+    /// The first MP4 file, if it has a name of its own.
+    file: Option<String>,
+}
+
+impl Names {
+    /// Files called `stem_0.mp4`, `stem.m3u8` and so on; the first MP4 file is called `file` and the next ones `file_1`.
+    pub(crate) fn new(stem: &str, file: Option<String>) -> Self {
+        Self { stem: stem.to_owned(), file }
+    }
+
+    /// What all segments of a run need to be played.
+    pub(crate) fn init(&self, run: u32) -> String {
+        match run {
+            0 => format!("{}_init.mp4", self.stem),
+            _ => format!("{}_init_{run}.mp4", self.stem),
+        }
+    }
+
+    /// A segment as it is recorded, fragmented MP4.
+    pub(crate) fn segment(&self, index: u32) -> String {
+        format!("{}_{index}.m4s", self.stem)
+    }
+
+    /// A segment as MPEG-TS.
+    pub(crate) fn ts(&self, index: u32) -> String {
+        format!("{}_{index}.ts", self.stem)
+    }
+
+    /// A finished file.
+    pub(crate) fn mp4(&self, index: u32) -> String {
+        match &self.file {
+            None => format!("{}_{index}.mp4", self.stem),
+            Some(file) if index == 0 => file.clone(),
+            Some(file) => match file.rsplit_once('.') {
+                Some((stem, ending)) => format!("{stem}_{index}.{ending}"),
+                None => format!("{file}_{index}"),
+            },
+        }
+    }
+
+    /// A picture of it.
+    pub(crate) fn thumbnail(&self, index: u32) -> String {
+        format!("{}_{index}.jpg", self.stem)
+    }
+
+    /// The playlist of the whole recording.
+    pub(crate) fn playlist(&self) -> String {
+        format!("{}.m3u8", self.stem)
+    }
+
+    /// The playlist of its last minute, while it runs.
+    pub(crate) fn live_playlist(&self) -> String {
+        format!("{}_live.m3u8", self.stem)
+    }
+
+    /// The list of all files.
+    pub(crate) fn manifest(&self) -> String {
+        format!("{}.json", self.stem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_named_as_the_specification_says() {
+        let names = Names::new("task", None);
+        assert_eq!(
+            [names.mp4(0), names.playlist(), names.ts(7)],
+            ["task_0.mp4", "task.m3u8", "task_7.ts"].map(str::to_owned)
+        );
+    }
+
+    #[test]
+    fn a_file_with_a_name_keeps_it() {
+        let names = Names::new("talk", Some("my talk.v2.mp4".into()));
+        assert_eq!([names.mp4(0), names.mp4(1)], ["my talk.v2.mp4", "my talk.v2_1.mp4"].map(str::to_owned));
+    }
+}

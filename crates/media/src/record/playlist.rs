@@ -1,0 +1,199 @@
+//! Playlists (RFC 8216). Sans-IO.
+
+use std::fmt::Write as _;
+
+use chrono::DateTime;
+use pagecast_core::MediaTime;
+
+use super::names::Names;
+use super::spool::{Run, Segment};
+
+/// Segments in a live playlist: what is played is three behind the end, and a viewer may fall behind a little.
+const LIVE_SEGMENTS: usize = 15;
+/// How often a playlist says what time it is, in segments.
+const DATE_EVERY: u32 = 10;
+
+/// How far a recording has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It grows.
+    Running,
+    /// It is complete.
+    Complete,
+}
+
+/// What playlists are made of.
+#[derive(Debug)]
+pub(super) struct Playlists {
+    pub(super) ts: bool,
+    /// Longest segment, in whole seconds.
+    target_s: i64,
+    runs: Vec<Run>,
+    segments: Vec<Segment>,
+}
+
+impl Playlists {
+    /// `segment` is how long segments will be.
+    pub(super) fn new(ts: bool, segment: MediaTime) -> Self {
+        Self { ts, target_s: rounded(segment), runs: Vec::new(), segments: Vec::new() }
+    }
+
+    pub(super) fn run(&mut self, run: Run) {
+        self.runs.push(run);
+    }
+
+    /// Takes the next segment that is stored.
+    pub(super) fn push(&mut self, segment: Segment) {
+        self.segments.push(segment);
+    }
+
+    /// Forgets the segments.
+    pub(super) fn clear(&mut self) {
+        self.segments.clear();
+    }
+
+    /// How many segments are in it.
+    pub(super) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// All segments: an event while it grows, video on demand when it is complete.
+    pub(super) fn whole(&self, names: &Names, state: State) -> String {
+        let mut text = self.header(0, 0, &self.segments);
+        text.push_str(match state {
+            State::Running => "#EXT-X-PLAYLIST-TYPE:EVENT\n",
+            State::Complete => "#EXT-X-PLAYLIST-TYPE:VOD\n",
+        });
+        self.list(&mut text, names, &self.segments);
+        if state == State::Complete {
+            text.push_str("#EXT-X-ENDLIST\n");
+        }
+        text
+    }
+
+    /// The last segments.
+    pub(super) fn live(&self, names: &Names) -> String {
+        let (gone, last) = self.segments.split_at(self.segments.len().saturating_sub(LIVE_SEGMENTS));
+        let first = last.first().map_or(0, |s| s.index);
+        let run = last.first().map_or(0, |s| s.run);
+        let seams = gone.windows(2).filter(|pair| pair[0].run != pair[1].run).count();
+        // A seam in front of the first segment that is left is gone with it.
+        let seam = usize::from(gone.last().is_some_and(|s| s.run != run));
+        let mut text = self.header(first, seams + seam, last);
+        self.list(&mut text, names, last);
+        text
+    }
+
+    fn header(&self, sequence: u32, seams: usize, segments: &[Segment]) -> String {
+        let longest = segments.iter().map(|s| rounded(s.duration)).max().unwrap_or(0);
+        let (version, target) = (if self.ts { 3 } else { 7 }, self.target_s.max(longest));
+        let mut text = format!(
+            "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n"
+        );
+        if seams > 0 {
+            let _infallible = writeln!(text, "#EXT-X-DISCONTINUITY-SEQUENCE:{seams}");
+        }
+        text.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
+        text
+    }
+
+    fn list(&self, text: &mut String, names: &Names, segments: &[Segment]) {
+        let mut run = None;
+        for segment in segments {
+            let begins = run.replace(segment.run) != Some(segment.run);
+            // Writing to a string never fails.
+            if begins && segment != &segments[0] {
+                text.push_str("#EXT-X-DISCONTINUITY\n");
+            }
+            if begins && !self.ts {
+                let _infallible = writeln!(text, "#EXT-X-MAP:URI=\"{}\"", names.init(segment.run));
+            }
+            if begins || segment.index.is_multiple_of(DATE_EVERY) {
+                let at = self.runs.iter().find(|r| r.index == segment.run).map_or(0, |r| r.unix_ms);
+                let at = date(at + segment.start.as_millis());
+                let _infallible = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{at}");
+            }
+            let name = if self.ts { names.ts(segment.index) } else { names.segment(segment.index) };
+            let _infallible = writeln!(text, "#EXTINF:{:.6},\n{name}", segment.duration.as_secs_f64());
+        }
+    }
+}
+
+fn rounded(duration: MediaTime) -> i64 {
+    (duration.as_secs_f64().round() as i64).max(1)
+}
+
+/// Milliseconds since 1970 as `2023-11-14T22:13:20.000Z`.
+pub(super) fn date(unix_ms: i64) -> String {
+    let time = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
+    time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recording(ts: bool, seams: &[u32], count: u32) -> Playlists {
+        let mut playlists = Playlists::new(ts, MediaTime::of_index(4, 1));
+        let mut start = 0;
+        for index in 0..count {
+            let run = u32::try_from(seams.iter().filter(|at| **at <= index).count()).unwrap();
+            if index == 0 || seams.contains(&index) {
+                playlists.run(Run { index: run, unix_ms: 1_700_000_000_000 + i64::from(run) * 3_600_000 });
+            }
+            let duration = MediaTime::of_index(4, 1);
+            playlists.push(Segment { index, run, start: MediaTime::of_index(start, 1), duration, bytes: 1 });
+            start += 4;
+        }
+        playlists
+    }
+
+    #[test]
+    fn a_recording_that_goes_on_elsewhere_says_so() {
+        let text = recording(false, &[2], 3).whole(&Names::new("t", None), State::Complete);
+        assert_eq!(
+            text,
+            "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:0\n\
+             #EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-PLAYLIST-TYPE:VOD\n\
+             #EXT-X-MAP:URI=\"t_init.mp4\"\n#EXT-X-PROGRAM-DATE-TIME:2023-11-14T22:13:20.000Z\n\
+             #EXTINF:4.000000,\nt_0.m4s\n#EXTINF:4.000000,\nt_1.m4s\n\
+             #EXT-X-DISCONTINUITY\n#EXT-X-MAP:URI=\"t_init_1.mp4\"\n\
+             #EXT-X-PROGRAM-DATE-TIME:2023-11-14T23:13:28.000Z\n#EXTINF:4.000000,\nt_2.m4s\n#EXT-X-ENDLIST\n"
+        );
+    }
+
+    #[test]
+    fn a_live_playlist_slides() {
+        let names = Names::new("t", None);
+        let text = recording(true, &[3, 8], 20).live(&names);
+        assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:5\n#EXT-X-DISCONTINUITY-SEQUENCE:1\n"), "{text}");
+        assert!(text.matches("#EXTINF").count() == 15 && text.matches("#EXT-X-DISCONTINUITY\n").count() == 1);
+        assert!(!text.contains("ENDLIST") && !text.contains("PLAYLIST-TYPE") && !text.contains("MAP"));
+        // The seam goes with the segment behind it.
+        let text = recording(true, &[5], 20).live(&names);
+        assert!(text.contains("DISCONTINUITY-SEQUENCE:1\n") && !text.contains("DISCONTINUITY\n"), "{text}");
+        assert!(text.starts_with("#EXTM3U\n#EXT-X-VERSION:3\n"));
+    }
+
+    #[test]
+    fn a_day_long_playlist_stays_small() {
+        let day = recording(true, &[], 21_600);
+        let text = day.whole(&Names::new("0123456789abcdef0123456789abcdef", None), State::Running);
+        assert!(text.len() < 21_600 * 70, "{} bytes", text.len());
+        assert!(text.ends_with("0123456789abcdef0123456789abcdef_21599.ts\n"));
+        assert!(text.contains("#EXT-X-PROGRAM-DATE-TIME:2023-11-15T22:12:40.000Z"), "ten from the end");
+    }
+
+    #[test]
+    fn dates() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199_999, "2024-02-29T23:59:59.999Z"),
+            (4_102_444_800_001, "2100-01-01T00:00:00.001Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(date(ms), text);
+        }
+    }
+}

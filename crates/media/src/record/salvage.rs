@@ -1,0 +1,108 @@
+//! What is left of a segment whose recorder died: its whole fragments.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use pagecast_core::MediaTime;
+
+use super::chain::Chain;
+use super::spool::{Recorded, Run, Segment, Spool, sync_folder};
+
+/// What a spool held when it was taken up.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    pub(super) runs: Vec<Run>,
+    pub(super) segments: Vec<Segment>,
+    /// Index of the next thumbnail.
+    pub(super) thumbnails: u32,
+}
+
+impl Past {
+    /// Where the recording ends so far.
+    pub(super) fn end(&self) -> MediaTime {
+        self.segments.last().map_or(MediaTime::ZERO, |s| s.start + s.duration)
+    }
+}
+
+/// Reads what was recorded, and completes it by what was being recorded.
+pub(super) fn take_up(spool: &Spool) -> io::Result<Past> {
+    let mut past = Past::default();
+    for entry in spool.recorded()?.news()? {
+        match entry {
+            Recorded::Run(run) => past.runs.push(run),
+            Recorded::Segment(segment) => past.segments.push(segment),
+            Recorded::Thumbnail(thumbnail) => past.thumbnails = thumbnail.index + 1,
+            Recorded::End => {}
+        }
+    }
+    if let Some(segment) = past.runs.last().and_then(|run| open_segment(spool, run, past.segments.last())) {
+        tracing::info!(
+            index = segment.index,
+            seconds = segment.duration.as_secs_f64(),
+            "an open segment is saved"
+        );
+        spool.record()?.add(&Recorded::Segment(segment))?;
+        past.segments.push(segment);
+    }
+    Ok(past)
+}
+
+/// The segment that was open, if anything of it is whole.
+fn open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> Option<Segment> {
+    let index = last.map_or(0, |s| s.index + 1);
+    let start = last.map_or(MediaTime::ZERO, |s| s.start + s.duration);
+    let empty = Segment { index, run: run.index, start, duration: MediaTime::ZERO, bytes: 0 };
+    let path = spool.path(&spool.names().segment(index));
+    let bytes = whole_fragments(&path).ok().filter(|bytes| *bytes > 0)?;
+    let cut = || {
+        let file = OpenOptions::new().write(true).open(&path)?;
+        file.set_len(bytes)?;
+        file.sync_all()?;
+        sync_folder(spool.folder())
+    };
+    let end = cut().ok().and_then(|()| end_of(&spool.piece(&empty).init, &path))?;
+    (end > start).then_some(Segment { duration: end - start, bytes, ..empty })
+}
+
+/// The bytes at the beginning of a file that are whole fragments: `moof` and `mdat`.
+fn whole_fragments(path: &Path) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let (mut at, mut whole) = (0_u64, 0);
+    let mut header = [0; 16];
+    while at + 8 <= length {
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut header[..8])?;
+        let word =
+            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let (kind, short) = (word(4), u64::from(word(0)));
+        let size = if short == 1 && at + 16 <= length {
+            file.read_exact(&mut header[8..])?;
+            u64::from_be_bytes([8, 9, 10, 11, 12, 13, 14, 15].map(|i: usize| header[i]))
+        } else {
+            short
+        };
+        let Some(end) = at.checked_add(size).filter(|end| size >= 8 && *end <= length) else { break };
+        if kind.to_be_bytes() == *b"mdat" {
+            whole = end;
+        }
+        at = end;
+    }
+    Ok(whole)
+}
+
+/// When the first track of a segment ends.
+fn end_of(init: &Path, segment: &Path) -> Option<MediaTime> {
+    let mut chain = Chain::open(&[init, segment]).ok()?;
+    let mut end = None;
+    let read = chain.each(|base, packet| {
+        if let (0, Some(dts)) = (packet.stream(), packet.dts()) {
+            let per_second = u32::try_from(base.1).unwrap_or(1);
+            end = Some(MediaTime::of_index(dts + packet.duration(), per_second)).max(end);
+        }
+        Ok(())
+    });
+    read.ok()?;
+    end
+}

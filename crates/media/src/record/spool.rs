@@ -1,0 +1,306 @@
+//! The folder where a recording lives until all of it is stored. Whoever holds its lock owns it.
+//!
+//! ```text
+//! NAME.spool/
+//!   recording.json   what the recording is, without keys
+//!   lock             held by the process that records or delivers
+//!   recorded.log     what was recorded, by the thread `record`
+//!   delivered.log    what became of it, by the thread `deliver`
+//!   NAME_init.mp4  NAME_0.m4s  NAME_1.m4s …
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pagecast_core::MediaTime;
+use pagecast_core::spec::{Recording, Storage};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::assemble::Piece;
+use super::log::{Log, Reader};
+use super::names::Names;
+
+const DESCRIPTION: &str = "recording.json";
+const LOCK: &str = "lock";
+const RECORDED: &str = "recorded.log";
+const DELIVERED: &str = "delivered.log";
+/// How a description of another kind is told from this one.
+const VERSION: u32 = 1;
+
+/// What was recorded, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Recorded {
+    /// An encoder began: the segments that follow are its.
+    Run(Run),
+    /// A segment is whole.
+    Segment(Segment),
+    /// A picture was taken.
+    Thumbnail(Thumbnail),
+    /// Nothing more comes, unless another run does.
+    End,
+}
+
+/// One encoder's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Run {
+    pub(super) index: u32,
+    /// What time it was at zero of the recording, had the run begun there; in milliseconds since 1970.
+    pub(super) unix_ms: i64,
+}
+
+/// A segment; the first one starts at zero, each at the end of the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Segment {
+    pub(super) index: u32,
+    pub(super) run: u32,
+    pub(super) start: MediaTime,
+    pub(super) duration: MediaTime,
+    pub(super) bytes: u64,
+}
+
+/// A picture of the recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Thumbnail {
+    pub(super) index: u32,
+    /// When, in the recording.
+    pub(super) at: MediaTime,
+    pub(super) bytes: u64,
+}
+
+/// What became of what was recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Delivered {
+    /// An MP4 file was made of its segments.
+    Made(u32),
+    /// Storage has confirmed this.
+    Stored(Stored),
+    /// The first storage was given up: all goes to the backup, from the beginning.
+    Backup,
+}
+
+/// A file that storage has confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stored {
+    /// Its name.
+    pub(super) name: String,
+    /// Its size.
+    pub(super) bytes: u64,
+}
+
+/// What a spool says about itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
+    version: u32,
+    recording: Recording,
+}
+
+/// A spool that is ours.
+#[derive(Debug)]
+pub struct Spool {
+    folder: PathBuf,
+    recording: Recording,
+    names: Names,
+    /// Bytes in it.
+    used: AtomicU64,
+    /// Until it is closed, the spool is nobody else's.
+    _lock: File,
+}
+
+impl Spool {
+    /// Makes the spool of a recording, or takes up the one there is.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] where something else is or was recorded, [`Error::NoFolder`], [`Error::Create`], [`Error::Busy`].
+    pub fn create(recording: &Recording) -> Result<Arc<Self>, Error> {
+        let folder = &recording.spool;
+        if recording.resume && folder.join(DESCRIPTION).exists() {
+            let mut spool = Self::lock(folder)?;
+            // Its keys are not in the spool.
+            recording.clone_into(&mut spool.recording);
+            return Ok(Arc::new(spool));
+        }
+        claim(recording)?;
+        fs::create_dir(folder).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => Error::Unfinished(folder.clone()),
+            io::ErrorKind::NotFound => Error::NoFolder(parent(folder).to_owned()),
+            _ => Error::Create(folder.clone(), e),
+        })?;
+        let made = describe(folder, recording).map_err(|e| Error::Create(folder.clone(), e));
+        made.and_then(|()| Ok(Arc::new(Self::lock(folder)?))).inspect_err(|_| {
+            // Nothing is in it yet.
+            let _gone = fs::remove_dir_all(folder);
+        })
+    }
+
+    /// Takes up a spool that somebody left. Keys of its storage have to be given anew.
+    ///
+    /// # Errors
+    /// [`Error::NoSpool`], [`Error::Busy`].
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::lock(folder)
+    }
+
+    fn lock(folder: &Path) -> Result<Self, Error> {
+        let none = |source: io::Error| Error::NoSpool { folder: folder.to_owned(), source };
+        let text = fs::read(folder.join(DESCRIPTION)).map_err(none)?;
+        let described: Description = serde_json::from_slice(&text).map_err(|e| none(e.into()))?;
+        if described.version != VERSION {
+            return Err(none(io::Error::other("another version of Pagecast made it")));
+        }
+        let mut options = OpenOptions::new();
+        let lock = options.write(true).create(true).truncate(false).open(folder.join(LOCK)).map_err(none)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Busy(folder.to_owned()))?;
+        let recording = described.recording;
+        let file = match &recording.to {
+            Storage::File(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            _ => None,
+        };
+        let names = Names::new(&recording.name, file);
+        // A log that is not there yet is empty.
+        for log in [RECORDED, DELIVERED] {
+            options.clone().append(true).open(folder.join(log)).map_err(none)?;
+        }
+        let used = AtomicU64::new(size_of(folder));
+        Ok(Self { folder: folder.to_owned(), recording, names, used, _lock: lock })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What is recorded.
+    #[must_use]
+    pub fn recording(&self) -> &Recording {
+        &self.recording
+    }
+
+    /// For keys, which are not in the spool.
+    pub fn recording_mut(&mut self) -> &mut Recording {
+        &mut self.recording
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Where a file of this name is.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Where a segment and what begins its run are.
+    pub(super) fn piece(&self, segment: &Segment) -> Piece {
+        Piece {
+            start: segment.start,
+            duration: segment.duration,
+            init: self.path(&self.names.init(segment.run)),
+            segment: self.path(&self.names.segment(segment.index)),
+        }
+    }
+
+    /// Bytes in it.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn grew(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Removes a file that is not needed any more.
+    pub(super) fn discard(&self, name: &str) {
+        let path = self.path(name);
+        let bytes = fs::metadata(&path).map_or(0, |m| m.len());
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                let less = |used: u64| Some(used.saturating_sub(bytes));
+                // The closure always gives a value.
+                let _before = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, path = %path.display(), "stays in the spool"),
+        }
+    }
+
+    pub(super) fn recorded(&self) -> io::Result<Reader<Recorded>> {
+        Reader::open(&self.folder.join(RECORDED))
+    }
+
+    pub(super) fn record(&self) -> io::Result<Log<Recorded>> {
+        Log::open(&self.folder.join(RECORDED))
+    }
+
+    pub(super) fn delivered(&self) -> io::Result<Reader<Delivered>> {
+        Reader::open(&self.folder.join(DELIVERED))
+    }
+
+    pub(super) fn deliver(&self) -> io::Result<Log<Delivered>> {
+        Log::open(&self.folder.join(DELIVERED))
+    }
+
+    /// Everything is stored, or there is nothing: the spool goes.
+    pub(super) fn remove(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            tracing::warn!(%error, spool = %self.folder.display(), "the spool stays");
+        }
+    }
+}
+
+/// Looks whether there is room for the files of a recording where they will be.
+fn claim(recording: &Recording) -> Result<(), Error> {
+    match &recording.to {
+        Storage::File(path) => {
+            if path.is_dir() {
+                return Err(Error::Create(path.clone(), io::ErrorKind::IsADirectory.into()));
+            }
+            let folder = parent(path);
+            if !folder.is_dir() {
+                return Err(Error::NoFolder(folder.to_owned()));
+            }
+            if path.exists() && !recording.overwrite { Err(Error::Exists(path.clone())) } else { Ok(()) }
+        }
+        Storage::Folder(folder) => {
+            fs::create_dir_all(folder).map_err(|e| Error::Create(folder.clone(), e))?;
+            let own = folder.join(&recording.name);
+            if own.exists() && !recording.overwrite { Err(Error::Exists(own)) } else { Ok(()) }
+        }
+        // Where others can write too, a look now would promise nothing.
+        _ => Ok(()),
+    }
+}
+
+fn describe(folder: &Path, recording: &Recording) -> io::Result<()> {
+    let mut recording = recording.clone();
+    recording.to = recording.to.without_keys();
+    recording.backup = recording.backup.map(|backup| backup.without_keys());
+    let text = serde_json::to_vec_pretty(&Description { version: VERSION, recording })?;
+    let path = folder.join(DESCRIPTION);
+    fs::write(&path, text)?;
+    File::open(path)?.sync_all()?;
+    sync_folder(folder)
+}
+
+/// What was made in this folder is still there after a power cut.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn size_of(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum()
+}
+
+/// The folder that something is in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

@@ -1,0 +1,203 @@
+//! What can be typed about where a recording goes, and what it becomes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use pagecast_core::spec::{Format, Recording, SourceUrl, Storage, StorageError};
+use url::Url;
+
+use super::{parse_bytes, parse_duration};
+
+const HEADING: &str = "The recording";
+
+/// Where a recording goes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = HEADING)]
+pub(crate) struct Output {
+    /// A file (FILE.mp4), a folder, or a bucket: s3://BUCKET/PREFIX, gs://…, az://…, cos://…?region=…, tos://…, oss://…. Keys come
+    /// from the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY [default: the page's host with .mp4]
+    #[arg(short, long, value_name = "WHERE")]
+    output: Option<String>,
+    /// Another place, which gets all of it if the first does not answer for a minute
+    #[arg(long, value_name = "WHERE")]
+    backup: Option<String>,
+    /// The server of a bucket that is not the service's own, like http://127.0.0.1:9000
+    #[arg(long, value_name = "URL")]
+    storage_endpoint: Option<Url>,
+    /// How long storage is waited for when the recording is over; then it stays in its spool [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    storage_patience: Option<Duration>,
+    /// What the files in a folder or bucket are called: NAME/NAME_0.mp4, NAME/NAME.m3u8 [default: host and time]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// What to make: MP4, HLS with fragmented MP4 or MPEG-TS, or MP4 and HLS
+    #[arg(long, value_enum, default_value = "mp4")]
+    format: FormatName,
+    /// Length of a segment, 1 to 60 s: what is closed is safe [default: 4s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    segment: Option<Duration>,
+    /// Begin another MP4 after so long, or 2 GB [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    split: Option<Duration>,
+    /// Take a picture (JPEG) every so often
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    thumbnails: Option<Duration>,
+    /// Store a list of all files, NAME.json
+    #[arg(long)]
+    manifest: bool,
+    /// Record the sound alone
+    #[arg(long)]
+    audio_only: bool,
+    /// The folder for what is not stored yet [default: beside the recording, or here, with .spool]
+    #[arg(long, value_name = "FOLDER")]
+    spool: Option<PathBuf>,
+    /// What the spool may hold; beyond that nothing more is recorded, and what was is kept [default: 50G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    spool_limit: Option<u64>,
+    /// Replace the recording if it exists
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatName {
+    Mp4,
+    Hls,
+    HlsTs,
+    Both,
+    BothTs,
+}
+
+impl From<FormatName> for Format {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Mp4 => Self::Mp4,
+            FormatName::Hls => Self::Hls,
+            FormatName::HlsTs => Self::HlsTs,
+            FormatName::Both => Self::Both,
+            FormatName::BothTs => Self::BothTs,
+        }
+    }
+}
+
+impl Output {
+    /// The recording, and the folder for evidence beside it.
+    pub(crate) fn recording(
+        &self,
+        page: &SourceUrl,
+        now_unix_s: i64,
+    ) -> Result<(Recording, PathBuf), StorageError> {
+        let (default, named) = self.place(page, now_unix_s)?;
+        let spool = self.spool.clone().unwrap_or_else(|| default.spool.clone());
+        let recording = Recording {
+            backup: self.backup.as_deref().map(|text| self.storage(text)).transpose()?,
+            format: self.format.into(),
+            overwrite: self.overwrite,
+            spool,
+            spool_limit_bytes: self.spool_limit.unwrap_or(default.spool_limit_bytes),
+            segment: self.segment.unwrap_or(default.segment),
+            split: self.split.unwrap_or(default.split),
+            thumbnails: self.thumbnails,
+            manifest: self.manifest,
+            audio_only: self.audio_only,
+            patience: self.storage_patience.unwrap_or(default.patience),
+            ..default
+        };
+        Ok((recording, with_ending(&named, ".evidence")))
+    }
+
+    /// The recording by its place alone, and what is called after it.
+    fn place(&self, page: &SourceUrl, now_unix_s: i64) -> Result<(Recording, PathBuf), StorageError> {
+        let file = match &self.output {
+            None => Some(free_name(page)),
+            Some(text) if !text.contains("://") && text.ends_with(".mp4") => Some(text.into()),
+            Some(_) => None,
+        };
+        if let Some(path) = file {
+            let mut recording = Recording::to_file(path.clone());
+            if let Some(name) = &self.name {
+                recording.name.clone_from(name);
+            }
+            return Ok((recording, path));
+        }
+        let storage = self.storage(self.output.as_deref().unwrap_or_default())?;
+        let name = self.name.clone().unwrap_or_else(|| usual_name(page, now_unix_s));
+        let local = match &storage {
+            Storage::Folder(folder) => folder.join(&name),
+            _ => PathBuf::from(&name),
+        };
+        Ok((Recording::new(name, storage, with_ending(&local, ".spool")), local))
+    }
+
+    fn storage(&self, text: &str) -> Result<Storage, StorageError> {
+        let mut storage = Storage::parse(text)?;
+        if let (Storage::Bucket(bucket), Some(endpoint)) = (&mut storage, &self.storage_endpoint) {
+            bucket.endpoint = Some(endpoint.clone());
+            storage.check()?;
+        }
+        Ok(storage)
+    }
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// The page's host, as far as it can be the name of a file.
+fn host(url: &SourceUrl) -> String {
+    let good = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' };
+    url.host().chars().map(good).collect()
+}
+
+/// The page's host and the time, in UTC.
+fn usual_name(url: &SourceUrl, now_unix_s: i64) -> String {
+    let time = chrono::DateTime::from_timestamp(now_unix_s, 0).unwrap_or_default();
+    let host: String = host(url).trim_start_matches('.').chars().take(100).collect();
+    format!("{host}-{}", time.format("%Y%m%d-%H%M%S"))
+}
+
+/// The page's host with `.mp4`; a number is added until there is no such file, nor a spool of one.
+fn free_name(url: &SourceUrl) -> PathBuf {
+    let host = host(url);
+    let named =
+        |n: u32| PathBuf::from(if n == 1 { format!("{host}.mp4") } else { format!("{host}-{n}.mp4") });
+    let is_free = |path: &PathBuf| !path.exists() && !with_ending(path, ".spool").exists();
+    (1..10_000).map(named).find(is_free).unwrap_or_else(|| named(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        output: Output,
+    }
+
+    fn recording(arguments: &[&str]) -> Recording {
+        let line = Line::parse_from(["x"].iter().chain(arguments));
+        let page = SourceUrl::parse("https://a.example/b").unwrap();
+        line.output.recording(&page, 1_700_000_000).unwrap().0
+    }
+
+    #[test]
+    fn places() {
+        let file = recording(&["-o", "talks/my talk.mp4"]);
+        assert_eq!(file.to, Storage::File("talks/my talk.mp4".into()));
+        assert_eq!(file.spool, PathBuf::from("talks/my talk.mp4.spool"));
+        let folder = recording(&["-o", "talks", "--format", "both"]);
+        assert_eq!(folder.to, Storage::Folder("talks".into()));
+        assert_eq!((folder.name.as_str(), folder.format), ("a.example-20231114-221320", Format::Both));
+        assert_eq!(folder.spool, PathBuf::from("talks/a.example-20231114-221320.spool"));
+        let bucket =
+            recording(&["-o", "s3://b/p", "--storage-endpoint", "http://127.0.0.1:9", "--name", "t"]);
+        let Storage::Bucket(s3) = &bucket.to else { panic!("{bucket:?}") };
+        assert_eq!(s3.endpoint.as_ref().map(Url::as_str), Some("http://127.0.0.1:9/"));
+        assert_eq!((bucket.name.as_str(), bucket.spool), ("t", PathBuf::from("t.spool")));
+    }
+}
