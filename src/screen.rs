@@ -110,7 +110,7 @@ impl LiveLine {
                 format!("the recording cannot be stored, {pending} files to go{problem}")
             }
         };
-        if std::mem::replace(&mut self.delivery, Some(text.clone())).is_some_and(|told| told == text) {
+        if self.delivery.replace(text.clone()).is_some_and(|told| told == text) {
             return;
         }
         if status.state == DeliveryState::Uploading {
