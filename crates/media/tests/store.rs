@@ -4,14 +4,16 @@
 mod place;
 
 use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Bucket, Keys, Secret, Storage};
+use pagecast_core::spec::{Bucket, Keys, Secret, Service, Storage};
 use pagecast_media::store::{Class, Error, Store};
 use pagecast_testkit::s3::Known;
-use pagecast_testkit::{Fault, S3, Scratch, Tmpfs};
+use pagecast_testkit::{Fault, S3, Scratch, SelfSigned, Tmpfs};
 
 use place::{ACCESS, MIB, PART, SECRET, bucket, file, fresh, pace, run};
 
@@ -124,6 +126,12 @@ fn a_place_that_cannot_be_used_says_why() -> Result<()> {
         server.stop();
         let (class, text) = said(&good).await?;
         ensure!(class == Class::Transient && text.contains("Connection refused"), "{text}");
+        let impostor = SelfSigned::start()?;
+        let (class, text) = said(&with(&|b| b.endpoint = impostor.url().parse().ok())).await?;
+        ensure!(
+            class == Class::Transient && text.contains("install the authority of its certificate"),
+            "{text}"
+        );
         let nowhere = with(&|b| b.endpoint = "http://nowhere.invalid:9".parse().ok());
         let (class, text) = said(&nowhere).await?;
         ensure!(class == Class::Transient && text.contains("check the region or the endpoint"), "{text}");
@@ -191,6 +199,75 @@ fn a_storage_that_goes_away_in_the_middle_is_tidied_when_it_is_back() -> Result<
         server.set(None);
         ensure!(store.tidy().await == 0 && server.unfinished()? == 0);
         ensure!(server.objects("rec")?.is_empty());
+        Ok(())
+    })
+}
+
+/// Answers every request on a port of its own with the same bytes.
+fn impostor(answer: Vec<u8>) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = format!("http://{}", listener.local_addr()?);
+    // It ends with the process: it waits for connections that may never come.
+    std::thread::Builder::new().name("impostor".into()).spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut seen = Vec::new();
+            let mut buffer = [0; 65_536];
+            while !seen.windows(4).any(|w| w == b"\r\n\r\n") {
+                match stream.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(n) => seen.extend_from_slice(&buffer[..n]),
+                }
+            }
+            // What is not read when a connection is dropped would reset it, and the answer be lost.
+            let answered = stream.write_all(&answer).and_then(|()| stream.shutdown(Shutdown::Write));
+            let _it_hung_up = answered.and_then(|()| io::copy(&mut stream, &mut io::sink()));
+        }
+    })?;
+    Ok(address)
+}
+
+#[test]
+fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
+    run(async {
+        let scratch = Scratch::new()?;
+        let paths = [file(&scratch, 100, 1)?, file(&scratch, 2 * PART, 2)?];
+        let ok = |body: &str| {
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+        };
+        let long = "<a>".repeat(1 << 20);
+        let endless = [&b"HTTP/1.1 200 OK\r\n"[..], &b"X-Header: x\r\n".repeat(100_000)].concat();
+        for (answer, words) in [
+            (ok(""), ""),
+            (ok("<InitiateMultipartUploadResult><UploadId>../../x y</UploadId>"), ""),
+            (ok("<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>"), "500 (InternalError)"),
+            (ok("<Error><Code>hunter2 and a signature</Code></Error>"), ""),
+            (ok(&long), "longer than 1 MiB"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n".to_vec(), ""),
+            (
+                b"HTTP/1.1 302 Found\r\nLocation: http://hunter2.example\r\nContent-Length: 0\r\n\r\n"
+                    .to_vec(),
+                "region",
+            ),
+            (endless, ""),
+            (b"\0\xff\0".repeat(1000), ""),
+            (Vec::new(), ""),
+        ] {
+            let said = String::from_utf8_lossy(&answer[..answer.len().min(60)]).into_owned();
+            let keys = Some(Keys::new(ACCESS, SECRET));
+            let mut place = Bucket::new(Service::S3, "rec");
+            (place.keys, place.endpoint) = (keys, impostor(answer)?.parse().ok());
+            let store = Store::open_at(&Storage::Bucket(place), pace())?;
+            for path in &paths {
+                let error = store
+                    .put("a.mp4", path, MP4)
+                    .await
+                    .err()
+                    .with_context(|| format!("{said:?} is stored"))?;
+                let text = format!("{error} {error:?}");
+                ensure!(text.contains(words) && !text.contains("hunter2"), "{said:?}: {text}");
+                ensure!(matches!(error.class(), Class::Transient | Class::Refused), "{said:?}: {text}");
+            }
+        }
         Ok(())
     })
 }

@@ -96,6 +96,11 @@ impl Error {
                 Fault::Connect(_) if why.contains("dns error") || why.contains("lookup address") => {
                     Self::Transient(attempt, format!("{why}: check the region or the endpoint"))
                 }
+                Fault::Connect(_) if why.contains("certificate") => {
+                    let hint =
+                        "check the endpoint and the clock, or install the authority of its certificate";
+                    Self::Transient(attempt, format!("{why}: {hint}"))
+                }
                 Fault::NoKeys => Self::Denied(attempt, why),
                 Fault::TooLong | Fault::Insecure => Self::Refused(attempt, why),
                 _ => Self::Transient(attempt, why),
