@@ -7,10 +7,11 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Bucket, Keys, Secret, Service, Storage};
+use pagecast_core::spec::{Bucket, Keys, Secret, Service, Storage, Vod};
 use pagecast_media::store::{Class, Error, Store};
 use pagecast_testkit::s3::Known;
 use pagecast_testkit::{Fault, S3, Scratch, SelfSigned, Tmpfs};
@@ -45,6 +46,29 @@ fn what_is_stored_is_there_byte_for_byte() -> Result<()> {
         store.delete("long.mp4").await?;
         store.delete("long.mp4").await?;
         ensure!(store.head("long.mp4").await?.is_none() && server.objects("rec")?.len() == 4);
+        Ok(())
+    })
+}
+
+#[test]
+fn uploads_may_run_on_any_thread() -> Result<()> {
+    fn sent<T: Send>(task: T) -> T {
+        task
+    }
+    run(async {
+        let (scratch, _server, store) = fresh()?;
+        let (path, store) = (file(&scratch, 2 * PART, 1)?, Arc::new(store));
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..3 {
+            let (path, store) = (path.clone(), store.clone());
+            tasks.spawn(sent(async move { store.put(&format!("{n}.mp4"), &path, MP4).await }));
+        }
+        while let Some(done) = tasks.join_next().await {
+            ensure!(done??.bytes == 2 * PART);
+        }
+        let vod = Vod { keys: Some(Keys::new("a", "b")), ..Vod::default() };
+        let vod = Store::open(&Storage::TencentVod(vod))?;
+        drop(sent(vod.put("a.mp4", &path, MP4)));
         Ok(())
     })
 }
