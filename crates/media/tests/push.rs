@@ -269,6 +269,33 @@ fn srt_carries_every_picture_to_the_last() -> Result<()> {
 }
 
 #[test]
+fn an_srt_listener_that_dies_is_found_again() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let (port, file) = (free_port()?, scratch.join("second.mkv"));
+    let server = SrtServer::start(port, &scratch.join("first.mkv"))?;
+    let rig = Rig::start(Config::default(), 0)?;
+    let id = rig.push(&format!("srt://127.0.0.1:{port}"))?;
+    let before = rig.some_more(id, 60)?;
+    drop(server);
+    rig.reach(id, Recovering)?;
+    let server = SrtServer::start(port, &file)?;
+    rig.some_more(id, 100)?;
+    let came = rig.end()?;
+    server.finish()?;
+    let file = Recording::open(&file)?;
+    let seen: Vec<_> =
+        file.strips(Place::PAGE)?.iter().filter_map(|seen| Some(seen.strip?.counter)).collect();
+    let (first, last) = (seen[0], seen[seen.len() - 1]);
+    ensure!(seen.iter().copied().eq(first..=last) && last as usize == came.pictures() - 1, "{seen:?}");
+    // `ffmpeg` shifts what it gets by nothing (`-copyts`), so these are the times of the cast, ahead by a constant.
+    let shown_s = file.video.seconds(file.pictures[0].pts);
+    let ahead_s = shown_s - f64::from(first) / f64::from(rig::FPS);
+    ensure!((0.0..1.0).contains(&ahead_s), "picture {first} is at {shown_s} s");
+    ensure!(came.states[0].reconnects == 1 && came.states[0].lost > 0, "{before:?}, then {:?}", came.states);
+    Ok(())
+}
+
+#[test]
 fn a_target_that_hangs_ends_at_once_when_it_is_removed() -> Result<()> {
     let kept = Mutex::new(Vec::new());
     let silent = server(move |connection| {
