@@ -113,7 +113,10 @@ fn pushes_are_added_and_removed_while_the_cast_runs() -> Result<()> {
     let outcome = process.run(&spec, process::now(), &stop, |news| {
         let News::Push(news) = news else { return };
         match (news.id, news.state) {
-            (1, State::Running) => assert!(changes.order(Change::AddPush(second.clone()))),
+            (1, State::Running) => {
+                assert!(changes.order(Change::AddPush(first.clone())), "which is refused");
+                assert!(changes.order(Change::AddPush(second.clone())));
+            }
             (2, State::Running) => assert!(changes.order(Change::RemovePush(first.url.clone()))),
             (1, State::Idle) => stop.ask(),
             _ => {}
@@ -128,6 +131,8 @@ fn pushes_are_added_and_removed_while_the_cast_runs() -> Result<()> {
         let wanted = [State::Connecting, State::Running, State::Disconnecting, State::Idle];
         ensure!(states == wanted, "{id}: {states:?}");
     }
+    let refused: Vec<_> = told.iter().filter(|(of, _)| *of == 0).collect();
+    ensure!(refused == [&(0, State::Failed)], "{refused:?}");
     let report = outcome.report.context("no report")?;
     ensure!(
         report.pushes.len() == 2 && report.pushes.iter().all(|p| p.bytes > 0 && p.lost == 0),

@@ -300,13 +300,14 @@ impl<'a> Driver<'a> {
 
     /// Changes what is to be changed, and tells what happened.
     fn see_to_pushes(&mut self) {
+        let mut news = Vec::new();
         for change in self.changes.try_iter() {
-            match &mut self.line {
+            news.extend(match &mut self.line {
                 Some(line) => line.pushes.change(change),
                 None => pushes::change(&mut self.pushes, change),
-            }
+            });
         }
-        let news: Vec<_> = self.line.iter().flat_map(|line| line.pushes.news()).collect();
+        news.extend(self.line.iter().flat_map(|line| line.pushes.news()));
         news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Push(news)));
     }
 

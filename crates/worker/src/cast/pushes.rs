@@ -3,7 +3,7 @@
 use std::sync::mpsc::Receiver;
 
 use pagecast_core::push::{Event, State};
-use pagecast_core::spec::{Push, PushUrl};
+use pagecast_core::spec::{MAX_PUSHES, Push, PushUrl};
 use pagecast_media::encode::{Keyframes, Tracks};
 use pagecast_media::fanout::Taps;
 use pagecast_media::push::{self, Config, Id, Pushes, Status};
@@ -22,7 +22,7 @@ pub enum Change {
 /// News of a push. Neither the address nor the error tells a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushNews {
-    /// Names it within its cast, in the order in which pushes were added, from 1.
+    /// Names it within its cast, in the order in which pushes were added, from 1; 0 for one that was refused.
     pub id: u32,
     /// Where the stream is sent, without its key.
     pub url: String,
@@ -100,13 +100,12 @@ impl Running {
         self.ids.is_empty()
     }
 
-    /// A change that cannot be made changes nothing else.
-    pub(super) fn change(&mut self, change: Change) {
+    /// A change that cannot be made changes nothing else; what is told then.
+    pub(super) fn change(&mut self, change: Change) -> Option<PushNews> {
         match change {
             Change::AddPush(push) => {
-                if let Err(error) = self.add(push) {
-                    tracing::warn!(%error, "a push is not added");
-                }
+                let url = push.url.clone();
+                self.add(push).err().map(|error| refused(&url, &error))
             }
             Change::RemovePush(url) => {
                 let mut known = self.ids.iter().rev().filter(|(known, _)| *known == url);
@@ -114,6 +113,7 @@ impl Running {
                     tracing::warn!(%url, "a push that is not there is not removed");
                 }
                 self.ids.retain(|(known, _)| *known != url);
+                None
             }
         }
     }
@@ -130,10 +130,26 @@ impl Running {
     }
 }
 
-/// Makes a change to pushes that have not begun.
-pub(crate) fn change(pushes: &mut Vec<Push>, change: Change) {
+/// Makes a change to pushes that have not begun, or says why not.
+pub(crate) fn change(pushes: &mut Vec<Push>, change: Change) -> Option<PushNews> {
     match change {
-        Change::AddPush(push) => pushes.push(push),
-        Change::RemovePush(url) => pushes.retain(|push| push.url != url),
+        Change::AddPush(push) if pushes.len() >= MAX_PUSHES => {
+            Some(refused(&push.url, &push::Error::TooMany))
+        }
+        Change::AddPush(push) if pushes.iter().any(|known| known.url == push.url) => {
+            Some(refused(&push.url, &push::Error::Twice(push.url.clone())))
+        }
+        Change::AddPush(push) => {
+            pushes.push(push);
+            None
+        }
+        Change::RemovePush(url) => {
+            pushes.retain(|push| push.url != url);
+            None
+        }
     }
+}
+
+fn refused(url: &PushUrl, error: &push::Error) -> PushNews {
+    PushNews { id: 0, url: url.to_string(), state: State::Failed, error: Some(error.to_string()) }
 }

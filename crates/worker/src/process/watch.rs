@@ -112,7 +112,8 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
 
     /// Another process must know of it.
     fn note(&mut self, change: Change) {
-        change_pushes(&mut self.spec.pushes, change);
+        // The process tells if it cannot be made.
+        let _refused = change_pushes(&mut self.spec.pushes, change);
     }
 
     /// Hands on that the cast shall stop. False if it does not, or whoever asked has asked again.
