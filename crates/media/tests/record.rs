@@ -45,14 +45,6 @@ fn is_faststart(path: &Path) -> Result<bool> {
     Ok(at("moov")? < at("mdat")? && !kinds.contains(&"moof".to_owned()))
 }
 
-/// Sizes of a file's packets and whether decoding can start there, by track.
-fn contents(path: &Path) -> Result<[Vec<(u64, bool)>; 2]> {
-    let of = |stream| -> Result<Vec<(u64, bool)>> {
-        Ok(packets(path, stream)?.iter().map(|p| (p.size, p.keyframe)).collect())
-    };
-    Ok([of("v:0")?, of("a:0")?])
-}
-
 /// The burnt-in counters of all pictures.
 fn counters(path: &Path) -> Result<Vec<u32>> {
     Ok(Recording::open(path)?.strips(Place::PAGE)?.iter().filter_map(|p| Some(p.strip?.counter)).collect())
@@ -298,7 +290,7 @@ fn a_recording_goes_on_in_another_run() -> Result<()> {
     let scratch = Scratch::new()?;
     let spec = Spec { manifest: true, ..into_folder(&scratch, Format::Both) };
     broken_off(&spec, some(FPS, 6)?)?;
-    let done = all_stored(record(&Spec { resume: true, ..spec.clone() }, tracks(FPS)?, some(FPS, 5)?)?)?;
+    let done = all_stored(record(&Spec { resume: true, ..spec }, tracks(FPS)?, some(FPS, 5)?)?)?;
     let path = scratch.join("out/rec/rec_0.mp4");
     let seen = counters(&path)?;
     let first = seen.len() - 150;

@@ -11,7 +11,7 @@ use pagecast_core::{Fps, Frame, MediaTime, Packet, Picture, SAMPLE_RATE, Samples
 use pagecast_media::encode::video::KEYFRAME_INTERVAL;
 use pagecast_media::encode::{End, Tracks, audio, video};
 use pagecast_media::fanout::{FanOut, Limit, Tap};
-use pagecast_media::record::deliver::{Config, Delivered, Delivery};
+use pagecast_media::record::deliver::{Config, Delivered, Delivery, State};
 use pagecast_media::record::{Added, Error, Recorder, Spool};
 use pagecast_testkit::media::Gray;
 use pagecast_testkit::strip::{Place, Strip};
@@ -140,7 +140,8 @@ pub(crate) fn record(
 pub(crate) fn delivered(delivery: Delivery) -> Delivered {
     let begin = Instant::now();
     while !delivery.is_finished() {
-        if begin.elapsed() > DELIVERY {
+        // What somebody must mend is not mended by waiting.
+        if begin.elapsed() > DELIVERY || delivery.status().state == State::Failed {
             delivery.give_up();
         }
         std::thread::sleep(Duration::from_millis(2));
