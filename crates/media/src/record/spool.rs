@@ -120,11 +120,14 @@ impl Spool {
     /// [`Error::Exists`] where something else is or was recorded, [`Error::NoFolder`], [`Error::Create`], [`Error::Busy`].
     pub fn create(recording: &Recording) -> Result<Arc<Self>, Error> {
         let folder = &recording.spool;
-        if recording.resume && folder.join(DESCRIPTION).exists() {
+        let ours = |folder: &Path| {
             let mut spool = Self::lock(folder)?;
-            // Its keys are not in the spool.
+            // Its keys are not in the folder.
             recording.clone_into(&mut spool.recording);
-            return Ok(Arc::new(spool));
+            Ok(Arc::new(spool))
+        };
+        if recording.resume && folder.join(DESCRIPTION).exists() {
+            return ours(folder);
         }
         claim(recording)?;
         fs::create_dir(folder).map_err(|e| match e.kind() {
@@ -133,7 +136,7 @@ impl Spool {
             _ => Error::Create(folder.clone(), e),
         })?;
         let made = describe(folder, recording).map_err(|e| Error::Create(folder.clone(), e));
-        made.and_then(|()| Ok(Arc::new(Self::lock(folder)?))).inspect_err(|_| {
+        made.and_then(|()| ours(folder)).inspect_err(|_| {
             // Nothing is in it yet.
             let _gone = fs::remove_dir_all(folder);
         })

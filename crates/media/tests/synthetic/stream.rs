@@ -42,13 +42,17 @@ pub(crate) fn tracks(fps: u32) -> Result<Tracks> {
 /// Tick `index`; a changed one shows its own number.
 pub(crate) fn tick(fps: u32, index: i64, changed: bool) -> Result<Tick> {
     let pts = config(fps)?.fps.time_of(index);
-    Ok(Tick { index, pts, frame: changed.then(|| frame(index)) })
+    Ok(Tick { index, pts, frame: changed.then(|| frame(u32::try_from(index).unwrap_or(0))) })
 }
 
-fn frame(index: i64) -> Frame {
+/// Tick `index` with a picture that shows another number.
+pub(crate) fn numbered(fps: u32, index: i64, counter: u32) -> Result<Tick> {
+    Ok(Tick { frame: Some(frame(counter)), ..tick(fps, index, false)? })
+}
+
+fn frame(counter: u32) -> Frame {
     let (width, height) = SIZE;
     let mut gray = Gray::new(width as usize, height as usize);
-    let counter = u32::try_from(index).unwrap_or(0);
     Strip { counter, page_time: 0, event_time: None, note: 0 }.draw(&mut gray, Place::PAGE);
     let mut picture = Picture::new(width, height);
     for (pixel, value) in picture.bgrx_mut().chunks_exact_mut(4).zip(&gray.data) {

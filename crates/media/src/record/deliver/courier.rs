@@ -83,10 +83,9 @@ pub(super) struct Courier {
     whole_at: Option<Instant>,
     recorded: Option<Reader<Recorded>>,
     log: Option<Log<Done>>,
-    /// What the last run needs to be decoded, to see whether the next one fits.
+    /// The last run, and what it needs to be decoded, to see whether the next one fits.
+    run: Option<u32>,
     decoders: Option<Vec<u8>>,
-    /// Whether segments of this run are encoded as those of the one before.
-    fits: bool,
 }
 
 impl Courier {
@@ -106,8 +105,8 @@ impl Courier {
             whole_at: None,
             recorded: None,
             log: None,
+            run: None,
             decoders: None,
-            fits: true,
         }
     }
 
@@ -175,15 +174,17 @@ impl Courier {
         let phase = self.shared.phase();
         let news = self.recorded.as_mut().map_or(Ok(Vec::new()), Reader::news).map_err(local)?;
         for entry in news {
-            if let Recorded::Run(run) = &entry {
-                let decoders = assemble::decoders(&self.spool.path(&self.spool.names().init(run.index)));
-                self.fits = self.decoders.is_none() || self.decoders == decoders;
-                self.decoders = decoders.or(self.decoders.take());
-            }
-            let is_segment = matches!(entry, Recorded::Segment(_));
-            self.ledger.recorded(entry, self.fits);
-            // It has begun a file of its own.
-            self.fits |= is_segment;
+            // Only a run that has a segment has what begins it.
+            let fits = match &entry {
+                Recorded::Segment(segment) if self.run != Some(segment.run) => {
+                    self.run = Some(segment.run);
+                    let init = self.spool.path(&self.spool.names().init(segment.run));
+                    let before = std::mem::replace(&mut self.decoders, assemble::decoders(&init));
+                    before.is_none() || before == self.decoders
+                }
+                _ => true,
+            };
+            self.ledger.recorded(entry, fits);
         }
         if phase != GOES_ON {
             self.ledger.end();

@@ -110,15 +110,11 @@ impl Ledger {
             Recorded::Run(run) => {
                 self.runs.push(run);
                 self.playlists.run(run);
-                if self.stores_segments() && !self.format.is_ts() {
-                    self.want(Task::Init(run.index));
-                }
             }
             Recorded::Segment(segment) => {
+                let begins = self.segments.last().is_none_or(|last| last.segment.run != segment.run);
                 self.segments.push(Entry { segment, stored: false, part: None });
-                if self.stores_segments() {
-                    self.want(Task::Segment(segment.index));
-                }
+                self.want_segment(segment, begins);
                 if self.format.has_mp4()
                     && let Some(part) = self.splitter.push(&segment, fits)
                 {
@@ -144,6 +140,17 @@ impl Ledger {
         if self.medium && !self.segments.is_empty() {
             self.want(Task::Medium);
         }
+    }
+
+    /// Queues a segment, behind what begins its run: that is written when a run has its first segment.
+    fn want_segment(&mut self, segment: Segment, begins: bool) {
+        if !self.stores_segments() {
+            return;
+        }
+        if begins && !self.format.is_ts() {
+            self.want(Task::Init(segment.run));
+        }
+        self.want(Task::Segment(segment.index));
     }
 
     fn stores_segments(&self) -> bool {
@@ -269,17 +276,11 @@ impl Ledger {
         self.stored.clear();
         self.playlists.clear();
         self.listed = 0;
-        for run in self.runs.clone() {
-            if self.stores_segments() && !self.format.is_ts() {
-                self.want(Task::Init(run.index));
-            }
-        }
         for entry in recorded {
-            let index = entry.segment.index;
+            let begins = self.segments.last().is_none_or(|last| last.segment.run != entry.segment.run);
+            let segment = entry.segment;
             self.segments.push(Entry { stored: false, ..entry });
-            if self.stores_segments() {
-                self.want(Task::Segment(index));
-            }
+            self.want_segment(segment, begins);
         }
         for index in self.thumbnails.iter().map(|t| t.index).collect::<Vec<_>>() {
             self.want(Task::Thumbnail(index));
