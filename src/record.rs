@@ -75,7 +75,7 @@ pub(crate) fn cast(
 ) -> Result<Outcome, Failure> {
     // Wrong values are told before a browser is started.
     spec.check().map_err(cast::Error::from)?;
-    // The second signal kills the cast: the file plays to its last fragment.
+    // The second signal kills the cast: what was recorded is stored by another process, if nobody asks a third time.
     let stop = stop_by_signals();
     let mut line = LiveLine::new(quiet);
     let outcome = process.run(spec, started, &stop, |news| match news {
@@ -83,7 +83,8 @@ pub(crate) fn cast(
         News::Event(event) => line.note(event),
         News::Push(news) => line.note_push(&news),
         News::Delivery(status) => line.note_delivery(&status),
-        News::Restarted => line.note_restart(),
+        News::Restarted => line.warn("the cast's process died: another one goes on with the recording"),
+        News::Unrecorded => line.warn("nothing is recorded any more; the pushes go on"),
     });
     line.clear();
     Ok(outcome)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use pagecast_core::spec::Keys;
 use pagecast_worker::cast::{self, DeliveryState, News};
 
 use crate::failure::Failure;
@@ -12,6 +13,7 @@ use crate::{cli, screen};
 
 pub(crate) fn run(args: &cli::Recover) -> Result<ExitCode, Failure> {
     let stop = stop_by_signals();
+    let keys = keys_of_vod();
     let mut failed = None;
     for spool in spools(&args.folder) {
         let tell = |news| {
@@ -22,7 +24,7 @@ pub(crate) fn run(args: &cli::Recover) -> Result<ExitCode, Failure> {
                 screen::say(&format!("{state}, {} files to go{problem}", status.pending));
             }
         };
-        match cast::recover(&spool, args.storage_patience, &stop, tell) {
+        match cast::recover(&spool, keys.as_ref(), args.storage_patience, &stop, tell) {
             Ok(delivered) if args.json => {
                 screen::print(
                     &serde_json::to_string(&delivered).context("the result cannot be written as JSON")?,
@@ -45,8 +47,17 @@ pub(crate) fn run(args: &cli::Recover) -> Result<ExitCode, Failure> {
                 }
             }
         }
+        if stop.asked() {
+            break;
+        }
     }
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+/// Those that Tencent's own programs take from the environment.
+fn keys_of_vod() -> Option<Keys> {
+    let read = |name| std::env::var(name).ok();
+    Some(Keys::new(&read("TENCENTCLOUD_SECRET_ID")?, &read("TENCENTCLOUD_SECRET_KEY")?))
 }
 
 /// This spool, or those in this folder.

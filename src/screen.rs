@@ -121,12 +121,8 @@ impl LiveLine {
         }
     }
 
-    /// Tells that another process goes on.
-    pub(crate) fn note_restart(&mut self) {
-        self.warn("the cast's process died: another one goes on with the recording");
-    }
-
-    fn warn(&mut self, text: &str) {
+    /// Tells something that should not be, on a line of its own.
+    pub(crate) fn warn(&mut self, text: &str) {
         if self.enabled {
             self.clear();
             eprintln!("{text}");

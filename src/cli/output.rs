@@ -91,7 +91,7 @@ impl Output {
         let (default, named) = self.place(page, now_unix_s)?;
         let spool = self.spool.clone().unwrap_or_else(|| default.spool.clone());
         let recording = Recording {
-            backup: self.backup.as_deref().map(|text| self.storage(text)).transpose()?,
+            backup: self.backup.as_deref().map(Storage::parse).transpose()?,
             format: self.format.into(),
             overwrite: self.overwrite,
             spool,
@@ -132,7 +132,10 @@ impl Output {
 
     fn storage(&self, text: &str) -> Result<Storage, StorageError> {
         let mut storage = Storage::parse(text)?;
-        if let (Storage::Bucket(bucket), Some(endpoint)) = (&mut storage, &self.storage_endpoint) {
+        // One that stands in the address is meant.
+        if let (Storage::Bucket(bucket), Some(endpoint)) = (&mut storage, &self.storage_endpoint)
+            && bucket.endpoint.is_none()
+        {
             bucket.endpoint = Some(endpoint.clone());
             storage.check()?;
         }

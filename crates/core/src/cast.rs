@@ -193,6 +193,8 @@ pub struct Machine {
     /// Whether the page was reloaded for not being ready since it got its browser.
     timed_out: bool,
     was_live: bool,
+    /// The page was there once, perhaps for another process.
+    known: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -214,6 +216,7 @@ impl Machine {
             live_since: HostTime(0),
             timed_out: false,
             was_live: false,
+            known: spec.recording.as_ref().is_some_and(|recording| recording.resume),
             outputs: VecDeque::new(),
         }
     }
@@ -327,7 +330,7 @@ impl Machine {
     }
 
     fn go_live(&mut self, now: HostTime) {
-        (self.state, self.live_since) = (State::Live, now);
+        (self.state, self.live_since, self.known) = (State::Live, now, true);
         (self.ready_by, self.timed_out) = (None, false);
         self.outputs.push_back(Output::GoLive);
         if !std::mem::replace(&mut self.was_live, true) {
@@ -367,7 +370,7 @@ impl Machine {
 
     /// A page that was there once is tried again; one that never was has failed.
     fn open_failed(&mut self, now: HostTime) {
-        if !self.was_live && !self.timed_out && self.attempts == 1 {
+        if !self.known && !self.timed_out && self.attempts == 1 {
             self.stop(EndReason::StartFailed);
         } else if self.may_move() {
             self.outputs.push_back(Output::Tell(Event::Moved(Trouble::Unreachable)));

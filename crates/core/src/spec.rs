@@ -195,6 +195,14 @@ pub enum SpecError {
     /// Playlists and segments are many files.
     #[error("cannot put HLS into one file: name a folder or a bucket")]
     OneFile,
+    /// A file and video on demand hold other things than a bucket.
+    #[error(
+        "cannot name a backup for a file or for video on demand: backups are folders and buckets, for folders and buckets"
+    )]
+    Backup,
+    /// There is nothing to be seen.
+    #[error("cannot take thumbnails of sound alone")]
+    NoPicture,
     /// A recording cannot be kept there.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -363,8 +371,10 @@ mod tests {
             (refused(&recording(&|r| r.name = ".a".into())), "call a recording"),
             (refused(&recording(&|r| r.name = "a".repeat(129))), "call a recording"),
             (refused(&recording(&|r| r.format = Format::Both)), "one file"),
+            (refused(&recording(&|r| r.backup = Some(Storage::Folder("b".into())))), "backup"),
+            (refused(&recording(&|r| (r.audio_only, r.thumbnails) = (true, some(5)))), "sound alone"),
             (refused(&recording(&|r| r.segment = secs(61))), "61 s as length of a segment: 1 to 60 s"),
-            (refused(&recording(&|r| r.split = secs(0))), "0 s as length of a file: 1 to 86400 s"),
+            (refused(&recording(&|r| r.split = secs(0))), "0 s as length of a file: 5 to 86400 s"),
             (refused(&recording(&|r| r.thumbnails = some(3601))), "3601 s as time between thumbnails"),
             (refused(&recording(&|r| r.patience = secs(90_000))), "time to wait for storage"),
             (refused(&recording(&|r| r.spool_limit_bytes = 1)), "1 as bytes of the spool"),

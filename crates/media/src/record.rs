@@ -42,6 +42,9 @@ pub use spool::Spool;
 /// Length of a fragment: what a segment that is not closed may lose.
 const FRAGMENT: MediaTime = MediaTime(1_000_000_000);
 
+/// Length of an AAC frame.
+const AAC_FRAME: MediaTime = MediaTime(21_333_333);
+
 /// Why a recording cannot be made or finished.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -49,6 +52,9 @@ pub enum Error {
     /// There is such a file already.
     #[error("{} exists already: choose another name, or replace it with --overwrite", .0.display())]
     Exists(PathBuf),
+    /// The spool and the recording would be in each other's way.
+    #[error("{} is in the spool, or the spool in it: name another folder for the spool", .0.display())]
+    Overlap(PathBuf),
     /// Another recording of that name was never finished.
     #[error("{} holds a recording that was not finished: finish it with `pagecast recover`, or remove it", .0.display())]
     Unfinished(PathBuf),
@@ -104,6 +110,8 @@ pub struct Added {
     pub duration: MediaTime,
     /// Its bytes.
     pub bytes: u64,
+    /// Packets that were lost, because the disk was too slow.
+    pub lost: u64,
 }
 
 /// The one who writes segments.
@@ -118,8 +126,9 @@ pub struct Recorder {
     run: u32,
     /// Where the run begins in the recording.
     base: MediaTime,
-    /// Which track segments are cut by.
+    /// Which track segments are cut by, and half of its interval.
     lead: Track,
+    half_tick: MediaTime,
     segment: u32,
     thumbnails: u32,
     /// When the open segment began, and when its next fragment does.
@@ -139,7 +148,10 @@ impl Recorder {
         let past = salvage::take_up(&spool).map_err(fail)?;
         let run = past.runs.last().map_or(0, |run| run.index + 1);
         let segment = past.segments.last().map_or(0, |segment| segment.index + 1);
-        let lead = if tracks.video.is_some() { Track::Video } else { Track::Audio };
+        let (lead, interval) = match &tracks.video {
+            Some((_, fps)) => (Track::Video, MediaTime::from(fps.interval())),
+            None => (Track::Audio, AAC_FRAME),
+        };
         let (init, path) =
             (spool.path(&spool.names().init(run)), spool.path(&spool.names().segment(segment)));
         let muxer = Muxer::create(&init, path, tracks, run == 0).map_err(|e| av_error(&spool, e))?;
@@ -151,11 +163,12 @@ impl Recorder {
             run,
             base: past.end(),
             lead,
+            half_tick: MediaTime(interval.0 / 2),
             segment,
             thumbnails: past.thumbnails,
             open: None,
             end: past.end(),
-            added: Added { duration: MediaTime::ZERO, bytes: 0 },
+            added: Added { duration: MediaTime::ZERO, bytes: 0, lost: 0 },
             spool,
         })
     }
@@ -197,6 +210,11 @@ impl Recorder {
             if self.run > 0 && packet.dts < self.base {
                 continue;
             }
+            let lost = packets.lost();
+            if lost > self.added.lost {
+                tracing::warn!(lost, "the disk is too slow: a part of the recording is missing");
+                self.added.lost = lost;
+            }
             self.packets.push(packet);
             while let Some(packet) = self.packets.pop() {
                 self.place(&packet)?;
@@ -213,7 +231,6 @@ impl Recorder {
         }
         if self.open.is_some() {
             self.close(self.end)?;
-            self.add(&Recorded::End)?;
         }
         Ok(())
     }
@@ -224,8 +241,8 @@ impl Recorder {
             match self.open {
                 None => self.begin(packet.dts)?,
                 Some((start, fragment)) => {
-                    // Half a millisecond: the interval is a whole number of ticks only nearly.
-                    let due = start + self.spool.recording().segment.into() - MediaTime(500_000);
+                    // Keyframes are on ticks, and a length is a whole number of them only nearly.
+                    let due = start + self.spool.recording().segment.into() - self.half_tick;
                     if packet.keyframe && packet.dts >= due {
                         self.close(packet.dts)?;
                         self.open = Some((packet.dts, packet.dts + FRAGMENT));
@@ -276,7 +293,8 @@ impl Recorder {
 
     fn keep(&mut self, picture: &Jpeg) -> Result<(), Error> {
         let path = self.spool.path(&self.spool.names().thumbnail(self.thumbnails));
-        std::fs::write(&path, &picture.data).map_err(|e| io_error(&self.spool, e))?;
+        let written = std::fs::write(&path, &picture.data).and_then(|()| File::open(&path)?.sync_all());
+        written.and_then(|()| sync_folder(self.spool.folder())).map_err(|e| io_error(&self.spool, e))?;
         let (index, bytes) = (self.thumbnails, picture.data.len() as u64);
         self.add(&Recorded::Thumbnail(Thumbnail { index, at: self.base + picture.at, bytes }))?;
         self.thumbnails += 1;

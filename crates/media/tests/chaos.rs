@@ -1,5 +1,4 @@
 //! A recorder that is killed fifty times while its storage fails in every way: all that was closed is stored, and it plays.
-#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
 
 #[path = "store/place.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -14,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use pagecast_core::Track;
 use pagecast_core::spec::{Format, Recording as Spec, Storage};
 use pagecast_media::encode::End;

@@ -1,5 +1,4 @@
 //! A recording that lasts a day: times, numbers and memory at its end, with packets that take no time.
-#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
 
 #[path = "synthetic/stream.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]

@@ -14,6 +14,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use pagecast_core::cast::{EndReason, Event, Trouble};
+use pagecast_core::spec::Keys;
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_media::{encode, push, record};
 use pagecast_page::browser::{self, CallError};
@@ -157,7 +158,9 @@ impl Stop {
         self.0.swap(false, Ordering::AcqRel)
     }
 
-    fn asked(&self) -> bool {
+    /// Whether the end was asked for.
+    #[must_use]
+    pub fn asked(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
@@ -176,6 +179,8 @@ pub enum News {
     Delivery(DeliveryStatus),
     /// Its process died, and another one goes on with it.
     Restarted,
+    /// Nothing is recorded any more, though the cast goes on; why is told at its end.
+    Unrecorded,
 }
 
 /// A cast that ended too early: what was recorded until then, if anything, and why.
@@ -225,17 +230,19 @@ pub fn finish(spec: &CastSpec, stop: &Stop, mut tell: impl FnMut(News)) -> Resul
     }
 }
 
-/// Finishes and stores the recording of a spool that nobody works on. Keys of its storage come from the environment.
+/// Finishes and stores the recording of a spool that nobody works on. Keys of buckets come from the environment, those of video on
+/// demand are given.
 ///
 /// # Errors
 /// [`Error::Record`], or [`Error::NotStored`] when patience is over or `stop` asks for the end.
 pub fn recover(
     spool: &Path,
+    keys: Option<&Keys>,
     patience: Duration,
     stop: &Stop,
     mut tell: impl FnMut(News),
 ) -> Result<Delivered, Error> {
     let mut report = Report::default();
-    driver::deliver(Finishing::take_up(spool)?, patience, stop, &mut tell, &mut report)?;
+    driver::deliver(Finishing::take_up(spool, keys)?, patience, stop, &mut tell, &mut report)?;
     Ok(report.recording.unwrap_or_default())
 }

@@ -13,7 +13,7 @@ pub const SEGMENT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(60);
 /// Longest MP4 file.
 pub const SPLIT_RANGE: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(86_400);
+    Duration::from_secs(5)..=Duration::from_secs(86_400);
 /// Largest MP4 file, in bytes; a file is ended before the segment that would make it larger.
 pub const MAX_FILE_BYTES: u64 = 2 << 30;
 /// Time between two thumbnails.
@@ -22,7 +22,7 @@ pub const THUMBNAILS_RANGE: std::ops::RangeInclusive<Duration> =
 /// Time that storage is waited for at the end.
 pub const PATIENCE_RANGE: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 /// Bytes that a spool may hold.
-pub const SPOOL_RANGE: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 50;
+pub const SPOOL_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
 /// Longest name of a recording, in characters.
 pub const MAX_NAME_LEN: usize = 128;
 /// Longest time between two keyframes: those who come late wait for one.
@@ -35,7 +35,8 @@ pub struct Recording {
     pub name: String,
     /// Where it is kept.
     pub to: Storage,
-    /// Where all of it is kept instead if that does not answer.
+    /// Where all of it is kept instead if that does not answer. From one folder or bucket to another; then nothing leaves the spool
+    /// before all is stored.
     #[serde(default)]
     pub backup: Option<Storage>,
     /// What it is made into.
@@ -46,13 +47,13 @@ pub struct Recording {
     pub overwrite: bool,
     /// The folder for what is not stored yet. Made for the recording, and removed when all of it is stored.
     pub spool: PathBuf,
-    /// Bytes it may hold, 16 MiB to 1 PiB. Beyond that nothing more is recorded; what was recorded is kept.
+    /// Bytes it may hold, 1 MiB to 1 PiB. Beyond that nothing more is recorded; what was recorded is kept.
     #[serde(default = "spool_limit")]
     pub spool_limit_bytes: u64,
     /// Length of a segment, 1 to 60 s.
     #[serde(default = "segment")]
     pub segment: Duration,
-    /// Longest MP4 file, 1 s to 24 h; a longer recording, or more than [`MAX_FILE_BYTES`], goes on in another.
+    /// Longest MP4 file, 5 s to 24 h; a longer recording, or more than [`MAX_FILE_BYTES`], goes on in another.
     #[serde(default = "split")]
     pub split: Duration,
     /// Time between two thumbnails (JPEG), 1 s to 1 h.
@@ -150,7 +151,11 @@ impl Recording {
         self.segment / u32::try_from(parts).unwrap_or(1)
     }
 
-    pub(super) fn check(&self) -> Result<(), SpecError> {
+    /// Checks every value that the types leave open.
+    ///
+    /// # Errors
+    /// The first value that is out of range.
+    pub fn check(&self) -> Result<(), SpecError> {
         let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let name = &self.name;
         if name.is_empty() || name.len() > MAX_NAME_LEN || name.starts_with('.') || !name.chars().all(good) {
@@ -164,6 +169,13 @@ impl Recording {
             if matches!(storage, Storage::File(_)) && self.format != Format::Mp4 {
                 return Err(SpecError::OneFile);
             }
+        }
+        let alone = |storage: &Storage| matches!(storage, Storage::File(_) | Storage::TencentVod(_));
+        if self.backup.as_ref().is_some_and(|backup| alone(backup) || alone(&self.to)) {
+            return Err(SpecError::Backup);
+        }
+        if self.audio_only && self.thumbnails.is_some() {
+            return Err(SpecError::NoPicture);
         }
         within(Field::Segment, self.segment, &SEGMENT_RANGE)?;
         within(Field::Split, self.split, &SPLIT_RANGE)?;

@@ -9,6 +9,7 @@ use pagecast_core::MediaTime;
 
 use super::chain::Chain;
 use super::mux::{add_stream, end, url, write};
+use super::spool::sync_folder;
 
 /// Time stamps of MPEG-TS begin here, as nothing before zero can be said in it: 1.4 s, as is usual.
 const TS_BEGIN: i64 = 126_000;
@@ -27,19 +28,6 @@ pub(super) enum Error {
     Io(PathBuf, #[source] std::io::Error),
 }
 
-impl Error {
-    /// Whether the disk is full.
-    #[must_use]
-    pub(super) fn is_full(&self) -> bool {
-        let full = rustix::io::Errno::NOSPC.raw_os_error();
-        match self {
-            Self::Write(_, ff::Error::Other { errno }) => *errno == full,
-            Self::Write(..) => false,
-            Self::Io(_, error) => error.raw_os_error() == Some(full),
-        }
-    }
-}
-
 /// A segment where it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -56,7 +44,9 @@ pub(super) fn mp4(pieces: &[Piece], path: &Path, draft: &Path) -> Result<(), Err
     let made = join(pieces, draft).map_err(|e| Error::Write(path.to_owned(), e));
     let moved = made.and_then(|()| {
         let sync = File::open(draft).and_then(|file| file.sync_all());
-        sync.and_then(|()| std::fs::rename(draft, path)).map_err(|e| Error::Io(path.to_owned(), e))
+        let moved = sync.and_then(|()| std::fs::rename(draft, path));
+        let synced = moved.and_then(|()| path.parent().map_or(Ok(()), sync_folder));
+        synced.map_err(|e| Error::Io(path.to_owned(), e))
     });
     if moved.is_err() {
         // It may not even have been made.

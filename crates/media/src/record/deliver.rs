@@ -84,6 +84,8 @@ pub struct Delivery {
 #[derive(Debug)]
 struct Shared {
     bell: Arc<Notify>,
+    /// Rings when nobody waits any more.
+    quit: Notify,
     /// One of [`GOES_ON`], [`ENDED`], [`GIVEN_UP`].
     phase: AtomicU8,
     status: Mutex<Status>,
@@ -112,18 +114,25 @@ impl Delivery {
     /// # Errors
     /// [`Error::Thread`]; [`Error::Store`] if the description of the storage cannot be used.
     pub fn spawn(spool: Arc<Spool>, bell: Arc<Notify>, config: Config) -> Result<Self, Error> {
-        let shared = Arc::new(Shared { bell, phase: AtomicU8::new(GOES_ON), status: Mutex::default() });
+        let shared = Arc::new(Shared {
+            bell,
+            quit: Notify::new(),
+            phase: AtomicU8::new(GOES_ON),
+            status: Mutex::default(),
+        });
         let thread_error = |e| Error::Thread("deliver", e);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("deliver-files")
             .build()
             .map_err(thread_error)?;
-        let store = {
+        let stores = {
             let _entered = runtime.enter();
-            Store::open_at(&spool.recording().to, config.pace)?
+            let open = |storage| Store::open_at(storage, config.pace).map(Arc::new);
+            let recording = spool.recording();
+            (open(&recording.to)?, recording.backup.as_ref().map(open).transpose()?)
         };
-        let courier = Courier::new(spool, store, config, Arc::clone(&shared));
+        let courier = Courier::new(spool, stores, config, Arc::clone(&shared));
         let run = move || {
             let delivered = runtime.block_on(courier.run());
             // A file that is being made for nobody.
@@ -148,6 +157,7 @@ impl Delivery {
     /// Nobody waits any more: it ends now, and the spool keeps what is not stored.
     pub fn give_up(&self) {
         self.enter(GIVEN_UP);
+        self.shared.quit.notify_one();
     }
 
     fn enter(&self, phase: u8) {

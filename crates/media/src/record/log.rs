@@ -19,10 +19,23 @@ pub(super) struct Log<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Log<T> {
-    /// Opens the log, or makes it, and cuts off what is torn.
+    /// Opens the log, or makes it, and cuts off what is torn at its end.
+    ///
+    /// # Errors
+    /// What is damaged before its end is left alone: what follows would be lost.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let (_, whole) = read::<T>(&mut file, 0)?;
+        let mut rest = BufReader::new(&file);
+        rest.seek(SeekFrom::Start(whole))?;
+        let mut line = Vec::new();
+        while rest.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
+            if serde_json::from_slice::<T>(&line).is_ok() && line.last() == Some(&b'\n') {
+                let what = format!("{} is damaged at byte {whole}", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            line.clear();
+        }
         file.set_len(whole)?;
         file.seek(SeekFrom::Start(whole))?;
         Ok(Self { file, entries: PhantomData })
@@ -97,7 +110,7 @@ mod tests {
         assert_eq!(reader.news().unwrap(), [1]);
         log.add(&2).unwrap();
         drop(log);
-        for torn in ["3", "nonsense\n4\n", "\0\0\0\0\n"] {
+        for torn in ["3", "nonsense\n", "\0\0\0\0\n"] {
             let whole = std::fs::read(&path).unwrap();
             let mut text = whole.clone();
             text.extend_from_slice(torn.as_bytes());
@@ -105,6 +118,10 @@ mod tests {
             drop(Log::<u32>::open(&path).unwrap());
             assert_eq!(std::fs::read(&path).unwrap(), whole, "{torn:?}");
         }
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], b"nonsense\n4\n"].concat()).unwrap();
+        assert!(Log::<u32>::open(&path).is_err(), "what follows the damage would be lost");
+        std::fs::write(&path, whole).unwrap();
         Log::<u32>::open(&path).unwrap().add(&5).unwrap();
         assert_eq!(reader.news().unwrap(), [2, 5]);
         assert!(reader.news().unwrap().is_empty());

@@ -1,17 +1,17 @@
 //! What the files of a recording are called. All names but those of playlists belong to one content for ever.
 
+use std::path::{Path, PathBuf};
+
 /// The files of one recording.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
     stem: String,
-    /// The first MP4 file, if it has a name of its own.
-    file: Option<String>,
 }
 
 impl Names {
-    /// Files called `stem_0.mp4`, `stem.m3u8` and so on; the first MP4 file is called `file` and the next ones `file_1`.
-    pub(crate) fn new(stem: &str, file: Option<String>) -> Self {
-        Self { stem: stem.to_owned(), file }
+    /// Files called `stem_0.mp4`, `stem.m3u8` and so on.
+    pub(crate) fn new(stem: &str) -> Self {
+        Self { stem: stem.to_owned() }
     }
 
     /// What all segments of a run need to be played.
@@ -34,14 +34,7 @@ impl Names {
 
     /// A finished file.
     pub(crate) fn mp4(&self, index: u32) -> String {
-        match &self.file {
-            None => format!("{}_{index}.mp4", self.stem),
-            Some(file) if index == 0 => file.clone(),
-            Some(file) => match file.rsplit_once('.') {
-                Some((stem, ending)) => format!("{stem}_{index}.{ending}"),
-                None => format!("{file}_{index}"),
-            },
-        }
+        format!("{}_{index}.mp4", self.stem)
     }
 
     /// A picture of it.
@@ -65,13 +58,27 @@ impl Names {
     }
 }
 
+/// What file `index` of a recording to one file is called: the first has the name that was asked for.
+pub(crate) fn sibling(file: &Path, index: u32) -> PathBuf {
+    if index == 0 {
+        return file.to_owned();
+    }
+    let mut name = file.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("_{index}"));
+    if let Some(ending) = file.extension() {
+        name.push(".");
+        name.push(ending);
+    }
+    file.with_file_name(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn files_are_named_as_the_specification_says() {
-        let names = Names::new("task", None);
+        let names = Names::new("task");
         assert_eq!(
             [names.mp4(0), names.playlist(), names.ts(7)],
             ["task_0.mp4", "task.m3u8", "task_7.ts"].map(str::to_owned)
@@ -80,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_file_with_a_name_keeps_it() {
-        let names = Names::new("talk", Some("my talk.v2.mp4".into()));
-        assert_eq!([names.mp4(0), names.mp4(1)], ["my talk.v2.mp4", "my talk.v2_1.mp4"].map(str::to_owned));
+        let path = Path::new("a/my talk.v2.mp4");
+        assert_eq!([sibling(path, 0), sibling(path, 1)], [path, Path::new("a/my talk.v2_1.mp4")]);
     }
 }

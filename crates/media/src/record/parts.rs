@@ -4,19 +4,18 @@ use std::time::Duration;
 
 use pagecast_core::MediaTime;
 use pagecast_core::spec::MAX_FILE_BYTES;
+use serde::{Deserialize, Serialize};
 
 use super::spool::Segment;
 
 /// The segments of one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Part {
     /// Index of the file.
     pub(super) index: u32,
     /// Index of its first and last segment.
     pub(super) first: u32,
     pub(super) last: u32,
-    /// Whether it will not grow any more.
-    pub(super) closed: bool,
 }
 
 /// Cuts a recording into files.
@@ -35,6 +34,11 @@ impl Splitter {
         Self { max: max.into(), open: None, duration: MediaTime::ZERO, bytes: 0, next: 0 }
     }
 
+    /// The file that still grows.
+    pub(super) fn open(&self) -> Option<Part> {
+        self.open
+    }
+
     /// Takes the next segment. The file that it did not fit into, which is closed then.
     pub(super) fn push(&mut self, segment: &Segment, fits: bool) -> Option<Part> {
         let (duration, bytes) = (self.duration + segment.duration, self.bytes + segment.bytes);
@@ -45,22 +49,18 @@ impl Splitter {
                 None
             }
             open => {
-                let closed = open.replace(Part {
-                    index: self.next,
-                    first: segment.index,
-                    last: segment.index,
-                    closed: false,
-                });
+                let part = Part { index: self.next, first: segment.index, last: segment.index };
+                let closed = open.replace(part);
                 self.next += 1;
                 (self.duration, self.bytes) = (segment.duration, segment.bytes);
-                closed.map(|part| Part { closed: true, ..part })
+                closed
             }
         }
     }
 
     /// Nothing more comes: the last file.
     pub(super) fn end(&mut self) -> Option<Part> {
-        self.open.take().map(|part| Part { closed: true, ..part })
+        self.open.take()
     }
 }
 
@@ -77,7 +77,6 @@ mod tests {
         let mut splitter = Splitter::new(Duration::from_secs(max_s));
         let mut parts: Vec<_> = segments.filter_map(|(s, fits)| splitter.push(&s, fits)).collect();
         parts.extend(splitter.end());
-        assert!(parts.iter().all(|p| p.closed));
         parts.iter().map(|p| (p.index, p.first, p.last)).collect()
     }
 

@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_recording_that_goes_on_elsewhere_says_so() {
-        let text = recording(false, &[2], 3).whole(&Names::new("t", None), State::Complete);
+        let text = recording(false, &[2], 3).whole(&Names::new("t"), State::Complete);
         assert_eq!(
             text,
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:0\n\
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_live_playlist_slides() {
-        let names = Names::new("t", None);
+        let names = Names::new("t");
         let text = recording(true, &[3, 8], 20).live(&names);
         assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:5\n#EXT-X-DISCONTINUITY-SEQUENCE:1\n"), "{text}");
         assert!(text.matches("#EXTINF").count() == 15 && text.matches("#EXT-X-DISCONTINUITY\n").count() == 1);
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_day_long_playlist_stays_small() {
         let day = recording(true, &[], 21_600);
-        let text = day.whole(&Names::new("0123456789abcdef0123456789abcdef", None), State::Running);
+        let text = day.whole(&Names::new("0123456789abcdef0123456789abcdef"), State::Running);
         assert!(text.len() < 21_600 * 70, "{} bytes", text.len());
         assert!(text.ends_with("0123456789abcdef0123456789abcdef_21599.ts\n"));
         assert!(text.contains("#EXT-X-PROGRAM-DATE-TIME:2023-11-15T22:12:40.000Z"), "ten from the end");

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use ffmpeg_the_third as ff;
 use pagecast_core::MediaTime;
 
 use super::chain::Chain;
@@ -29,14 +30,15 @@ impl Past {
 pub(super) fn take_up(spool: &Spool) -> io::Result<Past> {
     let mut past = Past::default();
     for entry in spool.recorded()?.news()? {
+        entry.check(past.segments.len(), past.thumbnails as usize)?;
         match entry {
             Recorded::Run(run) => past.runs.push(run),
             Recorded::Segment(segment) => past.segments.push(segment),
             Recorded::Thumbnail(thumbnail) => past.thumbnails = thumbnail.index + 1,
-            Recorded::End => {}
         }
     }
-    if let Some(segment) = past.runs.last().and_then(|run| open_segment(spool, run, past.segments.last())) {
+    let open = past.runs.last().map(|run| open_segment(spool, run, past.segments.last())).transpose()?;
+    if let Some(segment) = open.flatten() {
         tracing::info!(
             index = segment.index,
             seconds = segment.duration.as_secs_f64(),
@@ -49,20 +51,27 @@ pub(super) fn take_up(spool: &Spool) -> io::Result<Past> {
 }
 
 /// The segment that was open, if anything of it is whole.
-fn open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> Option<Segment> {
+fn open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> io::Result<Option<Segment>> {
     let index = last.map_or(0, |s| s.index + 1);
     let start = last.map_or(MediaTime::ZERO, |s| s.start + s.duration);
     let empty = Segment { index, run: run.index, start, duration: MediaTime::ZERO, bytes: 0 };
     let path = spool.path(&spool.names().segment(index));
-    let bytes = whole_fragments(&path).ok().filter(|bytes| *bytes > 0)?;
-    let cut = || {
-        let file = OpenOptions::new().write(true).open(&path)?;
-        file.set_len(bytes)?;
-        file.sync_all()?;
-        sync_folder(spool.folder())
+    let bytes = match whole_fragments(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
     };
-    let end = cut().ok().and_then(|()| end_of(&spool.piece(&empty).init, &path))?;
-    (end > start).then_some(Segment { duration: end - start, bytes, ..empty })
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let file = OpenOptions::new().write(true).open(&path)?;
+    file.set_len(bytes)?;
+    file.sync_all()?;
+    sync_folder(spool.folder())?;
+    let end = end_of(&spool.piece(&empty).init, &path).map_err(|error| {
+        io::Error::other(format!("{}: {error}; without it, the rest can be recovered", path.display()))
+    })?;
+    Ok((end > start).then_some(Segment { duration: end - start, bytes, ..empty }))
 }
 
 /// The bytes at the beginning of a file that are whole fragments: `moof` and `mdat`.
@@ -93,16 +102,14 @@ fn whole_fragments(path: &Path) -> io::Result<u64> {
 }
 
 /// When the first track of a segment ends.
-fn end_of(init: &Path, segment: &Path) -> Option<MediaTime> {
-    let mut chain = Chain::open(&[init, segment]).ok()?;
-    let mut end = None;
-    let read = chain.each(|base, packet| {
+fn end_of(init: &Path, segment: &Path) -> Result<MediaTime, ff::Error> {
+    let mut end = MediaTime(i64::MIN);
+    Chain::open(&[init, segment])?.each(|base, packet| {
         if let (0, Some(dts)) = (packet.stream(), packet.dts()) {
             let per_second = u32::try_from(base.1).unwrap_or(1);
-            end = Some(MediaTime::of_index(dts + packet.duration(), per_second)).max(end);
+            end = end.max(MediaTime::of_index(dts.saturating_add(packet.duration()), per_second));
         }
         Ok(())
-    });
-    read.ok()?;
-    end
+    })?;
+    Ok(end)
 }

@@ -23,12 +23,18 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::assemble::Piece;
 use super::log::{Log, Reader};
+use super::manifest::Item;
 use super::names::Names;
+use super::parts::Part;
 
 const DESCRIPTION: &str = "recording.json";
 const LOCK: &str = "lock";
 const RECORDED: &str = "recorded.log";
 const DELIVERED: &str = "delivered.log";
+/// What no recording exceeds: a year of nanoseconds, a petabyte in one piece, the year 9999.
+const MAX_NANOS: i64 = 366 * 86_400 * 1_000_000_000;
+const MAX_BYTES: u64 = 1 << 50;
+const MAX_UNIX_MS: i64 = 253_402_300_799_000;
 /// How a description of another kind is told from this one.
 const VERSION: u32 = 1;
 
@@ -42,8 +48,29 @@ pub(super) enum Recorded {
     Segment(Segment),
     /// A picture was taken.
     Thumbnail(Thumbnail),
-    /// Nothing more comes, unless another run does.
-    End,
+}
+
+impl Recorded {
+    /// Whether the numbers can be true: a spool may come from anywhere. `segments` and `thumbnails` were there before.
+    pub(super) fn check(&self, segments: usize, thumbnails: usize) -> io::Result<()> {
+        let time = |t: MediaTime| (-1_000_000_000..=MAX_NANOS).contains(&t.0);
+        let good = match self {
+            Self::Run(run) => run.index < u32::MAX && (0..=MAX_UNIX_MS).contains(&run.unix_ms),
+            Self::Segment(s) => {
+                s.index as usize == segments
+                    && time(s.start)
+                    && s.duration.0 > 0
+                    && time(s.duration)
+                    && s.bytes < MAX_BYTES
+            }
+            Self::Thumbnail(t) => t.index as usize == thumbnails && time(t.at) && t.bytes < MAX_BYTES,
+        };
+        if good {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, format!("cannot be true: {self:?}")))
+        }
+    }
 }
 
 /// One encoder's time.
@@ -77,8 +104,8 @@ pub(super) struct Thumbnail {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Delivered {
-    /// An MP4 file was made of its segments.
-    Made(u32),
+    /// An MP4 file was made of these segments.
+    Made(Part),
     /// Storage has confirmed this.
     Stored(Stored),
     /// The first storage was given up: all goes to the backup, from the beginning.
@@ -88,10 +115,11 @@ pub(super) enum Delivered {
 /// A file that storage has confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stored {
-    /// Its name.
+    /// Its name in the spool.
     pub(super) name: String,
-    /// Its size.
-    pub(super) bytes: u64,
+    /// What players open, if it is that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) item: Option<Item>,
 }
 
 /// What a spool says about itself.
@@ -130,11 +158,18 @@ impl Spool {
             return ours(folder);
         }
         claim(recording)?;
-        fs::create_dir(folder).map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => Error::Unfinished(folder.clone()),
-            io::ErrorKind::NotFound => Error::NoFolder(parent(folder).to_owned()),
-            _ => Error::Create(folder.clone(), e),
-        })?;
+        match fs::create_dir(folder) {
+            Ok(()) => {}
+            // Made by one that died before it could say what it is.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_stillborn(folder) => {}
+            Err(e) => {
+                return Err(match e.kind() {
+                    io::ErrorKind::AlreadyExists => Error::Unfinished(folder.clone()),
+                    io::ErrorKind::NotFound => Error::NoFolder(parent(folder).to_owned()),
+                    _ => Error::Create(folder.clone(), e),
+                });
+            }
+        }
         let made = describe(folder, recording).map_err(|e| Error::Create(folder.clone(), e));
         made.and_then(|()| ours(folder)).inspect_err(|_| {
             // Nothing is in it yet.
@@ -161,11 +196,8 @@ impl Spool {
         let lock = options.write(true).create(true).truncate(false).open(folder.join(LOCK)).map_err(none)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Busy(folder.to_owned()))?;
         let recording = described.recording;
-        let file = match &recording.to {
-            Storage::File(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
-            _ => None,
-        };
-        let names = Names::new(&recording.name, file);
+        recording.check().map_err(|e| none(io::Error::other(e)))?;
+        let names = Names::new(&recording.name);
         // A log that is not there yet is empty.
         for log in [RECORDED, DELIVERED] {
             options.clone().append(true).open(folder.join(log)).map_err(none)?;
@@ -251,17 +283,43 @@ impl Spool {
         Log::open(&self.folder.join(DELIVERED))
     }
 
+    /// Removes a spool that nothing was recorded to.
+    pub fn abandon(&self) {
+        self.remove();
+    }
+
     /// Everything is stored, or there is nothing: the spool goes.
     pub(super) fn remove(&self) {
+        // A spool that is half removed then holds nothing that somebody would look for.
+        let _gone = fs::remove_file(self.folder.join(RECORDED)).and_then(|()| sync_folder(&self.folder));
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             tracing::warn!(%error, spool = %self.folder.display(), "the spool stays");
         }
     }
 }
 
-/// Looks whether there is room for the files of a recording where they will be.
+/// Looks whether there is room for the files of a recording where they will be, apart from its spool.
 fn claim(recording: &Recording) -> Result<(), Error> {
-    match &recording.to {
+    let spool =
+        std::path::absolute(&recording.spool).map_err(|e| Error::Create(recording.spool.clone(), e))?;
+    for storage in [Some(&recording.to), recording.backup.as_ref()].into_iter().flatten() {
+        let own = match storage {
+            Storage::File(path) => path.clone(),
+            Storage::Folder(folder) => folder.join(&recording.name),
+            // Where others can write too, a look now would promise nothing.
+            _ => continue,
+        };
+        let own = std::path::absolute(&own).map_err(|e| Error::Create(own.clone(), e))?;
+        if own.starts_with(&spool) || spool.starts_with(&own) {
+            return Err(Error::Overlap(own));
+        }
+        is_free(storage, recording)?;
+    }
+    Ok(())
+}
+
+fn is_free(storage: &Storage, recording: &Recording) -> Result<(), Error> {
+    match storage {
         Storage::File(path) => {
             if path.is_dir() {
                 return Err(Error::Create(path.clone(), io::ErrorKind::IsADirectory.into()));
@@ -277,9 +335,14 @@ fn claim(recording: &Recording) -> Result<(), Error> {
             let own = folder.join(&recording.name);
             if own.exists() && !recording.overwrite { Err(Error::Exists(own)) } else { Ok(()) }
         }
-        // Where others can write too, a look now would promise nothing.
         _ => Ok(()),
     }
+}
+
+/// Whether nothing is in a spool but the draft of its description.
+fn is_stillborn(folder: &Path) -> bool {
+    let draft = format!("{DESCRIPTION}.part");
+    fs::read_dir(folder).is_ok_and(|entries| entries.flatten().all(|e| e.file_name() == draft.as_str()))
 }
 
 fn describe(folder: &Path, recording: &Recording) -> io::Result<()> {
@@ -287,10 +350,12 @@ fn describe(folder: &Path, recording: &Recording) -> io::Result<()> {
     recording.to = recording.to.without_keys();
     recording.backup = recording.backup.map(|backup| backup.without_keys());
     let text = serde_json::to_vec_pretty(&Description { version: VERSION, recording })?;
-    let path = folder.join(DESCRIPTION);
-    fs::write(&path, text)?;
-    File::open(path)?.sync_all()?;
-    sync_folder(folder)
+    let draft = folder.join(format!("{DESCRIPTION}.part"));
+    fs::write(&draft, text)?;
+    File::open(&draft)?.sync_all()?;
+    fs::rename(draft, folder.join(DESCRIPTION))?;
+    sync_folder(folder)?;
+    sync_folder(parent(folder))
 }
 
 /// What was made in this folder is still there after a power cut.

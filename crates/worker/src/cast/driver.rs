@@ -17,6 +17,7 @@ use pagecast_page::{Page, clock};
 use super::evidence::Evidence;
 use super::line::{Line, Prepared};
 use super::pushes::{self, Change};
+use super::recording::Finishing;
 use super::report::{Progress, Report, Turn};
 use super::{DeliveryState, Error, Failure, News, Stop};
 use crate::{chain, usage};
@@ -85,6 +86,8 @@ pub(super) struct Driver<'a> {
     page: Option<Page>,
     prepared: Option<Prepared>,
     line: Option<Line>,
+    /// What is still to be stored of a recording that never began here.
+    left: Option<Finishing>,
     /// What to push to, until there is a line that does.
     pushes: Vec<Push>,
     /// When the page was opened, and when it was first seen loaded.
@@ -122,6 +125,8 @@ struct Teller<'a> {
     told: Instant,
     /// How storing the recording got on when that was told last.
     delivery: (DeliveryState, bool),
+    /// It was told that nothing is recorded any more.
+    unrecorded: bool,
 }
 
 impl<'a> Driver<'a> {
@@ -148,13 +153,19 @@ impl<'a> Driver<'a> {
             started,
             stop,
             changes,
-            tell: RefCell::new(Teller { tell, told: Instant::now(), delivery: Default::default() }),
+            tell: RefCell::new(Teller {
+                tell,
+                told: Instant::now(),
+                delivery: Default::default(),
+                unrecorded: false,
+            }),
             machine: Machine::new(spec),
             ticks,
             samples,
             page,
             prepared: Some(outputs),
             line: None,
+            left: None,
             pushes: spec.pushes.clone(),
             opened: None,
             looked: Looked::default(),
@@ -212,7 +223,7 @@ impl<'a> Driver<'a> {
             Output::Stop => match (&self.line, self.prepared.take()) {
                 (Some(line), _) => line.end_now(self.spec),
                 (None, prepared) => {
-                    prepared.into_iter().for_each(Prepared::abandon);
+                    self.left = prepared.and_then(Prepared::abandon);
                     self.give(Input::Drained);
                 }
             },
@@ -456,6 +467,11 @@ impl<'a> Driver<'a> {
             teller.told += PROGRESS_INTERVAL;
             if let Some(progress) = self.progress() {
                 (teller.tell)(News::Progress(progress));
+            }
+            if self.line.as_ref().is_some_and(Line::has_stopped_recording)
+                && !std::mem::replace(&mut teller.unrecorded, true)
+            {
+                (teller.tell)(News::Unrecorded);
             }
             // How much waits changes all the time; what it is called is news.
             if let Some(status) = self.line.as_ref().and_then(Line::delivery) {

@@ -80,13 +80,11 @@ impl Prepared {
         Ok(Line { end, video_stats, audio_stats, video, audio, fan_out, pushes, recording, alone })
     }
 
-    /// Without a packet, nothing is left of a recording.
-    pub(super) fn abandon(self) {
+    /// Nothing is recorded. What an earlier process recorded is still to be stored.
+    pub(super) fn abandon(self) -> Option<Finishing> {
         let Self { packets, video, audio, recording, .. } = self;
         drop((packets, video, audio));
-        if let Some((finishing, _)) = recording.map(Recording::finish) {
-            let _nothing = finishing.join();
-        }
+        recording.map(|recording| recording.finish().0)
     }
 }
 
@@ -132,7 +130,7 @@ impl Line {
     pub(super) fn is_over(&self) -> bool {
         let ended = [self.video.1.is_finished(), self.audio.1.is_finished()];
         // Others may go on without it.
-        let unrecorded = self.recording.as_ref().is_some_and(Recording::is_over) && self.pushes.is_empty();
+        let unrecorded = self.recording.as_ref().is_some_and(Recording::is_over) && self.pushes.are_over();
         if unrecorded || ended == [true; 2] {
             return true;
         }
@@ -159,6 +157,11 @@ impl Line {
     /// Whether it was its own length that ended the cast.
     pub(super) fn is_complete(&self, spec: &CastSpec) -> bool {
         spec.duration.is_some_and(|d| self.elapsed(spec) >= MediaTime::from(d))
+    }
+
+    /// Whether nothing is recorded any more, though the cast goes on.
+    pub(super) fn has_stopped_recording(&self) -> bool {
+        self.recording.as_ref().is_some_and(Recording::is_over) && !self.video.1.is_finished()
     }
 
     /// How storing the recording gets on.

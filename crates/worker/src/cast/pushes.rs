@@ -95,9 +95,9 @@ impl Running {
         Ok(())
     }
 
-    /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+    /// Whether none gets the stream any more, nor will.
+    pub(super) fn are_over(&self) -> bool {
+        self.pushes.states().iter().all(|push| matches!(push.state, State::Failed | State::Idle))
     }
 
     /// A change that cannot be made changes nothing else; what is told then.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use pagecast_core::MediaTime;
-use pagecast_core::spec::{self, Storage};
+use pagecast_core::spec::{self, Keys, Storage};
 use pagecast_media::encode::{Tracks, video};
 use pagecast_media::fanout::{FanOut, Limit};
 use pagecast_media::record::deliver::{self, Config, Delivered, Delivery, State, Status};
@@ -36,6 +36,22 @@ impl Recording {
         fan_out: &FanOut,
     ) -> Result<Self, Error> {
         let spool = Spool::create(spec)?;
+        let resumed = spec.resume;
+        Self::begin(Arc::clone(&spool), tracks, video, fan_out).inspect_err(|_| {
+            // Nothing is in it yet.
+            if !resumed {
+                spool.abandon();
+            }
+        })
+    }
+
+    fn begin(
+        spool: Arc<Spool>,
+        tracks: Tracks,
+        video: &mut video::Encoder,
+        fan_out: &FanOut,
+    ) -> Result<Self, Error> {
+        let spec = spool.recording();
         let recorder = Recorder::create(Arc::clone(&spool), tracks)?;
         let begins_at = recorder.begins_at();
         let probe = !spec.resume && !matches!(spec.to, Storage::File(_) | Storage::Folder(_));
@@ -64,8 +80,12 @@ impl Recording {
         self.recorder.is_finished()
     }
 
-    /// Why it cannot be stored, if somebody has to mend something first.
+    /// Why it should not begin: it could not be stored before somebody mends something.
     pub(super) fn trouble(&self) -> Option<Error> {
+        // One that goes on has something to store already.
+        if self.spool.recording().resume {
+            return None;
+        }
         let status = self.delivery.status();
         let problem = status.problem.filter(|_| status.state == State::Failed)?;
         Some(Error::Storage(problem))
@@ -84,12 +104,14 @@ impl Recording {
         };
         let pictures =
             self.thumbnails.map_or(Ok(()), |thread| thread.join().map_err(|_| Error::Panic("thumbnails")));
-        if added.is_err()
-            && let Err(error) = deliver::complete(&self.spool)
-        {
-            tracing::warn!(%error, "the last segment is not saved");
+        match if added.is_err() { deliver::complete(&self.spool) } else { Ok(()) } {
+            Ok(()) => self.delivery.end(),
+            // What is stored now would be stored without it.
+            Err(error) => {
+                tracing::warn!(%error, "the last segment is not saved yet");
+                self.delivery.give_up();
+            }
         }
-        self.delivery.end();
         (Finishing(self.delivery), pictures.and(added))
     }
 }
@@ -106,8 +128,15 @@ impl Finishing {
     }
 
     /// Stores what is in a spool that nobody works on.
-    pub(super) fn take_up(spool: &Path) -> Result<Self, Error> {
-        Ok(Self(deliver::recover(Arc::new(Spool::open(spool)?), Config::default())?))
+    pub(super) fn take_up(spool: &Path, keys: Option<&Keys>) -> Result<Self, Error> {
+        let mut spool = Spool::open(spool)?;
+        let recording = spool.recording_mut();
+        for storage in [Some(&mut recording.to), recording.backup.as_mut()].into_iter().flatten() {
+            if let (Storage::TencentVod(vod), Some(keys)) = (storage, keys) {
+                vod.keys = Some(keys.clone());
+            }
+        }
+        Ok(Self(deliver::recover(Arc::new(spool), Config::default())?))
     }
 
     /// Whether all of it is stored, or nobody waits any more.

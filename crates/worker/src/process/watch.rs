@@ -4,6 +4,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use pagecast_core::cast::Event;
+use pagecast_core::spec::MAX_TIME_RANGE;
 use pagecast_core::{CastSpec, HostTime};
 
 use super::{Failed, LOOK, Message, Order, Outcome, Process, STOP_GRACE, now};
@@ -59,11 +60,17 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
         process.order(&Order::Run(Box::new(self.spec.clone()), self.began.0));
         loop {
             let status = match self.follow(&mut process) {
+                // One that never got as far as the recording leaves it to others.
+                Followed::Done(outcome) if self.restarts > 0 && outcome.report.is_none() => {
+                    return self.save(process, outcome.failure);
+                }
                 Followed::Done(outcome) => return self.complete(*outcome),
                 Followed::Lost(status) => status,
             };
             if !self.go_on(&mut process) {
-                return self.save(process, &status);
+                let message =
+                    format!("the cast's process ended unexpectedly ({status}); what was recorded is kept");
+                return self.save(process, Some(Failed { kind: Kind::Unexpected, message }));
             }
         }
     }
@@ -154,15 +161,14 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
         if let Some(recording) = &mut spec.recording {
             recording.resume = true;
         }
-        spec.limits.max_time = spec.limits.max_time.saturating_sub(now().since(self.began));
+        let left = spec.limits.max_time.saturating_sub(now().since(self.began));
+        spec.limits.max_time = left.max(*MAX_TIME_RANGE.start());
         process.order(&Order::Run(Box::new(spec), self.began.0));
         true
     }
 
     /// Has what the cast left finished and stored.
-    fn save(mut self, mut process: Process, status: &str) -> Outcome {
-        let message = format!("the cast's process ended unexpectedly ({status}); what was recorded is kept");
-        let failure = Some(Failed { kind: Kind::Unexpected, message });
+    fn save(mut self, mut process: Process, failure: Option<Failed>) -> Outcome {
         if self.spec.recording.as_ref().is_none_or(|r| !r.spool.exists()) || !process.restart() {
             return Outcome { report: None, failure };
         }

@@ -12,13 +12,13 @@ use pagecast_core::spec::Storage;
 use tokio::task::JoinSet;
 
 use super::super::log::{Log, Reader};
-use super::super::parts::Part;
+use super::super::names::sibling;
 use super::super::playlist::State as Growth;
-use super::super::spool::{Delivered as Done, Recorded, Spool, Stored};
+use super::super::spool::{Delivered as Done, Recorded, Segment, Spool, Stored};
 use super::super::{assemble, manifest::Item};
 use super::gate::Gate;
 use super::ledger::{Ledger, Task};
-use super::{Config, Delivered, GIVEN_UP, GOES_ON, Shared};
+use super::{Config, Delivered, GOES_ON, Shared, State};
 use crate::store::{self, Class, Store};
 
 /// Things under way at a time.
@@ -28,6 +28,10 @@ const PLAYLIST_BYTES_PER_S: usize = 10_000;
 /// How long others may keep a playlist that changes.
 const FRESH: &str = "max-age=1";
 const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
+/// Pauses of a task that fails for reasons of its own.
+const ILL_PAUSE: Duration = Duration::from_secs(2);
+const MAX_ILL_PAUSE: Duration = Duration::from_secs(60);
+const NEVER: Duration = Duration::from_secs(1 << 30);
 /// Longest time between two looks at the spool.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -46,8 +50,8 @@ impl From<store::Error> for Failure {
 
 impl From<assemble::Error> for Failure {
     fn from(error: assemble::Error) -> Self {
-        let class = if error.is_full() { Class::Full } else { Class::Local };
-        Self { class, words: chain(&error) }
+        // A full disk of this machine says nothing about the storage.
+        Self { class: Class::Local, words: chain(&error) }
     }
 }
 
@@ -62,25 +66,37 @@ fn chain(error: &dyn std::error::Error) -> String {
     words
 }
 
-/// What came of a task.
-type Outcome = (Task, Result<Option<Item>, Failure>);
+/// What came of a task; `None` is the look whether anything can be stored at all.
+type Outcome = (Option<Task>, Result<Option<Item>, Failure>);
+
+/// A task that failed for reasons of its own, not of the storage.
+struct Ill {
+    task: Task,
+    tries: u32,
+    retry_at: HostTime,
+}
 
 /// The one who carries things.
 pub(super) struct Courier {
     spool: Arc<Spool>,
     store: Arc<Store>,
+    backup: Option<Arc<Store>>,
     /// Where files go: the recording's storage, or its backup.
     home: Storage,
     config: Config,
     shared: Arc<Shared>,
     ledger: Ledger,
     gate: Gate,
+    /// What is done again later while all else goes on.
+    ill: Vec<Ill>,
+    /// Somebody else's recording is in its place: nothing is stored.
+    taken: bool,
     began: Instant,
     on_backup: bool,
     tasks: JoinSet<Outcome>,
-    /// Segments in the playlists as they are stored, and when that of the whole recording was.
+    /// Segments in the playlists as they are stored; when that of the whole recording was, and its length.
     listed: [usize; 2],
-    whole_at: Option<Instant>,
+    whole: Option<(Instant, usize)>,
     recorded: Option<Reader<Recorded>>,
     log: Option<Log<Done>>,
     /// The last run, and what it needs to be decoded, to see whether the next one fits.
@@ -89,20 +105,28 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    pub(super) fn new(spool: Arc<Spool>, store: Store, config: Config, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        spool: Arc<Spool>,
+        (store, backup): (Arc<Store>, Option<Arc<Store>>),
+        config: Config,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             ledger: Ledger::new(spool.recording(), spool.names().clone()),
             home: spool.recording().to.clone(),
             gate: Gate::new(config.stuck_after, config.first_pause),
-            store: Arc::new(store),
+            store,
+            backup,
             spool,
             config,
             shared,
+            ill: Vec::new(),
+            taken: false,
             began: Instant::now(),
             on_backup: false,
             tasks: JoinSet::new(),
             listed: [0; 2],
-            whole_at: None,
+            whole: None,
             recorded: None,
             log: None,
             run: None,
@@ -112,29 +136,15 @@ impl Courier {
 
     /// Until all is stored, or nobody waits any more.
     pub(super) async fn run(mut self) -> Delivered {
-        let mut finished = false;
-        if self.config.probe
-            && let Err(error) = self.store.probe().await
-        {
-            self.note(error.into());
+        if self.config.probe {
+            let (store, names) = (Arc::clone(&self.store), self.first_names());
+            self.tasks.spawn(async move { (None, probe(&store, &names).await.map(|()| None)) });
         }
-        while self.shared.phase() != GIVEN_UP {
-            if let Err(failure) = self.step().await {
-                tracing::debug!(words = failure.words, "not delivered");
-                self.note(failure);
-            }
-            self.tell();
-            if self.ledger.is_done() && (self.ledger.is_empty() || self.gate.is_open(self.now(), 0)) {
-                match self.finish().await {
-                    Ok(()) => {
-                        finished = true;
-                        break;
-                    }
-                    Err(failure) => self.note(failure),
-                }
-            }
-            self.wait().await;
-        }
+        let shared = Arc::clone(&self.shared);
+        let finished = tokio::select! {
+            finished = self.deliver() => finished,
+            () = shared.quit.notified() => false,
+        };
         self.tell();
         let status = self.shared.status().clone();
         let spool = (!finished).then(|| self.spool.folder().to_owned());
@@ -146,15 +156,58 @@ impl Courier {
         Delivered { place, files, duration, status, spool }
     }
 
+    /// Until all is stored. False if that will never be.
+    async fn deliver(&mut self) -> bool {
+        loop {
+            if let Err(failure) = self.step().await {
+                self.note(failure);
+            }
+            self.tell();
+            // Where nothing was recorded, nothing needs to be stored.
+            let nothing = self.ledger.is_done() && self.ledger.is_empty();
+            if nothing || (self.ledger.is_done() && self.gate.is_open(self.now(), 0) && !self.taken) {
+                match self.finish().await {
+                    Ok(()) => return true,
+                    Err(failure) => self.note(failure),
+                }
+            }
+            if !self.wait().await {
+                return false;
+            }
+        }
+    }
+
+    /// What a recording that is there already would have.
+    fn first_names(&self) -> Vec<String> {
+        let names = self.spool.names();
+        if self.spool.recording().overwrite || matches!(self.home, Storage::File(_) | Storage::TencentVod(_))
+        {
+            return Vec::new();
+        }
+        [names.mp4(0), names.playlist()].map(|name| self.object(&name, "").target).into()
+    }
+
     /// Sees what is new, and begins what can be begun.
     async fn step(&mut self) -> Result<(), Failure> {
         self.read()?;
         self.turn_to_backup()?;
-        while self.tasks.len() < AT_ONCE && self.gate.is_open(self.now(), self.tasks.len()) {
-            let Some(task) = self.ledger.next() else { break };
-            self.begin(task);
+        while self.tasks.len() < AT_ONCE && self.gate.is_open(self.now(), self.tasks.len()) && !self.taken {
+            let now = self.now();
+            let healed = self.ill.iter().position(|ill| ill.retry_at <= now);
+            match healed.map(|at| self.ill[at].task).or_else(|| self.ledger.next()) {
+                Some(task) => self.begin(task),
+                None => break,
+            }
+            if let Some(at) = healed {
+                // Until it is known how it went.
+                self.ill[at].retry_at = now + NEVER;
+            }
         }
-        if self.gate.is_open(self.now(), self.tasks.len()) { self.list().await } else { Ok(()) }
+        if !self.taken && self.gate.is_open(self.now(), self.tasks.len()) {
+            self.list().await
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes in what was recorded.
@@ -163,7 +216,7 @@ impl Courier {
             let entries = self.spool.delivered().and_then(|mut log| log.news()).map_err(local)?;
             for entry in entries {
                 if entry == Done::Backup {
-                    self.move_to_backup()?;
+                    self.move_to_backup();
                 }
                 self.ledger.delivered(entry);
             }
@@ -174,6 +227,8 @@ impl Courier {
         let phase = self.shared.phase();
         let news = self.recorded.as_mut().map_or(Ok(Vec::new()), Reader::news).map_err(local)?;
         for entry in news {
+            let (segments, thumbnails) = self.ledger.counts();
+            entry.check(segments, thumbnails).map_err(local)?;
             // Only a run that has a segment has what begins it.
             let fits = match &entry {
                 Recorded::Segment(segment) if self.run != Some(segment.run) => {
@@ -197,44 +252,57 @@ impl Courier {
         let name = self.ledger.name(task);
         match task {
             Task::Make(part) => {
-                let pieces: Vec<_> =
-                    self.ledger.segments(Some(part)).iter().map(|segment| spool.piece(segment)).collect();
-                let (path, draft) = (spool.path(&name), spool.path(&format!("{name}.part")));
+                let segments = self.ledger.segments(Some(part));
                 self.tasks.spawn(async move {
-                    let made = blocking(move || assemble::mp4(&pieces, &path, &draft)).await;
-                    (task, made.map(|()| None))
+                    let made = blocking(move || make(&spool, &segments, &name)).await;
+                    (Some(task), made.map(|()| None))
                 });
             }
             Task::Medium => {
-                let files = self.medium_files();
-                let whole = self.ledger.whole_item(files.iter().map(|(_, path)| size(path)).sum());
-                self.tasks.spawn(async move { (task, store_medium(&store, &files, whole).await) });
+                let files = self.medium_names();
+                let (segments, playlist) =
+                    (self.ledger.segments(None), self.ledger.medium_playlist(spool.recording()));
+                let whole = self.ledger.whole_item(0);
+                self.tasks.spawn(async move {
+                    let written = Arc::clone(&spool);
+                    let done = async {
+                        blocking(move || write_medium(&written, &segments, &playlist)).await?;
+                        store_medium(&store, &spool, &files, whole).await
+                    };
+                    (Some(task), done.await)
+                });
             }
-            Task::Segment(index) if self.spool.recording().format.is_ts() => {
-                let piece = self.ledger.segment(index).map(|segment| spool.piece(&segment));
+            Task::Segment(index) if spool.recording().format.is_ts() => {
+                let segment = self.ledger.segment(index);
                 let object = self.object(&name, "video/mp2t");
                 self.tasks.spawn(async move {
-                    let stored = async {
-                        let path = object.path.clone();
-                        let draft = spool.path(&format!("{}.part", object.name));
-                        blocking(move || piece.map_or(Ok(()), |piece| assemble::ts(&piece, &path, &draft)))
-                            .await?;
+                    let done = async {
+                        blocking(move || segment.map_or(Ok(()), |segment| convert(&spool, &segment))).await?;
                         object.store(&store).await
                     };
-                    (task, stored.await.map(|_| None))
+                    (Some(task), done.await.map(|_| None))
                 });
             }
             Task::Init(_) | Task::Segment(_) | Task::Thumbnail(_) => {
                 let kind = if matches!(task, Task::Thumbnail(_)) { "image/jpeg" } else { "video/mp4" };
                 let object = self.object(&name, kind);
-                self.tasks.spawn(async move { (task, object.store(&store).await.map(|_| None)) });
+                if matches!(task, Task::Thumbnail(_)) && !object.path.exists() {
+                    // A power cut took it; the recording is whole without.
+                    self.tasks.spawn(async move { (Some(task), Ok(None)) });
+                    return;
+                }
+                self.tasks.spawn(async move { (Some(task), object.store(&store).await.map(|_| None)) });
             }
             Task::File(index) => {
                 let object = self.object(&name, "video/mp4");
-                let item = self.ledger.file(index).map(|part| self.ledger.item(part, size(&object.path)));
+                let part = self.ledger.file(index);
+                if let Some(part) = part.filter(|_| !object.path.exists()) {
+                    return self.ledger.make_again(part);
+                }
+                let item = part.map(|part| self.ledger.item(part, size(&object.path)));
                 self.tasks.spawn(async move {
                     let stored = object.store(&store).await;
-                    (task, stored.map(|stored| item.map(|item| with_medium(item, stored))))
+                    (Some(task), stored.map(|stored| item.map(|item| with_medium(item, stored))))
                 });
             }
         }
@@ -242,64 +310,67 @@ impl Courier {
 
     /// A file of the spool, and what it is called in storage.
     fn object(&self, name: &str, content_type: &'static str) -> Object {
+        let recording = self.spool.recording();
         let (target, own) = match &self.home {
             // Each file has a place of its own.
-            Storage::File(path) => (name.to_owned(), Some(Storage::File(path.with_file_name(name)))),
+            Storage::File(path) => {
+                let names = self.spool.names();
+                let own = (0..=self.ledger.files()).find(|index| names.mp4(*index) == name);
+                let own = own.map_or_else(|| path.with_file_name(name), |index| sibling(path, index));
+                (name.to_owned(), Some((Storage::File(own), recording.overwrite)))
+            }
             Storage::TencentVod(_) => (name.to_owned(), None),
-            _ => (format!("{}/{name}", self.spool.recording().name), None),
+            _ => (format!("{}/{name}", recording.name), None),
         };
-        Object { name: name.to_owned(), path: self.spool.path(name), target, own, content_type }
+        Object { path: self.spool.path(name), target, own, content_type }
     }
 
     /// All files of a playlist, itself the last.
-    fn medium_files(&self) -> Vec<(String, PathBuf)> {
+    fn medium_names(&self) -> Vec<String> {
         let (names, ts) = (self.spool.names(), self.spool.recording().format.is_ts());
         let mut all = Vec::new();
         if !ts {
             all.extend(self.ledger.runs().into_iter().map(|run| names.init(run)));
         }
-        for segment in self.ledger.segments(None) {
-            let name = if ts { names.ts(segment.index) } else { names.segment(segment.index) };
-            if ts {
-                let (path, draft) = (self.spool.path(&name), self.spool.path(&format!("{name}.part")));
-                if let Err(error) = assemble::ts(&self.spool.piece(&segment), &path, &draft) {
-                    tracing::warn!(%error, "a segment cannot be converted");
-                }
-            }
-            all.push(name);
-        }
-        let playlist = names.playlist();
-        let text = self.ledger.medium_playlist(self.spool.recording());
-        if let Err(error) = fs::write(self.spool.path(&playlist), text) {
-            tracing::warn!(%error, "the playlist cannot be written");
-        }
-        all.push(playlist);
-        all.into_iter()
-            .map(|name| {
-                let path = self.spool.path(&name);
-                (name, path)
-            })
-            .collect()
+        let segments = self.ledger.segments(None);
+        all.extend(segments.iter().map(|s| if ts { names.ts(s.index) } else { names.segment(s.index) }));
+        all.push(names.playlist());
+        all
     }
 
     /// A task has ended.
     fn ended(&mut self, (task, result): Outcome) -> Result<(), Failure> {
+        let Some(task) = task else {
+            self.taken = matches!(&result, Err(Failure { class: Class::Refused, .. }));
+            return result.map(drop);
+        };
+        let ill = self.ill.iter().position(|ill| ill.task == task);
         let item = match result {
             Ok(item) => item,
+            // What is wrong with the file itself does not keep others from being stored.
+            Err(failure) if matches!(failure.class, Class::Local | Class::Refused) => {
+                let tries = ill.map_or(0, |at| self.ill.swap_remove(at).tries) + 1;
+                let pause = ILL_PAUSE.saturating_mul(1 << tries.min(10)).min(MAX_ILL_PAUSE);
+                self.ill.push(Ill { task, tries, retry_at: self.now() + pause });
+                tracing::warn!(problem = failure.words, "a part of the recording cannot be stored");
+                self.shared.status().problem = Some(failure.words);
+                return Ok(());
+            }
             Err(failure) => {
+                ill.map(|at| self.ill.swap_remove(at));
                 self.ledger.failed(task);
                 return Err(failure);
             }
         };
-        self.gate.succeeded();
-        self.shared.status().problem = None;
-        let entry = match task {
-            Task::Make(Part { index, .. }) => Done::Made(index),
-            _ => {
-                let name = self.ledger.name(task);
-                let bytes = item.as_ref().map_or(0, |item| item.bytes);
-                Done::Stored(Stored { name, bytes })
+        ill.map(|at| self.ill.swap_remove(at));
+        let entry = if let Task::Make(part) = task {
+            Done::Made(part)
+        } else {
+            self.gate.succeeded();
+            if self.ill.is_empty() {
+                self.shared.status().problem = None;
             }
+            Done::Stored(Stored { name: self.ledger.name(task), item: item.clone() })
         };
         let spent = self.ledger.done(task, item);
         // Without the entry it would only be done again.
@@ -318,13 +389,12 @@ impl Courier {
             self.put_playlist(names.live_playlist(), self.ledger.live_playlist()).await?;
             self.listed[0] = listed;
         }
-        if self.listed[1] != listed {
+        let pause = |length: usize| Duration::from_secs((length / PLAYLIST_BYTES_PER_S) as u64);
+        if self.listed[1] != listed && self.whole.is_none_or(|(at, length)| at.elapsed() >= pause(length)) {
             let text = self.ledger.whole_playlist(Growth::Running);
-            let pause = Duration::from_secs((text.len() / PLAYLIST_BYTES_PER_S) as u64);
-            if self.whole_at.is_none_or(|at| at.elapsed() >= pause) {
-                self.put_playlist(names.playlist(), text).await?;
-                (self.listed[1], self.whole_at) = (listed, Some(Instant::now()));
-            }
+            self.whole = Some((Instant::now(), text.len()));
+            self.put_playlist(names.playlist(), text).await?;
+            self.listed[1] = listed;
         }
         Ok(())
     }
@@ -349,33 +419,37 @@ impl Courier {
             let manifest = self.ledger.manifest(&self.spool.recording().name);
             let text = serde_json::to_vec_pretty(&manifest).map_err(|e| local(e.into()))?;
             let name = names.manifest();
-            fs::write(self.spool.path(&name), text).map_err(local)?;
-            self.object(&name, "application/json").store(&self.store).await?;
+            // In the spool, this name is another file's.
+            let draft = self.spool.path(&format!("{name}.part"));
+            fs::write(&draft, text).map_err(local)?;
+            Object { path: draft, ..self.object(&name, "application/json") }.store(&self.store).await?;
         }
+        self.store.tidy().await;
         self.spool.remove();
         Ok(())
     }
 
     /// Gives the first storage up for the backup, if it has not worked for long.
     fn turn_to_backup(&mut self) -> Result<(), Failure> {
-        let failing = self.gate.state(self.now()) != super::State::Uploading;
-        if !failing || self.on_backup || self.spool.recording().backup.is_none() || !self.tasks.is_empty() {
+        let failing = self.gate.state(self.now()) != State::Uploading;
+        if !failing || self.on_backup || self.backup.is_none() || !self.tasks.is_empty() {
             return Ok(());
         }
         self.log.as_mut().map_or(Ok(()), |log| log.add(&Done::Backup)).map_err(local)?;
-        self.move_to_backup()?;
+        self.move_to_backup();
         self.ledger.begin_anew();
         tracing::warn!(place = self.store.place(), "storage does not work: the recording goes to its backup");
         Ok(())
     }
 
-    fn move_to_backup(&mut self) -> Result<(), Failure> {
-        let Some(backup) = self.spool.recording().backup.clone() else { return Ok(()) };
-        self.store = Arc::new(Store::open_at(&backup, self.config.pace)?);
-        (self.home, self.on_backup) = (backup, true);
-        self.gate.succeeded();
-        (self.listed, self.whole_at) = ([0; 2], None);
-        Ok(())
+    fn move_to_backup(&mut self) {
+        if let (Some(store), Some(home)) = (&self.backup, &self.spool.recording().backup) {
+            (self.store, self.home, self.on_backup) = (Arc::clone(store), home.clone(), true);
+            self.gate.succeeded();
+            self.ill.clear();
+            self.taken = false;
+            (self.listed, self.whole) = ([0; 2], None);
+        }
     }
 
     fn note(&mut self, failure: Failure) {
@@ -389,31 +463,39 @@ impl Courier {
     }
 
     fn tell(&self) {
+        // Nothing else is under way, and what is left needs somebody.
+        let hopeless = self.taken || (!self.ill.is_empty() && self.ledger.pending() == self.ill.len());
         let mut status = self.shared.status();
-        status.state = self.gate.state(self.now());
+        status.state = if hopeless { State::Failed } else { self.gate.state(self.now()) };
         status.pending = self.ledger.pending();
         status.backup = self.on_backup;
     }
 
-    /// Sleeps until something has happened or is due.
-    async fn wait(&mut self) {
+    /// Sleeps until something has happened or is due. False if something has happened that must not.
+    async fn wait(&mut self) -> bool {
         let now = self.now();
-        let due =
-            self.gate.retry_at().map_or(LOOK, |at| at.since(now)).min(LOOK).max(Duration::from_millis(10));
+        let idle = self.tasks.is_empty();
+        let retries = self.ill.iter().map(|ill| ill.retry_at).chain(self.gate.retry_at().filter(|_| idle));
+        let due = retries.map(|at| at.since(now)).min().map_or(LOOK, |due| due.min(LOOK));
         let bell = Arc::clone(&self.shared.bell);
         let ended = tokio::select! {
             Some(ended) = self.tasks.join_next() => Some(ended),
             () = bell.notified() => None,
-            () = tokio::time::sleep(due) => None,
+            () = tokio::time::sleep(due.max(Duration::from_millis(10))) => None,
         };
         let result = match ended {
             Some(Ok(outcome)) => self.ended(outcome),
-            Some(Err(error)) => Err(Failure { class: Class::Local, words: format!("a bug: {error}") }),
+            Some(Err(error)) => {
+                tracing::error!(%error, "a bug: a delivery panicked");
+                self.shared.status().problem = Some(format!("a bug: {error}"));
+                return false;
+            }
             None => Ok(()),
         };
         if let Err(failure) = result {
             self.note(failure);
         }
+        true
     }
 
     /// The gate's clock.
@@ -424,34 +506,87 @@ impl Courier {
 
 /// A file on its way.
 struct Object {
-    name: String,
     path: PathBuf,
     /// What it is called in storage.
     target: String,
-    /// A storage for it alone.
-    own: Option<Storage>,
+    /// A storage for it alone, and whether what is there may be replaced.
+    own: Option<(Storage, bool)>,
     content_type: &'static str,
 }
 
 impl Object {
     async fn store(self, store: &Store) -> Result<store::Stored, Failure> {
-        let Self { path, target, own, content_type, .. } = self;
-        Ok(match own {
-            Some(own) => Store::open(&own)?.put("file", &path, content_type).await?,
-            None => store.put(&target, &path, content_type).await?,
-        })
+        let Self { path, target, own, content_type } = self;
+        let Some((own, overwrite)) = own else { return Ok(store.put(&target, &path, content_type).await?) };
+        if let (Storage::File(there), false) = (&own, overwrite)
+            && there.exists()
+            && size(there) != size(&path)
+        {
+            let words =
+                format!("{} exists already: remove it, then finish with `pagecast recover`", there.display());
+            return Err(Failure { class: Class::Refused, words });
+        }
+        Ok(Store::open(&own)?.put("file", &path, content_type).await?)
     }
+}
+
+/// Whether anything can be stored, and nothing of these is there.
+async fn probe(store: &Store, names: &[String]) -> Result<(), Failure> {
+    store.probe().await?;
+    for name in names {
+        if store.head(name).await?.is_some() {
+            let words = format!(
+                "{name} exists already in {}: choose another name, or replace it with --overwrite",
+                store.place()
+            );
+            return Err(Failure { class: Class::Refused, words });
+        }
+    }
+    Ok(())
+}
+
+/// Makes a file of its segments.
+fn make(spool: &Spool, segments: &[Segment], name: &str) -> Result<(), assemble::Error> {
+    let pieces: Vec<_> = segments.iter().map(|segment| spool.piece(segment)).collect();
+    let path = spool.path(name);
+    assemble::mp4(&pieces, &path, &spool.path(&format!("{name}.part")))?;
+    spool.grew(size(&path));
+    Ok(())
+}
+
+/// Makes a segment of MPEG-TS, unless it is there.
+fn convert(spool: &Spool, segment: &Segment) -> Result<(), assemble::Error> {
+    let name = spool.names().ts(segment.index);
+    let path = spool.path(&name);
+    if path.exists() {
+        return Ok(());
+    }
+    assemble::ts(&spool.piece(segment), &path, &spool.path(&format!("{name}.part")))?;
+    spool.grew(size(&path));
+    Ok(())
+}
+
+/// Makes what is to be stored as one medium.
+fn write_medium(spool: &Spool, segments: &[Segment], playlist: &str) -> Result<(), assemble::Error> {
+    if spool.recording().format.is_ts() {
+        segments.iter().try_for_each(|segment| convert(spool, segment))?;
+    }
+    let path = spool.path(&spool.names().playlist());
+    fs::write(&path, playlist).map_err(|e| assemble::Error::Io(path, e))
 }
 
 async fn store_medium(
     store: &Store,
-    files: &[(String, PathBuf)],
+    spool: &Spool,
+    names: &[String],
     item: Item,
 ) -> Result<Option<Item>, Failure> {
+    let paths: Vec<_> = names.iter().map(|name| spool.path(name)).collect();
     let files: Vec<(&str, &Path)> =
-        files.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();
+        names.iter().map(String::as_str).zip(paths.iter().map(PathBuf::as_path)).collect();
     let stored = store.put_playlist(&files).await?;
-    Ok(Some(with_medium(item, stored)))
+    let bytes = paths.iter().map(|path| size(path)).sum();
+    Ok(Some(with_medium(Item { bytes, ..item }, stored)))
 }
 
 fn with_medium(item: Item, stored: store::Stored) -> Item {
@@ -472,8 +607,7 @@ async fn blocking(
 }
 
 fn local(error: io::Error) -> Failure {
-    let full = error.kind() == io::ErrorKind::StorageFull;
-    Failure { class: if full { Class::Full } else { Class::Local }, words: format!("the spool: {error}") }
+    Failure { class: Class::Local, words: format!("the spool: {error}") }
 }
 
 fn size(path: &Path) -> u64 {

@@ -1,13 +1,14 @@
 //! What was recorded, what it becomes, and what of that is stored already. Sans-IO: told the entries of both logs, it says what to
 //! do next, the same after a crash as before it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
 
 use pagecast_core::MediaTime;
 use pagecast_core::spec::{Format, Recording, Storage};
 
 use super::super::manifest::{Item, Manifest, Shot, Span};
-use super::super::names::Names;
+use super::super::names::{Names, sibling};
 use super::super::parts::{Part, Splitter};
 use super::super::playlist::{Playlists, State as Growth};
 use super::super::spool::{Delivered, Recorded, Run, Segment, Thumbnail};
@@ -49,6 +50,8 @@ struct FileEntry {
 #[derive(Debug)]
 pub(super) struct Ledger {
     names: Names,
+    /// Where the first file goes, if it has a name of its own.
+    file: Option<PathBuf>,
     format: Format,
     /// Nothing is discarded before all is stored.
     keep: bool,
@@ -65,8 +68,8 @@ pub(super) struct Ledger {
     /// Segments that are in the playlists.
     listed: usize,
     /// What the log says: names that are stored, files that are made.
-    stored: HashSet<String>,
-    made: HashSet<u32>,
+    stored: HashMap<String, Option<Item>>,
+    made: BTreeMap<u32, Part>,
     ended: bool,
     medium_item: Option<Item>,
 }
@@ -74,8 +77,13 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(recording: &Recording, names: Names) -> Self {
         let medium = matches!(recording.to, Storage::TencentVod(_));
+        let file = match &recording.to {
+            Storage::File(path) => Some(path.clone()),
+            _ => None,
+        };
         Self {
             names,
+            file,
             format: recording.format,
             keep: recording.backup.is_some() || medium,
             medium: medium && recording.format.has_hls(),
@@ -88,8 +96,8 @@ impl Ledger {
             under_way: 0,
             playlists: Playlists::new(recording.format.is_ts(), recording.segment.into()),
             listed: 0,
-            stored: HashSet::new(),
-            made: HashSet::new(),
+            stored: HashMap::new(),
+            made: BTreeMap::new(),
             ended: false,
             medium_item: None,
         }
@@ -98,8 +106,8 @@ impl Ledger {
     /// What an earlier process did; told before anything that was recorded.
     pub(super) fn delivered(&mut self, entry: Delivered) {
         match entry {
-            Delivered::Made(index) => drop(self.made.insert(index)),
-            Delivered::Stored(stored) => drop(self.stored.insert(stored.name)),
+            Delivered::Made(part) => drop(self.made.insert(part.index, part)),
+            Delivered::Stored(stored) => drop(self.stored.insert(stored.name, stored.item)),
             Delivered::Backup => self.stored.clear(),
         }
     }
@@ -115,6 +123,9 @@ impl Ledger {
                 let begins = self.segments.last().is_none_or(|last| last.segment.run != segment.run);
                 self.segments.push(Entry { segment, stored: false, part: None });
                 self.want_segment(segment, begins);
+                // A file that was made once has the segments that it has.
+                let made = self.splitter.open().and_then(|open| self.made.get(&open.index));
+                let fits = fits && made.is_none_or(|part| segment.index <= part.last);
                 if self.format.has_mp4()
                     && let Some(part) = self.splitter.push(&segment, fits)
                 {
@@ -125,7 +136,6 @@ impl Ledger {
                 self.thumbnails.push(thumbnail);
                 self.want(Task::Thumbnail(thumbnail.index));
             }
-            Recorded::End => {}
         }
     }
 
@@ -158,12 +168,11 @@ impl Ledger {
     }
 
     fn close(&mut self, part: Part) {
-        for entry in self.segments.iter_mut().filter(|e| (part.first..=part.last).contains(&e.segment.index))
-        {
+        for entry in self.segments.iter_mut().take(part.last as usize + 1).skip(part.first as usize) {
             entry.part = Some(part.index);
         }
         self.files.push(FileEntry { part, item: None });
-        if self.made.contains(&part.index) {
+        if self.made.contains_key(&part.index) {
             self.want(Task::File(part.index));
         } else {
             self.todo.push_back(Task::Make(part));
@@ -172,10 +181,9 @@ impl Ledger {
 
     /// Queues it, unless it is done.
     fn want(&mut self, task: Task) {
-        if self.stored.contains(&self.name(task)) {
-            self.settle(task, None);
-        } else {
-            self.todo.push_back(task);
+        match self.stored.get(&self.name(task)).cloned() {
+            Some(item) => self.settle(task, item),
+            None => self.todo.push_back(task),
         }
     }
 
@@ -199,6 +207,13 @@ impl Ledger {
         Some(task)
     }
 
+    /// The file is not in the spool, though it was made: it is made again.
+    pub(super) fn make_again(&mut self, part: Part) {
+        self.under_way -= 1;
+        self.made.remove(&part.index);
+        self.todo.push_back(Task::Make(part));
+    }
+
     /// It did not work: to be done again, first.
     pub(super) fn failed(&mut self, task: Task) {
         self.under_way -= 1;
@@ -209,7 +224,7 @@ impl Ledger {
     pub(super) fn done(&mut self, task: Task, item: Option<Item>) -> Vec<String> {
         self.under_way -= 1;
         if let Task::Make(part) = task {
-            self.made.insert(part.index);
+            self.made.insert(part.index, part);
             self.want(Task::File(part.index));
             return Vec::new();
         }
@@ -221,7 +236,7 @@ impl Ledger {
     fn settle(&mut self, task: Task, item: Option<Item>) {
         match task {
             Task::Segment(index) => {
-                if let Some(entry) = self.segments.iter_mut().rev().find(|e| e.segment.index == index) {
+                if let Some(entry) = self.segments.get_mut(index as usize) {
                     entry.stored = true;
                 }
                 while let Some(entry) = self.segments.get(self.listed).filter(|e| e.stored) {
@@ -253,7 +268,7 @@ impl Ledger {
             Task::Segment(index) => {
                 let mut names: Vec<_> =
                     self.format.is_ts().then(|| self.names.ts(index)).into_iter().collect();
-                let entry = self.segments.iter().rev().find(|e| e.segment.index == index);
+                let entry = self.segments.get(index as usize);
                 names.extend(entry.filter(is_spent).map(|_| self.names.segment(index)));
                 names
             }
@@ -294,7 +309,7 @@ impl Ledger {
             })
             .collect::<Vec<_>>()
         {
-            let made = self.made.contains(&part.index);
+            let made = self.made.contains_key(&part.index);
             self.want(if made { Task::File(part.index) } else { Task::Make(part) });
         }
         if self.ended && self.medium && !self.segments.is_empty() {
@@ -312,19 +327,29 @@ impl Ledger {
         self.todo.len() + self.under_way
     }
 
+    /// How many segments and pictures were recorded.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.segments.len(), self.thumbnails.len())
+    }
+
     /// Whether nothing was recorded at all.
     pub(super) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
     pub(super) fn segment(&self, index: u32) -> Option<Segment> {
-        self.segments.iter().rev().map(|e| e.segment).find(|s| s.index == index)
+        self.segments.get(index as usize).map(|e| e.segment)
     }
 
     /// The segments of a file, or all of them.
     pub(super) fn segments(&self, part: Option<Part>) -> Vec<Segment> {
         let inside = |s: &Segment| part.is_none_or(|p| (p.first..=p.last).contains(&s.index));
         self.segments.iter().map(|e| e.segment).filter(inside).collect()
+    }
+
+    /// How many files are closed.
+    pub(super) fn files(&self) -> u32 {
+        u32::try_from(self.files.len()).unwrap_or(u32::MAX)
     }
 
     /// The segments of file `index`, once it is closed.
@@ -360,6 +385,14 @@ impl Ledger {
         all.whole(&self.names, Growth::Complete)
     }
 
+    /// What file `index` is called where it is stored.
+    fn title(&self, index: u32) -> String {
+        let own = self.file.as_ref().map(|file| sibling(file, index));
+        let own =
+            own.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+        own.unwrap_or_else(|| self.names.mp4(index))
+    }
+
     /// What there is to know about a file of so many bytes.
     pub(super) fn item(&self, part: Part, bytes: u64) -> Item {
         let ends = [self.segment(part.first), self.segment(part.last)];
@@ -368,7 +401,7 @@ impl Ledger {
             run.map_or(0, |r| r.unix_ms) + at.as_millis()
         };
         Item {
-            name: self.names.mp4(part.index),
+            name: self.title(part.index),
             bytes,
             start_unix_ms: ends[0].map_or(0, |s| unix(&s, s.start)),
             end_unix_ms: ends[1].map_or(0, |s| unix(&s, s.start + s.duration)),
@@ -379,12 +412,7 @@ impl Ledger {
 
     /// The whole recording as one item.
     pub(super) fn whole_item(&self, bytes: u64) -> Item {
-        let part = Part {
-            index: 0,
-            first: 0,
-            last: self.segments.last().map_or(0, |e| e.segment.index),
-            closed: true,
-        };
+        let part = Part { index: 0, first: 0, last: self.segments.last().map_or(0, |e| e.segment.index) };
         Item { name: self.names.playlist(), ..self.item(part, bytes) }
     }
 

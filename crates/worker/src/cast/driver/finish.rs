@@ -73,7 +73,9 @@ impl Driver<'_> {
             report.duration_ms = u64::try_from(duration.as_millis()).unwrap_or(0);
         }
         let patience = self.spec.recording.as_ref().map_or(Duration::ZERO, |r| r.patience);
-        if let Some(finishing) = recording
+        // The one that ended the cast.
+        let _first = self.stop.take();
+        if let Some(finishing) = recording.or(self.left.take())
             && let Err(error) = deliver(finishing, patience, self.stop, self.tell.get_mut().tell, &mut report)
         {
             failed.get_or_insert(error);
@@ -94,7 +96,7 @@ impl Driver<'_> {
     }
 }
 
-/// Waits until the recording is stored, but not longer than the cast's patience, or when somebody asks for the end once more.
+/// Waits until the recording is stored, but not longer than the cast's patience, or when somebody asks for the end.
 pub(in super::super) fn deliver(
     finishing: Finishing,
     patience: Duration,
@@ -102,15 +104,13 @@ pub(in super::super) fn deliver(
     tell: &mut dyn FnMut(News),
     report: &mut Report,
 ) -> Result<(), Error> {
-    // The one that ended the cast.
-    let _first = stop.take();
     let begin = Instant::now();
     let mut told = Duration::ZERO;
     while !finishing.is_finished() {
         // What somebody must mend first takes longer than anybody waits.
         let mended_by_others =
             finishing.status().state == DeliveryState::Failed && begin.elapsed() >= HOPELESS;
-        if begin.elapsed() >= patience || mended_by_others || stop.take() {
+        if begin.elapsed() >= patience || mended_by_others || stop.asked() {
             finishing.give_up();
         }
         if begin.elapsed() >= told + TELL {
