@@ -3,18 +3,21 @@
 //!
 //! The faults: the renderer or the browser is killed, the whole browser stands still for seconds, the page freezes, turns white,
 //! hangs, eats memory or loads itself again. The same seed gives the same faults.
+//!
+//! Every other cast is sent to a local nginx and makes HLS beside its MP4: both must be as long as it was.
 #![expect(clippy::print_stdout, reason = "the result is for the terminal")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use pagecast_testkit::media::beeps;
+use pagecast_testkit::rtmp::Nginx;
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::sync::{self, median};
-use pagecast_testkit::{Pagecast, Run, Server, Signal};
+use pagecast_testkit::{Outcome, Pagecast, Recording, Run, Scratch, Server, Signal, flv};
 
 /// Time between two looks at the casts.
 const LOOK: Duration = Duration::from_millis(200);
@@ -22,6 +25,10 @@ const LOOK: Duration = Duration::from_millis(200);
 const SAMPLE: Duration = Duration::from_secs(10);
 /// What a cast may take beyond its length.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a recording with several files is called.
+const NAME: &str = "soak";
+/// What a stream or a playlist may lack of the cast's length, in seconds: a stream begins when the server has answered.
+const LACK_S: f64 = 2.0;
 /// Troubles that the page makes itself; an empty one is none.
 const TROUBLES: [&str; 6] = ["", "freeze", "blank", "loop", "memory", "reload"];
 
@@ -73,6 +80,21 @@ struct Cast {
     samples: Vec<(u64, usize)>,
     faults: u32,
     trouble: &'static str,
+    /// Where it goes, unless to a file alone.
+    outputs: Option<Outputs>,
+}
+
+/// The outputs of a cast that has several.
+struct Outputs {
+    folder: Scratch,
+    /// Name of its stream.
+    key: String,
+}
+
+/// What casts talk to.
+struct Servers {
+    pages: Server,
+    nginx: Nginx,
 }
 
 /// What all casts came to.
@@ -85,6 +107,9 @@ struct Total {
     moves: u32,
     seconds: f64,
     late: u64,
+    pushed: u32,
+    lost: u64,
+    reconnects: u64,
     offsets_ms: Vec<f64>,
     drift: Vec<f64>,
     memory_growth: Vec<f64>,
@@ -96,14 +121,16 @@ fn main() -> Result<()> {
     let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("pagecast"));
     let program = args.pagecast.clone().map_or_else(beside, Ok)?;
     ensure!(program.is_file(), "{} is missing: cargo build --release", program.display());
-    let server = Server::start()?;
+    let servers = Servers { pages: Server::start()?, nginx: Nginx::start(None)? };
+    let mut started = 0;
     let mut dice = Dice(args.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let (begin, mut total, mut running) = (Instant::now(), Total::default(), Vec::new());
     let until = begin + Duration::from_secs(60 * args.minutes);
     let length = Duration::from_secs(60 * args.length);
     loop {
         while running.len() < args.casts && Instant::now() + length <= until + LOOK {
-            running.push(start(&args, &program, &server, &mut dice)?);
+            running.push(start(&args, &program, &servers, started, &mut dice)?);
+            started += 1;
         }
         if running.is_empty() {
             break;
@@ -114,7 +141,7 @@ fn main() -> Result<()> {
         let over = |cast: &mut Cast| cast.started.elapsed() >= length || !cast.run.is_running();
         while let Some(at) = running.iter_mut().position(over) {
             let cast = running.swap_remove(at);
-            finish(cast, length, &mut total);
+            finish(cast, length, &servers.nginx, &mut total);
             println!(
                 "{:>4.0} min: {} casts done, {} faults, {} reloads, {} fresh browsers, {} wrong",
                 begin.elapsed().as_secs_f64() / 60.0,
@@ -130,20 +157,28 @@ fn main() -> Result<()> {
     report(&args, &total, begin.elapsed())
 }
 
-fn start(args: &Args, program: &std::path::Path, server: &Server, dice: &mut Dice) -> Result<Cast> {
+fn start(args: &Args, program: &Path, servers: &Servers, number: u32, dice: &mut Dice) -> Result<Cast> {
     let trouble = TROUBLES[dice.roll(TROUBLES.len() as u64) as usize];
     let after_ms = 10_000 + dice.roll(60_000);
-    let url =
-        server.url(&format!("sync.html?do={trouble}&after={after_ms}&loads=1&id={}", dice.roll(1 << 40)));
-    let run = Pagecast::record(program, &url)
+    let url = servers
+        .pages
+        .url(&format!("sync.html?do={trouble}&after={after_ms}&loads=1&id={}", dice.roll(1 << 40)));
+    let mut cast = Pagecast::record(program, &url)
         .with("size", "640x360")
         .with("duration", format!("{}s", 60 * args.length))
         .with("attempts", 10)
         .with("freeze-check", "3s")
         .with("blank-check", "3s")
         .with("crash-check", "3s")
-        .with("max-memory", "1500M")
-        .start()?;
+        .with("max-memory", "1500M");
+    let mut outputs = None;
+    if number % 2 == 1 {
+        let (folder, key) = (Scratch::new()?, format!("soak{number}"));
+        cast = cast.with("push", servers.nginx.url(&key)).with("format", "both").with("name", NAME);
+        cast = cast.output(folder.join("kept"));
+        outputs = Some(Outputs { folder, key });
+    }
+    let run = cast.start()?;
     let now = Instant::now();
     Ok(Cast {
         run,
@@ -154,6 +189,7 @@ fn start(args: &Args, program: &std::path::Path, server: &Server, dice: &mut Dic
         samples: Vec::new(),
         faults: u32::from(!trouble.is_empty()),
         trouble,
+        outputs,
     })
 }
 
@@ -196,12 +232,12 @@ fn sample(pid: u32) -> Option<(u64, usize)> {
     Some((1024 * kib, fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count()))
 }
 
-fn finish(mut cast: Cast, length: Duration, total: &mut Total) {
+fn finish(mut cast: Cast, length: Duration, nginx: &Nginx, total: &mut Total) {
     let _gone = cast.run.signal_browser(Signal::CONT);
     total.casts += 1;
     total.faults += cast.faults;
     let (trouble, samples) = (cast.trouble, std::mem::take(&mut cast.samples));
-    if let Err(error) = judge(cast.run, length, total) {
+    if let Err(error) = judge(cast.run, cast.outputs.as_ref(), nginx, length, total) {
         total.wrong.push(format!("cast {} (page: {trouble:?}): {error:#}", total.casts));
     }
     // The first minute is for warming up.
@@ -213,13 +249,22 @@ fn finish(mut cast: Cast, length: Duration, total: &mut Total) {
 }
 
 /// That the cast ended as it should, left nothing, and that its file is whole.
-fn judge(run: Run, length: Duration, total: &mut Total) -> Result<()> {
+fn judge(
+    run: Run,
+    outputs: Option<&Outputs>,
+    nginx: &Nginx,
+    length: Duration,
+    total: &mut Total,
+) -> Result<()> {
     let outcome = run.finish(PATIENCE)?;
     let report = outcome.report()?;
     total.reloads += report.reloads;
     total.moves += report.moves;
     total.late += report.frames_dropped;
-    let file = outcome.recording()?;
+    let file = match outputs {
+        None => outcome.recording()?,
+        Some(outputs) => judge_outputs(&outcome, outputs, nginx, length, total)?,
+    };
     ensure!((file.end_s() - length.as_secs_f64()).abs() < 0.1, "{} s of picture", file.end_s());
     let complaints = file.complaints()?;
     ensure!(complaints.is_empty(), "does not decode: {complaints}");
@@ -236,6 +281,38 @@ fn judge(run: Run, length: Duration, total: &mut Total) -> Result<()> {
     Ok(())
 }
 
+/// That what was sent and what was cut are as long as the cast; gives its MP4.
+fn judge_outputs(
+    outcome: &Outcome,
+    outputs: &Outputs,
+    nginx: &Nginx,
+    length: Duration,
+    total: &mut Total,
+) -> Result<Recording> {
+    let report = outcome.report()?;
+    let [push] = &report.pushes[..] else { bail!("pushes: {:?}", report.pushes) };
+    total.pushed += 1;
+    total.lost += push.lost;
+    total.reconnects += push.reconnects;
+    ensure!(push.bytes > 0 && push.state == "idle", "{push:?}");
+    let least_s = length.as_secs_f64() - LACK_S;
+    let mut sent_s = 0.0;
+    for path in nginx.recorded(&outputs.key)? {
+        let tags = flv::tags(&path)?;
+        let ms = tags.last().zip(tags.first()).map_or(0, |(last, first)| last.ms - first.ms);
+        sent_s += ms as f64 / 1000.0;
+        fs::remove_file(path)?;
+    }
+    ensure!(sent_s > least_s, "the server got {sent_s:.1} s");
+    let folder = outputs.folder.join("kept").join(NAME);
+    let playlist = fs::read_to_string(folder.join(format!("{NAME}.m3u8"))).context("no playlist")?;
+    let lengths =
+        playlist.lines().filter_map(|l| l.strip_prefix("#EXTINF:")?.split(',').next()?.parse::<f64>().ok());
+    let cut_s: f64 = lengths.sum();
+    ensure!(cut_s > least_s && playlist.contains("#EXT-X-ENDLIST"), "the playlist has {cut_s:.1} s");
+    Recording::open(&folder.join(format!("{NAME}_0.mp4")))
+}
+
 fn report(args: &Args, total: &Total, took: Duration) -> Result<()> {
     let within = |ms: f64| {
         let good = total.offsets_ms.iter().filter(|o| o.abs() <= ms).count();
@@ -246,6 +323,10 @@ fn report(args: &Args, total: &Total, took: Duration) -> Result<()> {
     println!("faults                   {}", total.faults);
     println!("healed                   {} reloads, {} fresh browsers", total.reloads, total.moves);
     println!("changes told late        {}", total.late);
+    println!(
+        "pushes                   {}, {} packets lost, {} connections made again",
+        total.pushed, total.lost, total.reconnects
+    );
     println!(
         "sound against picture    median {:+.1} ms; {:.1} % of {} beeps within 40 ms, {:.1} % within 15 ms",
         median(total.offsets_ms.clone()),
