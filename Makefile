@@ -7,7 +7,7 @@ BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev \
          libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libavfilter-dev libavdevice-dev
 RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
 TEST  := ffmpeg openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream
-BENCH := xvfb pulseaudio ffmpeg
+BENCH := xvfb pulseaudio ffmpeg nginx-light libnginx-mod-rtmp
 
 .PHONY: demo test check bench soak build fmt packages-run packages-test packages-bench
 
@@ -30,7 +30,7 @@ check: packages-run
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-## Pagecast beside what others do, on this machine; writes docs/bench.md.
+## Pagecast beside what others do, on this machine; writes docs/bench.md. BENCH_ARGS="--parts outputs --output outputs.md"
 bench: packages-bench
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p pagecast-bench -- $(BENCH_ARGS)

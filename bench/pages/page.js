@@ -3,6 +3,7 @@
 
 const query = new URLSearchParams(location.search);
 const at = query.has("at") ? Number(query.get("at")) : null;
+const clock = query.get("clock");
 
 /// Tells the bench, once, that the page of this cast has drawn.
 export function drawn() {
@@ -27,7 +28,8 @@ export function play(draw) {
     opened ??= now;
     const k = Math.round(((now - opened) * 60) / 1000);
     draw(k);
-    drawStrip(k, now);
+    // The clock of the machine says how long a picture was on its way.
+    drawStrip(k, clock === "machine" ? performance.timeOrigin + performance.now() : now);
     requestAnimationFrame(tick);
   };
   requestAnimationFrame(tick);

@@ -17,7 +17,7 @@ pub(crate) const HEIGHT: usize = 720;
 pub(crate) const FPS: u32 = 30;
 
 /// A busy machine may take long to show a page.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Who records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +126,7 @@ pub(crate) struct Finished {
 }
 
 /// A number that no other cast of this run has.
-fn next_number() -> u32 {
+pub(crate) fn next_number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

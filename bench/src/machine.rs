@@ -1,6 +1,7 @@
 //! What the numbers were taken on, and whether everything that takes them is there.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use pagecast_testkit::command::{program, stdout_of};
@@ -16,13 +17,19 @@ const NEEDED: [(&str, &str); 5] = [
     (CHROMIUM, "chromium"),
 ];
 
+/// What sending needs, and where Debian puts it: nginx itself is not in everybody's PATH.
+const SERVER: (&str, &str) = ("/usr/lib/nginx/modules/ngx_rtmp_module.so", "nginx-light libnginx-mod-rtmp");
+
 /// Says which packages are missing.
-pub(crate) fn check() -> Result<()> {
+pub(crate) fn check(outputs: bool) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
     let mut missing: Vec<_> =
         NEEDED.iter().filter(|(name, _)| !found(name)).map(|(_, package)| *package).collect();
     missing.dedup();
+    if outputs && !Path::new(SERVER.0).is_file() {
+        missing.push(SERVER.1);
+    }
     ensure!(missing.is_empty(), "install what the bench needs: apt-get install {}", missing.join(" "));
     Ok(())
 }

@@ -12,6 +12,7 @@ mod casts;
 mod density;
 mod machine;
 mod measure;
+mod outputs;
 mod page;
 mod pagecast;
 mod peers;

@@ -32,16 +32,37 @@ pub(crate) struct Claims {
     pub(crate) first_frame_s: f64,
     /// CPU time of everything over the whole run.
     pub(crate) cpu_s: f64,
+    /// Pushes that never lost anything.
+    pub(crate) whole_pushes: usize,
+}
+
+/// What a recorder is told beside page, size and rate.
+#[derive(Debug, Default)]
+pub(crate) struct More {
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Pagecast {
     pub(crate) fn start(pagecast: &Path, url: &str, file: &Path) -> Result<Self> {
-        Self::spawn(pagecast, url, file, &[], Stdio::null())
+        Self::start_with(pagecast, url, &file.to_string_lossy(), file, &More::default())
+    }
+
+    /// Starts it with anything else; it records to `output`; its log and spool are called after `file`.
+    pub(crate) fn start_with(
+        pagecast: &Path,
+        url: &str,
+        output: &str,
+        file: &Path,
+        more: &More,
+    ) -> Result<Self> {
+        Self::spawn(pagecast, url, output, file, more, Stdio::null())
     }
 
     /// Starts it with a browser that waits, and opens the page once it does.
     pub(crate) fn start_warm(pagecast: &Path, url: &str, file: &Path) -> Result<Self> {
-        let mut warm = Self::spawn(pagecast, url, file, &["--standby"], Stdio::piped())?;
+        let more = More { arguments: vec!["--standby".to_owned()], ..More::default() };
+        let mut warm = Self::spawn(pagecast, url, &file.to_string_lossy(), file, &more, Stdio::piped())?;
         let begin = Instant::now();
         while !fs::read_to_string(&warm.log)?.contains("ready") {
             ensure!(begin.elapsed() < PATIENCE, "no browser waits: {}", fs::read_to_string(&warm.log)?);
@@ -53,11 +74,22 @@ impl Pagecast {
         Ok(warm)
     }
 
-    fn spawn(pagecast: &Path, url: &str, file: &Path, more: &[&str], stdin: Stdio) -> Result<Self> {
-        let log = file.with_extension("log");
+    fn spawn(
+        pagecast: &Path,
+        url: &str,
+        output: &str,
+        file: &Path,
+        more: &More,
+        stdin: Stdio,
+    ) -> Result<Self> {
+        let (log, spool) = (file.with_extension("log"), file.with_extension("spool"));
+        // A bench that was stopped leaves one, and nobody wants to recover what is in it.
+        drop(fs::remove_dir_all(&spool));
         let mut command = program(pagecast);
-        command.args(["record", url, "--json", "--overwrite", "-o"]).arg(file);
-        command.args(["--allow-net", "127.0.0.0/8"]).args(more);
+        command.args(["record", url, "--json", "--overwrite", "-o", output]);
+        command.args(["--allow-net", "127.0.0.0/8"]).args(&more.arguments);
+        command.arg("--spool").arg(&spool);
+        command.envs(more.environment.iter().copied());
         command.args(["--size", &format!("{WIDTH}x{HEIGHT}"), "--fps", &FPS.to_string()]);
         command.stdin(stdin).stdout(Stdio::piped()).stderr(File::create(&log)?);
         let child = command.spawn().with_context(|| {
@@ -80,7 +112,11 @@ impl Pagecast {
         let number = |pointer| {
             value.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {json}"))
         };
+        let pushes = value.pointer("/pushes").and_then(Value::as_array);
+        let is_whole =
+            |push: &&Value| push["lost"] == 0 && push["reconnects"] == 0 && push["error"].is_null();
         Ok(Claims {
+            whole_pushes: pushes.map_or(0, |pushes| pushes.iter().filter(is_whole).count()),
             first_frame_s: number("/first_frame_ms")? / 1000.0,
             cpu_s: number("/cpu_seconds/total")?,
         })

@@ -90,26 +90,41 @@ impl Peers {
 
     /// Starts ffmpeg with the encoder line of LiveKit Egress (x264 veryfast, main, 4500 kbit/s, AAC 128 kbit/s).
     pub(crate) fn record(&mut self, file: &Path) -> Result<()> {
-        let mut ffmpeg = self.grab();
-        ffmpeg.args(["-f", "pulse", "-thread_queue_size", "1024", "-i", &format!("{SINK}.monitor")]);
-        ffmpeg.args(["-c:v", "libx264", "-preset", "veryfast", "-profile:v", "main", "-pix_fmt", "yuv420p"]);
-        ffmpeg.args([
-            "-b:v",
-            "4500k",
-            "-maxrate",
-            "4500k",
-            "-bufsize",
-            "9000k",
-            "-g",
-            "300",
-            "-keyint_min",
-            "30",
-        ]);
-        ffmpeg.args(["-r", &FPS.to_string(), "-c:a", "aac", "-b:a", "128k", "-ar", "44100"]);
+        let mut ffmpeg = self.encode(&["-g", "300", "-keyint_min", "30"]);
         // ffmpeg runs as nobody too, in a folder that may not be nobody's.
         fs::File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
         fs::set_permissions(file, fs::Permissions::from_mode(0o666))?;
-        ffmpeg.arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        ffmpeg.arg(file);
+        self.run(ffmpeg)
+    }
+
+    /// Starts ffmpeg with what LiveKit Egress changes for streams (a keyframe every four seconds and no others, a constant
+    /// bitrate), to one RTMP server or to some.
+    pub(crate) fn stream(&mut self, urls: &[String]) -> Result<()> {
+        let mut ffmpeg =
+            self.encode(&["-minrate", "4500k", "-g", "120", "-x264-params", "scenecut=0:nal-hrd=cbr"]);
+        if let [url] = urls {
+            ffmpeg.args(["-f", "flv", url]);
+        } else {
+            let outputs: Vec<_> = urls.iter().map(|url| format!("[f=flv]{url}")).collect();
+            ffmpeg.args(["-map", "0:v", "-map", "1:a", "-flags", "+global_header", "-f", "tee"]);
+            ffmpeg.arg(outputs.join("|"));
+        }
+        self.run(ffmpeg)
+    }
+
+    /// An ffmpeg command that encodes picture and sound; its output is still to be named.
+    fn encode(&self, keyframes: &[&str]) -> Command {
+        let mut ffmpeg = self.grab();
+        ffmpeg.args(["-f", "pulse", "-thread_queue_size", "1024", "-i", &format!("{SINK}.monitor")]);
+        ffmpeg.args(["-c:v", "libx264", "-preset", "veryfast", "-profile:v", "main", "-pix_fmt", "yuv420p"]);
+        ffmpeg.args(["-b:v", "4500k", "-maxrate", "4500k", "-bufsize", "9000k"]).args(keyframes);
+        ffmpeg.args(["-r", &FPS.to_string(), "-c:a", "aac", "-b:a", "128k", "-ar", "44100"]);
+        ffmpeg
+    }
+
+    fn run(&mut self, mut ffmpeg: Command) -> Result<()> {
+        ffmpeg.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.ffmpeg = Some(ffmpeg.spawn().context(missing("ffmpeg"))?);
         Ok(())
     }

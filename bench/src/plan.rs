@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::{Parser, value_parser};
+use clap::{Parser, ValueEnum, value_parser};
 use pagecast_testkit::Turn;
 
 use crate::casts::Side;
 use crate::density;
 use crate::machine;
 use crate::measure::{WARM_UP, measure};
+use crate::outputs::Outputs;
 use crate::page::Page;
 use crate::reference::Pictures;
 use crate::report;
@@ -23,10 +24,26 @@ use crate::usage::{adopt_orphans, sweep};
 const WINDOW_S: u32 = 10;
 const REPEAT: u32 = 3;
 
+/// A part of the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Section {
+    /// What a cast of each page costs, and what is in its file
+    Pages,
+    /// The first frame, and sound against picture
+    Times,
+    /// How many casts at once
+    Density,
+    /// Pushes, their delay, and recordings in a bucket
+    Outputs,
+}
+
 /// Compares Pagecast with the usual recipe (Xvfb, PulseAudio, x11grab, ffmpeg) and writes a page about it.
 #[derive(Debug, Parser)]
 #[command(name = "pagecast-bench")]
 pub(crate) struct Args {
+    /// Parts of the work, separated by commas [default: all, quick all but density]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    parts: Vec<Section>,
     /// Pages to record, separated by commas [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     pages: Vec<Page>,
@@ -59,6 +76,13 @@ impl Args {
         Duration::from_secs(self.seconds.unwrap_or(if self.quick { WINDOW_S / 2 } else { WINDOW_S }).into())
     }
 
+    fn has(&self, part: Section) -> bool {
+        if self.parts.is_empty() {
+            return !(self.quick && part == Section::Density);
+        }
+        self.parts.contains(&part)
+    }
+
     fn pages(&self) -> &[Page] {
         const ALL: [Page; 5] = [Page::Still, Page::Animation, Page::Scroll, Page::Video, Page::Webgl];
         if self.pages.is_empty() { &ALL } else { &self.pages }
@@ -73,7 +97,7 @@ impl Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    machine::check()?;
+    machine::check(args.has(Section::Outputs))?;
     let program = args.program()?;
     ensure!(args.density.moves(), "frames of a still page cannot be counted");
     adopt_orphans()?;
@@ -97,6 +121,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
     let mut results = Results::default();
+    if args.has(Section::Pages) {
+        pages(args, site, program, &mut results)?;
+    }
+    if args.has(Section::Times) {
+        times(args, site, program, &mut results)?;
+    }
+    if args.has(Section::Density) {
+        let mut crowds = Pair::default();
+        for side in Side::BOTH {
+            *crowds.of_mut(side) = density::climb(side, site, args.density, program, args.window())?;
+        }
+        results.crowds = Some((args.density, crowds));
+    }
+    if args.has(Section::Outputs) {
+        results.outputs = Some(Outputs::measure(site, program, args.window(), args.repeat())?);
+    }
+    Ok(results)
+}
+
+fn pages(args: &Args, site: &Site, program: &Path, results: &mut Results) -> Result<()> {
     let mut drawn = Pictures::new(site);
     for page in args.pages() {
         let mut casts = Pair::<Vec<_>>::default();
@@ -115,6 +159,10 @@ fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
         }
         results.pages.push(PageResult { page: *page, casts });
     }
+    Ok(())
+}
+
+fn times(args: &Args, site: &Site, program: &Path, results: &mut Results) -> Result<()> {
     for _ in 0..args.repeat() {
         for side in Side::BOTH {
             let seconds = first_frame_s(side, site, program)?;
@@ -130,12 +178,5 @@ fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
         eprintln!("first frame, Pagecast with a warm browser: {seconds:.2} s");
         results.warm_first_frames_s.push(seconds);
     }
-    if !args.quick {
-        let mut crowds = Pair::default();
-        for side in Side::BOTH {
-            *crowds.of_mut(side) = density::climb(side, site, args.density, program, args.window())?;
-        }
-        results.crowds = Some((args.density, crowds));
-    }
-    Ok(results)
+    Ok(())
 }

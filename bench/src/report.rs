@@ -1,5 +1,7 @@
 //! The results as a page of Markdown.
 
+mod outputs;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -27,14 +29,24 @@ const PARTS: [(Part, &str); 5] = [
 pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Result<String> {
     let mut text = String::from("# Pagecast against the usual recipe\n\n");
     intro(&mut text, args, pagecast)?;
-    cost(&mut text, results)?;
-    parts(&mut text, results)?;
-    worth(&mut text, results)?;
-    times(&mut text, results)?;
+    if !results.pages.is_empty() {
+        cost(&mut text, results)?;
+        parts(&mut text, results)?;
+        worth(&mut text, results)?;
+    }
+    if !results.warm_first_frames_s.is_empty() {
+        times(&mut text, results)?;
+    }
     if let Some((page, crowds)) = &results.crowds {
         density(&mut text, page.title(), crowds)?;
     }
+    if let Some(outputs) = &results.outputs {
+        outputs::markdown(&mut text, outputs)?;
+    }
     method(&mut text, args)?;
+    if results.outputs.is_some() {
+        text.push_str(outputs::METHOD);
+    }
     Ok(text)
 }
 

@@ -5,6 +5,7 @@ use pagecast_testkit::sync::{Offsets, median};
 use crate::casts::Side;
 use crate::density::Crowd;
 use crate::measure::Measured;
+use crate::outputs::Outputs;
 use crate::page::Page;
 use crate::usage::Part;
 
@@ -54,6 +55,7 @@ pub(crate) struct Results {
     pub(crate) warm_first_frames_s: Vec<f64>,
     pub(crate) offsets: Pair<Vec<Offsets>>,
     pub(crate) crowds: Option<(Page, Pair<Vec<Crowd>>)>,
+    pub(crate) outputs: Option<Outputs>,
 }
 
 impl PageResult {

@@ -48,6 +48,11 @@ impl Site {
         self.server.url(&format!("/bench/{}?cast={cast}", page.file()))
     }
 
+    /// The same for a page whose strip tells the machine's clock ([`crate::outputs::delay`]) instead of the page's.
+    pub(crate) fn page_with_clock(&self, page: Page, cast: u32) -> String {
+        format!("{}&clock=machine", self.page(page, cast))
+    }
+
     /// Address of one picture of a page, standing still.
     pub(crate) fn still(&self, page: Page, counter: u32) -> String {
         self.server.url(&format!("/bench/{}?at={counter}", page.file()))

@@ -2,6 +2,8 @@
 //!
 //! The bench is the subreaper of everything it starts, so daemons that leave their parents are counted too.
 
+mod apart;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Sub;
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+
+pub(crate) use apart::Apart;
 
 /// What a process or thread is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -175,11 +179,12 @@ impl Stat {
     }
 }
 
-/// All processes below `root`, without it.
+/// All processes below `root`, without it and without those that are [`Apart`].
 fn below(root: Pid) -> Result<Vec<Process>> {
     let mut children = BTreeMap::<i32, Vec<Process>>::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        let pid = pid.filter(|pid| !apart::is_apart(*pid));
         if let Some(process) = pid.and_then(Process::read) {
             children.entry(process.parent).or_default().push(process);
         }
@@ -211,6 +216,8 @@ mod tests {
     #[test]
     fn a_busy_child_is_seen_and_swept() {
         adopt_orphans().expect("a subreaper");
+        let mut server = program("sleep").arg("60").spawn().expect("a server");
+        let apart = Apart::new(server.id());
         // The inner shell outlives its parent and becomes ours.
         let mut shell = program("sh");
         let status = shell.args(["-c", "sh -c 'while :; do :; done' & exit 0"]).status().expect("a shell");
@@ -223,5 +230,9 @@ mod tests {
         assert!(pss_bytes().expect("memory") > 0);
         sweep().expect("an end");
         assert!(below(getpid()).expect("processes").is_empty());
+        assert!(matches!(server.try_wait(), Ok(None)), "what is apart is left alone");
+        drop(apart);
+        sweep().expect("an end");
+        assert!(!matches!(server.try_wait(), Ok(None)));
     }
 }

@@ -137,6 +137,12 @@ impl Nginx {
         Ok(kill_process(pid.context("nginx does not run")?, signal)?)
     }
 
+    /// Its process id, if it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Where to send a stream of this name.
     #[must_use]
     pub fn url(&self, key: &str) -> String {
