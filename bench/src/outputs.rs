@@ -19,7 +19,7 @@ use crate::casts::Side;
 use crate::measure::watch;
 use crate::results::Pair;
 use crate::site::Site;
-use crate::usage::Apart;
+use crate::usage::{Apart, Part};
 use delay::Delay;
 use pushes::Pushes;
 use upload::Uploads;
@@ -59,6 +59,8 @@ impl Outputs {
 #[derive(Debug, Default)]
 pub(crate) struct Costs {
     cores: Vec<f64>,
+    /// Of these, those of the threads that push.
+    pushing: Vec<f64>,
     pss_bytes: Vec<f64>,
 }
 
@@ -68,6 +70,7 @@ impl Costs {
         let (cores, pss_bytes) = watch(window)?;
         eprintln!("{what}: {:.3} cores, {} MiB", cores.total(), pss_bytes >> 20);
         self.cores.push(cores.total());
+        self.pushing.push(cores.part(Part::Push));
         self.pss_bytes.push(pss_bytes as f64);
         Ok(())
     }
@@ -77,6 +80,11 @@ impl Costs {
         median(self.cores.clone())
     }
 
+    /// Cores in use by the threads that push, the same.
+    pub(crate) fn pushing(&self) -> f64 {
+        median(self.pushing.clone())
+    }
+
     /// Memory in MiB, the same.
     pub(crate) fn mib(&self) -> f64 {
         median(self.pss_bytes.clone()) / 1024.0 / 1024.0
@@ -84,6 +92,6 @@ impl Costs {
 
     #[cfg(test)]
     pub(crate) fn of(cores: f64, mib: u32) -> Self {
-        Self { cores: vec![cores], pss_bytes: vec![f64::from(mib) * 1024.0 * 1024.0] }
+        Self { cores: vec![cores], pushing: vec![0.0], pss_bytes: vec![f64::from(mib) * 1024.0 * 1024.0] }
     }
 }

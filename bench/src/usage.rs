@@ -22,6 +22,8 @@ pub(crate) enum Part {
     Display,
     Sound,
     Encode,
+    /// Threads that send to servers.
+    Push,
     Other,
 }
 
@@ -34,6 +36,7 @@ impl Part {
             "pulseaudio" | "sound" => Self::Sound,
             "ffmpeg" => Self::Encode,
             thread if thread.starts_with("encode") => Self::Encode,
+            thread if thread.starts_with("push") => Self::Push,
             _ => Self::Other,
         }
     }

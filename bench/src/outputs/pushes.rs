@@ -39,7 +39,7 @@ impl Pushes {
                 }
                 let stream = Stream::start(side, site, program, Clock::Page, nginx, servers)?;
                 std::thread::sleep(WARM_UP);
-                let what = format!("{servers} pushes, {}", side.name());
+                let what = format!("to {servers} servers, {}", side.name());
                 self.0.of_mut(side).entry(servers).or_default().watch(&what, window)?;
                 stream.finish(window)?;
             }

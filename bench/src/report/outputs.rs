@@ -14,7 +14,8 @@ use crate::outputs::{Outputs, PUSH_GOAL};
 /// How it was measured.
 pub(super) const METHOD: &str = "\
 - Pushes: a recording of the small animation, sent to as many names at one nginx on the same machine, which is not counted. What \
-each adds is the difference to the recording without pushes. A cast counts only if nothing of it was lost. The recipe is one \
+each adds is the difference to the recording without pushes, which varies from cast to cast; what the \
+threads that push used is in the other column. A cast counts only if nothing of it was lost. The recipe is one \
 ffmpeg with LiveKit Egress' settings for streams (a keyframe every 4 s, constant bitrate), `-f flv` to one server, `-f tee` to \
 some; Pagecast records a file as well, the recipe does not.
 - Delay: the page writes the machine's clock into its strip as it draws; ffmpeg, told to keep nothing back, plays the stream \
@@ -34,11 +35,12 @@ pub(super) fn markdown(text: &mut String, outputs: &Outputs) -> Result<()> {
 fn pushes(text: &mut String, outputs: &Outputs) -> Result<()> {
     text.push_str("What a recording costs that is sent to RTMP servers as well.\n\n");
     text.push_str(
-        "| servers | cores | memory | cores added by each | memory added by each | goal | goal met |\n",
+        "| servers | cores | in push threads | memory | cores added by each | memory added by each | goal | goal met |\n",
     );
-    text.push_str("|---:|---:|---:|---:|---:|---:|---|\n");
+    text.push_str("|---:|---:|---:|---:|---:|---:|---:|---|\n");
     for (servers, costs) in &outputs.pushes.0.pagecast {
-        write!(text, "| {servers} | {:.3} | {:.0} MiB |", costs.cores(), costs.mib())?;
+        let pushing = costs.pushing();
+        write!(text, "| {servers} | {:.3} | {pushing:.3} | {:.0} MiB |", costs.cores(), costs.mib())?;
         match outputs.pushes.added(*servers) {
             None => text.push_str(" – | – | – | – |\n"),
             Some((cores, mib)) => {
