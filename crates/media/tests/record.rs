@@ -228,7 +228,7 @@ fn playlists_hold_every_frame() -> Result<()> {
             fs::read_dir(&folder)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         let mut wanted: Vec<String> = (0..3).map(|n| format!("rec_{n}.{kind}")).collect();
-        wanted.extend(["rec.m3u8".into(), "rec.json".into()]);
+        wanted.extend(["rec.m3u8".into(), "rec_live.m3u8".into(), "rec.json".into()]);
         wanted.extend((kind == "m4s").then(|| "rec_init.mp4".into()));
         wanted.extend(format.has_mp4().then(|| "rec_0.mp4".into()));
         wanted.sort();
@@ -236,6 +236,9 @@ fn playlists_hold_every_frame() -> Result<()> {
         let playlist = folder.join("rec.m3u8");
         let text = fs::read_to_string(&playlist)?;
         ensure!(text.contains("#EXT-X-PLAYLIST-TYPE:VOD") && text.ends_with("#EXT-X-ENDLIST\n"), "{text}");
+        // Who watches it while it is recorded gets to its end.
+        let live = fs::read_to_string(folder.join("rec_live.m3u8"))?;
+        ensure!(!live.contains("PLAYLIST-TYPE") && live.ends_with("#EXT-X-ENDLIST\n"), "{live}");
         ensure!(
             text.matches("#EXTINF:4.000000,").count() == 2 && text.contains("#EXTINF:2.000000,"),
             "{text}"

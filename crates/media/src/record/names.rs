@@ -47,7 +47,7 @@ impl Names {
         format!("{}.m3u8", self.stem)
     }
 
-    /// The playlist of its last minute, while it runs.
+    /// The playlist of its last minute, for who watches while it runs.
     pub(crate) fn live_playlist(&self) -> String {
         format!("{}_live.m3u8", self.stem)
     }

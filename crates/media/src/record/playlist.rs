@@ -71,8 +71,8 @@ impl Playlists {
         text
     }
 
-    /// The last segments.
-    pub(super) fn live(&self, names: &Names) -> String {
+    /// The last segments; when it is complete, who watches plays them to their end.
+    pub(super) fn live(&self, names: &Names, state: State) -> String {
         let (gone, last) = self.segments.split_at(self.segments.len().saturating_sub(LIVE_SEGMENTS));
         let first = last.first().map_or(0, |s| s.index);
         let run = last.first().map_or(0, |s| s.run);
@@ -81,6 +81,9 @@ impl Playlists {
         let seam = usize::from(gone.last().is_some_and(|s| s.run != run));
         let mut text = self.header(first, seams + seam, last);
         self.list(&mut text, names, last);
+        if state == State::Complete {
+            text.push_str("#EXT-X-ENDLIST\n");
+        }
         text
     }
 
@@ -165,14 +168,15 @@ mod tests {
     #[test]
     fn a_live_playlist_slides() {
         let names = Names::new("t");
-        let text = recording(true, &[3, 8], 20).live(&names);
+        let text = recording(true, &[3, 8], 20).live(&names, State::Running);
         assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:5\n#EXT-X-DISCONTINUITY-SEQUENCE:1\n"), "{text}");
         assert!(text.matches("#EXTINF").count() == 15 && text.matches("#EXT-X-DISCONTINUITY\n").count() == 1);
         assert!(!text.contains("ENDLIST") && !text.contains("PLAYLIST-TYPE") && !text.contains("MAP"));
         // The seam goes with the segment behind it.
-        let text = recording(true, &[5], 20).live(&names);
+        let text = recording(true, &[5], 20).live(&names, State::Running);
         assert!(text.contains("DISCONTINUITY-SEQUENCE:1\n") && !text.contains("DISCONTINUITY\n"), "{text}");
         assert!(text.starts_with("#EXTM3U\n#EXT-X-VERSION:3\n"));
+        assert_eq!(recording(true, &[5], 20).live(&names, State::Complete), text + "#EXT-X-ENDLIST\n");
     }
 
     #[test]

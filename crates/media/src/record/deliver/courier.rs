@@ -386,7 +386,7 @@ impl Courier {
         let Some(listed) = self.ledger.listed() else { return Ok(()) };
         let names = self.spool.names().clone();
         if self.listed[0] != listed {
-            self.put_playlist(names.live_playlist(), self.ledger.live_playlist()).await?;
+            self.put_playlist(names.live_playlist(), self.ledger.live_playlist(Growth::Running)).await?;
             self.listed[0] = listed;
         }
         let pause = |length: usize| Duration::from_secs((length / PLAYLIST_BYTES_PER_S) as u64);
@@ -413,7 +413,8 @@ impl Courier {
             let object = self.object(&names.playlist(), PLAYLIST_TYPE);
             let text = Bytes::from(self.ledger.whole_playlist(Growth::Complete));
             self.store.put_bytes(&object.target, text, PLAYLIST_TYPE, None).await?;
-            self.store.delete(&self.object(&names.live_playlist(), PLAYLIST_TYPE).target).await?;
+            // Who still watches has to learn that it is over: a playlist that is gone is an error to players.
+            self.put_playlist(names.live_playlist(), self.ledger.live_playlist(Growth::Complete)).await?;
         }
         if self.spool.recording().manifest && !self.ledger.is_empty() {
             let manifest = self.ledger.manifest(&self.spool.recording().name);

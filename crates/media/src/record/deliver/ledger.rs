@@ -373,8 +373,8 @@ impl Ledger {
         self.playlists.whole(&self.names, growth)
     }
 
-    pub(super) fn live_playlist(&self) -> String {
-        self.playlists.live(&self.names)
+    pub(super) fn live_playlist(&self, growth: Growth) -> String {
+        self.playlists.live(&self.names, growth)
     }
 
     /// The playlist of all segments, stored or not.
