@@ -103,7 +103,17 @@ fn counters(path: &Path) -> Result<Vec<u32>> {
 /// That a bucket holds ten seconds, complete, and nothing else.
 fn is_whole(server: &S3) -> Result<()> {
     let names: Vec<_> = server.objects("rec")?.into_keys().collect();
-    let wanted = ["rec.json", "rec.m3u8", "rec_0.m4s", "rec_0.mp4", "rec_1.m4s", "rec_2.m4s", "rec_init.mp4"];
+    let mut wanted = [
+        "rec.json",
+        "rec.m3u8",
+        "rec_0.m4s",
+        "rec_0.mp4",
+        "rec_1.m4s",
+        "rec_2.m4s",
+        "rec_init.mp4",
+        "rec_live.m3u8",
+    ];
+    wanted.sort_unstable();
     ensure!(names == wanted.map(|name| format!("room/rec/{name}")), "{names:?}");
     ensure!(server.unfinished()? == 0, "half uploads are left");
     for name in ["rec_0.mp4", "rec.m3u8"] {
