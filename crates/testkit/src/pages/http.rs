@@ -156,6 +156,7 @@ fn content_type(path: &Path) -> &'static str {
         "png" => "image/png",
         "woff2" => "font/woff2",
         "mp4" | "m4s" => "video/mp4",
+        "ts" => "video/mp2t",
         "m3u8" => "application/vnd.apple.mpegurl",
         _ => "application/octet-stream",
     }
