@@ -198,7 +198,7 @@ mod tests {
         assert_eq!((folder.name.as_str(), folder.format), ("a.example-20231114-221320", Format::Both));
         assert_eq!(folder.spool, PathBuf::from("talks/a.example-20231114-221320.spool"));
         let bucket =
-            recording(&["-o", "s3://b/p", "--storage-endpoint", "http://127.0.0.1:9", "--name", "t"]);
+            recording(&["-o", "s3://talks/p", "--storage-endpoint", "http://127.0.0.1:9", "--name", "t"]);
         let Storage::Bucket(s3) = &bucket.to else { panic!("{bucket:?}") };
         assert_eq!(s3.endpoint.as_ref().map(Url::as_str), Some("http://127.0.0.1:9/"));
         assert_eq!((bucket.name.as_str(), bucket.spool), ("t", PathBuf::from("t.spool")));

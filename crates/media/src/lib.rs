@@ -10,6 +10,7 @@
 pub mod convert;
 pub mod encode;
 pub mod fanout;
+mod mux;
 pub mod push;
 pub mod record;
 pub mod sheet;

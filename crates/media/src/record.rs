@@ -7,10 +7,10 @@
 mod assemble;
 mod chain;
 pub mod deliver;
+mod fragments;
 mod interleave;
 mod log;
 mod manifest;
-mod mux;
 mod names;
 mod parts;
 mod playlist;
@@ -32,9 +32,9 @@ use tokio::sync::Notify;
 use crate::encode::Tracks;
 use crate::fanout::Tap;
 use crate::thumbnail::Jpeg;
+use fragments::Muxer;
 use interleave::Interleave;
 use log::Log;
-use mux::Muxer;
 use spool::{Recorded, Run, Segment, Thumbnail, sync_folder};
 
 pub use spool::Spool;
@@ -56,7 +56,7 @@ pub enum Error {
     #[error("{} is in the spool, or the spool in it: name another folder for the spool", .0.display())]
     Overlap(PathBuf),
     /// Another recording of that name was never finished.
-    #[error("{} holds a recording that was not finished: finish it with `pagecast recover`, or remove it", .0.display())]
+    #[error("{spool} holds a recording that was not finished: finish it with `pagecast recover {spool}`, or remove it", spool = .0.display())]
     Unfinished(PathBuf),
     /// The folder is not there.
     #[error("there is no folder {}: make it first", .0.display())]

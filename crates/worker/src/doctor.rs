@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pagecast_core::Fps;
-use pagecast_core::spec::{Context, Network, Signal, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, KEYFRAME_INTERVAL, Network, Signal, Size, Source, SourceUrl};
 use pagecast_media::encode::{audio, video};
 use pagecast_page::{Config, Page, browser};
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ pub fn examine(folder: &Path) -> Vec<Check> {
 
 fn encoder() -> Check {
     let opened = Size::new(1280, 720).ok().zip(Fps::new(30)).map(|(size, fps)| {
-        let keyframe_interval = video::KEYFRAME_INTERVAL;
+        let keyframe_interval = KEYFRAME_INTERVAL;
         let config = video::Config { size, fps, bitrate_bps: 4_500_000, keyframe_interval, encodes: true };
         let open = video::Encoder::open(config);
         open.map(drop).map_err(|e| e.to_string())

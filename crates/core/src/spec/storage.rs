@@ -71,21 +71,6 @@ impl Storage {
         storage
     }
 
-    /// Whether this and `other` are the same place, whatever their keys.
-    #[must_use]
-    pub fn same_place(&self, other: &Self) -> bool {
-        self.without_keys() == other.without_keys()
-    }
-
-    /// Takes the keys of `other` if it is the same place, and says whether it is.
-    pub fn take_keys_of(&mut self, other: &Self) -> bool {
-        let same = self.same_place(other);
-        if same {
-            self.clone_from(other);
-        }
-        same
-    }
-
     /// Its keys; `None` for a place that has none, ever.
     pub fn keys_mut(&mut self) -> Option<&mut Option<Keys>> {
         match self {

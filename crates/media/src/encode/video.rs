@@ -24,8 +24,6 @@ const NAME: &str = "H.264 (libx264)";
 const CRF: [f64; Plan::FINEST as usize + 1] = [16.0, 14.0, 12.0, 10.0];
 /// Size of the rate control's buffer, as seconds at the capped bitrate: what a new slide may spend at once.
 const BUFFER_SECONDS: f64 = 1.5;
-/// Time between two keyframes unless something else is asked for: what a viewer who joins may have to wait.
-pub const KEYFRAME_INTERVAL: Duration = Duration::from_secs(4);
 /// Pixels per second that one core encodes with ease; more get another slice and thread.
 const PIXELS_PER_THREAD: u32 = 45_000_000;
 

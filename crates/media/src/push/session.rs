@@ -5,14 +5,15 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ff::ffi;
 use ff::format::context::Output;
-use ff::{ffi, packet};
 use ffmpeg_the_third as ff;
 use pagecast_core::spec::{Protocol, PushUrl};
-use pagecast_core::{MediaTime, Packet, SAMPLE_RATE, Track};
+use pagecast_core::{Packet, SAMPLE_RATE, Track};
 
 use super::watch::{Watch, interrupt};
 use crate::encode::Tracks;
+use crate::mux::{self, add_stream, check, packet_of};
 
 /// Where systems keep the certificates of those they trust.
 const TRUSTED: [&str; 3] =
@@ -68,10 +69,13 @@ impl Session {
             (*context).max_delay = TS_AHEAD_US;
         }
         let video = match &tracks.video {
-            Some((parameters, fps)) => Some(add_stream(&mut output, parameters.clone(), fps.get())?),
+            Some((parameters, fps)) => {
+                let base = (1, i32::try_from(fps.get()).unwrap_or(i32::MAX));
+                Some(add_stream(&mut output, parameters.clone(), base)?)
+            }
             None => None,
         };
-        let audio = add_stream(&mut output, tracks.audio.clone(), SAMPLE_RATE)?;
+        let audio = add_stream(&mut output, tracks.audio.clone(), (1, SAMPLE_RATE as i32))?;
         let mut options = options(url.protocol(), trusted);
         // SAFETY: as above; the callback's watch lives as long as the session, which drops it after the connection.
         check(unsafe {
@@ -101,32 +105,19 @@ impl Session {
         let Some(stream) = stream else { return Ok(()) };
         // Both containers count in whole parts of a second.
         let base = self.output.stream(stream).map_or(1000, |s| s.time_base().denominator());
-        let at = |t: MediaTime| t.to_index(u32::try_from(base).unwrap_or(1000));
-        let mut av = ff::Packet::copy(&packet.data);
-        av.set_stream(stream);
-        av.set_pts(Some(at(packet.pts)));
-        av.set_dts(Some(at(packet.dts)));
-        av.set_duration(at(packet.duration));
-        av.set_flags(if packet.keyframe { packet::Flags::KEY } else { packet::Flags::empty() });
-        // SAFETY: the context is ours, open, and past its header; the packet lives until the call returns.
-        check(unsafe { ffi::av_write_frame(self.output.as_mut_ptr(), packet::Mut::as_mut_ptr(&mut av)) })?;
+        let mut av = packet_of(packet, stream, u32::try_from(base).unwrap_or(1000));
+        mux::write(&mut self.output, &mut av)?;
         self.flush()
     }
 
     /// Hands what was written to the network.
     fn flush(&mut self) -> Result<(), ff::Error> {
-        // SAFETY: the context is ours and open.
-        unsafe {
-            let io = (*self.output.as_mut_ptr()).pb;
-            ffi::avio_flush(io);
-            check((*io).error)
-        }
+        mux::flush(&mut self.output).map(drop)
     }
 
     /// Sends what stands at the end; the connection closes when this is dropped.
     pub(super) fn end(mut self) -> Result<(), ff::Error> {
-        // SAFETY: the context is ours and past its header.
-        check(unsafe { ffi::av_write_trailer(self.output.as_mut_ptr()) })?;
+        mux::end(&mut self.output)?;
         self.flush()
     }
 }
@@ -154,24 +145,4 @@ fn options(protocol: Protocol, trusted: Option<&Path>) -> ff::Dictionary {
 pub(super) fn trusted() -> Option<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").filter(|name| !name.is_empty()).map(PathBuf::from);
     named.or_else(|| TRUSTED.map(PathBuf::from).into_iter().find(|path| path.exists()))
-}
-
-fn add_stream(
-    output: &mut Output,
-    parameters: ff::codec::Parameters,
-    per_second: u32,
-) -> Result<usize, ff::Error> {
-    let mut stream = output.add_stream(ff::codec::Id::None)?;
-    stream.set_parameters(parameters);
-    stream.set_time_base((1, i32::try_from(per_second).unwrap_or(i32::MAX)));
-    // SAFETY: the stream and its parameters were just made by libavformat; 0 lets the container choose its tag.
-    unsafe {
-        (*(*stream.as_mut_ptr()).codecpar).codec_tag = 0;
-    }
-    Ok(stream.index())
-}
-
-/// Some calls return how much they wrote.
-fn check(result: i32) -> Result<(), ff::Error> {
-    if result < 0 { Err(result.into()) } else { Ok(()) }
 }

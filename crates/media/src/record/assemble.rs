@@ -8,8 +8,8 @@ use ffmpeg_the_third as ff;
 use pagecast_core::MediaTime;
 
 use super::chain::Chain;
-use super::mux::{add_stream, end, url, write};
 use super::spool::sync_folder;
+use crate::mux::{add_stream, end, url, write};
 
 /// Time stamps of MPEG-TS begin here, as nothing before zero can be said in it: 1.4 s, as is usual.
 const TS_BEGIN: i64 = 126_000;

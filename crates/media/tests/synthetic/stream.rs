@@ -6,9 +6,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Recording, Size};
+use pagecast_core::spec::{KEYFRAME_INTERVAL, Recording, Size};
 use pagecast_core::{Fps, Frame, MediaTime, Packet, Picture, SAMPLE_RATE, Samples, Tick, Tiles, Track};
-use pagecast_media::encode::video::KEYFRAME_INTERVAL;
 use pagecast_media::encode::{End, Tracks, audio, video};
 use pagecast_media::fanout::{FanOut, Limit, Tap};
 use pagecast_media::record::deliver::{Config, Delivered, Delivery, State};

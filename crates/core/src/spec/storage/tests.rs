@@ -90,7 +90,7 @@ fn names_mean_the_same_everywhere() {
 }
 
 #[test]
-fn keys_are_taken_out_and_put_back() {
+fn keys_are_taken_out() {
     let mut full = bucket("s3://rec/a?region=us-east-1");
     let token = Some(crate::spec::Secret::new("hunter4"));
     full.keys = Some(Keys { session_token: token, ..Keys::new("hunter2", "hunter3") });
@@ -98,16 +98,9 @@ fn keys_are_taken_out_and_put_back() {
     let bare = full.without_keys();
     let shown = format!("{full:?}{}", serde_json::to_string(&bare).unwrap());
     assert!(!shown.contains("hunter"), "{shown}");
-    assert!(bare != full && bare.same_place(&full));
+    assert!(bare != full && bare.without_keys() == bare);
     let piped: Storage = serde_json::from_str(&serde_json::to_string(&full).unwrap()).unwrap();
     assert_eq!(piped, full, "keys travel over a pipe");
-    let mut again: Storage = serde_json::from_str(&serde_json::to_string(&bare).unwrap()).unwrap();
-    let mut elsewhere = full.clone();
-    if let Storage::Bucket(bucket) = &mut elsewhere {
-        bucket.bucket = "other".into();
-    }
-    assert!(!again.take_keys_of(&elsewhere) && again == bare);
-    assert!(again.take_keys_of(&full) && again == full);
     let mut vod = Storage::TencentVod(Vod { keys: Some(Keys::new("a", "hunter5")), ..Vod::default() });
     assert!(!format!("{vod:?}{:?}", vod.without_keys()).contains("hunter"));
     assert!(vod.keys_mut().is_some() && Storage::Folder("a".into()).keys_mut().is_none());

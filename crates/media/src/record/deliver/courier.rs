@@ -91,6 +91,10 @@ pub(super) struct Courier {
     ill: Vec<Ill>,
     /// Somebody else's recording is in its place: nothing is stored.
     taken: bool,
+    /// The spool cannot be read or written.
+    ailing: bool,
+    /// What the spool says cannot be true: nothing of it is finished.
+    broken: bool,
     began: Instant,
     on_backup: bool,
     tasks: JoinSet<Outcome>,
@@ -122,6 +126,8 @@ impl Courier {
             shared,
             ill: Vec::new(),
             taken: false,
+            ailing: false,
+            broken: false,
             began: Instant::now(),
             on_backup: false,
             tasks: JoinSet::new(),
@@ -159,18 +165,19 @@ impl Courier {
     /// Until all is stored. False if that will never be.
     async fn deliver(&mut self) -> bool {
         loop {
-            if let Err(failure) = self.step().await {
-                self.note(failure);
+            let mut done = self.step().await.map(|()| false);
+            // Where nothing was recorded, nothing needs to be stored.
+            let may = self.ledger.is_empty() || (self.gate.is_open(self.now(), 0) && !self.taken);
+            if done.is_ok() && self.ledger.is_done() && may {
+                done = self.finish().await.map(|()| true);
+            }
+            self.ailing = matches!(&done, Err(Failure { class: Class::Local, .. }));
+            match done {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(failure) => self.note(failure),
             }
             self.tell();
-            // Where nothing was recorded, nothing needs to be stored.
-            let nothing = self.ledger.is_done() && self.ledger.is_empty();
-            if nothing || (self.ledger.is_done() && self.gate.is_open(self.now(), 0) && !self.taken) {
-                match self.finish().await {
-                    Ok(()) => return true,
-                    Err(failure) => self.note(failure),
-                }
-            }
             if !self.wait().await {
                 return false;
             }
@@ -193,14 +200,14 @@ impl Courier {
         self.turn_to_backup()?;
         while self.tasks.len() < AT_ONCE && self.gate.is_open(self.now(), self.tasks.len()) && !self.taken {
             let now = self.now();
-            let healed = self.ill.iter().position(|ill| ill.retry_at <= now);
-            match healed.map(|at| self.ill[at].task).or_else(|| self.ledger.next()) {
+            let healed = self.ill.iter_mut().find(|ill| ill.retry_at <= now).map(|ill| {
+                // Until it is known how it went.
+                ill.retry_at = now + NEVER;
+                ill.task
+            });
+            match healed.or_else(|| self.ledger.next()) {
                 Some(task) => self.begin(task),
                 None => break,
-            }
-            if let Some(at) = healed {
-                // Until it is known how it went.
-                self.ill[at].retry_at = now + NEVER;
             }
         }
         if !self.taken && self.gate.is_open(self.now(), self.tasks.len()) {
@@ -212,6 +219,9 @@ impl Courier {
 
     /// Takes in what was recorded.
     fn read(&mut self) -> Result<(), Failure> {
+        if self.broken {
+            return Err(local(io::ErrorKind::InvalidData.into()));
+        }
         if self.log.is_none() {
             let entries = self.spool.delivered().and_then(|mut log| log.news()).map_err(local)?;
             for entry in entries {
@@ -228,7 +238,10 @@ impl Courier {
         let news = self.recorded.as_mut().map_or(Ok(Vec::new()), Reader::news).map_err(local)?;
         for entry in news {
             let (segments, thumbnails) = self.ledger.counts();
-            entry.check(segments, thumbnails).map_err(local)?;
+            if let Err(error) = entry.check(segments, thumbnails) {
+                self.broken = true;
+                return Err(local(error));
+            }
             // Only a run that has a segment has what begins it.
             let fits = match &entry {
                 Recorded::Segment(segment) if self.run != Some(segment.run) => {
@@ -297,6 +310,7 @@ impl Courier {
                 let object = self.object(&name, "video/mp4");
                 let part = self.ledger.file(index);
                 if let Some(part) = part.filter(|_| !object.path.exists()) {
+                    self.ill.retain(|ill| ill.task != task);
                     return self.ledger.make_again(part);
                 }
                 let item = part.map(|part| self.ledger.item(part, size(&object.path)));
@@ -454,6 +468,12 @@ impl Courier {
     }
 
     fn note(&mut self, failure: Failure) {
+        if failure.class == Class::Local {
+            // It says nothing about the storage.
+            tracing::debug!(problem = failure.words, "what is recorded cannot be delivered");
+            self.shared.status().problem = Some(failure.words);
+            return;
+        }
         let noise = f64::from(self.began.elapsed().subsec_nanos() % 1000) / 1000.0;
         let before = self.gate.state(self.now());
         self.gate.failed(self.now(), failure.class, noise);
@@ -465,7 +485,8 @@ impl Courier {
 
     fn tell(&self) {
         // Nothing else is under way, and what is left needs somebody.
-        let hopeless = self.taken || (!self.ill.is_empty() && self.ledger.pending() == self.ill.len());
+        let hopeless =
+            self.taken || self.ailing || (!self.ill.is_empty() && self.ledger.pending() == self.ill.len());
         let mut status = self.shared.status();
         status.state = if hopeless { State::Failed } else { self.gate.state(self.now()) };
         status.pending = self.ledger.pending();

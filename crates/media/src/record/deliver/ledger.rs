@@ -288,6 +288,7 @@ impl Ledger {
     pub(super) fn begin_anew(&mut self) {
         let recorded = std::mem::take(&mut self.segments);
         self.todo.clear();
+        self.under_way = 0;
         self.stored.clear();
         self.playlists.clear();
         self.listed = 0;

@@ -1,19 +1,17 @@
 //! Packets become fragmented MP4, cut into files wherever we like.
 #![expect(unsafe_code, reason = "calls of libavformat that its bindings do not wrap")]
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use ff::ffi;
 use ff::format::context::Output;
-use ff::{ffi, packet};
 use ffmpeg_the_third as ff;
-use pagecast_core::{MediaTime, Packet, SAMPLE_RATE, Track};
+use pagecast_core::{Packet, SAMPLE_RATE, Track};
 
 use crate::encode::Tracks;
-
-/// `lseek` from where it stands.
-const SEEK_CUR: i32 = 1;
+use crate::mux::{self, add_stream, check, packet_of, url};
 
 /// A run of segments that is being written: first what begins them all, then fragments, in one file after the other.
 pub(super) struct Muxer {
@@ -42,11 +40,9 @@ impl Muxer {
         first: bool,
     ) -> Result<Self, ff::Error> {
         let mut output = ff::format::output_as(url(init), "mp4")?;
-        let mut streams = 0;
         let mut add = |parameters, per_second| -> Result<(usize, u32), ff::Error> {
-            add_stream(&mut output, parameters, (1, i32::try_from(per_second).unwrap_or(i32::MAX)))?;
-            streams += 1;
-            Ok((streams - 1, per_second))
+            let base = (1, i32::try_from(per_second).unwrap_or(i32::MAX));
+            Ok((add_stream(&mut output, parameters, base)?, per_second))
         };
         let video = tracks.video.map(|(parameters, fps)| add(parameters, fps.get())).transpose()?;
         let audio = add(tracks.audio, SAMPLE_RATE)?;
@@ -64,16 +60,10 @@ impl Muxer {
             (Track::Video, Some(video)) => video,
             (Track::Video, None) => return Ok(()),
         };
-        let mut av = ff::Packet::copy(&packet.data);
-        let at = |t: MediaTime| t.to_index(per_second);
-        av.set_stream(stream);
-        av.set_pts(Some(at(packet.pts)));
-        av.set_dts(Some(at(packet.dts)));
-        av.set_duration(at(packet.duration));
-        av.set_flags(if packet.keyframe { packet::Flags::KEY } else { packet::Flags::empty() });
+        let mut av = packet_of(packet, stream, per_second);
         let base = self.output.stream(stream).map_or(ff::Rational(1, 1), |s| s.time_base());
         av.rescale_ts(ff::Rational(1, i32::try_from(per_second).unwrap_or(i32::MAX)), base);
-        write(&mut self.output, &mut av)
+        mux::write(&mut self.output, &mut av)
     }
 
     /// Ends a fragment and hands it to the system. The length of its file then.
@@ -102,69 +92,19 @@ impl Muxer {
             let context = self.output.as_mut_ptr();
             let closed = ffi::avio_closep(&raw mut (*context).pb);
             let opened = ffi::avio_open(&raw mut (*context).pb, url.as_ptr(), ffi::AVIO_FLAG_WRITE);
-            match closed.min(opened) {
-                0.. => Ok(()),
-                error => Err(error.into()),
-            }
+            check(closed.min(opened))
         }
     }
 
     fn flush(&mut self) -> Result<u64, ff::Error> {
-        // SAFETY: the context is ours, open, and past its header; a null packet asks the muxer to flush. Without a file,
-        // which could not be opened, nothing is touched.
+        // SAFETY: the context is ours and past its header; a null packet asks the muxer to flush. Without a file, which could
+        // not be opened, nothing is touched.
         unsafe {
             let context = self.output.as_mut_ptr();
-            if (*context).pb.is_null() {
-                return Err(ff::Error::Other { errno: rustix::io::Errno::BADF.raw_os_error() });
+            if !(*context).pb.is_null() {
+                check(ffi::av_write_frame(context, std::ptr::null_mut()))?;
             }
-            let written = ffi::av_write_frame(context, std::ptr::null_mut());
-            if written < 0 {
-                return Err(written.into());
-            }
-            let io = (*context).pb;
-            ffi::avio_flush(io);
-            if (*io).error < 0 {
-                return Err((*io).error.into());
-            }
-            Ok(u64::try_from(ffi::avio_seek(io, 0, SEEK_CUR)).unwrap_or(0))
         }
+        mux::flush(&mut self.output)
     }
-}
-
-/// Hands a packet to a muxer.
-pub(super) fn write(output: &mut Output, packet: &mut ff::Packet) -> Result<(), ff::Error> {
-    // SAFETY: the context is ours, open, and past its header; the packet lives until the call returns.
-    let written = unsafe { ffi::av_write_frame(output.as_mut_ptr(), packet::Mut::as_mut_ptr(packet)) };
-    // Some muxers return how much they wrote.
-    if written < 0 { Err(written.into()) } else { Ok(()) }
-}
-
-/// Writes what stands at a file's end.
-pub(super) fn end(output: &mut Output) -> Result<(), ff::Error> {
-    // SAFETY: the context is ours and past its header. Like other calls it may return how much it wrote.
-    let written = unsafe { ffi::av_write_trailer(output.as_mut_ptr()) };
-    if written < 0 { Err(written.into()) } else { Ok(()) }
-}
-
-/// Adds a stream whose times are multiples of `base` seconds.
-pub(super) fn add_stream(
-    output: &mut Output,
-    parameters: impl ff::AsPtr<ffi::AVCodecParameters>,
-    base: impl Into<ff::Rational>,
-) -> Result<(), ff::Error> {
-    let mut stream = output.add_stream(ff::codec::Id::None)?;
-    stream.set_parameters(parameters);
-    stream.set_time_base(base);
-    // SAFETY: the stream and its parameters were just made by libavformat; 0 lets the container choose its tag.
-    unsafe {
-        (*(*stream.as_mut_ptr()).codecpar).codec_tag = 0;
-    }
-    Ok(())
-}
-
-/// A path that libavformat does not take for another protocol.
-pub(super) fn url(path: &Path) -> OsString {
-    let mut url = OsString::from("file:");
-    url.push(path);
-    url
 }
