@@ -200,6 +200,9 @@ pub enum SpecError {
         "cannot name a backup for a file or for video on demand: backups are folders and buckets, for folders and buckets"
     )]
     Backup,
+    /// Video on demand holds nothing else.
+    #[error("cannot store thumbnails or a list of files in video on demand")]
+    MediaOnly,
     /// There is nothing to be seen.
     #[error("cannot take thumbnails of sound alone")]
     NoPicture,
@@ -372,6 +375,10 @@ mod tests {
             (refused(&recording(&|r| r.name = "a".repeat(129))), "call a recording"),
             (refused(&recording(&|r| r.format = Format::Both)), "one file"),
             (refused(&recording(&|r| r.backup = Some(Storage::Folder("b".into())))), "backup"),
+            (
+                refused(&recording(&|r| (r.to, r.manifest) = (Storage::TencentVod(Vod::default()), true))),
+                "in video on demand",
+            ),
             (refused(&recording(&|r| (r.audio_only, r.thumbnails) = (true, some(5)))), "sound alone"),
             (refused(&recording(&|r| r.segment = secs(61))), "61 s as length of a segment: 1 to 60 s"),
             (refused(&recording(&|r| r.split = secs(0))), "0 s as length of a file: 5 to 86400 s"),

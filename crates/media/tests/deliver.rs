@@ -15,12 +15,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Format, Keys, Recording as Spec, Storage};
+use pagecast_core::spec::{Format, Keys, Media, Recording as Spec, Storage, Vod};
 use pagecast_core::{Packet, Track};
 use pagecast_media::record::deliver::{self, Config, Delivered, Delivery, State, Status};
 use pagecast_media::record::{Added, Error, Recorder, Spool};
 use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Fault, Recording, S3, Scratch};
+use pagecast_testkit::vod::BUCKET;
+use pagecast_testkit::{Fault, Recording, S3, Scratch, VodServer};
 
 use place::{ACCESS, SECRET, bucket, pace};
 use stream::{delivered, in_order, some, tapped, tracks};
@@ -265,4 +266,32 @@ fn nobody_has_to_wait() -> Result<()> {
     let done = delivered(deliver::recover(Arc::new(spool), config())?);
     ensure!(done.spool.is_none(), "{done:?}");
     is_whole(&server)
+}
+
+#[test]
+fn video_on_demand_gets_the_file_and_the_playlist() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let server = VodServer::start(&scratch.join("vod"), ACCESS, SECRET)?;
+    let to = Storage::TencentVod(Vod {
+        keys: Some(Keys::new(ACCESS, SECRET)),
+        media: Media::HlsMp4,
+        endpoint: server.url().parse().ok(),
+        storage_endpoint: server.storage().url().parse().ok(),
+        ..Vod::default()
+    });
+    let spec = Spec { format: Format::BothTs, ..Spec::new("rec", to, scratch.join("rec.spool")) };
+    let running = Running::start(&spec, Config { probe: true, ..config() })?;
+    running.send(&in_order(some(FPS, 10)?))?;
+    let done = running.finish()?;
+    ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
+    ensure!(done.files.len() == 2, "{done:?}");
+    for (file, name) in done.files.iter().zip(["rec_0.mp4", "rec.m3u8"]) {
+        ensure!(file.name == name && file.file_id.is_some() && file.bytes > 0, "{file:?}");
+        let url = file.url.as_deref().context("an address")?;
+        let object = url.split_once("/upload/").context("an upload")?.1;
+        let seen = counters(&server.storage().file(BUCKET, &format!("upload/{object}")))?;
+        ensure!(seen == (0..300).collect::<Vec<_>>(), "{name}: {} pictures", seen.len());
+    }
+    ensure!(server.calls("CommitUpload").len() == 2, "each is one medium");
+    Ok(())
 }

@@ -183,11 +183,14 @@ impl Browser {
             s.expect(None);
         });
         let begin = self.journal.now();
-        let given_up = || given_up() || self.has_exited();
+        // A page without its renderer answers nothing.
+        let has_crashed = || self.shared.lock().0.crashed;
+        let given_up = || given_up() || self.has_exited() || has_crashed();
         let ask = |method, params, timeout| {
             self.cdp.call_unless(&self.session, method, params, timeout, &given_up).map_err(|error| {
                 match error {
                     CallError::GivenUp { .. } if self.has_exited() => Error::Gone,
+                    CallError::GivenUp { .. } if has_crashed() => Error::PageCrashed,
                     CallError::Timeout { after, .. } => {
                         Error::NavigationTimeout { url: url.to_string(), after }
                     }

@@ -328,13 +328,16 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until the file on disk has at least `bytes`.
+    /// Waits until the recording on disk has at least `bytes`.
     ///
     /// # Errors
     /// As [`Run::wait_until`].
     pub fn wait_for_bytes(&mut self, bytes: u64, limit: Duration) -> Result<()> {
-        let large_enough = move |run: &Self| fs::metadata(&run.output).is_ok_and(|m| m.len() >= bytes);
-        self.wait_until(&format!("the file had {bytes} bytes"), limit, large_enough)
+        let large_enough = move |run: &Self| {
+            let files = fs::read_dir(spool_of(&run.output)).into_iter().flatten().flatten();
+            files.filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum::<u64>() >= bytes
+        };
+        self.wait_until(&format!("the recording had {bytes} bytes"), limit, large_enough)
     }
 
     /// Waits for the end, and for everything the run started to be gone.
@@ -388,6 +391,13 @@ pub fn in_folder(pagecast: &str, url: &str, temp: &Path) -> Result<()> {
     run.finish(Duration::from_secs(30))?.expect_code(0)
 }
 
+/// Where a recording to one file is until it is finished.
+fn spool_of(output: &Path) -> PathBuf {
+    let mut spool = output.as_os_str().to_owned();
+    spool.push(".spool");
+    spool.into()
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -410,9 +420,7 @@ impl Outcome {
     /// # Errors
     /// It does not work.
     pub fn recover(&self, pagecast: &str) -> Result<()> {
-        let mut spool = self.output.clone().into_os_string();
-        spool.push(".spool");
-        stdout_of(program(pagecast).arg("recover").arg(spool)).map(drop)
+        stdout_of(program(pagecast).arg("recover").arg(spool_of(&self.output))).map(drop)
     }
 
     /// The report of a run that must have ended well.

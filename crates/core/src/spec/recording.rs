@@ -174,6 +174,9 @@ impl Recording {
         if self.backup.as_ref().is_some_and(|backup| alone(backup) || alone(&self.to)) {
             return Err(SpecError::Backup);
         }
+        if matches!(self.to, Storage::TencentVod(_)) && (self.thumbnails.is_some() || self.manifest) {
+            return Err(SpecError::MediaOnly);
+        }
         if self.audio_only && self.thumbnails.is_some() {
             return Err(SpecError::NoPicture);
         }
