@@ -22,3 +22,10 @@ pub mod thumbnail;
 pub fn quieten() {
     ffmpeg_the_third::log::set_level(ffmpeg_the_third::log::Level::Error);
 }
+
+/// An error and what it came from, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |e| e.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

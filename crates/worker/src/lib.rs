@@ -10,8 +10,4 @@ pub mod doctor;
 pub mod process;
 mod usage;
 
-/// The error and what it came from, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let all = std::iter::successors(Some(error), |e| e.source());
-    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
+use pagecast_media::chain;

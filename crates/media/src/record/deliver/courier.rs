@@ -19,6 +19,7 @@ use super::super::{assemble, manifest::Item};
 use super::gate::Gate;
 use super::ledger::{Ledger, Task};
 use super::{Config, Delivered, GOES_ON, Shared, State};
+use crate::chain;
 use crate::store::{self, Class, Store};
 
 /// Things under way at a time.
@@ -53,17 +54,6 @@ impl From<assemble::Error> for Failure {
         // A full disk of this machine says nothing about the storage.
         Self { class: Class::Local, words: chain(&error) }
     }
-}
-
-/// An error and what it came from, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        words = format!("{words}: {error}");
-        source = error.source();
-    }
-    words
 }
 
 /// What came of a task; `None` is the look whether anything can be stored at all.
