@@ -22,6 +22,7 @@ pub use vod::Medium;
 
 use bucket::Remote;
 use local::Local;
+pub(crate) use local::folder_of;
 use vod::Vod;
 
 /// How long to wait, and in what pieces to send.

@@ -26,6 +26,7 @@ use super::log::{Log, Reader};
 use super::manifest::Item;
 use super::names::Names;
 use super::parts::Part;
+use crate::store::folder_of;
 
 const DESCRIPTION: &str = "recording.json";
 const LOCK: &str = "lock";
@@ -165,7 +166,7 @@ impl Spool {
             Err(e) => {
                 return Err(match e.kind() {
                     io::ErrorKind::AlreadyExists => Error::Unfinished(folder.clone()),
-                    io::ErrorKind::NotFound => Error::NoFolder(parent(folder).to_owned()),
+                    io::ErrorKind::NotFound => Error::NoFolder(folder_of(folder).to_owned()),
                     _ => Error::Create(folder.clone(), e),
                 });
             }
@@ -283,13 +284,8 @@ impl Spool {
         Log::open(&self.folder.join(DELIVERED))
     }
 
-    /// Removes a spool that nothing was recorded to.
-    pub fn abandon(&self) {
-        self.remove();
-    }
-
     /// Everything is stored, or there is nothing: the spool goes.
-    pub(super) fn remove(&self) {
+    pub fn remove(&self) {
         // A spool that is half removed then holds nothing that somebody would look for.
         let _gone = fs::remove_file(self.folder.join(RECORDED)).and_then(|()| sync_folder(&self.folder));
         if let Err(error) = fs::remove_dir_all(&self.folder) {
@@ -324,7 +320,7 @@ fn is_free(storage: &Storage, recording: &Recording) -> Result<(), Error> {
             if path.is_dir() {
                 return Err(Error::Create(path.clone(), io::ErrorKind::IsADirectory.into()));
             }
-            let folder = parent(path);
+            let folder = folder_of(path);
             if !folder.is_dir() {
                 return Err(Error::NoFolder(folder.to_owned()));
             }
@@ -355,7 +351,7 @@ fn describe(folder: &Path, recording: &Recording) -> io::Result<()> {
     File::open(&draft)?.sync_all()?;
     fs::rename(draft, folder.join(DESCRIPTION))?;
     sync_folder(folder)?;
-    sync_folder(parent(folder))
+    sync_folder(folder_of(folder))
 }
 
 /// What was made in this folder is still there after a power cut.
@@ -366,9 +362,4 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
 fn size_of(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     files.filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum()
-}
-
-/// The folder that something is in.
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -141,7 +141,8 @@ fn stored(bytes: u64) -> Stored {
     Stored { bytes, etag: None, medium: None }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that something is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

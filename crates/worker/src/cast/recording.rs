@@ -40,7 +40,7 @@ impl Recording {
         Self::begin(Arc::clone(&spool), tracks, video, fan_out).inspect_err(|_| {
             // Nothing is in it yet.
             if !resumed {
-                spool.abandon();
+                spool.remove();
             }
         })
     }
