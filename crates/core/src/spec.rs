@@ -5,6 +5,7 @@ mod context;
 mod network;
 mod push;
 mod recording;
+mod room;
 mod source;
 mod storage;
 
@@ -28,6 +29,10 @@ pub use push::{MAX_PUSH_URL_LEN, MAX_PUSHES, MAX_STREAM_KEY_LEN, Protocol, Push,
 pub use recording::{
     Format, KEYFRAME_INTERVAL, MAX_FILE_BYTES, MAX_NAME_LEN, PATIENCE_RANGE, Recording, SEGMENT_RANGE,
     SPLIT_RANGE, SPOOL_RANGE, THUMBNAILS_RANGE,
+};
+pub use room::{
+    Ice, IceServer, LAYER_KBPS_RANGE, Layer, MAX_ICE_SERVERS, MAX_ID_LEN, MAX_LAYERS, MAX_ROOM_URL_LEN,
+    MAX_TOKEN_LEN, Room, RoomCodec, RoomIds, RoomService, RoomUrl, ladder_kbps,
 };
 pub use source::{MAX_PIXELS, MAX_SIDE, MAX_URL_LEN, MIN_SIDE, SCALE_FACTOR_RANGE, Size, Source, SourceUrl};
 pub use storage::{
@@ -57,6 +62,9 @@ pub struct CastSpec {
     /// Servers that the stream is sent to, at most [`MAX_PUSHES`].
     #[serde(default)]
     pub pushes: Vec<Push>,
+    /// The room that the page is published in.
+    #[serde(default)]
+    pub room: Option<Room>,
     /// A folder for pictures and last words of a page in trouble, made when it is needed.
     #[serde(default)]
     pub evidence: Option<PathBuf>,
@@ -84,6 +92,7 @@ impl CastSpec {
             duration: None,
             recording: None,
             pushes: Vec::new(),
+            room: None,
             evidence: None,
             readiness: Readiness::default(),
             checks: Checks::default(),
@@ -113,6 +122,7 @@ impl CastSpec {
         }
         self.recording.as_ref().map_or(Ok(()), Recording::check)?;
         push::check(&self.pushes)?;
+        self.room.as_ref().map_or(Ok(()), |room| room.check(self.source.size, self.source.fps))?;
         self.readiness.check()?;
         self.checks.check()?;
         self.limits.check()
@@ -244,6 +254,14 @@ pub enum SpecError {
     /// Not the address of a server that takes a stream; without the address, which is a secret.
     #[error("cannot push to this address: {0}")]
     Push(&'static str),
+    /// Not something that a page can be published in, or with.
+    #[error("cannot use {what}: {why}")]
+    Room {
+        /// Which value.
+        what: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// Not a [`Rule`].
     #[error(
         "cannot read {0:?} as a network rule: write an address, a network like 10.0.0.0/8, a name, *.name or *, each with :PORT if you like"

@@ -1,0 +1,111 @@
+//! How a server is asked to take a stream. Each dialect is one [`Signal`]; of media it knows nothing but the words of SDP.
+//!
+//! ```text
+//!  join ─▶ ICE servers ─▶ offer ─▶ negotiate ─▶ answer ─▶ next, next … ─▶ leave
+//! ```
+
+use async_trait::async_trait;
+use pagecast_core::spec::IceServer;
+
+/// Why a server does not take the stream, or takes it no longer. What it says holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It cannot be reached, or does not answer in time: worth another try.
+    #[error("cannot reach {server}: {why}")]
+    Unreachable {
+        /// Which server, without secrets.
+        server: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// It answered something that cannot be understood, or failed: worth another try.
+    #[error("{server} failed: {why}")]
+    Failed {
+        /// Which server, without secrets.
+        server: String,
+        /// What it said.
+        why: String,
+    },
+    /// It refuses, and will again: a wrong token, a room that does not exist.
+    #[error("{server} refuses: {why}")]
+    Refused {
+        /// Which server, without secrets.
+        server: String,
+        /// What it said.
+        why: String,
+    },
+    /// Somebody else publishes as this user now.
+    #[error("another publisher took over as this user")]
+    Replaced,
+}
+
+impl Error {
+    /// Whether trying again may help.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Failed { .. })
+    }
+}
+
+/// What is going to be sent, for dialects that want to know it beside the SDP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// The SDP.
+    pub(crate) sdp: String,
+    /// `mid` of the sound.
+    pub(crate) audio_mid: String,
+    /// `mid` of the picture.
+    pub(crate) video_mid: String,
+    /// The picture's layers, the larger one first.
+    pub(crate) layers: Vec<OfferedLayer>,
+}
+
+/// A layer of the picture in an [`Offer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfferedLayer {
+    /// Its `rid`; none where there is only one.
+    pub(crate) rid: Option<String>,
+    /// Width and height in pixels.
+    pub(crate) size: (u32, u32),
+    /// Frames per second.
+    pub(crate) fps: u32,
+    /// Most bits per second.
+    pub(crate) bitrate_bps: u32,
+}
+
+/// What a server says of itself after the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// One more way to reach it: the value of an `a=candidate` line, from `candidate:` on.
+    Candidate(String),
+    /// A layer is watched by nobody, or is again; by its place in the offer. It may be paused then.
+    Wanted {
+        /// Its place in the offer.
+        layer: usize,
+        /// Whether anybody watches it.
+        wanted: bool,
+    },
+}
+
+/// A dialect. One value is one connection: made, joined, negotiated, left, dropped. Nothing is tried twice here: whoever calls may.
+/// Each call has a deadline of its own, so none lasts for ever; dropped halfway, a call leaves nothing running.
+#[async_trait]
+pub(crate) trait Signal: Send {
+    /// The `rid`s of two layers, the larger one first.
+    fn rids(&self) -> [&'static str; 2] {
+        ["h", "m"]
+    }
+
+    /// Greets the server: which servers for ICE it names, besides those that are configured.
+    async fn join(&mut self) -> Result<Vec<IceServer>, Error>;
+
+    /// Sends an offer, with all candidates in it; the SDP of the answer. The second time it is an ICE restart.
+    async fn negotiate(&mut self, offer: &Offer) -> Result<String, Error>;
+
+    /// Waits for what the server has to say, keeping the connection alive meanwhile. Safe to be dropped and called again: nothing is
+    /// lost. An error is the end of this connection.
+    async fn next(&mut self) -> Result<Said, Error>;
+
+    /// Says goodbye, for a second at most.
+    async fn leave(&mut self);
+}
