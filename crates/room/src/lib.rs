@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: encoding (packets come ready, and nothing is decoded here), and the page.
 
+mod net;
 pub mod publish;
 mod rtc;
 mod signal;

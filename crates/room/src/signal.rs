@@ -4,8 +4,13 @@
 //!  join ─▶ ICE servers ─▶ offer ─▶ negotiate ─▶ answer ─▶ next, next … ─▶ leave
 //! ```
 
+mod whip;
+
 use async_trait::async_trait;
-use pagecast_core::spec::IceServer;
+use pagecast_core::spec::{IceServer, Room, RoomService};
+
+/// Most characters of what a server said that are repeated.
+const MAX_REPEATED: usize = 200;
 
 /// Why a server does not take the stream, or takes it no longer. What it says holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,13 +104,47 @@ pub(crate) trait Signal: Send {
     /// Greets the server: which servers for ICE it names, besides those that are configured.
     async fn join(&mut self) -> Result<Vec<IceServer>, Error>;
 
-    /// Sends an offer, with all candidates in it; the SDP of the answer. The second time it is an ICE restart.
+    /// Sends an offer, with all candidates in it; the SDP of the answer.
     async fn negotiate(&mut self, offer: &Offer) -> Result<String, Error>;
+
+    /// Servers for ICE that only the answer named.
+    fn late_servers(&mut self) -> Vec<IceServer> {
+        Vec::new()
+    }
+
+    /// Tells candidates that were not in the offer, as a fragment of SDP (RFC 8840).
+    async fn trickle(&mut self, _fragment: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Asks for new ways between the two, as a fragment of SDP with new credentials and candidates; the server's fragment. `None`
+    /// where the dialect has no such thing: then a new session has to be made.
+    async fn restart(&mut self, _fragment: &str) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
 
     /// Waits for what the server has to say, keeping the connection alive meanwhile. Safe to be dropped and called again: nothing is
     /// lost. An error is the end of this connection.
     async fn next(&mut self) -> Result<Said, Error>;
 
-    /// Says goodbye, for a second at most.
-    async fn leave(&mut self);
+    /// Says goodbye, for a second at most. What the server has to say about why the session was over before, if it has.
+    async fn leave(&mut self) -> Option<Error>;
+}
+
+/// The dialect of a room's server.
+pub(crate) fn dialect(room: &Room) -> Box<dyn Signal> {
+    match &room.service {
+        RoomService::Whip { url, token } => Box::new(whip::Whip::new(url, token.as_ref(), &room.ids)),
+        RoomService::LiveKit { .. } | RoomService::Janus { .. } => Box::new(whip::Whip::new(
+            &pagecast_core::spec::RoomUrl::parse("http://localhost").unwrap_or_else(|_| unreachable!()),
+            None,
+            &room.ids,
+        )),
+    }
+}
+
+/// What a server said, on one line, shortened to what a person reads.
+pub(crate) fn shorten(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().filter(|c| !c.is_control()).take(MAX_REPEATED).collect()
 }
