@@ -1,4 +1,4 @@
-//! One push target: when to connect, when to wait, when to give up, and what to tell. Sans-IO: told the time and what happened,
+//! One target, a push or a room: when to connect, when to wait, when to give up, and what to tell. Sans-IO: told the time and what happened,
 //! it says what to do.
 //!
 //! ```text
@@ -21,7 +21,8 @@ use crate::time::HostTime;
 
 /// Longest pause before the second attempt; it doubles with each one that fails.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause of all. Half of a pause is fixed, half is drawn, so that many targets do not come back at the same moment.
+/// Longest pause of all, if nobody says otherwise. Half of a pause is fixed, half is drawn, so that many targets do not come back at
+/// the same moment.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A connection that lasted so long was a good one: the next attempt after it is as good as a first.
 const GOOD: Duration = Duration::from_secs(10);
@@ -59,6 +60,8 @@ pub enum Input {
     Connected,
     /// An attempt failed, or the connection is lost, and why.
     Failed(String),
+    /// The target refuses and always will, or is taken by another, and why.
+    Refused(String),
     /// The target is not wanted any more, or there is nothing more to send.
     Stop,
     /// Nothing is left of a connection, after [`Output::Close`].
@@ -91,6 +94,7 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Machine {
     patience: Option<Duration>,
+    longest_pause: Duration,
     seed: u64,
     state: State,
     over: bool,
@@ -112,6 +116,7 @@ impl Machine {
     pub fn new(patience: Option<Duration>, seed: u64) -> Self {
         Self {
             patience,
+            longest_pause: LONGEST_PAUSE,
             seed,
             state: State::Idle,
             over: false,
@@ -122,6 +127,12 @@ impl Machine {
             error: None,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Waits no longer than this between two attempts.
+    #[must_use]
+    pub fn with_longest_pause(self, longest_pause: Duration) -> Self {
+        Self { longest_pause, ..self }
     }
 
     /// Where it stands.
@@ -183,6 +194,10 @@ impl Machine {
                 self.enter(now, State::Recovering);
                 self.pause(now);
             }
+            (State::Connecting | State::Running | State::Recovering, Input::Refused(error)) => {
+                self.error = Some(error);
+                self.close(now, State::Failed);
+            }
             (State::Connecting | State::Running | State::Recovering, Input::Stop) => {
                 self.close(now, State::Disconnecting);
             }
@@ -219,7 +234,7 @@ impl Machine {
 
     /// Waits before the next attempt.
     fn pause(&mut self, now: HostTime) {
-        let longest = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        let longest = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(self.longest_pause);
         self.seed = mix(self.seed);
         let drawn = (longest / 2).mul_f64(f64::from((self.seed >> 32) as u32) / f64::from(u32::MAX));
         self.failures += 1;

@@ -11,4 +11,5 @@
 mod net;
 pub mod publish;
 mod rtc;
+mod sdp;
 mod signal;

@@ -1,7 +1,29 @@
 //! One cast's stream in a room.
 
+mod adapt;
+mod media;
+mod runner;
+mod session;
+mod status;
+
+use std::io;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
 use pagecast_core::Packet;
+use pagecast_core::push::{Event, State};
+use pagecast_core::spec::Room;
 use tokio::sync::mpsc;
+
+use media::lock;
+use runner::Runner;
+pub use status::{LayerStatus, Status};
+
+/// News that wait to be heard. Full: later ones are not told; the status says it, too.
+const NEWS: usize = 64;
+/// Commands on their way. There are never more than two.
+const COMMANDS: usize = 4;
 
 /// What the encoders of a room are told. Layers are counted from 0, the larger one first.
 pub trait Encoders: Send + 'static {
@@ -27,4 +49,92 @@ pub struct Feed {
     pub video: Vec<mpsc::Receiver<Packet>>,
     /// Opus, 20 ms a packet.
     pub audio: mpsc::Receiver<Packet>,
+}
+
+/// What happened to a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// Where it stands now, and why.
+    pub event: Event,
+}
+
+enum Command {
+    Feed(Feed, Box<dyn Encoders>),
+    Stop,
+}
+
+/// A stream that is published, on the thread `room`. It connects at once, and sends when it is fed; a connection that is lost is made again
+/// until it is stopped. Dropped, it stops without a goodbye.
+#[derive(Debug)]
+pub struct Publisher {
+    commands: mpsc::Sender<Command>,
+    news: Receiver<News>,
+    status: Arc<Mutex<Status>>,
+    thread: JoinHandle<()>,
+}
+
+impl Publisher {
+    /// Connects to the room's server.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(room: Room) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (sender, news) = sync_channel(NEWS);
+        let status = Arc::new(Mutex::new(Status {
+            server: room.server(),
+            state: State::Idle,
+            error: None,
+            reconnects: 0,
+            rtt_ms: None,
+            estimate_kbps: None,
+            audio_kbps: 0,
+            layers: Vec::new(),
+        }));
+        let runner = Runner::new(room, receiver, sender, Arc::clone(&status));
+        let thread = std::thread::Builder::new().name("room".into()).spawn(move || {
+            runtime.block_on(runner.run());
+            // A name that is being looked up must not hold up the end.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { commands, news, status, thread })
+    }
+
+    /// What is sent from now on.
+    pub fn feed(&self, feed: Feed, encoders: Box<dyn Encoders>) {
+        if self.commands.try_send(Command::Feed(feed, encoders)).is_err() {
+            tracing::debug!("a room that is over is not fed");
+        }
+    }
+
+    /// How it gets on.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        lock(&self.status).clone()
+    }
+
+    /// What happened since the last call.
+    pub fn news(&self) -> impl Iterator<Item = News> + '_ {
+        self.news.try_iter()
+    }
+
+    /// Whether nothing is sent any more, nor will be.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Says goodbye to the server: how it got on, and the last news. `None` if the thread panicked.
+    #[must_use]
+    pub fn finish(self) -> Option<(Status, Vec<News>)> {
+        let Self { commands, news, status, thread } = self;
+        // One that is over takes none.
+        if commands.try_send(Command::Stop).is_err() {
+            tracing::trace!("a room was over already");
+        }
+        thread.join().ok()?;
+        let status = lock(&status).clone();
+        Some((status, news.try_iter().collect()))
+    }
 }

@@ -228,6 +228,15 @@ impl fmt::Debug for RoomUrl {
     }
 }
 
+impl RoomService {
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> &RoomUrl {
+        let (Self::Whip { url, .. } | Self::LiveKit { url, .. } | Self::Janus { url, .. }) = self;
+        url
+    }
+}
+
 impl RoomIds {
     /// The identifiers in place of their names, as they are.
     #[must_use]
@@ -315,6 +324,18 @@ impl Room {
     #[must_use]
     pub fn new(service: RoomService, ids: RoomIds, layer: Layer) -> Self {
         Self { service, ids, layers: vec![layer], codec: RoomCodec::default(), ice: Ice::default() }
+    }
+
+    /// The address of the server, secrets and all.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.ids.fill_url(self.service.url())
+    }
+
+    /// The address of the server, for people.
+    #[must_use]
+    pub fn server(&self) -> String {
+        self.ids.fill(&self.service.url().to_string())
     }
 
     pub(super) fn check(&self, size: Size, fps: Fps) -> Result<(), SpecError> {

@@ -221,6 +221,11 @@ impl Peer {
         }
     }
 
+    /// The SDP of the last offer.
+    pub(crate) fn offered(&self) -> &str {
+        &self.sdp
+    }
+
     /// Takes the answer to the last offer.
     ///
     /// # Errors

@@ -1,0 +1,183 @@
+//! What a room sends: packets from the encoders, and what the encoders are told.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use pagecast_core::Packet;
+use pagecast_core::spec::Layer;
+
+use super::adapt::Adapt;
+use super::status::{LayerStatus, Status};
+use super::{Encoders, Feed};
+use crate::rtc::offer::Stats;
+
+/// How often what was sent is measured.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where a packet comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A layer of the picture.
+    Layer(usize),
+    /// The sound.
+    Sound,
+}
+
+/// What there is to send.
+pub(crate) struct Media {
+    layers: Vec<Layer>,
+    feed: Option<(Feed, Box<dyn Encoders>)>,
+    adapt: Adapt,
+    connected: bool,
+    status: Arc<Mutex<Status>>,
+    measured: Option<(Instant, Vec<u64>)>,
+}
+
+impl std::fmt::Debug for Media {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Media").field("connected", &self.connected).finish_non_exhaustive()
+    }
+}
+
+impl Media {
+    pub(crate) fn new(layers: &[Layer], status: Arc<Mutex<Status>>) -> Self {
+        let (layers, adapt) = (layers.to_vec(), Adapt::new(layers));
+        Self { layers, feed: None, adapt, connected: false, status, measured: None }
+    }
+
+    /// There is something to send from now on.
+    pub(crate) fn feed(&mut self, feed: Feed, encoders: Box<dyn Encoders>) {
+        self.feed = Some((feed, encoders));
+        if self.connected {
+            self.connected(Instant::now());
+        } else {
+            self.disconnected();
+        }
+    }
+
+    /// What is sent from now on arrives. What waited is too old.
+    pub(crate) fn connected(&mut self, now: Instant) {
+        self.connected = true;
+        self.measured = None;
+        self.adapt.begin(now);
+        if let Some((feed, _)) = &mut self.feed {
+            for queue in feed.video.iter_mut().chain([&mut feed.audio]) {
+                while queue.try_recv().is_ok() {}
+            }
+        }
+        self.tell();
+        (0..self.layers.len()).for_each(|layer| self.keyframe(layer));
+    }
+
+    /// Nothing arrives any more: nothing is encoded.
+    pub(crate) fn disconnected(&mut self) {
+        self.connected = false;
+        self.adapt.end();
+        self.tell();
+        let mut status = lock(&self.status);
+        (status.rtt_ms, status.estimate_kbps, status.audio_kbps) = (None, None, 0);
+        status.layers.iter_mut().for_each(|layer| layer.bitrate_kbps = 0);
+    }
+
+    /// A keyframe is wanted.
+    pub(crate) fn keyframe(&self, layer: usize) {
+        if let Some((_, encoders)) = &self.feed {
+            encoders.keyframe(layer);
+        }
+    }
+
+    pub(crate) fn estimate(&mut self, now: Instant, bps: u32) {
+        self.adapt.estimate(now, bps);
+        self.tell();
+    }
+
+    pub(crate) fn want(&mut self, now: Instant, layer: usize, wanted: bool) {
+        self.adapt.want(now, layer, wanted);
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let news = self.adapt.poll();
+        if let Some((_, encoders)) = &self.feed {
+            for (layer, target) in news {
+                tracing::debug!(
+                    layer,
+                    kbps = target.bitrate_bps / 1000,
+                    fps = target.fps,
+                    "a layer's target"
+                );
+                encoders.target(layer, target);
+            }
+        }
+    }
+
+    /// Waits for the next packet. Safe to be dropped and called again.
+    pub(crate) async fn next(&mut self) -> (Source, Packet) {
+        let Some((feed, _)) = &mut self.feed else { return std::future::pending().await };
+        poll_fn(|context| {
+            // Sound first.
+            if let Poll::Ready(Some(packet)) = feed.audio.poll_recv(context) {
+                return Poll::Ready((Source::Sound, packet));
+            }
+            for (layer, queue) in feed.video.iter_mut().enumerate() {
+                if let Poll::Ready(Some(packet)) = queue.poll_recv(context) {
+                    return Poll::Ready((Source::Layer(layer), packet));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Counts what was sent, once a second.
+    pub(crate) fn measure(&mut self, now: Instant, stats: &Stats) {
+        self.adapt.pass(now);
+        self.tell();
+        let bytes: Vec<u64> = stats.streams.iter().map(|stream| stream.bytes).collect();
+        let Some((since, before)) = &self.measured else {
+            self.measured = Some((now, bytes));
+            return;
+        };
+        let passed = now.saturating_duration_since(*since);
+        if passed < MEASURE_INTERVAL {
+            return;
+        }
+        let kbps: Vec<u32> = bytes
+            .iter()
+            .zip(before)
+            .map(|(now, before)| {
+                (now.saturating_sub(*before) as f64 * 8.0 / 1000.0 / passed.as_secs_f64()).round() as u32
+            })
+            .collect();
+        if stats.estimate_bps.is_none() {
+            let worst = stats.streams.iter().map(|stream| f64::from(stream.loss)).fold(0.0, f64::max);
+            self.adapt.loss(now, worst);
+        }
+        self.measured = Some((now, bytes));
+        let mut status = lock(&self.status);
+        status.rtt_ms = stats.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
+        status.estimate_kbps = stats.estimate_bps.map(|bps| bps / 1000);
+        status.audio_kbps = kbps.last().copied().unwrap_or(0);
+        let targets = self.adapt.targets();
+        let streams = self.layers.iter().zip(targets).zip(stats.streams.iter().zip(kbps));
+        status.layers = streams
+            .map(|((layer, target), (stream, bitrate_kbps))| LayerStatus {
+                width: layer.size.width(),
+                height: layer.size.height(),
+                fps: target.fps,
+                target_kbps: target.bitrate_bps / 1000,
+                bitrate_kbps,
+                loss: stream.loss,
+                nacks: stream.nacks,
+                keyframe_requests: stream.keyframe_requests,
+            })
+            .collect();
+    }
+}
+
+/// A status is whole between any two calls.
+pub(crate) fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
+    status.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,116 @@
+//! The few lines of SDP that are read and written here (RFC 8866, RFC 8840); everything else is str0m's.
+
+/// Longest fragment that is looked at, in lines.
+const MAX_LINES: usize = 2000;
+
+/// Lines of an SDP, without their ends.
+fn lines(sdp: &str) -> impl Iterator<Item = &str> {
+    sdp.lines().map(str::trim_end).filter(|line| !line.is_empty()).take(MAX_LINES)
+}
+
+fn find<'a>(sdp: &'a str, prefix: &str) -> Option<&'a str> {
+    lines(sdp).find(|line| line.starts_with(prefix))
+}
+
+/// The first media line of an SDP, and its `mid`: what a fragment hangs on (RFC 8840, 9).
+fn head(sdp: &str) -> String {
+    let media = find(sdp, "m=").unwrap_or("m=audio 9 UDP/TLS/RTP/SAVPF 0");
+    let mid = find(sdp, "a=mid:").unwrap_or("a=mid:0");
+    format!("{media}\r\n{mid}\r\n")
+}
+
+fn credentials(sdp: &str) -> String {
+    let lines = ["a=ice-ufrag:", "a=ice-pwd:"].iter().filter_map(|prefix| find(sdp, prefix));
+    lines.map(|line| format!("{line}\r\n")).collect()
+}
+
+/// A fragment that tells one more candidate of this offer.
+pub(crate) fn trickle(offer: &str, candidate: &str) -> String {
+    let candidate = candidate.trim_start_matches("a=");
+    format!("{}{}a={candidate}\r\n", credentials(offer), head(offer))
+}
+
+/// A fragment that asks for an ICE restart with the credentials and candidates of this offer.
+pub(crate) fn restart(offer: &str) -> String {
+    let mut fragment = credentials(offer) + &head(offer);
+    let media = lines(offer).skip_while(|line| !line.starts_with("m="));
+    for line in media.take_while_first_media().filter(|line| line.starts_with("a=candidate:")) {
+        fragment.push_str(line);
+        fragment.push_str("\r\n");
+    }
+    fragment.push_str("a=end-of-candidates\r\n");
+    fragment
+}
+
+/// An answer with the credentials and candidates of a fragment in place of its own.
+pub(crate) fn patched(answer: &str, fragment: &str) -> String {
+    let (ufrag, password) = (find(fragment, "a=ice-ufrag:"), find(fragment, "a=ice-pwd:"));
+    let candidates: Vec<&str> = lines(fragment).filter(|line| line.starts_with("a=candidate:")).collect();
+    let mut patched = String::with_capacity(answer.len() + fragment.len());
+    for line in lines(answer) {
+        let replacement = match line {
+            line if line.starts_with("a=ice-ufrag:") => ufrag.unwrap_or(line),
+            line if line.starts_with("a=ice-pwd:") => password.unwrap_or(line),
+            line if line.starts_with("a=candidate:") && !candidates.is_empty() => continue,
+            line => line,
+        };
+        patched.push_str(replacement);
+        patched.push_str("\r\n");
+        if line.starts_with("a=mid:") {
+            for candidate in &candidates {
+                patched.push_str(candidate);
+                patched.push_str("\r\n");
+            }
+        }
+    }
+    patched
+}
+
+/// Lines up to the second media line.
+trait FirstMedia<'a>: Iterator<Item = &'a str> + Sized {
+    fn take_while_first_media(self) -> impl Iterator<Item = &'a str> {
+        let mut seen = 0;
+        self.take_while(move |line| {
+            seen += usize::from(line.starts_with("m="));
+            seen < 2
+        })
+    }
+}
+
+impl<'a, I: Iterator<Item = &'a str>> FirstMedia<'a> for I {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFER: &str = "v=0\r\na=ice-ufrag:u1\r\na=ice-pwd:p1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n\
+        a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\nm=video 9 UDP/TLS/RTP/SAVPF 108\r\na=mid:1\r\n\
+        a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\n";
+
+    #[test]
+    fn a_restart_tells_credentials_and_candidates_once() {
+        assert_eq!(
+            restart(OFFER),
+            "a=ice-ufrag:u1\r\na=ice-pwd:p1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n\
+            a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\na=end-of-candidates\r\n"
+        );
+    }
+
+    #[test]
+    fn one_more_candidate_is_told() {
+        let told = trickle(OFFER, "candidate:2 1 udp 1 127.0.0.1 6 typ relay");
+        assert!(told.ends_with("a=mid:0\r\na=candidate:2 1 udp 1 127.0.0.1 6 typ relay\r\n"), "{told}");
+        assert!(told.starts_with("a=ice-ufrag:u1\r\n"), "{told}");
+    }
+
+    #[test]
+    fn an_answer_is_patched() {
+        let patched =
+            patched(OFFER, "a=ice-ufrag:u2\na=ice-pwd:p2\na=candidate:9 1 udp 1 127.0.0.1 9 typ host\n");
+        assert!(
+            patched.contains("ufrag:u2") && patched.contains("pwd:p2") && !patched.contains("127.0.0.1 5")
+        );
+        assert_eq!(patched.matches("127.0.0.1 9").count(), 2, "{patched}");
+        assert_eq!(super::patched("", "a=x"), "");
+    }
+}
