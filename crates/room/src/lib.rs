@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: encoding (packets come ready, and nothing is decoded here), and the page.
 
+pub mod embedded;
 mod net;
 pub mod publish;
 mod rtc;

@@ -1,5 +1,7 @@
 //! The one place that knows str0m. What the rest of the crate needs of it has its name here.
 
+pub(crate) mod serve;
+
 pub(crate) mod offer;
 
 pub(crate) use str0m::Candidate;

@@ -1,0 +1,225 @@
+//! A room to publish and watch in, within this process: WHIP in, WHEP out, and a page.
+//!
+//! Packets are passed on as they are. Each viewer gets one layer of the picture, which is chosen by what its line carries; what it
+//! gets goes on without a gap when the layer changes, or the publisher goes and comes again.
+//!
+//! [`hub`] decides; [`run`] carries its datagrams, and [`http`] the words; nothing else here does any IO.
+
+mod choice;
+mod clock;
+mod command;
+mod frame;
+mod http;
+mod hub;
+mod meter;
+mod news;
+mod paths;
+mod random;
+mod renumber;
+mod run;
+mod sockets;
+mod stats;
+mod tcp;
+pub mod token;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use pagecast_core::spec::Secret;
+use tokio::sync::{mpsc, watch};
+
+use self::hub::{Hub, Setup};
+pub use self::stats::{LayerStats, PublisherStats, RoomStats, ViewerStats};
+use crate::rtc::serve::Certificate;
+
+/// Commands that wait for the room's thread; more wait with whoever gives them.
+const COMMANDS: usize = 64;
+
+/// How the rooms are reached, and by whom.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the web server listens; port 0: any.
+    pub http: SocketAddr,
+    /// Where media come and go, all of them through one port; port 0: any.
+    pub media: SocketAddr,
+    /// Whether they can go by TCP too, through the port of the same number, where UDP does not get through.
+    pub tcp: bool,
+    /// Where others reach `media`, if that is not where it is; port 0: its port.
+    pub addresses: Vec<SocketAddr>,
+    /// Who may do what.
+    pub access: Access,
+    /// How much of everything.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let here = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            http: here(8080),
+            media: here(0),
+            tcp: true,
+            addresses: Vec::new(),
+            access: Access::Open,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Who may publish and watch.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// Everybody on this machine.
+    Open,
+    /// Who has a token that was made with this secret; see [`token`].
+    Jwt(Secret),
+}
+
+/// How much there may be of everything. What is more is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Rooms with somebody in them.
+    pub rooms: usize,
+    /// Users that publish in a room.
+    pub publishers_per_room: usize,
+    /// Viewers in a room.
+    pub viewers_per_room: usize,
+    /// Viewers in all rooms.
+    pub viewers: usize,
+    /// Bytes of an offer.
+    pub sdp_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { rooms: 100, publishers_per_room: 4, viewers_per_room: 200, viewers: 500, sdp_bytes: 64 * 1024 }
+    }
+}
+
+/// Why the rooms cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An open room is only for this machine.
+    #[error("a room without tokens can only be reached from this machine: listen on 127.0.0.1, not on {0}")]
+    Open(SocketAddr),
+    /// An address is in use, or is not ours.
+    #[error("cannot listen on {address} for {what}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// For what.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The system does not give what is needed.
+    #[error("cannot start the rooms")]
+    Start(#[source] io::Error),
+}
+
+/// Running rooms. Dropped, they end.
+#[derive(Debug)]
+pub struct Server {
+    http: SocketAddr,
+    media: SocketAddr,
+    stats: Arc<Mutex<Vec<RoomStats>>>,
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts two threads: `room` for media, `room-http` for words.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn start(config: Config) -> Result<Self, Error> {
+        if matches!(config.access, Access::Open) && !config.http.ip().is_loopback() {
+            return Err(Error::Open(config.http));
+        }
+        let sockets = sockets::open(config.media, config.tcp)?;
+        let listen = |source| Error::Listen { address: config.http, what: "HTTP", source };
+        let listener = std::net::TcpListener::bind(config.http).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(Error::Start)?;
+        let http = listener.local_addr().map_err(Error::Start)?;
+        let media = sockets.address;
+        let certificate =
+            Certificate::new().ok_or_else(|| Error::Start(io::Error::other("no randomness")))?;
+        let addresses = sockets::advertised(&config.addresses, media).map_err(Error::Start)?;
+        let setup = Setup { certificate, addresses, tcp: config.tcp, limits: config.limits };
+        let hub = Hub::new(Instant::now(), setup);
+        let stats = Arc::new(Mutex::new(Vec::new()));
+        let (stop, stopped) = watch::channel(false);
+        let (commands, orders) = mpsc::channel(COMMANDS);
+        let rooms = http::Rooms {
+            commands,
+            stats: Arc::clone(&stats),
+            access: Arc::new(config.access),
+            limits: config.limits,
+        };
+        let mut server = Self { http, media, stats: Arc::clone(&stats), stop, threads: Vec::new() };
+        let told = stopped.clone();
+        server.spawn("room", async move || run::run(hub, sockets, orders, stats, told).await)?;
+        server.spawn("room-http", async move || match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => http::serve::run(listener, http::router(rooms), stopped).await,
+            Err(error) => tracing::error!(%error, "the room's web server cannot be started"),
+        })?;
+        Ok(server)
+    }
+
+    fn spawn<F>(&mut self, name: &str, what: F) -> Result<(), Error>
+    where
+        F: AsyncFnOnce() + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = runtime.map_err(Error::Start)?;
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || runtime.block_on(what())).map_err(Error::Start)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Where the web server listens.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where media come and go.
+    #[must_use]
+    pub fn media_addr(&self) -> SocketAddr {
+        self.media
+    }
+
+    /// How a room is, at most half a second ago; none if nobody is in it.
+    #[must_use]
+    pub fn stats(&self, room: &str) -> Option<RoomStats> {
+        self.rooms().into_iter().find(|stats| stats.room == room)
+    }
+
+    /// All rooms that somebody is in.
+    #[must_use]
+    pub fn rooms(&self) -> Vec<RoomStats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends all sessions, and waits until both threads are over.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the rooms panicked");
+            }
+        }
+    }
+}

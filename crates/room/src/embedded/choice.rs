@@ -1,0 +1,206 @@
+//! Which layer of a picture a viewer gets. Sans-IO.
+//!
+//! Down at once, when the line carries less than what is sent; up only after it has carried more for a while, and more cautiously
+//! after each time it did not. Sound always has its share first: where not even the smallest layer fits, there is no picture for a while.
+
+use std::time::{Duration, Instant};
+
+/// What a layer must leave free of the line to be gone up to: it has peaks.
+const HEADROOM_PERCENT: u64 = 125;
+/// How much more than the line carries is put up with, as estimates are low now and then.
+const TOLERANCE_PERCENT: u64 = 110;
+/// How long the line must be too small before less is sent, and before no picture is sent at all.
+const DOWN_AFTER: Duration = Duration::from_millis(400);
+const PAUSE_AFTER: Duration = Duration::from_secs(2);
+/// How long it must be large enough before more is sent: at first, and at most after it was not several times.
+const UP_AFTER: Duration = Duration::from_secs(1);
+const UP_AFTER_AT_MOST: Duration = Duration::from_secs(20);
+/// Going down so soon after going up means that it was a mistake.
+const MISTAKE: Duration = Duration::from_secs(10);
+
+/// What a viewer asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Wish {
+    /// What the line carries.
+    #[default]
+    Auto,
+    /// The layer of this name, whatever the line carries.
+    Layer(String),
+}
+
+/// A layer that there is, the largest one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Offer {
+    /// Its place in the publisher's offer.
+    pub(super) layer: usize,
+    /// What it costs, in bit/s.
+    pub(super) bps: u64,
+}
+
+/// The choice for one viewer.
+#[derive(Debug)]
+pub(super) struct Choice {
+    /// The layer that was chosen; none: no picture.
+    chosen: Option<usize>,
+    /// Since when the line is too small for what is chosen.
+    tight_since: Option<Instant>,
+    /// Since when it is large enough for more.
+    roomy_since: Option<Instant>,
+    /// When more was chosen the last time.
+    went_up: Option<Instant>,
+    up_after: Duration,
+}
+
+impl Choice {
+    /// Nothing chosen yet.
+    pub(super) fn new() -> Self {
+        Self { chosen: None, tight_since: None, roomy_since: None, went_up: None, up_after: UP_AFTER }
+    }
+
+    /// Forgets what was chosen, but not what was learned: there is another publisher.
+    pub(super) fn restart(&mut self) {
+        (self.chosen, self.tight_since, self.roomy_since, self.went_up) = (None, None, None, None);
+    }
+
+    /// The layer to send. `layers` are those that there are, the largest one first; `budget_bps` is what the line carries beside the sound.
+    pub(super) fn choose(&mut self, now: Instant, layers: &[Offer], budget_bps: u64) -> Option<usize> {
+        let place = self.chosen.and_then(|chosen| layers.iter().position(|option| option.layer == chosen));
+        let (Some(smallest), Some(place)) = (layers.last(), place) else {
+            return self.begin(layers, budget_bps, now);
+        };
+        let now_bps = layers[place].bps;
+        if now_bps * 100 > budget_bps * TOLERANCE_PERCENT {
+            self.roomy_since = None;
+            let tight_for = now - *self.tight_since.get_or_insert(now);
+            // The first smaller one that fits, or the smallest.
+            let fitting = layers[place + 1..].iter().find(|option| option.bps <= budget_bps);
+            let smaller = fitting.or(layers[place + 1..].last());
+            match smaller {
+                Some(smaller) if tight_for >= DOWN_AFTER => self.go_down(now, Some(smaller.layer)),
+                None if tight_for >= PAUSE_AFTER && smallest.bps * 100 > budget_bps * 150 => {
+                    self.go_down(now, None)
+                }
+                _ => {}
+            }
+            return self.chosen;
+        }
+        self.tight_since = None;
+        let Some(larger) = layers[..place].iter().find(|option| fits_well(option, budget_bps)) else {
+            self.roomy_since = None;
+            return self.chosen;
+        };
+        if now - *self.roomy_since.get_or_insert(now) >= self.up_after {
+            self.go_up(now, larger.layer);
+        }
+        self.chosen
+    }
+
+    /// There is no picture yet, or not any more.
+    fn begin(&mut self, layers: &[Offer], budget_bps: u64, now: Instant) -> Option<usize> {
+        self.tight_since = None;
+        let paused = self.chosen.is_none() && self.went_up.is_some();
+        let fitting = layers.iter().find(|option| fits_well(option, budget_bps));
+        match (paused, fitting) {
+            // For the first time, or because the layer has gone: at once, the smallest in the worst case.
+            (false, _) => self.chosen = fitting.or(layers.last()).map(|option| option.layer),
+            (true, None) => self.roomy_since = None,
+            (true, Some(option)) => {
+                if now - *self.roomy_since.get_or_insert(now) >= self.up_after {
+                    self.go_up(now, option.layer);
+                }
+            }
+        }
+        self.chosen
+    }
+
+    fn go_down(&mut self, now: Instant, to: Option<usize>) {
+        let mistaken = self.went_up.is_some_and(|up| now - up < MISTAKE);
+        self.up_after = if mistaken { (self.up_after * 2).min(UP_AFTER_AT_MOST) } else { UP_AFTER };
+        (self.chosen, self.tight_since) = (to, None);
+        // Remembers that there was a picture.
+        self.went_up = self.went_up.or(Some(now));
+    }
+
+    fn go_up(&mut self, now: Instant, to: usize) {
+        (self.chosen, self.roomy_since, self.went_up) = (Some(to), None, Some(now));
+    }
+}
+
+fn fits_well(option: &Offer, budget_bps: u64) -> bool {
+    option.bps * HEADROOM_PERCENT <= budget_bps * 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYERS: [Offer; 2] = [Offer { layer: 0, bps: 1_200_000 }, Offer { layer: 1, bps: 300_000 }];
+
+    struct Viewer {
+        choice: Choice,
+        now: Instant,
+    }
+
+    impl Viewer {
+        fn new() -> Self {
+            Self { choice: Choice::new(), now: Instant::now() }
+        }
+
+        /// Lets `ms` go by with this budget; how long it took to get to `layer`.
+        fn until(&mut self, layer: Option<usize>, budget: u64, ms: u64) -> Option<u64> {
+            (0..=ms / 50).map(|step| step * 50).find(|_| {
+                self.now += Duration::from_millis(50);
+                self.choice.choose(self.now, &LAYERS, budget) == layer
+            })
+        }
+    }
+
+    #[test]
+    fn begins_with_what_fits() {
+        assert_eq!(Viewer::new().until(Some(0), 2_500_000, 0), Some(0));
+        assert_eq!(Viewer::new().until(Some(1), 600_000, 0), Some(0));
+        assert_eq!(Viewer::new().until(Some(1), 10_000, 0), Some(0));
+        let mut nobody = Choice::new();
+        assert_eq!(nobody.choose(Instant::now(), &[], 1_000_000), None);
+    }
+
+    #[test]
+    fn goes_down_fast_and_up_slowly() {
+        let mut viewer = Viewer::new();
+        viewer.until(Some(0), 2_500_000, 0);
+        assert!(viewer.until(Some(1), 500_000, 2000).unwrap() <= 500);
+        assert_eq!(viewer.until(Some(0), 1_400_000, 5000), None, "not enough headroom");
+        let up = viewer.until(Some(0), 2_000_000, 5000).unwrap();
+        assert!((900..1200).contains(&up), "{up}");
+    }
+
+    #[test]
+    fn learns_from_mistakes() {
+        let mut viewer = Viewer::new();
+        viewer.until(Some(0), 2_500_000, 0);
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            viewer.until(Some(1), 500_000, 2000).unwrap();
+            waits.push(viewer.until(Some(0), 2_000_000, 60_000).unwrap());
+        }
+        assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]) && waits[5] >= 19_000, "{waits:?}");
+    }
+
+    #[test]
+    fn sound_comes_first() {
+        let mut viewer = Viewer::new();
+        viewer.until(Some(0), 2_500_000, 0);
+        viewer.until(Some(1), 100_000, 1000).unwrap();
+        let pause = viewer.until(None, 100_000, 5000).unwrap();
+        assert!((1900..2200).contains(&pause), "{pause}");
+        assert_eq!(viewer.until(Some(1), 310_000, 10_000), None);
+        assert!(viewer.until(Some(1), 400_000, 10_000).unwrap() <= 2100);
+    }
+
+    #[test]
+    fn a_layer_that_goes_away_is_left_at_once() {
+        let mut viewer = Viewer::new();
+        viewer.until(Some(0), 2_500_000, 0);
+        assert_eq!(viewer.choice.choose(viewer.now, &LAYERS[1..], 2_500_000), Some(1));
+    }
+}

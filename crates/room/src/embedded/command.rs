@@ -1,0 +1,111 @@
+//! What HTTP asks of the room's thread, and what it is told.
+
+use tokio::sync::{oneshot, watch};
+
+use super::news::News;
+
+/// A question, with the way back.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Somebody wants to publish or to watch.
+    Join(Join, oneshot::Sender<Result<Joined, Refused>>),
+    /// Candidates, or an ICE restart.
+    Patch(Patch, oneshot::Sender<Result<Patched, Refused>>),
+    /// It is over.
+    Leave(Session, oneshot::Sender<Result<(), Refused>>),
+    /// Whether a session is still there.
+    Ask(Session, oneshot::Sender<Result<(), Refused>>),
+    /// A viewer wants another layer; `auto` for none.
+    Layer(Session, String, oneshot::Sender<Result<(), Refused>>),
+    /// A viewer wants to hear what happens.
+    Listen(Session, oneshot::Sender<Result<watch::Receiver<News>, Refused>>),
+}
+
+/// A session, as its address names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Session {
+    /// The room.
+    pub(super) room: String,
+    /// Whether it publishes.
+    pub(super) publishes: bool,
+    /// What nobody else knows.
+    pub(super) secret: String,
+}
+
+/// Somebody joins.
+#[derive(Debug)]
+pub(super) struct Join {
+    /// The room.
+    pub(super) room: String,
+    /// Whether they publish.
+    pub(super) publishes: bool,
+    /// As whom they publish, or whom they want to watch.
+    pub(super) user: Option<String>,
+    /// The SDP.
+    pub(super) offer: String,
+}
+
+/// They have joined.
+#[derive(Debug)]
+pub(super) struct Joined {
+    /// The session's secret.
+    pub(super) secret: String,
+    /// The SDP.
+    pub(super) answer: String,
+    /// The ICE session.
+    pub(super) etag: String,
+}
+
+/// A piece of SDP for a session (RFC 8840).
+#[derive(Debug)]
+pub(super) struct Patch {
+    /// Which one.
+    pub(super) session: Session,
+    /// The ICE session that is meant; `*` for a new one.
+    pub(super) tag: String,
+    /// The SDP.
+    pub(super) fragment: String,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) enum Patched {
+    /// Candidates were noted.
+    Noted,
+    /// There is a new ICE session.
+    Restarted {
+        /// Our side of it.
+        fragment: String,
+        /// Its tag.
+        etag: String,
+    },
+}
+
+/// Why something is not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    /// No such session.
+    #[error("there is no such session")]
+    Unknown,
+    /// The same user publishes from elsewhere now.
+    #[error("replaced: this user publishes from elsewhere now")]
+    Replaced,
+    /// Nothing was heard of it for too long, or it said goodbye.
+    #[error("ended: this session is over")]
+    Ended,
+    /// There is another ICE session by now.
+    #[error("this is not the current ICE session")]
+    Stale,
+    /// It cannot be understood.
+    #[error("{0}")]
+    Malformed(String),
+    /// It cannot be done.
+    #[error("{0}")]
+    Unacceptable(String),
+    /// The room has as many publishers as it may.
+    #[error("this room has {0} publishers already")]
+    Taken(usize),
+    /// There is no place left.
+    #[error("no place left: {0}")]
+    Full(&'static str),
+}

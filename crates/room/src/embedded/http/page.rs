@@ -1,0 +1,34 @@
+//! The page to watch a room on.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+
+use super::super::random;
+use super::{Problem, Rooms, is_identifier};
+
+/// One file: what it needs is in it.
+const PAGE: &str = include_str!("../viewer.html");
+/// What stands in it for a number used once, by which the browser knows our script from others'.
+const NONCE: &str = "{{nonce}}";
+
+/// `GET /rooms/{room}`.
+pub(super) async fn show(State(_): State<Rooms>, Path(room): Path<String>) -> Result<Response, Problem> {
+    if !is_identifier(&room) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "there is no room of this name"));
+    }
+    let nonce = random::hex(16)
+        .ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the system has no randomness yet"))?;
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+         media-src 'self' blob:; img-src data:; base-uri 'none'; form-action 'none'"
+    );
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, PAGE.replace(NONCE, &nonce)).into_response())
+}
