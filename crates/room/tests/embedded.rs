@@ -1,20 +1,75 @@
 //! The embedded room with peers of str0m: what is published arrives, numbered without a gap, in the layer that the line carries.
 
 #[path = "peers/http.rs"]
+#[expect(dead_code, reason = "for other tests, too")]
 mod http;
 #[path = "peers/peer.rs"]
+#[expect(dead_code, reason = "for other tests, too")]
 mod peer;
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, ensure};
-use pagecast_room::embedded::{Config, Server};
-use peer::{Peer, Wish};
+use anyhow::{Context as _, Result, ensure};
+use pagecast_room::embedded::{Config, Limits, RoomStats, Server};
+use peer::{Layer, Line, Peer, Seen, Wish};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(40);
 
 fn server() -> Result<Server> {
     Ok(Server::start(Config { http: "127.0.0.1:0".parse()?, ..Config::default() })?)
+}
+
+/// Waits until the room says this of itself.
+fn wait(server: &Server, what: &str, condition: impl Fn(&RoomStats) -> bool) -> Result<RoomStats> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let stats = server.stats("demo").unwrap_or_default();
+        if condition(&stats) {
+            return Ok(stats);
+        }
+        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}; {stats:#?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn layer(server: &Server, viewer: &Peer, layer: &str) -> Result<()> {
+    let path = format!("{}/layer", viewer.session);
+    let answer = http::ask(server.http_addr(), "POST", &path, &[], &format!("{{\"layer\":\"{layer}\"}}"))?;
+    ensure!(answer.status == 204, "{answer:?}");
+    Ok(())
+}
+
+/// How many pictures came since this was asked the last time, by layer.
+fn pictures(seen: &Seen, layer: usize) -> usize {
+    seen.video.values().filter(|got| got.says.is_some_and(|says| says.0 == layer)).count()
+}
+
+/// One stream, as decoders like it: no number is missing, time goes on, and a layer begins with a keyframe.
+fn is_whole(viewer: &Peer) -> Result<()> {
+    let seen = viewer.seen();
+    ensure!(seen.missing().is_empty(), "missing {:?}", seen.missing());
+    ensure!(seen.video.values().next().context("no picture")?.keyframe, "it does not begin with a keyframe");
+    let (mut last, mut keyframe_at) = (None::<(u64, usize, u64)>, 0);
+    for got in seen.video.values() {
+        if got.keyframe {
+            keyframe_at = got.time;
+        }
+        let Some((layer, frame, made)) = got.says else { continue };
+        if let Some((time, last_layer, last_frame)) = last {
+            ensure!(got.time > time, "time goes from {time} to {} at frame {frame}", got.time);
+            if layer != last_layer {
+                ensure!(keyframe_at == got.time, "layer {layer} begins without a keyframe at {made:?}");
+            } else if frame > last_frame {
+                let (passed, expected) = (got.time - time, (frame - last_frame) * 3000);
+                ensure!(
+                    passed.abs_diff(expected) <= 2 || layer != last_layer,
+                    "{passed} instead of {expected}"
+                );
+            }
+        }
+        last = Some((got.time, layer, frame));
+    }
+    Ok(())
 }
 
 #[test]
@@ -24,9 +79,277 @@ fn what_is_published_arrives() -> Result<()> {
     let viewer = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
     publisher.wait("it is connected", LIMIT, |seen| seen.connected)?;
     viewer.wait("pictures", LIMIT, |seen| seen.video.len() > 300 && seen.audio.len() > 100)?;
-    let seen = viewer.seen();
-    ensure!(seen.layer() == Some(0), "layer {:?}", seen.layer());
-    ensure!(seen.missing().is_empty(), "missing {:?}", seen.missing());
-    ensure!(seen.video.values().next().is_some_and(|got| got.keyframe), "it does not begin with a keyframe");
+    ensure!(viewer.seen().layer() == Some(0), "layer {:?}", viewer.seen().layer());
+    is_whole(&viewer)?;
+    let stats = wait(&server, "all is told", |stats| {
+        let layers = stats.publishers.first().map(|publisher| &publisher.layers[..]);
+        matches!(layers, Some([h, m]) if h.width == Some(1280) && m.width == Some(640) && h.viewers == 1)
+            && stats
+                .viewers
+                .first()
+                .is_some_and(|viewer| viewer.bitrate_bps > 600_000 && viewer.rtt_ms.is_some())
+    })?;
+    let publisher = &stats.publishers[0];
+    ensure!((900_000..1_600_000).contains(&publisher.layers[0].bitrate_bps), "{publisher:?}");
+    ensure!((20.0..40.0).contains(&publisher.layers[1].fps) && publisher.audio_bps > 30_000, "{publisher:?}");
+    server.stop();
+    viewer.wait("the end is told", LIMIT, |seen| seen.gone)
+}
+
+#[test]
+fn who_comes_first_waits() -> Result<()> {
+    let server = server()?;
+    let viewer = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    viewer.wait("it is connected", LIMIT, |seen| seen.connected)?;
+    let publisher = Peer::publish(server.http_addr(), &Wish::room("demo").layers(&peer::LAYERS[..1]))?;
+    viewer.wait("pictures", LIMIT, |seen| seen.video.len() > 100)?;
+    // The first keyframe of all was for this viewer, too.
+    ensure!(viewer.seen().video.values().find_map(|got| got.says).is_some_and(|says| says.1 < 15));
+    publisher.leave()?;
+    wait(&server, "the publisher is gone", |stats| stats.publishers.is_empty() && stats.viewers.len() == 1)?;
+    viewer.leave()?;
+    wait(&server, "the room is gone", |stats| stats.viewers.is_empty()).map(drop)
+}
+
+#[test]
+fn layers_are_switched_on_request() -> Result<()> {
+    let server = server()?;
+    let _publisher = Peer::publish(server.http_addr(), &Wish::room("demo"))?;
+    let viewer = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    for (name, place) in [("h", 0), ("m", 1), ("h", 0), ("m", 1), ("auto", 0)] {
+        viewer.wait("it is connected", LIMIT, |seen| seen.connected)?;
+        layer(&server, &viewer, name)?;
+        let before = pictures(&viewer.seen(), place);
+        viewer.wait("that layer", LIMIT, |seen| {
+            seen.layer() == Some(place) && pictures(seen, place) > before + 10
+        })?;
+    }
+    is_whole(&viewer)?;
+    let answer = http::ask(
+        server.http_addr(),
+        "POST",
+        &format!("{}/layer", viewer.session),
+        &[],
+        "{\"layer\":\"x\"}",
+    )?;
+    ensure!(answer.status == 422, "{answer:?}");
     Ok(())
+}
+
+#[test]
+fn a_starved_line_gets_less_and_sound_first() -> Result<()> {
+    let server = server()?;
+    let _publisher = Peer::publish(server.http_addr(), &Wish::room("demo"))?;
+    let viewer = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    let rich = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    viewer.wait("the large layer", LIMIT, |seen| seen.layer() == Some(0) && pictures(seen, 0) > 60)?;
+    viewer.line(Line { bps: Some(600_000), ..Line::default() });
+    let before = Instant::now();
+    viewer.wait("the small layer", LIMIT, |seen| seen.layer() == Some(1))?;
+    println!("down after {:?}", before.elapsed());
+    viewer.line(Line { bps: Some(110_000), ..Line::default() });
+    let before = Instant::now();
+    wait(&server, "no picture", |stats| {
+        stats
+            .viewers
+            .iter()
+            .any(|viewer| viewer.layer.is_none() && viewer.estimate_bps.is_some_and(|bps| bps < 300_000))
+    })?;
+    println!("paused after {:?}", before.elapsed());
+    let sound = viewer.seen().audio.len();
+    viewer.wait("sound", LIMIT, |seen| seen.audio.len() > sound + 100)?;
+    viewer.line(Line::default());
+    let before = Instant::now();
+    viewer.wait("the large layer again", LIMIT, |seen| seen.layer() == Some(0))?;
+    println!("up after {:?}", before.elapsed());
+    // Who has a good line has noticed nothing.
+    is_whole(&rich)?;
+    ensure!(pictures(&rich.seen(), 1) == 0);
+    Ok(())
+}
+
+#[test]
+fn what_is_lost_is_sent_again() -> Result<()> {
+    let server = server()?;
+    let _publisher = Peer::publish(server.http_addr(), &Wish::room("demo"))?;
+    let lossy = Wish::room("demo").line(Line { lose_each: 20, ..Line::default() });
+    let viewer = Peer::watch(server.http_addr(), &lossy)?;
+    viewer.wait("pictures", LIMIT, |seen| seen.video.keys().last().is_some_and(|last| *last > 1000))?;
+    let seen = viewer.seen();
+    let (missing, all) = (seen.missing().len(), seen.video.len());
+    ensure!(missing * 200 < all, "{missing} of {all} are missing: nothing is sent again");
+    Ok(())
+}
+
+/// Time stamps of a kind mean the same moments: when it was made, by the wall clock of the sender reports.
+fn moments(seen: &Seen, kind: &'static str, rate: u64) -> Result<Vec<f64>> {
+    let packets = if kind == "video" { &seen.video } else { &seen.audio };
+    let (wall, time) =
+        seen.reports.get(kind).and_then(|reports| reports.last()).context("no sender report")?;
+    let wall = wall.duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
+    let said = packets.values().filter_map(|got| Some((got.time, got.says?.2)));
+    Ok(said.map(|(at, made)| wall + (at as f64 - *time as f64) / rate as f64 - made.as_secs_f64()).collect())
+}
+
+#[test]
+fn picture_and_sound_stay_together() -> Result<()> {
+    let server = server()?;
+    let _publisher = Peer::publish(server.http_addr(), &Wish::room("demo"))?;
+    let early = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    early.wait("pictures", LIMIT, |seen| seen.video.len() > 300)?;
+    let late = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    for viewer in [early, late] {
+        layer(&server, &viewer, "m")?;
+        viewer.wait("the small layer", LIMIT, |seen| pictures(seen, 1) > 40)?;
+        let reports = |seen: &Seen, kind: &str| seen.reports.get(kind).map_or(0, Vec::len);
+        let before = viewer.seen().reports.get("video").map_or(0, Vec::len);
+        viewer.wait("reports", LIMIT, |seen| {
+            reports(seen, "video") > before + 1 && reports(seen, "audio") > 2
+        })?;
+        let seen = viewer.seen();
+        let (video, audio) = (moments(&seen, "video", 90_000)?, moments(&seen, "audio", 48_000)?);
+        let middle = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+        let apart = (middle(&video) - middle(&audio)) * 1000.0;
+        ensure!(apart.abs() < 10.0, "sound and picture are {apart:.1} ms apart");
+        let (first, last) = (video.first().context("none")?, video.last().context("none")?);
+        ensure!((first - last).abs() < 0.010, "after a switch, pictures are off by {:.4} s", first - last);
+    }
+    Ok(())
+}
+
+#[test]
+fn viewers_stay_when_a_publisher_goes_and_comes_again() -> Result<()> {
+    let server = server()?;
+    let viewer = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    let mut before = 0;
+    for round in 0..3 {
+        let publisher = Peer::publish(server.http_addr(), &Wish::room("demo").as_user("page"))?;
+        viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > before + 40)?;
+        match round {
+            // Gone without a word: another one takes its place.
+            0 => drop(publisher),
+            1 => publisher.close(),
+            _ => publisher.leave()?,
+        }
+        before = pictures(&viewer.seen(), 0);
+    }
+    let seen = viewer.seen();
+    ensure!(!seen.gone && seen.missing().is_empty(), "missing {:?}", seen.missing());
+    // Time has gone on as it does: each frame is as much later than the last as it came later, roughly.
+    let times: Vec<(u64, Instant)> =
+        seen.video.values().filter(|got| got.says.is_some()).map(|got| (got.time, got.at)).collect();
+    for pair in times.windows(2) {
+        let (ticks, passed) =
+            (pair[1].0.checked_sub(pair[0].0).context("time goes back")?, pair[1].1 - pair[0].1);
+        let off = (ticks as f64 / 90_000.0 - passed.as_secs_f64()).abs();
+        ensure!(off < 1.0, "{ticks} ticks for {passed:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_same_user_replaces_the_earlier_one() -> Result<()> {
+    let server = server()?;
+    let at = server.http_addr();
+    let first = Peer::publish(at, &Wish::room("demo").as_user("page"))?;
+    let viewer = Peer::watch(at, &Wish::room("demo"))?;
+    viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 10)?;
+    let second = Peer::publish(at, &Wish::room("demo").as_user("page"))?;
+    first.wait("the goodbye", LIMIT, |seen| seen.closed_at.is_some())?;
+    for (method, headers) in [
+        ("OPTIONS", &[][..]),
+        ("PATCH", &[("Content-Type", "application/trickle-ice-sdpfrag"), ("If-Match", "*")]),
+        ("PATCH", &[("Content-Type", "application/trickle-ice-sdpfrag")]),
+        ("DELETE", &[]),
+    ] {
+        let answer = http::ask(at, method, &first.session, headers, "")?;
+        ensure!(
+            answer.status == 410 && answer.header("pagecast-session") == Some("replaced"),
+            "{method}: {answer:?}"
+        );
+    }
+    let before = pictures(&viewer.seen(), 0);
+    viewer.wait("pictures of the second", LIMIT, |seen| pictures(seen, 0) > before + 10)?;
+    wait(&server, "one publisher", |stats| stats.publishers.len() == 1)?;
+    is_numbered(&viewer)?;
+    let session = second.session.clone();
+    second.leave()?;
+    let answer = http::ask(at, "OPTIONS", &session, &[], "")?;
+    ensure!(answer.status == 410 && answer.header("pagecast-session") == Some("ended"), "{answer:?}");
+    Ok(())
+}
+
+fn is_numbered(viewer: &Peer) -> Result<()> {
+    let missing = viewer.seen().missing();
+    ensure!(missing.is_empty(), "missing {missing:?}");
+    Ok(())
+}
+
+#[test]
+fn several_publish_and_viewers_choose() -> Result<()> {
+    let limits = Limits { publishers_per_room: 2, ..Limits::default() };
+    let server = Server::start(Config { http: "127.0.0.1:0".parse()?, limits, ..Config::default() })?;
+    let at = server.http_addr();
+    let small = [Layer { rid: "h", bps: 200_000 }];
+    let first = Peer::publish(at, &Wish::room("demo").as_user("a"))?;
+    first.wait("it is connected", LIMIT, |seen| seen.connected)?;
+    let _second = Peer::publish(at, &Wish::room("demo").as_user("b").layers(&small))?;
+    let third = Peer::publish(at, &Wish::room("demo").as_user("c")).unwrap_err().to_string();
+    ensure!(third.contains("409") && third.contains("2 publishers"), "{third}");
+    let any = Peer::watch(at, &Wish::room("demo"))?;
+    let of_b = Peer::watch(at, &Wish::room("demo").as_user("b"))?;
+    any.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 10)?;
+    of_b.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 10)?;
+    let stats = wait(&server, "both watch", |stats| {
+        stats.viewers.iter().filter(|v| v.watches.is_some()).count() == 2
+    })?;
+    let watched: Vec<_> =
+        stats.viewers.iter().map(|viewer| viewer.watches.as_deref().unwrap_or("")).collect();
+    ensure!(watched == ["a", "b"], "{watched:?}");
+    // The first leaves: who did not choose sees the other one.
+    first.leave()?;
+    wait(&server, "both watch b", |stats| stats.viewers.iter().all(|v| v.watches.as_deref() == Some("b")))
+        .map(drop)
+}
+
+#[test]
+fn twenty_watch_and_some_of_them_badly() -> Result<()> {
+    let server = server()?;
+    let at = server.http_addr();
+    let publisher = Peer::publish(at, &Wish::room("demo").layers(&[Layer { rid: "h", bps: 400_000 }]))?;
+    publisher.wait("it is connected", LIMIT, |seen| seen.connected)?;
+    let begin = Instant::now();
+    let bad = [
+        Line { mute: true, ..Line::default() },
+        Line { tcp: true, deaf: true, ..Line::default() },
+        Line { bps: Some(100_000), ..Line::default() },
+    ];
+    let bad: Vec<Peer> =
+        bad.into_iter().map(|line| Peer::watch(at, &Wish::room("demo").line(line))).collect::<Result<_>>()?;
+    let good: Vec<Peer> = (0..20).map(|_| Peer::watch(at, &Wish::room("demo"))).collect::<Result<_>>()?;
+    for viewer in &good {
+        viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 100)?;
+        is_numbered(viewer)?;
+    }
+    // However many ask, the publisher is asked twice a second at most.
+    let asked = publisher.seen().keyframe_requests[0];
+    let most = begin.elapsed().as_secs_f64() * 2.0 + 2.0;
+    ensure!(asked >= 1 && (asked as f64) <= most, "{asked} keyframes were asked for");
+    // The one that never even said hello is let go.
+    wait(&server, "one is gone", |stats| stats.viewers.len() <= 22)?;
+    drop(bad);
+    Ok(())
+}
+
+#[test]
+fn tcp_does_where_udp_does_not() -> Result<()> {
+    let server = server()?;
+    let by_tcp = || Wish::room("demo").line(Line { tcp: true, ..Line::default() });
+    let _publisher = Peer::publish(server.http_addr(), &by_tcp())?;
+    let viewer = Peer::watch(server.http_addr(), &by_tcp())?;
+    viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 60)?;
+    is_whole(&viewer)?;
+    // It reads no more: what is for it piles up, until it is cut off.
+    viewer.line(Line { deaf: true, ..Line::default() });
+    wait(&server, "it is cut off", |stats| stats.viewers.is_empty()).map(drop)
 }

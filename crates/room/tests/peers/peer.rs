@@ -3,8 +3,8 @@
 //! What is published is no picture, but says what it is: which layer, which frame, and when it was made.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,19 +13,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 use str0m::change::SdpAnswer;
 use str0m::format::Codec;
 use str0m::media::{Direction, Frequency, MediaKind, MediaTime, Mid, Rid, Simulcast, SimulcastLayer};
-use str0m::net::{Protocol, Receive};
+use str0m::net::{Protocol, Receive, TcpType};
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
 
 use super::http;
 
 /// Parameter sets of x264 for 1280x720 and 640x360.
 const SPS_720: &[u8] = &[
-    0x67, 0x42, 0xc0, 0x1f, 0xda, 0x01, 0x40, 0x16, 0xec, 0x04, 0x40, 0x00, 0x00, 0x03, 0x00, 0x40, 0x00, 0x00, 0x0f,
-    0x03, 0xc6, 0x0c, 0xa8,
+    0x67, 0x42, 0xc0, 0x1f, 0xda, 0x01, 0x40, 0x16, 0xec, 0x04, 0x40, 0x00, 0x00, 0x03, 0x00, 0x40, 0x00,
+    0x00, 0x0f, 0x03, 0xc6, 0x0c, 0xa8,
 ];
 const SPS_360: &[u8] = &[
-    0x67, 0x42, 0xc0, 0x1e, 0xda, 0x02, 0x80, 0xbf, 0xe5, 0xc0, 0x44, 0x00, 0x00, 0x03, 0x00, 0x04, 0x00, 0x00, 0x03,
-    0x00, 0xf0, 0x3c, 0x58,
+    0x67, 0x42, 0xc0, 0x1e, 0xda, 0x02, 0x80, 0xbf, 0xe5, 0xc0, 0x44, 0x00, 0x00, 0x03, 0x00, 0x04, 0x00,
+    0x00, 0x03, 0x00, 0xf0, 0x3c, 0x58,
 ];
 const PPS: &[u8] = &[0x68, 0xce, 0x0f, 0xc8];
 const FPS: u32 = 30;
@@ -43,20 +43,18 @@ pub struct Layer {
 pub const LAYERS: [Layer; 2] = [Layer { rid: "h", bps: 1_200_000 }, Layer { rid: "m", bps: 300_000 }];
 
 /// How somebody is connected, and what the line does to what comes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Line {
-    /// Sends no RTCP, answers nothing: only takes.
+    /// Sends no RTP and RTCP: only takes.
     pub mute: bool,
+    /// Reads nothing.
+    pub deaf: bool,
+    /// Goes by TCP; only at the beginning.
+    pub tcp: bool,
     /// What gets through, in bit/s, after a queue of 300 ms.
     pub bps: Option<u64>,
     /// Every so manieth datagram is lost; 0: none.
     pub lose_each: u64,
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        Self { mute: false, bps: None, lose_each: 0 }
-    }
 }
 
 /// What is known of a peer from outside.
@@ -95,7 +93,9 @@ impl Seen {
 
     /// Sequence numbers that never came, up to the latest but those of the last moments.
     pub fn missing(&self) -> Vec<u64> {
-        let (Some(first), Some(last)) = (self.video.keys().next(), self.video.keys().last()) else { return Vec::new() };
+        let (Some(first), Some(last)) = (self.video.keys().next(), self.video.keys().last()) else {
+            return Vec::new();
+        };
         (*first..last.saturating_sub(30)).filter(|seq| !self.video.contains_key(seq)).collect()
     }
 }
@@ -168,19 +168,20 @@ pub struct Offered {
     pending: str0m::change::SdpPendingOffer,
     audio: Mid,
     video: Mid,
-    socket: UdpSocket,
+    wire: Wire,
 }
 
 /// Offers to publish these layers, or to watch.
-pub fn offer(layers: Option<&[Layer]>) -> Result<Offered> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.set_read_timeout(Some(TURN))?;
+pub fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<Offered> {
+    let wire = if tcp { Wire::Nothing } else { Wire::Udp(UdpSocket::bind("127.0.0.1:0")?) };
     let mut config = Rtc::builder().clear_codecs().enable_opus(true, false);
     config = config.set_rtp_mode(layers.is_none());
     config = config.set_rtcp_report_interval_audio(Duration::from_secs(1));
     config.codec_config().add_h264(108.into(), Some(109.into()), true, 0x42_e01f);
     let mut rtc = config.build(Instant::now());
-    rtc.add_local_candidate(Candidate::host(socket.local_addr()?, "udp")?);
+    if let Wire::Udp(socket) = &wire {
+        rtc.add_local_candidate(Candidate::host(socket.local_addr()?, "udp")?);
+    }
     let direction = if layers.is_some() { Direction::SendOnly } else { Direction::RecvOnly };
     let mut change = rtc.sdp_api();
     let audio = change.add_media(MediaKind::Audio, direction, None, None, None);
@@ -190,32 +191,50 @@ pub fn offer(layers: Option<&[Layer]>) -> Result<Offered> {
     });
     let video = change.add_media(MediaKind::Video, direction, None, None, simulcast);
     let (offer, pending) = change.apply().context("no offer")?;
-    Ok(Offered { rtc, sdp: offer.to_sdp_string(), pending, audio, video, socket })
+    Ok(Offered { rtc, sdp: offer.to_sdp_string(), pending, audio, video, wire })
 }
 
 impl Peer {
     /// Publishes.
     pub fn publish(server: SocketAddr, wish: &Wish<'_>) -> Result<Self> {
-        Self::start(server, wish, "whip", offer(Some(wish.layers))?, true)
+        Self::start(server, wish, "whip", offer(Some(wish.layers), wish.line.tcp)?, true)
     }
 
     /// Watches.
     pub fn watch(server: SocketAddr, wish: &Wish<'_>) -> Result<Self> {
-        Self::start(server, wish, "whep", offer(None)?, false)
+        Self::start(server, wish, "whep", offer(None, wish.line.tcp)?, false)
     }
 
-    fn start(server: SocketAddr, wish: &Wish<'_>, verb: &str, offered: Offered, publishes: bool) -> Result<Self> {
+    fn start(
+        server: SocketAddr,
+        wish: &Wish<'_>,
+        verb: &str,
+        offered: Offered,
+        publishes: bool,
+    ) -> Result<Self> {
         let answer = http::offer(server, &wish.path(verb), wish.token, &offered.sdp)?;
         ensure!(answer.status == 201, "the offer is answered with {}: {}", answer.status, answer.body);
-        let Offered { mut rtc, pending, audio, video, socket, .. } = offered;
+        let Offered { mut rtc, pending, audio, video, mut wire, .. } = offered;
         let sdp = SdpAnswer::from_sdp_string(&answer.body)?;
         rtc.sdp_api().accept_answer(pending, sdp)?;
+        if matches!(wire, Wire::Nothing) {
+            wire = Wire::connect(&answer.body)?;
+            let here = Candidate::builder().tcp().host(wire.local()?).tcptype(TcpType::Active).build()?;
+            rtc.add_local_candidate(here);
+        }
         let shared = Arc::new(Shared::default());
         shared.orders().line = wish.line.clone();
         let media = Media { audio, video, layers: wish.layers.to_vec(), publishes };
         let (for_thread, name) = (Arc::clone(&shared), if publishes { "publisher" } else { "viewer" });
         let run = move || {
-            let mut run = Run { rtc, socket, media, shared: Arc::clone(&for_thread), queue: VecDeque::new(), frames: None };
+            let mut run = Run {
+                rtc,
+                wire,
+                media,
+                shared: Arc::clone(&for_thread),
+                queue: VecDeque::new(),
+                frames: None,
+            };
             if let Err(error) = run.run() {
                 eprintln!("a peer ends: {error:#}");
             }
@@ -240,7 +259,9 @@ impl Peer {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let (video, audio, layer) = (seen.video.len(), seen.audio.len(), seen.layer());
-                bail!("not within {limit:?}: {what}; {video} of the picture, {audio} of the sound, layer {layer:?}");
+                bail!(
+                    "not within {limit:?}: {what}; {video} of the picture, {audio} of the sound, layer {layer:?}"
+                );
             }
             seen = self.shared.changed.wait_timeout(seen, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -292,9 +313,88 @@ struct Media {
     publishes: bool,
 }
 
+/// How datagrams go.
+enum Wire {
+    Nothing,
+    Udp(UdpSocket),
+    /// What has come, and what was not taken yet.
+    Tcp(TcpStream, Vec<u8>, Vec<u8>),
+}
+
+impl Wire {
+    /// To the passive candidate of an answer.
+    fn connect(sdp: &str) -> Result<Self> {
+        let passive = sdp.lines().find(|line| line.contains("tcptype passive")).context("no TCP")?;
+        let words: Vec<&str> = passive.split(' ').collect();
+        let to: SocketAddr = format!("{}:{}", words[4], words[5]).parse()?;
+        let stream = TcpStream::connect(to)?;
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream, Vec::new(), Vec::new()))
+    }
+
+    fn local(&self) -> Result<SocketAddr> {
+        Ok(match self {
+            Self::Nothing => bail!("no wire"),
+            Self::Udp(socket) => socket.local_addr()?,
+            Self::Tcp(stream, ..) => stream.local_addr()?,
+        })
+    }
+
+    fn protocol(&self) -> Protocol {
+        if matches!(self, Self::Tcp(..)) { Protocol::Tcp } else { Protocol::Udp }
+    }
+
+    fn send(&mut self, data: &[u8], to: SocketAddr) {
+        match self {
+            Self::Nothing => {}
+            Self::Udp(socket) => drop(socket.send_to(data, to)),
+            Self::Tcp(stream, _, left) => {
+                left.extend(u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
+                left.extend(data);
+                let _wait = stream.set_nonblocking(true);
+                if let Ok(taken) = stream.write(left) {
+                    left.drain(..taken);
+                }
+            }
+        }
+    }
+
+    /// The next datagram, waited for until then.
+    fn receive(&mut self, wait: Duration) -> std::io::Result<(SocketAddr, Vec<u8>)> {
+        match self {
+            Self::Nothing => Err(ErrorKind::WouldBlock.into()),
+            Self::Udp(socket) => {
+                let mut datagram = [0; 2000];
+                socket.set_read_timeout(Some(wait))?;
+                let (length, from) = socket.recv_from(&mut datagram)?;
+                Ok((from, datagram[..length].to_vec()))
+            }
+            Self::Tcp(stream, come, _) => {
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(wait))?;
+                loop {
+                    if let [high, low, rest @ ..] = &come[..] {
+                        let length = usize::from(u16::from_be_bytes([*high, *low]));
+                        if let Some(frame) = rest.get(..length).map(<[u8]>::to_vec) {
+                            come.drain(..length + 2);
+                            return Ok((stream.peer_addr()?, frame));
+                        }
+                    }
+                    let mut piece = [0; 4096];
+                    let length = stream.read(&mut piece)?;
+                    if length == 0 {
+                        return Err(ErrorKind::ConnectionReset.into());
+                    }
+                    come.extend(&piece[..length]);
+                }
+            }
+        }
+    }
+}
+
 struct Run {
     rtc: Rtc,
-    socket: UdpSocket,
+    wire: Wire,
     media: Media,
     shared: Arc<Shared>,
     /// What is under way on a slow line, and when it arrives.
@@ -312,9 +412,8 @@ struct Frames {
 
 impl Run {
     fn run(&mut self) -> Result<()> {
-        let mut datagram = [0; 2000];
         let (mut count, mut free_at) = (0_u64, Instant::now());
-        let local = self.socket.local_addr()?;
+        let (local, protocol) = (self.wire.local()?, self.wire.protocol());
         while self.rtc.is_alive() {
             let deadline = self.drain()?;
             let (stop, close, line) = {
@@ -329,18 +428,25 @@ impl Run {
                 continue;
             }
             self.write()?;
-            let soon = deadline.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), TURN);
-            self.socket.set_read_timeout(Some(soon))?;
-            match self.socket.recv_from(&mut datagram) {
-                Ok((length, from)) => {
+            let soon =
+                deadline.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), TURN);
+            if line.deaf {
+                std::thread::sleep(soon);
+                self.rtc.handle_input(Input::Timeout(Instant::now()))?;
+                continue;
+            }
+            match self.wire.receive(soon) {
+                Ok((from, data)) => {
                     count += 1;
                     let now = Instant::now();
                     if line.lose_each == 0 || !count.is_multiple_of(line.lose_each) {
-                        let bits = length as u64 * 8;
-                        let takes = line.bps.map_or(Duration::ZERO, |bps| Duration::from_secs_f64(bits as f64 / bps as f64));
+                        let bits = data.len() as u64 * 8;
+                        let takes = line
+                            .bps
+                            .map_or(Duration::ZERO, |bps| Duration::from_secs_f64(bits as f64 / bps as f64));
                         if free_at.saturating_duration_since(now) < Duration::from_millis(300) {
                             free_at = free_at.max(now) + takes;
-                            self.queue.push_back((free_at, from, datagram[..length].to_vec()));
+                            self.queue.push_back((free_at, from, data));
                         }
                     }
                 }
@@ -350,7 +456,7 @@ impl Run {
             }
             while self.queue.front().is_some_and(|(at, ..)| *at <= Instant::now()) {
                 let Some((_, from, data)) = self.queue.pop_front() else { break };
-                let received = Receive::new(Protocol::Udp, from, local, &data);
+                let received = Receive::new(protocol, from, local, &data);
                 let Ok(received) = received else { continue };
                 self.rtc.handle_input(Input::Receive(Instant::now(), received))?;
                 self.drain()?;
@@ -367,7 +473,7 @@ impl Run {
                 Output::Transmit(transmit) => {
                     let mute = self.shared.orders().line.mute && is_media(&transmit.contents);
                     if !mute {
-                        let _refused = self.socket.send_to(&transmit.contents, transmit.destination);
+                        self.wire.send(&transmit.contents, transmit.destination);
                     }
                 }
                 Output::Event(event) => self.hear(event),
@@ -379,16 +485,27 @@ impl Run {
         match event {
             Event::Connected => {
                 self.shared.see(|seen| seen.connected = true);
-                self.frames =
-                    self.media.publishes.then(|| Frames { origin: Instant::now(), video: 0, audio: 0, keyframe: [true; 2] });
+                self.frames = self.media.publishes.then(|| Frames {
+                    origin: Instant::now(),
+                    video: 0,
+                    audio: 0,
+                    keyframe: [true; 2],
+                });
             }
-            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => self.shared.see(|seen| seen.gone = true),
+            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                self.shared.see(|seen| seen.gone = true)
+            }
             Event::Closed => self.shared.see(|seen| {
                 seen.gone = true;
                 seen.closed_at = Some(Instant::now());
             }),
             Event::KeyframeRequest(request) => {
-                let layer = self.media.layers.iter().position(|layer| Some(Rid::from(layer.rid)) == request.rid).unwrap_or(0);
+                let layer = self
+                    .media
+                    .layers
+                    .iter()
+                    .position(|layer| Some(Rid::from(layer.rid)) == request.rid)
+                    .unwrap_or(0);
                 if let Some(frames) = &mut self.frames {
                     frames.keyframe[layer] = true;
                 }
@@ -430,7 +547,11 @@ impl Run {
             let made = at(frames.video, FPS.into());
             for (index, layer) in self.media.layers.iter().enumerate() {
                 let keyframe = std::mem::take(&mut frames.keyframe[index]);
-                due.push((Some((index, layer.rid)), made, picture(index, frames.video, made, keyframe, layer.bps)));
+                due.push((
+                    Some((index, layer.rid)),
+                    made,
+                    picture(index, frames.video, made, keyframe, layer.bps),
+                ));
             }
             frames.video += 1;
         }
@@ -448,14 +569,19 @@ impl Run {
                 None => (self.media.audio, Codec::Opus),
             };
             let Some(mut writer) = self.rtc.writer(mid) else { continue };
-            let Some(pt) = writer.payload_params().find(|p| p.spec().codec == codec).map(|p| p.pt()) else { continue };
+            let Some(pt) = writer.payload_params().find(|p| p.spec().codec == codec).map(|p| p.pt()) else {
+                continue;
+            };
             if let (Some((_, rid)), true) = (layer, simulcast) {
                 writer = writer.rid(Rid::from(rid));
             }
             // Time stamps of picture, layers and sound begin anywhere.
             let time = match layer {
                 Some((index, _)) => video_time(made, index),
-                None => MediaTime::new(7_000_000 + made.as_nanos() as u64 * 48 / 1_000_000, Frequency::FORTY_EIGHT_KHZ),
+                None => MediaTime::new(
+                    7_000_000 + made.as_nanos() as u64 * 48 / 1_000_000,
+                    Frequency::FORTY_EIGHT_KHZ,
+                ),
             };
             writer.write(pt, origin + made, time, data)?;
             self.drain()?;
