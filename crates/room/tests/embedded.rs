@@ -353,3 +353,33 @@ fn tcp_does_where_udp_does_not() -> Result<()> {
     viewer.line(Line { deaf: true, ..Line::default() });
     wait(&server, "it is cut off", |stats| stats.viewers.is_empty()).map(drop)
 }
+
+#[test]
+#[ignore = "for people"]
+fn trace_a_line() -> Result<()> {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    let server = server()?;
+    let _publisher = Peer::publish(server.http_addr(), &Wish::room("demo"))?;
+    let viewer = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    viewer.wait("the large layer", LIMIT, |seen| seen.layer() == Some(0) && pictures(seen, 0) > 150)?;
+    for (bps, seconds) in [(Some(110_000), 7), (None, 14), (Some(600_000), 8), (None, 14)] {
+        viewer.line(Line { bps, ..Line::default() });
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(seconds) {
+            std::thread::sleep(Duration::from_millis(500));
+            let stats = server.stats("demo").unwrap_or_default();
+            let of = &stats.viewers[0];
+            println!(
+                "{bps:?} {:4.1} sent {:8} estimate {:8} layer {:?} got {:?} rtt {:?} loss {:?}",
+                begin.elapsed().as_secs_f64(),
+                of.bitrate_bps,
+                of.estimate_bps.unwrap_or(0),
+                of.layer,
+                viewer.seen().layer(),
+                of.rtt_ms,
+                of.loss
+            );
+        }
+    }
+    Ok(())
+}

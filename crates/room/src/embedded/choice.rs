@@ -10,7 +10,7 @@ const HEADROOM_PERCENT: u64 = 125;
 /// How much more than the line carries is put up with, as estimates are low now and then.
 const TOLERANCE_PERCENT: u64 = 110;
 /// How long the line must be too small before less is sent, and before no picture is sent at all.
-const DOWN_AFTER: Duration = Duration::from_millis(400);
+const DOWN_AFTER: Duration = Duration::from_millis(250);
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
 /// How long it must be large enough before more is sent: at first, and at most after it was not several times.
 const UP_AFTER: Duration = Duration::from_secs(1);
@@ -49,17 +49,26 @@ pub(super) struct Choice {
     /// When more was chosen the last time.
     went_up: Option<Instant>,
     up_after: Duration,
+    /// Whether there was a picture ever.
+    begun: bool,
 }
 
 impl Choice {
     /// Nothing chosen yet.
     pub(super) fn new() -> Self {
-        Self { chosen: None, tight_since: None, roomy_since: None, went_up: None, up_after: UP_AFTER }
+        Self {
+            chosen: None,
+            tight_since: None,
+            roomy_since: None,
+            went_up: None,
+            up_after: UP_AFTER,
+            begun: false,
+        }
     }
 
     /// Forgets what was chosen, but not what was learned: there is another publisher.
     pub(super) fn restart(&mut self) {
-        (self.chosen, self.tight_since, self.roomy_since, self.went_up) = (None, None, None, None);
+        *self = Self { up_after: self.up_after, ..Self::new() };
     }
 
     /// The layer to send. `layers` are those that there are, the largest one first; `budget_bps` is what the line carries beside the sound.
@@ -98,11 +107,14 @@ impl Choice {
     /// There is no picture yet, or not any more.
     fn begin(&mut self, layers: &[Offer], budget_bps: u64, now: Instant) -> Option<usize> {
         self.tight_since = None;
-        let paused = self.chosen.is_none() && self.went_up.is_some();
+        let paused = self.chosen.is_none() && self.begun;
         let fitting = layers.iter().find(|option| fits_well(option, budget_bps));
         match (paused, fitting) {
             // For the first time, or because the layer has gone: at once, the smallest in the worst case.
-            (false, _) => self.chosen = fitting.or(layers.last()).map(|option| option.layer),
+            (false, _) => {
+                self.chosen = fitting.or(layers.last()).map(|option| option.layer);
+                self.begun = self.chosen.is_some();
+            }
             (true, None) => self.roomy_since = None,
             (true, Some(option)) => {
                 if now - *self.roomy_since.get_or_insert(now) >= self.up_after {
@@ -117,8 +129,6 @@ impl Choice {
         let mistaken = self.went_up.is_some_and(|up| now - up < MISTAKE);
         self.up_after = if mistaken { (self.up_after * 2).min(UP_AFTER_AT_MOST) } else { UP_AFTER };
         (self.chosen, self.tight_since) = (to, None);
-        // Remembers that there was a picture.
-        self.went_up = self.went_up.or(Some(now));
     }
 
     fn go_up(&mut self, now: Instant, to: usize) {

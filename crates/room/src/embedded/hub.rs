@@ -232,6 +232,7 @@ impl Hub {
                     if let Some(Role::Viewer(viewer)) = self.role(key) {
                         viewer.estimate = Some(bps);
                     }
+                    self.choose(now, key);
                 }
                 Happening::Measured(line) => {
                     if let Some(session) = self.sessions.get_mut(&key) {
@@ -310,9 +311,9 @@ impl Hub {
         let Some(Role::Viewer(viewer)) = self.role(key) else { return };
         viewer.queued(now, queued);
         viewer.choose(now, &offers, named, audio_bps);
-        let desired = viewer.desires(&offers, audio_bps);
+        let (desired, tries) = (viewer.desires(&offers, audio_bps), viewer.tries(now, &offers));
         let wanted = if connected { viewer.needs_keyframe(now) } else { None };
-        if let (Some(bps), Some(session)) = (desired, self.sessions.get_mut(&key)) {
+        if let (Some(bps), Some(session)) = (desired.or(tries), self.sessions.get_mut(&key)) {
             session.peer.desire(now, bps, &mut self.scratch);
             self.note(key);
         }

@@ -23,6 +23,8 @@ pub(crate) mod media;
 
 /// What a viewer's line is believed to carry before anything is known about it, in bit/s: enough for a page in HD to begin with.
 const FIRST_ESTIMATE_BPS: u64 = 2_500_000;
+/// Less than anything that is ever wished for, in bit/s.
+const LITTLE_BPS: u64 = 10_000;
 /// How often statistics are made, and sender reports sent: players need two of each to hold picture and sound together.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Packets kept for retransmission: a second of a busy picture.
@@ -407,10 +409,14 @@ impl Peer {
         self.drain(now, out);
     }
 
-    /// What could be sent to a viewer, in bit/s: the line is tried for as much.
+    /// What could be sent to a viewer, in bit/s: the line is tried for as much, now and whenever it seems good to str0m.
     pub(crate) fn desire(&mut self, now: Instant, bps: u64, out: &mut Vec<Happening>) {
-        self.call(|rtc| rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(bps)));
-        self.drain(now, out);
+        // Only a wish for more makes it try at once.
+        for bps in [LITTLE_BPS.min(bps), bps] {
+            self.call(|rtc| rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(bps)));
+            self.drain(now, out);
+            self.pass(now, out);
+        }
     }
 
     /// Since when packets of the picture wait for the line.

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use str0m::change::SdpAnswer;
 use str0m::format::Codec;
 use str0m::media::{Direction, Frequency, MediaKind, MediaTime, Mid, Rid, Simulcast, SimulcastLayer};
@@ -351,7 +352,6 @@ impl Wire {
             Self::Tcp(stream, _, left) => {
                 left.extend(u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
                 left.extend(data);
-                let _wait = stream.set_nonblocking(true);
                 if let Ok(taken) = stream.write(left) {
                     left.drain(..taken);
                 }
@@ -359,19 +359,20 @@ impl Wire {
         }
     }
 
-    /// The next datagram, waited for until then.
+    /// The next datagram, waited for until then. Time-outs of sockets are too rough for who measures a line.
     fn receive(&mut self, wait: Duration) -> std::io::Result<(SocketAddr, Vec<u8>)> {
+        let wait = Timespec::try_from(wait).unwrap_or_default();
         match self {
             Self::Nothing => Err(ErrorKind::WouldBlock.into()),
             Self::Udp(socket) => {
                 let mut datagram = [0; 2000];
-                socket.set_read_timeout(Some(wait))?;
+                socket.set_nonblocking(true)?;
+                poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&wait))?;
                 let (length, from) = socket.recv_from(&mut datagram)?;
                 Ok((from, datagram[..length].to_vec()))
             }
             Self::Tcp(stream, come, _) => {
-                stream.set_nonblocking(false)?;
-                stream.set_read_timeout(Some(wait))?;
+                stream.set_nonblocking(true)?;
                 loop {
                     if let [high, low, rest @ ..] = &come[..] {
                         let length = usize::from(u16::from_be_bytes([*high, *low]));
@@ -381,6 +382,7 @@ impl Wire {
                         }
                     }
                     let mut piece = [0; 4096];
+                    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&wait))?;
                     let length = stream.read(&mut piece)?;
                     if length == 0 {
                         return Err(ErrorKind::ConnectionReset.into());

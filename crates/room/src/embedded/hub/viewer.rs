@@ -20,6 +20,8 @@ const USED_PERCENT: u64 = 95;
 const AUDIO_AT_LEAST_BPS: u64 = 48_000;
 /// The line is always tried for so much, in bit/s: a page at rest may begin to move.
 const DESIRED_AT_LEAST_BPS: u64 = 1_500_000;
+/// How often it is tried whether the line carries more by now. A try is a few packets.
+const TRY_EVERY: Duration = Duration::from_millis(1000);
 /// A picture that waits for the line for so long is not sent any more, until a keyframe comes.
 const QUEUE_AT_MOST: Duration = Duration::from_millis(1500);
 /// A viewer may ask for keyframes so often.
@@ -51,6 +53,7 @@ pub(super) struct Viewer {
     audio: Renumber,
     video: Renumber,
     desired: u64,
+    tried: Instant,
     asked: Option<Instant>,
     honoured: Option<Instant>,
 }
@@ -72,6 +75,7 @@ impl Viewer {
             audio: Renumber::new(AUDIO_RATE),
             video: Renumber::new(VIDEO_RATE),
             desired: 0,
+            tried: now,
             asked: None,
             honoured: None,
         }
@@ -119,12 +123,25 @@ impl Viewer {
         let wished = named.filter(|named| offers.iter().any(|offer| offer.layer == *named));
         let target = wished.or_else(|| self.choice.choose(now, offers, budget));
         if target != self.target {
+            // What the line cannot carry is not sent until the keyframe of what it can: that would come even later.
+            let tight = |current| offers.iter().any(|offer| offer.layer == current && offer.bps > budget);
+            self.current = self.current.filter(|current| wished.is_some() || !tight(*current));
             tracing::debug!(viewer = self.id, ?target, budget, "another layer");
             (self.target, self.asked) = (target, None);
         }
         if target.is_none() {
             self.current = None;
         }
+    }
+
+    /// Whether to try the line again: it did not carry the best there is, but may by now.
+    pub(super) fn tries(&mut self, now: Instant, offers: &[Offer]) -> Option<u64> {
+        let best = self.target.is_some() && self.target == offers.first().map(|offer| offer.layer);
+        if best || offers.is_empty() || now.saturating_duration_since(self.tried) < TRY_EVERY {
+            return None;
+        }
+        self.tried = now;
+        Some(self.desired)
     }
 
     /// What the line is to be tried for, if that has changed.
