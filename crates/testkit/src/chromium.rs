@@ -10,7 +10,7 @@ use crate::media::Rgb;
 use crate::scratch::Scratch;
 
 /// Debian's browser itself; /usr/bin/chromium is a script that adds options.
-const CHROMIUM: &str = "/usr/lib/chromium/chromium";
+pub(crate) const CHROMIUM: &str = "/usr/lib/chromium/chromium";
 
 /// What a browser shows of `url` once `settle` of page time has passed.
 ///
@@ -36,7 +36,7 @@ pub fn screenshot(url: &str, width: usize, height: usize, settle: Duration) -> R
 }
 
 /// The command as a user that may not do anything, because Chromium's sandbox refuses root.
-fn unprivileged(path: &Path) -> std::process::Command {
+pub(crate) fn unprivileged(path: &Path) -> std::process::Command {
     if !rustix::process::geteuid().is_root() {
         return program(path);
     }

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: anything of Pagecast but its command line, and any judgement; numbers come out, tests compare.
 
+pub mod browser;
 pub mod chromium;
 pub mod command;
 pub mod flash;
@@ -22,6 +23,7 @@ pub mod sync;
 pub mod tls;
 pub mod vod;
 
+pub use browser::{Browser, Page};
 pub use chromium::screenshot;
 pub use lock::Turn;
 pub use media::Recording;

@@ -1,0 +1,245 @@
+//! A Chromium that tests look into while it runs: pages by DevTools, in real time, unlike [`crate::screenshot`].
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::stream::MaybeTlsStream;
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+
+use crate::chromium::{CHROMIUM, unprivileged};
+use crate::scratch::Scratch;
+
+const START: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A running browser; killed when dropped.
+#[derive(Debug)]
+pub struct Browser {
+    child: Child,
+    port: u16,
+    #[expect(dead_code, reason = "goes when the browser does")]
+    scratch: Scratch,
+}
+
+/// One of its pages.
+#[derive(Debug)]
+pub struct Page {
+    socket: WebSocket<MaybeTlsStream<TcpStream>>,
+    next: u64,
+}
+
+impl Browser {
+    /// Starts it without a window; pages may play sound without being clicked.
+    ///
+    /// # Errors
+    /// Chromium is missing, or does not start in time.
+    pub fn start() -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let home = scratch.open_folder("home")?;
+        let profile = home.join("profile");
+        let mut chromium = unprivileged(Path::new(CHROMIUM));
+        chromium.env("HOME", &home).env("TMPDIR", &home).process_group(0);
+        chromium.arg(format!("--user-data-dir={}", profile.display()));
+        chromium.args(["--headless=new", "--no-first-run", "--hide-scrollbars", "--remote-debugging-port=0"]);
+        chromium.args(["--autoplay-policy=no-user-gesture-required", "--force-color-profile=srgb"]);
+        // What is in the background is drawn as if it were looked at.
+        chromium.args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"]);
+        chromium.args(["--disable-backgrounding-occluded-windows", "about:blank"]);
+        chromium.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = chromium.spawn().context("cannot start chromium")?;
+        let mut browser = Self { child, port: 0, scratch };
+        let (file, deadline) = (profile.join("DevToolsActivePort"), Instant::now() + START);
+        while browser.port == 0 {
+            ensure!(Instant::now() < deadline, "chromium does not start within {START:?}");
+            if let Some(status) = browser.child.try_wait()? {
+                bail!("chromium ended with {status}");
+            }
+            let said = std::fs::read_to_string(&file).unwrap_or_default();
+            // The second line is there once the first one is whole.
+            if let Some((port, _)) = said.split_once('\n') {
+                browser.port = port.trim().parse()?;
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(browser)
+    }
+
+    /// Opens a page.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn open(&self, url: &str) -> Result<Page> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let head = format!("PUT /json/new?about:blank HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n", self.port);
+        stream.write_all(format!("{head}Connection: close\r\nContent-Length: 0\r\n\r\n").as_bytes())?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        let (mut answer, mut piece) = (String::new(), [0; 4096]);
+        // The browser does not close the connection, whatever it is asked.
+        let body = loop {
+            let length = stream.read(&mut piece).context("no answer")?;
+            ensure!(length > 0, "the browser says nothing more after {answer}");
+            answer.push_str(&String::from_utf8_lossy(&piece[..length]));
+            if let Some((_, body)) = answer.split_once("\r\n\r\n")
+                && body.trim_end().ends_with('}')
+            {
+                break body;
+            }
+        };
+        let target: Value = serde_json::from_str(body).with_context(|| format!("no target: {answer}"))?;
+        let address = target["webSocketDebuggerUrl"].as_str().context("no socket")?.to_owned();
+        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        let (socket, _) = client(address, MaybeTlsStream::Plain(stream)).context("no DevTools")?;
+        let mut page = Page { socket, next: 0 };
+        page.call("Page.enable", &json!({}))?;
+        // Pages of one window are all looked at, as if each had its own.
+        page.call("Emulation.setFocusEmulationEnabled", &json!({ "enabled": true }))?;
+        page.go(url)?;
+        Ok(page)
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // All its processes are of its group.
+        let _gone = pid.map(|pid| kill_process_group(pid, Signal::KILL));
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Page {
+    /// Goes somewhere else, or here again.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn go(&mut self, url: &str) -> Result<()> {
+        let went = self.call("Page.navigate", &json!({ "url": url }))?;
+        ensure!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
+        self.wait("the page is loaded", ANSWER, "document.readyState === 'complete'").map(drop)
+    }
+
+    /// The size that the page believes its screen to have.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn device(&mut self, width: u32, height: u32, mobile: bool) -> Result<()> {
+        let scale = if mobile { 2 } else { 1 };
+        let metrics =
+            json!({ "width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile });
+        self.call("Emulation.setDeviceMetricsOverride", &metrics)?;
+        self.call("Emulation.setTouchEmulationEnabled", &json!({ "enabled": mobile })).map(drop)
+    }
+
+    /// The value of an expression, or of its promise.
+    ///
+    /// # Errors
+    /// The page throws.
+    pub fn eval(&mut self, expression: &str) -> Result<Value> {
+        let asked = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true });
+        let said = self.call("Runtime.evaluate", &asked)?;
+        let thrown = &said["exceptionDetails"];
+        ensure!(thrown.is_null(), "the page throws: {}", thrown["exception"]["description"]);
+        Ok(said["result"]["value"].clone())
+    }
+
+    /// Waits until an expression is true, or truthy; its value.
+    ///
+    /// # Errors
+    /// It is not within `limit`.
+    pub fn wait(&mut self, what: &str, limit: Duration, expression: &str) -> Result<Value> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let value = self.eval(expression)?;
+            if !matches!(value, Value::Null | Value::Bool(false)) {
+                return Ok(value);
+            }
+            if Instant::now() >= deadline {
+                let text = self.eval("document.body.innerText.slice(0, 400)")?;
+                bail!("not within {limit:?}: {what}; the page says {text}");
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// What is to be seen, as PNG.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn screenshot(&mut self) -> Result<Vec<u8>> {
+        let shot = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
+        Ok(from_base64(shot["data"].as_str().context("no picture")?))
+    }
+
+    /// Calls a method of DevTools.
+    fn call(&mut self, method: &str, params: &Value) -> Result<Value> {
+        self.next += 1;
+        let id = self.next;
+        let text = json!({ "id": id, "method": method, "params": params }).to_string();
+        self.socket.send(Message::text(text))?;
+        let deadline = Instant::now() + ANSWER;
+        while Instant::now() < deadline {
+            let Message::Text(text) =
+                self.socket.read().with_context(|| format!("{method} is not answered"))?
+            else {
+                continue;
+            };
+            let said: Value = serde_json::from_str(&text)?;
+            if said["id"] == id {
+                ensure!(said["error"].is_null(), "{method}: {}", said["error"]);
+                return Ok(said["result"].clone());
+            }
+        }
+        bail!("{method} is not answered within {ANSWER:?}")
+    }
+}
+
+fn from_base64(text: &str) -> Vec<u8> {
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0_u32, 0);
+    for six in text.bytes().filter_map(value) {
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count & 0xff) as u8);
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pages::{Reply, Server};
+
+    #[test]
+    fn pages_are_looked_into() -> Result<()> {
+        let page = "<p></p><script>setTimeout(() => document.querySelector('p').textContent = innerWidth, 300)</script>";
+        let server = Server::start()?.route("/", Reply::Html(200, page.to_owned()));
+        let browser = Browser::start()?;
+        let mut page = browser.open(&server.url("/"))?;
+        page.wait("the text", ANSWER, "document.querySelector('p').textContent.length > 0")?;
+        page.device(390, 844, true)?;
+        page.go(&server.url("/"))?;
+        assert_eq!(page.wait("its width", ANSWER, "document.querySelector('p').textContent || false")?, "980");
+        assert!(page.eval("nothing.at.all").is_err());
+        assert!(page.screenshot()?.starts_with(b"\x89PNG"));
+        Ok(())
+    }
+}
