@@ -42,6 +42,7 @@ pub fn missing(name: &str) -> String {
     let package = match name {
         "ffmpeg" | "ffprobe" => "ffmpeg",
         "npm" => "npm",
+        "turnserver" => "coturn",
         "openssl" => "openssl",
         "nginx" => "nginx-light libnginx-mod-rtmp libnginx-mod-stream",
         other if other.contains("chromium") => "chromium",

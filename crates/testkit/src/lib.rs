@@ -21,6 +21,7 @@ pub mod scratch;
 pub mod strip;
 pub mod sync;
 pub mod tls;
+pub mod turn;
 pub mod vod;
 
 pub use browser::{Browser, Page};

@@ -22,6 +22,24 @@ pub fn certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((certificate, key))
 }
 
+/// Makes a certificate for `localhost` and 127.0.0.1 that is signed by itself and vouches for no other, and its key, in a folder: strict
+/// clients take it from a server if they are told to trust it.
+///
+/// # Errors
+/// `openssl` is missing or fails.
+pub fn end_entity(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+    let (certificate, key) = (folder.join("end-entity.pem"), folder.join("end-entity-key.pem"));
+    // Without a configuration of its own, openssl makes an authority of it.
+    let config = folder.join("openssl.cnf");
+    std::fs::write(&config, "[req]\ndistinguished_name = name\n[name]\n")?;
+    let mut request = program("openssl");
+    request.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    request.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
+    request.args(["-addext", "basicConstraints=critical,CA:FALSE"]).arg("-config").arg(config);
+    output_of(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+    Ok((certificate, key))
+}
+
 /// `openssl s_server` with a certificate signed by itself; killed when dropped.
 #[derive(Debug)]
 pub struct SelfSigned {
