@@ -9,7 +9,7 @@
 //! Deliberately absent: encoding (packets come ready, and nothing is decoded here), and the page.
 
 pub mod embedded;
-mod net;
+pub mod net;
 pub mod publish;
 mod rtc;
 mod sdp;

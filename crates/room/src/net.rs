@@ -1,5 +1,14 @@
-//! All sockets of one connection.
+//! All sockets of one connection: this machine's own, those of TURN servers, and connections to servers that want TCP.
 
+mod active;
+mod gather;
+mod relay;
+mod server;
+pub mod stream;
+pub mod stun;
+pub mod turn;
+
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,6 +19,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::rtc::{Candidate, Protocol};
+use active::Active;
+use relay::Outgoing;
 
 /// Most addresses of this machine that are offered.
 const MAX_ADDRESSES: usize = 8;
@@ -17,6 +28,23 @@ const MAX_ADDRESSES: usize = 8;
 const WAITING: usize = 256;
 /// Longest datagram; what is longer is none of ours.
 const MAX_DATAGRAM: usize = 2000;
+
+/// Why there is no way out of this machine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Error {
+    /// No socket can be opened.
+    #[error("cannot open a socket: {0}")]
+    Socket(#[from] io::Error),
+    /// All is to be relayed, and no server does. This is what became of the last one.
+    #[error("no TURN server relays: {server}: {why}")]
+    Server {
+        /// Its address.
+        server: String,
+        /// What went wrong.
+        why: String,
+    },
+}
 
 /// Something that arrived.
 #[derive(Debug)]
@@ -29,43 +57,63 @@ pub(crate) struct Received {
     pub(crate) data: Vec<u8>,
 }
 
-/// All sockets of one connection, and what reads them. Dropped, they are closed.
+/// All sockets of one connection, and what reads them. Dropped, they are closed, and relayed addresses are given back.
 #[derive(Debug)]
 pub(crate) struct Net {
     udp: Vec<(SocketAddr, Arc<UdpSocket>)>,
+    relays: Vec<(SocketAddr, mpsc::Sender<Outgoing>)>,
+    active: Active,
     candidates: Vec<Candidate>,
+    sender: mpsc::Sender<Received>,
     received: mpsc::Receiver<Received>,
-    _readers: JoinSet<()>,
+    /// What came while servers were asked.
+    kept: VecDeque<Received>,
+    tasks: JoinSet<()>,
 }
 
 impl Net {
-    /// Opens a socket on each address of this machine. `local`: the server is on this machine, so its own addresses will do.
+    /// Opens a socket on each address of this machine, and asks the servers for more. `local`: the server is on this machine, so its
+    /// own addresses will do.
     ///
     /// # Errors
-    /// No socket can be opened.
-    pub(crate) async fn open(_ice: &Ice, local: bool) -> io::Result<Self> {
+    /// There is no address at all: no socket can be opened, or, if all is to be relayed, no server gives one.
+    pub(crate) async fn open(ice: &Ice, local: bool) -> Result<Self, Error> {
         let (sender, received) = mpsc::channel(WAITING);
-        let mut net = Self { udp: Vec::new(), candidates: Vec::new(), received, _readers: JoinSet::new() };
+        let mut net = Self {
+            udp: Vec::new(),
+            relays: Vec::new(),
+            active: Active::default(),
+            candidates: Vec::new(),
+            sender,
+            received,
+            kept: VecDeque::new(),
+            tasks: JoinSet::new(),
+        };
         let mut problem = None;
-        for ip in addresses(local)? {
-            match UdpSocket::bind((ip, 0)).await {
-                Ok(socket) => net.add(socket, sender.clone())?,
-                Err(error) => problem = Some(error),
+        if !ice.relay_only {
+            let addresses = addresses(local)?;
+            for ip in &addresses {
+                match UdpSocket::bind((*ip, 0)).await {
+                    Ok(socket) => net.add(socket)?,
+                    Err(error) => problem = Some(Error::Socket(error)),
+                }
             }
+            net.candidates.extend(addresses.into_iter().filter_map(Active::candidate));
         }
+        problem = net.ask(&ice.servers, ice.relay_only).await.or(problem);
         match problem {
-            Some(error) if net.udp.is_empty() => Err(error),
+            Some(error) if net.udp.is_empty() && net.relays.is_empty() => Err(error),
             _ => Ok(net),
         }
     }
 
-    fn add(&mut self, socket: UdpSocket, sender: mpsc::Sender<Received>) -> io::Result<()> {
+    fn add(&mut self, socket: UdpSocket) -> io::Result<()> {
         let address = socket.local_addr()?;
         let socket = Arc::new(socket);
         let candidate = Candidate::host(address, Protocol::Udp).map_err(io::Error::other)?;
         self.candidates.push(candidate);
         self.udp.push((address, Arc::clone(&socket)));
-        self._readers.spawn(read(socket, address, sender));
+        self.tasks.spawn(read(socket, address, self.sender.clone()));
         Ok(())
     }
 
@@ -75,7 +123,19 @@ impl Net {
     }
 
     /// Sends from one of the candidates. Never waits: what does not fit into a socket is lost, as it would be on the way.
-    pub(crate) fn send(&self, _protocol: Protocol, from: SocketAddr, to: SocketAddr, data: &[u8]) {
+    pub(crate) fn send(&mut self, protocol: Protocol, from: SocketAddr, to: SocketAddr, data: &[u8]) {
+        if protocol == Protocol::Tcp {
+            self.active.send((from, to), data, &self.sender, &mut self.tasks);
+        } else if let Some((_, relay)) = self.relays.iter().find(|(relayed, _)| *relayed == from) {
+            if relay.try_send((to, data.to_vec())).is_err() {
+                tracing::trace!(%to, "a datagram is not relayed");
+            }
+        } else {
+            self.send_udp(from, to, data);
+        }
+    }
+
+    fn send_udp(&self, from: SocketAddr, to: SocketAddr, data: &[u8]) {
         if let Some((_, socket)) = self.udp.iter().find(|(address, _)| *address == from)
             && let Err(error) = socket.try_send_to(data, to)
         {
@@ -83,18 +143,26 @@ impl Net {
         }
     }
 
-    /// Asks further servers for ways in which this side can be reached.
-    pub(crate) async fn add_servers(&mut self, _ice: &Ice) -> Vec<Candidate> {
-        std::future::ready(Vec::new()).await
+    /// Asks further servers for ways in which this side can be reached: the new ones.
+    pub(crate) async fn add_servers(&mut self, ice: &Ice) -> Vec<Candidate> {
+        let known: HashSet<_> = self.candidates.iter().map(Candidate::to_sdp_string).collect();
+        if let Some(error) = self.ask(&ice.servers, ice.relay_only).await {
+            tracing::debug!(%error, "not every server for ICE is of use");
+        }
+        let is_new = |c: &&Candidate| !known.contains(&c.to_sdp_string());
+        self.candidates.iter().filter(is_new).cloned().collect()
     }
 
     /// The next datagram, if one waits.
     pub(crate) fn try_receive(&mut self) -> Option<Received> {
-        self.received.try_recv().ok()
+        self.kept.pop_front().or_else(|| self.received.try_recv().ok())
     }
 
     /// Waits for the next datagram. Safe to be dropped and called again.
     pub(crate) async fn receive(&mut self) -> Received {
+        if let Some(kept) = self.kept.pop_front() {
+            return kept;
+        }
         match self.received.recv().await {
             Some(received) => received,
             // All sockets failed; nothing comes any more, which others notice.
@@ -135,3 +203,6 @@ fn addresses(local: bool) -> io::Result<Vec<IpAddr>> {
     found.sort_by_key(|ip| (!ip.is_loopback(), ip.is_ipv6()));
     Ok(found.into_iter().filter(fits).take(MAX_ADDRESSES).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,4 +5,4 @@ pub(crate) mod serve;
 pub(crate) mod offer;
 
 pub(crate) use str0m::Candidate;
-pub(crate) use str0m::net::Protocol;
+pub(crate) use str0m::net::{Protocol, TcpType};

@@ -1,7 +1,6 @@
 //! One connection to a server, from the greeting to the goodbye.
 
 use std::collections::VecDeque;
-use std::io;
 use std::time::{Duration, Instant};
 
 use pagecast_core::spec::{Ice, Room};
@@ -9,7 +8,7 @@ use tokio::time::{sleep_until, timeout};
 use url::{Host, Url};
 
 use super::media::{Media, Source};
-use crate::net::Net;
+use crate::net::{self, Net};
 use crate::rtc::offer::{Error as RtcError, Event, Output, Peer};
 use crate::sdp;
 use crate::signal::{self, Said, Signal, dialect};
@@ -35,9 +34,9 @@ pub(crate) enum Error {
     /// It does, but not like this.
     #[error(transparent)]
     Rtc(#[from] RtcError),
-    /// This machine has no socket for it.
-    #[error("cannot open a socket: {0}")]
-    Socket(#[from] io::Error),
+    /// This machine has no way out.
+    #[error(transparent)]
+    Net(#[from] net::Error),
     /// The server answered, but its media cannot be reached.
     #[error("the server answered, but there is no way to its media: is UDP let through? a TURN server helps")]
     NoWay,
@@ -55,7 +54,7 @@ impl Error {
         match self {
             Self::Signal(error) => error.is_passing(),
             Self::Rtc(error) => matches!(error, RtcError::Broken(_)),
-            Self::Socket(_) | Self::NoWay | Self::Silent | Self::Closed => true,
+            Self::Net(_) | Self::NoWay | Self::Silent | Self::Closed => true,
         }
     }
 }

@@ -1,0 +1,365 @@
+//! Against a real TURN server: coturn.
+
+use std::time::{Duration, Instant};
+
+use pagecast_core::spec::{IceServer, Secret};
+use pagecast_testkit::turn::{Coturn, PASSWORD, USER};
+use tokio::time::timeout;
+
+use super::relay::{Error as RelayError, Relay};
+use super::server::Server;
+use super::stream::Trust;
+use super::stun::{Builder, Class, Message, attribute, method};
+use super::turn::Error as TurnError;
+use super::*;
+
+/// How long anything may take on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn server(url: String) -> IceServer {
+    IceServer { url, username: USER.into(), credential: Secret::new(PASSWORD) }
+}
+
+async fn open(server: &IceServer, trust: Option<&Trust>) -> Result<Relay, RelayError> {
+    let server = Server::parse(server)?;
+    timeout(PATIENCE, Relay::open(&server, trust)).await.unwrap()
+}
+
+/// A peer that sends back what it gets, with `echo ` in front.
+async fn echo() -> (SocketAddr, JoinSet<()>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut buffer = [0; 3000];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let reply = [b"echo ", &buffer[..length]].concat();
+            socket.send_to(&reply, from).await.unwrap();
+        }
+    });
+    (address, tasks)
+}
+
+/// A relay at work.
+struct Carried {
+    relayed: SocketAddr,
+    outgoing: mpsc::Sender<Outgoing>,
+    incoming: mpsc::Receiver<Received>,
+    tasks: JoinSet<()>,
+}
+
+fn carry(relay: Relay) -> Carried {
+    let (outgoing, orders) = mpsc::channel(64);
+    let (sender, incoming) = mpsc::channel(64);
+    let relayed = relay.relayed();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(relay.run(orders, sender));
+    Carried { relayed, outgoing, incoming, tasks }
+}
+
+impl Carried {
+    /// Sends until it comes back, as datagrams may get lost.
+    async fn round_trip(&mut self, peer: SocketAddr, data: &[u8]) {
+        let expected = [b"echo ", data].concat();
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            self.outgoing.send((peer, data.to_vec())).await.unwrap();
+            while let Ok(received) = timeout(Duration::from_secs(1), self.incoming.recv()).await {
+                let received = received.expect("the relay goes on");
+                assert_eq!((received.from, received.to), (peer, self.relayed));
+                if received.data == expected {
+                    return;
+                }
+            }
+        }
+        panic!("nothing comes back");
+    }
+}
+
+/// How many channels a server says that it has bound.
+fn count(coturn: &Coturn, what: &str) -> usize {
+    coturn.log().matches(what).count()
+}
+
+async fn wait_for(coturn: &Coturn, what: &str, times: usize) {
+    let began = Instant::now();
+    while count(coturn, what) < times {
+        assert!(began.elapsed() < PATIENCE, "no {what} in {}", coturn.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn data_is_relayed_over_udp_tcp_and_tls() {
+    let coturn = Coturn::start(&[]).unwrap();
+    let (peer, _echo) = echo().await;
+    let trust = Trust::file(&coturn.certificate()).unwrap();
+    for (at, url) in [coturn.url("udp"), coturn.url("tcp"), coturn.tls_url()].into_iter().enumerate() {
+        let relay = open(&server(url.clone()), Some(&trust)).await.unwrap();
+        assert!(relay.relayed().ip().is_loopback() && relay.relayed() != relay.local(), "{url}");
+        let mut carried = carry(relay);
+        // The first goes in messages, later ones by number, of all lengths modulo four.
+        for length in [0, 1, 2, 3, 4, 1200] {
+            carried.round_trip(peer, &vec![7; length]).await;
+        }
+        assert_eq!(count(&coturn, "CHANNEL_BIND processed, success"), at + 1, "{url}");
+        drop(carried);
+        wait_for(&coturn, "closed", at + 1).await;
+    }
+}
+
+#[tokio::test]
+async fn many_packets_keep_their_content_on_a_stream() {
+    let coturn = Coturn::start(&[]).unwrap();
+    let (peer, _echo) = echo().await;
+    let mut carried = carry(open(&server(coturn.url("tcp")), None).await.unwrap());
+    carried.round_trip(peer, b"first").await;
+    for round in 0..50_u8 {
+        for at in 0..20_u8 {
+            let data = vec![at ^ round; 1 + 50 * usize::from(at)];
+            carried.outgoing.send((peer, data)).await.unwrap();
+        }
+        for _ in 0..20 {
+            // UDP may lose some, on a busy machine.
+            let Ok(received) = timeout(Duration::from_secs(1), carried.incoming.recv()).await else { break };
+            let data = received.unwrap().data;
+            assert!(data.starts_with(b"echo ") && data[5..].iter().all(|byte| *byte == data[5]), "{data:?}");
+        }
+    }
+    carried.round_trip(peer, b"last").await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said() {
+    let coturn = Coturn::start(&[]).unwrap();
+    let wrong = IceServer { credential: Secret::new("hunter2"), ..server(coturn.url("udp")) };
+    for url in [coturn.url("udp"), coturn.url("tcp")] {
+        let error = open(&IceServer { url, ..wrong.clone() }, None).await.unwrap_err();
+        assert_eq!(error.to_string(), "the user or the password is wrong");
+    }
+    let untrusted = open(&server(coturn.tls_url()), Some(&Trust::system().unwrap())).await.unwrap_err();
+    assert!(untrusted.to_string().contains("certificate"), "{untrusted}");
+}
+
+#[tokio::test]
+async fn a_server_that_ends_is_noticed_and_found_again() {
+    let mut coturn = Coturn::start(&[]).unwrap();
+    let (peer, _echo) = echo().await;
+    let mut carried = carry(open(&server(coturn.url("tcp")), None).await.unwrap());
+    carried.round_trip(peer, b"before").await;
+    coturn.kill();
+    timeout(PATIENCE, carried.tasks.join_next()).await.unwrap();
+    assert!(carried.outgoing.is_closed());
+    for transport in ["udp", "tcp"] {
+        let refused = open(&server(coturn.url(transport)), None).await.unwrap_err();
+        assert!(refused.to_string().contains("refused"), "{transport}: {refused}");
+    }
+    coturn.run().unwrap();
+    for transport in ["udp", "tcp"] {
+        let mut carried = carry(open(&server(coturn.url(transport)), None).await.unwrap());
+        carried.round_trip(peer, b"after").await;
+    }
+}
+
+#[tokio::test]
+async fn short_lives_of_nonces_and_allocations_are_survived() {
+    let coturn = Coturn::start(&["--stale-nonce=1", "--max-allocate-lifetime=2"]).unwrap();
+    let (peer, _echo) = echo().await;
+    let mut carried = carry(open(&server(coturn.url("udp")), None).await.unwrap());
+    carried.round_trip(peer, b"first").await;
+    wait_for(&coturn, "REFRESH processed, success", 4).await;
+    assert!(count(&coturn, "Stale nonce") > 0, "{}", coturn.log());
+    carried.round_trip(peer, b"last").await;
+    assert_eq!(count(&coturn, "ALLOCATE processed, success"), 1, "it is one allocation all the time");
+}
+
+#[tokio::test]
+async fn another_server_that_is_named_is_asked() {
+    let second = Coturn::start(&[]).unwrap();
+    let first = Coturn::start(&[&format!("--alternate-server={}", second.address())]).unwrap();
+    let (peer, _echo) = echo().await;
+    let mut carried = carry(open(&server(first.url("udp")), None).await.unwrap());
+    carried.round_trip(peer, b"data").await;
+    assert_eq!(count(&second, "ALLOCATE processed, success"), 1);
+    // Servers that name each other are not asked for ever.
+    let port = second.address().port();
+    drop(second);
+    let named = format!("--alternate-server={}", first.address());
+    let circular = Coturn::start(&[&named, &format!("--alternate-server=127.0.0.1:{port}")]).unwrap();
+    let error = open(&server(circular.url("udp")), None).await.unwrap_err();
+    assert!(!matches!(error, RelayError::Turn(TurnError::Silent)), "{error}");
+}
+
+#[tokio::test]
+async fn what_came_in_time_is_used() {
+    let coturn = Coturn::start(&[]).unwrap();
+    // One that never says anything, one that says nonsense, one that is not there, one that cannot be.
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("turn:{}", silent.local_addr().unwrap());
+    let (liar, _echo) = echo().await;
+    let ice = |relay_only| Ice {
+        servers: vec![
+            server(silent.clone()),
+            server(format!("turn:{liar}")),
+            server("turn:127.0.0.1:1?transport=tcp".into()),
+            server("turns:nobody.invalid".into()),
+            server("turns:nobody.invalid?transport=udp".into()),
+            server(coturn.stun_url()),
+            server(coturn.url("udp")),
+        ],
+        relay_only,
+    };
+    let began = Instant::now();
+    let mut net = Net::open(&ice(false), true).await.unwrap();
+    let took = began.elapsed();
+    assert!(took < PATIENCE / 3, "{took:?}");
+    let lines = |net: &Net| -> Vec<_> { net.candidates().iter().map(Candidate::to_sdp_string).collect() };
+    let all = lines(&net);
+    assert_eq!(all.iter().filter(|line| line.contains("typ relay")).count(), 1, "{all:?}");
+    assert!(
+        all.iter()
+            .any(|line| line.contains(" udp ") && line.contains("127.0.0.1") && line.contains("typ host"))
+    );
+    assert!(all.iter().any(|line| line.contains(" tcp ") && line.contains("tcptype active")), "{all:?}");
+
+    let (peer, _echo) = echo().await;
+    let relayed = net.relays[0].0;
+    let host =
+        net.udp.iter().map(|(address, _)| *address).find(|a| a.is_ipv4() && a.ip().is_loopback()).unwrap();
+    for from in [relayed, host] {
+        let received = timeout(PATIENCE, async {
+            loop {
+                net.send(Protocol::Udp, from, peer, b"data");
+                if let Ok(received) = timeout(Duration::from_secs(1), net.receive()).await {
+                    return received;
+                }
+            }
+        });
+        let received = received.await.unwrap();
+        assert_eq!((received.from, received.to, received.data.as_slice()), (peer, from, &b"echo data"[..]));
+    }
+
+    let relayed_only = Net::open(&ice(true), true).await.unwrap();
+    let all = lines(&relayed_only);
+    assert!(all.len() == 1 && all[0].contains("typ relay"), "{all:?}");
+}
+
+#[tokio::test]
+async fn without_any_address_it_is_said_why() {
+    let coturn = Coturn::start(&[]).unwrap();
+    let wrong = IceServer { credential: Secret::new("hunter2"), ..server(coturn.url("udp")) };
+    let error =
+        Net::open(&Ice { servers: vec![wrong], relay_only: true }, true).await.unwrap_err().to_string();
+    assert!(error.contains("user or the password is wrong") && error.contains("turn:127.0.0.1"), "{error}");
+    assert!(!error.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn servers_may_come_later_and_nothing_is_lost_meanwhile() {
+    let coturn = Coturn::start(&[]).unwrap();
+    let mut net = Net::open(&Ice::default(), true).await.unwrap();
+    let before = net.candidates().len();
+    let to =
+        net.udp.iter().map(|(address, _)| *address).find(|a| a.is_ipv4() && a.ip().is_loopback()).unwrap();
+    let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    other.send_to(b"early", to).await.unwrap();
+    let ice = Ice { servers: vec![server(coturn.url("udp")), server(coturn.url("tcp"))], relay_only: false };
+    let new = net.add_servers(&ice).await;
+    assert_eq!((new.len(), net.candidates().len()), (2, before + 2), "{new:?}");
+    let received = timeout(PATIENCE, net.receive()).await.unwrap();
+    assert_eq!((received.to, received.data.as_slice()), (to, &b"early"[..]));
+}
+
+#[tokio::test]
+async fn packets_go_over_a_connection_that_is_made_for_them() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().unwrap();
+    let mut net = Net::open(&Ice::default(), true).await.unwrap();
+    let active =
+        |c: &&Candidate| c.proto() == Protocol::Tcp && c.addr().ip().is_loopback() && c.addr().is_ipv4();
+    let from = net.candidates().iter().find(active).unwrap().addr();
+    for again in 0..2 {
+        let mut server = None;
+        while server.is_none() {
+            net.send(Protocol::Tcp, from, to, b"hello");
+            server = timeout(Duration::from_secs(1), listener.accept()).await.ok();
+        }
+        let (mut server, _) = server.unwrap().unwrap();
+        let mut heard = [0; 7];
+        tokio::io::AsyncReadExt::read_exact(&mut server, &mut heard).await.unwrap();
+        assert_eq!(&heard, b"\0\x05hello", "connection {again}");
+        tokio::io::AsyncWriteExt::write_all(&mut server, b"\0\x02yo").await.unwrap();
+        let received = timeout(PATIENCE, net.receive()).await.unwrap();
+        assert_eq!((received.protocol, received.from, received.to), (Protocol::Tcp, to, from));
+        assert_eq!(received.data, b"yo");
+    }
+}
+
+/// A STUN server that sees an address of its own making, after some answers that are none.
+async fn mirror(seen: SocketAddr) -> (SocketAddr, JoinSet<()>) {
+    let (socket, stranger) =
+        (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let address = socket.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut buffer = [0; 3000];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let id = Message::parse(&buffer[..length]).unwrap().id();
+            let answer = |class, id, seen| {
+                let built = Builder::new(class, method::BINDING, id);
+                built.with_address(attribute::XOR_MAPPED_ADDRESS, seen).finish()
+            };
+            let wrong = SocketAddr::new([203, 0, 113, 66].into(), 6);
+            stranger.send_to(&answer(Class::Success, id, wrong), from).await.unwrap();
+            for lie in [
+                answer(Class::Success, [0; 12], wrong),
+                answer(Class::Error, id, wrong),
+                answer(Class::Request, id, wrong),
+                Builder::new(Class::Success, method::BINDING, id).finish(),
+                vec![0xFF; 2000],
+                vec![1],
+            ] {
+                socket.send_to(&lie, from).await.unwrap();
+            }
+            socket.send_to(&answer(Class::Success, id, seen), from).await.unwrap();
+        }
+    });
+    (address, tasks)
+}
+
+#[tokio::test]
+async fn an_address_that_a_server_sees_is_told() {
+    let seen = "203.0.113.5:4444".parse().unwrap();
+    let (stun, _mirror) = mirror(seen).await;
+    let ice = Ice { servers: vec![server(format!("stun:{stun}"))], relay_only: false };
+    let net = Net::open(&ice, true).await.unwrap();
+    let reflexive: Vec<_> =
+        net.candidates().iter().map(Candidate::to_sdp_string).filter(|line| line.contains("srflx")).collect();
+    assert!(reflexive.len() == 1 && reflexive[0].contains("203.0.113.5 4444"), "{reflexive:?}");
+}
+
+#[tokio::test]
+async fn servers_that_speak_something_else_are_given_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("turn:{}?transport=tcp", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut at = 0;
+        // Another protocol, a message that never ends, silence, an end at once.
+        while let Ok((mut client, _)) = listener.accept().await {
+            let said: &[u8] = [&b"SSH-2.0-x\r\n"[..], &[0, 1, 0xFF, 0xFF], &[], &[]][at % 4];
+            tokio::io::AsyncWriteExt::write_all(&mut client, said).await.unwrap();
+            if at % 4 != 3 {
+                // Until the client leaves.
+                let _left = tokio::io::AsyncReadExt::read_to_end(&mut client, &mut Vec::new()).await;
+            }
+            at += 1;
+        }
+    });
+    for _ in 0..4 {
+        let ice = Ice { servers: vec![server(url.clone())], relay_only: true };
+        let began = Instant::now();
+        let error = Net::open(&ice, true).await.unwrap_err();
+        assert!(matches!(error, Error::Server { .. }) && began.elapsed() < PATIENCE, "{error}");
+    }
+}
