@@ -8,9 +8,11 @@
 
 pub mod browser;
 pub mod chromium;
+pub mod clip;
 pub mod command;
 pub mod flash;
 pub mod flv;
+pub mod livekit;
 pub mod lock;
 pub mod media;
 pub mod pages;
@@ -22,10 +24,12 @@ pub mod strip;
 pub mod sync;
 pub mod tls;
 pub mod turn;
+pub mod viewer;
 pub mod vod;
 
 pub use browser::{Browser, Page};
 pub use chromium::screenshot;
+pub use livekit::LiveKit;
 pub use lock::Turn;
 pub use media::Recording;
 pub use pages::{Reply, Server};
@@ -34,4 +38,5 @@ pub use rustix::process::Signal;
 pub use s3::{Fault, S3};
 pub use scratch::{Scratch, Tmpfs};
 pub use tls::SelfSigned;
+pub use viewer::Viewer;
 pub use vod::VodServer;

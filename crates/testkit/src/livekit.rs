@@ -1,0 +1,213 @@
+//! A real LiveKit server, built from its sources, on loopback.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::command::{output_of, program};
+use crate::rtmp::free_port;
+use crate::scratch::Scratch;
+
+/// How long the server may take to start.
+const START: Duration = Duration::from_secs(30);
+/// How long it may take for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long tokens are good for, in seconds.
+const GOOD_S: u64 = 3600;
+
+/// A LiveKit server of our own, killed when dropped. It speaks UDP on one port, and names nobody beyond this machine.
+#[derive(Debug)]
+pub struct LiveKit {
+    child: Option<Child>,
+    scratch: Scratch,
+    port: u16,
+    media: u16,
+}
+
+impl LiveKit {
+    /// Name of the API key.
+    pub const KEY: &str = "testkey";
+    /// The API key's secret.
+    pub const SECRET: &str = "a secret of the tests, 32 or longer";
+
+    /// Starts it on free ports; it is built first if it is not. `None`, said on stdout, where Go is missing: in CI that is an error.
+    ///
+    /// # Errors
+    /// It cannot be built, or does not start.
+    #[expect(clippy::print_stdout, reason = "a test that is skipped says so by name")]
+    pub fn start() -> Result<Option<Self>> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        output_of(&mut program(root.join("tests/third-party/install"))).context("cannot build LiveKit")?;
+        if !Self::binary().exists() {
+            println!("skipped: LiveKit (no Go)");
+            return Ok(None);
+        }
+        let media = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut server = Self { child: None, scratch: Scratch::new()?, port: free_port()?, media };
+        server.run()?;
+        Ok(Some(server))
+    }
+
+    fn binary() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/third-party/bin/livekit-server")
+    }
+
+    /// Starts it again, on the same ports, after [`LiveKit::kill`].
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn run(&mut self) -> Result<()> {
+        let config = self.scratch.join("livekit.yaml");
+        fs::write(&config, self.config())?;
+        let log = File::options().create(true).append(true).open(self.scratch.join("log"))?;
+        let mut server = program(Self::binary());
+        server.arg("--config").arg(&config).stdin(Stdio::null());
+        self.child = Some(server.stdout(log.try_clone()?).stderr(log).spawn()?);
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|e| e.is_some()));
+            ensure!(!ended && began.elapsed() < START, "LiveKit does not start: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// It would name public servers for STUN if none were given; nobody answers at this one.
+    fn config(&self) -> String {
+        let Self { port, media, .. } = self;
+        let (key, secret) = (Self::KEY, Self::SECRET);
+        json!({
+            "port": port,
+            "bind_addresses": ["127.0.0.1"],
+            "rtc": {
+                "udp_port": media,
+                "tcp_port": 0,
+                "node_ip": "127.0.0.1",
+                "use_external_ip": false,
+                "enable_loopback_candidate": true,
+                "interfaces": { "includes": ["lo"] },
+                "stun_servers": ["127.0.0.1:9"],
+            },
+            "keys": { key: secret },
+            "logging": { "level": "info" },
+            // How long nobody has to watch a layer before its publisher is told.
+            "video": { "dynacast_pause_delay": "500ms" },
+        })
+        .to_string()
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
+    }
+
+    /// A token for somebody who only watches a room.
+    ///
+    /// # Errors
+    /// The clock is wrong.
+    pub fn viewer(&self, room: &str, identity: &str) -> Result<String> {
+        let may = json!({ "room": room, "roomJoin": true, "canPublish": false, "canSubscribe": true });
+        token(identity, &may)
+    }
+
+    /// Asks the server's API, as its administrator: what it answers.
+    ///
+    /// # Errors
+    /// It refuses, or does not answer.
+    pub fn ask(&self, method: &str, room: &str, request: &Value) -> Result<Value> {
+        let may = json!({ "room": room, "roomAdmin": true, "roomCreate": true, "roomList": true, "roomJoin": true });
+        let (token, body) = (token("administrator", &may)?, request.to_string());
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        write!(
+            stream,
+            "POST /twirp/livekit.RoomService/{method} HTTP/1.0\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.contains(" 200 ") => Ok(serde_json::from_str(body)?),
+            _ => bail!("LiveKit refuses {method}: {answer}"),
+        }
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for LiveKit {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A token (RFC 7519) with these rights.
+fn token(identity: &str, may: &Value) -> Result<String> {
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + GOOD_S;
+    let head = json!({ "alg": "HS256", "typ": "JWT" }).to_string();
+    let claims = json!({ "iss": LiveKit::KEY, "sub": identity, "exp": expires, "video": may }).to_string();
+    let signed = format!("{}.{}", base64url(head.as_bytes()), base64url(claims.as_bytes()));
+    let mut mac = Hmac::<Sha256>::new_from_slice(LiveKit::SECRET.as_bytes())?;
+    mac.update(signed.as_bytes());
+    Ok(format!("{signed}.{}", base64url(&mac.finalize().into_bytes())))
+}
+
+/// RFC 4648, 5, without padding.
+fn base64url(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits =
+            chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for at in 0..=chunk.len() {
+            text.push(char::from(LETTERS[(bits >> (18 - 6 * at)) as usize & 63]));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_as_in_the_rfc() {
+        let written = ["", "f", "fo", "foo", "foob"].map(|text| base64url(text.as_bytes()));
+        assert_eq!(written, ["", "Zg", "Zm8", "Zm9v", "Zm9vYg"]);
+        assert_eq!(base64url(&[0xfb, 0xff, 0xfe]), "-__-");
+    }
+
+    #[test]
+    fn a_server_starts_and_is_asked() -> Result<()> {
+        let Some(mut server) = LiveKit::start()? else { return Ok(()) };
+        server.ask("CreateRoom", "", &json!({ "name": "here" }))?;
+        let rooms = server.ask("ListRooms", "", &json!({}))?;
+        assert_eq!(rooms["rooms"][0]["name"], "here", "{rooms}");
+        server.kill();
+        assert!(server.ask("ListRooms", "", &json!({})).is_err());
+        server.run()?;
+        server.ask("ListRooms", "", &json!({})).map(drop)
+    }
+}

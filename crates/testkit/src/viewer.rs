@@ -1,0 +1,60 @@
+//! A browser of its own that shows a page until it is dropped: for pages that play what others send.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Stdio};
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::chromium::{CHROMIUM, unprivileged};
+use crate::command::missing;
+use crate::scratch::Scratch;
+
+/// Chromium without a screen. Media play without a click, and sound goes nowhere. Killed when dropped.
+#[derive(Debug)]
+pub struct Viewer {
+    child: Child,
+    scratch: Scratch,
+}
+
+impl Viewer {
+    /// Opens a page.
+    ///
+    /// # Errors
+    /// Chromium is missing.
+    pub fn open(url: &str) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let home = scratch.open_folder("home")?;
+        let log = File::create(scratch.join("log"))?;
+        let mut chromium = unprivileged(CHROMIUM.as_ref());
+        chromium.env("HOME", &home).env("TMPDIR", &home);
+        chromium.arg(format!("--user-data-dir={}", home.join("profile").display()));
+        chromium.args(["--headless", "--no-first-run", "--mute-audio", "--disable-background-networking"]);
+        chromium.args(["--autoplay-policy=no-user-gesture-required", "--disable-component-update"]);
+        // Servers of tests are on this machine, and nothing else is asked for.
+        chromium
+            .args(["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"]);
+        chromium.args(["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--enable-logging=stderr"]);
+        chromium.args(["--window-size=1280,720", "--disable-renderer-backgrounding"]).arg(url);
+        chromium.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A group of its own, so that all of it can be ended.
+        let child = chromium.process_group(0).spawn().with_context(|| missing("chromium"))?;
+        Ok(Self { child, scratch })
+    }
+
+    /// What it logged, the page's console included.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ended = kill_process_group(pid, Signal::KILL);
+        }
+        let _reaped = self.child.wait();
+    }
+}
