@@ -66,6 +66,30 @@ pub(crate) fn patched(answer: &str, fragment: &str) -> String {
     patched
 }
 
+/// The candidates of a fragment, from `candidate:` on.
+pub(crate) fn candidates(fragment: &str) -> impl Iterator<Item = &str> {
+    lines(fragment).filter_map(|line| line.strip_prefix("a=")).filter(|line| line.starts_with("candidate:"))
+}
+
+/// What the track with this `mid` is called (RFC 8830): the second word of its `msid`.
+pub(crate) fn track<'a>(sdp: &'a str, mid: &str) -> Option<&'a str> {
+    let (mut here, mut name) = (false, None);
+    for line in lines(sdp) {
+        if line.starts_with("m=") {
+            if here {
+                break;
+            }
+            name = None;
+        }
+        if let Some(found) = line.strip_prefix("a=mid:") {
+            here = found == mid;
+        } else if let Some(found) = line.strip_prefix("a=msid:") {
+            name = found.split(' ').nth(1);
+        }
+    }
+    name.filter(|_| here)
+}
+
 /// Lines up to the second media line.
 trait FirstMedia<'a>: Iterator<Item = &'a str> + Sized {
     fn take_while_first_media(self) -> impl Iterator<Item = &'a str> {

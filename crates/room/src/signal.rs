@@ -4,6 +4,7 @@
 //!  join ─▶ ICE servers ─▶ offer ─▶ negotiate ─▶ answer ─▶ next, next … ─▶ leave
 //! ```
 
+mod livekit;
 mod whip;
 
 use async_trait::async_trait;
@@ -135,7 +136,10 @@ pub(crate) trait Signal: Send {
 pub(crate) fn dialect(room: &Room) -> Box<dyn Signal> {
     match &room.service {
         RoomService::Whip { url, token } => Box::new(whip::Whip::new(url, token.as_ref(), &room.ids)),
-        RoomService::LiveKit { .. } | RoomService::Janus { .. } => Box::new(whip::Whip::new(
+        RoomService::LiveKit { url, key, secret } => {
+            Box::new(livekit::LiveKit::new(url, key, secret, &room.ids))
+        }
+        RoomService::Janus { .. } => Box::new(whip::Whip::new(
             &pagecast_core::spec::RoomUrl::parse("http://localhost").unwrap_or_else(|_| unreachable!()),
             None,
             &room.ids,

@@ -287,7 +287,7 @@ impl Session {
             tracing::debug!(%error, "a connection does not close properly");
         }
         match self.signal.leave().await {
-            Some(said @ signal::Error::Replaced) => said.into(),
+            Some(said) if !said.is_passing() => said.into(),
             _ => error,
         }
     }

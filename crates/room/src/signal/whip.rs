@@ -186,12 +186,13 @@ impl Signal for Whip {
         let session = self.session.take()?;
         let request = self.client.as_ref()?.request(Method::DELETE, session.url).timeout(GOODBYE);
         let response = self.authorized(request).send().await.ok()?;
-        if response.status().is_success() { None } else { Some(self.judge(response).await) }
+        // A server that cannot delete its sessions, or has deleted this one, says nothing of why it was over.
+        Some(self.judge(response).await).filter(|error| matches!(error, Error::Replaced))
     }
 }
 
 /// Why a request failed: the innermost reason says it best, and no address.
-fn cause(error: &reqwest::Error) -> String {
+pub(super) fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "it did not answer in time".into();
     }

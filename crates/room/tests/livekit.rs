@@ -1,0 +1,331 @@
+//! A real LiveKit server takes what is published, and LiveKit's own client in Chromium sees and hears it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_core::push::State;
+use pagecast_core::spec::{Layer, Room, RoomIds, RoomService, RoomUrl, Secret, Size};
+use pagecast_core::{Fps, MediaTime, Packet, Track};
+use pagecast_room::publish::{Encoders, Feed, Publisher, Target};
+use pagecast_testkit::clip::{self, Picture};
+use pagecast_testkit::{LiveKit, Scratch, Server, Turn, Viewer};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(60);
+const FPS: u32 = 30;
+/// Length of what is sent over and over, in seconds.
+const CLIP_S: u32 = 2;
+const SIZES: [(u32, u32); 2] = [(640, 360), (320, 180)];
+const ROOM: &str = "here";
+
+/// Encoded once, sent by all tests.
+struct Clip {
+    layers: Vec<Vec<Picture>>,
+    sound: Vec<Vec<u8>>,
+}
+
+/// What the publisher asked of the encoders.
+#[derive(Debug, Default)]
+struct Asked {
+    /// A keyframe is due, for each layer.
+    keyframe: [AtomicBool; 2],
+    bitrate_bps: [AtomicU32; 2],
+    sent: [AtomicU64; 2],
+}
+
+struct Told(Arc<Asked>);
+
+impl Encoders for Told {
+    fn keyframe(&self, layer: usize) {
+        self.0.keyframe[layer].store(true, Ordering::Relaxed);
+    }
+
+    fn target(&self, layer: usize, target: Target) {
+        self.0.bitrate_bps[layer].store(target.bitrate_bps, Ordering::Relaxed);
+    }
+}
+
+/// A cast that is published until it is dropped.
+struct Cast {
+    publisher: Option<Publisher>,
+    asked: Arc<Asked>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Cast {
+    fn start(room: Room) -> Result<Self> {
+        let clip = clip()?;
+        let layers = room.layers.len();
+        let publisher = Publisher::start(room)?;
+        let (asked, stop) = (Arc::new(Asked::default()), Arc::new(AtomicBool::new(false)));
+        let (video_senders, video): (Vec<_>, Vec<_>) = (0..layers).map(|_| mpsc::channel(8)).unzip();
+        let (audio_sender, audio) = mpsc::channel(16);
+        publisher.feed(Feed { video, audio }, Box::new(Told(Arc::clone(&asked))));
+        let (told, stopped) = (Arc::clone(&asked), Arc::clone(&stop));
+        let send = move || send(&clip, &told, &stopped, &video_senders, &audio_sender);
+        let thread = std::thread::Builder::new().name("clip".into()).spawn(send)?;
+        Ok(Self { publisher: Some(publisher), asked, stop, thread: Some(thread) })
+    }
+
+    fn status(&self) -> pagecast_room::publish::Status {
+        self.publisher.as_ref().unwrap().status()
+    }
+
+    fn wait(&self, what: &str, until: impl Fn(&Self) -> bool) -> Result<()> {
+        let began = Instant::now();
+        while !until(self) {
+            let status = self.status();
+            ensure!(began.elapsed() < LIMIT, "{what} took too long: {status:?}, {:?}", self.asked);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, state: State) -> Result<()> {
+        self.wait(&format!("{state:?}"), |cast| cast.status().state == state)
+    }
+
+    /// Waits until it is given up, and says why.
+    fn given_up(&self) -> Result<String> {
+        self.wait("giving up", |cast| cast.publisher.as_ref().unwrap().is_over())?;
+        let news: Vec<_> = self.publisher.as_ref().unwrap().news().map(|news| news.event).collect();
+        let failed = news.iter().find(|event| event.state == State::Failed);
+        let failed = failed.with_context(|| format!("it was not given up: {news:?}"))?;
+        Ok(failed.error.clone().unwrap_or_default())
+    }
+
+    /// What it says went wrong.
+    fn error(&self) -> String {
+        self.status().error.unwrap_or_default()
+    }
+
+    fn is_wanted(&self, layer: usize) -> bool {
+        self.asked.bitrate_bps[layer].load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Cast {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.publisher.take().and_then(Publisher::finish));
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Sends the clip over and over, as an encoder would: nothing of a layer that is not wanted, and keyframes when they are asked for.
+fn send(
+    clip: &Clip,
+    asked: &Asked,
+    stop: &AtomicBool,
+    video: &[mpsc::Sender<Packet>],
+    audio: &mpsc::Sender<Packet>,
+) {
+    let began = Instant::now();
+    let packet = |track, data: &[u8], pts, keyframe| {
+        let duration = MediaTime::ZERO;
+        Packet { track, data: data.into(), pts, dts: pts, duration, keyframe }
+    };
+    let mut at = [0; 2];
+    let (mut frames, mut sounds) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let frame_at = MediaTime::of_index(frames, FPS);
+        let sound_at = MediaTime::of_index(sounds * i64::from(clip::OPUS_SAMPLES), 48_000);
+        let next = frame_at.min(sound_at);
+        let due = began + Duration::from_nanos(u64::try_from(next.0).unwrap());
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if sound_at == next {
+            let data = &clip.sound[usize::try_from(sounds).unwrap() % clip.sound.len()];
+            // A full queue loses what is new, as an encoder's would.
+            let _full = audio.try_send(packet(Track::Audio, data, next, true));
+            sounds += 1;
+            continue;
+        }
+        for (layer, sender) in video.iter().enumerate() {
+            if asked.bitrate_bps[layer].load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            if asked.keyframe[layer].swap(false, Ordering::Relaxed) {
+                at[layer] = 0;
+            }
+            let picture = &clip.layers[layer][at[layer] % clip.layers[layer].len()];
+            at[layer] += 1;
+            let _full = sender.try_send(packet(Track::Video, &picture.data, next, picture.keyframe));
+            asked.sent[layer].fetch_add(1, Ordering::Relaxed);
+        }
+        frames += 1;
+    }
+}
+
+fn clip() -> Result<Arc<Clip>> {
+    static MADE: Mutex<Option<Arc<Clip>>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if made.is_none() {
+        let layers = SIZES.iter().map(|(width, height)| clip::pictures(*width, *height, FPS, CLIP_S));
+        *made = Some(Arc::new(Clip { layers: layers.collect::<Result<_>>()?, sound: clip::tone(CLIP_S)? }));
+    }
+    made.clone().context("no clip was made")
+}
+
+fn room(server: &LiveKit, user: &str, layers: usize) -> Room {
+    let id = |text: &str| text.to_owned();
+    let ids = RoomIds { app: id("app"), room: id(ROOM), user: id(user), task: id("task") };
+    let service = RoomService::LiveKit {
+        url: RoomUrl::parse(&server.url()).unwrap(),
+        key: id(LiveKit::KEY),
+        secret: Secret::new(LiveKit::SECRET),
+    };
+    let layer = |(width, height): (u32, u32)| Layer {
+        size: Size::new(width, height).unwrap(),
+        fps: Fps::new(FPS).unwrap(),
+        bitrate_kbps: Some(800),
+    };
+    let mut room = Room::new(service, ids, layer(SIZES[0]));
+    room.layers = SIZES.into_iter().take(layers).map(layer).collect();
+    room
+}
+
+/// A server of the page that watches; it goes `on`, and `away`, when there is a file of that name.
+fn pages(go: &Scratch) -> Result<Server> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(Server::start()?
+        .folder("/pages/", &here.join("tests/pages"))
+        .folder("/go/", go.path())
+        .folder("/packages/", &here.join("../../target/third-party/node_modules")))
+}
+
+fn watch(pages: &Server, server: &LiveKit, low: u32) -> Result<Viewer> {
+    let (url, token) = (server.url(), server.viewer(ROOM, "viewer")?);
+    let high = SIZES[0].0;
+    let page = format!("pages/livekit.html?url={url}&token={token}&high={high}&low={low}");
+    Viewer::open(&pages.url(&page))
+}
+
+/// Waits until the page says so.
+fn wait_for(pages: &Server, viewer: &Viewer, cast: &Cast, what: &str) -> Result<()> {
+    pages
+        .wait_for(&format!("/said/{what}"), LIMIT)
+        .with_context(|| format!("{:?} {:?}\n{}", cast.status(), cast.asked, viewer.log()))
+}
+
+/// The last that the page said of what it sees.
+fn seen(pages: &Server) -> Result<Value> {
+    let requests = pages.requests();
+    let last = requests.iter().rfind(|r| r.starts_with("/said/more?")).context("the page said nothing")?;
+    let url = url::Url::parse(&pages.url(last))?;
+    let (text, _) = url.query_pairs().next().context("no words")?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+#[test]
+fn both_layers_are_seen_and_what_nobody_watches_is_not_sent() -> Result<()> {
+    let Some(server) = LiveKit::start()? else { return Ok(()) };
+    let _turn = Turn::shared()?;
+    let go = Scratch::new()?;
+    let pages = pages(&go)?;
+    let cast = Cast::start(room(&server, "page", 2))?;
+    cast.wait_for(State::Running)?;
+    let viewer = watch(&pages, &server, SIZES[1].0)?;
+    wait_for(&pages, &viewer, &cast, "high")?;
+    let first = seen(&pages)?;
+    println!("{first}");
+    ensure!(first["source"] == "screen_share" && first["simulcasted"] == true, "{first}");
+    ensure!(first["heights"] == json!([SIZES[0].1]), "{first}");
+    ensure!(first["energy"].as_f64().is_some_and(|energy| energy > 0.001), "{first}");
+    wait_for(&pages, &viewer, &cast, "low")?;
+    cast.wait("pausing the larger layer", |cast| !cast.is_wanted(0) && cast.is_wanted(1))?;
+    std::fs::write(go.join("on"), "")?;
+    wait_for(&pages, &viewer, &cast, "high-again")?;
+    let last = seen(&pages)?;
+    ensure!(last["heights"] == json!([SIZES[0].1, SIZES[1].1, SIZES[0].1]), "{last}");
+    ensure!(cast.is_wanted(0) && cast.is_wanted(1), "{:?}", cast.asked);
+    std::fs::write(go.join("away"), "")?;
+    cast.wait("pausing everything", |cast| !cast.is_wanted(0) && !cast.is_wanted(1))?;
+    ensure!(cast.status().reconnects == 0, "{:?}", cast.status());
+    Ok(())
+}
+
+#[test]
+fn a_single_layer_is_seen_again_after_the_server_was_killed() -> Result<()> {
+    let Some(mut server) = LiveKit::start()? else { return Ok(()) };
+    let _turn = Turn::shared()?;
+    let go = Scratch::new()?;
+    let pages = pages(&go)?;
+    let cast = Cast::start(room(&server, "page", 1))?;
+    cast.wait_for(State::Running)?;
+    {
+        let viewer = watch(&pages, &server, 0)?;
+        wait_for(&pages, &viewer, &cast, "high")?;
+        ensure!(seen(&pages)?["simulcasted"] == false, "{}", seen(&pages)?);
+    }
+    server.kill();
+    cast.wait_for(State::Recovering)?;
+    println!("{}", cast.error());
+    server.run()?;
+    cast.wait_for(State::Running)?;
+    let pages = self::pages(&go)?;
+    let viewer = watch(&pages, &server, 0)?;
+    wait_for(&pages, &viewer, &cast, "high")
+}
+
+#[test]
+fn a_wrong_key_is_refused_in_words_without_it() -> Result<()> {
+    let Some(server) = LiveKit::start()? else { return Ok(()) };
+    let wrong = |key: &str, secret: &str| -> Result<String> {
+        let mut room = room(&server, "page", 1);
+        let url = RoomUrl::parse(&server.url())?;
+        room.service = RoomService::LiveKit { url, key: key.into(), secret: Secret::new(secret) };
+        let cast = Cast::start(room)?;
+        let error = cast.given_up()?;
+        println!("{error}");
+        Ok(error)
+    };
+    let unknown = wrong("nobody", LiveKit::SECRET)?;
+    ensure!(unknown.contains("refuses: 401") && unknown.contains("invalid API key"), "{unknown}");
+    let signed = wrong(LiveKit::KEY, "another secret, which is as long as it")?;
+    ensure!(signed.contains("refuses: 401") && signed.contains("invalid token: …"), "{signed}");
+    ensure!(!signed.contains("eyJ") && !signed.contains("another secret"), "{signed}");
+    Ok(())
+}
+
+#[test]
+fn the_same_user_again_throws_out_the_first() -> Result<()> {
+    let Some(server) = LiveKit::start()? else { return Ok(()) };
+    let first = Cast::start(room(&server, "page", 1))?;
+    first.wait_for(State::Running)?;
+    let second = Cast::start(room(&server, "page", 1))?;
+    let error = first.given_up()?;
+    ensure!(error.contains("another publisher took over"), "{error}");
+    second.wait_for(State::Running)?;
+    // Somebody else in the same room disturbs nobody.
+    let other = Cast::start(room(&server, "other", 1))?;
+    other.wait_for(State::Running)?;
+    ensure!(
+        second.status().state == State::Running && second.status().reconnects == 0,
+        "{:?}",
+        second.status()
+    );
+    Ok(())
+}
+
+#[test]
+fn who_is_removed_stays_away() -> Result<()> {
+    let Some(server) = LiveKit::start()? else { return Ok(()) };
+    let removed = Cast::start(room(&server, "page", 1))?;
+    removed.wait_for(State::Running)?;
+    server.ask("RemoveParticipant", ROOM, &json!({ "room": ROOM, "identity": "page" }))?;
+    let error = removed.given_up()?;
+    ensure!(error.contains("removed from the room"), "{error}");
+    let deleted = Cast::start(room(&server, "page", 1))?;
+    deleted.wait_for(State::Running)?;
+    server.ask("DeleteRoom", ROOM, &json!({ "room": ROOM }))?;
+    let error = deleted.given_up()?;
+    ensure!(error.contains("the room was deleted"), "{error}");
+    Ok(())
+}
