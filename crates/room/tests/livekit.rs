@@ -1,5 +1,7 @@
 //! A real LiveKit server takes what is published, and LiveKit's own client in Chromium sees and hears it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +14,7 @@ use pagecast_core::spec::{Layer, Room, RoomIds, RoomService, RoomUrl, Secret, Si
 use pagecast_core::{Fps, MediaTime, Packet, Track};
 use pagecast_room::publish::{Encoders, Feed, Publisher, Target};
 use pagecast_testkit::clip::{self, Picture};
-use pagecast_testkit::{LiveKit, Scratch, Server, Turn, Viewer};
+use pagecast_testkit::{LiveKit, Scratch, SelfSigned, Server, Turn, Viewer};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -291,6 +293,22 @@ fn a_wrong_key_is_refused_in_words_without_it() -> Result<()> {
     let signed = wrong(LiveKit::KEY, "another secret, which is as long as it")?;
     ensure!(signed.contains("refuses: 401") && signed.contains("invalid token: …"), "{signed}");
     ensure!(!signed.contains("eyJ") && !signed.contains("another secret"), "{signed}");
+    Ok(())
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_not_trusted() -> Result<()> {
+    let Some(server) = LiveKit::start()? else { return Ok(()) };
+    let stranger = SelfSigned::start()?;
+    let mut room = room(&server, "page", 1);
+    let url = RoomUrl::parse(&stranger.url().replace("https:", "wss:"))?;
+    room.service =
+        RoomService::LiveKit { url, key: LiveKit::KEY.into(), secret: Secret::new(LiveKit::SECRET) };
+    let cast = Cast::start(room)?;
+    cast.wait("an error", |cast| !cast.error().is_empty())?;
+    println!("{}", cast.error());
+    ensure!(cast.error().contains("cannot reach wss://127.0.0.1"), "{}", cast.error());
+    ensure!(cast.error().contains("certificate"), "{}", cast.error());
     Ok(())
 }
 

@@ -12,6 +12,7 @@ pub mod clip;
 pub mod command;
 pub mod flash;
 pub mod flv;
+pub mod link;
 pub mod livekit;
 pub mod lock;
 pub mod media;
@@ -29,6 +30,7 @@ pub mod vod;
 
 pub use browser::{Browser, Page};
 pub use chromium::screenshot;
+pub use link::{Conditions, Link};
 pub use livekit::LiveKit;
 pub use lock::Turn;
 pub use media::Recording;
