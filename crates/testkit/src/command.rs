@@ -41,6 +41,7 @@ pub fn output_of(command: &mut Command) -> Result<Output> {
 pub fn missing(name: &str) -> String {
     let package = match name {
         "ffmpeg" | "ffprobe" => "ffmpeg",
+        "janus" => "janus",
         "npm" => "npm",
         "turnserver" => "coturn",
         "openssl" => "openssl",

@@ -86,8 +86,13 @@ impl Server {
     /// Answers `path` with `reply` instead of a file.
     #[must_use]
     pub fn route(self, path: &str, reply: Reply) -> Self {
-        self.shared.lock().routes.insert(path.to_owned(), reply);
+        self.change_route(path, reply);
         self
+    }
+
+    /// Answers `path` with `reply` from now on.
+    pub fn change_route(&self, path: &str, reply: Reply) {
+        self.shared.lock().routes.insert(path.to_owned(), reply);
     }
 
     /// Serves `folder` below `prefix`, which starts and ends with a slash.

@@ -1,0 +1,279 @@
+//! A real Janus with its VideoRoom plugin. What is said to it goes through loopback; media goes through an address of this machine,
+//! as Janus never uses loopback for it, and does not leave the machine either.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::command::{missing, program};
+use crate::rtmp::free_port;
+use crate::scratch::Scratch;
+use crate::tls;
+
+/// How long Janus may take to start.
+const START: Duration = Duration::from_secs(30);
+/// Parts of Janus that no test needs.
+const UNUSED_PLUGINS: &str = "libjanus_audiobridge.so,libjanus_duktape.so,libjanus_echotest.so,libjanus_lua.so,\
+    libjanus_nosip.so,libjanus_recordplay.so,libjanus_sip.so,libjanus_streaming.so,libjanus_textroom.so,\
+    libjanus_videocall.so,libjanus_voicemail.so";
+const UNUSED_TRANSPORTS: &str =
+    "libjanus_mqtt.so,libjanus_nanomsg.so,libjanus_pfunix.so,libjanus_rabbitmq.so";
+/// Opens its admin interface.
+const ADMIN_SECRET: &str = "admin-of-the-test";
+
+/// What a Janus is like.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Rooms and people are named by text, not by numbers.
+    pub string_ids: bool,
+    /// Has to come with every request.
+    pub api_secret: Option<String>,
+    /// Every request needs a token, of those that [`Janus::add_token`] told it.
+    pub tokens: bool,
+    /// Only who knows it may make rooms.
+    pub admin_key: Option<String>,
+    /// After so many seconds without a word a session is over; 60 if nobody says.
+    pub session_timeout_s: Option<u32>,
+    /// Rooms that are there from the start.
+    pub rooms: Vec<Room>,
+}
+
+/// A room that is there from the start.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    /// Its number, or its name.
+    pub id: String,
+    /// Needed to change it, and to throw people out.
+    pub secret: Option<String>,
+    /// Needed to join.
+    pub pin: Option<String>,
+    /// Most that publish at the same time; 0: as many as Janus likes.
+    pub publishers: u32,
+    /// Only this codec for the picture; H.264 and VP8 if nobody says.
+    pub videocodec: Option<String>,
+}
+
+/// A Janus of our own. Killed when dropped.
+#[derive(Debug)]
+pub struct Janus {
+    child: Option<Child>,
+    scratch: Scratch,
+    config: Config,
+    address: IpAddr,
+    ports: Ports,
+}
+
+#[derive(Debug)]
+struct Ports {
+    ws: u16,
+    wss: u16,
+    http: u16,
+    admin: u16,
+}
+
+impl Janus {
+    /// Starts it on free ports.
+    ///
+    /// # Errors
+    /// It is missing, or does not start; or this machine has no address but loopback.
+    pub fn start(config: Config) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let (_certificate, _key) = tls::certificate(scratch.path())?;
+        let ports = Ports { ws: free_port()?, wss: free_port()?, http: free_port()?, admin: free_port()? };
+        let mut janus = Self { child: None, scratch, config, address: own_address()?, ports };
+        janus.run()?;
+        Ok(janus)
+    }
+
+    /// Starts it again, on the same ports, after [`Janus::kill`].
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn run(&mut self) -> Result<()> {
+        let folder = self.scratch.path().display().to_string();
+        for (name, text) in [
+            ("janus.jcfg", self.core(&folder)),
+            ("janus.transport.websockets.jcfg", self.websockets(&folder)),
+            ("janus.transport.http.jcfg", self.http()),
+            ("janus.plugin.videoroom.jcfg", self.rooms()),
+        ] {
+            fs::write(self.scratch.join(name), text)?;
+        }
+        let mut janus = program("janus");
+        janus.args(["--disable-stdout", "--disable-colors", "--configs-folder", &folder]);
+        janus.arg("--log-file").arg(self.scratch.join("janus.log"));
+        janus.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(janus.spawn().with_context(|| missing("janus"))?);
+        let began = Instant::now();
+        let Ports { ws, wss, http, admin } = self.ports;
+        for port in [ws, wss, http, admin] {
+            while TcpStream::connect(("127.0.0.1", port)).is_err() {
+                let ended =
+                    self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|e| e.is_some()));
+                ensure!(!ended && began.elapsed() < START, "Janus does not start: {}", self.log());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    fn core(&self, folder: &str) -> String {
+        let Config { api_secret, tokens, session_timeout_s, .. } = &self.config;
+        let mut general = format!("configs_folder = \"{folder}\"\nadmin_secret = \"{ADMIN_SECRET}\"\n");
+        general.push_str(&line("api_secret", api_secret.as_deref()));
+        // Writing to a string cannot fail.
+        let _written = writeln!(general, "interface = \"{}\"\ntoken_auth = {tokens}", self.address);
+        if let Some(seconds) = session_timeout_s {
+            let _written = writeln!(general, "session_timeout = {seconds}");
+        }
+        format!(
+            "general: {{\n{general}}}
+             media: {{ ipv6 = false\nrtp_port_range = \"10000-32000\" }}
+             nat: {{ ice_enforce_list = \"{}\"\nignore_mdns = true }}
+             plugins: {{ disable = \"{UNUSED_PLUGINS}\" }}
+             transports: {{ disable = \"{UNUSED_TRANSPORTS}\" }}
+             events: {{ broadcast = false }}
+            ",
+            self.address
+        )
+    }
+
+    fn websockets(&self, folder: &str) -> String {
+        let Ports { ws, wss, .. } = self.ports;
+        format!(
+            "general: {{ json = \"compact\"\nws = true\nws_port = {ws}\nws_ip = \"127.0.0.1\"
+                 wss = true\nwss_port = {wss}\nwss_ip = \"127.0.0.1\" }}
+             admin: {{ admin_ws = false }}
+             certificates: {{ cert_pem = \"{folder}/certificate.pem\"\ncert_key = \"{folder}/key.pem\" }}
+            "
+        )
+    }
+
+    fn http(&self) -> String {
+        let Ports { http, admin, .. } = self.ports;
+        format!(
+            "general: {{ json = \"compact\"\nbase_path = \"/janus\"\nhttp = true\nport = {http}\nip = \"127.0.0.1\"
+                 https = false }}
+             admin: {{ admin_base_path = \"/admin\"\nadmin_http = true\nadmin_port = {admin}
+                 admin_ip = \"127.0.0.1\"\nadmin_https = false }}
+            "
+        )
+    }
+
+    fn rooms(&self) -> String {
+        let Config { string_ids, admin_key, rooms, .. } = &self.config;
+        let key = line("admin_key", admin_key.as_deref());
+        let mut text = format!("general: {{ string_ids = {string_ids}\n{key} }}\n");
+        for room in rooms {
+            let codec = room.videocodec.as_deref().unwrap_or("h264,vp8");
+            let (secret, pin) = (line("secret", room.secret.as_deref()), line("pin", room.pin.as_deref()));
+            let publishers = if room.publishers > 0 {
+                format!("publishers = {}\n", room.publishers)
+            } else {
+                String::new()
+            };
+            let _written = writeln!(
+                text,
+                "room-{}: {{ description = \"of a test\"\n{secret}{pin}{publishers}videocodec = \"{codec}\"
+                 h264_profile = \"42e01f\" }}",
+                room.id
+            );
+        }
+        text
+    }
+
+    /// Knows another token from now on, if it wants any.
+    ///
+    /// # Errors
+    /// It does not take it.
+    pub fn add_token(&self, token: &str) -> Result<()> {
+        let request = serde_json::json!({
+            "janus": "add_token", "token": token, "transaction": "1", "admin_secret": ADMIN_SECRET,
+        })
+        .to_string();
+        let mut stream = TcpStream::connect(("127.0.0.1", self.ports.admin))?;
+        stream.set_read_timeout(Some(START))?;
+        let length = request.len();
+        write!(
+            stream,
+            "POST /admin HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{request}"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.contains("success"), "Janus takes no token: {answer}");
+        Ok(())
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+
+    /// Stops it where it is (`SIGSTOP`), or lets it go on (`SIGCONT`): connections stay, and nobody reads.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
+        Ok(kill_process(pid.context("Janus does not run")?, signal)?)
+    }
+
+    /// Its WebSocket address.
+    #[must_use]
+    pub fn ws_url(&self) -> String {
+        format!("ws://127.0.0.1:{}/", self.ports.ws)
+    }
+
+    /// The same with TLS, and a certificate for `localhost` that nobody vouches for.
+    #[must_use]
+    pub fn wss_url(&self) -> String {
+        format!("wss://localhost:{}/", self.ports.wss)
+    }
+
+    /// Its HTTP address.
+    #[must_use]
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}/janus", self.ports.http)
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.scratch.join("janus.log")
+    }
+}
+
+impl Drop for Janus {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A line of its configuration, if there is a value.
+fn line(name: &str, value: Option<&str>) -> String {
+    value.map(|value| format!("{name} = \"{value}\"\n")).unwrap_or_default()
+}
+
+/// An address of this machine that is not loopback.
+fn own_address() -> Result<IpAddr> {
+    let found = if_addrs::get_if_addrs()?.into_iter();
+    let mut fitting =
+        found.filter(|i| i.is_oper_up() && !i.is_loopback() && !i.is_link_local() && i.ip().is_ipv4());
+    let first = fitting.next().map(|interface| interface.ip());
+    first.context("this machine has loopback only, and Janus does not use that: give it any other address")
+}
