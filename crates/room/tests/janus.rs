@@ -1,0 +1,355 @@
+//! Rooms of a real Janus: published by us, watched by Chromium.
+#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+
+#[path = "janus/feed.rs"]
+mod feed;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_core::Fps;
+use pagecast_core::push::State;
+use pagecast_core::spec::{Layer, Room, RoomIds, RoomService, RoomUrl, Secret, Size};
+use pagecast_room::publish::{Publisher, Status};
+use pagecast_testkit::janus::{Config, Room as Known};
+use pagecast_testkit::{Janus, Reply, Server, Turn, Viewer, said};
+use serde::Deserialize;
+
+use feed::{FPS, Feeder, SIZES};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// How often it is looked at how a room gets on.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What the page says that it sees.
+#[derive(Debug, Deserialize)]
+struct Seen {
+    frames: u64,
+    width: u32,
+    height: u32,
+    energy: f64,
+    state: String,
+}
+
+/// A room of that server, with two layers.
+fn room(url: &str, room: &str, user: &str) -> Result<Room> {
+    let id = |text: &str| text.to_owned();
+    let layers = SIZES.map(|(width, height)| -> Result<Layer> {
+        let fps = Fps::new(FPS).context("no frame rate")?;
+        Ok(Layer { size: Size::new(width, height)?, fps, bitrate_kbps: Some(600) })
+    });
+    let [large, small] = layers;
+    let service =
+        RoomService::Janus { url: RoomUrl::parse(url)?, secret: None, room_secret: None, pin: None };
+    let ids = RoomIds { app: id("app"), room: id(room), user: id(user), task: id("task") };
+    let mut room = Room::new(service, ids, large?);
+    room.layers.push(small?);
+    Ok(room)
+}
+
+/// The same with an API secret, the room's secret and its pin.
+fn with_secrets(mut room: Room, secrets: [Option<&str>; 3]) -> Room {
+    if let RoomService::Janus { secret, room_secret, pin, .. } = &mut room.service {
+        [*secret, *room_secret, *pin] = secrets.map(|text| text.map(Secret::new));
+    }
+    room
+}
+
+/// Waits until a room gets on like that.
+fn wait(publisher: &Publisher, what: &str, fits: impl Fn(&Status) -> bool) -> Result<Status> {
+    let began = Instant::now();
+    loop {
+        let status = publisher.status();
+        if fits(&status) {
+            return Ok(status);
+        }
+        ensure!(began.elapsed() < LIMIT && !publisher.is_over(), "{what} took too long: {status:?}");
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+/// Waits until a room is given up; why.
+fn given_up(publisher: &Publisher) -> Result<String> {
+    let began = Instant::now();
+    while !publisher.is_over() {
+        let status = publisher.status();
+        let tried_again = status.state == State::Recovering;
+        ensure!(began.elapsed() < LIMIT && !tried_again, "it is not given up: {status:?}");
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    publisher.status().error.context("there is no error")
+}
+
+/// Why a room is given up at once.
+fn refused(room: Room) -> Result<String> {
+    given_up(&Publisher::start(room)?)
+}
+
+fn runs(status: &Status) -> bool {
+    status.state == State::Running
+}
+
+fn known(id: &str) -> Known {
+    Known { id: id.into(), ..Known::default() }
+}
+
+/// What a browser sees of a user in a room.
+struct Watched {
+    pages: Server,
+    _viewer: Viewer,
+}
+
+impl Watched {
+    fn new(janus: &Janus, query: &str) -> Result<Self> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = Server::start()?.folder("/pages/", &here.join("tests/pages"));
+        pages.change_route("/choice", Reply::Html(200, String::new()));
+        let viewer =
+            Viewer::open(&pages.url(&format!("pages/janus.html?server={}&{query}", janus.ws_url())))?;
+        Ok(Self { pages, _viewer: viewer })
+    }
+
+    fn choose(&self, substream: u32) {
+        self.pages.change_route("/choice", Reply::Html(200, substream.to_string()));
+    }
+
+    /// Waits until frames of this size advance, after the `from`th thing that was said; its place.
+    fn wait_for(&self, from: usize, (width, height): (u32, u32)) -> Result<usize> {
+        let (at, first) = said::wait_until(&self.pages, "seen", from, LIMIT, |seen: &Seen| {
+            (seen.width, seen.height) == (width, height)
+        })?;
+        let (at, seen) = said::wait_until(&self.pages, "seen", at, LIMIT, |seen: &Seen| {
+            seen.frames >= first.frames + 30 && (seen.width, seen.height) == (width, height)
+        })?;
+        println!("{first:?}, later {seen:?}");
+        ensure!(seen.state == "connected", "{seen:?}");
+        Ok(at)
+    }
+
+    fn wait_for_sound(&self) -> Result<()> {
+        let (_, seen) = said::wait_until(&self.pages, "seen", 0, LIMIT, |seen: &Seen| seen.energy > 0.001)?;
+        println!("energy {}", seen.energy);
+        Ok(())
+    }
+}
+
+/// A browser watches both layers, as it chooses.
+fn both_layers_are_watched(janus: &Janus, published: Room, query: &str) -> Result<()> {
+    let publisher = Publisher::start(published)?;
+    let (_feeder, feed, encoders) = Feeder::start()?;
+    publisher.feed(feed, encoders);
+    wait(&publisher, "connecting", runs)?;
+    let watched = Watched::new(janus, query)?;
+    watched.choose(1);
+    let at = watched.wait_for(0, SIZES[0])?;
+    watched.wait_for_sound()?;
+    watched.choose(0);
+    let at = watched.wait_for(at, SIZES[1])?;
+    watched.choose(1);
+    watched.wait_for(at, SIZES[0])?;
+    let status = publisher.status();
+    println!("{status:?}");
+    ensure!(runs(&status) && status.reconnects == 0, "{status:?}");
+    let (status, _) = publisher.finish().context("the thread panicked")?;
+    ensure!(status.error.is_none(), "{status:?}");
+    Ok(())
+}
+
+#[test]
+fn a_browser_chooses_layers_of_what_came_by_websocket() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let janus = Janus::start(Config { rooms: vec![known("1234")], ..Config::default() })?;
+    both_layers_are_watched(&janus, room(&janus.ws_url(), "1234", "webcast")?, "room=1234&user=webcast")
+}
+
+#[test]
+fn a_browser_chooses_layers_of_what_came_by_http() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let config = Config { string_ids: true, api_secret: Some("api-secret".into()), ..Config::default() };
+    let janus =
+        Janus::start(Config { rooms: vec![Known { pin: Some("pin-1".into()), ..known("4711") }], ..config })?;
+    // A room whose name looks like a number, on a server where none is.
+    let published = room(&janus.http_url(), "4711", "webcast")?;
+    let published = with_secrets(published, [Some("api-secret"), None, Some("pin-1")]);
+    let query = "room=%224711%22&user=webcast&secret=api-secret&pin=pin-1";
+    both_layers_are_watched(&janus, published, query)
+}
+
+#[test]
+fn a_room_that_is_missing_is_made_if_that_is_allowed() -> Result<()> {
+    let janus = Janus::start(Config::default())?;
+    let published =
+        with_secrets(room(&janus.ws_url(), "77", "webcast")?, [None, Some("of-the-room"), Some("pin-1")]);
+    let publisher = Publisher::start(published)?;
+    wait(&publisher, "connecting", runs)?;
+    // It has the pin that it was made with.
+    let error = refused(room(&janus.ws_url(), "77", "somebody")?)?;
+    ensure!(error.contains("refuses") && error.contains("pin"), "{error}");
+    let error =
+        refused(with_secrets(room(&janus.ws_url(), "77", "somebody")?, [None, None, Some("guess-1")]))?;
+    ensure!(error.contains("wrong pin") && !error.contains("guess-1"), "{error}");
+    drop(publisher.finish());
+
+    let janus = Janus::start(Config { admin_key: Some("key-of-the-admin".into()), ..Config::default() })?;
+    let error = refused(room(&janus.http_url(), "77", "webcast")?)?;
+    ensure!(error.contains("there is no room 77, and we may not make one"), "{error}");
+    let error = refused(room(&janus.http_url(), "demo", "webcast")?)?;
+    ensure!(error.contains("its rooms have numbers, and this is none: demo"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn who_has_no_secret_is_refused() -> Result<()> {
+    let janus = Janus::start(Config {
+        api_secret: Some("api-secret".into()),
+        rooms: vec![known("1")],
+        ..Config::default()
+    })?;
+    for url in [janus.ws_url(), janus.http_url()] {
+        let error = refused(room(&url, "1", "webcast")?)?;
+        ensure!(error.contains("it wants an API secret or a token"), "{error}");
+        let error = refused(with_secrets(room(&url, "1", "webcast")?, [Some("guess-1"), None, None]))?;
+        ensure!(error.contains("secret or token is wrong") && !error.contains("guess-1"), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn tokens_are_known_to_the_server() -> Result<()> {
+    let janus = Janus::start(Config { tokens: true, rooms: vec![known("1")], ..Config::default() })?;
+    // What it is made of is filled in.
+    janus.add_token("token-of-webcast")?;
+    for url in [janus.ws_url(), janus.http_url()] {
+        let published = |user| -> Result<Room> {
+            Ok(with_secrets(room(&url, "1", user)?, [Some("token-of-{user}"), None, None]))
+        };
+        let error = refused(published("somebody")?)?;
+        ensure!(error.contains("secret or token is wrong"), "{error}");
+        let publisher = Publisher::start(published("webcast")?)?;
+        wait(&publisher, "connecting", runs)?;
+        drop(publisher.finish());
+    }
+    Ok(())
+}
+
+/// A publisher that runs.
+fn running(room: Room) -> Result<Publisher> {
+    let publisher = Publisher::start(room)?;
+    wait(&publisher, "connecting", runs)?;
+    Ok(publisher)
+}
+
+#[test]
+fn the_same_user_takes_over() -> Result<()> {
+    let secret = |id: &str| Known { secret: Some("of-the-room".into()), ..known(id) };
+    let numbers = Janus::start(Config { rooms: vec![known("1"), secret("2")], ..Config::default() })?;
+    let texts = Config { string_ids: true, rooms: vec![secret("demo")], ..Config::default() };
+    let texts = Janus::start(texts)?;
+    // A room without a secret, one with it, and another kind of server by another way.
+    for (url, id) in [(numbers.ws_url(), "1"), (numbers.ws_url(), "2"), (texts.http_url(), "demo")] {
+        let published = |user| -> Result<Room> {
+            Ok(with_secrets(room(&url, id, user)?, [None, Some("of-the-room"), None]))
+        };
+        let (bystander, first) = (running(published("bystander")?)?, running(published("webcast")?)?);
+        let second = running(published("webcast")?)?;
+        let error = given_up(&first)?;
+        ensure!(error == "another publisher took over as this user", "{error}");
+        for other in [&second, &bystander] {
+            let status = other.status();
+            ensure!(runs(&status) && status.reconnects == 0, "{status:?}");
+        }
+        drop([first, second, bystander].map(Publisher::finish));
+    }
+    Ok(())
+}
+
+#[test]
+fn without_the_secret_of_the_room_both_stay() -> Result<()> {
+    let secret = Some("of-the-room".to_owned());
+    let janus = Janus::start(Config { rooms: vec![Known { secret, ..known("2") }], ..Config::default() })?;
+    let first = running(room(&janus.ws_url(), "2", "webcast")?)?;
+    let second = running(room(&janus.ws_url(), "2", "webcast")?)?;
+    let wrong = with_secrets(room(&janus.ws_url(), "2", "webcast")?, [None, Some("guess-1"), None]);
+    let error = refused(wrong)?;
+    ensure!(
+        error.contains("the room's secret to throw it out is wrong") && !error.contains("guess-1"),
+        "{error}"
+    );
+    for publisher in [first, second] {
+        let status = publisher.status();
+        ensure!(runs(&status) && status.reconnects == 0, "{status:?}");
+        drop(publisher.finish());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_was_killed_is_found_again() -> Result<()> {
+    let mut janus = Janus::start(Config { rooms: vec![known("1")], ..Config::default() })?;
+    let publishers =
+        [running(room(&janus.ws_url(), "1", "one")?)?, running(room(&janus.http_url(), "1", "two")?)?];
+    janus.kill();
+    for publisher in &publishers {
+        let status = wait(publisher, "losing the server", |status| status.error.is_some())?;
+        println!("{:?}", status.error);
+        ensure!(!publisher.is_over(), "{status:?}");
+    }
+    janus.run()?;
+    let returned = Instant::now();
+    for publisher in publishers {
+        let status = wait(&publisher, "finding it again", runs)?;
+        println!("back {:?} after its return", returned.elapsed());
+        ensure!(status.reconnects == 1, "{status:?}");
+        drop(publisher.finish());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_room_and_a_codec_that_is_not_taken_are_told() -> Result<()> {
+    let full = Known { publishers: 1, ..known("1") };
+    let vp9 = Known { videocodec: Some("vp9".into()), ..known("2") };
+    let janus = Janus::start(Config { rooms: vec![full, vp9], ..Config::default() })?;
+    let first = running(room(&janus.ws_url(), "1", "one")?)?;
+    // Somebody may leave, so it is tried again, and the first one leaves.
+    let second = Publisher::start(room(&janus.ws_url(), "1", "two")?)?;
+    let status = wait(&second, "hearing that it is full", |status| status.error.is_some())?;
+    ensure!(
+        !second.is_over() && status.error.as_deref().is_some_and(|e| e.contains("as many publish as may")),
+        "{status:?}"
+    );
+    drop(first.finish());
+    wait(&second, "getting in", runs)?;
+    drop(second.finish());
+    let error = refused(room(&janus.ws_url(), "2", "webcast")?)?;
+    ensure!(error.contains("takes no H.264"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_not_trusted() -> Result<()> {
+    let janus = Janus::start(Config { rooms: vec![known("1")], ..Config::default() })?;
+    let publisher = Publisher::start(room(&janus.wss_url(), "1", "webcast")?)?;
+    let status = wait(&publisher, "refusing", |status| status.error.is_some())?;
+    println!("{:?}", status.error);
+    // Somebody may put that right, so it is not given up.
+    ensure!(!publisher.is_over() && status.error.is_some_and(|error| error.contains("certificate")));
+    drop(publisher.finish());
+    Ok(())
+}
+
+#[test]
+fn a_session_is_kept_alive() -> Result<()> {
+    let config = Config { session_timeout_s: Some(27), rooms: vec![known("1")], ..Config::default() };
+    let janus = Janus::start(config)?;
+    let publishers =
+        [running(room(&janus.ws_url(), "1", "one")?)?, running(room(&janus.http_url(), "1", "two")?)?];
+    // That time passes is what is tested.
+    std::thread::sleep(Duration::from_secs(36));
+    for publisher in publishers {
+        let (status, _) = publisher.finish().context("the thread panicked")?;
+        ensure!(status.error.is_none() && status.reconnects == 0, "{status:?}");
+    }
+    Ok(())
+}
