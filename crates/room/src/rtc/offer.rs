@@ -64,6 +64,8 @@ pub(crate) struct Peer {
     /// When the cast's time was zero.
     origin: Option<Instant>,
     connected: bool,
+    /// What the line carries in bit/s: as we see it (TWCC), and as the server says (REMB).
+    carries: [Option<u32>; 2],
     stats: Stats,
 }
 
@@ -156,6 +158,7 @@ impl Peer {
             payload: None,
             origin: None,
             connected: false,
+            carries: [None; 2],
             stats,
         };
         peer.describe();
@@ -359,12 +362,13 @@ impl Peer {
             RtcEvent::KeyframeRequest(request) => {
                 Some(Event::Keyframe(self.rids.iter().position(|rid| *rid == request.rid).unwrap_or(0)))
             }
-            RtcEvent::EgressBitrateEstimate(
-                BweKind::Twcc { estimate, can_probe: true } | BweKind::Remb { estimate, .. },
-            ) => {
-                let bps = u32::try_from(estimate.as_u64()).unwrap_or(u32::MAX);
-                self.stats.estimate_bps = Some(bps);
-                Some(Event::Estimate(bps))
+            RtcEvent::EgressBitrateEstimate(BweKind::Twcc { estimate, can_probe: true }) => {
+                self.carries[0] = Some(u32::try_from(estimate.as_u64()).unwrap_or(u32::MAX));
+                self.estimate()
+            }
+            RtcEvent::EgressBitrateEstimate(BweKind::Remb { estimate, .. }) => {
+                self.carries[1] = Some(u32::try_from(estimate.as_u64()).unwrap_or(u32::MAX));
+                self.estimate()
             }
             RtcEvent::PeerStats(stats) => {
                 self.measure(&stats);
@@ -376,6 +380,12 @@ impl Peer {
             }
             _ => None,
         }
+    }
+
+    /// The least that anybody says. A server that says what it wants at most (Janus does) says nothing about the line.
+    fn estimate(&mut self) -> Option<Event> {
+        self.stats.estimate_bps = self.carries.into_iter().flatten().min();
+        self.stats.estimate_bps.map(Event::Estimate)
     }
 
     fn measure(&mut self, stats: &PeerStats) {
