@@ -151,7 +151,11 @@ impl Whip {
                 }
                 self.read(response).await.map(Some)
             }
-            _ => Err(self.judge(response).await),
+            // The server took us once: if it does not know the session any more, it will take a new one.
+            _ => Err(match self.judge(response).await {
+                Error::Refused { server, why } => Error::Failed { server, why },
+                error => error,
+            }),
         }
     }
 }
