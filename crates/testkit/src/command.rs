@@ -42,8 +42,8 @@ pub fn missing(name: &str) -> String {
     let package = match name {
         "ffmpeg" | "ffprobe" => "ffmpeg",
         "janus" => "janus",
-        "npm" => "npm",
         "turnserver" => "coturn",
+        "node" | "npm" => "npm",
         "openssl" => "openssl",
         "nginx" => "nginx-light libnginx-mod-rtmp libnginx-mod-stream",
         other if other.contains("chromium") => "chromium",

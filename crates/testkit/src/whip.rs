@@ -1,0 +1,116 @@
+//! A WHIP server that is not ours: Debian's simple-whip-server, which publishes in rooms of Janus.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::command::{missing, output_of, program};
+use crate::janus::Janus;
+use crate::rtmp::free_port;
+use crate::scratch::Scratch;
+
+/// How long it may take to start, and to answer.
+const START: Duration = Duration::from_secs(30);
+
+/// A WHIP server in front of a Janus, on loopback. Killed when dropped.
+#[derive(Debug)]
+pub struct Whip {
+    child: Child,
+    scratch: Scratch,
+    port: u16,
+}
+
+impl Whip {
+    /// Starts it on a free port; it is installed first if it is not. `None`, said on stdout, where it cannot be installed.
+    ///
+    /// # Errors
+    /// The installation fails, or it does not start.
+    #[expect(clippy::print_stdout, reason = "a test that is skipped says so by name")]
+    pub fn start(janus: &Janus) -> Result<Option<Self>> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        output_of(&mut program(root.join("tests/third-party/install")))
+            .context("cannot install a WHIP server")?;
+        let installed = root.join("target/third-party/whip").canonicalize();
+        let Some(installed) = installed.ok().filter(|folder| folder.join("src/server.js").exists()) else {
+            println!("skipped: simple-whip-server (no Debian)");
+            return Ok(None);
+        };
+        let (scratch, port) = (Scratch::new()?, free_port()?);
+        for name in ["server.js", "whip-janus.js"] {
+            fs::copy(installed.join("src").join(name), scratch.join(name))?;
+        }
+        let config = json!({
+            "janus": { "address": janus.ws_url() },
+            "port": { "host": "127.0.0.1", "port": port },
+            "rest": "/whip",
+            "allowTrickle": true,
+            "strictETags": false,
+            "iceServers": [],
+        });
+        fs::write(scratch.join("config.js"), format!("module.exports = {config}"))?;
+        let log = File::create(scratch.join("log"))?;
+        let mut node = program("node");
+        node.arg("server.js").current_dir(scratch.path()).env("NODE_PATH", installed.join("node_modules"));
+        node.env("DEBUG", "whip:*,janus:*,-janus:vdebug").env("NO_COLOR", "1");
+        node.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = node.spawn().with_context(|| missing("node"))?;
+        let mut server = Self { child, scratch, port };
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = server.child.try_wait().is_ok_and(|ended| ended.is_some());
+            ensure!(!ended && began.elapsed() < START, "the WHIP server does not start: {}", server.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Some(server))
+    }
+
+    /// Makes an endpoint that publishes in a room under its own name; `more` may have a `token` and the room's `pin`.
+    ///
+    /// # Errors
+    /// There is one of that name.
+    pub fn add_endpoint(&self, name: &str, room: &Value, more: &Value) -> Result<()> {
+        let mut request = json!({ "id": name, "room": room, "label": name });
+        for key in ["token", "pin"] {
+            if let Some(value) = more.get(key) {
+                request[key] = value.clone();
+            }
+        }
+        let (body, mut stream) = (request.to_string(), TcpStream::connect(("127.0.0.1", self.port))?);
+        stream.set_read_timeout(Some(START))?;
+        write!(
+            stream,
+            "POST /whip/create HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "the WHIP server makes no endpoint: {answer}");
+        Ok(())
+    }
+
+    /// Where to publish.
+    #[must_use]
+    pub fn url(&self, endpoint: &str) -> String {
+        format!("http://127.0.0.1:{}/whip/endpoint/{endpoint}", self.port)
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Whip {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
