@@ -55,7 +55,6 @@ pub(crate) struct Janus {
     link: Option<Link>,
     session: Option<u64>,
     handle: Option<u64>,
-    room: Option<Name>,
     offer: Option<String>,
     transactions: u64,
     candidates: VecDeque<String>,
@@ -88,7 +87,6 @@ impl Janus {
             link: None,
             session: None,
             handle: None,
-            room: None,
             offer: None,
             transactions: 0,
             candidates: VecDeque::new(),
@@ -223,9 +221,7 @@ impl Janus {
             return Err(self.failed("it made no session"));
         }
         let room = self.find_room().await?;
-        self.enter(&room).await?;
-        self.room = Some(room);
-        Ok(())
+        self.enter(&room).await
     }
 
     /// How the server names the room, which is made if it is not there.
