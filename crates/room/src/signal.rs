@@ -140,14 +140,9 @@ pub(crate) fn dialect(room: &Room) -> Box<dyn Signal> {
         RoomService::LiveKit { url, key, secret } => {
             Box::new(livekit::LiveKit::new(url, key, secret, &room.ids))
         }
-        RoomService::Janus { .. } => Box::new(whip::Whip::new(
         RoomService::Janus { url, secret, room_secret, pin } => {
             Box::new(janus::Janus::new(url, [secret, room_secret, pin].map(Option::as_ref), &room.ids))
-        RoomService::LiveKit { .. } => Box::new(whip::Whip::new(
-            &pagecast_core::spec::RoomUrl::parse("http://localhost").unwrap_or_else(|_| unreachable!()),
-            None,
-            &room.ids,
-        )),
+        }
     }
 }
 
