@@ -1,9 +1,11 @@
 //! Ticks and samples become packets.
 //!
-//! [`plan`] decides which ticks are worth encoding, [`video`] and [`audio`] are one named thread each.
+//! [`plan`] decides which ticks are worth encoding, [`video`] and [`audio`] are one named thread for each encoder; where there are
+//! several, [`split`] hands each of them everything.
 
 pub mod audio;
 mod plan;
+pub mod split;
 pub mod video;
 
 use std::sync::Arc;
