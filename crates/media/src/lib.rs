@@ -13,6 +13,7 @@ pub mod fanout;
 mod mux;
 pub mod push;
 pub mod record;
+pub mod scale;
 pub mod sheet;
 pub mod still;
 pub mod store;
