@@ -54,7 +54,7 @@ pub enum Track {
     Audio,
 }
 
-/// One encoded unit: an H.264 access unit (Annex B) or an AAC frame (raw, no ADTS).
+/// One encoded unit: an H.264 access unit (Annex B), a VP8 frame, an AAC frame (raw, no ADTS) or an Opus packet.
 #[derive(Debug, Clone)]
 pub struct Packet {
     /// The stream it belongs to.

@@ -4,20 +4,23 @@
 //! several, [`split`] hands each of them everything.
 
 pub mod audio;
+mod out;
 mod plan;
+mod rate;
 pub mod split;
 pub mod video;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread::JoinHandle;
 
 use ff::codec::Parameters;
 use ffmpeg_the_third as ff;
-use pagecast_core::{Fps, MediaTime, Packet};
+use pagecast_core::{Fps, MediaTime};
 
-pub use plan::{Choice, Plan};
+pub use out::{Out, Took};
+pub use plan::{Choice, Keying, Plan, Weight};
+pub use rate::Rate;
 
 /// Why nothing can be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +84,7 @@ impl End {
 pub struct Keyframes(Arc<AtomicBool>);
 
 impl Keyframes {
-    /// The next tick is a keyframe, or the first that is a second after the last one.
+    /// The next tick is a keyframe, or the first that is far enough from the last one.
     pub fn request(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -100,28 +103,13 @@ fn spawn(
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| Error::Thread(name, e))
 }
 
-/// Sends on what an encoder has ready, and counts it. False when nobody takes packets any more. Blocks while the taker is
-/// behind, which [`fanout`](crate::fanout) never is for long: then ticks and samples queue up, and beyond that the display keeps
-/// its changes and samples become silence.
-fn drain(
-    encoder: &mut ff::encoder::Encoder,
-    name: &'static str,
-    bytes: &AtomicU64,
-    out: &SyncSender<Packet>,
-    describe: impl Fn(&ff::Packet, Arc<[u8]>) -> Packet,
-) -> Result<bool, Error> {
+/// The next packet that an encoder has ready.
+fn receive(encoder: &mut ff::encoder::Encoder, name: &'static str) -> Result<Option<ff::Packet>, Error> {
     let mut packet = ff::Packet::empty();
-    loop {
-        match encoder.receive_packet(&mut packet) {
-            Ok(()) => {}
-            Err(e) if wants_more(e) => return Ok(true),
-            Err(e) => return Err(Error::Encode(name, e)),
-        }
-        let data: Arc<[u8]> = packet.data().unwrap_or_default().into();
-        bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-        if out.send(describe(&packet, data)).is_err() {
-            return Ok(false);
-        }
+    match encoder.receive_packet(&mut packet) {
+        Ok(()) => Ok(Some(packet)),
+        Err(e) if wants_more(e) => Ok(None),
+        Err(e) => Err(Error::Encode(name, e)),
     }
 }
 

@@ -87,7 +87,7 @@ fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
     let (runs_in, runs) = sync_channel(0);
     let (packets_in, packets) = sync_channel(1000);
     let end = End::new(None);
-    let thread = audio::Encoder::open()?.spawn(runs, end.clone(), packets_in)?;
+    let thread = audio::Encoder::open(audio::Config::FILES)?.spawn(runs, end.clone(), packets_in)?;
     runs_in.send(run(0, 48_000, 0.1))?;
     // Nothing in it; it is taken when the run before it has been dealt with.
     runs_in.send(run(48_000, 0, 0.1))?;
@@ -104,8 +104,11 @@ fn when_nobody_listens_a_day_of_silence_is_not_encoded() -> Result<()> {
     let (packets_in, packets) = sync_channel(1);
     drop(packets);
     let begin = Instant::now();
-    let thread =
-        audio::Encoder::open()?.spawn(stream::through(Vec::new()), end_at(86_400 * 48_000), packets_in)?;
+    let thread = audio::Encoder::open(audio::Config::FILES)?.spawn(
+        stream::through(Vec::new()),
+        end_at(86_400 * 48_000),
+        packets_in,
+    )?;
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     ensure!(begin.elapsed() < Duration::from_secs(2), "it took {:?}", begin.elapsed());
     Ok(())

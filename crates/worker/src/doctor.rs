@@ -49,9 +49,7 @@ pub fn examine(folder: &Path) -> Vec<Check> {
 
 fn encoder() -> Check {
     let opened = Size::new(1280, 720).ok().zip(Fps::new(30)).map(|(size, fps)| {
-        let keyframe_interval = KEYFRAME_INTERVAL;
-        let config = video::Config { size, fps, bitrate_bps: 4_500_000, keyframe_interval, encodes: true };
-        let open = video::Encoder::open(config);
+        let open = video::Encoder::open(video::Config::files(size, fps, 4_500_000, KEYFRAME_INTERVAL));
         open.map(drop).map_err(|e| e.to_string())
     });
     let (good, found) = verdict(opened.unwrap_or(Ok(())), "libx264");
@@ -64,7 +62,10 @@ fn encoder() -> Check {
 }
 
 fn aac() -> Check {
-    let (good, found) = verdict(audio::Encoder::open().map(drop).map_err(|e| e.to_string()), "libavcodec");
+    let (good, found) = verdict(
+        audio::Encoder::open(audio::Config::FILES).map(drop).map_err(|e| e.to_string()),
+        "libavcodec",
+    );
     Check::new("AAC encoder", good, found, "install FFmpeg's libraries (apt install libavcodec59)")
 }
 

@@ -1,29 +1,79 @@
-//! AAC-LC by libavcodec, on the thread `encode-audio`.
+//! AAC-LC by libavcodec, on the thread `encode-audio`, and Opus by libopus, on `encode-room-audio`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use ff::codec::Parameters;
 use ff::format::Sample;
-use ff::format::sample::Type::Planar;
+use ff::format::sample::Type::{Packed, Planar};
 use ff::frame;
 use ffmpeg_the_third as ff;
 use pagecast_core::{CHANNELS, MediaTime, Packet, SAMPLE_RATE, Samples, Track};
 
-use super::{End, Error, drain, spawn};
+use super::out::{Out, Took};
+use super::{End, Error, receive, spawn};
 
-const NAME: &str = "AAC";
-/// Bitrate in bit/s.
-const BITRATE_BPS: usize = 128_000;
+/// Bitrates in bit/s.
+const AAC_BPS: u32 = 128_000;
+const OPUS_BPS: u32 = 96_000;
+/// Loss that Opus is made for, in per cent. From 9 on, libopus (1.3) makes everything so that it can be mended, by the means that
+/// voices are coded with. Below, it leaves what it takes for music alone, which sounds better as long as nothing is lost.
+const OPUS_LOSS_PERCENT: u32 = 10;
 /// Longest gap that is filled at once, in samples; a longer one means that the clock jumped, and is filled in steps.
 const MAX_FILL: usize = SAMPLE_RATE as usize;
+
+/// What to encode to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// How sound is encoded.
+    pub codec: Codec,
+    /// Bitrate in bit/s.
+    pub bitrate_bps: u32,
+    /// Loss of packets that it should bear, in per cent, if the codec can.
+    pub expected_loss_percent: u32,
+}
+
+/// How sound is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// AAC-LC, for files and pushes.
+    Aac,
+    /// Opus, 20 ms a packet, with what mends the packet before if that is lost (in-band FEC): for rooms.
+    Opus,
+}
+
+impl Config {
+    /// For files and pushes.
+    pub const FILES: Self = Self { codec: Codec::Aac, bitrate_bps: AAC_BPS, expected_loss_percent: 0 };
+    /// For rooms.
+    pub const ROOM: Self =
+        Self { codec: Codec::Opus, bitrate_bps: OPUS_BPS, expected_loss_percent: OPUS_LOSS_PERCENT };
+}
+
+impl Codec {
+    /// As errors call it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Aac => "AAC",
+            Self::Opus => "Opus (libopus)",
+        }
+    }
+
+    const fn thread(self) -> &'static str {
+        match self {
+            Self::Aac => "encode-audio",
+            Self::Opus => "encode-room-audio",
+        }
+    }
+}
 
 /// Counted while the encoder runs.
 #[derive(Debug, Default)]
 pub struct Stats {
     bytes: AtomicU64,
+    lost: AtomicU64,
     filled: AtomicU64,
 }
 
@@ -32,6 +82,12 @@ impl Stats {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Packets that found no room with their taker.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Samples that never arrived and were replaced by silence.
@@ -44,6 +100,7 @@ impl Stats {
 /// An open encoder.
 pub struct Encoder {
     inner: ff::encoder::audio::Encoder,
+    codec: Codec,
     frame: frame::Audio,
     /// Samples in `frame`.
     fill: usize,
@@ -65,21 +122,37 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Open`].
-    pub fn open() -> Result<Self, Error> {
-        let codec = ff::encoder::find(ff::codec::Id::AAC).ok_or(Error::Missing(NAME))?;
-        let fail = |e| Error::Open(NAME, e);
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let name = config.codec.name();
+        let fail = |e| Error::Open(name, e);
+        let (library, format) = match config.codec {
+            Codec::Aac => ("aac", Sample::F32(Planar)),
+            Codec::Opus => ("libopus", Sample::F32(Packed)),
+        };
+        let codec = ff::encoder::find_by_name(library).ok_or(Error::Missing(name))?;
         let mut audio = ff::codec::Context::new_with_codec(codec).encoder().audio().map_err(fail)?;
         audio.set_rate(SAMPLE_RATE as i32);
-        audio.set_format(Sample::F32(Planar));
+        audio.set_format(format);
         audio.set_ch_layout(ff::ChannelLayout::STEREO);
-        audio.set_bit_rate(BITRATE_BPS);
+        audio.set_bit_rate(config.bitrate_bps as usize);
         audio.set_time_base((1, SAMPLE_RATE as i32));
-        audio.set_flags(ff::codec::Flags::GLOBAL_HEADER);
-        let inner = audio.open().map_err(fail)?;
+        let mut options = ff::Dictionary::new();
+        match config.codec {
+            Codec::Aac => audio.set_flags(ff::codec::Flags::GLOBAL_HEADER),
+            Codec::Opus => {
+                options.set("application", "audio");
+                options.set("frame_duration", "20");
+                options.set("vbr", "constrained");
+                options.set("fec", "1");
+                options.set("packet_loss", config.expected_loss_percent.to_string());
+            }
+        }
+        let inner = audio.open_with(options).map_err(fail)?;
         let size = inner.frame_size() as usize;
-        let mut frame = frame::Audio::new(Sample::F32(Planar), size, ff::ChannelLayoutMask::STEREO);
+        let mut frame = frame::Audio::new(format, size, ff::ChannelLayoutMask::STEREO);
         frame.set_rate(SAMPLE_RATE);
-        Ok(Self { inner, frame, fill: 0, taken: 0, unwanted: false, stats: Arc::default() })
+        let (stats, codec) = (Arc::default(), config.codec);
+        Ok(Self { inner, codec, frame, fill: 0, taken: 0, unwanted: false, stats })
     }
 
     /// What a muxer must know.
@@ -102,12 +175,12 @@ impl Encoder {
         mut self,
         samples: Receiver<Samples>,
         end: End,
-        out: SyncSender<Packet>,
+        mut out: impl Out,
     ) -> Result<JoinHandle<Result<(), Error>>, Error> {
-        spawn("encode-audio", move || self.run(&samples, &end, &out))
+        spawn(self.codec.thread(), move || self.run(&samples, &end, &mut out))
     }
 
-    fn run(&mut self, samples: &Receiver<Samples>, end: &End, out: &SyncSender<Packet>) -> Result<(), Error> {
+    fn run(&mut self, samples: &Receiver<Samples>, end: &End, out: &mut dyn Out) -> Result<(), Error> {
         while let Ok(run) = samples.recv() {
             // The end may be decided late, and then lies before what was taken already.
             let last = samples_until(end.get());
@@ -125,22 +198,21 @@ impl Encoder {
     }
 
     /// Fills up to the end, if there is one, and flushes.
-    fn finish(&mut self, end: &End, out: &SyncSender<Packet>) -> Result<(), Error> {
+    fn finish(&mut self, end: &End, out: &mut dyn Out) -> Result<(), Error> {
         let last = end.get();
         if last != MediaTime(i64::MAX) {
             let missing = samples_until(last).saturating_sub(self.taken);
             self.silence(missing, out)?;
         }
-        let fail = |e| Error::Encode(NAME, e);
         if self.fill > 0 {
             self.frame.set_samples(self.fill);
             self.encode(out)?;
         }
-        self.inner.send_eof().map_err(fail)?;
+        self.inner.send_eof().map_err(|e| Error::Encode(self.codec.name(), e))?;
         self.drain(out)
     }
 
-    fn silence(&mut self, mut samples: u64, out: &SyncSender<Packet>) -> Result<(), Error> {
+    fn silence(&mut self, mut samples: u64, out: &mut dyn Out) -> Result<(), Error> {
         let zeros = vec![0.0; index(samples).min(MAX_FILL) * CHANNELS];
         while samples > 0 && !self.unwanted {
             let step = samples.min(MAX_FILL as u64);
@@ -150,17 +222,12 @@ impl Encoder {
         Ok(())
     }
 
-    fn push(&mut self, mut pcm: &[f32], out: &SyncSender<Packet>) -> Result<(), Error> {
+    fn push(&mut self, mut pcm: &[f32], out: &mut dyn Out) -> Result<(), Error> {
         let size = self.inner.frame_size() as usize;
         while !pcm.is_empty() {
             let count = (size - self.fill).min(pcm.len() / CHANNELS);
             let (now, later) = pcm.split_at(count * CHANNELS);
-            for channel in 0..CHANNELS {
-                let plane = &mut self.frame.plane_mut::<f32>(channel)[self.fill..self.fill + count];
-                for (to, from) in plane.iter_mut().zip(now.iter().skip(channel).step_by(CHANNELS)) {
-                    *to = from.clamp(-1.0, 1.0);
-                }
-            }
+            self.fill_in(now, count);
             self.fill += count;
             self.taken += count as u64;
             pcm = later;
@@ -171,21 +238,45 @@ impl Encoder {
         Ok(())
     }
 
-    fn encode(&mut self, out: &SyncSender<Packet>) -> Result<(), Error> {
+    /// Copies `count` samples into the frame, behind those that are there.
+    fn fill_in(&mut self, pcm: &[f32], count: usize) {
+        let range = self.fill..self.fill + count;
+        if self.frame.is_planar() {
+            for channel in 0..CHANNELS {
+                let plane = &mut self.frame.plane_mut::<f32>(channel)[range.clone()];
+                for (to, from) in plane.iter_mut().zip(pcm.iter().skip(channel).step_by(CHANNELS)) {
+                    *to = from.clamp(-1.0, 1.0);
+                }
+            }
+        } else {
+            let pairs = &mut self.frame.plane_mut::<(f32, f32)>(0)[range];
+            for (to, [left, right]) in pairs.iter_mut().zip(pcm.as_chunks().0) {
+                *to = (left.clamp(-1.0, 1.0), right.clamp(-1.0, 1.0));
+            }
+        }
+    }
+
+    fn encode(&mut self, out: &mut dyn Out) -> Result<(), Error> {
         let start = i64::try_from(self.taken).unwrap_or(i64::MAX) - self.fill as i64;
         self.frame.set_pts(Some(start));
         self.fill = 0;
-        self.inner.send_frame(&self.frame).map_err(|e| Error::Encode(NAME, e))?;
+        self.inner.send_frame(&self.frame).map_err(|e| Error::Encode(self.codec.name(), e))?;
         self.drain(out)
     }
 
-    fn drain(&mut self, out: &SyncSender<Packet>) -> Result<(), Error> {
-        let wanted = drain(&mut self.inner, NAME, &self.stats.bytes, out, |packet, data| {
+    fn drain(&mut self, out: &mut dyn Out) -> Result<(), Error> {
+        while let Some(packet) = receive(&mut self.inner, self.codec.name())? {
+            let data: Arc<[u8]> = packet.data().unwrap_or_default().into();
+            self.stats.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
             let pts = MediaTime::of_index(packet.pts().unwrap_or_default(), SAMPLE_RATE);
             let duration = MediaTime::of_index(packet.duration(), SAMPLE_RATE);
-            Packet { track: Track::Audio, data, pts, dts: pts, duration, keyframe: true }
-        })?;
-        self.unwanted |= !wanted;
+            let packet = Packet { track: Track::Audio, data, pts, dts: pts, duration, keyframe: true };
+            match out.take(packet) {
+                Took::Yes => {}
+                Took::Lost => _ = self.stats.lost.fetch_add(1, Ordering::Relaxed),
+                Took::Over => self.unwanted = true,
+            }
+        }
         Ok(())
     }
 }

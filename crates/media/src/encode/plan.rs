@@ -1,8 +1,8 @@
 //! Which ticks are encoded, and how well. Sans-IO.
 //!
-//! A changed tick always is. After the picture came to rest it is encoded a few more times, finer each time, until it is
-//! as good as the page; from then on only heartbeats are, which cost next to nothing and tell players that we live. A keyframe
-//! that is due is always encoded.
+//! A changed tick always is, or, where less frames per second are allowed than there are ticks, the first one at which the next frame
+//! is due. After the picture came to rest it is encoded a few more times, finer each time, until it is as good as the page; from
+//! then on only heartbeats are, which cost next to nothing and tell players that we live. A keyframe that is due is always encoded.
 
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use pagecast_core::{Fps, MediaTime};
 const REFINE_AFTER_MS: [i64; 3] = [120, 350, 800];
 /// Longest time between two encoded frames, in milliseconds.
 const HEARTBEAT_MS: i64 = 1000;
-/// Least time from a keyframe to one that was requested, in milliseconds.
-const REQUESTED_MS: i64 = 1000;
+/// The same while a picture at rest is not as good as the page yet.
+const UNFINISHED_MS: i64 = 200;
+/// How long that may go on because of heavy frames, and because of others that are not light, in milliseconds.
+const FINISHED_MS: [i64; 2] = [10_000, 3000];
 
 /// What to do with a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,16 +31,46 @@ pub enum Choice {
     },
 }
 
+/// How large a frame is, compared with what may be spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Next to nothing.
+    Light,
+    /// In between.
+    Medium,
+    /// It may have been kept from being larger.
+    Heavy,
+}
+
+/// When there are keyframes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keying {
+    /// The first ticks at or after each multiple of it are keyframes; rounded to ticks, at least one. Without it only the first
+    /// frame is one, and those that are asked for.
+    pub interval: Option<Duration>,
+    /// Least time from a keyframe to one that is asked for.
+    pub request_gap: Duration,
+}
+
 /// Remembers what was encoded when.
 #[derive(Debug)]
 pub struct Plan {
     fps: i64,
+    /// Most frames per second, at most `fps`.
+    cap: i64,
     /// Ticks from one keyframe of the grid to the next.
-    interval: i64,
+    interval: Option<i64>,
+    request_gap_ms: i64,
     requested: bool,
     last_encoded: Option<i64>,
     last_keyframe: i64,
     last_change: i64,
+    /// What changed last is not encoded yet.
+    owed: bool,
+    /// Only keyframes are encoded.
+    held: bool,
+    /// The last frame took so much that there may be more to refine.
+    unfinished: bool,
     refinement: u8,
 }
 
@@ -46,23 +78,53 @@ impl Plan {
     /// Refinements until a picture is as good as it gets.
     pub const FINEST: u8 = REFINE_AFTER_MS.len() as u8;
 
-    /// Nothing encoded yet. Keyframes lie on a grid of `keyframe_interval`, rounded to ticks, at least one.
+    /// Nothing encoded yet.
     #[must_use]
-    pub fn new(fps: Fps, keyframe_interval: Duration) -> Self {
+    pub fn new(fps: Fps, keying: Keying) -> Self {
         Self {
             fps: fps.get().into(),
-            interval: MediaTime::from(keyframe_interval).to_index(fps.get()).max(1),
+            cap: fps.get().into(),
+            interval: keying.interval.map(|every| MediaTime::from(every).to_index(fps.get()).max(1)),
+            request_gap_ms: MediaTime::from(keying.request_gap).as_millis(),
             requested: false,
             last_encoded: None,
             last_keyframe: 0,
             last_change: 0,
+            owed: false,
+            held: false,
+            unfinished: false,
             refinement: 0,
         }
     }
 
-    /// Asks for a keyframe: the next tick is one, or the first that is a second after the last one.
+    /// Asks for a keyframe: the next tick is one, or the first that is far enough from the last one.
     pub fn request_keyframe(&mut self) {
         self.requested = true;
+    }
+
+    /// Allows so many frames per second from now on. Those that are left out are spread evenly.
+    pub fn limit_fps(&mut self, fps: u32) {
+        self.cap = i64::from(fps).clamp(1, self.fps);
+    }
+
+    /// Leaves out everything but keyframes, or no longer.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Hears how large the last frame was: a picture at rest is refined until there is little to add.
+    pub fn judge(&mut self, weight: Weight) {
+        let rest = self.last_encoded.map_or(0, |last| self.millis(last - self.last_change));
+        self.unfinished = match weight {
+            Weight::Heavy => rest < FINISHED_MS[0],
+            Weight::Medium => rest < FINISHED_MS[1],
+            Weight::Light => false,
+        };
+    }
+
+    /// Forgets what was encoded: whoever decodes begins anew with the next tick.
+    pub fn restart(&mut self) {
+        self.last_encoded = None;
     }
 
     /// Decides about tick `index`; ticks come in order but may be missing.
@@ -70,7 +132,14 @@ impl Plan {
         if changed || self.last_encoded.is_none() {
             self.last_change = index;
             self.refinement = 0;
-            return self.encode(index);
+            self.owed = true;
+        }
+        if self.held {
+            return if self.keyframe_is_due(index) { self.encode(index) } else { Choice::Skip };
+        }
+        if self.owed {
+            let wanted = self.is_due(index) || self.keyframe_is_due(index);
+            return if wanted { self.encode(index) } else { Choice::Skip };
         }
         let rest = self.millis(index - self.last_change);
         let due = REFINE_AFTER_MS.get(usize::from(self.refinement));
@@ -79,7 +148,8 @@ impl Plan {
             return self.encode(index);
         }
         let silence = self.last_encoded.map_or(0, |last| self.millis(index - last));
-        if silence >= HEARTBEAT_MS || self.keyframe_is_due(index) { self.encode(index) } else { Choice::Skip }
+        let longest = if self.unfinished { UNFINISHED_MS } else { HEARTBEAT_MS };
+        if silence >= longest || self.keyframe_is_due(index) { self.encode(index) } else { Choice::Skip }
     }
 
     /// The last tick of the cast: it is encoded, so that the last picture lasts to the end. Nothing if it was already.
@@ -90,18 +160,30 @@ impl Plan {
     fn encode(&mut self, index: i64) -> Choice {
         let keyframe = self.keyframe_is_due(index);
         self.last_encoded = Some(index);
+        self.owed = false;
         if keyframe {
             self.last_keyframe = index;
             self.requested = false;
+            if self.interval.is_none() {
+                // Live, a keyframe may cost no more than a picture in motion: it is refined like one.
+                self.last_change = index;
+                self.refinement = 0;
+            }
         }
         Choice::Encode { keyframe, refinement: self.refinement }
+    }
+
+    /// Whether the number of frames so far allows one more.
+    fn is_due(&self, index: i64) -> bool {
+        let slot = |index: i64| index * self.cap / self.fps;
+        self.last_encoded.is_none_or(|last| slot(index) > slot(last))
     }
 
     /// On the grid, so that what is cut there is as long as it was asked to be, and at a request.
     fn keyframe_is_due(&self, index: i64) -> bool {
         self.last_encoded.is_none()
-            || index / self.interval > self.last_keyframe / self.interval
-            || self.requested && self.millis(index - self.last_keyframe) >= REQUESTED_MS
+            || self.interval.is_some_and(|every| index / every > self.last_keyframe / every)
+            || self.requested && self.millis(index - self.last_keyframe) >= self.request_gap_ms
     }
 
     fn millis(&self, ticks: i64) -> i64 {
@@ -113,11 +195,13 @@ impl Plan {
 mod tests {
     use super::*;
 
-    const INTERVAL: Duration = Duration::from_secs(4);
+    const SECOND: Duration = Duration::from_secs(1);
+    const FILES: Keying = Keying { interval: Some(Duration::from_secs(4)), request_gap: SECOND };
+    const ROOM: Keying = Keying { interval: None, request_gap: Duration::from_millis(500) };
 
     /// The encoded ticks of `seconds` at `fps` where `changed` says which ticks changed.
     fn encoded(fps: u32, seconds: i64, changed: impl Fn(i64) -> bool) -> Vec<(i64, bool, u8)> {
-        let mut plan = Plan::new(Fps::new(fps).unwrap(), INTERVAL);
+        let mut plan = Plan::new(Fps::new(fps).unwrap(), FILES);
         let ticks = 0..seconds * i64::from(fps);
         ticks
             .filter_map(|i| match plan.tick(i, changed(i)) {
@@ -149,7 +233,8 @@ mod tests {
             assert_eq!(keyframes(&encoded(30, 20, changed)), [0, 120, 240, 360, 480]);
         }
         let grid = |fps, interval| {
-            let mut plan = Plan::new(Fps::new(fps).unwrap(), Duration::from_millis(interval));
+            let interval = Some(Duration::from_millis(interval));
+            let mut plan = Plan::new(Fps::new(fps).unwrap(), Keying { interval, ..FILES });
             (0..10).filter(|i| is_key(plan.tick(*i, false))).collect::<Vec<_>>()
         };
         assert_eq!(grid(7, 500), [0, 4, 8], "rounded to ticks");
@@ -162,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_tick_that_is_missing_hands_its_keyframe_to_the_next() {
-        let mut plan = Plan::new(Fps::new(10).unwrap(), Duration::from_secs(1));
+        let mut plan = Plan::new(Fps::new(10).unwrap(), Keying { interval: Some(SECOND), ..FILES });
         let keys: Vec<_> =
             [0, 9, 13, 19, 20, 39, 40].into_iter().filter(|i| is_key(plan.tick(*i, false))).collect();
         assert_eq!(keys, [0, 13, 20, 39, 40]);
@@ -170,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_requested_keyframe_comes_at_once_but_a_second_after_the_last() {
-        let mut plan = Plan::new(Fps::new(10).unwrap(), INTERVAL);
+        let mut plan = Plan::new(Fps::new(10).unwrap(), FILES);
         let keys: Vec<_> = (0..90)
             .filter(|i| {
                 if [2, 3, 25, 39, 60, 61].contains(i) {
@@ -197,10 +282,107 @@ mod tests {
 
     #[test]
     fn the_last_tick_is_encoded_once() {
-        let mut plan = Plan::new(Fps::new(30).unwrap(), INTERVAL);
+        let mut plan = Plan::new(Fps::new(30).unwrap(), FILES);
         plan.tick(0, true);
         assert_eq!(plan.tick(1, false), Choice::Skip);
         assert_eq!(plan.finish(1), Choice::Encode { keyframe: false, refinement: 0 });
         assert_eq!(plan.finish(1), Choice::Skip);
+    }
+
+    #[test]
+    fn a_room_has_no_grid_and_answers_requests_sooner() {
+        for changed in [|_| true, |_| false] as [fn(i64) -> bool; 2] {
+            let mut plan = Plan::new(Fps::new(30).unwrap(), ROOM);
+            let keys: Vec<_> = (0..600)
+                .filter(|i| {
+                    if [100, 105, 300].contains(i) {
+                        plan.request_keyframe();
+                    }
+                    is_key(plan.tick(*i, changed(*i)))
+                })
+                .collect();
+            assert_eq!(keys, [0, 100, 115, 300]);
+        }
+    }
+
+    #[test]
+    fn a_keyframe_at_rest_is_refined_in_a_room() {
+        let mut plan = Plan::new(Fps::new(30).unwrap(), ROOM);
+        let refined = |choice| match choice {
+            Choice::Encode { refinement, .. } => Some(refinement),
+            Choice::Skip => None,
+        };
+        let all: Vec<_> = (0..200)
+            .filter_map(|i| {
+                if i == 100 {
+                    plan.request_keyframe();
+                }
+                Some((i, refined(plan.tick(i, i == 0))?))
+            })
+            .collect();
+        let beats = [(54, 3), (84, 3), (100, 0), (104, 1), (111, 2), (124, 3), (154, 3), (184, 3)];
+        assert_eq!(all[4..], beats);
+    }
+
+    #[test]
+    fn what_is_not_good_yet_is_refined_further() {
+        let mut plan = Plan::new(Fps::new(10).unwrap(), ROOM);
+        let mut all = Vec::new();
+        for i in 0..60 {
+            if plan.tick(i, i == 0) != Choice::Skip {
+                all.push(i);
+                plan.judge(if i < 16 { Weight::Heavy } else { Weight::Light });
+            }
+        }
+        assert_eq!(all, [0, 2, 4, 6, 8, 10, 12, 14, 16, 26, 36, 46, 56]);
+    }
+
+    #[test]
+    fn who_is_in_debt_sends_keyframes_only() {
+        let mut plan = Plan::new(Fps::new(30).unwrap(), ROOM);
+        plan.tick(0, true);
+        plan.hold(true);
+        assert!((1..60).all(|i| plan.tick(i, true) == Choice::Skip));
+        plan.request_keyframe();
+        assert_eq!(plan.tick(60, false), Choice::Encode { keyframe: true, refinement: 0 });
+        assert_eq!(plan.tick(61, true), Choice::Skip);
+        plan.hold(false);
+        assert_eq!(plan.tick(62, false), Choice::Encode { keyframe: false, refinement: 0 });
+    }
+
+    #[test]
+    fn fewer_frames_are_spread_evenly_and_forget_no_change() {
+        let mut plan = Plan::new(Fps::new(30).unwrap(), ROOM);
+        let mut count = |cap, range: std::ops::Range<i64>, changed: bool| {
+            plan.limit_fps(cap);
+            range.filter(|i| plan.tick(*i, changed) != Choice::Skip).collect::<Vec<_>>()
+        };
+        assert_eq!(count(15, 0..10, true), [0, 2, 4, 6, 8]);
+        assert_eq!(count(20, 12..21, true), [12, 14, 15, 17, 18, 20]);
+        assert_eq!(count(1, 30..90, true), [30, 60]);
+        assert_eq!(count(100, 90..95, true), [90, 91, 92, 93, 94]);
+        // A change that was left out is encoded when it is due, and rests from then on.
+        assert_eq!(count(10, 95..97, true), [96]);
+        assert!(count(10, 97..98, true).is_empty());
+        assert_eq!(count(10, 98..125, false), [99, 101, 108, 121]);
+    }
+
+    #[test]
+    fn a_keyframe_does_not_wait_for_its_turn() {
+        let mut plan = Plan::new(Fps::new(30).unwrap(), ROOM);
+        plan.limit_fps(1);
+        plan.tick(0, true);
+        plan.request_keyframe();
+        let first = (1..60).find(|i| is_key(plan.tick(*i, true)));
+        assert_eq!(first, Some(15));
+    }
+
+    #[test]
+    fn after_a_restart_there_is_a_keyframe_at_once() {
+        let mut plan = Plan::new(Fps::new(30).unwrap(), ROOM);
+        plan.tick(0, true);
+        plan.restart();
+        assert_eq!(plan.tick(1, false), Choice::Encode { keyframe: true, refinement: 0 });
+        assert_eq!(plan.tick(2, false), Choice::Skip);
     }
 }

@@ -1,8 +1,13 @@
-//! H.264 by libx264, on the thread `encode-video`.
-#![expect(unsafe_code, reason = "settings of libavcodec that its bindings do not wrap")]
+//! H.264 and VP8, on the thread `encode-video` for files and pushes, and `encode-room-1` and `encode-room-2` for rooms.
+#![expect(unsafe_code, reason = "pictures of libavcodec are written to in place")]
+
+mod coder;
+mod h264;
+mod purse;
+mod vp8;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,35 +16,135 @@ use ff::codec::Parameters;
 use ff::format::Pixel;
 use ff::{ffi, frame};
 use ffmpeg_the_third as ff;
-use pagecast_core::spec::Size;
-use pagecast_core::{Fps, MediaTime, Packet, Tick, Track};
+use pagecast_core::spec::{Layer, RoomCodec, Size};
+use pagecast_core::{Fps, Frame, MediaTime, Packet, Tick, Track};
 
-use super::{Choice, End, Error, Keyframes, Plan, drain, spawn};
-use crate::convert::{Planes, convert};
+use self::coder::{Coder, Shot};
+use self::h264::H264;
+use self::purse::Purse;
+use self::vp8::Vp8;
+use super::out::{Chain, Out, Took};
+use super::rate::{Budget, Rate};
+use super::{Choice, End, Error, Keyframes, Keying, Plan, receive, spawn, split};
+use crate::convert::{Matrix, Planes, convert};
+use crate::scale::Scaler;
 use crate::thumbnail::Thumbnails;
 
-const NAME: &str = "H.264 (libx264)";
-
-/// Constant rate factor (0 best, 51 worst) by refinement: motion first, then ever finer while the picture rests.
-const CRF: [f64; Plan::FINEST as usize + 1] = [16.0, 14.0, 12.0, 10.0];
-/// Size of the rate control's buffer, as seconds at the capped bitrate: what a new slide may spend at once.
-const BUFFER_SECONDS: f64 = 1.5;
-/// Pixels per second that one core encodes with ease; more get another slice and thread.
-const PIXELS_PER_THREAD: u32 = 45_000_000;
+/// Least time from a keyframe to one that is asked for, in files and in rooms.
+const REQUEST_GAP: Duration = Duration::from_secs(1);
+const LIVE_REQUEST_GAP: Duration = Duration::from_millis(500);
+/// Least cap on the bitrate that an encoder is told, in bit/s.
+const LEAST_BPS: u32 = 10_000;
+/// Threads of a room's layers, the larger one first.
+const LAYER_THREADS: [&str; 2] = ["encode-room-1", "encode-room-2"];
 
 /// What to encode to.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// Picture size.
+    /// Name of its thread.
+    pub thread: &'static str,
+    /// How the picture is encoded.
+    pub codec: Codec,
+    /// Size of the ticks' pictures.
+    pub source: Size,
+    /// Size of the encoded picture, no larger than that.
     pub size: Size,
     /// Ticks per second; time stamps are multiples of its interval.
     pub fps: Fps,
-    /// Cap on the bitrate in bit/s; still pictures stay far below.
+    /// Most frames per second, until [`Rate`] says otherwise.
+    pub max_fps: Fps,
+    /// Cap on the bitrate in bit/s, until [`Rate`] says otherwise; still pictures stay far below.
     pub bitrate_bps: u32,
-    /// Keyframes are the first ticks at or after each multiple of it; rounded to ticks, at least one.
-    pub keyframe_interval: Duration,
+    /// When there are keyframes.
+    pub keying: Keying,
     /// False where only sound is wanted: ticks are counted, and nothing is encoded.
     pub encodes: bool,
+}
+
+/// How a picture is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// H.264, high profile, parameter sets apart: for files and pushes.
+    H264,
+    /// H.264, constrained baseline, parameter sets in front of each keyframe, nothing held back: for rooms.
+    H264Live,
+    /// VP8, for rooms.
+    Vp8,
+}
+
+impl Config {
+    /// For files and pushes.
+    #[must_use]
+    pub fn files(size: Size, fps: Fps, bitrate_bps: u32, keyframe_interval: Duration) -> Self {
+        Self {
+            thread: "encode-video",
+            codec: Codec::H264,
+            source: size,
+            size,
+            fps,
+            max_fps: fps,
+            bitrate_bps,
+            keying: Keying { interval: Some(keyframe_interval), request_gap: REQUEST_GAP },
+            encodes: true,
+        }
+    }
+
+    /// For a layer of a room, counted from 0. Of its size, what has the page's proportions is used.
+    #[must_use]
+    pub fn layer(number: usize, layer: &Layer, codec: RoomCodec, source: Size, fps: Fps) -> Self {
+        Self {
+            thread: LAYER_THREADS[number.min(LAYER_THREADS.len() - 1)],
+            codec: match codec {
+                RoomCodec::H264 => Codec::H264Live,
+                RoomCodec::Vp8 => Codec::Vp8,
+            },
+            source,
+            size: fit(source, layer.size),
+            fps,
+            max_fps: layer.fps,
+            bitrate_bps: layer.bitrate_bps(),
+            keying: Keying { interval: None, request_gap: LIVE_REQUEST_GAP },
+            encodes: true,
+        }
+    }
+}
+
+impl Codec {
+    /// As errors call it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::H264 | Self::H264Live => "H.264 (libx264)",
+            Self::Vp8 => "VP8 (libvpx)",
+        }
+    }
+
+    /// Whether it is for rooms.
+    fn is_live(self) -> bool {
+        self != Self::H264
+    }
+
+    fn matrix(self) -> Matrix {
+        match self {
+            Self::H264 | Self::H264Live => Matrix::Bt709,
+            Self::Vp8 => Matrix::Bt601,
+        }
+    }
+}
+
+/// The largest size with the proportions of `source` within `bounds` and itself.
+fn fit(source: Size, bounds: Size) -> Size {
+    let sides = |size: Size| (u64::from(size.width()), u64::from(size.height()));
+    let ((width, height), (most_wide, most_high)) = (sides(source), sides(bounds));
+    let even = |side: u64| u32::try_from(side / 2 * 2).unwrap_or(0);
+    let fitted = if width <= most_wide && height <= most_high {
+        return source;
+    } else if most_wide * height <= most_high * width {
+        Size::new(even(most_wide), even(most_wide * height / width))
+    } else {
+        Size::new(even(most_high * width / height), even(most_high))
+    };
+    // Too long and thin to be a size of its own.
+    fitted.unwrap_or(bounds)
 }
 
 /// Counted while the encoder runs.
@@ -48,6 +153,7 @@ pub struct Stats {
     encoded: AtomicU64,
     unchanged: AtomicU64,
     missed: AtomicU64,
+    lost: AtomicU64,
     bytes: AtomicU64,
     ticks: AtomicU64,
     first_at: OnceLock<Instant>,
@@ -72,6 +178,12 @@ impl Stats {
         self.missed.load(Ordering::Relaxed)
     }
 
+    /// Packets that found no room with their taker, and those that cannot be decoded without them.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// Bytes of all packets.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -93,13 +205,21 @@ impl Stats {
 
 /// An open encoder.
 pub struct Encoder {
-    inner: ff::encoder::video::Encoder,
+    coder: Box<dyn Coder>,
+    parameters: Parameters,
     picture: frame::Video,
+    /// The page's picture, where it is larger than the encoded one.
+    large: Option<(frame::Video, Scaler)>,
+    /// What changed since the last encoded picture.
+    owed: Option<Frame>,
     config: Config,
     plan: Plan,
     keyframes: Keyframes,
+    rate: Rate,
+    budget: Budget,
+    purse: Purse,
+    chain: Chain,
     stats: Arc<Stats>,
-    refinement: u8,
     thumbnails: Option<Thumbnails>,
     /// Nobody takes packets any more.
     unwanted: bool,
@@ -117,38 +237,31 @@ impl Encoder {
     /// # Errors
     /// [`Error::Missing`] or [`Error::Open`].
     pub fn open(config: Config) -> Result<Self, Error> {
-        let codec = ff::encoder::find_by_name("libx264").ok_or(Error::Missing(NAME))?;
-        let fail = |e| Error::Open(NAME, e);
-        let mut video = ff::codec::Context::new_with_codec(codec).encoder().video().map_err(fail)?;
-        let rate = i32::try_from(config.fps.get()).unwrap_or(60);
-        video.set_width(config.size.width());
-        video.set_height(config.size.height());
-        video.set_format(Pixel::YUV420P);
-        video.set_time_base((1, rate));
-        video.set_frame_rate(Some((rate, 1)));
-        video.set_max_b_frames(0);
-        video.set_max_bit_rate(config.bitrate_bps as usize);
-        video.set_colorspace(ff::color::Space::BT709);
-        video.set_color_range(ff::color::Range::MPEG);
-        video.set_flags(ff::codec::Flags::GLOBAL_HEADER);
-        // SAFETY: the context is ours and not yet open; these fields may be set until then.
-        unsafe {
-            let context = &mut *video.as_mut_ptr();
-            context.color_primaries = ffi::AVColorPrimaries::BT709;
-            context.color_trc = ffi::AVColorTransferCharacteristic::BT709;
-            context.chroma_sample_location = ffi::AVChromaLocation::CENTER;
-            context.rc_buffer_size = (f64::from(config.bitrate_bps) * BUFFER_SECONDS) as i32;
-        }
-        let inner = video.open_with(options(config)).map_err(fail)?;
-        let picture = frame::Video::new(Pixel::YUV420P, config.size.width(), config.size.height());
+        let rate = Rate::new(config.bitrate_bps, config.max_fps);
+        let config = Config { bitrate_bps: config.bitrate_bps.max(LEAST_BPS), ..config };
+        let mut coder: Box<dyn Coder> = match config.codec {
+            Codec::H264 | Codec::H264Live => Box::new(H264::open(&config)?),
+            Codec::Vp8 => Box::new(Vp8::open(&config)?),
+        };
+        let sides = |size: Size| (size.width(), size.height());
+        let empty = |size: Size| frame::Video::new(Pixel::YUV420P, size.width(), size.height());
+        let scaler = || Scaler::new(sides(config.source), sides(config.size));
+        let mut plan = Plan::new(config.fps, config.keying);
+        plan.limit_fps(config.max_fps.get());
         Ok(Self {
-            inner,
-            picture,
+            parameters: Parameters::from(&*coder.inner()),
+            coder,
+            picture: empty(config.size),
+            large: (config.source != config.size).then(|| (empty(config.source), scaler())),
+            owed: None,
             config,
-            plan: Plan::new(config.fps, config.keyframe_interval),
+            plan,
             keyframes: Keyframes::default(),
+            budget: rate.get(),
+            purse: Purse::new(config.bitrate_bps, config.fps.get()),
+            rate,
+            chain: Chain::default(),
             stats: Arc::default(),
-            refinement: 0,
             thumbnails: None,
             unwanted: false,
         })
@@ -160,6 +273,12 @@ impl Encoder {
         self.config.fps
     }
 
+    /// Size of the encoded picture.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        self.config.size
+    }
+
     /// Has pictures taken meanwhile.
     pub fn take_pictures(&mut self, thumbnails: Thumbnails) {
         self.thumbnails = Some(thumbnails);
@@ -168,7 +287,7 @@ impl Encoder {
     /// What a muxer must know.
     #[must_use]
     pub fn parameters(&self) -> Parameters {
-        Parameters::from(&self.inner)
+        self.parameters.clone()
     }
 
     /// Its counters.
@@ -183,6 +302,12 @@ impl Encoder {
         self.keyframes.clone()
     }
 
+    /// Where it is told what it may spend.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        self.rate.clone()
+    }
+
     /// Encodes ticks until `end`, or until nobody sends or takes any more.
     ///
     /// # Errors
@@ -191,12 +316,12 @@ impl Encoder {
         mut self,
         ticks: Receiver<Tick>,
         end: End,
-        out: SyncSender<Packet>,
+        mut out: impl Out,
     ) -> Result<JoinHandle<Result<(), Error>>, Error> {
-        spawn("encode-video", move || self.run(&ticks, &end, &out))
+        spawn(self.config.thread, move || self.run(&ticks, &end, &mut out))
     }
 
-    fn run(&mut self, ticks: &Receiver<Tick>, end: &End, out: &SyncSender<Packet>) -> Result<(), Error> {
+    fn run(&mut self, ticks: &Receiver<Tick>, end: &End, out: &mut dyn Out) -> Result<(), Error> {
         let mut next = 0;
         while let Ok(tick) = ticks.recv() {
             if tick.pts >= end.get() {
@@ -208,7 +333,7 @@ impl Encoder {
             }
             self.stats.first_at.get_or_init(Instant::now);
             self.reach(&mut next, tick.index);
-            self.take(&tick, out)?;
+            self.take(tick, out)?;
             next += 1;
             self.stats.ticks.store(u64::try_from(next).unwrap_or(0), Ordering::Relaxed);
             if self.unwanted || self.config.fps.time_of(next) >= end.get() {
@@ -217,11 +342,11 @@ impl Encoder {
         }
         // Nobody waits for pictures any more.
         self.thumbnails = None;
-        if next > 0 && self.config.encodes {
+        if next > 0 && self.config.encodes && self.budget.bitrate_bps > 0 {
             let choice = self.plan.finish(next - 1);
             self.carry_out(choice, next - 1, out)?;
         }
-        self.inner.send_eof().map_err(|e| Error::Encode(NAME, e))?;
+        self.coder.inner().send_eof().map_err(|e| Error::Encode(self.config.codec.name(), e))?;
         self.drain(out)
     }
 
@@ -233,97 +358,139 @@ impl Encoder {
         self.stats.ticks.store(u64::try_from(*next).unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn take(&mut self, tick: &Tick, out: &SyncSender<Packet>) -> Result<(), Error> {
+    fn take(&mut self, tick: Tick, out: &mut dyn Out) -> Result<(), Error> {
         if !self.config.encodes {
             return Ok(());
         }
-        if let Some(frame) = &tick.frame {
-            let stride = [0, 1, 2].map(|p| self.picture.stride(p));
-            let mut planes = planes_of(&mut self.picture, stride)?;
-            convert(&frame.picture, &frame.damage, &mut planes);
-        } else {
+        let changed = tick.frame.is_some();
+        self.owed = split::merge(self.owed.take(), tick.frame);
+        if !changed {
             self.stats.unchanged.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.thumbnails.is_some() {
+            self.draw()?;
         }
         if let Some(thumbnails) = &mut self.thumbnails {
             thumbnails.offer(tick.index, &self.picture);
         }
+        self.obey();
+        if self.budget.bitrate_bps == 0 {
+            return Ok(());
+        }
         if self.keyframes.take() {
             self.plan.request_keyframe();
         }
-        let choice = self.plan.tick(tick.index, tick.frame.is_some());
+        self.purse.earn(tick.index);
+        self.plan.hold(self.config.codec.is_live() && self.purse.is_in_debt());
+        let choice = self.plan.tick(tick.index, changed);
         self.carry_out(choice, tick.index, out)
     }
 
-    fn carry_out(&mut self, choice: Choice, index: i64, out: &SyncSender<Packet>) -> Result<(), Error> {
+    /// Takes over what may be spent.
+    fn obey(&mut self) {
+        let before = std::mem::replace(&mut self.budget, self.rate.get());
+        if before == self.budget || self.budget.bitrate_bps == 0 {
+            return;
+        }
+        if before.bitrate_bps == 0 {
+            self.plan.restart();
+        }
+        self.plan.limit_fps(self.budget.fps);
+        let bps = self.budget.bitrate_bps.max(LEAST_BPS);
+        self.purse.set_cap(bps);
+        self.coder.cap(bps);
+    }
+
+    fn carry_out(&mut self, choice: Choice, index: i64, out: &mut dyn Out) -> Result<(), Error> {
         let Choice::Encode { keyframe, refinement } = choice else { return Ok(()) };
-        self.refine(refinement)?;
-        let kind = if keyframe { ff::picture::Type::I } else { ff::picture::Type::None };
-        self.picture.set_kind(kind);
-        self.picture.set_pts(Some(index));
-        self.inner.send_frame(&self.picture).map_err(|e| Error::Encode(NAME, e))?;
+        let rests = self.owed.is_none();
+        self.draw()?;
+        let shot = Shot { index, keyframe, refinement, rests };
+        self.coder.send(&mut self.picture, shot, &self.purse)?;
         self.stats.encoded.fetch_add(1, Ordering::Relaxed);
         self.drain(out)
     }
 
-    /// libx264 takes a new rate factor with the next frame.
-    fn refine(&mut self, refinement: u8) -> Result<(), Error> {
-        if refinement == self.refinement {
+    /// Brings the picture up to date.
+    fn draw(&mut self) -> Result<(), Error> {
+        let Some(Frame { picture, damage }) = self.owed.take() else { return Ok(()) };
+        let codec = self.config.codec;
+        let Some((large, scaler)) = &mut self.large else {
+            convert(&picture, &damage, codec.matrix(), &mut planes_of(&mut self.picture, codec)?);
             return Ok(());
-        }
-        self.refinement = refinement;
-        // SAFETY: `priv_data` of an open libx264 context is its own options struct, which `av_opt_set_double` looks the
-        // name up in; the name is a C string.
-        let set = unsafe {
-            let private = (*self.inner.as_mut_ptr()).priv_data;
-            ffi::av_opt_set_double(private, c"crf".as_ptr(), CRF[usize::from(refinement)], 0)
         };
-        if set < 0 { Err(Error::Encode(NAME, set.into())) } else { Ok(()) }
+        let mut source = planes_of(large, codec)?;
+        convert(&picture, &damage, codec.matrix(), &mut source);
+        // It is free for the page to draw on again.
+        drop(picture);
+        scaler.scale(&source, &damage, &mut planes_of(&mut self.picture, codec)?);
+        Ok(())
     }
 
-    fn drain(&mut self, out: &SyncSender<Packet>) -> Result<(), Error> {
+    fn drain(&mut self, out: &mut dyn Out) -> Result<(), Error> {
         let fps = self.config.fps;
-        let at = |t: Option<i64>| fps.time_of(t.unwrap_or_default());
-        let wanted = drain(&mut self.inner, NAME, &self.stats.bytes, out, |packet, data| Packet {
-            track: Track::Video,
-            data,
-            pts: at(packet.pts()),
-            dts: at(packet.dts().or(packet.pts())),
-            duration: MediaTime::from(fps.interval()),
-            keyframe: packet.is_key(),
-        })?;
-        self.unwanted |= !wanted;
+        while let Some(packet) = receive(self.coder.inner(), self.config.codec.name())? {
+            let data: Arc<[u8]> = packet.data().unwrap_or_default().into();
+            let bytes = data.len() as u64;
+            self.stats.bytes.fetch_add(bytes, Ordering::Relaxed);
+            let weight = self.purse.spend(8 * bytes);
+            if self.config.codec.is_live() {
+                self.plan.judge(weight);
+            }
+            self.coder.spent(8 * bytes);
+            let (at, duration) = (fps.time_of(self.coder.index_of(&packet)), fps.interval().into());
+            let keyframe = packet.is_key();
+            let packet = Packet { track: Track::Video, data, pts: at, dts: at, duration, keyframe };
+            match self.chain.pass(packet, out) {
+                Took::Yes => {}
+                Took::Lost => {
+                    self.stats.lost.fetch_add(1, Ordering::Relaxed);
+                    self.plan.request_keyframe();
+                }
+                Took::Over => self.unwanted = true,
+            }
+        }
         Ok(())
     }
 }
 
-/// Low latency: nothing is held back for later frames, so that what was sent is in the file and on the air.
-fn options(config: Config) -> ff::Dictionary {
-    let threads = (config.size.width() * config.size.height() * config.fps.get()).div_ceil(PIXELS_PER_THREAD);
-    // What a page moves, it moves by whole pixels: looking between them (subme) costs a quarter of the time, and gains a
-    // video on the page less than 0.001 of SSIM.
-    let x264 = "scenecut=0:rc-lookahead=0:sync-lookahead=0:mbtree=0:bframes=0:weightp=0:subme=0:force-cfr=0:keyint=infinite";
-    let mut options = ff::Dictionary::new();
-    options.set("preset", "superfast");
-    options.set("profile", "high");
-    options.set("crf", CRF[0].to_string());
-    options.set("threads", threads.clamp(1, 8).to_string());
-    options.set("forced-idr", "1");
-    options.set("x264-params", format!("{x264}:sliced-threads={}", u8::from(threads > 1)));
-    options
-}
-
 /// The three planes of a picture that nobody else looks at.
-fn planes_of(picture: &mut frame::Video, stride: [usize; 3]) -> Result<Planes<'_>, Error> {
+fn planes_of(picture: &mut frame::Video, codec: Codec) -> Result<Planes<'_>, Error> {
     let rows = [picture.height(), picture.height() / 2, picture.height() / 2].map(|r| r as usize);
-    // SAFETY: the picture owns three separate planes of `stride * rows` bytes. The encoder may still hold a reference to
-    // them from the last frame; `av_frame_make_writable` then gives the picture a copy of its own.
+    // SAFETY: the picture is alive and ours.
+    let made = unsafe { ffi::av_frame_make_writable(picture.as_mut_ptr()) };
+    if made < 0 {
+        return Err(Error::Encode(codec.name(), made.into()));
+    }
+    let stride = [0, 1, 2].map(|plane| picture.stride(plane));
+    // SAFETY: the picture owns three separate planes of `stride * rows` bytes. The encoder may still have held a reference to
+    // them from the last frame; the picture then has a copy of its own by now.
     unsafe {
-        let made = ffi::av_frame_make_writable(picture.as_mut_ptr());
-        if made < 0 {
-            return Err(Error::Encode(NAME, made.into()));
-        }
         let data = (*picture.as_mut_ptr()).data;
         let plane = |p: usize| std::slice::from_raw_parts_mut(data[p], stride[p] * rows[p]);
         Ok(Planes { data: [plane(0), plane(1), plane(2)], stride })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_have_the_proportions_of_the_page() {
+        let size = |width, height| Size::new(width, height).unwrap();
+        for (source, bounds, wanted) in [
+            ((1280, 720), (640, 360), (640, 360)),
+            ((1280, 720), (640, 480), (640, 360)),
+            ((1280, 720), (800, 360), (640, 360)),
+            ((1280, 720), (320, 1000), (320, 180)),
+            ((1080, 1920), (640, 360), (202, 360)),
+            ((1280, 720), (1280, 720), (1280, 720)),
+            ((1280, 720), (1920, 1080), (1280, 720)),
+            ((3840, 100), (100, 100), (100, 100)),
+        ] {
+            let fitted = fit(size(source.0, source.1), size(bounds.0, bounds.1));
+            assert_eq!((fitted.width(), fitted.height()), wanted, "{source:?} in {bounds:?}");
+        }
     }
 }

@@ -46,7 +46,8 @@ pub(crate) struct Came {
 impl Rig {
     /// Starts the encoders and feeds them; `padding` bytes are added to each picture after encoding, to fill buffers quickly.
     pub(crate) fn start(config: Config, padding: usize) -> Result<Self> {
-        let (video, audio) = (video::Encoder::open(stream::config(FPS)?)?, audio::Encoder::open()?);
+        let (video, audio) =
+            (video::Encoder::open(stream::config(FPS)?)?, audio::Encoder::open(audio::Config::FILES)?);
         let fps = Fps::new(FPS).context("a rate")?;
         let tracks = Tracks { video: Some((video.parameters(), fps)), audio: audio.parameters() };
         let (packets, fan_out) = FanOut::spawn(Track::Video)?;

@@ -22,20 +22,17 @@ const SIZE: (u32, u32) = (320, 64);
 pub(crate) fn config(fps: u32) -> Result<video::Config> {
     let fps = Fps::new(fps).context("a rate")?;
     let size = Size::new(SIZE.0, SIZE.1)?;
-    Ok(video::Config {
-        size,
-        fps,
-        bitrate_bps: 1_000_000,
-        keyframe_interval: KEYFRAME_INTERVAL,
-        encodes: true,
-    })
+    Ok(video::Config::files(size, fps, 1_000_000, KEYFRAME_INTERVAL))
 }
 
 /// Both tracks, as fresh encoders describe them.
 pub(crate) fn tracks(fps: u32) -> Result<Tracks> {
     let config = config(fps)?;
     let video = video::Encoder::open(config)?;
-    Ok(Tracks { video: Some((video.parameters(), config.fps)), audio: audio::Encoder::open()?.parameters() })
+    Ok(Tracks {
+        video: Some((video.parameters(), config.fps)),
+        audio: audio::Encoder::open(audio::Config::FILES)?.parameters(),
+    })
 }
 
 /// Tick `index`; a changed one shows its own number.
@@ -90,7 +87,7 @@ pub(crate) fn encode_video(fps: u32, ticks: Vec<Tick>, end: End) -> Result<(Vec<
 
 /// What the audio encoder makes of these runs.
 pub(crate) fn encode_audio(runs: Vec<Samples>, end: End) -> Result<(Vec<Packet>, Arc<audio::Stats>)> {
-    let encoder = audio::Encoder::open()?;
+    let encoder = audio::Encoder::open(audio::Config::FILES)?;
     let stats = encoder.stats();
     let (packets_in, packets) = sync_channel(10_000);
     let thread = encoder.spawn(through(runs), end, packets_in)?;

@@ -34,14 +34,11 @@ impl Prepared {
     pub(super) fn open(spec: &CastSpec) -> Result<Self, Error> {
         let sound_only = spec.pushes.is_empty() && spec.recording.as_ref().is_some_and(|r| r.audio_only);
         let keyframe_interval = spec.recording.as_ref().map(spec::Recording::keyframe_interval);
-        let config = video::Config {
-            size: spec.source.size,
-            fps: spec.source.fps,
-            bitrate_bps: spec.bitrate_bps(),
-            keyframe_interval: keyframe_interval.unwrap_or(spec::KEYFRAME_INTERVAL),
-            encodes: !sound_only,
-        };
-        let (mut video, audio) = (video::Encoder::open(config)?, audio::Encoder::open()?);
+        let keyframe_interval = keyframe_interval.unwrap_or(spec::KEYFRAME_INTERVAL);
+        let (size, fps) = (spec.source.size, spec.source.fps);
+        let config = video::Config::files(size, fps, spec.bitrate_bps(), keyframe_interval);
+        let config = video::Config { encodes: !sound_only, ..config };
+        let (mut video, audio) = (video::Encoder::open(config)?, audio::Encoder::open(audio::Config::FILES)?);
         let picture = (video.parameters(), spec.source.fps);
         let tracks = Tracks { video: (!sound_only).then_some(picture), audio: audio.parameters() };
         let lead = if sound_only { Track::Audio } else { Track::Video };

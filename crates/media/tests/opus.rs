@@ -1,0 +1,156 @@
+//! A room's sound: what is said is heard at its time, at once, and can be mended.
+
+#[path = "synthetic/stream.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod stream;
+
+use std::f64::consts::TAU;
+use std::sync::mpsc::sync_channel;
+
+use anyhow::{Context as _, Result, ensure};
+use ffmpeg_the_third as ff;
+use pagecast_core::{MediaTime, Packet, SAMPLE_RATE, Samples, Track};
+use pagecast_media::encode::{End, audio};
+use tokio::sync::mpsc::channel;
+
+use stream::run;
+
+/// Samples in a packet.
+const FRAME: u64 = 960;
+/// What libopus needs to look ahead, in samples.
+const PRIMING: i64 = 312;
+const RATE: f64 = SAMPLE_RATE as f64;
+
+/// What the encoder makes of these runs.
+fn encode(runs: Vec<Samples>, end: End) -> Result<(Vec<Packet>, std::sync::Arc<audio::Stats>)> {
+    let encoder = audio::Encoder::open(audio::Config::ROOM)?;
+    let stats = encoder.stats();
+    let (packets_in, mut packets) = channel(10_000);
+    let thread = encoder.spawn(stream::through(runs), end, packets_in)?;
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    Ok((std::iter::from_fn(|| packets.blocking_recv()).collect(), stats))
+}
+
+/// What a player hears on the left, and when the first sample of it is heard, in seconds.
+fn hear(packets: &[Packet]) -> Result<(f64, Vec<f32>)> {
+    let decoder = ff::decoder::find(ff::codec::Id::OPUS).context("a decoder")?;
+    let mut decoder = ff::codec::Context::new_with_codec(decoder).decoder().audio()?;
+    decoder.set_ch_layout(ff::ChannelLayout::STEREO);
+    let mut frame = ff::frame::Audio::empty();
+    let mut left = Vec::new();
+    for packet in packets {
+        decoder.send_packet(&ff::Packet::copy(&packet.data))?;
+        while decoder.receive_frame(&mut frame).is_ok() {
+            left.extend_from_slice(frame.plane::<f32>(0));
+        }
+    }
+    Ok((packets.first().context("a packet")?.pts.as_secs_f64(), left))
+}
+
+/// A second with a beep of 10 ms, which begins there.
+fn beep(begin: usize) -> Vec<f32> {
+    let inside = |i: usize| i >= begin && i < begin + 480;
+    let value = |i: usize| (TAU * 2000.0 * (i - begin) as f64 / RATE).sin() as f32 / 2.0;
+    (0..SAMPLE_RATE as usize).flat_map(|i| [if inside(i) { value(i) } else { 0.0 }; 2]).collect()
+}
+
+/// Where the beep of [`beep`] begins in `heard`, in samples: where its window holds most of it.
+fn find(heard: &[f32]) -> usize {
+    let wave = |phase: f64| -> Vec<f32> {
+        (0..480).map(|i| (TAU * 2000.0 * f64::from(i) / RATE + phase).sin() as f32).collect()
+    };
+    let (sine, cosine) = (wave(0.0), wave(TAU / 4.0));
+    let matches = |at: usize| {
+        let sum = |wave: &[f32]| -> f32 { heard[at..].iter().zip(wave).map(|(a, b)| a * b).sum() };
+        sum(&sine).hypot(sum(&cosine))
+    };
+    (0..heard.len() - 480).max_by(|a, b| matches(*a).total_cmp(&matches(*b))).unwrap_or(0)
+}
+
+#[test]
+fn a_beep_is_heard_at_its_time() -> Result<()> {
+    let pcm = beep(24_000);
+    let runs = pcm.chunks(960).zip(0_u64..).map(|(pcm, i)| Samples { start: 480 * i, pcm: pcm.into() });
+    let (packets, _) = encode(runs.collect(), End::new(None))?;
+    let (begin, heard) = hear(&packets)?;
+    let at = begin + find(&heard) as f64 / RATE;
+    ensure!((at - 0.5).abs() < 0.001, "it is heard at {at} s");
+    Ok(())
+}
+
+#[test]
+fn a_packet_leaves_as_soon_as_it_is_full() -> Result<()> {
+    let (runs_in, runs) = sync_channel(0);
+    let (packets_in, mut packets) = channel(100);
+    let thread = audio::Encoder::open(audio::Config::ROOM)?.spawn(runs, End::new(None), packets_in)?;
+    for index in 0..20 {
+        runs_in.send(run(480 * index, 480, 0.1))?;
+        // Nothing in it; it is taken when the run before it has been dealt with.
+        runs_in.send(run(480 * index + 480, 0, 0.0))?;
+        let packet = packets.try_recv().ok();
+        ensure!(packet.is_some() == (index % 2 == 1), "after {} samples: {packet:?}", 480 * (index + 1));
+        let Some(packet) = packet else { continue };
+        let start = (index / 2 * FRAME).cast_signed() - PRIMING;
+        ensure!(packet.track == Track::Audio && packet.pts == MediaTime::of_index(start, SAMPLE_RATE));
+        ensure!(packet.duration == MediaTime::of_index(960, SAMPLE_RATE), "{:?}", packet.duration);
+    }
+    drop(runs_in);
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    Ok(())
+}
+
+#[test]
+fn silence_is_sent_too() -> Result<()> {
+    // Ten seconds of which only the first and the last tenth arrive.
+    let runs = vec![run(0, 4800, 0.1), run(475_200, 4800, 0.1)];
+    let (packets, stats) = encode(runs, End::new(Some(MediaTime::of_index(10, 1))))?;
+    ensure!(stats.filled() == 470_400, "{} filled", stats.filled());
+    ensure!((500..=501).contains(&packets.len()), "{} packets", packets.len());
+    for pair in packets.windows(2) {
+        ensure!(pair[0].pts + pair[0].duration == pair[1].pts, "a hole after {:?}", pair[0].pts);
+    }
+    Ok(())
+}
+
+/// Whether a packet has sound that can be mended, and whether it holds the packet before it once more (RFC 6716, 4.2.3 and 4.2.4).
+fn mends(packet: &[u8]) -> Result<(bool, bool)> {
+    let (kind, stereo, frames) = (packet[0] >> 3, packet[0] >> 2 & 1, packet[0] & 3);
+    ensure!(kind < 16 && stereo == 1 && frames == 0, "it cannot be mended: {:#x}", packet[0]);
+    // Both are said of each channel.
+    Ok((packet[1] & 0b1010_0000 != 0, packet[1] & 0b0101_0000 != 0))
+}
+
+#[test]
+fn packets_mend_each_other_and_cost_what_they_may() -> Result<()> {
+    // Something like a voice: a hum that comes and goes.
+    let voice = |i: u64| {
+        let t = i as f64 / RATE;
+        let click = if (t * 120.0).fract() < 0.1 { 0.4 } else { -0.04 };
+        (click * (TAU * 4.0 * t).sin().max(0.0)) as f32
+    };
+    let sound = |start: u64| {
+        let pcm: Vec<_> = (start..start + FRAME).flat_map(|i| [voice(i), 0.9 * voice(i)]).collect();
+        Samples { start, pcm: pcm.into() }
+    };
+    let (packets, stats) = encode((0..500).map(|i| sound(i * FRAME)).collect(), End::new(None))?;
+    let all: Vec<_> = packets.iter().map(|packet| mends(&packet.data)).collect::<Result<_>>()?;
+    let (sounding, mending) =
+        (all.iter().filter(|(sounds, _)| *sounds).count(), all.iter().filter(|(_, mends)| *mends).count());
+    ensure!(sounding * 3 >= all.len() && mending * 10 >= sounding * 8, "{sounding} and {mending} packets");
+    let kbps = stats.bytes() * 8 / 10 / 1000;
+    ensure!((30..=110).contains(&kbps), "{kbps} kbit/s");
+    Ok(())
+}
+
+#[test]
+fn who_does_not_keep_up_misses_packets() -> Result<()> {
+    let encoder = audio::Encoder::open(audio::Config::ROOM)?;
+    let stats = encoder.stats();
+    let (packets_in, mut packets) = channel(5);
+    let runs = (0..20).map(|i| run(i * FRAME, 960, 0.1)).collect();
+    let thread = encoder.spawn(stream::through(runs), End::new(None), packets_in)?;
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    ensure!(std::iter::from_fn(|| packets.try_recv().ok()).count() == 5);
+    ensure!((15..=16).contains(&stats.lost()), "{} lost", stats.lost());
+    Ok(())
+}

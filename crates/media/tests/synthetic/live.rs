@@ -1,0 +1,248 @@
+//! Encoders as a room has them, fed tick by tick, and what a viewer sees and hears of what they send.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ffmpeg_the_third as ff;
+use pagecast_core::spec::{Layer, RoomCodec, Size};
+use pagecast_core::{Fps, Frame, Packet, Picture, Tick, Tiles};
+use pagecast_media::encode::{End, Error, Keyframes, Rate, video};
+use pagecast_testkit::media::Gray;
+use pagecast_testkit::strip::{Place, Strip};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{Receiver, channel};
+
+/// Ticks per second.
+pub(crate) const FPS: Fps = Fps::USUAL;
+/// Size of the page.
+pub(crate) const PAGE: (u32, u32) = (640, 360);
+/// Longest wait for anything: much longer than it takes, for machines that are busy.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Room for all packets of a test.
+const ALL: usize = 10_000;
+
+/// An encoder of one layer that takes ticks.
+pub(crate) struct Live {
+    pub(crate) rate: Rate,
+    pub(crate) keyframes: Keyframes,
+    pub(crate) stats: Arc<video::Stats>,
+    packets: Receiver<Packet>,
+    ticks: SyncSender<Tick>,
+    thread: JoinHandle<Result<(), Error>>,
+    next: i64,
+}
+
+/// The settings of layer `number`, of this size and bitrate.
+pub(crate) fn config(
+    number: usize,
+    codec: RoomCodec,
+    size: (u32, u32),
+    bitrate_kbps: u32,
+) -> Result<video::Config> {
+    let layer = Layer { size: Size::new(size.0, size.1)?, fps: FPS, bitrate_kbps: Some(bitrate_kbps) };
+    Ok(video::Config::layer(number, &layer, codec, Size::new(PAGE.0, PAGE.1)?, FPS))
+}
+
+impl Live {
+    /// One layer, of the page's size.
+    pub(crate) fn start(codec: RoomCodec, bitrate_kbps: u32) -> Result<Self> {
+        Self::with_room(codec, bitrate_kbps, ALL)
+    }
+
+    /// The same, with room for so many packets.
+    pub(crate) fn with_room(codec: RoomCodec, bitrate_kbps: u32, room: usize) -> Result<Self> {
+        let encoder = video::Encoder::open(config(0, codec, PAGE, bitrate_kbps)?)?;
+        let (rate, keyframes, stats) = (encoder.rate(), encoder.keyframes(), encoder.stats());
+        let (ticks, ticks_out) = sync_channel(0);
+        let (sender, packets) = channel(room);
+        let thread = encoder.spawn(ticks_out, End::new(None), sender)?;
+        Ok(Self { rate, keyframes, stats, packets, ticks, thread, next: 0 })
+    }
+
+    /// Feeds the next ticks; the encoder has dealt with all before the last one.
+    pub(crate) fn feed(&mut self, count: i64, picture: impl Fn(i64) -> Option<Picture>) -> Result<()> {
+        for index in self.next..self.next + count {
+            self.ticks.send(tick(index, picture(index)))?;
+        }
+        self.next += count;
+        Ok(())
+    }
+
+    /// The number of the next tick.
+    pub(crate) fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// The next packet, waited for.
+    pub(crate) fn packet(&mut self) -> Result<Packet> {
+        let began = Instant::now();
+        loop {
+            match self.packets.try_recv() {
+                Ok(packet) => return Ok(packet),
+                Err(TryRecvError::Disconnected) => anyhow::bail!("the encoder has ended"),
+                Err(TryRecvError::Empty) => ensure!(began.elapsed() < LIMIT, "no packet"),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What has been sent, by now and not waited for.
+    pub(crate) fn sent(&mut self) -> Vec<Packet> {
+        std::iter::from_fn(|| self.packets.try_recv().ok()).collect()
+    }
+
+    /// The rest of the packets.
+    pub(crate) fn end(mut self) -> Result<Vec<Packet>> {
+        drop(self.ticks);
+        ensure!(self.thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+        Ok(std::iter::from_fn(|| self.packets.blocking_recv()).collect())
+    }
+}
+
+/// Tick `index`; everywhere changed, if there is a picture.
+pub(crate) fn tick(index: i64, picture: Option<Picture>) -> Tick {
+    let damage = |picture: &Picture| Tiles::all(picture.width(), picture.height());
+    let frame = picture.map(|picture| Frame { damage: damage(&picture), picture: Arc::new(picture) });
+    Tick { index, pts: FPS.time_of(index), frame }
+}
+
+/// A page that says which tick it was drawn at, with nothing else on it.
+pub(crate) fn plain(index: i64) -> Picture {
+    drawn(index, |_, _| 255)
+}
+
+/// The same above a picture in which everything moves, and whose details cost bits.
+pub(crate) fn busy(index: i64) -> Picture {
+    let seed = u32::try_from(index).unwrap_or(0);
+    drawn(index, |x, y| {
+        let (x, y) = (x as u32 + 3 * seed, y as u32 + seed);
+        let hash = (x / 4).wrapping_mul(0x9e37_79b1) ^ (y / 4).wrapping_mul(0x85eb_ca77);
+        let still = (hash ^ hash >> 15).wrapping_mul(0x2c1b_3c6d) >> 25;
+        let flicker = (x ^ y ^ seed.wrapping_mul(0x27d4_eb2f)).wrapping_mul(0x1656_67b1) >> 28;
+        (64 + still + flicker) as u8
+    })
+}
+
+/// The same above waves that pass through each other, with a little noise on top: much like a video.
+pub(crate) fn waves(index: i64) -> Picture {
+    let time = index as f32 / 30.0;
+    let wave = |count: u32, length: f32, phase: f32| -> Vec<(f32, f32)> {
+        (0..count).map(|i| (i as f32 / length + phase).sin_cos()).collect()
+    };
+    let [right, across] = [wave(PAGE.0, 38.0, 1.9 * time), wave(PAGE.0, 24.0, time)];
+    let [up, down] = [wave(PAGE.1, 23.0, -1.3 * time), wave(PAGE.1, 19.0, 2.3 * time)];
+    drawn(index, |x, y| {
+        // The sine of the sum of two angles is a wave that goes down to the right.
+        let slanted = across[x].0 * down[y].1 + across[x].1 * down[y].0;
+        let noise = (x as u32 ^ (y as u32) << 3 ^ (index as u32) << 7).wrapping_mul(0x9e37_79b1) >> 29;
+        (124.0 + 35.0 * (right[x].0 + up[y].0 + slanted)) as u8 + noise as u8
+    })
+}
+
+fn drawn(index: i64, gray: impl Fn(usize, usize) -> u8) -> Picture {
+    let (width, height) = (PAGE.0 as usize, PAGE.1 as usize);
+    let mut page = Gray::new(width, height);
+    for (i, value) in page.data.iter_mut().enumerate() {
+        *value = gray(i % width, i / width);
+    }
+    let counter = u32::try_from(index).unwrap_or(0);
+    Strip { counter, page_time: 0, event_time: None, note: 0 }.draw(&mut page, Place::PAGE);
+    let mut picture = Picture::new(PAGE.0, PAGE.1);
+    for (pixel, value) in picture.bgrx_mut().chunks_exact_mut(4).zip(&page.data) {
+        pixel.fill(*value);
+    }
+    picture
+}
+
+/// Numbers of the ticks that have a packet.
+pub(crate) fn ticks(packets: &[Packet]) -> Vec<i64> {
+    packets.iter().map(|packet| packet.pts.to_index(FPS.get())).collect()
+}
+
+/// Numbers of the ticks that decoding can start at.
+pub(crate) fn keyframes(packets: &[Packet]) -> Vec<i64> {
+    let keys = packets.iter().filter(|packet| packet.keyframe);
+    keys.map(|packet| packet.pts.to_index(FPS.get())).collect()
+}
+
+/// Average bitrate of the ticks from `begin` up to `end`, in kbit/s.
+pub(crate) fn kbps(packets: &[Packet], begin: i64, end: i64) -> i64 {
+    let inside = packets.iter().filter(|packet| (begin..end).contains(&packet.pts.to_index(FPS.get())));
+    let bits: usize = inside.map(|packet| 8 * packet.data.len()).sum();
+    i64::try_from(bits).unwrap_or(i64::MAX) * i64::from(FPS.get()) / (end - begin) / 1000
+}
+
+/// A decoded picture.
+pub(crate) struct Seen {
+    /// Its tick.
+    pub(crate) tick: i64,
+    pub(crate) size: (u32, u32),
+    /// Luma from 0 to 255.
+    pub(crate) gray: Gray,
+    /// Y, U and V in the middle.
+    pub(crate) middle: [u8; 3],
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tick {}, {:?}, drawn at {:?}", self.tick, self.size, self.counter())
+    }
+}
+
+impl Seen {
+    /// The tick that the picture says it was drawn at.
+    pub(crate) fn counter(&self) -> Option<u32> {
+        let cell = 8 * self.size.0 as usize / PAGE.0 as usize;
+        Strip::read(&self.gray, Place { cell, ..Place::PAGE }).map(|strip| strip.counter)
+    }
+
+    /// Mean square error of a picture of the page's size.
+    pub(crate) fn error(&self, wanted: &Picture) -> u64 {
+        let pixels = wanted.bgrx().iter().step_by(4).zip(&self.gray.data);
+        pixels.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum::<u64>() / self.gray.data.len() as u64
+    }
+}
+
+/// What a viewer sees. An error if a packet cannot be decoded, or not at once.
+pub(crate) fn see(codec: RoomCodec, packets: &[Packet]) -> Result<Vec<Seen>> {
+    let id = match codec {
+        RoomCodec::H264 => ff::codec::Id::H264,
+        RoomCodec::Vp8 => ff::codec::Id::VP8,
+    };
+    let decoder = ff::decoder::find(id).context("a decoder")?;
+    let mut context = ff::codec::Context::new_with_codec(decoder);
+    context.set_flags(ff::codec::Flags::LOW_DELAY);
+    let mut decoder = context.decoder().video()?;
+    let mut frame = ff::frame::Video::empty();
+    packets
+        .iter()
+        .map(|packet| {
+            let mut coded = ff::Packet::copy(&packet.data);
+            let tick = packet.pts.to_index(FPS.get());
+            coded.set_pts(Some(tick));
+            decoder.send_packet(&coded)?;
+            decoder.receive_frame(&mut frame).with_context(|| format!("no picture of tick {tick}"))?;
+            ensure!(frame.pts() == Some(tick), "another picture than that of tick {tick}");
+            Ok(seen(tick, &frame))
+        })
+        .collect()
+}
+
+fn seen(tick: i64, frame: &ff::frame::Video) -> Seen {
+    let (width, height) = (frame.width() as usize, frame.height() as usize);
+    let mut gray = Gray::new(width, height);
+    for (row, to) in gray.data.chunks_exact_mut(width).enumerate() {
+        for (to, y) in to.iter_mut().zip(&frame.data(0)[row * frame.stride(0)..]) {
+            *to = ((f32::from(*y) - 16.0) * 255.0 / 219.0).round() as u8;
+        }
+    }
+    let middle = [1, 2, 2]
+        .iter()
+        .enumerate()
+        .map(|(plane, half)| frame.data(plane)[height / half / 2 * frame.stride(plane) + width / half / 2]);
+    let middle: Vec<_> = middle.collect();
+    Seen { tick, size: (frame.width(), frame.height()), gray, middle: [middle[0], middle[1], middle[2]] }
+}
