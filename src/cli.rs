@@ -1,31 +1,33 @@
 //! What can be typed.
 
+pub(crate) mod cast;
+
 mod care;
 mod output;
 mod page;
+pub(crate) mod room;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use pagecast_core::spec::{PushUrl, Rule, Size, SourceUrl};
+use pagecast_core::spec::Size;
 use pagecast_core::{Fps, SpecError};
 
 use crate::screen;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  recorded, also when ended by Ctrl-C or SIGTERM
+  0  done, also when ended by Ctrl-C or SIGTERM
   1  unexpected: a bug, or an encoder that failed
   2  a value on the command line is wrong
   3  the page cannot be opened: unknown host, no answer, HTTP error, certificate, out of reach;
      or it never became ready, or the end came before it was there, and nothing was recorded
-  4  the recording cannot be written or stored: it exists, no folder, read-only, disk full, wrong keys
+  4  the recording cannot be written or stored: it exists, no folder, read-only, disk full, wrong keys;
+     or the room refuses the page, or somebody else took its place
   5  the browser is missing or cannot start, or the page was in trouble too often";
 
-const NETWORK: &str = "The network";
-
-/// Turns a web page into a recording
+/// Turns a web page into live video and recordings
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -39,6 +41,10 @@ pub(crate) enum Command {
     /// Record a page to a file, a folder or a bucket, and push it to servers, until Ctrl-C or for a given time
     #[command(after_help = EXIT_CODES)]
     Record(Box<Record>),
+    /// Show a page live in a room (WebRTC): in one that Pagecast opens itself, or on a server that speaks WHIP, LiveKit or
+    /// Janus; with -o and --push, record and push it meanwhile
+    #[command(after_help = EXIT_CODES)]
+    Cast(Box<Live>),
     /// Finish and store recordings that were broken off, or could not be stored
     #[command(after_help = EXIT_CODES)]
     Recover(Recover),
@@ -54,53 +60,21 @@ pub(crate) enum Command {
 /// `pagecast record`.
 #[derive(Debug, Args)]
 pub(crate) struct Record {
-    /// The page, http or https
-    #[arg(value_parser = SourceUrl::parse)]
-    pub(crate) url: SourceUrl,
-    /// Width and height of page and video in pixels, even, up to 3840x2160
-    #[arg(long, default_value = "1280x720", value_name = "WxH", value_parser = parse_size)]
-    pub(crate) size: Size,
-    /// Frames per second, 1 to 60
-    #[arg(long, default_value = "30", value_name = "N", value_parser = parse_fps)]
-    pub(crate) fps: Fps,
-    /// How long to record, like 10s, 1m30s or 2h [default: until Ctrl-C]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub(crate) duration: Option<Duration>,
-    /// Cap on the video bitrate in kbit/s [default: by size and rate, 6000 for 1280x720 at 30]
-    #[arg(long, value_name = "KBPS")]
-    pub(crate) bitrate: Option<u32>,
-    /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
-    #[arg(long, default_value = "1", value_name = "F")]
-    pub(crate) scale_factor: f64,
-    /// Start the browser, then wait for Enter before the page is opened: it is there at once
-    #[arg(long)]
-    pub(crate) standby: bool,
-    /// Print the result as one JSON object on standard output
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Say nothing unless something is wrong
-    #[arg(long, short)]
-    pub(crate) quiet: bool,
-    /// Send the stream there while it is recorded: rtmp://host/application/key, rtmps://… or srt://host:port?streamid=…; may be
-    /// repeated, up to ten times. A connection that is lost is made again
-    #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
-    pub(crate) push: Vec<PushUrl>,
+    #[command(flatten)]
+    pub(crate) cast: cast::Cast,
     #[command(flatten)]
     pub(crate) output: output::Output,
+}
+
+/// `pagecast cast`.
+#[derive(Debug, Args)]
+pub(crate) struct Live {
     #[command(flatten)]
-    pub(crate) page: page::Page,
+    pub(crate) cast: cast::Cast,
     #[command(flatten)]
-    pub(crate) care: care::Care,
-    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name, *.name or *, each
-    /// with :PORT if you like; may be repeated
-    #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
-    pub(crate) allow_net: Vec<Rule>,
-    /// Keep the page from this, though it is public or allowed; may be repeated
-    #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
-    pub(crate) deny_net: Vec<Rule>,
-    /// Let the page send UDP, to any address: some calls (WebRTC) need it
-    #[arg(long, help_heading = NETWORK)]
-    pub(crate) allow_udp: bool,
+    pub(crate) room: room::Room,
+    #[command(flatten)]
+    pub(crate) output: output::Output,
 }
 
 /// `pagecast recover`.
@@ -132,7 +106,8 @@ impl Command {
     /// What is logged unless `RUST_LOG` says otherwise. On a terminal the live line tells the usual things.
     pub(crate) fn log_level(&self) -> &'static str {
         let quiet = match self {
-            Self::Record(args) => args.quiet || screen::stderr_is_terminal(),
+            Self::Record(args) => args.cast.quiet || screen::stderr_is_terminal(),
+            Self::Cast(args) => args.cast.quiet || screen::stderr_is_terminal(),
             Self::Recover(_) => false,
             Self::Demo(_) => screen::stderr_is_terminal(),
             Self::Doctor | Self::RunCast => true,

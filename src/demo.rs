@@ -11,6 +11,7 @@ use pagecast_core::{CastSpec, HostTime};
 use pagecast_media::sheet;
 
 use crate::failure::Failure;
+use crate::screen::LiveLine;
 use crate::{cli, record, screen};
 
 /// Stills on the contact sheet.
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &cli::Demo, started: HostTime) -> Result<ExitCode, Failu
         ..CastSpec::new(Source::new(url))
     };
     screen::say(&format!("recording the demo page for {} s …", args.duration.as_secs_f64()));
-    let outcome = record::cast(record::start()?, &spec, started, false)?;
+    let outcome = record::cast(record::start()?, &spec, started, LiveLine::new(false))?;
     if let Some(report) = &outcome.report {
         screen::say(&screen::summary(&spec.source, report));
     }

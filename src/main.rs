@@ -4,6 +4,7 @@ mod cli;
 mod demo;
 mod doctor;
 mod failure;
+mod live;
 mod record;
 mod recover;
 mod screen;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     log_to_stderr(cli.command.log_level());
     let done = match cli.command {
         Command::Record(args) => record::run(&args, started),
+        Command::Cast(args) => live::run(&args, started),
         Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args, started),
         Command::RunCast => Ok(process::run_inside(&record::stop_by_signals())),

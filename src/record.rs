@@ -5,7 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use pagecast_core::SpecError;
-use pagecast_core::spec::{Network, Push, Source};
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_worker::cast::{self, News, Stop};
 use pagecast_worker::process::{self, Outcome, Process};
@@ -15,48 +14,54 @@ use crate::failure::Failure;
 use crate::screen::{self, LiveLine};
 
 pub(crate) fn run(args: &cli::Record, started: HostTime) -> Result<ExitCode, Failure> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unix_s = i64::try_from(now.as_secs()).unwrap_or(0);
-    let (recording, evidence) =
-        args.output.recording(&args.url, unix_s).map_err(SpecError::from).map_err(cast::Error::from)?;
-    let mut spec = CastSpec::new(Source {
-        url: args.url.clone(),
-        size: args.size,
-        fps: args.fps,
-        scale_factor: args.scale_factor,
-        context: args.page.context().map_err(cast::Error::from)?,
-    });
-    spec.bitrate_kbps = args.bitrate;
-    spec.duration = args.duration;
-    spec.recording = Some(recording);
-    spec.pushes = args.push.iter().map(|url| Push { url: url.clone(), patience: None }).collect();
-    spec.evidence = Some(evidence);
-    spec.readiness = args.care.readiness();
-    spec.checks = args.care.checks();
-    spec.limits = args.care.limits();
-    spec.network =
-        Network { allow: args.allow_net.clone(), deny: args.deny_net.clone(), udp: args.allow_udp };
+    let mut spec = args.cast.spec().map_err(cast::Error::from)?;
+    let (recording, evidence) = args
+        .output
+        .recording(&args.cast.url, unix_s())
+        .map_err(SpecError::from)
+        .map_err(cast::Error::from)?;
+    (spec.recording, spec.evidence) = (Some(recording), Some(evidence));
+    let Some((process, started)) = begin(&args.cast, &spec, started)? else { return Ok(ExitCode::SUCCESS) };
+    let outcome = cast(process, &spec, started, LiveLine::new(args.cast.quiet || args.cast.json))?;
+    finish(&args.cast, &spec, outcome)
+}
+
+/// A process that is ready for the cast, and when it began; nothing if nobody is there to press Enter.
+pub(crate) fn begin(
+    args: &cli::cast::Cast,
+    spec: &CastSpec,
+    started: HostTime,
+) -> Result<Option<(Process, HostTime)>, Failure> {
     let mut process = start()?;
-    let mut started = started;
-    if args.standby {
-        // Wrong values are told before anybody waits.
-        spec.check().map_err(cast::Error::from)?;
-        process.warm(&spec).context("cannot start the browser")?;
-        screen::say("ready, press Enter to begin");
-        if std::io::stdin().read_line(&mut String::new()).unwrap_or(0) == 0 {
-            return Ok(ExitCode::SUCCESS);
-        }
-        started = process::now();
+    if !args.standby {
+        return Ok(Some((process, started)));
     }
-    let outcome = cast(process, &spec, started, args.quiet || args.json)?;
+    // Wrong values are told before anybody waits.
+    spec.check().map_err(cast::Error::from)?;
+    process.warm(spec).context("cannot start the browser")?;
+    screen::say("ready, press Enter to begin");
+    if std::io::stdin().read_line(&mut String::new()).unwrap_or(0) == 0 {
+        return Ok(None);
+    }
+    Ok(Some((process, process::now())))
+}
+
+/// Tells what became of it.
+pub(crate) fn finish(args: &cli::cast::Cast, spec: &CastSpec, outcome: Outcome) -> Result<ExitCode, Failure> {
     if let Some(report) = &outcome.report {
         if args.json {
             screen::print(&serde_json::to_string(report).context("the report cannot be written as JSON")?);
-        } else if !args.quiet && report.recording.is_some() {
+        } else if !args.quiet && (report.recording.is_some() || report.room.is_some()) {
             screen::say(&screen::summary(&spec.source, report));
         }
     }
     outcome.failure.map_or(Ok(ExitCode::SUCCESS), |failed| Err(failed.into()))
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_s() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(0)
 }
 
 /// A process for a cast. What earlier casts could not clear up is cleared up first.
@@ -71,20 +76,20 @@ pub(crate) fn cast(
     process: Process,
     spec: &CastSpec,
     started: HostTime,
-    quiet: bool,
+    mut line: LiveLine,
 ) -> Result<Outcome, Failure> {
     // Wrong values are told before a browser is started.
     spec.check().map_err(cast::Error::from)?;
     // The second signal kills the cast: what was recorded is stored by another process, if nobody asks a third time.
     let stop = stop_by_signals();
-    let mut line = LiveLine::new(quiet);
     let outcome = process.run(spec, started, &stop, |news| match news {
         News::Progress(progress) => line.show(&progress),
         News::Event(event) => line.note(event),
         News::Push(news) => line.note_push(&news),
+        News::Room(status) => line.note_room(&status),
         News::Delivery(status) => line.note_delivery(&status),
         News::Restarted => line.warn("the cast's process died: another one goes on with the recording"),
-        News::Unrecorded => line.warn("nothing is recorded any more; the pushes go on"),
+        News::Unrecorded => line.warn("nothing is recorded any more; everything else goes on"),
     });
     line.clear();
     Ok(outcome)

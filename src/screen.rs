@@ -7,7 +7,9 @@ use std::io::{IsTerminal, Write};
 use pagecast_core::cast::{Event, Trouble};
 use pagecast_core::push::State;
 use pagecast_core::spec::Source;
-use pagecast_worker::cast::{Delivered, DeliveryState, DeliveryStatus, Progress, PushNews, Report};
+use pagecast_worker::cast::{
+    Delivered, DeliveryState, DeliveryStatus, Progress, PushNews, Report, RoomStatus,
+};
 
 /// Whether standard error is a terminal.
 pub(crate) fn stderr_is_terminal() -> bool {
@@ -26,7 +28,6 @@ pub(crate) fn print(line: &str) {
 }
 
 /// The line that is rewritten while a cast runs.
-#[derive(Debug)]
 pub(crate) struct LiveLine {
     last: Progress,
     shown: bool,
@@ -35,17 +36,41 @@ pub(crate) struct LiveLine {
     delivery: Option<String>,
     /// What was told last of each push: its state, and what was wrong.
     pushes: BTreeMap<u32, (State, Option<String>)>,
+    /// How the room gets on.
+    room: Option<RoomStatus>,
+    /// Counts those who watch the room.
+    viewers: Option<Viewers>,
 }
+
+/// How many watch a room.
+type Viewers = Box<dyn Fn() -> Option<usize>>;
 
 impl LiveLine {
     pub(crate) fn new(quiet: bool) -> Self {
         let enabled = !quiet && stderr_is_terminal();
-        Self { last: Progress::default(), shown: false, enabled, delivery: None, pushes: BTreeMap::new() }
+        Self {
+            last: Progress::default(),
+            shown: false,
+            enabled,
+            delivery: None,
+            pushes: BTreeMap::new(),
+            room: None,
+            viewers: None,
+        }
+    }
+
+    /// Shows how many watch, too.
+    pub(crate) fn count_viewers(&mut self, viewers: Viewers) {
+        self.viewers = Some(viewers);
     }
 
     /// Shows how far the cast has come; not on a terminal, logs it every ten seconds.
     pub(crate) fn show(&mut self, now: &Progress) {
-        let text = describe(&self.last, now);
+        let mut text = describe(&self.last, now);
+        if let Some(room) = &self.room {
+            text =
+                format!("{text}  {}", describe_room(room, self.viewers.as_ref().and_then(|count| count())));
+        }
         let ten_seconds = |p: &Progress| p.elapsed.as_millis() / 10_000;
         if self.enabled {
             eprint!("\r\x1b[2K{text}");
@@ -88,6 +113,27 @@ impl LiveLine {
                 format!("push to {url} is back")
             }
             (_, State::Running) => return tracing::info!(%url, "pushing"),
+            _ => return,
+        };
+        self.warn(&text);
+    }
+
+    /// Tells what happened to the room, once, on a line of its own.
+    pub(crate) fn note_room(&mut self, status: &RoomStatus) {
+        let told = self.room.replace(status.clone());
+        if told.as_ref().is_some_and(|told| (told.state, &told.error) == (status.state, &status.error)) {
+            return;
+        }
+        let before = told.map(|told| told.state);
+        let server = &status.server;
+        let text = match (&status.error, status.state) {
+            (Some(error), State::Connecting) => format!("the room: {error}; trying again"),
+            (Some(error), State::Recovering) => format!("the room is interrupted: {error}; trying again"),
+            (error, State::Failed) => {
+                format!("the room is given up: {}", error.as_deref().unwrap_or("no connection"))
+            }
+            (_, State::Running) if before == Some(State::Recovering) => "the room is back".to_owned(),
+            (_, State::Running) => return tracing::info!(%server, "the room is there"),
             _ => return,
         };
         self.warn(&text);
@@ -166,6 +212,21 @@ fn describe(last: &Progress, now: &Progress) -> String {
     )
 }
 
+fn describe_room(room: &RoomStatus, viewers: Option<usize>) -> String {
+    if room.state != State::Running {
+        return "room: not connected".to_owned();
+    }
+    let layers = room.layers.iter().map(|layer| match layer.target_kbps {
+        0 => format!("{}p paused", layer.height),
+        target => format!("{}p{} {}/{target}", layer.height, layer.fps, layer.bitrate_kbps),
+    });
+    let loss = room.layers.iter().map(|layer| layer.loss).fold(0.0, f32::max);
+    let rtt = room.rtt_ms.map(|ms| format!("  rtt {ms:.0} ms")).unwrap_or_default();
+    let viewers = viewers.map(|count| format!("  viewers {count}")).unwrap_or_default();
+    let layers: Vec<_> = layers.collect();
+    format!("room {} kbit/s{rtt}  loss {:.1} %{viewers}", layers.join(" + "), loss * 100.0)
+}
+
 fn decibels(peak: f32) -> String {
     if peak > 0.0 { format!("{:.0}", 20.0 * peak.log10()) } else { "-∞".into() }
 }
@@ -223,6 +284,10 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
             push.lost,
             push.reconnects
         ));
+    }
+    if let Some(room) = &report.room {
+        let trouble = room.error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
+        lines.push(format!("room     {}  {} reconnects{trouble}", room.server, room.reconnects));
     }
     if report.restarts > 0 {
         lines.push(format!("resumed  {} times after its process died", report.restarts));

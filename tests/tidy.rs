@@ -15,7 +15,11 @@ const NEVER: &[(&str, &[&str])] = &[
     ("pagecast-core", &["tokio", "rustix", "smithay", "ffmpeg-the-third", "pagecast-page", "pagecast-media"]),
     ("pagecast-page", &["ffmpeg-the-third", "axum", "pagecast-media", "pagecast-worker"]),
     ("pagecast-media", &["smithay", "pulseaudio", "axum", "pagecast-page", "pagecast-worker"]),
-    ("pagecast-worker", &["axum", "clap"]),
+    (
+        "pagecast-room",
+        &["smithay", "pulseaudio", "ffmpeg-the-third", "pagecast-page", "pagecast-media", "pagecast-worker"],
+    ),
+    ("pagecast-worker", &["clap"]),
 ];
 
 fn root() -> &'static Path {

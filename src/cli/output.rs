@@ -82,6 +82,11 @@ impl From<FormatName> for Format {
 }
 
 impl Output {
+    /// Whether anything is to be recorded where that is not the purpose.
+    pub(crate) fn is_given(&self) -> bool {
+        self.output.is_some()
+    }
+
     /// The recording, and the folder for evidence beside it.
     pub(crate) fn recording(
         &self,

@@ -4,8 +4,8 @@
 //!  join ─▶ ICE servers ─▶ offer ─▶ negotiate ─▶ answer ─▶ next, next … ─▶ leave
 //! ```
 
-mod livekit;
 mod janus;
+mod livekit;
 mod whip;
 
 use async_trait::async_trait;

@@ -11,6 +11,8 @@ const strip = (() => {
   const image = context.createImageData(32, 4);
   const bytes = new Uint8Array(16);
   const view = new DataView(bytes.buffer);
+  // With ?absolute, times are comparable with those of other pages on this machine.
+  const epoch = new URLSearchParams(location.search).has("absolute") ? performance.timeOrigin % 1e8 : 0;
 
   function crc16(length) {
     let crc = 0xffff;
@@ -23,8 +25,8 @@ const strip = (() => {
 
   return function draw({ counter, pageTime, eventTime = null, note = 0 }) {
     view.setUint32(0, ((0xa5 << 24) | (counter & 0xffffff)) >>> 0);
-    view.setUint32(4, Math.round(pageTime * 10));
-    view.setUint32(8, eventTime === null ? 0xffffffff : Math.round(eventTime * 10));
+    view.setUint32(4, Math.round((epoch + pageTime) * 10));
+    view.setUint32(8, eventTime === null ? 0xffffffff : Math.round((epoch + eventTime) * 10));
     view.setUint16(12, note);
     view.setUint16(14, crc16(14));
     for (let bit = 0; bit < 128; bit++) {

@@ -237,7 +237,10 @@ mod tests {
         page.wait("the text", ANSWER, "document.querySelector('p').textContent.length > 0")?;
         page.device(390, 844, true)?;
         page.go(&server.url("/"))?;
-        assert_eq!(page.wait("its width", ANSWER, "document.querySelector('p').textContent || false")?, "980");
+        assert_eq!(
+            page.wait("its width", ANSWER, "document.querySelector('p').textContent || false")?,
+            "980"
+        );
         assert!(page.eval("nothing.at.all").is_err());
         assert!(page.screenshot()?.starts_with(b"\x89PNG"));
         Ok(())

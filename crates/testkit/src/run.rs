@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ pub struct Pagecast {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     output: Option<PathBuf>,
+    records: bool,
     guarded: bool,
 }
 
@@ -62,6 +63,7 @@ pub struct Report {
     pub recording: Option<serde_json::Value>,
     #[serde(default)]
     pub pushes: Vec<Push>,
+    pub room: Option<serde_json::Value>,
 }
 
 /// What became of a push.
@@ -109,7 +111,21 @@ impl Pagecast {
     #[must_use]
     pub fn record(program: impl Into<PathBuf>, url: &str) -> Self {
         let arguments = ["record", url, "--json"].map(str::to_owned).into();
-        Self { program: program.into(), arguments, environment: Vec::new(), output: None, guarded: false }
+        Self {
+            program: program.into(),
+            arguments,
+            environment: Vec::new(),
+            output: None,
+            records: true,
+            guarded: false,
+        }
+    }
+
+    /// `program cast url --json` likewise, which records nothing unless [`Pagecast::output`] says where.
+    #[must_use]
+    pub fn cast(program: impl Into<PathBuf>, url: &str) -> Self {
+        let arguments = ["cast", url, "--json"].map(str::to_owned).into();
+        Self { arguments, records: false, ..Self::record(program, url) }
     }
 
     /// Pages reach loopback only where `--allow-net` says so, as they do without us.
@@ -143,7 +159,7 @@ impl Pagecast {
     /// Records to this file instead of one in the run's scratch folder.
     #[must_use]
     pub fn output(mut self, path: PathBuf) -> Self {
-        self.output = Some(path);
+        (self.output, self.records) = (Some(path), true);
         self
     }
 
@@ -156,7 +172,10 @@ impl Pagecast {
         let (temp, runtime) = (scratch.open_folder("tmp")?, scratch.open_folder("run")?);
         let output = self.output.unwrap_or_else(|| scratch.join("out.mp4"));
         let mut command = program(&self.program);
-        command.args(&self.arguments).arg("-o").arg(&output);
+        command.args(&self.arguments);
+        if self.records {
+            command.arg("-o").arg(&output);
+        }
         if !self.guarded {
             command.args(["--allow-net", "127.0.0.0/8", "--allow-net", "[::1]"]);
         }
@@ -167,8 +186,8 @@ impl Pagecast {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-        let stdout = collect(child.stdout.take())?;
-        let stderr = collect(child.stderr.take())?;
+        let stdout = Heard::of(child.stdout.take())?;
+        let stderr = Heard::of(child.stderr.take())?;
         let family = Family::of(child.id(), scratch.path());
         Ok(Run {
             living: Living { child, family },
@@ -193,8 +212,8 @@ impl Pagecast {
 #[derive(Debug)]
 pub struct Run {
     living: Living,
-    stdout: JoinHandle<String>,
-    stderr: JoinHandle<String>,
+    stdout: Heard,
+    stderr: Heard,
     output: PathBuf,
     scratch: Arc<Scratch>,
     folders: [PathBuf; 2],
@@ -219,6 +238,26 @@ impl Run {
     #[must_use]
     pub fn output(&self) -> &Path {
         &self.output
+    }
+
+    /// What it wrote to standard error so far.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.stderr.so_far()
+    }
+
+    /// Waits until it says on standard error where its room is to be watched: that address.
+    ///
+    /// # Errors
+    /// As [`Run::wait_until`].
+    pub fn wait_for_room(&mut self, limit: Duration) -> Result<String> {
+        let address = |run: &Self| {
+            let said = run.said();
+            let (_, after) = said.split_once("watch it at ")?;
+            Some(after.split_once('\n')?.0.to_owned())
+        };
+        self.wait_until("it said where to watch", limit, |run| address(run).is_some())?;
+        address(self).context("it said nothing")
     }
 
     /// Its process id.
@@ -361,8 +400,8 @@ impl Run {
         let took = begin.elapsed();
         self.nothing_is_left()?;
         let Self { living: _gone, stdout, stderr, output, scratch, .. } = self;
-        let text = |thread: JoinHandle<String>| thread.join().ok().context("a reader panicked");
-        Ok(Outcome { status, took, stdout: text(stdout)?, stderr: text(stderr)?, output, scratch })
+        let (stdout, stderr) = (stdout.whole()?, stderr.whole()?);
+        Ok(Outcome { status, took, stdout, stderr, output, scratch })
     }
 
     fn nothing_is_left(&mut self) -> Result<()> {
@@ -506,13 +545,37 @@ fn send(pid: u32, signal: Signal) -> Result<()> {
     kill_process(pid, signal).with_context(|| format!("cannot send {signal:?}"))
 }
 
-fn collect(from: Option<impl Read + Send + 'static>) -> Result<JoinHandle<String>> {
-    let mut from = from.context("the output is not piped")?;
-    let read = move || {
-        let mut bytes = Vec::new();
-        // What was read before an error is still worth showing.
-        let _partial = from.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    std::thread::Builder::new().name("output".to_owned()).spawn(read).context("cannot start a thread")
+/// What is written to a pipe, as it comes.
+#[derive(Debug)]
+struct Heard {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Heard {
+    fn of(from: Option<impl Read + Send + 'static>) -> Result<Self> {
+        let mut from = from.context("the output is not piped")?;
+        let bytes = Arc::<Mutex<Vec<u8>>>::default();
+        let heard = Arc::clone(&bytes);
+        let read = move || {
+            let mut buffer = [0; 4096];
+            // What was read before an error is still worth showing.
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                heard.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..length]);
+            }
+        };
+        let thread = std::thread::Builder::new().name("output".to_owned()).spawn(read);
+        Ok(Self { bytes, thread: thread.context("cannot start a thread")? })
+    }
+
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    fn whole(self) -> Result<String> {
+        let Self { bytes, thread } = self;
+        thread.join().ok().context("a reader panicked")?;
+        let bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
 }

@@ -6,6 +6,7 @@ mod line;
 mod pushes;
 mod recording;
 mod report;
+mod room;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use driver::Warm;
 pub use pagecast_media::record::deliver::{
     Delivered, Item as RecordedFile, State as DeliveryState, Status as DeliveryStatus,
 };
+pub use pagecast_room::publish::{LayerStatus as RoomLayer, Status as RoomStatus};
 pub(crate) use pushes::change as change_pushes;
 pub use pushes::{Change, PushNews, PushReport};
 use recording::Finishing;
@@ -59,6 +61,12 @@ pub enum Error {
     /// Nothing can be sent.
     #[error(transparent)]
     Push(#[from] push::Error),
+    /// Nobody sees it in the room.
+    #[error("the room is given up: {0}")]
+    Room(String),
+    /// A thread of the room cannot be started.
+    #[error("cannot start a room")]
+    StartRoom(#[source] std::io::Error),
     /// The page was in trouble too often.
     #[error("{}", gave_up(*.0, *.1))]
     GaveUp(Trouble, u32),
@@ -111,8 +119,8 @@ impl Error {
                 Kind::Page
             }
             Self::Page(_) | Self::GaveUp(..) => Kind::Browser,
-            Self::Record(_) | Self::Storage(_) | Self::NotStored { .. } => Kind::Output,
-            Self::Encode(_) | Self::Push(_) | Self::Panic(_) => Kind::Unexpected,
+            Self::Record(_) | Self::Storage(_) | Self::NotStored { .. } | Self::Room(_) => Kind::Output,
+            Self::Encode(_) | Self::Push(_) | Self::StartRoom(_) | Self::Panic(_) => Kind::Unexpected,
         }
     }
 }
@@ -175,6 +183,8 @@ pub enum News {
     Progress(Progress),
     /// A push of it is in another state, or still in the same.
     Push(PushNews),
+    /// How its room gets on: about once a second, and when it is in another state.
+    Room(RoomStatus),
     /// What is recorded gets stored, or does not.
     Delivery(DeliveryStatus),
     /// Its process died, and another one goes on with it.

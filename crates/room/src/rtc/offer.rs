@@ -24,6 +24,8 @@ const H264_PT: (u8, u8) = (108, 109);
 const H264_PROFILE: u32 = 0x42_e01f;
 /// What the line is believed to carry before anything is known about it, in bit/s.
 const FIRST_ESTIMATE_BPS: u32 = 1_500_000;
+/// How often the way to the other side is tried: the answers say that it is there, also while nothing is sent.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often statistics are made.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// Packets kept for retransmission: a second of a busy picture.
@@ -140,6 +142,7 @@ impl Peer {
             let (pt, resend) = (Pt::from(H264_PT.0), Pt::from(H264_PT.1));
             config.codec_config().add_h264(pt, Some(resend), true, H264_PROFILE);
         }
+        config.set_max_stun_rto(CHECK_INTERVAL);
         let rtc = config.build(now);
         let rids = match layers {
             [_] => vec![None],

@@ -19,6 +19,7 @@ use super::line::{Line, Prepared};
 use super::pushes::{self, Change};
 use super::recording::Finishing;
 use super::report::{Progress, Report, Turn};
+use super::room::Room;
 use super::{DeliveryState, Error, Failure, News, Stop};
 use crate::{chain, usage};
 
@@ -309,17 +310,26 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Changes what is to be changed, and tells what happened.
+    /// Changes what is to be changed, and tells what happened to pushes and room.
     fn see_to_pushes(&mut self) {
         let mut news = Vec::new();
         for change in self.changes.try_iter() {
             news.extend(match &mut self.line {
-                Some(line) => line.pushes.change(change),
+                Some(line) => line.change(change, self.spec.source.fps),
                 None => pushes::change(&mut self.pushes, change),
             });
         }
-        news.extend(self.line.iter().flat_map(|line| line.pushes.news()));
-        news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Push(news)));
+        news.extend(self.line.iter().flat_map(Line::push_news));
+        let news = news.into_iter().map(News::Push);
+        let room = self.room().map(Room::news).unwrap_or_default().into_iter().map(News::Room);
+        let news: Vec<_> = news.chain(room).collect();
+        news.into_iter().for_each(|news| (self.tell.get_mut().tell)(news));
+    }
+
+    /// The room, live or not yet.
+    fn room(&self) -> Option<&Room> {
+        let live = self.line.as_ref().and_then(Line::room);
+        live.or_else(|| self.prepared.as_ref().and_then(Prepared::room))
     }
 
     fn announce(&mut self, event: Event) {
@@ -467,6 +477,9 @@ impl<'a> Driver<'a> {
             teller.told += PROGRESS_INTERVAL;
             if let Some(progress) = self.progress() {
                 (teller.tell)(News::Progress(progress));
+            }
+            if let Some(room) = self.line.as_ref().and_then(Line::room) {
+                (teller.tell)(News::Room(room.status()));
             }
             if self.line.as_ref().is_some_and(Line::has_stopped_recording)
                 && !std::mem::replace(&mut teller.unrecorded, true)

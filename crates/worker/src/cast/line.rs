@@ -7,13 +7,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pagecast_core::spec::{self, Push};
-use pagecast_core::{CastSpec, MediaTime, Packet, Samples, Tick, Track};
-use pagecast_media::encode::{self, End, Tracks, audio, video};
+use pagecast_core::{CastSpec, Fps, MediaTime, Packet, Samples, Tick, Track};
+use pagecast_media::encode::{self, End, Rate, Tracks, audio, split, video};
 use pagecast_media::fanout::FanOut;
 
-use super::pushes::{PushNews, PushReport, Running};
+use super::pushes::{Change, PushNews, PushReport, Running};
 use super::recording::{Finishing, Recording};
-use super::{DeliveryStatus, Error};
+use super::room::{self, Room};
+use super::{DeliveryStatus, Error, RoomStatus};
 
 /// How long one encoder may go on after the other has ended.
 const ALONE: Duration = Duration::from_secs(3);
@@ -26,6 +27,10 @@ pub(super) struct Prepared {
     fan_out: FanOut,
     tracks: Tracks,
     recording: Option<Recording>,
+    room: Option<room::Prepared>,
+    /// Whether anything of the cast is recorded or pushed from the beginning.
+    idle: bool,
+    bitrate_bps: u32,
     end: End,
 }
 
@@ -53,12 +58,22 @@ impl Prepared {
         };
         let begins_at = recording.as_ref().map_or(MediaTime::ZERO, Recording::begins_at);
         let end = End::new(spec.duration.map(|duration| MediaTime::from(duration) - begins_at));
-        Ok(Self { video, audio, packets, fan_out, tracks, recording, end })
+        let room = spec.room.as_ref().map(|room| room::Prepared::open(room, &spec.source)).transpose()?;
+        let idle = spec.recording.is_none() && spec.pushes.is_empty();
+        let bitrate_bps = spec.bitrate_bps();
+        Ok(Self { video, audio, packets, fan_out, tracks, recording, room, idle, bitrate_bps, end })
     }
 
-    /// Why the recording cannot be stored, if that is known.
+    /// The room, while there is nothing to publish yet.
+    pub(super) fn room(&self) -> Option<&Room> {
+        self.room.as_ref().map(|room| &room.room)
+    }
+
+    /// Why there is no sense in beginning, if that is known: the recording cannot be stored, or the room, which is all there is,
+    /// does not take the cast.
     pub(super) fn trouble(&self) -> Option<Error> {
-        self.recording.as_ref().and_then(Recording::trouble)
+        let given_up = || self.room().filter(|_| self.idle).and_then(Room::given_up);
+        self.recording.as_ref().and_then(Recording::trouble).or_else(given_up)
     }
 
     /// Takes ticks and samples from now on, and sends them to these.
@@ -68,13 +83,53 @@ impl Prepared {
         samples: Receiver<Samples>,
         pushes: &[Push],
     ) -> Result<Line, Error> {
-        let Self { video, audio, packets, fan_out, tracks, recording, end } = self;
+        let Self { video, audio, packets, fan_out, tracks, recording, room, idle, bitrate_bps, end } = self;
+        // Pushes may have been added since.
+        let idle = idle && pushes.is_empty();
         let pushes = Running::start(pushes, tracks, fan_out.taps(), video.keyframes())?;
         let (video_stats, audio_stats) = (video.stats(), audio.stats());
+        let rate = video.rate();
+        let paused = idle.then_some(bitrate_bps);
+        if idle {
+            rate.set(0, 1);
+        }
+        let mut lengths = vec![split::FILE_TICKS];
+        lengths.resize(1 + room.as_ref().map_or(0, room::Prepared::layers), split::ROOM_TICKS);
+        let (mut ticks, split_ticks) = split::ticks(ticks, &lengths)?;
+        let lengths = vec![split::SAMPLES; 1 + usize::from(room.is_some())];
+        let (mut samples, split_samples) = split::samples(samples, &lengths)?;
+        let splitters = split_ticks.into_iter().chain(split_samples).collect();
+        let room_samples = samples.split_off(1);
+        let room_ticks = ticks.split_off(1);
+        let (Some(ticks), Some(samples)) = (ticks.pop(), samples.pop()) else {
+            return Err(Error::Panic("split"));
+        };
         let video = Thread("encode-video", video.spawn(ticks, end.clone(), packets.clone())?);
         let audio = Thread("encode-audio", audio.spawn(samples, end.clone(), packets)?);
+        let (room, room_encoders) = match room.zip(room_samples.into_iter().next()) {
+            None => (None, Vec::new()),
+            Some((room, samples)) => {
+                let (room, threads) = room.start(room_ticks, samples, &end)?;
+                (Some(room), threads)
+            }
+        };
         let alone = Cell::new(None);
-        Ok(Line { end, video_stats, audio_stats, video, audio, fan_out, pushes, recording, alone })
+        Ok(Line {
+            end,
+            video_stats,
+            audio_stats,
+            rate,
+            paused,
+            video,
+            audio,
+            splitters,
+            fan_out,
+            pushes,
+            recording,
+            room,
+            room_encoders,
+            alone,
+        })
     }
 
     /// Nothing is recorded. What an earlier process recorded is still to be stored.
@@ -105,6 +160,8 @@ pub(super) struct Ended {
     pub(super) pushes: Vec<PushReport>,
     /// What happened to the pushes last.
     pub(super) news: Vec<PushNews>,
+    /// How the room got on, and what happened to it last.
+    pub(super) room: Option<(RoomStatus, Vec<RoomStatus>)>,
 }
 
 /// Outputs that run.
@@ -113,11 +170,17 @@ pub(super) struct Line {
     end: End,
     pub(super) video_stats: Arc<video::Stats>,
     pub(super) audio_stats: Arc<audio::Stats>,
+    rate: Rate,
+    /// The bitrate that is not spent yet, because nobody wants the picture but the room, which has its own.
+    paused: Option<u32>,
     video: Thread<Result<(), encode::Error>>,
     audio: Thread<Result<(), encode::Error>>,
+    splitters: Vec<JoinHandle<()>>,
     fan_out: FanOut,
-    pub(super) pushes: Running,
+    pushes: Running,
     recording: Option<Recording>,
+    room: Option<Room>,
+    room_encoders: Vec<JoinHandle<Result<(), encode::Error>>>,
     /// Since when only one encoder runs.
     alone: Cell<Option<Instant>>,
 }
@@ -126,9 +189,12 @@ impl Line {
     /// Whether nothing more will come out, because the end was reached or something failed.
     pub(super) fn is_over(&self) -> bool {
         let ended = [self.video.1.is_finished(), self.audio.1.is_finished()];
-        // Others may go on without it.
-        let unrecorded = self.recording.as_ref().is_some_and(Recording::is_over) && self.pushes.are_over();
-        if unrecorded || ended == [true; 2] {
+        // Of several outputs, each may go on alone.
+        let unwanted = (self.recording.is_some() || self.room.is_some())
+            && self.recording.as_ref().is_none_or(Recording::is_over)
+            && self.room.as_ref().is_none_or(Room::is_over)
+            && self.pushes.are_over();
+        if unwanted || ended == [true; 2] {
             return true;
         }
         if ended == [false; 2] {
@@ -161,6 +227,24 @@ impl Line {
         self.recording.as_ref().is_some_and(Recording::is_over) && !self.video.1.is_finished()
     }
 
+    /// A push is added or removed; what is told then.
+    pub(super) fn change(&mut self, change: Change, fps: Fps) -> Option<PushNews> {
+        if let (Change::AddPush(_), Some(bitrate_bps)) = (&change, self.paused.take()) {
+            self.rate.set(bitrate_bps, fps.get());
+        }
+        self.pushes.change(change)
+    }
+
+    /// What happened to the pushes since the last call.
+    pub(super) fn push_news(&self) -> impl Iterator<Item = PushNews> + '_ {
+        self.pushes.news()
+    }
+
+    /// The room.
+    pub(super) fn room(&self) -> Option<&Room> {
+        self.room.as_ref()
+    }
+
     /// How storing the recording gets on.
     pub(super) fn delivery(&self) -> Option<DeliveryStatus> {
         self.recording.as_ref().map(Recording::status)
@@ -180,16 +264,37 @@ impl Line {
                 failed.get_or_insert(error);
             }
         }
+        for encoder in self.room_encoders {
+            if let Err(error) = Thread("encode-room", encoder).join().and_then(|r| r.map_err(Into::into)) {
+                failed.get_or_insert(error);
+            }
+        }
+        for splitter in self.splitters {
+            if splitter.join().is_err() {
+                failed.get_or_insert(Error::Panic("split"));
+            }
+        }
         if !self.fan_out.finish() {
             failed.get_or_insert(Error::Panic("fan-out"));
         }
         let (pushes, news) = self.pushes.finish();
+        let alone = self.recording.is_none() && pushes.is_empty();
+        if let Some(given_up) = self.room.as_ref().filter(|_| alone).and_then(Room::given_up) {
+            failed.get_or_insert(given_up);
+        }
+        let room = match self.room.map(Room::finish).transpose() {
+            Ok(room) => room,
+            Err(error) => {
+                failed.get_or_insert(error);
+                None
+            }
+        };
         let recording = self.recording.map(|recording| {
             let (finishing, added) = recording.finish();
             // What cannot be recorded is why the cast ends.
             failed = added.err().or(failed.take());
             finishing
         });
-        Ended { recording, failed, pushes, news }
+        Ended { recording, failed, pushes, news, room }
     }
 }

@@ -7,6 +7,7 @@ use pagecast_core::cast::{EndReason, Event, Trouble};
 use pagecast_media::record::deliver::Delivered;
 use serde::{Deserialize, Serialize};
 
+use super::RoomStatus;
 use super::pushes::PushReport;
 
 /// How far a cast has come.
@@ -91,6 +92,9 @@ pub struct Report {
     /// Pictures and last words of the page from when something was wrong with it, if ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<PathBuf>,
+    /// How its room got on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<RoomStatus>,
     /// What became of its pushes, those that ended before it too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pushes: Vec<PushReport>,

@@ -29,9 +29,11 @@ impl Driver<'_> {
         (self.ticks, self.samples) = ((None, None), (None, None));
         let video = self.line.as_ref().map(|line| Arc::clone(&line.video_stats));
         let begins_at = self.line.as_ref().map_or(MediaTime::ZERO, Line::begins_at);
-        let Ended { recording, mut failed, pushes, news } =
+        let Ended { recording, mut failed, pushes, news, room } =
             self.line.take().map(Line::finish).unwrap_or_default();
         news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Push(news)));
+        let (room, news) = room.map_or((None, Vec::new()), |(status, news)| (Some(status), news));
+        news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Room(news)));
         let (end, trouble) = report::words(reason);
         let browser_cpu = self.usage.before_s + self.usage.now.cpu_seconds;
         let total = browser_cpu + usage::own_cpu().as_secs_f64();
@@ -61,6 +63,7 @@ impl Driver<'_> {
             restarts: 0,
             evidence: self.evidence.folder(),
             pushes,
+            room,
             recording: None,
         };
         if let Some(video) = &video {

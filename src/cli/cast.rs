@@ -1,0 +1,84 @@
+//! What can be typed about any cast: the page, and everything but where it goes.
+
+use std::time::Duration;
+
+use clap::Args;
+use pagecast_core::spec::{Network, Push, PushUrl, Rule, Size, Source, SourceUrl};
+use pagecast_core::{CastSpec, Fps, SpecError};
+
+use super::care::Care;
+use super::page::Page;
+
+const NETWORK: &str = "The network";
+
+/// A page, and how it is cast.
+#[derive(Debug, Args)]
+pub(crate) struct Cast {
+    /// The page, http or https
+    #[arg(value_parser = SourceUrl::parse)]
+    pub(crate) url: SourceUrl,
+    /// Width and height of page and video in pixels, even, up to 3840x2160
+    #[arg(long, default_value = "1280x720", value_name = "WxH", value_parser = super::parse_size)]
+    pub(crate) size: Size,
+    /// Frames per second, 1 to 60
+    #[arg(long, default_value = "30", value_name = "N", value_parser = super::parse_fps)]
+    pub(crate) fps: Fps,
+    /// How long, like 10s, 1m30s or 2h [default: until Ctrl-C]
+    #[arg(long, value_name = "TIME", value_parser = super::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Cap on the video bitrate of recording and pushes in kbit/s [default: by size and rate, 6000 for 1280x720 at 30]
+    #[arg(long, value_name = "KBPS")]
+    pub(crate) bitrate: Option<u32>,
+    /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
+    #[arg(long, default_value = "1", value_name = "F")]
+    pub(crate) scale_factor: f64,
+    /// Start the browser, then wait for Enter before the page is opened: it is there at once
+    #[arg(long)]
+    pub(crate) standby: bool,
+    /// Print the result as one JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say nothing unless something is wrong
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// Send the stream there too: rtmp://host/application/key, rtmps://… or srt://host:port?streamid=…; may be
+    /// repeated, up to ten times. A connection that is lost is made again
+    #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
+    pub(crate) push: Vec<PushUrl>,
+    #[command(flatten)]
+    pub(crate) page: Page,
+    #[command(flatten)]
+    pub(crate) care: Care,
+    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name, *.name or *, each
+    /// with :PORT if you like; may be repeated
+    #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
+    pub(crate) allow_net: Vec<Rule>,
+    /// Keep the page from this, though it is public or allowed; may be repeated
+    #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
+    pub(crate) deny_net: Vec<Rule>,
+    /// Let the page send UDP, to any address: some calls (WebRTC) need it
+    #[arg(long, help_heading = NETWORK)]
+    pub(crate) allow_udp: bool,
+}
+
+impl Cast {
+    /// The cast, which is not recorded yet, nor published.
+    pub(crate) fn spec(&self) -> Result<CastSpec, SpecError> {
+        let mut spec = CastSpec::new(Source {
+            url: self.url.clone(),
+            size: self.size,
+            fps: self.fps,
+            scale_factor: self.scale_factor,
+            context: self.page.context()?,
+        });
+        spec.bitrate_kbps = self.bitrate;
+        spec.duration = self.duration;
+        spec.pushes = self.push.iter().map(|url| Push { url: url.clone(), patience: None }).collect();
+        spec.readiness = self.care.readiness();
+        spec.checks = self.care.checks();
+        spec.limits = self.care.limits();
+        spec.network =
+            Network { allow: self.allow_net.clone(), deny: self.deny_net.clone(), udp: self.allow_udp };
+        Ok(spec)
+    }
+}

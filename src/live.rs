@@ -1,0 +1,100 @@
+//! `pagecast cast`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pagecast_core::spec::{RoomService, RoomUrl, Secret};
+use pagecast_core::{HostTime, SpecError};
+use pagecast_room::embedded::{
+    self, Server,
+    token::{self, Claims},
+};
+use pagecast_worker::cast;
+
+use crate::cli;
+use crate::failure::Failure;
+use crate::record;
+use crate::screen::{self, LiveLine};
+
+/// Signs the tokens of a room that is open to more than this machine.
+const SECRET: &str = "PAGECAST_ROOM_SECRET";
+/// How long a token is good for that is minted for one cast.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
+
+pub(crate) fn run(args: &cli::Live, started: HostTime) -> Result<ExitCode, Failure> {
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut spec = args.cast.spec().map_err(cast::Error::from)?;
+    let own = if args.room.is_own() { Some(Own::open(&args.room, environment(SECRET))?) } else { None };
+    let service = own.as_ref().map(|own| own.service()).transpose().map_err(cast::Error::from)?;
+    spec.room = Some(args.room.spec(&args.cast, service, &environment).map_err(cast::Error::from)?);
+    if args.output.is_given() {
+        let recording = args.output.recording(&args.cast.url, record::unix_s());
+        let (recording, evidence) = recording.map_err(SpecError::from).map_err(cast::Error::from)?;
+        (spec.recording, spec.evidence) = (Some(recording), Some(evidence));
+    }
+    let Some((process, started)) = record::begin(&args.cast, &spec, started)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut line = LiveLine::new(args.cast.quiet || args.cast.json);
+    if let Some(own) = &own {
+        if !args.cast.quiet {
+            screen::say(&format!("watch it at {}", own.watch));
+        }
+        let (server, room) = (Arc::clone(&own.server), args.room.name().to_owned());
+        line.count_viewers(Box::new(move || server.stats(&room).map(|stats| stats.viewers.len())));
+    }
+    let outcome = record::cast(process, &spec, started, line)?;
+    record::finish(&args.cast, &spec, outcome)
+}
+
+/// Pagecast's own room.
+struct Own {
+    server: Arc<Server>,
+    /// Where to watch.
+    watch: String,
+    publish: String,
+    token: Option<Secret>,
+}
+
+impl Own {
+    fn open(room: &cli::room::Room, secret: Option<String>) -> Result<Self, Failure> {
+        let bad = |why| Failure::from(cast::Error::from(SpecError::Room { what: "this address", why }));
+        let access = match secret {
+            Some(secret) => embedded::Access::Jwt(Secret::new(secret)),
+            None if room.listen.ip().is_loopback() => embedded::Access::Open,
+            None => return Err(bad("beyond this machine the room wants tokens: set PAGECAST_ROOM_SECRET")),
+        };
+        let config = embedded::Config {
+            http: room.listen,
+            media: room.listen_media.unwrap_or_else(|| (room.listen.ip(), 0).into()),
+            addresses: room.public_address.clone(),
+            access: access.clone(),
+            ..embedded::Config::default()
+        };
+        let server = Server::start(config).context("cannot open a room")?;
+        let address = server.http_addr();
+        let (name, user) = (room.name(), room.user());
+        let mint = |publish: bool| match &access {
+            embedded::Access::Open => Ok(None),
+            embedded::Access::Jwt(secret) => {
+                let claims = Claims::new(name, TOKEN_LIFETIME);
+                let claims = if publish { claims.publisher(user) } else { claims.viewer() };
+                token::mint(secret, &claims).map(Some)
+            }
+        };
+        let view = mint(false).context("cannot make a token")?;
+        let view = view.map(|token| format!("?token={token}")).unwrap_or_default();
+        Ok(Self {
+            watch: format!("http://{address}/rooms/{name}{view}"),
+            publish: format!("http://{address}/rooms/{{room}}/whip?user={{user}}"),
+            token: mint(true).context("cannot make a token")?.map(Secret::new),
+            server: Arc::new(server),
+        })
+    }
+
+    fn service(&self) -> Result<RoomService, SpecError> {
+        Ok(RoomService::Whip { url: RoomUrl::parse(&self.publish)?, token: self.token.clone() })
+    }
+}

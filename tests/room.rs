@@ -1,0 +1,222 @@
+//! A page that is cast to a room is seen and heard there: live, whole, in step, and soon.
+//!
+//! Pagecast casts a page, and records a page that watches it: the pictures of the recording say what the viewer saw and when.
+#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::media::{Seen, beeps};
+use pagecast_testkit::pages::get;
+use pagecast_testkit::strip::{Place, Strip};
+use pagecast_testkit::{Outcome, Pagecast, Run, Scratch, Server, Signal, Turn, sync};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const LIMIT: Duration = Duration::from_secs(60);
+/// Where `watch.html` shows the strip of what it watches.
+const WATCHED: Place = Place { x: 0, y: 64, cell: 8 };
+
+/// A cast of a page of our own to a room of Pagecast's own.
+struct Show {
+    server: Server,
+    run: Run,
+    /// Where it is watched.
+    room: String,
+}
+
+impl Show {
+    fn of(page: &str, options: impl FnOnce(Pagecast) -> Pagecast) -> Result<Self> {
+        let server = Server::start()?;
+        let cast = Pagecast::cast(PAGECAST, &server.url(page))
+            .with("size", "640x360")
+            .with("listen", "127.0.0.1:0")
+            .with("room", "test");
+        let mut run = options(cast).start()?;
+        let room = run.wait_for_room(LIMIT)?;
+        Ok(Self { server, run, room })
+    }
+
+    /// Records somebody who watches for so long, from the first picture on.
+    fn watch(&self, seconds: u32) -> Result<Watched> {
+        let whep = format!("{}/whep", self.room);
+        let outcome =
+            Pagecast::record(PAGECAST, &self.server.url(&format!("watch.html?absolute&whep={whep}")))
+                .with("size", "640x424")
+                .with("fps", "60")
+                .with("duration", format!("{seconds}s"))
+                .flag("wait-for-start")
+                .flag("allow-udp")
+                .finish(LIMIT)?;
+        Watched::of(&outcome)
+    }
+
+    fn end(self) -> Result<Outcome> {
+        self.run.signal(Signal::TERM)?;
+        self.run.finish(LIMIT)
+    }
+}
+
+/// What a viewer saw and heard.
+struct Watched {
+    /// The viewer's own strip beside that of the picture.
+    pictures: Vec<(f64, Option<Strip>, Option<Strip>)>,
+    onsets: Vec<f64>,
+}
+
+impl Watched {
+    fn of(outcome: &Outcome) -> Result<Self> {
+        let recording = outcome.recording()?;
+        let strips = recording.strips_at(&[Place::PAGE, WATCHED])?;
+        let pictures = strips.into_iter().map(|(at, strips)| (at, strips[0], strips[1])).collect();
+        let [onsets] = beeps::onsets_of(recording.pcm()?, [sync::PAGE_BEEP])?;
+        Ok(Self { pictures, onsets })
+    }
+
+    /// Milliseconds from a picture's drawing to its being shown, smallest first; each picture when it is first seen.
+    fn delays_ms(&self) -> Vec<f64> {
+        let mut last = None;
+        let mut delays = Vec::new();
+        for (_, viewer, page) in &self.pictures {
+            let (Some(viewer), Some(page)) = (viewer, page) else { continue };
+            if last.replace(page.counter) != Some(page.counter) {
+                delays.push(1000.0 * (viewer.page_s() - page.page_s()));
+            }
+        }
+        delays.sort_by(f64::total_cmp);
+        delays
+    }
+
+    /// Different pictures per second.
+    fn pictures_per_second(&self) -> f64 {
+        let mut counters: Vec<_> =
+            self.pictures.iter().filter_map(|(_, _, page)| Some(page.as_ref()?.counter)).collect();
+        counters.dedup();
+        let span = |range: &[(f64, Option<Strip>, Option<Strip>)]| {
+            range.last().zip(range.first()).map_or(1.0, |(b, a)| b.0 - a.0)
+        };
+        (counters.len() as f64 - 1.0) / span(&self.pictures)
+    }
+
+    fn sync(&self) -> sync::Offsets {
+        let pictures: Vec<_> =
+            self.pictures.iter().map(|(at, _, page)| Seen { pts_s: *at, strip: *page }).collect();
+        sync::page(&pictures, &self.onsets)
+    }
+}
+
+#[test]
+fn a_page_is_seen_and_heard_in_the_room() -> Result<()> {
+    let _turn = Turn::alone()?;
+    let show = Show::of("sync.html?absolute", |cast| cast)?;
+    let watched = show.watch(12)?;
+    let delays = watched.delays_ms();
+    let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize];
+    let (fps, sync) = (watched.pictures_per_second(), watched.sync());
+    println!("delay median {:.0} ms, p95 {:.0} ms; {fps:.2} pictures/s; sound {sync}", at(0.5), at(0.95));
+    let outcome = show.end()?;
+    outcome.expect_code(0)?;
+    ensure!(fps >= 0.97 * 30.0, "{fps} pictures per second");
+    ensure!(at(0.5) <= 150.0 && at(0.95) <= 250.0, "{} ms, {} ms", at(0.5), at(0.95));
+    ensure!(sync.len() >= 6 && sync.median_ms().abs() <= 40.0, "{sync}");
+    let room = outcome.report()?.room.context("there was a room")?;
+    ensure!(room["reconnects"] == 0, "{room}");
+    Ok(())
+}
+
+/// A room that somebody else has opened: another cast, in a process of its own.
+fn host(listen: &str) -> Result<(Server, Run, String)> {
+    let server = Server::start()?;
+    let mut run = Pagecast::cast(PAGECAST, &server.url("still.html"))
+        .with("size", "320x180")
+        .with("listen", listen)
+        .with("room", "host")
+        .start()?;
+    let address = run.wait_for_room(LIMIT)?;
+    Ok((server, run, address))
+}
+
+fn guest(server: &Server, host: &str) -> Pagecast {
+    let rooms = host.rsplit_once('/').map_or(host, |(rooms, _)| rooms);
+    Pagecast::cast(PAGECAST, &server.url("counter.html"))
+        .with("size", "320x180")
+        .with("room", "guests")
+        .with("whip", format!("{rooms}/{{room}}/whip?user={{user}}"))
+}
+
+/// Waits until somebody sends to the room of the guests, or nobody does.
+fn wait_for_publishers(host: &str, count: usize, limit: Duration) -> Result<Duration> {
+    let rooms = host.rsplit_once('/').map_or(host, |(rooms, _)| rooms);
+    let begin = Instant::now();
+    loop {
+        let stats: serde_json::Value = get(&format!("{rooms}/guests/stats"))
+            .and_then(|text| Ok(serde_json::from_str(&text)?))
+            .unwrap_or_default();
+        let sends = |p: &serde_json::Value| p["audio_bps"].as_u64().unwrap_or(0) > 0;
+        let there = stats["publishers"].as_array().map_or(0, |all| all.iter().filter(|p| sends(p)).count());
+        if there == count {
+            return Ok(begin.elapsed());
+        }
+        ensure!(begin.elapsed() < limit, "there are {there} publishers: {stats}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_room_that_dies_is_joined_again() -> Result<()> {
+    let _turn = Turn::alone()?;
+    let (_server, mut room, address) = host("127.0.0.1:0")?;
+    let pages = Server::start()?;
+    let mut cast = guest(&pages, &address).start()?;
+    wait_for_publishers(&address, 1, LIMIT)?;
+    room.kill_everything();
+    drop(room);
+    cast.wait_until("it noticed that the room is gone", LIMIT, |run| run.said().contains("trying again"))?;
+    let listen = address.trim_start_matches("http://").split('/').next().context("no address")?;
+    let (_server, room, address) = host(listen)?;
+    let back = wait_for_publishers(&address, 1, LIMIT)?;
+    println!("back after {back:?}");
+    // The pauses are three seconds at most; the rest is what a busy machine may take.
+    ensure!(back < Duration::from_secs(10), "{back:?}");
+    cast.signal(Signal::TERM)?;
+    let report = cast.finish(LIMIT)?.report()?;
+    ensure!(
+        report.room.context("a room")?["reconnects"] == 1 && report.moves == 0,
+        "the page did not notice"
+    );
+    room.signal(Signal::TERM)?;
+    room.finish(LIMIT)?.expect_code(0)
+}
+
+#[test]
+fn the_same_user_throws_the_earlier_out() -> Result<()> {
+    let _turn = Turn::alone()?;
+    let (_server, room, address) = host("127.0.0.1:0")?;
+    let pages = Server::start()?;
+    let first = guest(&pages, &address).start()?;
+    wait_for_publishers(&address, 1, LIMIT)?;
+    let second = guest(&pages, &address).start()?;
+    first.finish(LIMIT)?.expect_failure(4, &["another publisher took over"])?;
+    wait_for_publishers(&address, 1, LIMIT)?;
+    for run in [second, room] {
+        run.signal(Signal::TERM)?;
+        run.finish(LIMIT)?.expect_code(0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn it_is_recorded_beside_the_room() -> Result<()> {
+    let _turn = Turn::alone()?;
+    let folder = Scratch::new()?;
+    let file = folder.join("room.mp4");
+    let show = Show::of("sync.html?absolute", |cast| {
+        cast.with("layer", "320x180").output(file.clone()).with("duration", "8s")
+    })?;
+    let outcome = show.run.finish(LIMIT)?;
+    let report = outcome.report()?;
+    ensure!(report.duration_ms >= 7900.0, "{report:?}");
+    ensure!(outcome.recording()?.strips(Place::PAGE)?.len() > 100, "the recording has its pictures");
+    let layers = report.room.context("a room")?["layers"].clone();
+    ensure!(layers[0]["width"] == 640 && layers[1]["width"] == 320, "{layers}");
+    Ok(())
+}
