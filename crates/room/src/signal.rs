@@ -17,7 +17,7 @@ const MAX_REPEATED: usize = 200;
 /// Why a server does not take the stream, or takes it no longer. What it says holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub(crate) enum Error {
     /// It cannot be reached, or does not answer in time: worth another try.
     #[error("cannot reach {server}: {why}")]
     Unreachable {

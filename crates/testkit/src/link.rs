@@ -113,11 +113,10 @@ impl Lane {
         to: SocketAddr,
     ) -> Self {
         let (out, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(ON_THE_WAY);
-        #[expect(clippy::let_underscore_must_use, reason = "a datagram may be lost")]
         tokio::task::spawn(async move {
             while let Some((at, data)) = queue.recv().await {
                 sleep_until(at.into()).await;
-                let _ = socket.send_to(&data, to).await;
+                let _lost = socket.send_to(&data, to).await;
             }
         });
         let now = Instant::now();

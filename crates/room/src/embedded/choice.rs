@@ -87,7 +87,7 @@ impl Choice {
             match smaller {
                 Some(smaller) if tight_for >= DOWN_AFTER => self.go_down(now, Some(smaller.layer)),
                 None if tight_for >= PAUSE_AFTER && smallest.bps * 100 > budget_bps * 150 => {
-                    self.go_down(now, None)
+                    self.go_down(now, None);
                 }
                 _ => {}
             }

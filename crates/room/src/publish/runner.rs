@@ -31,7 +31,7 @@ pub(super) struct Runner {
 /// What ended a wait.
 enum Woken {
     Session(Error),
-    Opened(Result<Session, Error>),
+    Opened(Result<Box<Session>, Error>),
     Command(Command),
     Time,
 }
@@ -52,7 +52,7 @@ impl Runner {
     }
 
     pub(super) async fn run(mut self) {
-        let mut session: Option<Session> = None;
+        let mut session: Option<Box<Session>> = None;
         let mut wants_one = false;
         self.give(Input::Start);
         loop {
@@ -101,7 +101,7 @@ impl Runner {
 
     /// Waits for whatever comes first. A session that is being opened when a command comes is given up, and opened anew
     /// after it: commands are few.
-    async fn wait(&mut self, session: &mut Option<Session>, wants_one: bool) -> Woken {
+    async fn wait(&mut self, session: &mut Option<Box<Session>>, wants_one: bool) -> Woken {
         let deadline = self
             .machine
             .deadline()
@@ -120,7 +120,7 @@ impl Runner {
             },
             None if wants_one => tokio::select! {
                 command = command => Woken::Command(command),
-                opened = Session::open(&self.room) => Woken::Opened(opened),
+                opened = Session::open(&self.room) => Woken::Opened(opened.map(Box::new)),
             },
             None => tokio::select! {
                 command = command => Woken::Command(command),
@@ -140,7 +140,7 @@ impl Runner {
         self.give(if error.is_passing() { Input::Failed(text) } else { Input::Refused(text) });
     }
 
-    fn tell(&mut self, event: Event) {
+    fn tell(&self, event: Event) {
         {
             let mut status = lock(&self.status);
             (status.state, status.error) = (event.state, event.error.clone());

@@ -63,7 +63,7 @@ impl Error {
 pub(crate) struct Session {
     signal: Box<dyn Signal>,
     net: Net,
-    peer: Peer,
+    peer: Box<Peer>,
     events: VecDeque<Event>,
     /// When the peer wants to be told the time.
     wake: Instant,
@@ -113,11 +113,11 @@ impl Session {
         }
     }
 
-    async fn negotiate(room: &Room, signal: &mut dyn Signal) -> Result<(Net, Peer, String), Error> {
+    async fn negotiate(room: &Room, signal: &mut dyn Signal) -> Result<(Net, Box<Peer>, String), Error> {
         let mut ice = room.ice.clone();
         ice.servers.extend(signal.join().await?);
         let net = Net::open(&ice, is_local(room)).await?;
-        let mut peer = Peer::new(Instant::now(), room.codec, &room.layers, signal.rids());
+        let mut peer = Box::new(Peer::new(Instant::now(), room.codec, &room.layers, signal.rids()));
         for candidate in net.candidates() {
             peer.add_local(candidate.clone());
         }

@@ -180,7 +180,7 @@ pub(super) struct Line {
     pushes: Running,
     recording: Option<Recording>,
     room: Option<Room>,
-    room_encoders: Vec<JoinHandle<Result<(), encode::Error>>>,
+    room_encoders: Vec<room::Encoding>,
     /// Since when only one encoder runs.
     alone: Cell<Option<Instant>>,
 }

@@ -17,6 +17,9 @@ const PICTURES: usize = 64;
 /// Packets of the sound likewise, 20 ms each. Full: they are lost.
 const SOUNDS: usize = 25;
 
+/// A thread that encodes.
+pub(super) type Encoding = JoinHandle<Result<(), encode::Error>>;
+
 /// A room that is being connected to, and encoders that take nothing yet.
 pub(super) struct Prepared {
     pub(super) room: Room,
@@ -74,7 +77,7 @@ impl Prepared {
         ticks: Vec<Receiver<Tick>>,
         samples: Receiver<Samples>,
         end: &End,
-    ) -> Result<(Room, Vec<JoinHandle<Result<(), encode::Error>>>), Error> {
+    ) -> Result<(Room, Vec<Encoding>), Error> {
         let Self { room, video, audio } = self;
         let mut handles = Vec::new();
         let mut threads = Vec::new();

@@ -28,7 +28,7 @@ pub(super) async fn listen(
     let session = Session { room: path.0, publishes: false, secret: path.1 };
     let news = rooms.tell(|reply| Command::Listen(session, reply)).await?;
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, stream(Events { next: Box::pin(first(news)) })).into_response())
+    Ok((headers, stream(Events { next: Box::pin(std::future::ready(first(news))) })).into_response())
 }
 
 type Told = Option<(String, News, watch::Receiver<News>)>;
@@ -38,7 +38,7 @@ struct Events {
     next: Pin<Box<dyn Future<Output = Told> + Send>>,
 }
 
-async fn first(mut news: watch::Receiver<News>) -> Told {
+fn first(mut news: watch::Receiver<News>) -> Told {
     let known = news.borrow_and_update().clone();
     Some((known.since(None), known, news))
 }

@@ -20,6 +20,21 @@ const HOPELESS: Duration = Duration::from_secs(5);
 const TELL: Duration = Duration::from_secs(1);
 
 impl Driver<'_> {
+    /// What a cast that ended for this reason failed by, though its outputs did not; `begun`: there was something to show.
+    fn failure(&mut self, reason: EndReason, begun: bool) -> Option<Error> {
+        match reason {
+            EndReason::GaveUp(trouble) => Some(Error::GaveUp(trouble, self.machine.attempts())),
+            EndReason::OutputFailed | EndReason::StartFailed => {
+                Some(self.error.take().unwrap_or(Error::Panic("encode")))
+            }
+            _ => (!begun).then_some(Error::NothingRecorded(reason)),
+        }
+    }
+
+    fn tell_last(&mut self, news: impl Iterator<Item = News>) {
+        news.for_each(|news| (self.tell.get_mut().tell)(news));
+    }
+
     pub(super) fn finish(mut self, reason: EndReason) -> Result<Report, Failure> {
         self.measure();
         let display = self.page.as_ref().map(|page| page.display.stats()).unwrap_or_default();
@@ -31,9 +46,8 @@ impl Driver<'_> {
         let begins_at = self.line.as_ref().map_or(MediaTime::ZERO, Line::begins_at);
         let Ended { recording, mut failed, pushes, news, room } =
             self.line.take().map(Line::finish).unwrap_or_default();
-        news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Push(news)));
-        let (room, news) = room.map_or((None, Vec::new()), |(status, news)| (Some(status), news));
-        news.into_iter().for_each(|news| (self.tell.get_mut().tell)(News::Room(news)));
+        let (room, of_room) = room.map_or((None, Vec::new()), |(status, news)| (Some(status), news));
+        self.tell_last(news.into_iter().map(News::Push).chain(of_room.into_iter().map(News::Room)));
         let (end, trouble) = report::words(reason);
         let browser_cpu = self.usage.before_s + self.usage.now.cpu_seconds;
         let total = browser_cpu + usage::own_cpu().as_secs_f64();
@@ -83,16 +97,8 @@ impl Driver<'_> {
         {
             failed.get_or_insert(error);
         }
-        let error = match (failed, reason) {
-            (Some(error), _) => Some(error),
-            (None, EndReason::GaveUp(trouble)) => Some(Error::GaveUp(trouble, self.machine.attempts())),
-            (None, EndReason::OutputFailed | EndReason::StartFailed) => {
-                Some(self.error.take().unwrap_or(Error::Panic("encode")))
-            }
-            (None, _) => video.is_none().then_some(Error::NothingRecorded(reason)),
-        };
         let report = Box::new(report);
-        match error {
+        match failed.or_else(|| self.failure(reason, video.is_some())) {
             None => Ok(*report),
             Some(error) => Err(Failure { error, report: Some(report) }),
         }
