@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pagecast_core::HostTime;
-use pagecast_core::push::{Event, Input, Machine, Output};
+use pagecast_core::push::{Event, Input, Machine, Output, State};
 use pagecast_core::spec::Room;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
@@ -143,7 +143,11 @@ impl Runner {
     fn tell(&self, event: Event) {
         {
             let mut status = lock(&self.status);
-            (status.state, status.error) = (event.state, event.error.clone());
+            // Given up is given up, also when nothing is left of the connection.
+            if (status.state, event.state) != (State::Failed, State::Idle) {
+                status.state = event.state;
+            }
+            status.error.clone_from(&event.error);
             status.reconnects = self.connections.saturating_sub(1);
         }
         // Full: nobody listens, and the status says it, too.

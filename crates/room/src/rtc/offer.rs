@@ -13,6 +13,7 @@ use str0m::media::{
     Direction, Frequency, MediaKind, MediaTime as RtpTime, Mid, Pt, Rid, Simulcast, SimulcastLayer,
 };
 use str0m::net::{Protocol, Receive, Transmit};
+use str0m::rtp::Ssrc;
 use str0m::stats::{MediaEgressStats, PeerStats};
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output as RtcOutput, Rtc};
 
@@ -63,6 +64,8 @@ pub(crate) struct Peer {
     pending: Option<SdpPendingOffer>,
     sdp: String,
     payload: Option<(Pt, Pt)>,
+    /// Streams of which nothing was sent yet.
+    held: Vec<(Mid, Option<Rid>, Ssrc, Option<Ssrc>)>,
     /// When the cast's time was zero.
     origin: Option<Instant>,
     connected: bool,
@@ -159,6 +162,7 @@ impl Peer {
             pending: None,
             sdp: String::new(),
             payload: None,
+            held: Vec::new(),
             origin: None,
             connected: false,
             carries: [None; 2],
@@ -252,7 +256,10 @@ impl Peer {
         let audio = payload(self.audio, Codec::Opus).ok_or(Error::Codec("Opus"))?;
         let name = if wanted == Codec::H264 { "H.264" } else { "VP8" };
         let video = payload(self.video, wanted).ok_or(Error::Codec(name))?;
-        self.payload = Some((audio, video));
+        let again = self.payload.replace((audio, video)).is_some();
+        if !again {
+            self.hold_streams();
+        }
         let media = self.rtc.media(self.video);
         let takes = |rid: &Rid| match media.map(str0m::media::Media::rids_tx) {
             Some(str0m::media::Rids::Specific(rids)) => rids.contains(rid),
@@ -263,6 +270,28 @@ impl Peer {
             return Err(Error::Layers);
         }
         Ok(())
+    }
+
+    /// A stream reports on itself from its first moment on, and says that its time stamp is zero as long as nothing was sent. Servers
+    /// believe that. So the streams of the answer are taken back, and declared again with their first packet.
+    fn hold_streams(&mut self) {
+        let streams = self.rids.iter().map(|rid| (self.video, *rid)).chain([(self.audio, None)]);
+        let streams: Vec<_> = streams.collect();
+        let mut direct = self.rtc.direct_api();
+        for (mid, rid) in streams {
+            let Some(stream) = direct.stream_tx_by_mid(mid, rid) else { continue };
+            let (ssrc, resend) = (stream.ssrc(), stream.rtx());
+            direct.remove_stream_tx(ssrc);
+            self.held.push((mid, rid, ssrc, resend));
+        }
+    }
+
+    fn release(&mut self, mid: Mid, rid: Option<Rid>) {
+        let held = self.held.iter().position(|held| (held.0, held.1) == (mid, rid));
+        if let Some(index) = held {
+            let (_, _, ssrc, resend) = self.held.swap_remove(index);
+            self.rtc.direct_api().declare_stream_tx(ssrc, resend, mid, rid);
+        }
     }
 
     /// Sends a packet of a layer.
@@ -302,6 +331,7 @@ impl Peer {
         let ticks = u64::try_from(packet.pts.to_index(rate)).unwrap_or(0);
         let frequency = if rate == VIDEO_RATE { Frequency::NINETY_KHZ } else { Frequency::FORTY_EIGHT_KHZ };
         let time = RtpTime::new(ticks, frequency);
+        self.release(mid, rid);
         let Some(mut writer) = self.rtc.writer(mid) else { return Ok(()) };
         if let Some(rid) = rid {
             writer = writer.rid(rid);
