@@ -31,6 +31,8 @@ use std::time::Instant;
 use pagecast_core::spec::Secret;
 use tokio::sync::{mpsc, watch};
 
+#[doc(hidden)]
+pub use self::hub::endure;
 use self::hub::{Hub, Setup};
 pub use self::stats::{LayerStats, PublisherStats, RoomStats, ViewerStats};
 use crate::rtc::serve::Certificate;

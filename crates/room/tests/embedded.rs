@@ -1,7 +1,6 @@
 //! The embedded room with peers of str0m: what is published arrives, numbered without a gap, in the layer that the line carries.
 
 #[path = "peers/http.rs"]
-#[expect(dead_code, reason = "for other tests, too")]
 mod http;
 #[path = "peers/peer.rs"]
 #[expect(dead_code, reason = "for other tests, too")]
@@ -223,7 +222,7 @@ fn viewers_stay_when_a_publisher_goes_and_comes_again() -> Result<()> {
     let viewer = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
     let mut before = 0;
     for round in 0..3 {
-        let publisher = Peer::publish(server.http_addr(), &Wish::room("demo").as_user("page"))?;
+        let publisher = Peer::publish(server.http_addr(), &Wish::room("demo").user("page"))?;
         viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > before + 40)?;
         match round {
             // Gone without a word: another one takes its place.
@@ -251,10 +250,10 @@ fn viewers_stay_when_a_publisher_goes_and_comes_again() -> Result<()> {
 fn the_same_user_replaces_the_earlier_one() -> Result<()> {
     let server = server()?;
     let at = server.http_addr();
-    let first = Peer::publish(at, &Wish::room("demo").as_user("page"))?;
+    let first = Peer::publish(at, &Wish::room("demo").user("page"))?;
     let viewer = Peer::watch(at, &Wish::room("demo"))?;
     viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 10)?;
-    let second = Peer::publish(at, &Wish::room("demo").as_user("page"))?;
+    let second = Peer::publish(at, &Wish::room("demo").user("page"))?;
     first.wait("the goodbye", LIMIT, |seen| seen.closed_at.is_some())?;
     for (method, headers) in [
         ("OPTIONS", &[][..]),
@@ -291,13 +290,13 @@ fn several_publish_and_viewers_choose() -> Result<()> {
     let server = Server::start(Config { http: "127.0.0.1:0".parse()?, limits, ..Config::default() })?;
     let at = server.http_addr();
     let small = [Layer { rid: "h", bps: 200_000 }];
-    let first = Peer::publish(at, &Wish::room("demo").as_user("a"))?;
+    let first = Peer::publish(at, &Wish::room("demo").user("a"))?;
     first.wait("it is connected", LIMIT, |seen| seen.connected)?;
-    let _second = Peer::publish(at, &Wish::room("demo").as_user("b").layers(&small))?;
-    let third = Peer::publish(at, &Wish::room("demo").as_user("c")).unwrap_err().to_string();
+    let _second = Peer::publish(at, &Wish::room("demo").user("b").layers(&small))?;
+    let third = Peer::publish(at, &Wish::room("demo").user("c")).unwrap_err().to_string();
     ensure!(third.contains("409") && third.contains("2 publishers"), "{third}");
     let any = Peer::watch(at, &Wish::room("demo"))?;
-    let of_b = Peer::watch(at, &Wish::room("demo").as_user("b"))?;
+    let of_b = Peer::watch(at, &Wish::room("demo").user("b"))?;
     any.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 10)?;
     of_b.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 10)?;
     let stats = wait(&server, "both watch", |stats| {

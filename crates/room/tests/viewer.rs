@@ -1,7 +1,6 @@
 //! The embedded room with real Chromium: a page publishes by WHIP, and the room's own page shows it.
 
 #[path = "peers/http.rs"]
-#[expect(dead_code, reason = "for other tests, too")]
 mod http;
 #[path = "peers/peer.rs"]
 #[expect(dead_code, reason = "for other tests, too")]
@@ -104,7 +103,7 @@ fn the_page_comes_back_by_itself() -> Result<()> {
     let _publisher = rig.publish("VP8")?;
     plays(&mut viewer, "pictures again", "true")?;
     // Publishers that are not of this browser, too.
-    let _other = Peer::publish(rig.server.http_addr(), &Wish::room("demo").as_user("page"))?;
+    let _other = Peer::publish(rig.server.http_addr(), &Wish::room("demo").user("page"))?;
     viewer.wait(
         "another one",
         LIMIT,

@@ -4,6 +4,7 @@
 //!  datagram ─▶ paths ─▶ session ─▶ packet ─▶ publisher: clock, meters ─▶ viewers: layer, numbers ─▶ sessions ─▶ datagrams
 //! ```
 
+mod endure;
 mod join;
 mod publisher;
 mod report;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::endure::endure;
 use self::publisher::Publisher;
 use self::viewer::Viewer;
 use super::command::{Refused, Session as Name};

@@ -10,22 +10,28 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// What a server answered.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
     /// The value of a header; its name in small letters.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 }
 
 /// Asks, with these lines of headers.
-pub fn ask(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
+pub(crate) fn ask(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer> {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
@@ -35,7 +41,7 @@ pub fn ask(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], b
 }
 
 /// Sends these bytes, and hears until the server closes.
-pub fn say(to: SocketAddr, bytes: &[u8]) -> Result<Answer> {
+pub(crate) fn say(to: SocketAddr, bytes: &[u8]) -> Result<Answer> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
@@ -51,7 +57,7 @@ pub fn say(to: SocketAddr, bytes: &[u8]) -> Result<Answer> {
 }
 
 /// A WHIP or WHEP offer.
-pub fn offer(to: SocketAddr, path: &str, token: Option<&str>, sdp: &str) -> Result<Answer> {
+pub(crate) fn offer(to: SocketAddr, path: &str, token: Option<&str>, sdp: &str) -> Result<Answer> {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let mut headers = vec![("Content-Type", "application/sdp")];
     headers.extend(bearer.as_deref().map(|bearer| ("Authorization", bearer)));

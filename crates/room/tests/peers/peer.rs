@@ -35,65 +35,65 @@ const TURN: Duration = Duration::from_millis(5);
 
 /// A layer of what is published.
 #[derive(Debug, Clone, Copy)]
-pub struct Layer {
-    pub rid: &'static str,
-    pub bps: u32,
+pub(crate) struct Layer {
+    pub(crate) rid: &'static str,
+    pub(crate) bps: u32,
 }
 
 /// Two layers, as Pagecast sends them.
-pub const LAYERS: [Layer; 2] = [Layer { rid: "h", bps: 1_200_000 }, Layer { rid: "m", bps: 300_000 }];
+pub(crate) const LAYERS: [Layer; 2] = [Layer { rid: "h", bps: 1_200_000 }, Layer { rid: "m", bps: 300_000 }];
 
 /// How somebody is connected, and what the line does to what comes.
 #[derive(Debug, Clone, Default)]
-pub struct Line {
+pub(crate) struct Line {
     /// Sends no RTP and RTCP: only takes.
-    pub mute: bool,
+    pub(crate) mute: bool,
     /// Reads nothing.
-    pub deaf: bool,
+    pub(crate) deaf: bool,
     /// Goes by TCP; only at the beginning.
-    pub tcp: bool,
+    pub(crate) tcp: bool,
     /// What gets through, in bit/s, after a queue of 300 ms.
-    pub bps: Option<u64>,
+    pub(crate) bps: Option<u64>,
     /// Every so manieth datagram is lost; 0: none.
-    pub lose_each: u64,
+    pub(crate) lose_each: u64,
 }
 
 /// What is known of a peer from outside.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub connected: bool,
+pub(crate) struct Seen {
+    pub(crate) connected: bool,
     /// The other side has said goodbye, or nothing for too long.
-    pub gone: bool,
+    pub(crate) gone: bool,
     /// Of a publisher: keyframes that were asked for, by layer.
-    pub keyframe_requests: [u64; 2],
+    pub(crate) keyframe_requests: [u64; 2],
     /// Of a viewer: all packets of the picture and of the sound by sequence number.
-    pub video: BTreeMap<u64, Got>,
-    pub audio: BTreeMap<u64, Got>,
+    pub(crate) video: BTreeMap<u64, Got>,
+    pub(crate) audio: BTreeMap<u64, Got>,
     /// Sender reports: the wall clock, and what time stamp it was.
-    pub reports: BTreeMap<&'static str, Vec<(SystemTime, u64)>>,
-    pub closed_at: Option<Instant>,
+    pub(crate) reports: BTreeMap<&'static str, Vec<(SystemTime, u64)>>,
+    pub(crate) closed_at: Option<Instant>,
 }
 
 /// A packet that came.
 #[derive(Debug, Clone)]
-pub struct Got {
-    pub at: Instant,
+pub(crate) struct Got {
+    pub(crate) at: Instant,
     /// RTP time stamp, counted on.
-    pub time: u64,
-    pub marker: bool,
-    pub keyframe: bool,
+    pub(crate) time: u64,
+    pub(crate) marker: bool,
+    pub(crate) keyframe: bool,
     /// What it says, if it is the first of its picture: layer, frame, and when it was made.
-    pub says: Option<(usize, u64, Duration)>,
+    pub(crate) says: Option<(usize, u64, Duration)>,
 }
 
 impl Seen {
     /// The layer of the latest picture.
-    pub fn layer(&self) -> Option<usize> {
+    pub(crate) fn layer(&self) -> Option<usize> {
         self.video.values().rev().find_map(|got| got.says).map(|says| says.0)
     }
 
     /// Sequence numbers that never came, up to the latest but those of the last moments.
-    pub fn missing(&self) -> Vec<u64> {
+    pub(crate) fn missing(&self) -> Vec<u64> {
         let (Some(first), Some(last)) = (self.video.keys().next(), self.video.keys().last()) else {
             return Vec::new();
         };
@@ -103,11 +103,11 @@ impl Seen {
 
 /// A publisher or viewer; dropped, it goes without a word.
 #[derive(Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     server: SocketAddr,
     /// Its session at the server.
-    pub session: String,
-    pub etag: String,
+    pub(crate) session: String,
+    pub(crate) etag: String,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -128,30 +128,30 @@ struct Orders {
 
 /// What is published or watched, and as whom.
 #[derive(Debug, Clone)]
-pub struct Wish<'a> {
-    pub room: &'a str,
-    pub user: Option<&'a str>,
-    pub token: Option<&'a str>,
-    pub layers: &'a [Layer],
-    pub line: Line,
+pub(crate) struct Wish<'a> {
+    pub(crate) room: &'a str,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) token: Option<&'a str>,
+    pub(crate) layers: &'a [Layer],
+    pub(crate) line: Line,
 }
 
 impl<'a> Wish<'a> {
-    pub fn room(room: &'a str) -> Self {
+    pub(crate) fn room(room: &'a str) -> Self {
         Self { room, user: None, token: None, layers: &LAYERS, line: Line::default() }
     }
 
-    pub fn as_user(mut self, user: &'a str) -> Self {
+    pub(crate) fn user(mut self, user: &'a str) -> Self {
         self.user = Some(user);
         self
     }
 
-    pub fn layers(mut self, layers: &'a [Layer]) -> Self {
+    pub(crate) fn layers(mut self, layers: &'a [Layer]) -> Self {
         self.layers = layers;
         self
     }
 
-    pub fn line(mut self, line: Line) -> Self {
+    pub(crate) fn line(mut self, line: Line) -> Self {
         self.line = line;
         self
     }
@@ -163,9 +163,9 @@ impl<'a> Wish<'a> {
 }
 
 /// An offer of one who publishes, with the connection that made it.
-pub struct Offered {
-    pub rtc: Rtc,
-    pub sdp: String,
+pub(crate) struct Offered {
+    pub(crate) rtc: Rtc,
+    pub(crate) sdp: String,
     pending: str0m::change::SdpPendingOffer,
     audio: Mid,
     video: Mid,
@@ -173,7 +173,7 @@ pub struct Offered {
 }
 
 /// Offers to publish these layers, or to watch.
-pub fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<Offered> {
+pub(crate) fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<Offered> {
     let wire = if tcp { Wire::Nothing } else { Wire::Udp(UdpSocket::bind("127.0.0.1:0")?) };
     let mut config = Rtc::builder().clear_codecs().enable_opus(true, false);
     config = config.set_rtp_mode(layers.is_none());
@@ -197,12 +197,12 @@ pub fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<Offered> {
 
 impl Peer {
     /// Publishes.
-    pub fn publish(server: SocketAddr, wish: &Wish<'_>) -> Result<Self> {
+    pub(crate) fn publish(server: SocketAddr, wish: &Wish<'_>) -> Result<Self> {
         Self::start(server, wish, "whip", offer(Some(wish.layers), wish.line.tcp)?, true)
     }
 
     /// Watches.
-    pub fn watch(server: SocketAddr, wish: &Wish<'_>) -> Result<Self> {
+    pub(crate) fn watch(server: SocketAddr, wish: &Wish<'_>) -> Result<Self> {
         Self::start(server, wish, "whep", offer(None, wish.line.tcp)?, false)
     }
 
@@ -237,7 +237,7 @@ impl Peer {
                 frames: None,
             };
             if let Err(error) = run.run() {
-                eprintln!("a peer ends: {error:#}");
+                tracing::error!("a peer ends: {error:#}");
             }
             for_thread.see(|seen| seen.gone = true);
         };
@@ -248,12 +248,12 @@ impl Peer {
     }
 
     /// What it has seen.
-    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until it has seen this.
-    pub fn wait(&self, what: &str, limit: Duration, condition: impl Fn(&Seen) -> bool) -> Result<()> {
+    pub(crate) fn wait(&self, what: &str, limit: Duration, condition: impl Fn(&Seen) -> bool) -> Result<()> {
         let deadline = Instant::now() + limit;
         let mut seen = self.seen();
         while !condition(&seen) {
@@ -270,19 +270,19 @@ impl Peer {
     }
 
     /// Changes the line.
-    pub fn line(&self, line: Line) {
+    pub(crate) fn line(&self, line: Line) {
         self.shared.orders().line = line;
     }
 
     /// Ends the session properly.
-    pub fn leave(self) -> Result<()> {
+    pub(crate) fn leave(self) -> Result<()> {
         let answer = http::ask(self.server, "DELETE", &self.session, &[], "")?;
         ensure!(answer.status == 200, "DELETE is answered with {}", answer.status);
         Ok(())
     }
 
     /// Ends the connection properly, but not the session.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.shared.orders().close = true;
     }
 }
@@ -495,7 +495,7 @@ impl Run {
                 });
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
-                self.shared.see(|seen| seen.gone = true)
+                self.shared.see(|seen| seen.gone = true);
             }
             Event::Closed => self.shared.see(|seen| {
                 seen.gone = true;

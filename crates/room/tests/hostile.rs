@@ -1,0 +1,220 @@
+//! Whatever is thrown at the embedded room, those who are in it notice nothing, and it does not grow.
+
+#[path = "peers/http.rs"]
+mod http;
+#[path = "peers/peer.rs"]
+#[expect(dead_code, reason = "for other tests, too")]
+mod peer;
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_room::embedded::{Config, Server};
+use peer::{Peer, Wish};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Numbers that are the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % below.max(1)
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.roll(256) as u8).collect()
+    }
+
+    /// A few bytes changed, cut or doubled.
+    fn mutate(&mut self, valid: &[u8]) -> Vec<u8> {
+        let mut bytes = valid.to_vec();
+        for _ in 0..=self.roll(4) {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = self.roll(bytes.len());
+            match self.roll(4) {
+                0 => bytes[at] = self.roll(256) as u8,
+                1 => bytes.truncate(at),
+                2 => bytes[at] ^= 1 << self.roll(8),
+                _ => bytes.extend_from_within(at..),
+            }
+        }
+        bytes.truncate(60_000);
+        bytes
+    }
+}
+
+/// What those who speak properly say.
+fn valid(ufrag: &str) -> Vec<Vec<u8>> {
+    let mut stun = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+    stun.extend([7; 12]);
+    let name = format!("{ufrag}:them");
+    stun.extend([0, 6]);
+    stun.extend((name.len() as u16).to_be_bytes());
+    stun.extend(name.as_bytes());
+    stun.resize(stun.len().next_multiple_of(4), 0);
+    stun.extend([0, 0x24, 0, 4, 1, 2, 3, 4, 0, 0x25, 0, 0, 0x80, 0x2a, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+    stun.extend([0, 8, 0, 20]);
+    stun.extend([9; 20]);
+    stun.extend([0x80, 0x28, 0, 4, 1, 2, 3, 4]);
+    let length = (stun.len() - 20) as u16;
+    stun[2..4].copy_from_slice(&length.to_be_bytes());
+    let mut dtls =
+        vec![22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60, 1, 0, 0, 48, 0, 0, 0, 0, 0, 0, 0, 48, 254, 253];
+    dtls.resize(73, 3);
+    let mut rtp = vec![0x90, 0x6c, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0xbe, 0xde, 0, 1, 0x30, 1, 0, 0];
+    rtp.resize(1200, 0x55);
+    let mut rtcp = vec![0x80, 200, 0, 6];
+    rtcp.resize(60, 1);
+    vec![stun, dtls, rtp, rtcp]
+}
+
+/// Memory of this process, in bytes.
+fn resident() -> Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? * 1024)
+}
+
+fn ufrag(at: SocketAddr) -> Result<String> {
+    let answer = http::offer(at, "/rooms/demo/whep", None, &peer::offer(None, false)?.sdp)?;
+    let ufrag = answer.body.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).context("no ufrag")?;
+    Ok(ufrag.trim().to_owned())
+}
+
+/// Throws datagrams at the port: random ones, and valid ones that were changed.
+fn throw_datagrams(to: SocketAddr, ufrag: &str, count: usize) -> Result<()> {
+    let (mut dice, valid) = (Dice(1), valid(ufrag));
+    let sockets: Vec<UdpSocket> = (0..8).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    for n in 0..count {
+        let data = match n % 3 {
+            0 => {
+                let length = dice.roll(2000);
+                dice.bytes(length)
+            }
+            _ => {
+                let which = dice.roll(valid.len());
+                dice.mutate(&valid[which])
+            }
+        };
+        // The system may have enough of it.
+        let _full = sockets[dice.roll(sockets.len())].send_to(&data, to);
+        if n % 64 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+/// Throws frames at the port, and breaks off.
+fn throw_frames(to: SocketAddr, ufrag: &str, count: usize) -> Result<()> {
+    let (mut dice, valid) = (Dice(2), valid(ufrag));
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(to)?;
+        for _ in 0..dice.roll(5) {
+            let which = dice.roll(valid.len());
+            let frame = dice.mutate(&valid[which]);
+            let length = if dice.roll(4) == 0 { dice.roll(65_536) } else { frame.len() };
+            let _closed = stream.write_all(&(length as u16).to_be_bytes());
+            let _closed = stream.write_all(&frame);
+        }
+    }
+    Ok(())
+}
+
+/// Throws offers and whole requests at the web server.
+fn throw_words(at: SocketAddr, count: usize) -> Result<()> {
+    let mut dice = Dice(3);
+    let offers = [peer::offer(Some(&peer::LAYERS), false)?.sdp, peer::offer(None, false)?.sdp];
+    for n in 0..count {
+        let which = dice.roll(2);
+        let offer = &offers[which];
+        let mut lines: Vec<&str> = offer.lines().collect();
+        match dice.roll(3) {
+            // A line less, or twice, or elsewhere; or some bytes changed.
+            0 => drop(lines.remove(dice.roll(lines.len()))),
+            1 => lines.insert(dice.roll(lines.len()), lines[dice.roll(lines.len())]),
+            _ => {}
+        }
+        let mut body = (lines.join("\r\n") + "\r\n").into_bytes();
+        if dice.roll(2) == 0 {
+            body = dice.mutate(&body);
+        }
+        let verb = ["whip", "whep"][which];
+        let mut request = format!(
+            "POST /rooms/bad{}/{verb} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n",
+            n % 4,
+            body.len()
+        )
+        .into_bytes();
+        request.extend(body);
+        if dice.roll(8) == 0 {
+            request = dice.mutate(&request);
+        }
+        let mut stream = TcpStream::connect(at)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let _closed = stream.write_all(&request);
+        let _closed = stream.shutdown(std::net::Shutdown::Write);
+        let _whatever = std::io::copy(&mut stream, &mut std::io::sink());
+    }
+    Ok(())
+}
+
+#[test]
+fn whatever_comes_a_viewer_goes_on() -> Result<()> {
+    let server = Server::start(Config { http: "127.0.0.1:0".parse()?, ..Config::default() })?;
+    let (at, media) = (server.http_addr(), server.media_addr());
+    let publisher = Peer::publish(at, &Wish::room("demo"))?;
+    let viewer = Peer::watch(at, &Wish::room("demo"))?;
+    let pictures = |seen: &peer::Seen| seen.video.values().filter(|got| got.says.is_some()).count();
+    viewer.wait("pictures", LIMIT, |seen| pictures(seen) > 30)?;
+    // Once without counting, so that what is kept for ever is there.
+    throw_words(at, 100)?;
+    throw_frames(media, &ufrag(at)?, 20)?;
+    let before = resident()?;
+    let throwers = [
+        std::thread::spawn(move || throw_datagrams(media, &ufrag(at)?, 30_000)),
+        std::thread::spawn(move || throw_frames(media, &ufrag(at)?, 1500)),
+        std::thread::spawn(move || throw_words(at, 1500)),
+    ];
+    let begin = Instant::now();
+    for thrower in throwers {
+        thrower.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+    }
+    println!("thrown within {:?}", begin.elapsed());
+    let after = resident()?;
+    let so_far = pictures(&viewer.seen());
+    viewer.wait("more pictures", LIMIT, |seen| pictures(seen) > so_far + 60)?;
+    ensure!(!viewer.seen().gone && !publisher.seen().gone, "they were thrown out");
+    let missing = viewer.seen().missing().len();
+    ensure!(missing < 20, "{missing} packets are missing");
+    // What the peers have seen is kept, too: some 10 MB.
+    println!("{} MB more", after.saturating_sub(before) >> 20);
+    ensure!(after.saturating_sub(before) < 200 << 20, "from {before} to {after} bytes");
+    // Who is in the room can still be seen, and new ones come in.
+    let another = Peer::watch(at, &Wish::room("demo"))?;
+    another.wait("pictures", LIMIT, |seen| pictures(seen) > 30)?;
+    viewer.leave()?;
+    publisher.leave()
+}
+
+#[test]
+fn strangers_cannot_speak_for_others() -> Result<()> {
+    let server = Server::start(Config { http: "127.0.0.1:0".parse()?, ..Config::default() })?;
+    let at = server.http_addr();
+    let ufrag = ufrag(at)?;
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    for datagram in valid(&ufrag) {
+        socket.send_to(&datagram, server.media_addr())?;
+    }
+    // Who knows the name but not the password is not even answered.
+    let answered = socket.recv_from(&mut [0; 2000]);
+    ensure!(answered.is_err(), "a stranger was answered");
+    Ok(())
+}

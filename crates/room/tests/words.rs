@@ -1,0 +1,318 @@
+//! What is said to the embedded room over HTTP, and what it answers: WHIP (RFC 9725), WHEP, tokens, limits.
+
+#[path = "peers/http.rs"]
+mod http;
+#[path = "peers/peer.rs"]
+#[expect(dead_code, reason = "for other tests, too")]
+mod peer;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use http::{Answer, ask, offer};
+use pagecast_core::spec::Secret;
+use pagecast_room::embedded::token::{Claims, mint};
+use pagecast_room::embedded::{Access, Config, Error, Limits, Server};
+use peer::{Peer, Wish};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const FRAGMENT: (&str, &str) = ("Content-Type", "application/trickle-ice-sdpfrag");
+
+fn server(change: impl FnOnce(&mut Config)) -> Result<Server> {
+    let mut config = Config { http: "127.0.0.1:0".parse()?, ..Config::default() };
+    change(&mut config);
+    Ok(Server::start(config)?)
+}
+
+fn sdp() -> Result<String> {
+    Ok(peer::offer(Some(&peer::LAYERS), false)?.sdp)
+}
+
+fn is(answer: &Answer, status: u16, words: &str) -> Result<()> {
+    ensure!(answer.status == status && answer.body.contains(words), "not {status} {words:?}, but {answer:?}");
+    Ok(())
+}
+
+#[test]
+fn offers_are_answered_as_the_rfc_says() -> Result<()> {
+    let server = server(|_| ())?;
+    let at = server.http_addr();
+    let good = offer(at, "/rooms/demo/whip", None, &sdp()?)?;
+    is(&good, 201, "a=ice-lite")?;
+    ensure!(good.header("content-type") == Some("application/sdp"), "{good:?}");
+    ensure!(good.header("etag").is_some_and(|tag| tag.starts_with('"')), "{good:?}");
+    ensure!(
+        good.header("access-control-expose-headers").is_some_and(|names| names.contains("Location")),
+        "{good:?}"
+    );
+    let session = good.header("location").context("no session")?.to_owned();
+    ensure!(session.starts_with("/rooms/demo/whip/") && session.len() > 40, "{session}");
+    ensure!(good.body.contains("a=candidate") && good.body.contains("tcptype passive"), "{}", good.body);
+    for (body, status, words) in [
+        ("", 400, "cannot be understood"),
+        ("v=0", 400, "cannot be understood"),
+        (&sdp()?.replace("a=fingerprint", "a=nothing"), 400, "fingerprint"),
+        (&sdp()?.replace("a=sendonly", "a=recvonly"), 422, "sends no"),
+        (&sdp()?.replace("opus/48000", "xpus/48000").replace("H264/90000", "H26X/90000"), 422, "sends no"),
+    ] {
+        is(&offer(at, "/rooms/demo/whip", None, body)?, status, words)?;
+    }
+    is(&offer(at, "/rooms/demo/whep", None, &sdp()?)?, 422, "receives no")?;
+    is(
+        &ask(at, "POST", "/rooms/demo/whip", &[("Content-Type", "text/plain")], &sdp()?)?,
+        415,
+        "application/sdp",
+    )?;
+    is(&offer(at, "/rooms/a%20b/whip", None, &sdp()?)?, 404, "room's name")?;
+    is(&offer(at, "/rooms/demo/whip?user=a/b", None, &sdp()?)?, 400, "name of a user")?;
+    is(&offer(at, &format!("/rooms/{}/whip", "a".repeat(129)), None, &sdp()?)?, 404, "")?;
+    is(&ask(at, "GET", "/rooms/demo/whip", &[], "")?, 405, "")?;
+    let greeting = ask(at, "OPTIONS", "/rooms/demo/whip", &[("Access-Control-Request-Method", "POST")], "")?;
+    is(&greeting, 204, "")?;
+    ensure!(greeting.header("accept-post") == Some("application/sdp"), "{greeting:?}");
+    ensure!(greeting.header("access-control-allow-headers").is_some_and(|names| names.contains("If-Match")));
+    // The session, and one that is not.
+    is(&ask(at, "OPTIONS", &session, &[], "")?, 204, "")?;
+    is(&ask(at, "POST", &session, &[], "")?, 405, "")?;
+    is(&ask(at, "DELETE", &session.replace("whip", "whep"), &[], "")?, 404, "")?;
+    is(&ask(at, "DELETE", &session.replace("demo", "other"), &[], "")?, 404, "")?;
+    is(&ask(at, "DELETE", &session, &[], "")?, 200, "")?;
+    is(&ask(at, "DELETE", &session, &[], "")?, 410, "ended")?;
+    is(&ask(at, "DELETE", "/rooms/demo/whip/0123456789abcdef", &[], "")?, 404, "")
+}
+
+#[test]
+fn candidates_trickle_and_ice_restarts() -> Result<()> {
+    let server = server(|_| ())?;
+    let at = server.http_addr();
+    let _publisher = Peer::publish(at, &Wish::room("demo"))?;
+    let viewer = Peer::watch(at, &Wish::room("demo"))?;
+    viewer.wait("pictures", LIMIT, |seen| seen.video.len() > 30)?;
+    let candidate =
+        "a=mid:0\r\na=candidate:1 1 UDP 2130706431 192.0.2.1 3478 typ host\r\na=candidate:nonsense\r\n";
+    let patch = |headers: &[(&str, &str)], body: &str| ask(at, "PATCH", &viewer.session, headers, body);
+    is(&patch(&[FRAGMENT, ("If-Match", &viewer.etag)], candidate)?, 204, "")?;
+    is(&patch(&[FRAGMENT, ("If-Match", "\"other\"")], candidate)?, 412, "current")?;
+    is(&patch(&[FRAGMENT], candidate)?, 428, "If-Match")?;
+    is(&patch(&[("Content-Type", "text/plain"), ("If-Match", "*")], candidate)?, 415, "")?;
+    is(&patch(&[FRAGMENT, ("If-Match", "*")], candidate)?, 400, "a=ice-ufrag")?;
+    let restart = "a=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijklmn\r\n";
+    let restarted = patch(&[FRAGMENT, ("If-Match", "*")], restart)?;
+    is(&restarted, 200, "a=ice-pwd:")?;
+    ensure!(
+        restarted.body.contains("a=candidate:") && restarted.header("etag") != Some(&viewer.etag),
+        "{restarted:?}"
+    );
+    is(&patch(&[FRAGMENT, ("If-Match", &viewer.etag)], candidate)?, 412, "")?;
+    is(&patch(&[FRAGMENT, ("If-Match", restarted.header("etag").unwrap_or(""))], candidate)?, 204, "")
+}
+
+#[test]
+fn events_tell_what_happens() -> Result<()> {
+    let server = server(|_| ())?;
+    let at = server.http_addr();
+    let viewer = Peer::watch(at, &Wish::room("demo"))?;
+    let mut stream = TcpStream::connect(at)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    write!(stream, "GET {}/events HTTP/1.1\r\nHost: {at}\r\n\r\n", viewer.session)?;
+    let mut said = String::new();
+    let mut until = |words: &str| -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while !said.contains(words) {
+            let mut piece = [0; 4096];
+            let length = stream.read(&mut piece)?;
+            ensure!(length > 0 && Instant::now() < deadline, "{words:?} is not said, but {said}");
+            said.push_str(&String::from_utf8_lossy(&piece[..length]));
+        }
+        Ok(())
+    };
+    until("event: inactive")?;
+    until("{\"viewercount\":1}")?;
+    let publisher = Peer::publish(at, &Wish::room("demo"))?;
+    until("event: active")?;
+    until("\"rid\":\"m\",\"width\":640")?;
+    until("\"current\":\"h\"")?;
+    let body = "{\"layer\":\"m\"}";
+    is(&ask(at, "POST", &format!("{}/layer", viewer.session), &[], body)?, 204, "")?;
+    until("\"current\":\"m\",\"wish\":\"m\"")?;
+    let other = Peer::watch(at, &Wish::room("demo"))?;
+    until("{\"viewercount\":2}")?;
+    other.leave()?;
+    publisher.leave()?;
+    until("\"layers\":[]")?;
+    // Three may listen, a fourth may not; the end of the session is the end of the events.
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let mut other = TcpStream::connect(at)?;
+        other.set_read_timeout(Some(LIMIT))?;
+        write!(other, "GET {}/events HTTP/1.1\r\nHost: {at}\r\n\r\n", viewer.session)?;
+        ensure!(other.read(&mut [0; 64])? > 0);
+        others.push(other);
+    }
+    is(&ask(at, "GET", &format!("{}/events", viewer.session), &[], "")?, 503, "listened")?;
+    is(&ask(at, "POST", &format!("{}/layer", viewer.session), &[], "layer")?, 400, "")?;
+    viewer.leave()?;
+    for mut other in others {
+        let mut rest = Vec::new();
+        other.read_to_end(&mut rest).ok();
+        ensure!(rest.ends_with(b"0\r\n\r\n"), "the events do not end");
+    }
+    Ok(())
+}
+
+#[test]
+fn tokens_open_what_they_are_for() -> Result<()> {
+    let secret = Secret::new("hush");
+    let server = server(|config| config.access = Access::Jwt(secret.clone()))?;
+    let at = server.http_addr();
+    let hour = Duration::from_secs(3600);
+    let token = |claims: Claims| mint(&secret, &claims);
+    let publish = token(Claims::new("demo", hour).publisher("page"))?;
+    let view = token(Claims::new("demo", hour).viewer())?;
+    let other = token(Claims::new("other", hour).publisher("page").viewer())?;
+    let stale = token(Claims { exp: 1, ..Claims::new("demo", hour).publisher("page") })?;
+    let whip = |token: Option<&str>| offer(at, "/rooms/demo/whip", token, &sdp()?);
+    let none = whip(None)?;
+    is(&none, 401, "token is needed")?;
+    ensure!(none.header("www-authenticate") == Some("Bearer"), "{none:?}");
+    is(&whip(Some("nonsense"))?, 401, "not valid")?;
+    is(&whip(Some(&stale))?, 401, "expired")?;
+    is(&whip(Some(&other))?, 403, "another room")?;
+    is(&whip(Some(&view))?, 403, "publishing")?;
+    is(&offer(at, "/rooms/demo/whip?user=else", Some(&publish), &sdp()?)?, 403, "another user")?;
+    is(&offer(at, "/rooms/demo/whep", Some(&publish), &sdp()?)?, 403, "watching")?;
+    is(&ask(at, "GET", "/rooms/demo/stats", &[], "")?, 401, "")?;
+    is(&ask(at, "GET", &format!("/rooms/demo/stats?token={view}"), &[], "")?, 200, "publishers")?;
+    is(&ask(at, "GET", "/rooms", &[], "")?, 403, "")?;
+    is(&ask(at, "GET", "/rooms/demo", &[], "")?, 200, "<video")?;
+    let publisher = Peer::publish(at, &Wish { token: Some(&publish), ..Wish::room("demo") })?;
+    let viewer = Peer::watch(at, &Wish { token: Some(&view), ..Wish::room("demo") })?;
+    viewer.wait("pictures", LIMIT, |seen| seen.video.len() > 30)?;
+    let deadline = Instant::now() + LIMIT;
+    let stats = || ask(at, "GET", "/rooms/demo/stats", &[("Authorization", &format!("bearer {view}"))], "");
+    while !stats()?.body.contains("\"user\":\"page\"") {
+        ensure!(Instant::now() < deadline, "nobody publishes, it is said: {:?}", stats()?);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // From anywhere, as whoever has the token may.
+    let far =
+        ask(at, "GET", &format!("/rooms/demo/stats?token={view}"), &[("Origin", "https://a.example")], "")?;
+    ensure!(
+        far.status == 200 && far.header("access-control-allow-origin") == Some("https://a.example"),
+        "{far:?}"
+    );
+    publisher.leave()
+}
+
+#[test]
+fn an_open_room_is_for_this_machine() -> Result<()> {
+    let wide = Config { http: "0.0.0.0:0".parse()?, ..Config::default() };
+    ensure!(matches!(Server::start(wide), Err(Error::Open(_))));
+    let server = server(|_| ())?;
+    let at = server.http_addr();
+    for origin in ["https://evil.example", "null", "http://192.168.1.5", "http://localhost.evil.example"] {
+        is(&ask(at, "GET", "/rooms/demo/stats", &[("Origin", origin)], "")?, 403, "this machine")?;
+    }
+    is(&ask(at, "GET", "/rooms/demo/stats", &[("Origin", "http://localhost:3000")], "")?, 200, "")?;
+    // A name of somebody else's that points here.
+    let request =
+        format!("GET /rooms HTTP/1.1\r\nHost: rebound.example:{}\r\nConnection: close\r\n\r\n", at.port());
+    is(&http::say(at, request.as_bytes())?, 403, "this machine")?;
+    is(&ask(at, "GET", "/rooms", &[], "")?, 200, "\"rooms\":[]")
+}
+
+#[test]
+fn the_page_brings_all_that_it_needs() -> Result<()> {
+    let server = server(|_| ())?;
+    let pages = [(); 2].map(|()| ask(server.http_addr(), "GET", "/rooms/demo", &[], ""));
+    let mut nonces = Vec::new();
+    for page in pages {
+        let page = page?;
+        is(&page, 200, "<video")?;
+        let policy = page.header("content-security-policy").context("no policy")?.to_owned();
+        let nonce =
+            policy.split("'nonce-").nth(1).and_then(|rest| rest.split('\'').next()).context("no nonce")?;
+        ensure!(
+            policy.contains("default-src 'none'")
+                && page.body.contains(&format!("<script nonce=\"{nonce}\">"))
+        );
+        ensure!(
+            !page.body.contains("{{nonce}}") && !page.body.contains("https://"),
+            "something is missing in the page"
+        );
+        nonces.push(nonce.to_owned());
+    }
+    ensure!(nonces[0] != nonces[1]);
+    Ok(())
+}
+
+#[test]
+fn there_is_an_end_to_everything() -> Result<()> {
+    let limits =
+        Limits { rooms: 2, publishers_per_room: 1, viewers_per_room: 2, viewers: 3, ..Limits::default() };
+    let server = server(|config| config.limits = limits)?;
+    let at = server.http_addr();
+    let watch = |room: &str| offer(at, &format!("/rooms/{room}/whep"), None, &peer::offer(None, false)?.sdp);
+    is(&watch("a")?, 201, "")?;
+    is(&watch("a")?, 201, "")?;
+    let full = watch("a")?;
+    is(&full, 503, "this room has")?;
+    ensure!(full.header("retry-after").is_some(), "{full:?}");
+    is(&watch("b")?, 201, "")?;
+    is(&watch("b")?, 503, "as many viewers")?;
+    is(&watch("c")?, 503, "as many rooms")?;
+    is(&offer(at, "/rooms/a/whip?user=1", None, &sdp()?)?, 201, "")?;
+    is(&offer(at, "/rooms/a/whip?user=1", None, &sdp()?)?, 201, "")?;
+    is(&offer(at, "/rooms/a/whip?user=2", None, &sdp()?)?, 409, "1 publishers")?;
+    is(&offer(at, "/rooms/a/whip", None, &"a=x\r\n".repeat(20_000))?, 413, "bytes")?;
+    // None of them ever connects: they are forgotten, and there is room again.
+    let deadline = Instant::now() + LIMIT;
+    while watch("c")?.status != 201 {
+        ensure!(Instant::now() < deadline, "who never connects is never forgotten");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// Whether the server closes this connection within a while, though we never do.
+fn is_closed(at: SocketAddr, say: &[u8], then: &[u8]) -> Result<bool> {
+    let mut stream = TcpStream::connect(at)?;
+    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    stream.write_all(say)?;
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        let _full = stream.write_all(then);
+        match stream.read(&mut [0; 1024]) {
+            Ok(0) => return Ok(true),
+            Ok(_) => {}
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(_) => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+#[test]
+fn who_dawdles_is_not_waited_for() -> Result<()> {
+    let server = server(|_| ())?;
+    let at = server.http_addr();
+    let slow = [
+        std::thread::spawn(move || is_closed(at, b"GET /rooms HTTP/1.1\r\nHost: localhost\r\n", b"a: b\r\n")),
+        std::thread::spawn(move || is_closed(at, b"", b"")),
+        std::thread::spawn(move || {
+            let head = b"POST /rooms/a/whip HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\nConnection: close\r\nContent-Length: 9000\r\n\r\n";
+            is_closed(at, head, b"v")
+        }),
+        std::thread::spawn(move || is_closed(at, &[b'A'; 100_000], b"A")),
+    ];
+    // Others are served meanwhile.
+    is(&ask(at, "GET", "/rooms", &[], "")?, 200, "")?;
+    for (place, slow) in slow.into_iter().enumerate() {
+        let closed = slow.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        ensure!(closed, "connection {place} is never closed");
+    }
+    Ok(())
+}
