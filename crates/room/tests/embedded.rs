@@ -341,6 +341,23 @@ fn twenty_watch_and_some_of_them_badly() -> Result<()> {
 }
 
 #[test]
+fn new_ways_are_found_while_media_go_on() -> Result<()> {
+    let server = server()?;
+    let publisher = Peer::publish(server.http_addr(), &Wish::room("demo"))?;
+    let viewer = Peer::watch(server.http_addr(), &Wish::room("demo"))?;
+    viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 10)?;
+    for _ in 0..2 {
+        publisher.restart_ice()?;
+        viewer.restart_ice()?;
+        let before = pictures(&viewer.seen(), 0);
+        // Longer than a dead connection is waited for.
+        viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > before + 500)?;
+    }
+    ensure!(!publisher.seen().gone && !viewer.seen().gone);
+    is_whole(&viewer)
+}
+
+#[test]
 fn tcp_does_where_udp_does_not() -> Result<()> {
     let server = server()?;
     let by_tcp = || Wish::room("demo").line(Line { tcp: true, ..Line::default() });
@@ -379,6 +396,42 @@ fn trace_a_line() -> Result<()> {
                 of.loss
             );
         }
+    }
+    Ok(())
+}
+
+/// What the thread of the room has used of the processor.
+fn used() -> Result<Duration> {
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm"))?.trim() == "room" {
+            let stat = std::fs::read_to_string(task.join("stat"))?;
+            let fields: Vec<&str> = stat.rsplit(')').next().context("no stat")?.split_whitespace().collect();
+            let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+            return Ok(Duration::from_millis(ticks * 10));
+        }
+    }
+    anyhow::bail!("there is no thread of this name")
+}
+
+#[test]
+#[ignore = "for people: what a viewer costs"]
+fn what_a_viewer_costs() -> Result<()> {
+    let server = server()?;
+    let publisher = Peer::publish(server.http_addr(), &Wish::room("demo"))?;
+    publisher.wait("it is connected", LIMIT, |seen| seen.connected)?;
+    let mut viewers = Vec::new();
+    for many in [0, 1, 20] {
+        while viewers.len() < many {
+            viewers.push(Peer::watch(server.http_addr(), &Wish::room("demo"))?);
+        }
+        for viewer in &viewers {
+            viewer.wait("pictures", LIMIT, |seen| pictures(seen, 0) > 60)?;
+        }
+        let (before, begin) = (used()?, Instant::now());
+        std::thread::sleep(Duration::from_secs(10));
+        let cores = (used()? - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+        println!("{many} viewers: {cores:.3} cores");
     }
     Ok(())
 }

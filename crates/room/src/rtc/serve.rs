@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use str0m::bwe::{Bitrate, BweKind};
@@ -16,10 +15,16 @@ use str0m::net::{Receive, TcpType};
 use str0m::rtp::{RtpPacket, RtpWrite, SeqNo, Ssrc};
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, IceCreds, Input, Output, Rtc};
 
-use self::media::{Codec, Media, Packet, Report, Track};
+use self::media::{Media, Packet, Report, Track};
 use super::Protocol;
 
 pub(crate) mod media;
+mod said;
+mod sdp;
+
+pub(crate) use self::said::{Datagram, Happening, Line, Outgoing};
+pub(crate) use self::sdp::Refusal;
+use self::sdp::{media_sections, shorten, with_credentials};
 
 /// What a viewer's line is believed to carry before anything is known about it, in bit/s: enough for a page in HD to begin with.
 const FIRST_ESTIMATE_BPS: u64 = 2_500_000;
@@ -77,81 +82,6 @@ pub(crate) struct Setup<'a> {
     pub(crate) role: Role,
     /// Name and password for ICE.
     pub(crate) credentials: (String, String),
-}
-
-/// Why an offer is not taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// It is no SDP, or no sound one.
-    #[error("this offer cannot be understood: {0}")]
-    Malformed(String),
-    /// It is sound, and nothing that can be done.
-    #[error("this offer cannot be taken: {0}")]
-    Unacceptable(&'static str),
-}
-
-/// A datagram, and the way it took.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Datagram<'a> {
-    /// UDP or TCP.
-    pub(crate) protocol: Protocol,
-    /// Who sent it.
-    pub(crate) source: SocketAddr,
-    /// The address of ours that it was sent to, as the other side knows it.
-    pub(crate) destination: SocketAddr,
-    /// What it says.
-    pub(crate) data: &'a [u8],
-}
-
-/// What a connection has to say.
-#[derive(Debug)]
-pub(crate) enum Happening {
-    /// Send this.
-    Send(Protocol, SocketAddr, Vec<u8>),
-    /// Media flow from now on.
-    Connected,
-    /// A packet came.
-    Packet(Packet),
-    /// When a stream's time stamps were.
-    Report(Track, Report),
-    /// A keyframe is needed to go on.
-    Keyframe,
-    /// What the line carries, in bit/s.
-    Estimate(u64),
-    /// How it went in the last second.
-    Measured(Line),
-    /// The other side is gone.
-    Gone,
-}
-
-/// How the line was.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Line {
-    /// The time a packet takes there and back.
-    pub(crate) rtt: Option<Duration>,
-    /// Part of the packets that was lost, 0 to 1.
-    pub(crate) loss: Option<f32>,
-}
-
-/// A packet to send, renumbered already.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    /// Sound or picture.
-    pub(crate) audio: bool,
-    /// What it is made of.
-    pub(crate) codec: Codec,
-    /// Sequence number, counted on.
-    pub(crate) seq: u64,
-    /// RTP time stamp.
-    pub(crate) timestamp: u32,
-    /// When it was made, by our clock; not in the future.
-    pub(crate) made: Instant,
-    /// The last of a picture.
-    pub(crate) marker: bool,
-    /// What it carries.
-    pub(crate) payload: Arc<[u8]>,
-    /// Numbers of a VP8 picture and of its base layer, to write over those in the payload.
-    pub(crate) vp8: Option<(u16, u8)>,
 }
 
 /// One connection.
@@ -602,32 +532,6 @@ fn rids(rids: &Rids) -> Vec<Option<Rid>> {
         Rids::Specific(rids) => rids.iter().map(|rid| Some(*rid)).collect(),
         Rids::None | Rids::Any => vec![None],
     }
-}
-
-fn media_sections(sdp: &str) -> usize {
-    sdp.lines().filter(|line| line.starts_with("m=")).count()
-}
-
-/// The same offer with other ICE credentials, and without candidates: those of before are no use any more.
-fn with_credentials(offer: &str, ufrag: &str, password: &str) -> String {
-    let mut changed = String::with_capacity(offer.len() + 64);
-    for line in offer.lines() {
-        if line.starts_with("a=ice-ufrag:") {
-            changed.push_str(&format!("a=ice-ufrag:{ufrag}"));
-        } else if line.starts_with("a=ice-pwd:") {
-            changed.push_str(&format!("a=ice-pwd:{password}"));
-        } else if line.starts_with("a=candidate:") || line.starts_with("a=end-of-candidates") {
-            continue;
-        } else {
-            changed.push_str(line);
-        }
-        changed.push_str("\r\n");
-    }
-    changed
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the 32 bits that RTP carries")]

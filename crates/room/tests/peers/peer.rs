@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use str0m::change::SdpAnswer;
+use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::format::Codec;
 use str0m::media::{Direction, Frequency, MediaKind, MediaTime, Mid, Rid, Simulcast, SimulcastLayer};
 use str0m::net::{Protocol, Receive, TcpType};
@@ -108,6 +108,7 @@ pub(crate) struct Peer {
     /// Its session at the server.
     pub(crate) session: String,
     pub(crate) etag: String,
+    answer: String,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -124,6 +125,10 @@ struct Orders {
     stop: bool,
     close: bool,
     line: Line,
+    /// An ICE restart is wanted; its offer; the answer to it.
+    restart: bool,
+    offered: Option<String>,
+    answered: Option<String>,
 }
 
 /// What is published or watched, and as whom.
@@ -166,7 +171,7 @@ impl<'a> Wish<'a> {
 pub(crate) struct Offered {
     pub(crate) rtc: Rtc,
     pub(crate) sdp: String,
-    pending: str0m::change::SdpPendingOffer,
+    pending: SdpPendingOffer,
     audio: Mid,
     video: Mid,
     wire: Wire,
@@ -235,6 +240,7 @@ impl Peer {
                 shared: Arc::clone(&for_thread),
                 queue: VecDeque::new(),
                 frames: None,
+                pending: None,
             };
             if let Err(error) = run.run() {
                 tracing::error!("a peer ends: {error:#}");
@@ -244,7 +250,7 @@ impl Peer {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
         let header = |name| answer.header(name).map(str::to_owned).with_context(|| format!("no {name}"));
         let (session, etag) = (header("location")?, header("etag")?);
-        Ok(Self { server, session, etag, shared, thread: Some(thread) })
+        Ok(Self { server, session, etag, answer: answer.body.clone(), shared, thread: Some(thread) })
     }
 
     /// What it has seen.
@@ -272,6 +278,33 @@ impl Peer {
     /// Changes the line.
     pub(crate) fn line(&self, line: Line) {
         self.shared.orders().line = line;
+    }
+
+    /// Finds new ways to the server, while media go on (ICE restart).
+    pub(crate) fn restart_ice(&self) -> Result<()> {
+        self.shared.orders().restart = true;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let offered = loop {
+            if let Some(offered) = self.shared.orders().offered.take() {
+                break offered;
+            }
+            ensure!(Instant::now() < deadline, "no offer is made");
+            std::thread::sleep(TURN);
+        };
+        let is_ice = |line: &&str| line.starts_with("a=ice-ufrag:") || line.starts_with("a=ice-pwd:");
+        let lines: Vec<&str> = offered.lines().filter(is_ice).take(2).collect();
+        let headers = [("Content-Type", "application/trickle-ice-sdpfrag"), ("If-Match", "*")];
+        let said = http::ask(self.server, "PATCH", &self.session, &headers, &(lines.join("\r\n") + "\r\n"))?;
+        ensure!(said.status == 200, "the restart is answered with {}: {}", said.status, said.body);
+        let mut answer = String::new();
+        for line in self.answer.lines() {
+            let name = is_ice(&line).then(|| line.split(':').next().unwrap_or_default());
+            let new = name.and_then(|name| said.body.lines().find(|line| line.starts_with(name)));
+            answer.push_str(new.unwrap_or(line));
+            answer.push_str("\r\n");
+        }
+        self.shared.orders().answered = Some(answer);
+        Ok(())
     }
 
     /// Ends the session properly.
@@ -402,6 +435,7 @@ struct Run {
     /// What is under way on a slow line, and when it arrives.
     queue: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
     frames: Option<Frames>,
+    pending: Option<SdpPendingOffer>,
 }
 
 /// What is published.
@@ -429,6 +463,7 @@ impl Run {
                 self.rtc.close()?;
                 continue;
             }
+            self.restart_ice()?;
             self.write()?;
             let soon =
                 deadline.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), TURN);
@@ -466,6 +501,23 @@ impl Run {
             self.rtc.handle_input(Input::Timeout(Instant::now()))?;
         }
         Ok(())
+    }
+
+    fn restart_ice(&mut self) -> Result<()> {
+        let mut orders = self.shared.orders();
+        if std::mem::take(&mut orders.restart) {
+            let mut change = self.rtc.sdp_api();
+            change.ice_restart(true);
+            let (offer, pending) = change.apply().context("no offer")?;
+            (orders.offered, self.pending) = (Some(offer.to_sdp_string()), Some(pending));
+        }
+        if let Some((answer, pending)) =
+            orders.answered.take().and_then(|answer| Some((answer, self.pending.take()?)))
+        {
+            self.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer)?)?;
+        }
+        drop(orders);
+        self.drain().map(drop)
     }
 
     fn drain(&mut self) -> Result<Instant> {

@@ -1,5 +1,6 @@
 //! What the rooms tell of themselves.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,21 +12,22 @@ use super::{Hub, Key, Role};
 impl Hub {
     /// Tells all viewers what is new to them.
     pub(super) fn tell(&mut self, now: Instant) {
-        let rooms: Vec<(Arc<str>, Vec<Key>)> =
-            self.rooms.iter().map(|(name, room)| (Arc::clone(name), room.viewers.clone())).collect();
-        for (_, viewers) in rooms {
+        let rooms: Vec<(Vec<Key>, Vec<Key>)> =
+            self.rooms.values().map(|room| (room.publishers.clone(), room.viewers.clone())).collect();
+        for (publishers, viewers) in rooms {
+            let publishers: HashMap<Key, PublisherStats> = publishers
+                .into_iter()
+                .filter_map(|key| Some((key, self.publisher_stats(now, key)?)))
+                .collect();
             for key in &viewers {
                 let Some(Role::Viewer(viewer)) = self.role(*key) else { continue };
                 let (source, current, wish) = (viewer.source, viewer.layer(), wished(&viewer.wish));
-                let publisher = source.and_then(|source| self.publisher_stats(now, source));
+                let publisher = source.and_then(|source| publishers.get(&source));
+                let layers = publisher.map(|publisher| publisher.layers.iter().map(steady).collect());
+                let current = current.and_then(|layer| self.layer_name(source, layer));
                 let news = News {
-                    active: publisher.as_ref().is_some_and(|publisher| publisher.active),
-                    layers: Layers {
-                        current: current.and_then(|layer| self.layer_name(source, layer)),
-                        wish,
-                        layers: publisher
-                            .map_or_else(Vec::new, |publisher| publisher.layers.iter().map(steady).collect()),
-                    },
+                    active: publisher.is_some_and(|publisher| publisher.active),
+                    layers: Layers { current, wish, layers: layers.unwrap_or_default() },
                     viewers: viewers.len(),
                 };
                 if let Some(Role::Viewer(viewer)) = self.role(*key) {

@@ -1,0 +1,72 @@
+//! What goes into a connection, and what comes out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::media::{Codec, Packet, Report, Track};
+use crate::rtc::Protocol;
+
+/// A datagram, and the way it took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Datagram<'a> {
+    /// UDP or TCP.
+    pub(crate) protocol: Protocol,
+    /// Who sent it.
+    pub(crate) source: SocketAddr,
+    /// The address of ours that it was sent to, as the other side knows it.
+    pub(crate) destination: SocketAddr,
+    /// What it says.
+    pub(crate) data: &'a [u8],
+}
+
+/// What a connection has to say.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// Send this.
+    Send(Protocol, SocketAddr, Vec<u8>),
+    /// Media flow from now on.
+    Connected,
+    /// A packet came.
+    Packet(Packet),
+    /// When a stream's time stamps were.
+    Report(Track, Report),
+    /// A keyframe is needed to go on.
+    Keyframe,
+    /// What the line carries, in bit/s.
+    Estimate(u64),
+    /// How it went in the last second.
+    Measured(Line),
+    /// The other side is gone.
+    Gone,
+}
+
+/// How the line was.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Line {
+    /// The time a packet takes there and back.
+    pub(crate) rtt: Option<Duration>,
+    /// Part of the packets that was lost, 0 to 1.
+    pub(crate) loss: Option<f32>,
+}
+
+/// A packet to send, renumbered already.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// Sound or picture.
+    pub(crate) audio: bool,
+    /// What it is made of.
+    pub(crate) codec: Codec,
+    /// Sequence number, counted on.
+    pub(crate) seq: u64,
+    /// RTP time stamp.
+    pub(crate) timestamp: u32,
+    /// When it was made, by our clock; not in the future.
+    pub(crate) made: Instant,
+    /// The last of a picture.
+    pub(crate) marker: bool,
+    /// What it carries.
+    pub(crate) payload: Arc<[u8]>,
+    /// Numbers of a VP8 picture and of its base layer, to write over those in the payload.
+    pub(crate) vp8: Option<(u16, u8)>,
+}
