@@ -66,6 +66,8 @@ pub(crate) struct Peer {
     payload: Option<(Pt, Pt)>,
     /// Streams of which nothing was sent yet.
     held: Vec<(Mid, Option<Rid>, Ssrc, Option<Ssrc>)>,
+    /// Streams of which only the first packet was sent.
+    fresh: Vec<(Mid, Option<Rid>)>,
     /// When the cast's time was zero.
     origin: Option<Instant>,
     connected: bool,
@@ -135,6 +137,7 @@ impl Peer {
     pub(crate) fn new(now: Instant, codec: RoomCodec, layers: &[Layer], rids: [&str; 2]) -> Self {
         let first = layers.iter().map(Layer::bitrate_bps).sum::<u32>().min(FIRST_ESTIMATE_BPS);
         let mut config = Rtc::builder()
+            .set_extension_map(super::extensions())
             .clear_codecs()
             .enable_opus(true, false)
             .enable_vp8(codec == RoomCodec::Vp8)
@@ -163,6 +166,7 @@ impl Peer {
             sdp: String::new(),
             payload: None,
             held: Vec::new(),
+            fresh: Vec::new(),
             origin: None,
             connected: false,
             carries: [None; 2],
@@ -286,11 +290,19 @@ impl Peer {
         }
     }
 
+    /// Makes sure that something can be sent.
     fn release(&mut self, mid: Mid, rid: Option<Rid>) {
         let held = self.held.iter().position(|held| (held.0, held.1) == (mid, rid));
         if let Some(index) = held {
             let (_, _, ssrc, resend) = self.held.swap_remove(index);
-            self.rtc.direct_api().declare_stream_tx(ssrc, resend, mid, rid);
+            // One whose first packet waits for its turn would still report zero.
+            self.rtc.direct_api().declare_stream_tx(ssrc, resend, mid, rid).set_unpaced(true);
+            self.fresh.push((mid, rid));
+        } else if let Some(index) = self.fresh.iter().position(|fresh| *fresh == (mid, rid)) {
+            self.fresh.swap_remove(index);
+            if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, rid) {
+                stream.set_unpaced(mid == self.audio);
+            }
         }
     }
 
@@ -335,6 +347,10 @@ impl Peer {
         let Some(mut writer) = self.rtc.writer(mid) else { return Ok(()) };
         if let Some(rid) = rid {
             writer = writer.rid(rid);
+        }
+        if mid == self.video {
+            let [least, most] = super::playout_delay();
+            writer = writer.playout_delay(least, most);
         }
         writer.write(pt, origin + pts, time, Arc::clone(&packet.data)).map_err(broken)
     }

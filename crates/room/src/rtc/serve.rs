@@ -12,11 +12,10 @@ use str0m::change::SdpOffer;
 use str0m::config::DtlsCert;
 use str0m::media::{KeyframeRequestKind, MediaKind, Mid, Rid, Rids};
 use str0m::net::{Receive, TcpType};
-use str0m::rtp::{RtpPacket, RtpWrite, SeqNo, Ssrc};
+use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite, SeqNo, Ssrc};
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, IceCreds, Input, Output, Rtc};
 
 use self::media::{Media, Packet, Report, Track};
-use super::Protocol;
 
 pub(crate) mod media;
 mod said;
@@ -137,6 +136,7 @@ impl Peer {
             .set_ice_lite(true)
             .set_local_ice_credentials(IceCreds { ufrag, pass })
             .set_dtls_cert(setup.certificate.0.clone())
+            .set_extension_map(super::extensions())
             .clear_codecs()
             .enable_opus(true, false)
             .enable_h264(true)
@@ -366,6 +366,7 @@ impl Peer {
         else {
             return false;
         };
+        let audio = packet.audio;
         let (mid, begun) = (media.mid, std::mem::replace(&mut media.begun, true));
         let patch = packet.vp8.and_then(|(picture, base)| media::renumbered(&packet.payload, picture, base));
         let mut write = RtpWrite::new(
@@ -380,6 +381,12 @@ impl Peer {
         if let Some(patch) = patch {
             write = write.vp8_patch(patch);
         }
+        if !packet.audio {
+            let [least, most] = super::playout_delay();
+            let mut values = ExtensionValues::default();
+            (values.play_delay_min, values.play_delay_max) = (Some(least), Some(most));
+            write = write.ext_vals(values);
+        }
         let sent = catch_unwind(AssertUnwindSafe(|| {
             let mut direct = rtc.direct_api();
             if !begun {
@@ -390,6 +397,8 @@ impl Peer {
                 );
             }
             if let Some(stream) = direct.stream_tx(&ssrc) {
+                // A stream whose first packet waits for its turn still reports that its time stamp is zero.
+                stream.set_unpaced(audio || !begun);
                 stream.write_rtp(write);
             }
         }));
