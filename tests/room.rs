@@ -1,6 +1,7 @@
 //! A page that is cast to a room is seen and heard there: live, whole, in step, and soon.
 //!
 //! Pagecast casts a page, and records a page that watches it: the pictures of the recording say what the viewer saw and when.
+#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};

@@ -233,6 +233,24 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
+/// The body of what an HTTP server on this machine answers.
+///
+/// # Errors
+/// It cannot be reached, or answers something other than 200.
+pub fn get(url: &str) -> Result<String> {
+    use std::io::{Read as _, Write as _};
+    let rest = url.strip_prefix("http://").context("not an http address")?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let mut stream = TcpStream::connect(host)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    ensure!(head.lines().next().is_some_and(|line| line.contains(" 200")), "{head}");
+    Ok(body.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,22 +317,4 @@ mod tests {
         drop(server);
         assert!(begin.elapsed() < Duration::from_secs(2));
     }
-}
-
-/// The body of what an HTTP server on this machine answers.
-///
-/// # Errors
-/// It cannot be reached, or answers something other than 200.
-pub fn get(url: &str) -> Result<String> {
-    use std::io::{Read as _, Write as _};
-    let rest = url.strip_prefix("http://").context("not an http address")?;
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    ensure!(head.lines().next().is_some_and(|line| line.contains(" 200")), "{head}");
-    Ok(body.to_owned())
 }

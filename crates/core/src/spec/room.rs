@@ -478,7 +478,7 @@ mod tests {
                         url: "x".into(),
                         username: String::new(),
                         credential: Secret::default(),
-                    }]
+                    }];
                 }),
                 "stun:",
             ),
