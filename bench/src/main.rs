@@ -20,6 +20,7 @@ mod plan;
 mod reference;
 mod report;
 mod results;
+mod rooms;
 mod site;
 mod start;
 mod sync;

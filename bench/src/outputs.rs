@@ -66,7 +66,7 @@ pub(crate) struct Costs {
 
 impl Costs {
     /// Measures a cast that has warmed up.
-    fn watch(&mut self, what: &str, window: Duration) -> Result<()> {
+    pub(crate) fn watch(&mut self, what: &str, window: Duration) -> Result<()> {
         let (cores, pss_bytes) = watch(window)?;
         eprintln!("{what}: {:.3} cores, {} MiB", cores.total(), pss_bytes >> 20);
         self.cores.push(cores.total());

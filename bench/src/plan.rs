@@ -16,6 +16,7 @@ use crate::page::Page;
 use crate::reference::Pictures;
 use crate::report;
 use crate::results::{PageResult, Pair, Results};
+use crate::rooms::Rooms;
 use crate::site::Site;
 use crate::start::{first_frame_s, warm_first_frame_s};
 use crate::sync::offsets;
@@ -35,6 +36,8 @@ pub(crate) enum Section {
     Density,
     /// Pushes, their delay, and recordings in a bucket
     Outputs,
+    /// Rooms: what they cost, how late and how soon they show the page
+    Rooms,
 }
 
 /// Compares Pagecast with the usual recipe (Xvfb, PulseAudio, x11grab, ffmpeg) and writes a page about it.
@@ -136,6 +139,9 @@ fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
     }
     if args.has(Section::Outputs) {
         results.outputs = Some(Outputs::measure(site, program, args.window(), args.repeat())?);
+    }
+    if args.has(Section::Rooms) {
+        results.rooms = Some(Rooms::measure(site, program, args.window(), args.repeat())?);
     }
     Ok(results)
 }

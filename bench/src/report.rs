@@ -1,6 +1,7 @@
 //! The results as a page of Markdown.
 
 mod outputs;
+mod rooms;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -43,9 +44,15 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     if let Some(outputs) = &results.outputs {
         outputs::markdown(&mut text, outputs)?;
     }
+    if let Some(rooms) = &results.rooms {
+        rooms::markdown(&mut text, rooms)?;
+    }
     method(&mut text, args)?;
     if results.outputs.is_some() {
         text.push_str(outputs::METHOD);
+    }
+    if results.rooms.is_some() {
+        text.push_str(rooms::METHOD);
     }
     Ok(text)
 }

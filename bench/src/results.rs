@@ -7,6 +7,7 @@ use crate::density::Crowd;
 use crate::measure::Measured;
 use crate::outputs::Outputs;
 use crate::page::Page;
+use crate::rooms::Rooms;
 use crate::usage::Part;
 
 /// How much less similar than the recipe's pictures Pagecast's may be.
@@ -56,6 +57,7 @@ pub(crate) struct Results {
     pub(crate) offsets: Pair<Vec<Offsets>>,
     pub(crate) crowds: Option<(Page, Pair<Vec<Crowd>>)>,
     pub(crate) outputs: Option<Outputs>,
+    pub(crate) rooms: Option<Rooms>,
 }
 
 impl PageResult {

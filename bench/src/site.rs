@@ -72,6 +72,22 @@ impl Site {
         self.server.wait_for(&format!("/said/drawn/{cast}"), limit)
     }
 
+    /// Address of testkit's page that watches a room, with so many connections.
+    pub(crate) fn watch(&self, whep: &str, id: u32, count: usize) -> String {
+        self.server.url(&format!("/watch.html?absolute&id={id}&count={count}&whep={whep}"))
+    }
+
+    /// Waits until a page has said that.
+    pub(crate) fn wait_until_said(&self, what: &str, limit: Duration) -> Result<()> {
+        self.server.wait_for(&format!("/said/{what}"), limit)
+    }
+
+    /// What pages said after these words.
+    pub(crate) fn said(&self, what: &str) -> Vec<String> {
+        let start = format!("/said/{what}");
+        self.server.requests().iter().filter_map(|r| Some(r.strip_prefix(&start)?.to_owned())).collect()
+    }
+
     /// The video that the video page shows.
     pub(crate) fn video(&self) -> PathBuf {
         self.folder.join("media/source.mp4")

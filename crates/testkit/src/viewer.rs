@@ -43,6 +43,12 @@ impl Viewer {
         Ok(Self { child, scratch })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it logged, the page's console included.
     #[must_use]
     pub fn log(&self) -> String {

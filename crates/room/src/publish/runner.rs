@@ -80,7 +80,7 @@ impl Runner {
                         Some(session) => session.close(error).await,
                         None => error,
                     };
-                    self.fail(&error);
+                    self.fail(&error, error.is_passing());
                 }
                 Woken::Opened(Ok(opened)) => {
                     wants_one = false;
@@ -90,7 +90,9 @@ impl Runner {
                 }
                 Woken::Opened(Err(error)) => {
                     wants_one = false;
-                    self.fail(&error);
+                    // A server that took the stream once may not have noticed yet that the connection is lost.
+                    let known = self.connections > 0 && !error.is_replaced();
+                    self.fail(&error, known || error.is_passing());
                 }
                 Woken::Command(Command::Feed(feed, encoders)) => self.media.feed(feed, encoders),
                 Woken::Command(Command::Stop) => self.give(Input::Stop),
@@ -134,10 +136,10 @@ impl Runner {
         self.machine.handle(now, input);
     }
 
-    fn fail(&mut self, error: &Error) {
+    fn fail(&mut self, error: &Error, passing: bool) {
         let text = error.to_string();
         tracing::debug!(error = text, "a room's connection");
-        self.give(if error.is_passing() { Input::Failed(text) } else { Input::Refused(text) });
+        self.give(if passing { Input::Failed(text) } else { Input::Refused(text) });
     }
 
     fn tell(&self, event: Event) {

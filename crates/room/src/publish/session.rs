@@ -49,6 +49,11 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether somebody else publishes as this user now.
+    pub(crate) fn is_replaced(&self) -> bool {
+        matches!(self, Self::Signal(signal::Error::Replaced))
+    }
+
     /// Whether trying again may help.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
