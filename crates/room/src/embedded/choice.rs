@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 const HEADROOM_PERCENT: u64 = 125;
 /// How much more than the line carries is put up with, as estimates are low now and then.
 const TOLERANCE_PERCENT: u64 = 110;
-/// How long the line must be too small before less is sent, and before no picture is sent at all.
+/// How long the line must be too small before less is sent, and before no picture is sent at all. Where only little is missing, the
+/// estimate may be wrong; if it is not, it goes down further.
 const DOWN_AFTER: Duration = Duration::from_millis(250);
+const LITTLE_PERCENT: u64 = 60;
+const DOWN_FOR_LITTLE_AFTER: Duration = Duration::from_secs(2);
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
 /// How long it must be large enough before more is sent: at first, and at most after it was not several times.
 const UP_AFTER: Duration = Duration::from_secs(1);
@@ -84,8 +87,10 @@ impl Choice {
             // The first smaller one that fits, or the smallest.
             let fitting = layers[place + 1..].iter().find(|option| option.bps <= budget_bps);
             let smaller = fitting.or(layers[place + 1..].last());
+            let little = budget_bps * 100 >= now_bps * LITTLE_PERCENT;
+            let down_after = if little { DOWN_FOR_LITTLE_AFTER } else { DOWN_AFTER };
             match smaller {
-                Some(smaller) if tight_for >= DOWN_AFTER => self.go_down(now, Some(smaller.layer)),
+                Some(smaller) if tight_for >= down_after => self.go_down(now, Some(smaller.layer)),
                 None if tight_for >= PAUSE_AFTER && smallest.bps * 100 > budget_bps * 150 => {
                     self.go_down(now, None);
                 }
@@ -102,6 +107,11 @@ impl Choice {
             self.go_up(now, larger.layer);
         }
         self.chosen
+    }
+
+    /// Whether the line is too small for what is chosen.
+    pub(super) fn is_tight(&self) -> bool {
+        self.tight_since.is_some()
     }
 
     /// There is no picture yet, or not any more.
@@ -180,6 +190,11 @@ mod tests {
         viewer.until(Some(0), 2_500_000, 0);
         assert!(viewer.until(Some(1), 500_000, 2000).unwrap() <= 500);
         assert_eq!(viewer.until(Some(0), 1_400_000, 5000), None, "not enough headroom");
+        let mut wronged = Viewer::new();
+        wronged.until(Some(0), 2_500_000, 0);
+        assert_eq!(wronged.until(Some(1), 900_000, 1500), None, "that may be a mistake");
+        assert_eq!(wronged.until(Some(1), 2_500_000, 5000), None);
+        assert!(wronged.until(Some(1), 900_000, 3000).is_some());
         let up = viewer.until(Some(0), 2_000_000, 5000).unwrap();
         assert!((900..1200).contains(&up), "{up}");
     }

@@ -33,6 +33,9 @@ const LITTLE_BPS: u64 = 10_000;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Packets kept for retransmission: a second of a busy picture.
 const RESEND_PACKETS: usize = 2000;
+const RESEND_WITHIN: Duration = Duration::from_secs(3);
+/// Most of what is sent that is sent again.
+const RESEND_SHARE: f32 = 0.25;
 /// Most layers of a picture.
 const MAX_LAYERS: usize = 4;
 /// Most media sections of an offer: sound and picture.
@@ -366,7 +369,7 @@ impl Peer {
         else {
             return false;
         };
-        let audio = packet.audio;
+        let (audio, fresh) = (packet.audio, packet.fresh);
         let (mid, begun) = (media.mid, std::mem::replace(&mut media.begun, true));
         let patch = packet.vp8.and_then(|(picture, base)| media::renumbered(&packet.payload, picture, base));
         let mut write = RtpWrite::new(
@@ -390,15 +393,15 @@ impl Peer {
         let sent = catch_unwind(AssertUnwindSafe(|| {
             let mut direct = rtc.direct_api();
             if !begun {
-                direct.declare_stream_tx(ssrc, resend, mid, None).set_rtx_cache(
-                    RESEND_PACKETS,
-                    Duration::from_secs(3),
-                    Some(0.5),
-                );
+                direct.declare_stream_tx(ssrc, resend, mid, None);
             }
             if let Some(stream) = direct.stream_tx(&ssrc) {
                 // A stream whose first packet waits for its turn still reports that its time stamp is zero.
                 stream.set_unpaced(audio || !begun);
+                if fresh || !begun {
+                    // What is missing of the layer before would only take the line from this one.
+                    stream.set_rtx_cache(RESEND_PACKETS, RESEND_WITHIN, Some(RESEND_SHARE));
+                }
                 stream.write_rtp(write);
             }
         }));

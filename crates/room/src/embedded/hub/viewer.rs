@@ -137,7 +137,8 @@ impl Viewer {
     /// Whether to try the line again: it did not carry the best there is, but may by now.
     pub(super) fn tries(&mut self, now: Instant, offers: &[Offer]) -> Option<u64> {
         let best = self.target.is_some() && self.target == offers.first().map(|offer| offer.layer);
-        if best || offers.is_empty() || now.saturating_duration_since(self.tried) < TRY_EVERY {
+        let content = best && !self.choice.is_tight();
+        if content || offers.is_empty() || now.saturating_duration_since(self.tried) < TRY_EVERY {
             return None;
         }
         self.tried = now;
@@ -175,12 +176,13 @@ impl Viewer {
         glance: Glance,
         made: Instant,
     ) -> Option<Outgoing> {
+        let mut fresh = false;
         let numbers = match packet.track {
             Track::Audio => self.audio.next(packet, made, None)?,
             Track::Video(layer) => {
                 if self.target == Some(layer) && self.current != self.target && glance.keyframe {
                     self.video.cut();
-                    self.current = self.target;
+                    (self.current, fresh) = (self.target, true);
                 }
                 if self.current != Some(layer) {
                     return None;
@@ -197,6 +199,7 @@ impl Viewer {
             made,
             marker: packet.marker,
             payload: std::sync::Arc::clone(&packet.payload),
+            fresh,
             vp8: numbers.vp8,
         })
     }

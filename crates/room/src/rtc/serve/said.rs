@@ -67,6 +67,8 @@ pub(crate) struct Outgoing {
     pub(crate) marker: bool,
     /// What it carries.
     pub(crate) payload: Arc<[u8]>,
+    /// Nothing before it is needed any more: the picture comes from elsewhere.
+    pub(crate) fresh: bool,
     /// Numbers of a VP8 picture and of its base layer, to write over those in the payload.
     pub(crate) vp8: Option<(u16, u8)>,
 }
