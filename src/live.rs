@@ -34,6 +34,8 @@ pub(crate) fn run(args: &cli::Live, started: HostTime) -> Result<ExitCode, Failu
         let (recording, evidence) = recording.map_err(SpecError::from).map_err(cast::Error::from)?;
         (spec.recording, spec.evidence) = (Some(recording), Some(evidence));
     }
+    // Nobody is told where to watch what cannot be cast.
+    spec.check().map_err(cast::Error::from)?;
     let Some((process, started)) = record::begin(&args.cast, &spec, started)? else {
         return Ok(ExitCode::SUCCESS);
     };

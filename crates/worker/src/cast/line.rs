@@ -28,7 +28,7 @@ pub(super) struct Prepared {
     tracks: Tracks,
     recording: Option<Recording>,
     room: Option<room::Prepared>,
-    /// Whether anything of the cast is recorded or pushed from the beginning.
+    /// Nothing of the cast is recorded, nor pushed from the beginning: the room is all there is.
     idle: bool,
     bitrate_bps: u32,
     end: End,
