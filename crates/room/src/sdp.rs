@@ -33,8 +33,9 @@ pub(crate) fn trickle(offer: &str, candidate: &str) -> String {
 /// A fragment that asks for an ICE restart with the credentials and candidates of this offer.
 pub(crate) fn restart(offer: &str) -> String {
     let mut fragment = credentials(offer) + &head(offer);
-    let media = lines(offer).skip_while(|line| !line.starts_with("m="));
-    for line in media.take_while_first_media().filter(|line| line.starts_with("a=candidate:")) {
+    let is_media = |line: &&str| line.starts_with("m=");
+    let first = lines(offer).skip_while(|line| !is_media(line)).skip(1).take_while(|line| !is_media(line));
+    for line in first.filter(|line| line.starts_with("a=candidate:")) {
         fragment.push_str(line);
         fragment.push_str("\r\n");
     }
@@ -89,19 +90,6 @@ pub(crate) fn track<'a>(sdp: &'a str, mid: &str) -> Option<&'a str> {
     }
     name.filter(|_| here)
 }
-
-/// Lines up to the second media line.
-trait FirstMedia<'a>: Iterator<Item = &'a str> + Sized {
-    fn take_while_first_media(self) -> impl Iterator<Item = &'a str> {
-        let mut seen = 0;
-        self.take_while(move |line| {
-            seen += usize::from(line.starts_with("m="));
-            seen < 2
-        })
-    }
-}
-
-impl<'a, I: Iterator<Item = &'a str>> FirstMedia<'a> for I {}
 
 #[cfg(test)]
 mod tests {

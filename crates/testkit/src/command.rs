@@ -1,9 +1,10 @@
 //! Child processes of the tests: one place that starts them and turns their failures into sentences.
 
 use std::ffi::OsStr;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A command that is not yet started; `program` is looked up in PATH.
 #[must_use]
@@ -34,6 +35,20 @@ pub fn output_of(command: &mut Command) -> Result<Output> {
         bail!("{name} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(output)
+}
+
+/// Ends a server as a power cut would, if it runs.
+pub(crate) fn kill(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        let _ended = child.kill();
+        let _reaped = child.wait();
+    }
+}
+
+/// Sends a server a signal; `name` is what it is called if it does not run.
+pub(crate) fn signal(child: Option<&Child>, name: &str, signal: Signal) -> Result<()> {
+    let pid = child.and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
+    Ok(kill_process(pid.with_context(|| format!("{name} does not run"))?, signal)?)
 }
 
 /// What to say when a program cannot be started.

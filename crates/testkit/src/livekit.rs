@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::command::{output_of, program};
+use crate::command::{self, output_of, program};
 use crate::rtmp::free_port;
 use crate::scratch::Scratch;
 
@@ -106,10 +106,7 @@ impl LiveKit {
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ended = child.kill();
-            let _reaped = child.wait();
-        }
+        command::kill(&mut self.child);
     }
 
     /// Its address.

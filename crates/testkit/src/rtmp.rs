@@ -8,9 +8,9 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::command::{missing, program};
+use crate::command::{self, missing, program};
 use crate::scratch::Scratch;
 
 /// Where Debian puts nginx's modules.
@@ -122,10 +122,7 @@ impl Nginx {
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ended = child.kill();
-            let _reaped = child.wait();
-        }
+        command::kill(&mut self.child);
     }
 
     /// Stops it where it is (`SIGSTOP`), or lets it go on (`SIGCONT`): connections stay, and nobody reads.
@@ -133,8 +130,7 @@ impl Nginx {
     /// # Errors
     /// It does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = self.child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
-        Ok(kill_process(pid.context("nginx does not run")?, signal)?)
+        command::signal(self.child.as_ref(), "nginx", signal)
     }
 
     /// Its process id, if it runs.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::command::{missing, program};
+use crate::command::{self, missing, program};
 use crate::scratch::Scratch;
 use crate::tls;
 
@@ -106,10 +106,7 @@ impl Coturn {
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ended = child.kill();
-            let _reaped = child.wait();
-        }
+        command::kill(&mut self.child);
     }
 
     /// Its address for `stun:`.

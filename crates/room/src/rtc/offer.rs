@@ -172,12 +172,12 @@ impl Peer {
             carries: [None; 2],
             stats,
         };
-        peer.describe();
+        peer.ask_for_all();
         peer
     }
 
-    /// Says what there is to send. The offer itself is made when the candidates are known.
-    fn describe(&mut self) {
+    /// Says what the line should carry, so that the estimate can grow that far.
+    fn ask_for_all(&mut self) {
         let desired = self.layers.iter().map(Layer::bitrate_bps).sum::<u32>();
         // Some more than is needed, so that the estimate has room to be wrong.
         let desired = Bitrate::bps(u64::from(desired) * 5 / 4 + 100_000);
