@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 # What a build, a recording, the tests and the bench need from Debian.
-BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev \
+BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev libsqlite3-dev \
          libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libavfilter-dev libavdevice-dev
 RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
 TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream

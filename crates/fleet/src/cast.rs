@@ -1,0 +1,225 @@
+//! A cast as the fleet knows it.
+
+use std::fmt;
+
+use pagecast_core::CastSpec;
+use pagecast_core::cast::EndReason;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{UnixMs, WorkerId};
+
+/// Names a cast among all casts ever: 12 hex digits of its time in milliseconds and 20 of chance, so that later ones sort behind
+/// earlier ones. Fit for file names and addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CastId(String);
+
+/// Not a [`CastId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a cast: 32 hex digits are")]
+pub struct BadId;
+
+impl CastId {
+    /// The id of a cast made now, with this chance.
+    #[must_use]
+    pub fn new(now: UnixMs, chance: [u8; 10]) -> Self {
+        let mut text = format!("{:012x}", now.max(0) & 0xffff_ffff_ffff);
+        chance.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
+        Self(text)
+    }
+
+    /// Reads what [`Self::as_str`] shows.
+    ///
+    /// # Errors
+    /// [`BadId`].
+    pub fn parse(text: &str) -> Result<Self, BadId> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() == 32 && text.bytes().all(hex) { Ok(Self(text.to_owned())) } else { Err(BadId) }
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CastId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for CastId {
+    type Error = BadId;
+    fn try_from(text: String) -> Result<Self, BadId> {
+        Self::parse(&text)
+    }
+}
+
+impl From<CastId> for String {
+    fn from(id: CastId) -> Self {
+        id.0
+    }
+}
+
+/// What only one cast at a time may have: in whose words it was asked for, and which.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Key(pub String);
+
+/// How long a cast keeps its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hold {
+    /// Until it has ended.
+    WhileLive,
+    /// Until then, at least, whether it has ended or not.
+    Until(UnixMs),
+}
+
+/// Where a cast stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Nobody runs it yet.
+    Queued,
+    /// A worker has it, and the page is not in any output yet.
+    Starting,
+    /// The page is in its outputs.
+    Live,
+    /// Over. Its recording may still be being stored.
+    Ended,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Queued, Self::Starting, Self::Live, Self::Ended];
+
+    /// Its word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Starting => "starting",
+            Self::Live => "live",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// Why a cast is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// In a word.
+    pub reason: EndReason,
+    /// For people, without secrets, if there is more to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// A cast that is wanted.
+#[derive(Debug, Clone)]
+pub struct NewCast {
+    /// Its id, which its outputs may be named after.
+    pub id: CastId,
+    /// The application that wants it.
+    pub app: String,
+    /// By which API it was asked for.
+    pub origin: String,
+    /// What no other cast may have at the same time.
+    pub key: Option<Key>,
+    /// For how long.
+    pub hold: Hold,
+    /// As it was asked for, without the keys of storages: for the API, opaque to the fleet.
+    pub request: Value,
+    /// What is to be done.
+    pub spec: CastSpec,
+    /// When it has failed if nobody has begun it by then.
+    pub queue_until_ms: UnixMs,
+    /// Most casts that this application may have that have not ended. More are [`Created::TooMany`].
+    pub quota: u32,
+    /// Most casts that may be queued, of all applications. More are [`Created::Full`].
+    pub queue_limit: u32,
+    /// Whether its events go to the outbox.
+    pub notify: bool,
+}
+
+/// What became of a wish.
+#[derive(Debug, Clone)]
+pub enum Created {
+    /// It is queued.
+    New(Cast),
+    /// Another has its key: this one.
+    Exists(Cast),
+    /// The application has as many casts as it may have.
+    TooMany,
+    /// As many casts are queued as may be.
+    Full,
+}
+
+/// A cast.
+#[derive(Debug, Clone)]
+pub struct Cast {
+    /// Names it.
+    pub id: CastId,
+    /// The application that wants it.
+    pub app: String,
+    /// By which API it was asked for.
+    pub origin: String,
+    /// What no other cast may have at the same time.
+    pub key: Option<Key>,
+    /// As it was asked for.
+    pub request: Value,
+    /// What is to be done.
+    pub spec: CastSpec,
+    /// Where it stands.
+    pub state: State,
+    /// Why it is over, once it is.
+    pub end: Option<End>,
+    /// When it was asked for.
+    pub created_ms: UnixMs,
+    /// When a worker first took it.
+    pub started_ms: Option<UnixMs>,
+    /// When the page was first in its outputs.
+    pub live_ms: Option<UnixMs>,
+    /// When it was over.
+    pub ended_ms: Option<UnixMs>,
+    /// Whether somebody asked for its end.
+    pub stop_asked: bool,
+    /// Whether nothing is left to do for it, storing included.
+    pub closed: bool,
+    /// Who runs it, if anybody does.
+    pub worker: Option<WorkerId>,
+    /// How often it got another owner.
+    pub epoch: u64,
+    /// What became of it, in the worker's words, once it is closed.
+    pub report: Option<Value>,
+}
+
+/// Which casts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this application.
+    pub app: Option<String>,
+    /// In one of these states; any if empty.
+    pub states: Vec<State>,
+    /// By this API.
+    pub origin: Option<String>,
+    /// Asked for at this time or later.
+    pub since_ms: Option<UnixMs>,
+    /// Asked for before this time.
+    pub before_ms: Option<UnixMs>,
+    /// Behind this one, which was the last of the page before.
+    pub after: Option<CastId>,
+    /// At most so many, 1 to 1000.
+    pub limit: usize,
+}
+
+/// Some casts, the newest first.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// They.
+    pub casts: Vec<Cast>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}

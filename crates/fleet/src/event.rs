@@ -1,0 +1,124 @@
+//! What happens to casts.
+
+use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::push;
+use serde::{Deserialize, Serialize};
+
+use crate::{CastId, UnixMs};
+
+/// One step in the history of a cast.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// From 1, without a gap within its cast.
+    pub seq: u64,
+    /// When.
+    pub at_ms: UnixMs,
+    /// What.
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+impl Event {
+    /// Names it among all events of all casts, for ever: who hears it twice can tell.
+    #[must_use]
+    pub fn id(&self, cast: &CastId) -> String {
+        format!("{cast}-{}", self.seq)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Happening {
+    /// It was asked for.
+    Queued,
+    /// A worker took it for the first time.
+    Started,
+    /// The page is in the outputs for the first time.
+    Live,
+    /// The page is loaded again.
+    Reloaded {
+        /// What was wrong with it.
+        trouble: Trouble,
+    },
+    /// The page gets a fresh browser.
+    Moved {
+        /// What was wrong with it.
+        trouble: Trouble,
+    },
+    /// Its process died, and another one goes on.
+    Restarted,
+    /// The service that ran it is gone, and another one, or the same again, goes on.
+    TakenUp,
+    /// Nothing is recorded any more, though it goes on.
+    Unrecorded,
+    /// A push of it is in another state, or still in the same.
+    Push {
+        /// Its number within the cast, from 1; the first ones are those of the description, in their order.
+        id: u32,
+        /// Where the stream is sent, without its key.
+        url: String,
+        /// Where it stands.
+        state: push::State,
+        /// Why it does not run, if that is so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// Its room is in another state.
+    Room {
+        /// Where the connection stands.
+        state: push::State,
+        /// Why it does not run, if that is so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// Storing its recording has been failing for a while, or gets on again.
+    Storing {
+        /// Whether it is failing.
+        stuck: bool,
+        /// Files that wait.
+        pending: usize,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<String>,
+    },
+    /// It is over.
+    Ended {
+        /// Why, in a word.
+        reason: EndReason,
+        /// For people, without secrets.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// What was recorded is stored, or will not be.
+    Stored {
+        /// The files that players open.
+        files: Vec<File>,
+        /// Whether all of them are where they should be.
+        complete: bool,
+        /// Whether they are in the backup instead.
+        backup: bool,
+        /// Why not, if not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<String>,
+    },
+}
+
+/// A file that was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Its name, without folders.
+    pub name: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// When its first frame was shown.
+    pub begin_ms: UnixMs,
+    /// When its last one was.
+    pub end_ms: UnixMs,
+    /// The id that video on demand gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_id: Option<String>,
+    /// Its address, if the storage told one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}

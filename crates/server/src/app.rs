@@ -1,0 +1,171 @@
+//! Applications: who may ask for casts, with which keys, and what their casts get unless they say otherwise.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use pagecast_core::spec::{Bucket, Ice, Limits, Network, RoomCodec, Secret, Storage};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// Somebody who asks for casts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Application {
+    /// Names it, 1 to 64 of `a–z 0–9 _ -`.
+    pub name: String,
+    /// `AppId` of the Volcengine API, if it uses that.
+    #[serde(default)]
+    pub app_id: Option<String>,
+    /// `SdkAppId` of the Tencent API, if it uses that.
+    #[serde(default)]
+    pub sdk_app_id: Option<u64>,
+    /// Pairs that sign requests of either cloud's API; several, so that they can be changed without a pause. The same pair may be
+    /// another application's too.
+    #[serde(default)]
+    pub keys: Vec<AccessKey>,
+    /// Tokens for the REST API, each at least 16 characters.
+    #[serde(default)]
+    pub tokens: Vec<Secret>,
+    /// Casts that it may have at the same time.
+    #[serde(default = "max_casts")]
+    pub max_casts: u32,
+    /// What its casts are told about, in the words of the API they came by.
+    #[serde(default)]
+    pub callbacks: Callbacks,
+    /// Rooms for pages to be published in.
+    #[serde(default)]
+    pub room: RoomProvider,
+    /// How its rooms are encoded and reached.
+    #[serde(default)]
+    pub codec: RoomCodec,
+    /// Servers for ICE.
+    #[serde(default)]
+    pub ice: Ice,
+    /// Where recordings go that name no place, and where the clouds' object storages are.
+    #[serde(default)]
+    pub storage: StorageDefaults,
+    /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
+    #[serde(default)]
+    pub network: Network,
+    /// What each of its casts may use.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+fn max_casts() -> u32 {
+    200
+}
+
+/// A pair that signs requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessKey {
+    /// Access key id; Tencent's SecretId. 1 to 128 letters, digits and `_ - .`
+    pub id: String,
+    /// The secret; Tencent's SecretKey.
+    pub secret: Secret,
+    /// Whether it is refused for the time being.
+    #[serde(default)]
+    pub disabled: bool,
+}
+
+/// Who is told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Callbacks {
+    /// In Volcengine's words.
+    pub volcengine: Option<Receiver>,
+    /// In Tencent's words.
+    pub tencent: Option<Receiver>,
+    /// In Pagecast's own words.
+    pub native: Option<Receiver>,
+}
+
+/// Where callbacks are sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receiver {
+    /// http or https. Not shown beyond its path.
+    pub url: Url,
+    /// Signs them. Tencent's has up to 32 letters and digits.
+    #[serde(default)]
+    pub secret: Option<Secret>,
+    /// How long it is tried beyond what the vendor does, in seconds: then with pauses that grow to 10 minutes.
+    #[serde(default)]
+    pub retry_s: u64,
+    /// Volcengine: whether the nonce is also sent as `Noce`, as old receivers expect it.
+    #[serde(default)]
+    pub noce: bool,
+}
+
+/// Servers that take a page.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoomProvider {
+    /// The rooms of this service.
+    #[default]
+    Embedded,
+    /// Another server.
+    Service(pagecast_core::spec::RoomService),
+}
+
+/// Storages.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageDefaults {
+    /// Where recordings go that name no place; a folder of the service, if there is none.
+    pub default: Option<Storage>,
+    /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS), by the S3 protocol with the bucket in the path.
+    pub cos_endpoint: Option<Url>,
+    /// Another server than Amazon's for `Vendor` 1 (S3).
+    pub s3_endpoint: Option<Url>,
+    /// Another server than Tencent's for `CloudVod`.
+    pub vod_endpoint: Option<Url>,
+    /// Keys for video on demand, which `CloudVod` does not name.
+    pub vod_keys: Option<AccessKey>,
+    /// Where recordings are kept if their own place does not answer.
+    pub backup: Option<Bucket>,
+}
+
+/// All applications: those of the configuration file, and those that were added while it runs.
+#[derive(Debug, Default)]
+pub struct Apps(RwLock<Index>);
+
+#[derive(Debug, Default)]
+struct Index {
+    all: Vec<Arc<Application>>,
+    by_key: HashMap<String, Vec<Arc<Application>>>,
+}
+
+impl Apps {
+    /// These, in place of all before.
+    pub fn replace(&self, all: Vec<Application>) {
+        let mut index = Index::default();
+        for app in all {
+            let app = Arc::new(app);
+            for key in app.keys.iter().filter(|key| !key.disabled) {
+                index.by_key.entry(key.id.clone()).or_default().push(Arc::clone(&app));
+            }
+            index.all.push(app);
+        }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = index;
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Application>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).all.clone()
+    }
+
+    /// Those that have this access key.
+    #[must_use]
+    pub fn with_key(&self, id: &str) -> Vec<Arc<Application>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).by_key.get(id).cloned().unwrap_or_default()
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Arc<Application>> {
+        self.all().into_iter().find(|app| app.name == name)
+    }
+}

@@ -1,0 +1,130 @@
+//! What all dialects share.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use pagecast_core::spec::{Layer, RoomService, Secret};
+use pagecast_core::spec::{Recording, Room, RoomIds, Source, Storage};
+use pagecast_core::{CastSpec, SpecError};
+use pagecast_fleet::{CastId, Fleet, UnixMs};
+
+use crate::app::{Application, Apps, RoomProvider};
+use crate::config::Config;
+
+/// Tells the time; tests have their own.
+pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
+
+/// The rooms of this service, as far as casts need them.
+pub trait Rooms: Debug + Send + Sync {
+    /// Where a room is published to, templates and all, and the token for it.
+    fn service(&self, ids: &RoomIds) -> Result<RoomService, SpecError>;
+    /// Where to watch it.
+    fn watch(&self, ids: &RoomIds) -> String;
+    /// Viewers in it now.
+    fn viewers(&self, ids: &RoomIds) -> usize;
+}
+
+/// What handlers need.
+#[derive(Clone)]
+pub struct Service {
+    /// All casts.
+    pub fleet: Arc<dyn Fleet>,
+    /// Who may ask for them.
+    pub apps: Arc<Apps>,
+    /// What the operator set.
+    pub config: Arc<Config>,
+    /// The rooms of this service, if it has any.
+    pub rooms: Option<Arc<dyn Rooms>>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("fleet", &self.fleet).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn now(&self) -> UnixMs {
+        (self.clock)()
+    }
+
+    /// An id for a cast that is asked for now.
+    #[must_use]
+    pub fn cast_id(&self) -> CastId {
+        CastId::new(self.now(), random())
+    }
+
+    /// A cast of this page for this application, with all that it gets unless it says otherwise, and that goes nowhere yet.
+    #[must_use]
+    pub fn cast(&self, app: &Application, id: &CastId, source: Source) -> CastSpec {
+        CastSpec {
+            network: app.network.clone(),
+            limits: app.limits.clone(),
+            evidence: Some(self.folder("evidence", id)),
+            ..CastSpec::new(source)
+        }
+    }
+
+    /// A folder of the service for this cast.
+    #[must_use]
+    pub fn folder(&self, kind: &str, id: &CastId) -> PathBuf {
+        self.config.data.join(kind).join(id.as_str())
+    }
+
+    /// A recording of this cast, kept there, or where the application keeps its recordings.
+    #[must_use]
+    pub fn recording(&self, app: &Application, id: &CastId, to: Option<Storage>) -> Recording {
+        let own = || Storage::Folder(self.folder("recordings", id));
+        let to = to.or_else(|| app.storage.default.clone()).unwrap_or_else(own);
+        Recording {
+            backup: app.storage.backup.clone().map(Storage::Bucket),
+            patience: Duration::from_secs(self.config.casts.storage_patience_s),
+            ..Recording::new(id.as_str(), to, self.folder("spool", id))
+        }
+    }
+
+    /// A room of this application.
+    ///
+    /// # Errors
+    /// It has none, or its address cannot be used.
+    pub fn room(&self, app: &Application, ids: RoomIds, layers: Vec<Layer>) -> Result<Room, SpecError> {
+        let service = match (&app.room, &self.rooms) {
+            (RoomProvider::Service(service), _) => service.clone(),
+            (RoomProvider::Embedded, Some(rooms)) => rooms.service(&ids)?,
+            (RoomProvider::Embedded, None) => {
+                return Err(SpecError::Room { what: "the embedded rooms", why: "they are switched off" });
+            }
+        };
+        Ok(Room { service, ids, layers, codec: app.codec, ice: app.ice.clone() })
+    }
+}
+
+/// Bytes that nobody can guess.
+#[must_use]
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
+    bytes
+}
+
+/// A random UUID (RFC 9562, version 4), as requests are named by.
+#[must_use]
+pub(crate) fn request_id() -> String {
+    let mut b: [u8; 16] = random();
+    (b[6], b[8]) = (b[6] & 0x0f | 0x40, b[8] & 0x3f | 0x80);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    [hex(&b[..4]), hex(&b[4..6]), hex(&b[6..8]), hex(&b[8..10]), hex(&b[10..])].join("-")
+}
+
+/// Whether a secret is the one that was given, in constant time.
+#[must_use]
+pub(crate) fn same(secret: &Secret, given: &str) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(secret.reveal().as_bytes(), given.as_bytes()).is_ok()
+}
