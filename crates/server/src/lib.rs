@@ -10,7 +10,7 @@ pub mod app;
 pub mod callback;
 pub mod config;
 pub mod listen;
-mod metrics;
+pub mod metrics;
 pub mod rest;
 pub mod route;
 mod service;
