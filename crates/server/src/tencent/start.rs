@@ -76,7 +76,7 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
     let app = application(apps, root)?;
     let id = service.cast_id();
     let mut spec = service.cast(&app, &id, source(root)?);
-    let (to, format) = storage::read(&app, root, id.as_str())?;
+    let (to, format) = storage::read(&app, root)?;
     spec.recording = Some({
         let video = Video::read(root)?;
         let mut recording = service.recording(&app, &id, Some(to));

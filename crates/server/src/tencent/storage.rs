@@ -12,12 +12,8 @@ use crate::app::Application;
 /// Most seconds that can be asked for: beyond what [`spec::LIFETIME_RANGE`] takes.
 const ANY_S: std::ops::RangeInclusive<i64> = 0..=i64::MAX;
 
-/// Where the files of a task go, whose last folder is called `task`, and what format that place asks for.
-pub(super) fn read(
-    app: &Application,
-    root: &Object<'_>,
-    task: &str,
-) -> Result<(Storage, Option<Format>), Fault> {
+/// Where the files of a task go, in a folder that is named after it, and what format that place asks for.
+pub(super) fn read(app: &Application, root: &Object<'_>) -> Result<(Storage, Option<Format>), Fault> {
     let missing = || Fault::missing("MissingParameter.StorageParams", "StorageParams");
     let params = root.object("StorageParams")?.ok_or_else(missing)?;
     match (params.object("CloudStorage")?, params.object("CloudVod")?) {
@@ -25,7 +21,7 @@ pub(super) fn read(
             let words = "`StorageParams` names two places: leave out CloudStorage or CloudVod";
             Err(Fault::new("InvalidParameter", words))
         }
-        (Some(cloud), None) => Ok((bucket(app, &cloud, task)?, None)),
+        (Some(cloud), None) => Ok((bucket(app, &cloud)?, None)),
         (None, Some(cloud)) => {
             let name = cloud.name("TencentVod");
             let vod = cloud.object("TencentVod")?.ok_or_else(|| Fault::missing("MissingParameter", &name))?;
@@ -43,7 +39,7 @@ pub(super) fn read(
     }
 }
 
-fn bucket(app: &Application, cloud: &Object<'_>, task: &str) -> Result<Storage, Fault> {
+fn bucket(app: &Application, cloud: &Object<'_>) -> Result<Storage, Fault> {
     let vendor = cloud
         .within("Vendor", 0..=1)?
         .ok_or_else(|| Fault::missing("MissingParameter.Vendor", &cloud.name("Vendor")))?;
@@ -64,7 +60,7 @@ fn bucket(app: &Application, cloud: &Object<'_>, task: &str) -> Result<Storage, 
         _ => app.storage.cos_endpoint.clone(),
     };
     let storage = Storage::Bucket(Bucket {
-        prefix: parts.into_iter().chain([task]).map(str::to_owned).collect(),
+        prefix: parts.iter().map(|part| (*part).to_owned()).collect(),
         region: Some(region.to_owned()),
         path_style: endpoint.is_some().then_some(true),
         endpoint,
@@ -72,7 +68,11 @@ fn bucket(app: &Application, cloud: &Object<'_>, task: &str) -> Result<Storage, 
         ..Bucket::new(service, name)
     });
     check(&storage, "StorageParams.CloudStorage")?;
-    Ok(storage)
+    // All of these are names of folders.
+    Ok(match &app.storage.buckets {
+        Some(folder) => Storage::Folder(folder.join(name).join(parts.join("/"))),
+        None => storage,
+    })
 }
 
 fn video_on_demand(app: &Application, params: &Object<'_>) -> Result<Vod, Fault> {
