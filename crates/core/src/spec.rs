@@ -342,6 +342,9 @@ mod tests {
         ] {
             assert!(SourceUrl::parse(bad).is_err(), "{bad}");
         }
+        let long = |text: &str| SourceUrl::parse(&format!("http://a.example/{}", text.repeat(1024)));
+        assert!(long("𠀀").is_ok(), "12 bytes each");
+        assert_eq!(long("页页").unwrap_err(), SpecError::UrlLength("http://a.example/".len() + 9 * 2048));
         assert_eq!(
             SourceUrl::parse("a.example").unwrap_err().to_string(),
             "the page address is not a URL, write http://a.example or https://a.example"

@@ -1,4 +1,4 @@
-//! One picture as a PNG file.
+//! One picture as a file: PNG, or JPEG.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,14 @@ use ff::frame::Video;
 use ffmpeg_the_third as ff;
 use pagecast_core::Picture;
 
+use crate::thumbnail;
+
 /// Why there is no file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The picture cannot be encoded.
-    #[error("cannot make a PNG")]
+    #[error("cannot encode a picture")]
     Encode(#[source] ff::Error),
     /// The file cannot be written.
     #[error("cannot write {}", .0.display())]
@@ -35,6 +37,23 @@ pub fn write(picture: &Picture, path: &Path) -> Result<(), Error> {
     }
     let png = png(&rgb).map_err(Error::Encode)?;
     std::fs::write(path, png).map_err(|e| Error::Write(path.to_owned(), e))
+}
+
+/// Writes `picture` to the JPEG file `path`.
+///
+/// # Errors
+/// See [`Error`].
+pub fn write_jpeg(picture: &Picture, path: &Path) -> Result<(), Error> {
+    let mut bgr = Video::new(Pixel::BGRZ, picture.width(), picture.height());
+    let stride = bgr.stride(0);
+    for (line, row) in
+        bgr.data_mut(0).chunks_exact_mut(stride).zip(picture.bgrx().chunks_exact(picture.stride()))
+    {
+        let width = line.len().min(row.len());
+        line[..width].copy_from_slice(&row[..width]);
+    }
+    let jpeg = thumbnail::encode(&bgr).map_err(Error::Encode)?;
+    std::fs::write(path, jpeg).map_err(|e| Error::Write(path.to_owned(), e))
 }
 
 /// An RGB24 picture as the bytes of a PNG.

@@ -83,7 +83,7 @@ impl Thumbnails {
 }
 
 /// One picture as JPEG.
-fn encode(picture: &frame::Video) -> Result<Vec<u8>, ff::Error> {
+pub(crate) fn encode(picture: &frame::Video) -> Result<Vec<u8>, ff::Error> {
     let codec = ff::encoder::find(ff::codec::Id::MJPEG).ok_or(ff::Error::EncoderNotFound)?;
     let mut context = Context::new_with_codec(codec).encoder().video()?;
     context.set_width(picture.width());

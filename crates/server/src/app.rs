@@ -4,6 +4,7 @@ mod check;
 pub(crate) mod store;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pagecast_core::spec::{Bucket, Ice, Limits, Network, RoomCodec, Secret, Storage};
@@ -125,6 +126,8 @@ pub enum RoomProvider {
 pub struct StorageDefaults {
     /// Where recordings go that name no place; a folder of the service, if there is none.
     pub default: Option<Storage>,
+    /// A folder of this machine instead of the clouds' object storages: `CloudStorage` then goes to `BUCKET/PREFIX` in it.
+    pub buckets: Option<PathBuf>,
     /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS), by the S3 protocol with the bucket in the path.
     pub cos_endpoint: Option<Url>,
     /// Another server than Amazon's for `Vendor` 1 (S3).

@@ -50,7 +50,7 @@ pub struct Casts {
     pub queue_s: u64,
     /// Casts that may wait. More are refused.
     pub queue_limit: u32,
-    /// Part of the cores that casts may use, 0.1 to 1.
+    /// Part of the cores that casts may use, 0.1 to 16; beyond 1, more is promised than there is.
     pub cpu_share: f64,
     /// Memory that is left to others, in MiB.
     pub spare_memory_mib: u64,

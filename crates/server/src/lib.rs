@@ -9,6 +9,7 @@
 pub mod app;
 pub mod callback;
 pub mod config;
+mod limit;
 pub mod listen;
 mod metrics;
 pub mod rest;

@@ -81,11 +81,13 @@ impl Service {
     /// A recording of this cast, kept there, or where the application keeps its recordings.
     #[must_use]
     pub fn recording(&self, app: &Application, id: &CastId, to: Option<Storage>) -> Recording {
-        let own = || Storage::Folder(self.folder("recordings", id));
+        // A folder named after the cast is made in it.
+        let own = || Storage::Folder(self.config.data.join("recordings"));
         let to = to.or_else(|| app.storage.default.clone()).unwrap_or_else(own);
         Recording {
             backup: app.storage.backup.clone().map(Storage::Bucket),
             patience: Duration::from_secs(self.config.casts.storage_patience_s),
+            receipt: Some(self.folder("receipts", id).with_extension("json")),
             ..Recording::new(id.as_str(), to, self.folder("spool", id))
         }
     }

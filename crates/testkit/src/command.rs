@@ -47,8 +47,13 @@ pub(crate) fn kill(child: &mut Option<Child>) {
 
 /// Sends a server a signal; `name` is what it is called if it does not run.
 pub(crate) fn signal(child: Option<&Child>, name: &str, signal: Signal) -> Result<()> {
-    let pid = child.and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
-    Ok(kill_process(pid.with_context(|| format!("{name} does not run"))?, signal)?)
+    signal_pid(child.with_context(|| format!("{name} does not run"))?.id(), signal)
+}
+
+/// Sends a process a signal.
+pub(crate) fn signal_pid(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
+    kill_process(pid, signal).with_context(|| format!("cannot send {signal:?}"))
 }
 
 /// What to say when a program cannot be started.

@@ -12,10 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde::Deserialize;
 
-use crate::command::{program, stdout_of};
+use crate::command::{program, signal_pid, stdout_of};
 use crate::media::Recording;
 use crate::scratch::Scratch;
 use processes::Family;
@@ -271,7 +271,7 @@ impl Run {
     /// # Errors
     /// It has ended already.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        send(self.living.child.id(), signal)
+        signal_pid(self.living.child.id(), signal)
     }
 
     /// Kills the browser's main process.
@@ -285,7 +285,7 @@ impl Run {
             all.contains(&"--remote-debugging-pipe") && !all.iter().any(|a| a.starts_with("--type="))
         };
         let browsers = self.living.family.with_arguments(is_main);
-        send(*browsers.last().context("the run has no browser")?, Signal::KILL)
+        signal_pid(*browsers.last().context("the run has no browser")?, Signal::KILL)
     }
 
     /// Whether the program still runs.
@@ -308,7 +308,7 @@ impl Run {
         let found = self.living.family.with_arguments(|all| all[0].ends_with("/chromium"));
         ensure!(!found.is_empty(), "the run has no browser");
         // One that ends meanwhile is none that matters.
-        found.into_iter().for_each(|pid| drop(send(pid, signal)));
+        found.into_iter().for_each(|pid| drop(signal_pid(pid, signal)));
         Ok(())
     }
 
@@ -343,7 +343,7 @@ impl Run {
         self.living.family.census();
         let found = self.living.family.with_argument(word);
         ensure!(!found.is_empty(), "the run has no process with {word}");
-        found.into_iter().try_for_each(|pid| send(pid, signal))
+        found.into_iter().try_for_each(|pid| signal_pid(pid, signal))
     }
 
     /// Waits until `condition` holds.
@@ -538,11 +538,6 @@ impl Outcome {
         ensure!(!said.contains("panicked"), "a panic instead of a sentence: {}", self.stderr);
         Ok(())
     }
-}
-
-fn send(pid: u32, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
-    kill_process(pid, signal).with_context(|| format!("cannot send {signal:?}"))
 }
 
 /// What is written to a pipe, as it comes.

@@ -147,29 +147,43 @@ fn gave_up(trouble: Trouble, attempts: u32) -> String {
 
 /// Ends a cast from outside.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    abandoned: Arc<AtomicBool>,
+}
 
 impl Stop {
     /// The flag itself, for a signal handler to set.
     #[must_use]
     pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.asked)
     }
 
     /// Asks for the end.
     pub fn ask(&self) {
-        self.0.store(true, Ordering::Release);
+        self.asked.store(true, Ordering::Release);
+    }
+
+    /// Has the cast's process killed, and what it recorded left as it is: somebody else goes on with the cast.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    /// Whether somebody else goes on with the cast.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
     }
 
     /// Whether the end was asked for; once it was taken, only if it was asked for again.
     pub(crate) fn take(&self) -> bool {
-        self.0.swap(false, Ordering::AcqRel)
+        self.asked.swap(false, Ordering::AcqRel)
     }
 
     /// Whether the end was asked for.
     #[must_use]
     pub fn asked(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.asked.load(Ordering::Acquire)
     }
 }
 
@@ -191,6 +205,10 @@ pub enum News {
     Restarted,
     /// Nothing is recorded any more, though the cast goes on; why is told at its end.
     Unrecorded,
+    /// A picture of the page is there, or could not be made.
+    Snapshot(PathBuf, bool),
+    /// Why it is about to end too early, for people.
+    Failing(String),
 }
 
 /// A cast that ended too early: what was recorded until then, if anything, and why.
@@ -233,6 +251,11 @@ pub fn run(
 pub fn finish(spec: &CastSpec, stop: &Stop, mut tell: impl FnMut(News)) -> Result<Report, Failure> {
     let mut report = Report::default();
     let Some(recording) = &spec.recording else { return Ok(report) };
+    if !recording.spool.exists() {
+        // All of it is stored already.
+        report.recording = recording.receipt.as_deref().and_then(Delivered::read);
+        return Ok(report);
+    }
     let finishing = Finishing::recover(recording)?;
     match driver::deliver(finishing, recording.patience, stop, &mut tell, &mut report) {
         Ok(()) => Ok(report),

@@ -54,6 +54,8 @@ enum Order {
     Change(Change),
     /// End it.
     Stop,
+    /// When the orders end, go at once: somebody will go on.
+    LeaveWhenAlone,
 }
 
 /// What the cast says.
@@ -119,6 +121,7 @@ pub struct Process {
     changes: (SyncSender<Change>, Receiver<Change>),
     reader: Option<JoinHandle<()>>,
     cgroup: Option<Cgroup>,
+    leaves: bool,
 }
 
 impl Process {
@@ -146,7 +149,26 @@ impl Process {
             changes,
             reader: Some(reader),
             cgroup,
+            leaves: false,
         })
+    }
+
+    /// When its supervisor dies, the cast goes at once, as it would if it were killed, rather than to finish and store its
+    /// recording: for supervisors that will be there again, and go on with it.
+    #[must_use]
+    pub fn leaving_when_alone(mut self) -> Self {
+        self.leave_when_alone();
+        self
+    }
+
+    fn leave_when_alone(&mut self) {
+        self.leaves = true;
+        self.order(&Order::LeaveWhenAlone);
+    }
+
+    /// Finishes and stores what an earlier process recorded for this cast.
+    pub fn finish(self, spec: &CastSpec, stop: &Stop, tell: impl FnMut(News)) -> Outcome {
+        Watch::new(spec, now(), stop, tell).finish(self)
     }
 
     /// Starts a browser for a cast like this one, and waits until it is ready.
@@ -178,6 +200,9 @@ impl Process {
             Ok(mut next) => {
                 // Whoever orders changes knows nothing of it.
                 std::mem::swap(&mut next.changes, &mut self.changes);
+                if self.leaves {
+                    next.leave_when_alone();
+                }
                 *self = next;
                 true
             }

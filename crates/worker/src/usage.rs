@@ -67,6 +67,11 @@ pub(crate) fn own_peak_rss_bytes() -> u64 {
     kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmHWM:") * 1024
 }
 
+/// The memory that this process has.
+pub(crate) fn own_rss_bytes() -> u64 {
+    kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:") * 1024
+}
+
 /// Sum of fields of a `stat` file, numbered as in proc(5).
 fn stat_fields(path: &str, numbers: &[usize]) -> u64 {
     let stat = fs::read_to_string(path).unwrap_or_default();

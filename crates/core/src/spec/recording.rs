@@ -71,6 +71,9 @@ pub struct Recording {
     /// Go on with the recording that is in the spool.
     #[serde(default)]
     pub resume: bool,
+    /// A file that says what was stored and where (JSON), written when all is, before the spool goes: for whoever was not there.
+    #[serde(default)]
+    pub receipt: Option<PathBuf>,
 }
 
 /// What a recording is made into.
@@ -129,6 +132,7 @@ impl Recording {
             audio_only: false,
             patience: patience(),
             resume: false,
+            receipt: None,
         }
     }
 
@@ -161,8 +165,10 @@ impl Recording {
         if name.is_empty() || name.len() > MAX_NAME_LEN || name.starts_with('.') || !name.chars().all(good) {
             return Err(SpecError::Name(name.clone()));
         }
-        if self.spool.to_str().is_none() {
-            return Err(SpecError::Path(self.spool.clone()));
+        for path in [Some(&self.spool), self.receipt.as_ref()].into_iter().flatten() {
+            if path.to_str().is_none() {
+                return Err(SpecError::Path(path.clone()));
+            }
         }
         for storage in [Some(&self.to), self.backup.as_ref()].into_iter().flatten() {
             storage.check()?;

@@ -8,8 +8,8 @@ use url::Url;
 use super::{Context, SpecError};
 use crate::time::Fps;
 
-/// Longest accepted source address, in characters.
-pub const MAX_URL_LEN: usize = 8192;
+/// Longest accepted source address, in bytes as it is sent to servers: room for 1024 characters of any script, up to 12 bytes each.
+pub const MAX_URL_LEN: usize = 16_384;
 /// Smallest side of a picture, in pixels.
 pub const MIN_SIDE: u32 = 50;
 /// Longest side of a picture, in pixels.
@@ -131,6 +131,10 @@ impl SourceUrl {
             return Err(SpecError::UrlLength(text.len()));
         }
         let url = Url::parse(text).map_err(|source| SpecError::UrlSyntax { hint: hint_for(text), source })?;
+        // Written out, each foreign character is several; and it is read again in that form.
+        if url.as_str().len() > MAX_URL_LEN {
+            return Err(SpecError::UrlLength(url.as_str().len()));
+        }
         match url.scheme() {
             "http" | "https" => Ok(Self(url)),
             other => Err(SpecError::UrlScheme(other.to_owned())),

@@ -8,7 +8,7 @@ mod courier;
 mod gate;
 mod ledger;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -71,6 +71,14 @@ pub struct Delivered {
     pub status: Status,
     /// The spool that holds what is not stored yet, if anything is left.
     pub spool: Option<PathBuf>,
+}
+
+impl Delivered {
+    /// Reads a [receipt](pagecast_core::spec::Recording::receipt), if there is one.
+    #[must_use]
+    pub fn read(receipt: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(receipt).ok()?).ok()
+    }
 }
 
 /// A delivery that runs.

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use pagecast_core::MediaTime;
 use pagecast_core::spec::{Recording, Storage};
@@ -30,6 +31,10 @@ use crate::store::folder_of;
 
 const DESCRIPTION: &str = "recording.json";
 const LOCK: &str = "lock";
+/// Time for the process that recorded before to be gone: it may have been killed a moment ago.
+const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether it is.
+const LOOK: Duration = Duration::from_millis(10);
 const RECORDED: &str = "recorded.log";
 const DELIVERED: &str = "delivered.log";
 /// What no recording exceeds: a year of nanoseconds, a petabyte in one piece, the year 9999.
@@ -150,7 +155,8 @@ impl Spool {
     pub fn create(recording: &Recording) -> Result<Arc<Self>, Error> {
         let folder = &recording.spool;
         let ours = |folder: &Path| {
-            let mut spool = Self::lock(folder)?;
+            let mut spool =
+                Self::lock(folder, if recording.resume { LET_GO_WITHIN } else { Duration::ZERO })?;
             // Its keys are not in the folder.
             recording.clone_into(&mut spool.recording);
             Ok(Arc::new(spool))
@@ -183,10 +189,10 @@ impl Spool {
     /// # Errors
     /// [`Error::NoSpool`], [`Error::Busy`].
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        Self::lock(folder)
+        Self::lock(folder, Duration::ZERO)
     }
 
-    fn lock(folder: &Path) -> Result<Self, Error> {
+    fn lock(folder: &Path, patience: Duration) -> Result<Self, Error> {
         let none = |source: io::Error| Error::NoSpool { folder: folder.to_owned(), source };
         let text = fs::read(folder.join(DESCRIPTION)).map_err(none)?;
         let described: Description = serde_json::from_slice(&text).map_err(|e| none(e.into()))?;
@@ -195,7 +201,13 @@ impl Spool {
         }
         let mut options = OpenOptions::new();
         let lock = options.write(true).create(true).truncate(false).open(folder.join(LOCK)).map_err(none)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Busy(folder.to_owned()))?;
+        let begin = Instant::now();
+        while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if begin.elapsed() >= patience {
+                return Err(Error::Busy(folder.to_owned()));
+            }
+            std::thread::sleep(LOOK);
+        }
         let recording = described.recording;
         recording.check().map_err(|e| none(io::Error::other(e)))?;
         let names = Names::new(&recording.name);
@@ -346,12 +358,18 @@ fn describe(folder: &Path, recording: &Recording) -> io::Result<()> {
     recording.to = recording.to.without_keys();
     recording.backup = recording.backup.map(|backup| backup.without_keys());
     let text = serde_json::to_vec_pretty(&Description { version: VERSION, recording })?;
-    let draft = folder.join(format!("{DESCRIPTION}.part"));
+    whole_file(&folder.join(DESCRIPTION), &text)?;
+    sync_folder(folder_of(folder))
+}
+
+/// Writes a file that is there with all of this, or not at all, also after a power cut.
+pub(super) fn whole_file(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut draft = path.to_owned().into_os_string();
+    draft.push(".part");
     fs::write(&draft, text)?;
     File::open(&draft)?.sync_all()?;
-    fs::rename(draft, folder.join(DESCRIPTION))?;
-    sync_folder(folder)?;
-    sync_folder(folder_of(folder))
+    fs::rename(draft, path)?;
+    sync_folder(folder_of(path))
 }
 
 /// What was made in this folder is still there after a power cut.

@@ -8,13 +8,13 @@ use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use pagecast_core::cast::{Check, Event, Input, Machine, Output, State, Trouble};
+use pagecast_core::cast::{Check, EndReason, Event, Input, Machine, Output, State, Trouble};
 use pagecast_core::spec::Push;
 use pagecast_core::{CastSpec, Samples, Tick};
 use pagecast_page::browser::{self, CallError, PageState, Ping};
 use pagecast_page::{Page, clock};
 
-use super::evidence::Evidence;
+use super::evidence::{self, Evidence};
 use super::line::{Line, Prepared};
 use super::pushes::{self, Change};
 use super::recording::Finishing;
@@ -313,11 +313,20 @@ impl<'a> Driver<'a> {
     /// Changes what is to be changed, and tells what happened to pushes and room.
     fn see_to_pushes(&mut self) {
         let mut news = Vec::new();
+        let mut pictures = Vec::new();
         for change in self.changes.try_iter() {
-            news.extend(match &mut self.line {
-                Some(line) => line.change(change, self.spec.source.fps),
-                None => pushes::change(&mut self.pushes, change),
+            news.extend(match (change, &mut self.line) {
+                (Change::Snapshot(path), _) => {
+                    pictures.push(path);
+                    None
+                }
+                (change, Some(line)) => line.change(change, self.spec.source.fps),
+                (change, None) => pushes::change(&mut self.pushes, change),
             });
+        }
+        for path in pictures {
+            let taken = self.page.as_ref().is_some_and(|page| evidence::snapshot(page, &path));
+            (self.tell.get_mut().tell)(News::Snapshot(path, taken));
         }
         news.extend(self.line.iter().flat_map(Line::push_news));
         let news = news.into_iter().map(News::Push);
@@ -348,7 +357,21 @@ impl<'a> Driver<'a> {
         if self.timeline.len() < MAX_TURNS {
             self.timeline.push(Turn { at_ms: millis(self.started.elapsed()), event });
         }
+        if let Event::Ended(reason) = event
+            && let Some(why) = self.why(reason)
+        {
+            (self.tell.get_mut().tell)(News::Failing(why));
+        }
         (self.tell.get_mut().tell)(News::Event(event));
+    }
+
+    /// Why it ends too early, as far as that is known before the outputs are closed.
+    fn why(&self, reason: EndReason) -> Option<String> {
+        match reason {
+            EndReason::GaveUp(trouble) => Some(Error::GaveUp(trouble, self.machine.attempts()).to_string()),
+            EndReason::StartFailed | EndReason::OutputFailed => self.error.as_ref().map(|error| chain(error)),
+            _ => None,
+        }
     }
 
     /// Whether the page is in trouble.
@@ -508,6 +531,8 @@ impl<'a> Driver<'a> {
             bytes: video.bytes() + line.audio_stats.bytes(),
             // Beyond all measure, a page can be, but a number that JSON does not have it cannot.
             peak: page.sound.stats().peak.map(|peak| peak.min(f32::MAX)),
+            cpu_seconds: self.usage.before_s + self.usage.now.cpu_seconds + usage::own_cpu().as_secs_f64(),
+            rss_bytes: self.usage.now.rss_bytes + usage::own_rss_bytes(),
         })
     }
 

@@ -61,6 +61,14 @@ impl Evidence {
     }
 }
 
+/// Writes a picture of the page as it is now, as JPEG. Whether that went well.
+pub(super) fn snapshot(page: &Page, path: &Path) -> bool {
+    let Some(picture) = page.display.snapshot() else { return false };
+    still::write_jpeg(&picture, path)
+        .inspect_err(|error| tracing::warn!(%error, "no picture of the page"))
+        .is_ok()
+}
+
 /// Makes the folder, without what an earlier recording of the same name left there.
 fn clear(folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;

@@ -1,5 +1,6 @@
 //! The pushes of a cast: those it begins with, those that are added and removed while it runs, and what is told of them.
 
+use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 
 use pagecast_core::push::{Event, State};
@@ -17,6 +18,8 @@ pub enum Change {
     AddPush(Push),
     /// Send it there no longer.
     RemovePush(PushUrl),
+    /// Write a picture of the page there (JPEG), which changes nothing; told as [`News::Snapshot`](super::News::Snapshot).
+    Snapshot(PathBuf),
 }
 
 /// News of a push. Neither the address nor the error tells a secret.
@@ -115,6 +118,7 @@ impl Running {
                 self.ids.retain(|(known, _)| *known != url);
                 None
             }
+            Change::Snapshot(_) => None,
         }
     }
 
@@ -147,6 +151,7 @@ pub(crate) fn change(pushes: &mut Vec<Push>, change: Change) -> Option<PushNews>
             pushes.retain(|push| push.url != url);
             None
         }
+        Change::Snapshot(_) => None,
     }
 }
 

@@ -27,6 +27,12 @@ pub struct Progress {
     pub bytes: u64,
     /// Loudest sample since the last progress, 0 to 1 and beyond: left, right.
     pub peak: [f32; 2],
+    /// CPU time so far: browser and everything else.
+    #[serde(default)]
+    pub cpu_seconds: f64,
+    /// Memory at the moment: browser and everything else.
+    #[serde(default)]
+    pub rss_bytes: u64,
 }
 
 /// CPU seconds by part.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::clock;
+use rustix::process::{Signal, kill_current_process_group};
 
 use super::{CHANGES, Failed, Message, Order, Outcome, STOP_GRACE, next_line};
 use crate::cast::{self, Change, Failure, News, Stop, Warm};
@@ -67,7 +68,7 @@ fn prepare(todo: &Receiver<Order>) -> Option<Job> {
             },
             Order::Run(spec, started) => return Some(Job::Run(spec, HostTime(started), warm)),
             Order::Finish(spec) => return Some(Job::Finish(spec)),
-            Order::Stop | Order::Change(_) => return None,
+            Order::Stop | Order::Change(_) | Order::LeaveWhenAlone => return None,
         }
     }
 }
@@ -75,9 +76,11 @@ fn prepare(todo: &Receiver<Order>) -> Option<Job> {
 /// Hands on orders; a stop takes effect at once. The cast ends when nobody is there to give orders.
 fn listen(orders: SyncSender<Order>, changes: SyncSender<Change>, stop: &Stop) {
     let mut lines = BufReader::new(io::stdin());
+    let mut leaves = false;
     while let Some(line) = next_line(&mut lines) {
         match serde_json::from_slice(&line) {
             Ok(Order::Stop) => stop.ask(),
+            Ok(Order::LeaveWhenAlone) => leaves = true,
             Ok(Order::Change(change)) => {
                 if changes.try_send(change).is_err() {
                     tracing::warn!("a change comes too late, or too many do");
@@ -89,6 +92,10 @@ fn listen(orders: SyncSender<Order>, changes: SyncSender<Change>, stop: &Stop) {
             }
             Err(error) => tracing::error!(%error, "an order that is none"),
         }
+    }
+    if leaves {
+        // The janitor sees to the browser.
+        let _gone = kill_current_process_group(Signal::KILL);
     }
     // Whoever waits for a cast waits in vain.
     drop((orders, changes));

@@ -21,6 +21,8 @@ enum Followed {
     Done(Box<Outcome>),
     /// It is gone: its status.
     Lost(String),
+    /// It was killed, so that somebody else can go on.
+    Abandoned,
 }
 
 /// A cast that is watched.
@@ -65,6 +67,7 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
                     return self.save(process, outcome.failure);
                 }
                 Followed::Done(outcome) => return self.complete(*outcome),
+                Followed::Abandoned => return Outcome::default(),
                 Followed::Lost(status) => status,
             };
             if !self.go_on(&mut process) {
@@ -95,6 +98,10 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
             while let Ok(change) = process.changes.1.try_recv() {
                 self.note(change.clone());
                 process.order(&Order::Change(change));
+            }
+            if self.stop.is_abandoned() {
+                process.wait();
+                return Followed::Abandoned;
             }
             if !self.may_go_on(process) {
                 return Followed::Lost(process.wait());
@@ -176,9 +183,23 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
         process.order(&Order::Finish(Box::new(self.spec.clone())));
         let report = match self.follow(&mut process) {
             Followed::Done(outcome) => outcome.report,
-            Followed::Lost(_) => None,
+            Followed::Lost(_) | Followed::Abandoned => None,
         };
         self.complete(Outcome { report, failure })
+    }
+
+    /// Has what an earlier process left finished and stored.
+    pub(super) fn finish(mut self, mut process: Process) -> Outcome {
+        self.ended = true;
+        process.order(&Order::Finish(Box::new(self.spec.clone())));
+        match self.follow(&mut process) {
+            Followed::Done(outcome) => *outcome,
+            Followed::Abandoned => Outcome::default(),
+            Followed::Lost(status) => {
+                let message = format!("the process that stores the recording ended unexpectedly ({status})");
+                Outcome { report: None, failure: Some(Failed { kind: Kind::Unexpected, message }) }
+            }
+        }
     }
 
     fn complete(self, outcome: Outcome) -> Outcome {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::super::log::{Log, Reader};
 use super::super::names::sibling;
 use super::super::playlist::State as Growth;
-use super::super::spool::{Delivered as Done, Recorded, Segment, Spool, Stored};
+use super::super::spool::{Delivered as Done, Recorded, Segment, Spool, Stored, whole_file};
 use super::super::{assemble, manifest::Item};
 use super::gate::Gate;
 use super::ledger::{Ledger, Task};
@@ -142,8 +142,12 @@ impl Courier {
             () = shared.quit.notified() => false,
         };
         self.tell();
+        self.delivered((!finished).then(|| self.spool.folder().to_owned()))
+    }
+
+    /// What became of it; `spool`: what is not stored is there.
+    fn delivered(&self, spool: Option<PathBuf>) -> Delivered {
         let status = self.shared.status().clone();
-        let spool = (!finished).then(|| self.spool.folder().to_owned());
         let (files, duration) = (self.ledger.items(), self.ledger.duration());
         let place = match &self.home {
             Storage::File(_) | Storage::TencentVod(_) => self.store.place(),
@@ -430,6 +434,10 @@ impl Courier {
             Object { path: draft, ..self.object(&name, "application/json") }.store(&self.store).await?;
         }
         self.store.tidy().await;
+        if let Some(receipt) = &self.spool.recording().receipt {
+            let text = serde_json::to_vec(&self.delivered(None)).map_err(|e| local(e.into()))?;
+            whole_file(receipt, &text).map_err(local)?;
+        }
         self.spool.remove();
         Ok(())
     }

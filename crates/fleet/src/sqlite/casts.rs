@@ -1,0 +1,211 @@
+//! Casts for whoever wants them.
+
+use std::cmp::Reverse;
+
+use pagecast_core::CastSpec;
+use pagecast_core::cast::EndReason;
+use pagecast_core::spec::Push;
+use rusqlite::{Connection, params};
+
+use super::Shared;
+use super::claims::{self, shut};
+use super::history::{end, happen};
+use super::row::{CAST, Fail, Known, all, by_number, cast, execute, one, place};
+use super::writer::Tx;
+use crate::{
+    Cast, CastId, Command, Created, End, Error, Filter, Happening, Hold, Key, MAX_COMMANDS, NewCast, Page,
+    State, Ticket, UnixMs,
+};
+
+/// Most casts of a page.
+const MAX_PAGE: usize = 1000;
+
+/// A cast that is wanted, with all that needs no transaction done.
+pub(super) struct Sealed {
+    new: NewCast,
+    request: Vec<u8>,
+    spec: Vec<u8>,
+}
+
+impl Sealed {
+    pub(super) fn new(shared: &Shared, new: NewCast) -> Result<Self, Fail> {
+        let request = shared.seal(&place(&new.id, "request"), &new.request)?;
+        let spec = shared.seal(&place(&new.id, "spec"), &new.spec)?;
+        Ok(Self { new, request, spec })
+    }
+}
+
+/// Takes a cast, or says why not.
+pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
+    let Sealed { new, request, spec } = sealed;
+    if let Some(n) = holder(tx, &new)? {
+        let holder = by_number(tx.db, tx.shared, n)?;
+        return holder.map(Created::Exists).ok_or_else(|| Error::NoCast(new.id).into());
+    }
+    let sum = |sql| one(tx.db, sql, params![new.app], |row| Ok(row.get::<_, i64>(0)?));
+    let running = sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state < 3 AND app = ?")?;
+    if running.unwrap_or(0) >= i64::from(new.quota) {
+        return Ok(Created::TooMany);
+    }
+    let queued = one(tx.db, "SELECT ifnull(sum(n), 0) FROM tally WHERE state = 0", [], |row| {
+        Ok(row.get::<_, i64>(0)?)
+    })?;
+    if queued.unwrap_or(0) >= i64::from(new.queue_limit) {
+        return Ok(Created::Full);
+    }
+    let until = match (&new.key, new.hold) {
+        (Some(_), Hold::Until(until)) => Some(until),
+        (Some(_), Hold::WhileLive) | (None, _) => None,
+    };
+    execute(
+        tx.db,
+        "INSERT INTO casts (id, app, origin, key, key_until_ms, held, notify, request, spec, queue_until_ms, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        params![
+            new.id.as_str(),
+            new.app,
+            new.origin,
+            new.key.as_ref().map(|key| &key.0),
+            until,
+            new.key.is_some(),
+            new.notify,
+            request,
+            spec,
+            new.queue_until_ms,
+            tx.now
+        ],
+    )?;
+    let known =
+        Known { n: tx.db.last_insert_rowid(), id: new.id.clone(), notify: new.notify, state: State::Queued };
+    happen(tx, &known, &Happening::Queued)?;
+    Ok(Created::New(Cast {
+        id: new.id,
+        app: new.app,
+        origin: new.origin,
+        key: new.key,
+        request: new.request,
+        spec: new.spec,
+        state: State::Queued,
+        end: None,
+        created_ms: tx.now,
+        started_ms: None,
+        live_ms: None,
+        ended_ms: None,
+        stop_asked: false,
+        closed: false,
+        worker: None,
+        epoch: 0,
+        report: None,
+    }))
+}
+
+/// The cast that has the key, or the id, that another wants.
+fn holder(tx: &Tx<'_>, new: &NewCast) -> Result<Option<i64>, Fail> {
+    if let Some(key) = &new.key {
+        let release = "UPDATE casts SET held = 0 WHERE key = ? AND held = 1 AND state = 3 AND ifnull(key_until_ms, 0) <= ?";
+        execute(tx.db, release, params![key.0, tx.now])?;
+        let held = "SELECT n FROM casts WHERE key = ? AND held = 1";
+        if let Some(n) = one(tx.db, held, params![key.0], |row| Ok(row.get(0)?))? {
+            return Ok(Some(n));
+        }
+    }
+    one(tx.db, "SELECT n FROM casts WHERE id = ?", [new.id.as_str()], |row| Ok(row.get(0)?))
+}
+
+pub(super) fn get(db: &Connection, shared: &Shared, id: &CastId) -> Result<Option<Cast>, Fail> {
+    one(db, &format!("SELECT {CAST} FROM casts WHERE id = ?"), [id.as_str()], |row| cast(shared, row))
+}
+
+/// The latest one: whoever has the key got it after all who had it.
+pub(super) fn find(db: &Connection, shared: &Shared, key: &Key) -> Result<Option<Cast>, Fail> {
+    let sql = format!("SELECT {CAST} FROM casts WHERE key = ? ORDER BY n DESC LIMIT 1");
+    one(db, &sql, [&key.0], |row| cast(shared, row))
+}
+
+pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<Page, Fail> {
+    let limit = filter.limit.clamp(1, MAX_PAGE);
+    let (before, id) = beginning(db, filter)?;
+    let (by_app, app) = match &filter.app {
+        Some(app) => ("app = ?1", app.as_str()),
+        None => ("?1 = ''", ""),
+    };
+    let sql = format!(
+        "SELECT created_ms, id, n FROM casts WHERE {by_app} AND state = ?2 AND created_ms >= ?3
+         AND (created_ms, id) < (?4, ?5) AND (?6 IS NULL OR origin = ?6)
+         ORDER BY created_ms DESC, id DESC LIMIT ?7",
+    );
+    // Each state by itself, so that an index has them in order.
+    let states = State::ALL.iter().filter(|state| filter.states.is_empty() || filter.states.contains(state));
+    let mut found: Vec<(i64, String, i64)> = Vec::new();
+    for state in states {
+        let since = filter.since_ms.unwrap_or(i64::MIN);
+        let params = params![app, state, since, before, id, filter.origin, limit as i64 + 1];
+        found.extend(all(db, &sql, params, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?);
+    }
+    found.sort_unstable_by(|a, b| Reverse((a.0, &a.1)).cmp(&Reverse((b.0, &b.1))));
+    let more = found.len() > limit;
+    let casts = found.iter().take(limit).filter_map(|(_, _, n)| by_number(db, shared, *n).transpose());
+    Ok(Page { casts: casts.collect::<Result<_, _>>()?, more })
+}
+
+/// Casts are listed that are older than this: asked for before this time, or at this time and of a lesser id.
+fn beginning(db: &Connection, filter: &Filter) -> Result<(UnixMs, String), Fail> {
+    let before = (filter.before_ms.unwrap_or(i64::MAX), String::new());
+    let Some(after) = &filter.after else {
+        return Ok(before);
+    };
+    let sql = "SELECT created_ms FROM casts WHERE id = ?";
+    let at = one(db, sql, [after.as_str()], |row| Ok(row.get(0)?))?;
+    // One that is forgotten still says when it was asked for.
+    let at = at.or_else(|| i64::from_str_radix(&after.as_str()[..12], 16).ok());
+    Ok(before.min((at.unwrap_or(i64::MAX), after.as_str().to_owned())))
+}
+
+pub(super) fn count(db: &Connection, app: Option<&str>) -> Result<Vec<(State, u64)>, Fail> {
+    let sql = "SELECT state, sum(n) FROM tally WHERE ?1 IS NULL OR app = ?1 GROUP BY state";
+    let found: Vec<(State, i64)> = all(db, sql, [app], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let of = |state| found.iter().find(|(other, _)| *other == state).map_or(0, |(_, n)| n.unsigned_abs());
+    Ok(State::ALL.map(|state| (state, of(state))).to_vec())
+}
+
+pub(super) fn order(tx: &mut Tx<'_>, id: &CastId, command: &Command) -> Result<(), Fail> {
+    let known = Known::find(tx.db, id)?;
+    let stop = *command == Command::Stop;
+    match known.state {
+        State::Ended => return Err(Error::Over(id.clone()).into()),
+        State::Queued if stop => {
+            execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ?", [known.n])?;
+            end(tx, &known, End { reason: EndReason::Stopped, message: None })?;
+            return shut(tx, &known, None);
+        }
+        State::Queued | State::Starting | State::Live => {}
+    }
+    if stop {
+        if execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ? AND stop_asked = 0", [known.n])? == 0 {
+            return Ok(());
+        }
+    } else {
+        let sql = "SELECT count(*) FROM commands WHERE whose = ?";
+        let waiting = one(tx.db, sql, [known.n], |row| Ok(row.get::<_, i64>(0)?))?;
+        if waiting.unwrap_or(0) >= MAX_COMMANDS as i64 {
+            return Err(Error::Busy(id.clone()).into());
+        }
+    }
+    let sealed = tx.shared.seal(&place(id, "command"), command)?;
+    execute(tx.db, "INSERT INTO commands (whose, command) VALUES (?, ?)", params![known.n, sealed])?;
+    tx.news();
+    Ok(())
+}
+
+pub(super) fn put_pushes(tx: &mut Tx<'_>, ticket: &Ticket, pushes: Vec<Push>) -> Result<(), Fail> {
+    let known = claims::owned(tx.db, ticket)?;
+    let place = place(&known.id, "spec");
+    let sealed: Option<Vec<u8>> =
+        one(tx.db, "SELECT spec FROM casts WHERE n = ?", [known.n], |row| Ok(row.get(0)?))?;
+    let mut spec: CastSpec = tx.shared.open(&place, &sealed.unwrap_or_default())?;
+    spec.pushes = pushes;
+    let sealed = tx.shared.seal(&place, &spec)?;
+    execute(tx.db, "UPDATE casts SET spec = ? WHERE n = ?", params![sealed, known.n])?;
+    tx.news();
+    Ok(())
+}

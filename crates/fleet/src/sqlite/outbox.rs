@@ -1,0 +1,167 @@
+//! Events that somebody has yet to be told of.
+//!
+//! Of each cast, only the first event that is not settled has a time at which it is due; those behind it get one when it is settled.
+//! So nobody has to look at a long backlog to find what comes next.
+
+use rusqlite::{Connection, params};
+
+use super::Shared;
+use super::history::event;
+use super::row::{CAST, Fail, all, cast, execute, id, int, number, one, place};
+use super::writer::Tx;
+use crate::{Attempt, Backlog, CastId, Error, Notice, Settled, UnixMs};
+
+/// Attempts that are remembered of each cast.
+const MAX_ATTEMPTS: i64 = 1000;
+
+/// An event that happened just now is to be told.
+pub(super) fn put(tx: &Tx<'_>, n: i64, seq: i64) -> Result<(), Fail> {
+    execute(
+        tx.db,
+        "INSERT INTO outbox (whose, seq, at_ms, next_ms)
+         SELECT ?1, ?2, ?3, iif(EXISTS (SELECT 1 FROM outbox WHERE whose = ?1 AND given_up = 0), NULL, ?3)",
+        params![n, seq, tx.now],
+    )?;
+    Ok(())
+}
+
+/// The first event that is not settled is due, at its time if it has one; those behind it are not.
+fn line_up(tx: &Tx<'_>, n: i64) -> Result<(), Fail> {
+    let first = "SELECT min(seq) FROM outbox WHERE whose = ?1 AND given_up = 0";
+    let sql = format!(
+        "UPDATE outbox SET next_ms = iif(seq = ({first}), ifnull(next_ms, ?2), NULL)
+         WHERE whose = ?1 AND given_up = 0 AND (next_ms IS NOT NULL OR seq = ({first}))"
+    );
+    execute(tx.db, &sql, params![n, tx.now])?;
+    Ok(())
+}
+
+pub(super) fn due(db: &Connection, shared: &Shared, limit: usize) -> Result<Vec<Notice>, Fail> {
+    let sql = format!(
+        "SELECT {CAST}, o.seq, o.tries, o.first_try_ms, o.parts_done, e.at_ms, e.what
+         FROM outbox o INDEXED BY outbox_due JOIN events e ON e.whose = o.whose AND e.seq = o.seq JOIN casts ON n = o.whose
+         WHERE o.next_ms <= ? ORDER BY o.next_ms, o.whose"
+    );
+    let mut select = db.prepare_cached(&sql)?;
+    let mut rows = select.query([shared.now()])?;
+    let mut notices = Vec::new();
+    while notices.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        match notice(shared, row) {
+            Ok(notice) => notices.push(notice),
+            // One that cannot be read must not be in the way of all others.
+            Err(Fail::Told(error @ Error::Unreadable { .. })) => {
+                tracing::warn!(%error, "an event cannot be told");
+            }
+            Err(fail) => return Err(fail),
+        }
+    }
+    Ok(notices)
+}
+
+fn notice(shared: &Shared, row: &rusqlite::Row<'_>) -> Result<Notice, Fail> {
+    Ok(Notice {
+        cast: cast(shared, row)?,
+        event: event(shared, &id(row)?, row)?,
+        tries: row.get("tries")?,
+        first_try_ms: row.get("first_try_ms")?,
+        parts_done: row.get("parts_done")?,
+    })
+}
+
+pub(super) fn next_due(db: &Connection, shared: &Shared) -> Result<Option<UnixMs>, Fail> {
+    let sql = "SELECT next_ms FROM outbox INDEXED BY outbox_due WHERE next_ms > ? ORDER BY next_ms LIMIT 1";
+    one(db, sql, [shared.now()], |row| Ok(row.get(0)?))
+}
+
+pub(super) fn settle(
+    tx: &mut Tx<'_>,
+    id: &CastId,
+    seq: u64,
+    settled: Settled,
+    attempt: Option<&Attempt>,
+) -> Result<(), Fail> {
+    let (n, seq) = (number(tx.db, id)?, int(seq));
+    if let Some(attempt) = attempt {
+        log(tx, id, n, attempt)?;
+    }
+    let first_try = attempt.map_or(tx.now, |attempt| attempt.at_ms);
+    let waiting = "WHERE whose = ? AND seq = ? AND given_up = 0";
+    match settled {
+        Settled::Done => {
+            execute(tx.db, &format!("DELETE FROM outbox {waiting}"), params![n, seq])?;
+        }
+        Settled::Part(parts) => {
+            // The next message has all its tries before it.
+            let set = "UPDATE outbox SET parts_done = max(parts_done, ?), tries = 0, first_try_ms = NULL";
+            execute(tx.db, &format!("{set} {waiting}"), params![parts, n, seq])?;
+        }
+        Settled::Again(at) => {
+            let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
+                       next_ms = iif(next_ms IS NULL, NULL, ?)";
+            execute(tx.db, &format!("{set} {waiting}"), params![first_try, at, n, seq])?;
+        }
+        Settled::GivenUp => {
+            let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
+                       next_ms = NULL, given_up = 1";
+            execute(tx.db, &format!("{set} {waiting}"), params![first_try, n, seq])?;
+        }
+    }
+    line_up(tx, n)?;
+    tx.news();
+    Ok(())
+}
+
+fn log(tx: &Tx<'_>, id: &CastId, n: i64, attempt: &Attempt) -> Result<(), Fail> {
+    let sealed = tx.shared.seal(&place(id, "attempt"), attempt)?;
+    execute(tx.db, "INSERT INTO attempts (whose, attempt) VALUES (?, ?)", params![n, sealed])?;
+    execute(
+        tx.db,
+        "DELETE FROM attempts WHERE whose = ?1
+         AND n <= (SELECT n FROM attempts WHERE whose = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)",
+        params![n, MAX_ATTEMPTS],
+    )?;
+    Ok(())
+}
+
+pub(super) fn attempts(db: &Connection, shared: &Shared, id: &CastId) -> Result<Vec<Attempt>, Fail> {
+    let n = number(db, id)?;
+    let place = place(id, "attempt");
+    all(db, "SELECT attempt FROM attempts WHERE whose = ? ORDER BY n", [n], |row| {
+        let sealed: Vec<u8> = row.get(0)?;
+        shared.open(&place, &sealed)
+    })
+}
+
+pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Result<u64, Fail> {
+    let n = number(tx.db, id)?;
+    let fresh = "next_ms = ?2, tries = 0, first_try_ms = NULL, parts_done = 0, given_up = 0";
+    let told = match seq {
+        Some(seq) => {
+            let sql = format!(
+                "INSERT INTO outbox (whose, seq, at_ms, next_ms)
+                 SELECT e.whose, e.seq, e.at_ms, ?2 FROM events e JOIN casts ON n = e.whose
+                 WHERE e.whose = ?1 AND e.seq = ?3 AND notify = 1
+                 ON CONFLICT DO UPDATE SET {fresh}"
+            );
+            execute(tx.db, &sql, params![n, tx.now, int(seq)])?
+        }
+        None => {
+            let sql = format!("UPDATE outbox SET {fresh} WHERE whose = ?1 AND given_up = 1");
+            execute(tx.db, &sql, params![n, tx.now])?
+        }
+    };
+    line_up(tx, n)?;
+    tx.news();
+    Ok(told as u64)
+}
+
+pub(super) fn backlog(db: &Connection) -> Result<Backlog, Fail> {
+    let waiting = "SELECT count(*), min(at_ms) FROM outbox WHERE given_up = 0";
+    let (waiting, oldest_ms) =
+        one(db, waiting, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?.unwrap_or_default();
+    let given_up = "SELECT count(*) FROM outbox WHERE given_up = 1";
+    let given_up = one(db, given_up, [], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or_default();
+    Ok(Backlog { waiting: waiting.unsigned_abs(), oldest_ms, given_up: given_up.unsigned_abs() })
+}

@@ -1,0 +1,86 @@
+//! The threads that read what is committed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::row::Fail;
+use super::writer::PATIENCE;
+use super::{Error as OpenError, Shared};
+use crate::Error;
+
+/// So that a long list does not hold up everybody.
+const THREADS: usize = 2;
+/// Reads that wait. Full: callers wait as long as for a write, then hear that the fleet is not available.
+const QUEUE: usize = 1024;
+
+type Job = Box<dyn FnOnce(&Connection, &Shared) + Send>;
+type Queue = Mutex<mpsc::Receiver<Job>>;
+
+/// Hands reads to the threads.
+pub(super) struct Reader {
+    jobs: Option<mpsc::Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Reader {
+    pub(super) fn start(
+        connect: impl Fn() -> Result<Connection, OpenError>,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, OpenError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let queue = Arc::new(Queue::new(queue));
+        let mut reader = Self { jobs: Some(jobs), threads: Vec::new() };
+        for n in 1..=THREADS {
+            let (db, shared, queue) = (connect()?, Arc::clone(shared), Arc::clone(&queue));
+            let thread = thread::Builder::new().name(format!("fleet-reader-{n}"));
+            let thread = thread.spawn(move || serve(&db, &shared, &queue)).map_err(OpenError::Thread)?;
+            reader.threads.push(thread);
+        }
+        Ok(reader)
+    }
+
+    /// Has something read, all of it as it was at one moment.
+    pub(super) async fn read<T, F>(&self, doing: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection, &Shared) -> Result<T, Fail> + Send + 'static,
+    {
+        let jobs = self.jobs.as_ref().ok_or(Error::Unavailable)?;
+        let (reply, answer) = oneshot::channel();
+        let job = move |db: &Connection, shared: &Shared| {
+            let read = || {
+                let moment = db.unchecked_transaction()?;
+                work(&moment, shared)
+            };
+            let _gone = reply.send(read().map_err(|fail| fail.told(doing)));
+        };
+        jobs.send_timeout(Box::new(job), PATIENCE).await.map_err(|_| Error::Unavailable)?;
+        match timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+fn serve(db: &Connection, shared: &Shared, queue: &Queue) {
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+    while let Some(job) = next() {
+        if catch_unwind(AssertUnwindSafe(|| job(db, shared))).is_err() {
+            tracing::error!("a read of the fleet panicked");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What the vendor's receivers are told: page recording (group 8), files (group 3) and pushes (group 4).
+//!
+//! Every message says the same each time that it is made, `CallbackTs` included: it is the time of the event. Whoever hears one twice
+//! hears the same bytes.
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use axum::body::Bytes;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::push;
+use pagecast_core::spec::Storage;
+use pagecast_fleet::{Cast, Event, File, Happening};
+use serde::Serialize;
+
+use crate::app::Receiver;
+use crate::callback::{Message, Rule};
+
+/// An answer within 5 s; again at once, then every 10 s until a message is a minute old.
+pub(crate) const RULE: Rule = Rule { timeout: Duration::from_secs(5), pause };
+
+const PAUSE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn pause(tries: u32, age: Duration) -> Option<Duration> {
+    let pause = if tries <= 1 { Duration::ZERO } else { PAUSE };
+    (age.saturating_add(pause) <= PATIENCE).then_some(pause)
+}
+
+const PAGE: u32 = 8;
+const FILES: u32 = 3;
+const PUSHES: u32 = 4;
+
+const STARTED: u32 = 801;
+const STOPPED: u32 = 802;
+const UPDATED: u32 = 803;
+const LIMITED: u32 = 804;
+const HLS_STORED: u32 = 305;
+const MP4_STORED: u32 = 310;
+const VOD_STORED: u32 = 311;
+const VOD_DONE: u32 = 312;
+const PUSHED: u32 = 401;
+
+const LOAD_TIMEOUT: &str = "Page load timeout";
+
+/// What a receiver is told about an event, in order. Nothing, if the vendor has no word for it.
+pub(crate) fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Message> {
+    let scribe = Scribe { receiver, cast, event };
+    let page = |kind, status, words| vec![scribe.page(kind, status, words)];
+    match &event.what {
+        Happening::Live => page(STARTED, 1, "Success"),
+        Happening::Restarted => page(STARTED, 3, "Chrome exception, exit task"),
+        Happening::Moved { .. } | Happening::TakenUp => {
+            page(STARTED, 4, "Recording tasks have been migrated")
+        }
+        Happening::Reloaded { trouble: Trouble::StartTimeout } => page(UPDATED, 1, LOAD_TIMEOUT),
+        Happening::Reloaded { .. } => page(UPDATED, 1, "PageRefresh"),
+        Happening::Ended { reason, message } => scribe.end(*reason, message.as_deref().unwrap_or_default()),
+        Happening::Push { id, url, state, error } => {
+            vec![scribe.push(*id, url, *state, error.as_deref())]
+        }
+        Happening::Stored { files, complete, backup, problem } => {
+            scribe.files(files, *complete, *backup, problem.as_deref())
+        }
+        Happening::Queued
+        | Happening::Started
+        | Happening::Unrecorded
+        | Happening::Room { .. }
+        | Happening::Storing { .. } => Vec::new(),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Body<I> {
+    event_group_id: u32,
+    event_type: u32,
+    callback_ts: i64,
+    event_info: I,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PageInfo<'a> {
+    event_ms_ts: i64,
+    task_id: &'a str,
+    payload: PagePayload<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PagePayload<'a> {
+    status: u32,
+    event_message: &'a str,
+}
+
+/// A page has neither a room nor a user: both are empty.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct FileInfo<'a, P> {
+    room_id: &'static str,
+    event_ts: i64,
+    event_ms_ts: i64,
+    user_id: &'static str,
+    task_id: &'a str,
+    payload: P,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Mp4Payload<'a> {
+    status: u32,
+    file_list: Vec<&'a str>,
+    file_message: Vec<FileMessage<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct FileMessage<'a> {
+    file_name: &'a str,
+    user_id: &'static str,
+    track_type: &'static str,
+    media_id: &'static str,
+    start_time_stamp: i64,
+    end_time_stamp: i64,
+}
+
+impl<'a> FileMessage<'a> {
+    fn of(file: &'a File) -> Self {
+        Self {
+            file_name: &file.name,
+            user_id: "",
+            track_type: "audio_video",
+            media_id: "mix",
+            start_time_stamp: file.begin_ms,
+            end_time_stamp: file.end_ms,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct HlsPayload {
+    /// As in 310; receivers of the vendor look at the other.
+    status: u32,
+    leave_code: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct VodPayload<'a> {
+    status: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errmsg: Option<&'a str>,
+    tencent_vod: VodFile<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct VodFile<'a> {
+    user_id: &'static str,
+    track_type: &'static str,
+    media_id: &'static str,
+    file_id: &'a str,
+    video_url: &'a str,
+    cache_file: &'a str,
+    start_time_stamp: i64,
+    end_time_stamp: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct StatusPayload {
+    status: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PushInfo<'a> {
+    room_id: &'static str,
+    /// 1: of rooms that are named by a text.
+    room_type: u32,
+    event_ms_ts: i64,
+    user_id: &'static str,
+    task_id: &'a str,
+    payload: PushPayload<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PushPayload<'a> {
+    url: &'a str,
+    status: u32,
+    error_code: u32,
+    error_msg: &'a str,
+}
+
+/// Writes messages about one event.
+struct Scribe<'a> {
+    receiver: &'a Receiver,
+    cast: &'a Cast,
+    event: &'a Event,
+}
+
+impl Scribe<'_> {
+    fn page(&self, kind: u32, status: u32, words: &str) -> Message {
+        let payload = PagePayload { status, event_message: words };
+        let info = PageInfo { event_ms_ts: self.event.at_ms, task_id: self.cast.id.as_str(), payload };
+        self.message(PAGE, kind, info)
+    }
+
+    fn end(&self, reason: EndReason, message: &str) -> Vec<Message> {
+        let stopped = || self.page(STOPPED, 1, "Success");
+        match reason {
+            EndReason::Stopped | EndReason::PageEnded | EndReason::Complete => vec![stopped()],
+            EndReason::MaxTime => vec![self.page(LIMITED, 1, "Over time limit"), stopped()],
+            EndReason::StartFailed => vec![self.page(STARTED, 2, start_failure(message))],
+            EndReason::GaveUp(Trouble::StartTimeout) => vec![self.page(STARTED, 2, LOAD_TIMEOUT)],
+            EndReason::GaveUp(Trouble::Freeze | Trouble::Blank | Trouble::Crash | Trouble::Unreachable)
+            | EndReason::OutputFailed => vec![self.page(STARTED, 5, "Exception error, exit task")],
+        }
+    }
+
+    fn push(&self, id: u32, shown: &str, state: push::State, error: Option<&str>) -> Message {
+        let status = match state {
+            push::State::Idle => 0,
+            push::State::Connecting => 1,
+            push::State::Running => 2,
+            push::State::Recovering => 3,
+            push::State::Failed => 4,
+            push::State::Disconnecting => 5,
+        };
+        // Receivers compare addresses with those that were asked for. Pushes can be changed meanwhile.
+        let index = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
+        let asked = index.and_then(|index| self.cast.spec.pushes.get(index)).map(|push| &push.url);
+        let url = asked.filter(|url| url.to_string() == shown).map_or(shown, |url| url.reveal());
+        let payload = PushPayload {
+            url,
+            status,
+            error_code: u32::from(error.is_some()),
+            error_msg: error.unwrap_or_default(),
+        };
+        let info = PushInfo {
+            room_id: "",
+            room_type: 1,
+            event_ms_ts: self.event.at_ms,
+            user_id: "",
+            task_id: self.cast.id.as_str(),
+            payload,
+        };
+        self.message(PUSHES, PUSHED, info)
+    }
+
+    fn files(&self, files: &[File], complete: bool, backup: bool, problem: Option<&str>) -> Vec<Message> {
+        let Some(recording) = &self.cast.spec.recording else { return Vec::new() };
+        if files.is_empty() && (complete || self.cast.live_ms.is_none()) {
+            // There was nothing to be recorded.
+            return Vec::new();
+        }
+        let status = match (complete, files.is_empty()) {
+            (true, _) if !backup => 0,
+            (_, false) | (true, true) => 1,
+            (false, true) => 2,
+        };
+        if matches!(recording.to, Storage::TencentVod(_)) {
+            return self.media(files, complete, problem);
+        }
+        let id = self.cast.id.as_str();
+        if recording.format.has_mp4() {
+            let payload = Mp4Payload {
+                status,
+                file_list: files.iter().map(|file| file.name.as_str()).collect(),
+                file_message: files.iter().map(FileMessage::of).collect(),
+            };
+            let began = files.iter().map(|file| file.begin_ms).min().or(self.cast.live_ms).unwrap_or(0);
+            return vec![self.file(MP4_STORED, &format!("{id}_StartTimeMs_{began:013}"), payload)];
+        }
+        vec![self.file(HLS_STORED, id, HlsPayload { status, leave_code: 0 })]
+    }
+
+    /// In video on demand each file is a medium of its own.
+    fn media(&self, files: &[File], complete: bool, problem: Option<&str>) -> Vec<Message> {
+        let why = problem.unwrap_or("it is not stored yet");
+        let mut messages: Vec<_> = files
+            .iter()
+            .map(|file| {
+                let stuck = file.media_id.is_none();
+                self.medium(u32::from(stuck), stuck.then_some(why), file)
+            })
+            .collect();
+        if messages.is_empty() {
+            let begin_ms = self.cast.live_ms.unwrap_or_default();
+            let (name, end_ms) = (String::new(), self.event.at_ms);
+            let none = File { name, bytes: 0, begin_ms, end_ms, media_id: None, url: None };
+            messages.push(self.medium(2, Some(why), &none));
+        }
+        let done = StatusPayload { status: u32::from(!complete) };
+        messages.push(self.file(VOD_DONE, self.cast.id.as_str(), done));
+        messages
+    }
+
+    fn medium(&self, status: u32, errmsg: Option<&str>, file: &File) -> Message {
+        let tencent_vod = VodFile {
+            user_id: "",
+            track_type: "audio_video",
+            media_id: "mix",
+            file_id: file.media_id.as_deref().unwrap_or_default(),
+            video_url: file.url.as_deref().unwrap_or_default(),
+            cache_file: &file.name,
+            start_time_stamp: file.begin_ms,
+            end_time_stamp: file.end_ms,
+        };
+        let payload = VodPayload { status, errmsg, tencent_vod };
+        self.file(VOD_STORED, self.cast.id.as_str(), payload)
+    }
+
+    fn file<P: Serialize>(&self, kind: u32, task_id: &str, payload: P) -> Message {
+        let at_ms = self.event.at_ms;
+        let event_ts = at_ms.div_euclid(1000);
+        let info = FileInfo { room_id: "", event_ts, event_ms_ts: at_ms, user_id: "", task_id, payload };
+        self.message(FILES, kind, info)
+    }
+
+    fn message<I: Serialize>(&self, group: u32, kind: u32, info: I) -> Message {
+        let body =
+            Body { event_group_id: group, event_type: kind, callback_ts: self.event.at_ms, event_info: info };
+        // There is nothing in it that JSON cannot say.
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let id = self.cast.request.get("SdkAppId").map(ToString::to_string).unwrap_or_default();
+        let mut headers = vec![("SdkAppId", id)];
+        if let Some(secret) = &self.receiver.secret {
+            headers.push(("Sign", sign(secret.reveal(), &body)));
+        }
+        Message { body: Bytes::from(body), headers }
+    }
+}
+
+/// What `Sign` says of a body.
+fn sign(secret: &str, body: &[u8]) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    STANDARD.encode(hmac::sign(&key, body))
+}
+
+/// The vendor's words for a page that could not be opened, or not be begun at all.
+fn start_failure(message: &str) -> &'static str {
+    let lower = message.to_ascii_lowercase();
+    let late = ["timed out", "timed_out", "time out", "timeout", "not answer"];
+    if late.iter().any(|words| lower.contains(words)) { "Goto url timeout" } else { "StartRecording error" }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+use pagecast_core::CastSpec;
+use pagecast_core::spec::{
+    Bucket, Format, Push, PushUrl, Recording, Secret, Service, Source, SourceUrl, Vod,
+};
+use pagecast_fleet::{CastId, State};
+use serde_json::{Value, json};
+
+use super::*;
+
+const AT: i64 = 1_700_000_000_000;
+const PUSH: &str = "rtmp://push.example.com/live/key?secret=1";
+
+fn receiver(secret: Option<&str>) -> Receiver {
+    Receiver {
+        url: "http://example.com/hook".parse().unwrap(),
+        secret: secret.map(Secret::new),
+        retry_s: 0,
+        noce: false,
+    }
+}
+
+fn cast(to: Storage, format: Format) -> Cast {
+    let id = CastId::parse("0123456789abcdef0123456789abcdef").unwrap();
+    let mut spec = CastSpec::new(Source::new(SourceUrl::parse("https://example.com/").unwrap()));
+    spec.recording = Some(Recording { format, ..Recording::new(id.as_str(), to, "spool".into()) });
+    spec.pushes = vec![Push { url: PushUrl::parse(PUSH).unwrap(), patience: None }];
+    Cast {
+        id,
+        app: "demo".into(),
+        origin: "tencent".into(),
+        key: None,
+        request: json!({ "SdkAppId": 1_400_000_001 }),
+        spec,
+        state: State::Live,
+        end: None,
+        created_ms: AT - 9000,
+        started_ms: Some(AT - 8000),
+        live_ms: Some(AT - 7000),
+        ended_ms: None,
+        stop_asked: false,
+        closed: false,
+        worker: None,
+        epoch: 1,
+        report: None,
+    }
+}
+
+fn cos(format: Format) -> Cast {
+    cast(Storage::Bucket(Bucket::new(Service::Cos, "records-1250000000")), format)
+}
+
+fn vod() -> Cast {
+    cast(Storage::TencentVod(Vod::default()), Format::Mp4)
+}
+
+fn said(cast: &Cast, what: Happening) -> Vec<Value> {
+    let event = Event { seq: 4, at_ms: AT, what };
+    let messages = render(&receiver(None), cast, &event);
+    assert_eq!(messages, render(&receiver(None), cast, &event), "the same each time");
+    messages.iter().map(|message| serde_json::from_slice(&message.body).unwrap()).collect()
+}
+
+/// Group, type, status and words of each message.
+fn page(what: Happening) -> Vec<(i64, i64, i64, String)> {
+    let number = |value: &Value| value.as_i64().unwrap();
+    said(&cos(Format::Mp4), what)
+        .iter()
+        .map(|body| {
+            let (info, id) = (&body["EventInfo"], "0123456789abcdef0123456789abcdef");
+            assert_eq!((number(&info["EventMsTs"]), number(&body["CallbackTs"])), (AT, AT));
+            assert_eq!(info["TaskId"], id);
+            assert!(info.get("RoomId").is_none() && info.get("EventTs").is_none());
+            let payload = &info["Payload"];
+            let words = payload["EventMessage"].as_str().unwrap().to_owned();
+            (number(&body["EventGroupId"]), number(&body["EventType"]), number(&payload["Status"]), words)
+        })
+        .collect()
+}
+
+fn file(media_id: Option<&str>) -> File {
+    File {
+        name: "a_0.mp4".into(),
+        bytes: 7,
+        begin_ms: AT - 6000,
+        end_ms: AT - 1000,
+        media_id: media_id.map(str::to_owned),
+        url: media_id.map(|id| format!("https://vod.example.com/{id}.mp4")),
+    }
+}
+
+fn stored(files: Vec<File>, complete: bool, backup: bool) -> Happening {
+    let problem = (!complete).then(|| "the bucket is gone".to_owned());
+    Happening::Stored { files, complete, backup, problem }
+}
+
+#[test]
+fn a_body_is_signed_as_in_the_documents() {
+    assert_eq!(
+        sign(
+            "callbackkey123",
+            br#"{"EventGroupId":8,"EventType":801,"CallbackTs":1700000000500,"EventInfo":{"EventMsTs":1700000000000,"TaskId":"task-abc","Payload":{"Status":1,"EventMessage":"Success"}}}"#
+        ),
+        "8KzpwPucXdZhi2z4KF/Ra13E9CTOD6BEApI669z4UMw="
+    );
+    let event = Event { seq: 3, at_ms: AT, what: Happening::Live };
+    let [message] = render(&receiver(Some("callbackkey123")), &cos(Format::Mp4), &event).try_into().unwrap();
+    let body = r#"{"EventGroupId":8,"EventType":801,"CallbackTs":1700000000000,"EventInfo":{"EventMsTs":1700000000000,"TaskId":"0123456789abcdef0123456789abcdef","Payload":{"Status":1,"EventMessage":"Success"}}}"#;
+    assert_eq!(message.body, body.as_bytes());
+    let signature = sign("callbackkey123", body.as_bytes());
+    assert_eq!(message.headers, [("SdkAppId", "1400000001".to_owned()), ("Sign", signature)]);
+    let [unsigned] = render(&receiver(None), &cos(Format::Mp4), &event).try_into().unwrap();
+    assert_eq!(unsigned.headers, [("SdkAppId", "1400000001".to_owned())]);
+}
+
+#[test]
+fn each_event_of_a_page_has_the_words_of_the_vendor() {
+    let end = |reason, message: &str| Happening::Ended { reason, message: Some(message.to_owned()) };
+    let over = |reason| Happening::Ended { reason, message: None };
+    let one = |kind, status, words: &str| vec![(8, kind, status, words.to_owned())];
+    let stopped = || one(802, 1, "Success");
+    let trouble = Trouble::Freeze;
+    for (what, expected) in [
+        (Happening::Live, one(801, 1, "Success")),
+        (
+            end(EndReason::StartFailed, "cannot open it: the host does not answer (net::ERR_TIMED_OUT)"),
+            one(801, 2, "Goto url timeout"),
+        ),
+        (
+            end(EndReason::StartFailed, "cannot open it: nothing listens there"),
+            one(801, 2, "StartRecording error"),
+        ),
+        (over(EndReason::StartFailed), one(801, 2, "StartRecording error")),
+        (over(EndReason::GaveUp(Trouble::StartTimeout)), one(801, 2, "Page load timeout")),
+        (Happening::Restarted, one(801, 3, "Chrome exception, exit task")),
+        (Happening::Moved { trouble }, one(801, 4, "Recording tasks have been migrated")),
+        (Happening::TakenUp, one(801, 4, "Recording tasks have been migrated")),
+        (over(EndReason::GaveUp(trouble)), one(801, 5, "Exception error, exit task")),
+        (over(EndReason::OutputFailed), one(801, 5, "Exception error, exit task")),
+        (Happening::Reloaded { trouble: Trouble::StartTimeout }, one(803, 1, "Page load timeout")),
+        (Happening::Reloaded { trouble }, one(803, 1, "PageRefresh")),
+        (over(EndReason::MaxTime), [one(804, 1, "Over time limit"), stopped()].concat()),
+        (over(EndReason::Stopped), stopped()),
+        (over(EndReason::PageEnded), stopped()),
+        (over(EndReason::Complete), stopped()),
+        (Happening::Queued, Vec::new()),
+        (Happening::Started, Vec::new()),
+        (Happening::Unrecorded, Vec::new()),
+        (Happening::Storing { stuck: true, pending: 1, problem: None }, Vec::new()),
+        (Happening::Room { state: push::State::Running, error: None }, Vec::new()),
+    ] {
+        assert_eq!(page(what.clone()), expected, "{what:?}");
+    }
+}
+
+#[test]
+fn files_are_told_when_they_are_stored() {
+    let [body] = said(&cos(Format::Mp4), stored(vec![file(None)], true, false)).try_into().unwrap();
+    assert_eq!(
+        body,
+        json!({
+            "EventGroupId": 3, "EventType": 310, "CallbackTs": AT,
+            "EventInfo": {
+                "RoomId": "", "EventTs": 1_700_000_000, "EventMsTs": AT, "UserId": "",
+                "TaskId": "0123456789abcdef0123456789abcdef_StartTimeMs_1699999994000",
+                "Payload": {
+                    "Status": 0,
+                    "FileList": ["a_0.mp4"],
+                    "FileMessage": [{
+                        "FileName": "a_0.mp4", "UserId": "", "TrackType": "audio_video", "MediaId": "mix",
+                        "StartTimeStamp": AT - 6000, "EndTimeStamp": AT - 1000,
+                    }],
+                },
+            },
+        })
+    );
+    let status = |what| said(&cos(Format::Mp4), what)[0]["EventInfo"]["Payload"]["Status"].clone();
+    assert_eq!(status(stored(vec![file(None)], false, false)), 1, "some are stuck");
+    assert_eq!(status(stored(vec![file(None)], true, true)), 1, "they are in the backup");
+    assert_eq!(status(stored(Vec::new(), false, false)), 2, "nothing is there");
+    assert!(said(&cos(Format::Mp4), stored(Vec::new(), true, false)).is_empty());
+    let never_live = Cast { live_ms: None, ..cos(Format::Mp4) };
+    assert!(said(&never_live, stored(Vec::new(), false, false)).is_empty());
+    let [body] = said(&cos(Format::HlsTs), stored(vec![file(None)], true, false)).try_into().unwrap();
+    assert_eq!((&body["EventGroupId"], &body["EventType"]), (&json!(3), &json!(305)));
+    assert_eq!(body["EventInfo"]["Payload"], json!({ "Status": 0, "LeaveCode": 0 }));
+    assert_eq!(body["EventInfo"]["TaskId"], "0123456789abcdef0123456789abcdef");
+}
+
+#[test]
+fn media_are_told_each_and_then_all() {
+    let [first, second, done] =
+        said(&vod(), stored(vec![file(Some("m1")), file(None)], false, false)).try_into().unwrap();
+    assert_eq!(
+        (&first["EventType"], &second["EventType"], &done["EventType"]),
+        (&json!(311), &json!(311), &json!(312))
+    );
+    assert_eq!(
+        first["EventInfo"]["Payload"],
+        json!({
+            "Status": 0,
+            "TencentVod": {
+                "UserId": "", "TrackType": "audio_video", "MediaId": "mix", "FileId": "m1",
+                "VideoUrl": "https://vod.example.com/m1.mp4", "CacheFile": "a_0.mp4",
+                "StartTimeStamp": AT - 6000, "EndTimeStamp": AT - 1000,
+            },
+        })
+    );
+    assert_eq!(second["EventInfo"]["Payload"]["Status"], 1);
+    assert_eq!(second["EventInfo"]["Payload"]["Errmsg"], "the bucket is gone");
+    assert_eq!(done["EventInfo"]["Payload"], json!({ "Status": 1 }));
+    let [_, done] = said(&vod(), stored(vec![file(Some("m1"))], true, false)).try_into().unwrap();
+    assert_eq!(done["EventInfo"]["Payload"], json!({ "Status": 0 }));
+    let [none, _] = said(&vod(), stored(Vec::new(), false, false)).try_into().unwrap();
+    assert_eq!(none["EventInfo"]["Payload"]["Status"], 2);
+}
+
+#[test]
+fn pushes_are_told_with_the_address_that_was_asked_for() {
+    let shown = PushUrl::parse(PUSH).unwrap().to_string();
+    let told = |id, url: &str, state, error: Option<&str>| {
+        let happening = Happening::Push { id, url: url.to_owned(), state, error: error.map(str::to_owned) };
+        let [body] = said(&cos(Format::Mp4), happening).try_into().unwrap();
+        assert_eq!((&body["EventGroupId"], &body["EventType"]), (&json!(4), &json!(401)));
+        let info = &body["EventInfo"];
+        assert_eq!(
+            (&info["RoomId"], &info["RoomType"], &info["UserId"]),
+            (&json!(""), &json!(1), &json!(""))
+        );
+        assert_eq!(info["EventMsTs"], AT);
+        info["Payload"].clone()
+    };
+    for (state, status) in [
+        (push::State::Idle, 0),
+        (push::State::Connecting, 1),
+        (push::State::Running, 2),
+        (push::State::Recovering, 3),
+        (push::State::Failed, 4),
+        (push::State::Disconnecting, 5),
+    ] {
+        let payload = told(1, &shown, state, None);
+        assert_eq!(payload, json!({ "Url": PUSH, "Status": status, "ErrorCode": 0, "ErrorMsg": "" }));
+    }
+    let payload = told(1, &shown, push::State::Failed, Some("refused"));
+    assert_eq!(payload, json!({ "Url": PUSH, "Status": 4, "ErrorCode": 1, "ErrorMsg": "refused" }));
+    for id in [0, 2, u32::MAX] {
+        assert_eq!(told(id, &shown, push::State::Running, None)["Url"], shown, "one that was added since");
+    }
+    assert_eq!(told(1, "rtmp://b/c/…", push::State::Running, None)["Url"], "rtmp://b/c/…");
+}
+
+#[test]
+fn a_message_is_tried_for_a_minute() {
+    let secs = Duration::from_secs;
+    for (tries, age, expected) in [
+        (1, 0, Some(0)),
+        (1, 5, Some(0)),
+        (2, 5, Some(10)),
+        (3, 20, Some(10)),
+        (6, 50, Some(10)),
+        (7, 51, None),
+        (1, 61, None),
+        (u32::MAX, u64::MAX, None),
+    ] {
+        assert_eq!((RULE.pause)(tries, secs(age)), expected.map(secs), "{tries} after {age} s");
+    }
+}

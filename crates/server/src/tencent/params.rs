@@ -1,0 +1,317 @@
+//! Parameters, in JSON or flattened into a form, in one shape.
+//!
+//! Members that nobody asks for are ignored, and `null` is as good as absent: SDKs are newer or older than we are.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::answer::Fault;
+
+/// Most parameters of a form.
+pub(super) const MAX_PARAMETERS: usize = 1000;
+/// Most parts of a flattened name.
+const MAX_DEPTH: usize = 8;
+/// Most digits of an index. Only their order counts, so that a gap costs nothing.
+const MAX_INDEX_DIGITS: usize = 4;
+
+/// All parameters of a request.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Params {
+    members: Map<String, Value>,
+    /// Whether numbers came as text.
+    flat: bool,
+}
+
+/// The members of one object.
+#[derive(Debug, Clone)]
+pub(super) struct Object<'a> {
+    members: &'a Map<String, Value>,
+    flat: bool,
+    /// What leads here, with a dot behind it, if anything does.
+    path: String,
+}
+
+impl Params {
+    /// Reads a JSON object. An empty body is one without members.
+    pub(super) fn from_json(body: &[u8]) -> Result<Self, Fault> {
+        let bad = |why: String| Fault::new("InvalidParameter.BodyParamsError", why);
+        if body.is_empty() {
+            return Ok(Self::default());
+        }
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(members)) => Ok(Self { members, flat: false }),
+            Ok(_) => Err(bad("the body must be a JSON object".into())),
+            // Where it is wrong, but not what stands there: it could be a key.
+            Err(error) => {
+                Err(bad(format!("the body is not JSON: line {}, column {}", error.line(), error.column())))
+            }
+        }
+    }
+
+    /// Takes names and values of a form, decoded: `A.B.0=…`.
+    pub(super) fn from_form(pairs: &[(String, String)]) -> Result<Self, Fault> {
+        let mut root = BTreeMap::new();
+        for (name, value) in pairs {
+            let bad =
+                || Fault::new("InvalidParameter", format!("the parameter `{}` has no place", shown(name)));
+            let parts: Vec<&str> = name.split('.').collect();
+            if parts.len() > MAX_DEPTH || parts.iter().any(|part| part.is_empty()) {
+                return Err(bad());
+            }
+            put(&mut root, &parts, value).ok_or_else(bad)?;
+        }
+        let members = root.into_iter().map(|(name, tree)| (name, tree.into_value())).collect();
+        Ok(Self { members, flat: true })
+    }
+
+    /// All of them.
+    pub(super) fn root(&self) -> Object<'_> {
+        Object { members: &self.members, flat: self.flat, path: String::new() }
+    }
+}
+
+enum Tree {
+    Leaf(String),
+    Branch(BTreeMap<String, Tree>),
+}
+
+/// Puts a value where its name says; `None` if something else is there.
+fn put(into: &mut BTreeMap<String, Tree>, parts: &[&str], value: &str) -> Option<()> {
+    let (first, rest) = parts.split_first()?;
+    if rest.is_empty() {
+        return into.insert((*first).to_owned(), Tree::Leaf(value.to_owned())).is_none().then_some(());
+    }
+    let branch = into.entry((*first).to_owned()).or_insert_with(|| Tree::Branch(BTreeMap::new()));
+    match branch {
+        Tree::Leaf(_) => None,
+        Tree::Branch(inner) => put(inner, rest, value),
+    }
+}
+
+impl Tree {
+    fn into_value(self) -> Value {
+        let inner = match self {
+            Self::Leaf(text) => return Value::String(text),
+            Self::Branch(inner) => inner,
+        };
+        let index = |name: &str| {
+            let digits = name.len() <= MAX_INDEX_DIGITS && name.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| name.parse::<u32>().ok()).flatten()
+        };
+        if !inner.keys().all(|name| index(name).is_some()) {
+            return inner.into_iter().map(|(name, tree)| (name, tree.into_value())).collect();
+        }
+        let mut elements: Vec<_> =
+            inner.into_iter().map(|(name, tree)| (index(&name), tree.into_value())).collect();
+        elements.sort_by_key(|(index, _)| *index);
+        Value::Array(elements.into_iter().map(|(_, value)| value).collect())
+    }
+}
+
+impl<'a> Object<'a> {
+    /// The whole name of a member.
+    pub(super) fn name(&self, member: &str) -> String {
+        format!("{}{member}", self.path)
+    }
+
+    fn get(&self, member: &str) -> Option<&'a Value> {
+        self.members.get(member).filter(|value| !value.is_null())
+    }
+
+    /// A text.
+    pub(super) fn text(&self, member: &str) -> Result<Option<&'a str>, Fault> {
+        let wrong = || Fault::wrong_type(&self.name(member), "a string");
+        self.get(member).map(|value| value.as_str().ok_or_else(wrong)).transpose()
+    }
+
+    /// A text; an empty one is none.
+    pub(super) fn word(&self, member: &str) -> Result<Option<&'a str>, Fault> {
+        Ok(self.text(member)?.filter(|text| !text.is_empty()))
+    }
+
+    /// A text that must be there, or else the request is refused with this code.
+    pub(super) fn needed(&self, member: &str, code: &'static str) -> Result<&'a str, Fault> {
+        self.word(member)?.ok_or_else(|| Fault::missing(code, &self.name(member)))
+    }
+
+    /// A whole number. One that is too large to be held is as large as can be.
+    pub(super) fn integer(&self, member: &str) -> Result<Option<i64>, Fault> {
+        let read = |value: &Value| match value {
+            Value::Number(number) => number.as_i64().or(number.is_u64().then_some(i64::MAX)),
+            Value::String(text) if self.flat => whole(text),
+            _ => None,
+        };
+        let wrong = || Fault::wrong_type(&self.name(member), "an integer");
+        self.get(member).map(|value| read(value).ok_or_else(wrong)).transpose()
+    }
+
+    /// A whole number of this range.
+    pub(super) fn within(
+        &self,
+        member: &str,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<Option<i64>, Fault> {
+        match self.integer(member)? {
+            Some(given) if !range.contains(&given) => {
+                Err(Fault::out_of_range(&self.name(member), given, &range))
+            }
+            number => Ok(number),
+        }
+    }
+
+    /// An object.
+    pub(super) fn object(&self, member: &str) -> Result<Option<Self>, Fault> {
+        self.get(member).map(|value| self.inside(self.name(member), value)).transpose()
+    }
+
+    /// A list of objects; none if it is absent.
+    pub(super) fn objects(&self, member: &str) -> Result<Vec<Self>, Fault> {
+        let named = |(i, value): (usize, &'a Value)| self.inside(format!("{}.{i}", self.name(member)), value);
+        self.list(member)?.iter().enumerate().map(named).collect()
+    }
+
+    /// A list of texts; none if it is absent.
+    pub(super) fn texts(&self, member: &str) -> Result<Vec<&'a str>, Fault> {
+        let wrong = || Fault::wrong_type(&self.name(member), "an array of strings");
+        self.list(member)?.iter().map(|value| value.as_str().ok_or_else(wrong)).collect()
+    }
+
+    fn list(&self, member: &str) -> Result<&'a [Value], Fault> {
+        match self.get(member) {
+            None => Ok(&[]),
+            Some(Value::Array(values)) => Ok(values),
+            Some(_) => Err(Fault::wrong_type(&self.name(member), "an array")),
+        }
+    }
+
+    fn inside(&self, name: String, value: &'a Value) -> Result<Self, Fault> {
+        let Value::Object(members) = value else { return Err(Fault::wrong_type(&name, "an object")) };
+        Ok(Self { members, flat: self.flat, path: format!("{name}.") })
+    }
+}
+
+/// A whole number in digits.
+fn whole(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let most = if text.starts_with('-') { i64::MIN } else { i64::MAX };
+    Some(text.parse().unwrap_or(most))
+}
+
+/// The beginning of a name, to be shown.
+fn shown(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(pairs: &[(&str, &str)]) -> Result<Params, Fault> {
+        let own: Vec<_> = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Params::from_form(&own)
+    }
+
+    #[test]
+    fn both_encodings_are_one_shape() {
+        let json = Params::from_json(
+            br#"{"A":{"B":["x","y"],"C":7},"L":[{"N":1},{"N":2}],"T":"t","Nothing":null,"Unknown":[[]]}"#,
+        );
+        let flat = form(&[
+            ("A.B.0", "x"),
+            ("A.B.1", "y"),
+            ("A.C", "7"),
+            ("L.10.N", "2"),
+            ("L.2.N", "1"),
+            ("T", "t"),
+            ("Unknown", ""),
+        ]);
+        for params in [json.unwrap(), flat.unwrap()] {
+            let root = params.root();
+            let a = root.object("A").unwrap().unwrap();
+            assert_eq!(a.texts("B").unwrap(), ["x", "y"]);
+            assert_eq!(a.integer("C").unwrap(), Some(7));
+            let list = root.objects("L").unwrap();
+            let numbers: Vec<_> = list.iter().map(|o| o.integer("N").unwrap().unwrap()).collect();
+            assert_eq!(numbers, [1, 2], "sorted by number, gaps closed");
+            assert_eq!(list[1].name("N"), "L.1.N");
+            assert_eq!(root.text("T").unwrap(), Some("t"));
+            assert_eq!(root.text("Nothing").unwrap(), None);
+            assert!(root.object("Gone").unwrap().is_none() && root.objects("Gone").unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn numbers_are_whole_and_read_from_text_only_in_forms() {
+        for (json, text, said) in [
+            ("30", "30", Some(30)),
+            ("-1", "-1", Some(-1)),
+            ("18446744073709551615", "99999999999999999999", Some(i64::MAX)),
+            ("30.5", "30.5", None),
+            ("true", "", None),
+            ("\"30\"", "0x1e", None),
+            ("[]", "--3", None),
+        ] {
+            let params = Params::from_json(format!("{{\"N\":{json}}}").as_bytes()).unwrap();
+            let wrong = Fault::wrong_type("N", "an integer");
+            assert_eq!(params.root().integer("N"), said.map(Some).ok_or(wrong.clone()), "{json}");
+            let params = form(&[("N", text)]).unwrap();
+            assert_eq!(params.root().integer("N"), said.map(Some).ok_or(wrong), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_types_are_named() {
+        let params = Params::from_json(br#"{"T":1,"O":"x","L":{"0":"x"},"M":["x",1],"P":[1]}"#).unwrap();
+        let root = params.root();
+        let says = |fault: Fault| (fault.code, fault.message);
+        for (fault, words) in [
+            (root.text("T").unwrap_err(), "`T` must be a string"),
+            (root.object("O").unwrap_err(), "`O` must be an object"),
+            (root.texts("L").unwrap_err(), "`L` must be an array"),
+            (root.texts("M").unwrap_err(), "`M` must be an array of strings"),
+            (root.objects("P").unwrap_err(), "`P.0` must be an object"),
+        ] {
+            let (code, message) = says(fault);
+            assert!(code == "InvalidParameter" && message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn hostile_input_is_refused() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for bad in ["[]", "1", "{", "{\"a\":1e999}", "\u{feff}{}", "{\"secret", &deep] {
+            let fault = Params::from_json(bad.as_bytes()).unwrap_err();
+            assert_eq!(fault.code, "InvalidParameter.BodyParamsError", "{}", &bad[..bad.len().min(20)]);
+            assert!(!fault.message.contains("secret"));
+        }
+        assert_eq!(Params::from_json(b"").unwrap(), Params::default());
+        for bad in [
+            &[("A", "1"), ("A.B", "2")][..],
+            &[("A.B", "1"), ("A", "2")],
+            &[("A", "1"), ("A", "1")],
+            &[("A..B", "1")],
+            &[("", "1")],
+            &[("A.B.C.D.E.F.G.H.I", "1")],
+        ] {
+            assert_eq!(form(bad).unwrap_err().code, "InvalidParameter", "{bad:?}");
+        }
+        let far = form(&[("L.4294967296", "x")]).unwrap();
+        assert!(far.root().texts("L").is_err(), "an index that is none makes an object");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_form_and_no_body_panics(
+            pairs in proptest::collection::vec(("[A-C0-9.]{0,12}", ".{0,4}"), 0..20),
+            body in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+        ) {
+            for params in [Params::from_form(&pairs), Params::from_json(&body)].into_iter().flatten() {
+                drop(params.root().objects("A"));
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! From a request as it came to what is asked for, and by whom.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+
+use super::VERSION;
+use super::answer::Fault;
+use super::params::{MAX_PARAMETERS, Params};
+use super::sign::{self, Claim};
+use crate::Service;
+use crate::app::Application;
+use crate::route::Call;
+
+/// Largest query of a GET, in bytes.
+const MAX_QUERY: usize = 32 << 10;
+/// Largest body with a signature of version 1, in bytes.
+const MAX_FORM: usize = 1 << 20;
+/// Largest body with a signature of version 3, in bytes.
+const MAX_BODY: usize = 10 << 20;
+
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Start,
+    Stop,
+    Describe,
+}
+
+impl Action {
+    const ALL: [Self; 3] = [Self::Start, Self::Stop, Self::Describe];
+
+    /// The vendor's word.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Start => "StartWebRecord",
+            Self::Stop => "StopWebRecord",
+            Self::Describe => "DescribeWebRecord",
+        }
+    }
+}
+
+/// Who asks, and for what, but not with which parameters.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub action: Action,
+    pub key_id: String,
+    /// The applications that the key may act for, one at least.
+    pub apps: Vec<Arc<Application>>,
+    /// The parameters, if they came as a form.
+    form: Option<Vec<(String, String)>>,
+}
+
+/// Whether a request says by itself that it is meant for this vendor's API.
+pub(crate) fn claims(call: &Call) -> bool {
+    let ours = |name: &str, value: &str| name == "SecretId" || name == "Version" && value == VERSION;
+    let marked = |bytes: &[u8]| form_urlencoded::parse(bytes).any(|(name, value)| ours(&name, &value));
+    call.headers.keys().any(|name| name.as_str().starts_with("x-tc-"))
+        || call.header("authorization").is_some_and(|value| value.starts_with(sign::ALGORITHM))
+        || call.query.len() <= MAX_QUERY && marked(call.query.as_bytes())
+        || kind(call) == Kind::Form && call.body.len() <= MAX_FORM && marked(&call.body)
+}
+
+impl Asked {
+    /// Reads a request and has it prove whose it is.
+    pub(super) fn read(service: &Service, call: &Call) -> Result<Self, Fault> {
+        if !matches!(call.method, Method::GET | Method::POST) {
+            return Err(Fault::new("UnsupportedProtocol", "only GET and POST are possible"));
+        }
+        let by_header = call.headers.contains_key("authorization");
+        check_size(call, by_header)?;
+        let form = read_form(call)?;
+        let of_form = |name: &str| {
+            let found = form.iter().flatten().find(|(n, v)| n == name && !v.is_empty());
+            found.map(|(_, value)| value.as_str())
+        };
+        let first_version = !by_header && (of_form("SecretId").is_some() || of_form("Signature").is_some());
+        let claim = match &form {
+            Some(pairs) if first_version => Claim::v1(call, pairs)?,
+            _ => Claim::v3(call)?,
+        };
+        let apps = prove(service, &claim)?;
+        // The first version has them among the parameters, the third one in headers.
+        let common = |name: &str| {
+            let of_header = || call.header(&format!("x-tc-{name}")).filter(|value| !value.is_empty());
+            if first_version { of_form(name) } else { of_header() }
+        };
+        if common("Token").is_some() {
+            return Err(Fault::new("AuthFailure.TokenFailure", "there are no temporary keys here"));
+        }
+        let needed = |name| common(name).ok_or_else(|| Fault::missing("MissingParameter", name));
+        let action = needed("Action")?;
+        if needed("Version")? != VERSION {
+            return Err(Fault::new("NoSuchVersion", format!("only version {VERSION} is served")));
+        }
+        let action = Action::ALL
+            .into_iter()
+            .find(|known| known.word() == action)
+            .ok_or_else(|| Fault::new("InvalidAction", "there is no such action"))?;
+        check_region(&service.config.tencent.regions, common("Region"))?;
+        Ok(Self { action, key_id: claim.key_id, apps, form })
+    }
+
+    /// The parameters.
+    pub(super) fn params(&self, call: &Call) -> Result<Params, Fault> {
+        match &self.form {
+            Some(pairs) => Params::from_form(pairs),
+            None => Params::from_json(&call.body),
+        }
+    }
+}
+
+/// The applications of the key that made this signature.
+fn prove(service: &Service, claim: &Claim) -> Result<Vec<Arc<Application>>, Fault> {
+    claim.is_fresh(service.now().div_euclid(1000))?;
+    let mut apps = service.apps.with_key(&claim.key_id);
+    if apps.is_empty() {
+        let words = "there is no such SecretId, or it is disabled";
+        return Err(Fault::new("AuthFailure.SecretIdNotFound", words));
+    }
+    let own = |app: &Application| {
+        app.keys.iter().any(|key| !key.disabled && key.id == claim.key_id && claim.is_by(&key.secret))
+    };
+    apps.retain(|app| own(app));
+    // An application may have the same key twice.
+    apps.dedup_by(|a, b| a.name == b.name);
+    if apps.is_empty() {
+        let words = "the signature does not match: check the SecretKey and what is signed";
+        return Err(Fault::new("AuthFailure.SignatureFailure", words));
+    }
+    Ok(apps)
+}
+
+fn check_size(call: &Call, by_header: bool) -> Result<(), Fault> {
+    let (size, most) = match (&call.method, by_header) {
+        (&Method::GET, _) => (call.query.len(), MAX_QUERY),
+        (_, true) => (call.body.len(), MAX_BODY),
+        (_, false) => (call.body.len(), MAX_FORM),
+    };
+    if size <= most {
+        return Ok(());
+    }
+    Err(Fault::new("RequestSizeLimitExceeded", format!("the request has {size} bytes, {most} are possible")))
+}
+
+/// The parameters of a request that has them as a form; `None` for JSON.
+fn read_form(call: &Call) -> Result<Option<Vec<(String, String)>>, Fault> {
+    let (text, code) = match (&call.method, kind(call)) {
+        (&Method::GET, _) => (call.query.as_bytes(), "InvalidParameter.UrlParamsError"),
+        (_, Kind::Form) => (&call.body[..], "InvalidParameter.BodyParamsError"),
+        (_, Kind::Json) => return Ok(None),
+        (_, Kind::Multipart) => {
+            return Err(Fault::new("InvalidRequest", "multipart bodies are for other actions: send JSON"));
+        }
+        (_, Kind::Other) => {
+            let words = "the Content-Type must be application/json or application/x-www-form-urlencoded";
+            return Err(Fault::new("InvalidParameter.BodyParamsError", words));
+        }
+    };
+    let pairs: Vec<_> = form_urlencoded::parse(text).into_owned().take(MAX_PARAMETERS + 1).collect();
+    if pairs.len() > MAX_PARAMETERS {
+        return Err(Fault::new(code, format!("there are more than {MAX_PARAMETERS} parameters")));
+    }
+    Ok(Some(pairs))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Form,
+    Multipart,
+    Other,
+}
+
+/// What a body says it is, whatever charset stands behind it.
+fn kind(call: &Call) -> Kind {
+    let kind = call.header("content-type").unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" => Kind::Json,
+        "application/x-www-form-urlencoded" => Kind::Form,
+        "multipart/form-data" => Kind::Multipart,
+        _ => Kind::Other,
+    }
+}
+
+fn check_region(served: &[String], asked: Option<&str>) -> Result<(), Fault> {
+    match asked {
+        _ if served.is_empty() => Ok(()),
+        None => Err(Fault::missing("MissingParameter", "Region")),
+        Some(region) if served.iter().any(|other| other == region) => Ok(()),
+        Some(_) => Err(Fault::new("UnsupportedRegion", format!("the regions are {}", served.join(", ")))),
+    }
+}

@@ -1,0 +1,265 @@
+//! `StartWebRecord`.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pagecast_core::SpecError;
+use pagecast_core::spec::{
+    Device, Format, MAX_PUSHES, MIN_SIDE, Mobile, Orientation, Protocol, Push, PushUrl, Readiness, Signal,
+    Size, Source, SourceUrl,
+};
+use pagecast_fleet::{Created, Hold, Key, NewCast};
+use serde_json::{Map, Value, json};
+use url::{Host, Url};
+
+use super::answer::Fault;
+use super::params::{Object, Params};
+use super::{ORIGIN, storage, unavailable};
+use crate::Service;
+use crate::app::Application;
+
+/// Longest `RecordId`, in bytes.
+const MAX_RECORD_ID: usize = 31;
+/// Most seconds that a task may last, and how long it lasts unless it says otherwise.
+const MAX_DURATION_S: i64 = 86_400;
+/// Seconds that a page may take to be ready; 0 waits for nothing.
+const READY_S: RangeInclusive<i64> = 0..=60;
+/// Width in pixels; 0 is [`USUAL`].
+const WIDTH: RangeInclusive<i64> = 0..=1920;
+/// Height in pixels; 0 is [`USUAL`].
+const HEIGHT: RangeInclusive<i64> = 0..=1080;
+/// Width and height of a task that does not say otherwise.
+const USUAL: (i64, i64) = (1280, 720);
+/// Minutes of an MP4 file, of which the last is usual.
+const SPLIT_MIN: RangeInclusive<i64> = 1..=1440;
+/// A server of RTMP that is without a connection for so long has failed for good: it is told for that long, and no longer.
+const PUSH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Starts a task, and says which.
+pub(super) async fn start(
+    service: &Service,
+    apps: &[Arc<Application>],
+    params: &Params,
+) -> Result<Map<String, Value>, Fault> {
+    let new = translate(service, apps, &params.root())?;
+    match service.fleet.create(new).await.map_err(unavailable)? {
+        Created::New(cast) => Ok(Map::from_iter([("TaskId".to_owned(), cast.id.as_str().into())])),
+        Created::Exists(_) => {
+            Err(Fault::new("FailedOperation.TaskExist", "a task with this RecordId is running"))
+        }
+        Created::TooMany => Err(Fault::new(
+            "ResourceInsufficient.RequestRejection",
+            "the application has as many tasks as it may have",
+        )),
+        Created::Full => Err(Fault::new(
+            "ResourceInsufficient.RequestRejection",
+            "too many tasks are waiting to be started",
+        )),
+    }
+}
+
+/// What a task is called among those that must not run twice.
+pub(super) fn key(sdk_app_id: u64, record_id: &str) -> Key {
+    Key(format!("record/{sdk_app_id}/{record_id}"))
+}
+
+/// `SdkAppId`, if it is there.
+pub(super) fn sdk_app_id(root: &Object<'_>) -> Result<Option<u64>, Fault> {
+    let bad = || Fault::new("InvalidParameter.SdkAppId", "the parameter `SdkAppId` must be positive");
+    let positive = |id: i64| u64::try_from(id).ok().filter(|id| *id > 0).ok_or_else(bad);
+    root.integer("SdkAppId")?.map(positive).transpose()
+}
+
+/// Checks every field, and says in our words what is wanted.
+fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> Result<NewCast, Fault> {
+    let app = application(apps, root)?;
+    let id = service.cast_id();
+    let mut spec = service.cast(&app, &id, source(root)?);
+    let (to, format) = storage::read(&app, root)?;
+    spec.recording = Some({
+        let video = Video::read(root)?;
+        let mut recording = service.recording(&app, &id, Some(to));
+        // In video on demand the kind of medium decides, and there is no backup for it.
+        recording.format = format.unwrap_or(video.format);
+        recording.backup = recording.backup.filter(|_| format.is_none());
+        recording.split = video.split;
+        recording
+    });
+    let least = i64::try_from(service.config.tencent.min_duration_s).unwrap_or(MAX_DURATION_S);
+    let longest = root.within("MaxDurationLimit", least..=MAX_DURATION_S)?.unwrap_or(MAX_DURATION_S);
+    spec.limits.max_time = spec.limits.max_time.min(Duration::from_secs(longest.unsigned_abs()));
+    let ready_s = root.within("ReadyTimeout", READY_S)?.unwrap_or(0).unsigned_abs();
+    if ready_s > 0 {
+        let timeout = Duration::from_secs(ready_s);
+        spec.readiness = Readiness { signal: Signal::NotifyReady, timeout, ..Readiness::default() };
+    }
+    spec.pushes = pushes(&app, root)?;
+    let record_id = record_id(root)?;
+    spec.check().map_err(|error| refused(&error))?;
+    // With the application's number, which the request may have left out.
+    let sdk_app_id = app.sdk_app_id.unwrap_or_default();
+    let mut request = json!({ "SdkAppId": sdk_app_id });
+    if let Some(record_id) = record_id {
+        request["RecordId"] = record_id.into();
+    }
+    let casts = &service.config.casts;
+    let patience_ms = i64::try_from(casts.queue_s.saturating_mul(1000)).unwrap_or(i64::MAX);
+    Ok(NewCast {
+        id,
+        app: app.name.clone(),
+        origin: ORIGIN.to_owned(),
+        key: record_id.map(|record_id| key(sdk_app_id, record_id)),
+        hold: Hold::WhileLive,
+        request,
+        spec,
+        queue_until_ms: service.now().saturating_add(patience_ms),
+        quota: app.max_casts,
+        queue_limit: casts.queue_limit,
+        notify: true,
+    })
+}
+
+/// The application that is named. The oldest examples of the vendor name none: a key that has only one means that.
+fn application(apps: &[Arc<Application>], root: &Object<'_>) -> Result<Arc<Application>, Fault> {
+    let mut able = apps.iter().filter(|app| app.sdk_app_id.is_some());
+    let Some(id) = sdk_app_id(root)? else {
+        return match (able.next(), able.next()) {
+            (Some(only), None) => Ok(Arc::clone(only)),
+            _ => Err(Fault::missing("MissingParameter.SdkAppId", "SdkAppId")),
+        };
+    };
+    let named = able.find(|app| app.sdk_app_id == Some(id)).map(Arc::clone);
+    named.ok_or_else(|| {
+        let words = format!("there is no SdkAppId {id} that this key may act for");
+        Fault::new("FailedOperation.SdkAppIdNotUnderAppId", words)
+    })
+}
+
+fn source(root: &Object<'_>) -> Result<Source, Fault> {
+    let url = root.needed("RecordUrl", "MissingParameter")?;
+    let url = SourceUrl::parse(url)
+        .map_err(|error| Fault::new("InvalidParameter", format!("`RecordUrl`: {error}")))?;
+    let mut source = Source::new(url);
+    source.size = size(root)?;
+    source.context.mobile = mobile(root)?;
+    Ok(source)
+}
+
+fn size(root: &Object<'_>) -> Result<Size, Fault> {
+    let Some(video) = root.object("WebRecordVideoParams")? else { return Ok(Size::HD) };
+    let side = |member: &str, range, usual: i64| -> Result<u32, Fault> {
+        let asked = video.within(member, range)?.filter(|side| *side != 0).unwrap_or(usual);
+        // Half of the colour planes would be half a pixel wide.
+        match u32::try_from(asked).map(|side| side - side % 2) {
+            Ok(side) if side >= MIN_SIDE => Ok(side),
+            _ => Err(Fault::new(
+                "InvalidParameter.OutOfRange",
+                format!("the parameter `{}` is {asked}: at least {MIN_SIDE} is possible", video.name(member)),
+            )),
+        }
+    };
+    let (width, height) = (side("Width", WIDTH, USUAL.0)?, side("Height", HEIGHT, USUAL.1)?);
+    Size::new(width, height).map_err(|error| refused(&error))
+}
+
+fn mobile(root: &Object<'_>) -> Result<Option<Mobile>, Fault> {
+    let Some(params) = root.object("EmulateMobileParams")? else { return Ok(None) };
+    let second = |member| Ok::<_, Fault>(params.within(member, 0..=1)? == Some(1));
+    let device = if second("MobileDeviceType")? { Device::Tablet } else { Device::Phone };
+    let orientation =
+        if second("ScreenOrientation")? { Orientation::Landscape } else { Orientation::Portrait };
+    Ok(Some(Mobile { device, orientation }))
+}
+
+/// How the recording is made.
+struct Video {
+    format: Format,
+    split: Duration,
+}
+
+impl Video {
+    fn read(root: &Object<'_>) -> Result<Self, Fault> {
+        let video = root.object("WebRecordVideoParams")?;
+        let format = match video.as_ref().map_or(Ok(None), |video| video.word("Format"))? {
+            None | Some("mp4") => Format::Mp4,
+            // The files of the vendor's recordings are MPEG-TS.
+            Some("hls") => Format::HlsTs,
+            Some(_) => {
+                let words = "the parameter `WebRecordVideoParams.Format` must be hls or mp4";
+                return Err(Fault::new("InvalidParameter", words));
+            }
+        };
+        let minutes =
+            video.map_or(Ok(None), |video| video.within("MaxMediaFileDuration", SPLIT_MIN.clone()))?;
+        let minutes = minutes.unwrap_or(*SPLIT_MIN.end()).unsigned_abs();
+        Ok(Self { format, split: Duration::from_secs(60 * minutes) })
+    }
+}
+
+fn record_id<'a>(root: &Object<'a>) -> Result<Option<&'a str>, Fault> {
+    let bad = |id: &&str| id.len() > MAX_RECORD_ID || id.chars().any(char::is_control);
+    match root.word("RecordId")? {
+        Some(id) if bad(&id) => Err(Fault::new(
+            "InvalidParameter.RecordId",
+            format!(
+                "the parameter `RecordId` has {} bytes: fewer than 32 are possible, none of them control characters",
+                id.len()
+            ),
+        )),
+        id => Ok(id),
+    }
+}
+
+fn pushes(app: &Application, root: &Object<'_>) -> Result<Vec<Push>, Fault> {
+    let targets = root.objects("PublishCdnParams")?;
+    if targets.len() > MAX_PUSHES {
+        let words = format!("there are {} PublishCdnParams, {MAX_PUSHES} are possible", targets.len());
+        return Err(Fault::new("InvalidParameter.PublishCdnUrls", words));
+    }
+    targets.iter().map(|target| push(app, target)).collect()
+}
+
+fn push(app: &Application, target: &Object<'_>) -> Result<Push, Fault> {
+    let bad = |why: &str| {
+        let name = target.name("PublishCdnUrl");
+        Fault::new("InvalidParameter.PublishCdnUrls", format!("`{name}`: {why}"))
+    };
+    let text = target.word("PublishCdnUrl")?.ok_or_else(|| bad("it is missing"))?;
+    // It only decides what the vendor charges.
+    target.within("IsTencentCdn", 0..=1)?;
+    let url = PushUrl::parse(text).map_err(|error| bad(&error.to_string()))?;
+    if !matches!(url.protocol(), Protocol::Rtmp | Protocol::Rtmps) {
+        return Err(bad("only RTMP addresses are possible"));
+    }
+    if !permits(app, &url) {
+        return Err(bad("this application may not push to that address"));
+    }
+    Ok(Push { url, patience: Some(PUSH_PATIENCE) })
+}
+
+/// Whether the network of the application has anything against an address that is no name. Names are looked up when it is time to
+/// connect.
+fn permits(app: &Application, target: &PushUrl) -> bool {
+    let Ok(url) = Url::parse(target.reveal()) else { return false };
+    let host = url.host_str().unwrap_or_default();
+    let usual = if target.protocol() == Protocol::Rtmps { 443 } else { 1935 };
+    // Of addresses that are not of the web, numbers are left as they are written: `2130706433` is 127.0.0.1, too.
+    let address = match Url::parse(&format!("http://{host}/")).map(|url| url.host().map(|h| h.to_owned())) {
+        Ok(Some(Host::Ipv4(address))) => address.into(),
+        Ok(Some(Host::Ipv6(address))) => address.into(),
+        Ok(Some(Host::Domain(_))) => return true,
+        Ok(None) | Err(_) => return false,
+    };
+    app.network.permits(host.trim_matches(['[', ']']), address, url.port().unwrap_or(usual)).is_ok()
+}
+
+/// What the description of a cast finds wrong, in the vendor's codes.
+fn refused(error: &SpecError) -> Fault {
+    let code = match error {
+        SpecError::Push(_) => "InvalidParameter.PublishCdnUrls",
+        SpecError::Storage(_) => "InvalidParameter",
+        _ => "InvalidParameter.OutOfRange",
+    };
+    Fault::new(code, error.to_string())
+}

@@ -1,0 +1,147 @@
+//! What happens to a task, in the words of Volcengine's event `Webcast`.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use axum::body::Bytes;
+use pagecast_core::cast::Trouble;
+use pagecast_core::spec::RoomIds;
+use pagecast_fleet::{Cast, Event, Happening};
+use serde::Serialize;
+
+use super::sign::hash;
+use super::task::verdict;
+use crate::app::Receiver;
+use crate::callback::{Message, Rule};
+
+const EVENT_TYPE: &str = "Webcast";
+const VERSION: &str = "2020-12-01";
+
+/// Five seconds for an answer, and two tries more.
+pub const RULE: Rule = Rule { timeout: Duration::from_secs(5), pause };
+
+fn pause(tries: u32, _age: Duration) -> Option<Duration> {
+    match tries {
+        0 => Some(Duration::ZERO),
+        1 => Some(Duration::from_secs(1)),
+        2 => Some(Duration::from_secs(5)),
+        _ => None,
+    }
+}
+
+/// The message about an event, if it is one that the vendor tells: the same bytes each time.
+#[must_use]
+pub fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Message> {
+    let (Some((status, reason)), Some(room)) = (words(cast, event), &cast.spec.room) else {
+        return Vec::new();
+    };
+    let RoomIds { app, room, user, task } = &room.ids;
+    let business_id = cast.request.get("BusinessId").and_then(|id| id.as_str());
+    let data = Data { app_id: app, business_id, room_id: room, task_id: task, user_id: user, status, reason };
+    let id = event.id(&cast.id);
+    let time = chrono::DateTime::from_timestamp_millis(event.at_ms).unwrap_or_default();
+    let unsigned = Unsigned {
+        event_type: EVENT_TYPE,
+        event_data: &serde_json::to_string(&data).unwrap_or_default(),
+        event_time: &time.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        event_id: &id,
+        app_id: app,
+        version: VERSION,
+        nonce: &nonce(&id),
+    };
+    let secret = receiver.secret.as_ref().map_or("", |secret| secret.reveal());
+    let body = Body {
+        signature: &signature(&unsigned, secret),
+        noce: receiver.noce.then_some(unsigned.nonce),
+        business_id,
+        unsigned: &unsigned,
+    };
+    let body = Bytes::from(serde_json::to_vec(&body).unwrap_or_default());
+    vec![Message { body, headers: Vec::new() }]
+}
+
+/// `Status` and `Reason`. That of 2 and 3 is not documented: the words for the end of a task are used. 1, 4 and 5 are.
+fn words(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
+    let live_before = || cast.live_ms.is_some_and(|live| live <= event.at_ms);
+    match &event.what {
+        Happening::Live => Some((1, "")),
+        Happening::Ended { reason, .. } => {
+            let verdict = verdict(*reason, cast.live_ms.is_some());
+            Some((if verdict.failed { 3 } else { 2 }, verdict.reason))
+        }
+        Happening::Reloaded { trouble } => Some((4, word(*trouble))),
+        Happening::Moved { trouble } => Some((5, word(*trouble))),
+        Happening::Restarted | Happening::TakenUp => live_before().then_some((5, "PageCrash")),
+        Happening::Queued
+        | Happening::Started
+        | Happening::Unrecorded
+        | Happening::Push { .. }
+        | Happening::Room { .. }
+        | Happening::Storing { .. }
+        | Happening::Stored { .. } => None,
+    }
+}
+
+fn word(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::StartTimeout => "StartEventTimeout",
+        Trouble::Freeze => "PageFreeze",
+        Trouble::Blank => "PageBlank",
+        Trouble::Crash | Trouble::Unreachable => "PageCrash",
+    }
+}
+
+/// Four digits, always the same for the same event.
+fn nonce(event_id: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, event_id.as_bytes());
+    let number = digest.as_ref().iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+    format!("{:04}", number % 10_000)
+}
+
+fn signature(unsigned: &Unsigned<'_>, secret: &str) -> String {
+    let Unsigned { event_type, event_data, event_time, event_id, app_id, version, nonce } = unsigned;
+    let mut values = [event_type, event_data, event_time, event_id, version, app_id, nonce, &secret];
+    values.sort_unstable();
+    hash(values.map(|value| *value).concat().as_bytes())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Data<'a> {
+    app_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    business_id: Option<&'a str>,
+    room_id: &'a str,
+    task_id: &'a str,
+    user_id: &'a str,
+    status: u8,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Unsigned<'a> {
+    event_type: &'a str,
+    /// JSON within JSON.
+    event_data: &'a str,
+    event_time: &'a str,
+    event_id: &'a str,
+    app_id: &'a str,
+    version: &'a str,
+    nonce: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Body<'a> {
+    #[serde(flatten)]
+    unsigned: &'a Unsigned<'a>,
+    signature: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    noce: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    business_id: Option<&'a str>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! `StopWebcast` and `GetWebCastTask`: a task is found again.
+
+use pagecast_core::cast::EndReason;
+use pagecast_fleet::{Cast, Command, Error, Key, State};
+use serde_json::{Map, Value, json};
+
+use super::answer::{Code, Fault};
+use super::broken;
+use super::request::Task;
+use crate::service::Service;
+
+/// How long ago a task may have been started to be found, in milliseconds.
+const LOOK_BACK_MS: i64 = 72 * 3_600_000;
+/// What is repeated of the request.
+const ECHO: [&str; 6] =
+    ["UserId", "SourceURL", "MaxRunningTime", "VideoSolutions", "MonitorConfig", "EventNotifyConfig"];
+
+/// How the vendor sees an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Whether it is a failure.
+    pub(super) failed: bool,
+    /// `StopReason`.
+    pub(super) reason: &'static str,
+}
+
+/// Four words are all there are; what none of them fits is unknown.
+pub(super) fn verdict(reason: EndReason, was_live: bool) -> Verdict {
+    let (failed, reason) = match reason {
+        EndReason::Stopped => (false, "StopByAPI"),
+        EndReason::MaxTime => (false, "ExceedMaxRunningTime"),
+        EndReason::PageEnded | EndReason::Complete => (false, "UnknownStopReason"),
+        EndReason::StartFailed => (true, "StartTaskFailed"),
+        EndReason::GaveUp(_) | EndReason::OutputFailed if !was_live => (true, "StartTaskFailed"),
+        EndReason::GaveUp(_) | EndReason::OutputFailed => (true, "UnknownStopReason"),
+    };
+    Verdict { failed, reason }
+}
+
+/// What only one task that runs has.
+pub(super) fn key(task: &Task) -> Key {
+    // None of them contains a slash.
+    Key(format!("webcast/{}/{}/{}", task.app_id, task.room_id, task.task_id))
+}
+
+fn not_found() -> Fault {
+    Fault::new(Code::ErrorActiveTaskNotFound, "there is no such task, or it is over")
+}
+
+async fn find(service: &Service, task: &Task) -> Result<Cast, Fault> {
+    let found = service.fleet.find(&key(task)).await.map_err(|error| broken("finding a task", &error))?;
+    found.ok_or_else(not_found)
+}
+
+/// Ends a task that runs. One that was told so before is told so again as long as it has not ended.
+pub(super) async fn stop(service: &Service, task: &Task) -> Result<Value, Fault> {
+    let cast = find(service, task).await?;
+    if cast.state == State::Ended {
+        return Err(not_found());
+    }
+    if !cast.stop_asked {
+        match service.fleet.order(&cast.id, Command::Stop).await {
+            Ok(()) => {}
+            Err(Error::NoCast(_) | Error::Over(_)) => return Err(not_found()),
+            Err(error) => return Err(broken("stopping a task", &error)),
+        }
+    }
+    Ok(Value::from("ok"))
+}
+
+/// How a task stands that was started within the last 72 hours.
+pub(super) async fn get(service: &Service, task: &Task) -> Result<Value, Fault> {
+    let cast = find(service, task).await?;
+    if cast.created_ms < service.now().saturating_sub(LOOK_BACK_MS) {
+        return Err(not_found());
+    }
+    Ok(json!({ "WebCastTask": describe(&cast) }))
+}
+
+fn describe(cast: &Cast) -> Map<String, Value> {
+    let (status, reason) = match (cast.state, &cast.end) {
+        (State::Queued | State::Starting, _) => (1, ""),
+        (State::Live, _) => (2, ""),
+        (State::Ended, None) => (0, "UnknownStopReason"),
+        (State::Ended, Some(end)) => {
+            let verdict = verdict(end.reason, cast.live_ms.is_some());
+            (if verdict.failed { 4 } else { 3 }, verdict.reason)
+        }
+    };
+    let mut said: Map<String, Value> =
+        ECHO.iter().filter_map(|name| Some(((*name).to_owned(), cast.request.get(name)?.clone()))).collect();
+    said.insert("StartTime".to_owned(), cast.started_ms.unwrap_or(cast.created_ms).into());
+    said.insert("EndTime".to_owned(), cast.ended_ms.unwrap_or(0).into());
+    said.insert("Status".to_owned(), status.into());
+    said.insert("StopReason".to_owned(), reason.into());
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use pagecast_core::cast::Trouble;
+
+    use super::*;
+
+    #[test]
+    fn four_words_for_all_ends() {
+        let gave_up = EndReason::GaveUp(Trouble::Freeze);
+        for (end, was_live, failed, reason) in [
+            (EndReason::Stopped, true, false, "StopByAPI"),
+            (EndReason::Stopped, false, false, "StopByAPI"),
+            (EndReason::PageEnded, true, false, "UnknownStopReason"),
+            (EndReason::MaxTime, true, false, "ExceedMaxRunningTime"),
+            (EndReason::Complete, true, false, "UnknownStopReason"),
+            (EndReason::StartFailed, false, true, "StartTaskFailed"),
+            (gave_up, true, true, "UnknownStopReason"),
+            (gave_up, false, true, "StartTaskFailed"),
+            (EndReason::OutputFailed, true, true, "UnknownStopReason"),
+        ] {
+            assert_eq!(verdict(end, was_live), Verdict { failed, reason }, "{end:?}, {was_live}");
+        }
+    }
+}

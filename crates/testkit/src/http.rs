@@ -1,0 +1,102 @@
+//! One request to an HTTP server on this machine, byte by byte as it is asked for, and its answer.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Most bytes of an answer.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// What a server answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Names in lower case, and values.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header's value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.body).with_context(|| self.text())
+    }
+
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Sends a request (HTTP/1.1, for one answer) and reads the answer.
+///
+/// # Errors
+/// The server is not there, or answers something that is no HTTP, or not in time.
+pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+    let rest = url.strip_prefix("http://").context("not an http address")?;
+    let at = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(at);
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let mut stream = TcpStream::connect(host).with_context(|| format!("nobody is at {host}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        head.push_str(&format!("Host: {host}\r\n"));
+    }
+    if !body.is_empty() || !matches!(method, "GET" | "HEAD" | "DELETE") {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
+    stream.write_all(body)?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).context("no whole answer")?;
+    read(&answer)
+}
+
+fn read(answer: &[u8]) -> Result<Answer> {
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no answer")?;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let body = &answer[end + 4..];
+    let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let body = if chunked { unchunk(body)? } else { body.to_vec() };
+    Ok(Answer { status, headers, body })
+}
+
+fn unchunk(mut rest: &[u8]) -> Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let end = rest.windows(2).position(|w| w == b"\r\n").context("no length of a chunk")?;
+        let length = usize::from_str_radix(std::str::from_utf8(&rest[..end])?.trim(), 16)?;
+        rest = &rest[end + 2..];
+        if length == 0 {
+            return Ok(whole);
+        }
+        ensure!(rest.len() >= length + 2, "a chunk is cut off");
+        whole.extend_from_slice(&rest[..length]);
+        rest = &rest[length + 2..];
+    }
+}

@@ -1,0 +1,258 @@
+//! `pagecast serve`, with an application for tests, on ports of its own.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::command::{self, program};
+use crate::http::{self, Answer};
+use crate::rtmp::free_port;
+use crate::run::MARK;
+use crate::run::processes::Family;
+use crate::scratch::Scratch;
+
+/// `AppId` of the application for tests, as Volcengine's have them.
+pub const APP_ID: &str = "0123456789abcdef01234567";
+/// `SdkAppId` of it, as Tencent's have them.
+pub const SDK_APP_ID: u64 = 1_400_000_001;
+/// Its access key, and the secret.
+pub const KEY: (&str, &str) = ("AKTEST0123456789", "c2VjcmV0LW9mLXRoZS10ZXN0cw==");
+/// Its token for the REST API.
+pub const TOKEN: &str = "token-of-the-tests-0123456789";
+/// The administrator's.
+pub const ADMIN: &str = "administrator-of-the-tests-01";
+/// Signs callbacks: letters and digits, as Tencent has them.
+pub const CALLBACK_SECRET: &str = "callbacksecret0123456789";
+const START: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A service; killed when dropped, with all that it started.
+#[derive(Debug)]
+pub struct Service {
+    program: PathBuf,
+    scratch: Scratch,
+    port: u16,
+    rooms: u16,
+    child: Option<Child>,
+    family: Option<Family>,
+}
+
+impl Service {
+    /// Starts it. `callbacks`: where all callbacks go; `more`: further lines of `pagecast.toml`, at its top.
+    ///
+    /// # Errors
+    /// It does not come to be ready.
+    pub fn start(pagecast: &str, callbacks: Option<&str>, more: &str) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let (port, rooms) = (free_port()?, free_port()?);
+        scratch.open_folder("tmp")?;
+        scratch.open_folder("run")?;
+        let data = scratch.open_folder("data")?;
+        let callbacks = callbacks.map_or_else(String::new, |url| {
+            ["volcengine", "tencent", "native"]
+                .map(|dialect| {
+                    format!("[applications.callbacks.{dialect}]\nurl = \"{url}/{dialect}\"\nsecret = \"{CALLBACK_SECRET}\"\n")
+                })
+                .concat()
+        });
+        let config = format!(
+            "listen = \"127.0.0.1:{port}\"\ndata = \"{}\"\nadmin_token = \"{ADMIN}\"\n{more}\n\
+             [rooms]\nlisten = \"127.0.0.1:{rooms}\"\n[tencent]\nmin_duration_s = 10\n\
+             [casts]\ncpu_share = 16.0\nspare_memory_mib = 0\n\
+             [[applications]]\nname = \"test\"\napp_id = \"{APP_ID}\"\nsdk_app_id = {SDK_APP_ID}\ntokens = [\"{TOKEN}\"]\n\
+             keys = [{{ id = \"{}\", secret = \"{}\" }}]\n\
+             [applications.network]\nallow = [\"127.0.0.0/8\", \"[::1]\"]\n{callbacks}",
+            data.display(),
+            KEY.0,
+            KEY.1,
+        );
+        fs::write(scratch.join("pagecast.toml"), config)?;
+        let mut service = Self { program: pagecast.into(), scratch, port, rooms, child: None, family: None };
+        service.run()?;
+        Ok(service)
+    }
+
+    /// Starts it again, after [`Self::kill`] or [`Self::stop`], and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not come to be ready.
+    pub fn run(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.scratch.join("log"))?;
+        let mut command = program(&self.program);
+        command.args(["serve", "--config"]).arg(self.scratch.join("pagecast.toml"));
+        command.env(MARK, self.scratch.path());
+        command.env("TMPDIR", self.scratch.join("tmp")).env("XDG_RUNTIME_DIR", self.scratch.join("run"));
+        command.env("RUST_LOG", "info,pagecast_server=debug,pagecast_worker=debug");
+        command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        self.family = Some(Family::of(child.id(), self.scratch.path()));
+        self.child = Some(child);
+        let ready = |url: &str| http::request("GET", url, &[], b"").is_ok_and(|answer| answer.status == 200);
+        let begin = Instant::now();
+        while !ready(&self.url("/readyz")) {
+            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                bail!("pagecast serve ended with {status}: {}", self.log());
+            }
+            ensure!(begin.elapsed() < START, "pagecast serve is not ready: {}", self.log());
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// The address of something in its API.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Host and port of its API.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The address of something in its rooms.
+    #[must_use]
+    pub fn rooms_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.rooms)
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.scratch.join("data")
+    }
+
+    /// A folder of the test, beside its own.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// All that it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
+    }
+
+    /// Kills the service alone, as a crash would.
+    pub fn kill(&mut self) {
+        command::kill(&mut self.child);
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        command::signal(self.child.as_ref(), "pagecast serve", signal)
+    }
+
+    /// Ends it as an operator does, and waits for its end.
+    ///
+    /// # Errors
+    /// It takes longer than `limit`, or ends with an error.
+    pub fn stop(&mut self, limit: Duration) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let mut child = self.child.take().context("pagecast serve does not run")?;
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if begin.elapsed() >= limit {
+                let _ended = child.kill();
+                let _reaped = child.wait();
+                bail!("pagecast serve still runs after {limit:?}: {}", self.log());
+            }
+            std::thread::sleep(LOOK);
+        };
+        ensure!(status.success(), "pagecast serve ended with {status}: {}", self.log());
+        Ok(())
+    }
+
+    /// Process ids of the processes that run casts.
+    pub fn casts(&mut self) -> Vec<u32> {
+        let Some(family) = &mut self.family else { return Vec::new() };
+        family.census();
+        family.with_argument("run-cast")
+    }
+
+    /// Sends all of its processes that have `word` on their command line a signal.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn signal_those_with(&mut self, word: &str, signal: Signal) -> Result<()> {
+        let family = self.family.as_mut().context("it never ran")?;
+        family.census();
+        let found = family.with_arguments(|all| all.iter().any(|argument| argument.contains(word)));
+        ensure!(!found.is_empty(), "it has no process with {word}");
+        // One that ends meanwhile is none that matters.
+        found.into_iter().for_each(|pid| drop(command::signal_pid(pid, signal)));
+        Ok(())
+    }
+
+    /// Waits until none of its processes is left. Ones that were started by a service that was killed count too.
+    ///
+    /// # Errors
+    /// Some live longer than `limit`.
+    pub fn wait_until_gone(&mut self, limit: Duration) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let left = self.family.as_mut().map(Family::alive).unwrap_or_default();
+            if left.is_empty() {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < limit, "left behind: {left:#?}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Asks the REST API, with the application's token.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn rest(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let authorization = format!("Bearer {TOKEN}");
+        let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+        let body = body.map(Value::to_string).unwrap_or_default();
+        http::request(method, &self.url(path), &headers, body.as_bytes())
+    }
+
+    /// Calls an action of either cloud's API with `pagecast call`, which signs it: the answer's JSON, and whether it was a success.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn call(&self, action: &str, body: &Value) -> Result<(bool, Value)> {
+        let mut command = program(&self.program);
+        command.args(["call", action, &body.to_string(), "--endpoint", &self.url("")]);
+        command.env("PAGECAST_ACCESS_KEY", KEY.0).env("PAGECAST_SECRET_KEY", KEY.1);
+        let output = command.output().context("cannot run pagecast call")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let said = || format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok((output.status.success(), serde_json::from_str(&text).with_context(said)?))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(family) = &mut self.family {
+            family.kill();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            #[expect(clippy::print_stderr, reason = "what went wrong is told together with the failure")]
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Takes casts out of a fleet, runs each in a process of its own, reports what happens, and keeps the leases.
+//!
+//! One task does it all ([`Node::run`]); each cast has a thread that listens to its process, and a task that reports. A cast whose lease
+//! is lost is killed; what it recorded is left to whoever has it now.
+
+mod admission;
+mod job;
+mod load;
+mod told;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pagecast_core::CastSpec;
+use pagecast_fleet::{Cast, Error, Fleet, WorkerId};
+use tokio::sync::watch;
+
+use crate::process::{self, Pool};
+use admission::{Admission, Running};
+use job::Job;
+use load::Meter;
+
+/// How often everything is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Shortest time between two looks, however much happens.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// How a node works.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The program that runs casts: `pagecast`.
+    pub program: PathBuf,
+    /// Names this node in the fleet.
+    pub worker: WorkerId,
+    /// How long a cast is ours without being renewed.
+    pub lease: Duration,
+    /// How much of the machine casts may use.
+    pub admission: admission::Config,
+    /// Browsers that are kept ready, for casts like this one.
+    pub warm: Option<(usize, CastSpec)>,
+    /// A folder for pictures on their way.
+    pub scratch: PathBuf,
+    /// Folders that recordings and evidence expect to be there.
+    pub folders: Vec<PathBuf>,
+    /// How long running casts may go on when the node is asked to end.
+    pub drain: Duration,
+}
+
+pub use admission::Config as AdmissionConfig;
+
+/// Why a node cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A folder cannot be made.
+    #[error("cannot make the folder {}", .0.display())]
+    Folder(PathBuf, #[source] std::io::Error),
+    /// The fleet does not take it.
+    #[error("cannot join the fleet")]
+    Fleet(#[source] Error),
+    /// No browsers can be kept ready.
+    #[error("cannot keep browsers ready")]
+    Pool(#[source] process::Error),
+}
+
+/// A worker.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    fleet: Arc<dyn Fleet>,
+    pool: Option<Arc<Pool>>,
+    jobs: Vec<Job>,
+    meter: Meter,
+    admission: Admission,
+}
+
+impl Node {
+    /// Joins the fleet; what an earlier node of the same name left is cleared up, and its casts are free again.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn join(config: Config, fleet: Arc<dyn Fleet>) -> Result<Self, StartError> {
+        process::clear_leftovers();
+        for folder in config.folders.iter().chain([&config.scratch]) {
+            std::fs::create_dir_all(folder).map_err(|e| StartError::Folder(folder.clone(), e))?;
+        }
+        fleet.adopt(&config.worker).await.map_err(StartError::Fleet)?;
+        let pool = config.warm.clone().filter(|(size, _)| *size > 0);
+        let pool = pool.map(|(size, like)| Pool::start(config.program.clone(), size, like)).transpose();
+        let pool = pool.map_err(StartError::Pool)?.map(Arc::new);
+        let admission = Admission::new(config.admission.clone());
+        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter: Meter::default(), admission })
+    }
+
+    /// Works until asked to end; then running casts have [`Config::drain`] to come to their own ends, and what still runs is left
+    /// to the next node.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut changes = self.fleet.changes();
+        let mut looked: Option<Instant> = None;
+        let mut drain_until: Option<Instant> = None;
+        loop {
+            if *stop.borrow() && drain_until.is_none() {
+                drain_until = Some(Instant::now() + self.config.drain);
+            }
+            let draining = drain_until.is_some();
+            if looked.is_none_or(|at| at.elapsed() >= LOOK) {
+                looked = Some(Instant::now());
+                self.look(draining).await;
+            }
+            self.jobs.retain_mut(|job| !job.is_over());
+            self.see_to_jobs().await;
+            if drain_until.is_some_and(|until| Instant::now() >= until || self.jobs.is_empty()) {
+                break;
+            }
+            if !draining {
+                self.take().await;
+            }
+            tokio::time::sleep(BREATH).await;
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = stop.changed(), if !draining => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        for job in &self.jobs {
+            job.abandon();
+        }
+        for job in self.jobs.drain(..) {
+            job.hand_over(self.fleet.as_ref()).await;
+        }
+    }
+
+    /// What is due every second.
+    async fn look(&mut self, draining: bool) {
+        let load = self.meter.measure(self.jobs.len(), draining);
+        self.admission.note(&load);
+        self.admission.learn(&self.jobs.iter().map(Job::running).collect::<Vec<_>>());
+        self.fleet.beat(&self.config.worker, load).await;
+        if let Err(error) = self.fleet.sweep().await {
+            tracing::warn!(error = crate::chain(&error), "the fleet is not tidied up");
+        }
+    }
+
+    /// Renews leases and carries out commands.
+    async fn see_to_jobs(&mut self) {
+        for job in &mut self.jobs {
+            match job.renew(self.fleet.as_ref(), self.config.lease).await {
+                Ok(()) => {}
+                Err(Error::Fenced(_)) => {
+                    tracing::warn!(cast = %job.id(), "another worker has this cast now");
+                    job.abandon();
+                    continue;
+                }
+                // A storage that is ours alone may fail for a while: nobody else can have the cast.
+                Err(Error::Unavailable) if job.unrenewed_for() > self.config.lease => {
+                    tracing::warn!(cast = %job.id(), "the lease cannot be renewed: the cast is left to others");
+                    job.abandon();
+                    continue;
+                }
+                Err(error) => tracing::warn!(error = crate::chain(&error), "a lease is not renewed"),
+            }
+            if let Err(error) = job.obey(self.fleet.as_ref()).await {
+                tracing::debug!(error = crate::chain(&error), "commands wait");
+            }
+        }
+    }
+
+    /// Takes casts while there is room for them.
+    async fn take(&mut self) {
+        while self.jobs.len() < self.config.admission.max {
+            let running: Vec<Running> = self.jobs.iter().map(Job::running).collect();
+            let admission = &self.admission;
+            let fits = |cast: &Cast| admission.fits(&running, &cast.spec);
+            match self.fleet.claim(&self.config.worker, self.config.lease, &fits).await {
+                Ok(Some(claim)) => match Job::start(&self.config, &self.fleet, self.pool.clone(), claim) {
+                    Ok(job) => self.jobs.push(job),
+                    Err(error) => {
+                        // Its lease runs out, and somebody tries again.
+                        tracing::error!(%error, "no thread for a cast");
+                        return;
+                    }
+                },
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(error = crate::chain(&error), "no cast can be taken");
+                    return;
+                }
+            }
+        }
+    }
+}
