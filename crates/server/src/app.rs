@@ -63,6 +63,28 @@ pub struct Application {
     pub limits: Limits,
 }
 
+impl Application {
+    /// An application of this name that nobody can use yet, with all else as usual.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            app_id: None,
+            sdk_app_id: None,
+            keys: Vec::new(),
+            tokens: Vec::new(),
+            max_casts: max_casts(),
+            callbacks: Callbacks::default(),
+            room: RoomProvider::default(),
+            codec: RoomCodec::default(),
+            ice: Ice::default(),
+            storage: StorageDefaults::default(),
+            network: Network::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
 fn max_casts() -> u32 {
     200
 }
