@@ -5,6 +5,8 @@
 //! try. [`retry`] decides when to try again, [`send`] how a message gets there and where it may not go.
 
 mod courier;
+#[cfg(test)]
+mod embedded;
 mod retry;
 mod send;
 #[cfg(test)]

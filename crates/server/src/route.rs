@@ -18,9 +18,10 @@ use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::callback::Dialect;
+use crate::callback::{self, Dialect};
 use crate::metrics::Metrics;
 use crate::service::{Service, request_id};
+use crate::{tencent, volcengine};
 
 /// Names a request, in requests, answers and logs.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -67,20 +68,49 @@ impl Call {
     }
 }
 
+/// Casts that came by Volcengine's API.
+const VOLCENGINE: &str = "volcengine";
+
 /// Who answers requests to `/`.
-pub(crate) struct Tongue {
+struct Tongue {
     /// The name of the API.
-    pub(crate) api: &'static str,
+    api: &'static str,
     /// Whether this request is meant for it.
-    pub(crate) claims: fn(&Call) -> bool,
-    pub(crate) handle: for<'a> fn(&'a Service, Call) -> BoxFuture<'a, Response>,
+    claims: fn(&Call) -> bool,
+    handle: for<'a> fn(&'a Service, Call) -> BoxFuture<'a, Response>,
 }
 
 /// The APIs at `/`. The last one answers what none claims.
-pub(crate) static TONGUES: &[Tongue] = &[];
+static TONGUES: &[Tongue] = &[
+    Tongue {
+        api: tencent::ORIGIN,
+        claims: tencent::claims,
+        handle: |service, call| Box::pin(tencent::handle(service, call)),
+    },
+    Tongue {
+        api: VOLCENGINE,
+        claims: volcengine::claims,
+        handle: |service, call| Box::pin(volcengine::handle(service, call)),
+    },
+];
 
 /// How casts are told about, by the API that they came by.
-pub(crate) static DIALECTS: &[Dialect] = &[];
+pub(crate) static DIALECTS: &[Dialect] = &[
+    Dialect {
+        origin: tencent::ORIGIN,
+        rule: tencent::callback::RULE,
+        render: tencent::callback::render,
+        receiver: |app, _| app.callbacks.tencent.clone(),
+        arrived: callback::is_200,
+    },
+    Dialect {
+        origin: VOLCENGINE,
+        rule: volcengine::callback::RULE,
+        render: volcengine::callback::render,
+        receiver: |app, _| app.callbacks.volcengine.clone(),
+        arrived: callback::is_200,
+    },
+];
 
 /// What requests are answered from.
 #[derive(Clone)]

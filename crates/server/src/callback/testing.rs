@@ -303,10 +303,11 @@ pub(crate) enum Act {
     Endless,
 }
 
-/// A message as it came: its headers in lower case, and its body.
+/// A message as it came: its head in lower case, the head as it was with names in lower case, its body, and what was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Got {
     pub(crate) head: String,
+    pub(crate) raw: String,
     pub(crate) body: String,
     pub(crate) act: Act,
 }
@@ -366,16 +367,16 @@ impl Hook {
 
 async fn one(stream: &mut TcpStream, log: &Mutex<Vec<Got>>, script: &Mutex<Acts>) -> Option<()> {
     let mut read = Vec::new();
-    let (head, body) = loop {
+    let (raw, body) = loop {
         let mut buffer = [0; 4096];
         let n = stream.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         read.extend_from_slice(&buffer[..n]);
         let text = String::from_utf8_lossy(&read).into_owned();
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let head = head.to_lowercase();
-        let len = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok())?;
+        let head: Vec<_> = head.lines().map(lower_name).collect();
+        let len = head.iter().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok())?;
         if body.len() >= len {
-            break (head, body.to_owned());
+            break (head.join("\n"), body.to_owned());
         }
     };
     let act = {
@@ -384,10 +385,15 @@ async fn one(stream: &mut TcpStream, log: &Mutex<Vec<Got>>, script: &Mutex<Acts>
         acts.most = acts.most.max(acts.open);
         if acts.first.is_empty() { acts.then } else { acts.first.remove(0) }
     };
-    log.lock().unwrap().push(Got { head, body, act });
+    log.lock().unwrap().push(Got { head: raw.to_lowercase(), raw, body, act });
     let done = answer(stream, act).await;
     script.lock().unwrap().open -= 1;
     done
+}
+
+fn lower_name(line: &str) -> String {
+    line.split_once(": ")
+        .map_or_else(|| line.into(), |(name, value)| format!("{}: {value}", name.to_lowercase()))
 }
 
 async fn answer(stream: &mut TcpStream, act: Act) -> Option<()> {

@@ -92,7 +92,7 @@ impl Config {
     fn check_numbers(&self, found: &mut Findings) {
         let casts = &self.casts;
         for (holds, text) in [
-            ((0.1..=1.0).contains(&casts.cpu_share), "casts.cpu_share: 0.1 to 1 are possible"),
+            ((0.1..=16.0).contains(&casts.cpu_share), "casts.cpu_share: 0.1 to 16 are possible"),
             (
                 HISTORY_H.contains(&casts.history_h),
                 "casts.history_h: 72 to 87600 are possible: clients may look back 72 hours",
