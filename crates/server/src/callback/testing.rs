@@ -317,17 +317,14 @@ pub(crate) struct Got {
 pub(crate) struct Hook {
     pub(crate) addr: SocketAddr,
     got: Arc<Mutex<Vec<Got>>>,
-    acts: Arc<Mutex<Acts>>,
     _running: JoinSet<()>,
 }
 
-/// The next things to do, and what to do after them; the most messages that were being taken at once.
+/// The next things to do, and what to do after them.
 #[derive(Debug)]
 struct Acts {
     first: Vec<Act>,
     then: Act,
-    open: usize,
-    most: usize,
 }
 
 impl Hook {
@@ -339,8 +336,8 @@ impl Hook {
     pub(crate) fn on(listener: TcpListener, first: &[Act], then: Act) -> Self {
         let addr = listener.local_addr().unwrap();
         let got = Arc::new(Mutex::new(Vec::new()));
-        let acts = Arc::new(Mutex::new(Acts { first: first.to_vec(), then, open: 0, most: 0 }));
-        let (log, script) = (Arc::clone(&got), Arc::clone(&acts));
+        let acts = Arc::new(Mutex::new(Acts { first: first.to_vec(), then }));
+        let (log, script) = (Arc::clone(&got), acts);
         let mut running = JoinSet::new();
         running.spawn(async move {
             let mut connections = JoinSet::new();
@@ -349,7 +346,7 @@ impl Hook {
                 connections.spawn(async move { while one(&mut stream, &log, &script).await.is_some() {} });
             }
         });
-        Self { addr, got, acts, _running: running }
+        Self { addr, got, _running: running }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -358,10 +355,6 @@ impl Hook {
 
     pub(crate) fn got(&self) -> Vec<Got> {
         self.got.lock().unwrap().clone()
-    }
-
-    pub(crate) fn most_at_once(&self) -> usize {
-        self.acts.lock().unwrap().most
     }
 }
 
@@ -381,14 +374,10 @@ async fn one(stream: &mut TcpStream, log: &Mutex<Vec<Got>>, script: &Mutex<Acts>
     };
     let act = {
         let mut acts = script.lock().unwrap();
-        acts.open += 1;
-        acts.most = acts.most.max(acts.open);
         if acts.first.is_empty() { acts.then } else { acts.first.remove(0) }
     };
     log.lock().unwrap().push(Got { head: raw.to_lowercase(), raw, body, act });
-    let done = answer(stream, act).await;
-    script.lock().unwrap().open -= 1;
-    done
+    answer(stream, act).await
 }
 
 fn lower_name(line: &str) -> String {

@@ -220,7 +220,7 @@ fn applications_that_cannot_be_told_apart_are_found() {
             true,
             "b: a token: a has the same",
         ),
-        ("{name = 'a', tokens = ['short']}", true, "a: tokens: each needs at least 16"),
+        ("{name = 'a', tokens = ['short']}", true, "a: tokens[0]: 16 to 256"),
         ("{name = 'a', tokens = ['ADMIN']}", true, "a: tokens: one is the administrator's"),
         (
             "{name = 'a', keys = [{id = 'k', secret = 'x'}]}, {name = 'b', keys = [{id = 'k', secret = 'y'}]}",
@@ -228,6 +228,8 @@ fn applications_that_cannot_be_told_apart_are_found() {
             "b: keys: k has another secret in a",
         ),
         ("{name = 'a', keys = [{id = 'k', secret = 'x'}]}", false, "a: keys: the secret of k can be guessed"),
+        ("{name = 'a'}, {name = 'b', app_id = 'a'}", true, "b.app_id: another application has it"),
+        ("{name = 'a', limits = {max_time = 1}}", true, "a: limits: "),
         ("{name = 'a'}", false, "a: it has neither a key nor a token"),
         ("{name = 'a', keys = [{id = 'k', secret = 'LONG'}]}", false, "a: its keys are of no use"),
     ] {
