@@ -64,10 +64,11 @@ impl Config {
             found.grave(why);
         }
         let open = !self.listen.ip().is_loopback();
-        if open && self.applications.is_empty() {
+        // An administrator can add some while it runs.
+        if open && self.applications.is_empty() && self.admin_token.is_none() {
             found.grave(
                 "listen: others can reach it, and there is no application: the demo application is for this machine only; \
-                 write [[applications]], or listen on 127.0.0.1",
+                 write [[applications]], set admin_token, or listen on 127.0.0.1",
             );
         }
         if open && self.tls.is_none() {

@@ -170,6 +170,22 @@ fn a_file_that_is_named_must_be_there() {
 }
 
 #[test]
+fn the_example_is_sound() {
+    let example = super::reference::HEAD.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let scratch = Scratch::new().unwrap();
+    let (certificate, key) = pagecast_testkit::tls::certificate(scratch.path()).unwrap();
+    let example = example
+        .replace("{ file = \"/run/credentials/pagecast/admin-token\" }", "{ env = \"TOKEN\" }")
+        .replace("/etc/pagecast/chain.pem", certificate.to_str().unwrap())
+        .replace("/etc/pagecast/key.pem", key.to_str().unwrap());
+    let secret = "0123456789abcdef0123";
+    let environment = ["TOKEN", "SHOP_SECRET", "SHOP_CALLBACK_SECRET"].map(|name| (name, secret));
+    let config = load_text(&example, &environment).unwrap();
+    assert_eq!(config.check(), []);
+    assert_eq!(config.applications[0].callbacks.volcengine.as_ref().unwrap().retry_s, 86_400);
+}
+
+#[test]
 fn the_usual_values_are_sound() {
     assert_eq!(Config::default().check(), []);
 }
