@@ -218,14 +218,16 @@ fn for_people(headers: &HeaderMap) -> Response {
 
 /// Measures requests of the REST API.
 async fn measured(State(desk): State<Desk>, request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    // What nobody answers has a path of axum's own.
+    let path = matched.filter(|path| !path.contains('*')).unwrap_or("other").to_owned();
     let method = match request.method() {
         method @ (&Method::GET | &Method::POST | &Method::PUT | &Method::DELETE) => method.as_str(),
         _ => "other",
     };
     let (action, begun) = (format!("{method} {path}"), Instant::now());
     let answer = next.run(request).await;
-    desk.metrics.answered("v1", &action, answer.status().as_str(), begun.elapsed());
+    desk.metrics.answered(rest::ORIGIN, &action, answer.status().as_str(), begun.elapsed());
     answer
 }
 
