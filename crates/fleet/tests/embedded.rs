@@ -101,7 +101,7 @@ fn nothing_secret_is_readable_in_the_files() {
     let scratch = Scratch::new().unwrap();
     let folder = scratch.join("data");
     let path = folder.join("fleet.db");
-    let fleet = open(path.clone());
+    let fleet = open(path);
     let push = |key| Push {
         url: PushUrl::parse(&format!("rtmp://a.example/app/planted-{key}")).unwrap(),
         patience: None,
@@ -209,7 +209,7 @@ fn a_cast_that_is_damaged_is_in_nobodys_way() {
     let swap = "UPDATE casts SET spec = (SELECT spec FROM casts WHERE id = ?1) WHERE id <> ?1";
     assert_eq!(raw.execute(swap, [good.as_str()]).unwrap(), 2, "one cannot be put in another's place");
     drop(raw);
-    let fleet = open(path.clone());
+    let fleet = open(path);
     block_on(async {
         for id in [&bad, &begun] {
             let error = fleet.get(id).await.unwrap_err();

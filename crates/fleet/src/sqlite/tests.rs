@@ -62,7 +62,11 @@ fn together(
         let mut tasks = JoinSet::new();
         let first = Arc::clone(fleet);
         tasks.spawn(async move {
-            first.writer.write("waiting", move |_| Ok(wait.lock().unwrap().recv().unwrap())).await
+            let held = move |_: &mut Tx<'_>| {
+                wait.lock().unwrap().recv().unwrap();
+                Ok(())
+            };
+            first.writer.write("waiting", held).await
         });
         tokio::task::yield_now().await;
         for n in 0..n {

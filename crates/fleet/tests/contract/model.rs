@@ -396,7 +396,8 @@ impl<B: Backend> World<B> {
         }
         let told = fleet.due(1000).await.unwrap().into_iter();
         let mut told: Vec<_> = told.map(|notice| (notice.cast.id, notice.event.seq, notice.tries)).collect();
-        (told.sort(), due.sort());
+        told.sort();
+        due.sort();
         assert_eq!(told, due);
         let waiting = self.casts.iter().flat_map(|cast| &cast.outbox).filter(|entry| !entry.3).count();
         assert_eq!(fleet.backlog().await.unwrap().waiting, waiting as u64);
