@@ -162,6 +162,18 @@ const HISTORY: &str = "
     SELECT i, printf('%032x', i), 'app', 'test', 'key ' || (i % 100), 0, 1, x'', x'', 3, ?2 + i,
            ?2 + i, ?2 + i, ?2 + i, 1, 2 FROM past";
 
+/// Lists that have nothing to do with the past.
+fn lists() -> [(&'static str, Filter); 4] {
+    let lively = Filter { states: State::ALL[..3].to_vec(), limit: 10, ..Filter::default() };
+    let of = |app: &str| Filter { app: Some(app.to_owned()), limit: 10, ..Filter::default() };
+    [
+        ("list", lively.clone()),
+        ("list of one application", Filter { states: lively.states, ..of("app") }),
+        ("list of another application", of("other")),
+        ("list of lately", Filter { since_ms: Some(NOW), ..of("app") }),
+    ]
+}
+
 /// The steps that each operation takes with so long a history.
 fn costs(history: i64) -> Vec<(&'static str, u64)> {
     let scratch = Scratch::new().unwrap();
@@ -196,16 +208,10 @@ fn costs(history: i64) -> Vec<(&'static str, u64)> {
         cost("report", steps(db, || history::report(tx, &ticket, Happening::Live)).1);
         cost("get", steps(db, || casts::get(db, shared, &cast.id)).1);
         cost("find", steps(db, || casts::find(db, shared, &Key("key 0".to_owned()))).1);
+        cost("find none", steps(db, || casts::find(db, shared, &Key("nobody's".to_owned()))).1);
         cost("events", steps(db, || history::events(db, shared, &cast.id, 0, 100)).1);
         cost("count", steps(db, || casts::count(db, None)).1);
-        let lively = vec![State::Queued, State::Starting, State::Live];
-        for (what, app, since_ms) in [
-            ("list", None, None),
-            ("list of one application", Some("app".to_owned()), None),
-            ("list of lately", Some("app".to_owned()), Some(NOW)),
-        ] {
-            let states = if since_ms.is_some() { Vec::new() } else { lively.clone() };
-            let filter = Filter { app, states, since_ms, limit: 10, ..Filter::default() };
+        for (what, filter) in lists() {
             cost(what, steps(db, || casts::list(db, shared, &filter)).1);
         }
         cost("due", steps(db, || outbox::due(db, shared, 10)).1);
@@ -226,6 +232,15 @@ fn costs(history: i64) -> Vec<(&'static str, u64)> {
         cost("adopt", steps(db, || claims::adopt(tx, &worker)).1);
         cost("sweep the queue", steps(db, || sweep::overdue(tx)).1);
         cost("sweep the past", steps(db, || sweep::forget(tx)).1);
+        db.execute("UPDATE casts SET ended_ms = 0 WHERE n % ?1 = 0", [history / 10])?;
+        let (more, forgotten) = steps(db, || sweep::forget(tx));
+        assert!(
+            !more
+                && db.query_row("SELECT count(*) FROM casts WHERE ended_ms = 0", [], |row| row
+                    .get::<_, i64>(0))?
+                    == 0
+        );
+        cost("forget ten", forgotten);
         Ok(costs)
     };
     block_on(fleet.writer.write("testing", work)).unwrap()
