@@ -56,7 +56,8 @@ function row(name, schema, required, text) {
 
 function fields(schema) {
   const own = Object.entries(schema.properties || {});
-  const rows = own.map(([name, field]) => row(name, field, (schema.required || []).includes(name), field.description));
+  const said = (field) => field.description || (field.oneOf || []).map((one) => one.description).find(Boolean);
+  const rows = own.map(([name, field]) => row(name, field, (schema.required || []).includes(name), said(field)));
   return rows.length ? el("table", {}, ...rows) : el("p", {}, ...kind(schema));
 }
 

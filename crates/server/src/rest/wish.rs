@@ -33,7 +33,7 @@ pub(super) struct Wish {
     /// For which application. Only the administrator says it.
     pub(super) app: Option<String>,
     /// Address of the page, http or https.
-    #[schema(example = "https://example.com/talk", max_length = 8192)]
+    #[schema(example = "https://example.com/talk", max_length = 16_384)]
     url: String,
     /// Width of the picture in pixels, even; 1280 if left out.
     #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
@@ -457,6 +457,10 @@ impl RecordingBody {
         if to.is_none() && self.keys.is_some() {
             return Err(Problem::value("recording.keys", "keys are for a bucket that recording.to names"));
         }
+        // Names of one application's choice do not meet another's.
+        let own = || Storage::Folder(asker.service.config.data.join("recordings").join(&asker.app.name));
+        let shared = to.is_none() && asker.app.storage.default.is_none();
+        let to = if shared && self.name.is_some() { Some(own()) } else { to };
         let mut recording = asker.service.recording(asker.app, asker.id, to);
         recording.format = self.format.into();
         if let Some(s) = self.segment_s {
