@@ -151,7 +151,7 @@ impl EventView {
     params(
         ("id" = String, Path, description = "The cast."),
         ("after" = Option<u64>, Query, description = "Behind the event of this number; 0 from the beginning."),
-        ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1000; 100 if left out. Not for streams."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many, 1 to 1000; 100 if left out. Not for streams."),
         ("Last-Event-ID" = Option<String>, Header, description = "For streams: behind this event."),
     ),
     responses(

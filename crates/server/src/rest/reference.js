@@ -110,7 +110,7 @@ function show(api) {
     main.append(schemaSection(name, schema));
     nav.append(el("a", { href: "#schema-" + name }, name));
   }
-  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 }
 
 fetch("/v1/openapi.json").then((answer) => answer.json()).then(show).catch((error) => {

@@ -9,19 +9,12 @@ fn with(changes: &Value) -> Value {
     body
 }
 
-#[tokio::test]
-async fn values_that_cannot_be_are_named() {
-    let lab = Lab::new().await;
+type Wrong = Vec<(Value, &'static str)>;
+
+/// What cannot be of a page, and the field it is.
+fn wrong_pages() -> Wrong {
     let long = "a".repeat(pagecast_core::spec::MAX_URL_LEN);
-    let pushes: Vec<_> = (0..11).map(|i| json!({"url": format!("rtmp://a.example/b/{i}")})).collect();
-    let layer = |width: u32| json!({"width": width, "height": 720});
-    let room = |layers: Value| json!({"room": {"room": "r", "user": "u", "layers": layers}});
-    let bucket = |more: Value| {
-        let mut recording = json!({"to": "s3://recordings", "keys": {"access_key": "a", "secret_key": "b"}});
-        more.as_object().unwrap().iter().for_each(|(name, value)| recording[name] = value.clone());
-        json!({"recording": recording})
-    };
-    for (changes, field) in [
+    vec![
         (json!({"url": 1}), "url"),
         (json!({"url": "file:///etc/passwd"}), "url"),
         (json!({"url": "a.example"}), "url"),
@@ -48,6 +41,14 @@ async fn values_that_cannot_be_are_named() {
         (json!({"color_scheme": "pink"}), "color_scheme"),
         (json!({"css": "a".repeat((1 << 20) + 1)}), "css"),
         (json!({"basic_auth": {"user": "a"}}), "basic_auth"),
+    ]
+}
+
+/// The same of its care and its room.
+fn wrong_care() -> Wrong {
+    let layer = |width: u32| json!({"width": width, "height": 720});
+    let room = |layers: Value| json!({"room": {"room": "r", "user": "u", "layers": layers}});
+    vec![
         (json!({"ready": {"timeout_s": 61}}), "ready.timeout_s"),
         (json!({"ready": {"selector": ""}}), "ready.selector"),
         (json!({"ready": {"signal": "smoke"}}), "ready.signal"),
@@ -71,6 +72,18 @@ async fn values_that_cannot_be_are_named() {
         (room(json!([layer(1280), layer(641)])), "room.layers[1].width"),
         (room(json!([{"width": 1280, "height": 720, "fps": 0}])), "room.layers[0].fps"),
         (room(json!([{"width": 1280, "height": 720, "bitrate_kbps": 1}])), "room.layers"),
+    ]
+}
+
+/// The same of where it goes.
+fn wrong_outputs() -> Wrong {
+    let pushes: Vec<_> = (0..11).map(|i| json!({"url": format!("rtmp://a.example/b/{i}")})).collect();
+    let bucket = |more: Value| {
+        let mut recording = json!({"to": "s3://recordings", "keys": {"access_key": "a", "secret_key": "b"}});
+        more.as_object().unwrap().iter().for_each(|(name, value)| recording[name] = value.clone());
+        json!({"recording": recording})
+    };
+    vec![
         (json!({"recording": {"to": "/etc"}}), "recording.to"),
         (json!({"recording": {"to": "ftp://a"}}), "recording.to"),
         (json!({"recording": {"to": "s3://recordings"}}), "recording.keys"),
@@ -93,7 +106,13 @@ async fn values_that_cannot_be_are_named() {
         (json!({"callback": {"url": "http://a.example/", "secret": ""}}), "callback.secret"),
         (json!({"callback": {"url": "http://a.example/", "more": 1}}), "callback.more"),
         (json!({"colour": "red"}), "colour"),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn values_that_cannot_be_are_named() {
+    let lab = Lab::new().await;
+    for (changes, field) in wrong_pages().into_iter().chain(wrong_care()).chain(wrong_outputs()) {
         let reply = lab.post(ONE, "/v1/casts", &with(&changes)).await;
         let said = format!("{changes:.200}: {:.400}", reply.json().to_string());
         assert_eq!(reply.status, 400, "{said}");
@@ -119,10 +138,9 @@ async fn values_that_cannot_be_are_named() {
     assert_eq!(lab.get(ADMIN, "/v1/casts").await.expect(200)["casts"], json!([]), "none of them is a cast");
 }
 
-#[tokio::test]
-async fn everything_arrives_in_the_description() {
-    let lab = Lab::new().await;
-    let body = json!({
+/// All that can be said, with planted secrets.
+fn everything() -> Value {
+    json!({
         "url": "https://a.example/p?planted=1", "width": 1920, "height": 1080, "fps": 25, "scale_factor": 1.5, "bitrate_kbps": 4000,
         "headers": {"X-A": "planted-header"}, "cookies": {"c": "planted-cookie"}, "user_agent": "UA", "locale": "de-DE",
         "timezone": "Europe/Berlin", "color_scheme": "dark", "css": "a{}", "script": "1;",
@@ -138,7 +156,13 @@ async fn everything_arrives_in_the_description() {
         },
         "pushes": [{"url": "rtmp://live.example/app/planted-key", "patience_s": 30}, {"url": "srt://live.example:9000?passphrase=planted-passphrase"}],
         "callback": {"url": "https://hooks.example/a?planted=2", "secret": "planted-secret"},
-    });
+    })
+}
+
+#[tokio::test]
+async fn everything_arrives_in_the_description() {
+    let lab = Lab::new().await;
+    let body = everything();
     let reply = lab.post(ONE, "/v1/casts", &body).await;
     let shown = reply.expect(201);
     clean(&shown);
