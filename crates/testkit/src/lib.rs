@@ -47,7 +47,7 @@ pub use run::{Outcome, Pagecast, Report, Run};
 pub use rustix::process::Signal;
 pub use s3::{Fault, S3};
 pub use scratch::{Scratch, Tmpfs};
-pub use service::Service;
+pub use service::{Service, Setup};
 pub use tls::SelfSigned;
 pub use viewer::Viewer;
 pub use vod::VodServer;

@@ -32,6 +32,21 @@ pub const CALLBACK_SECRET: &str = "callbacksecret0123456789";
 const START: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
+/// What a service is like.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// Where all callbacks go, each dialect's below a folder of its name.
+    pub callbacks: Option<String>,
+    /// Further lines of the configuration, at its top.
+    pub top: String,
+    /// Further lines about how casts are run (`[casts]`).
+    pub casts: String,
+    /// Further lines about the application, at its top.
+    pub application: String,
+    /// Lines about its storage instead of a folder of the service, `buckets`.
+    pub storage: Option<String>,
+}
+
 /// A service; killed when dropped, with all that it started.
 #[derive(Debug)]
 pub struct Service {
@@ -44,33 +59,35 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts it. `callbacks`: where all callbacks go; `more`: further lines of `pagecast.toml`, at its top.
+    /// Starts it.
     ///
     /// # Errors
     /// It does not come to be ready.
-    pub fn start(pagecast: &str, callbacks: Option<&str>, more: &str) -> Result<Self> {
+    pub fn start(pagecast: &str, setup: &Setup) -> Result<Self> {
         let scratch = Scratch::new()?;
         let (port, rooms) = (free_port()?, free_port()?);
         scratch.open_folder("tmp")?;
         scratch.open_folder("run")?;
         let data = scratch.open_folder("data")?;
-        let callbacks = callbacks.map_or_else(String::new, |url| {
+        let callbacks = setup.callbacks.as_ref().map_or_else(String::new, |url| {
             ["volcengine", "tencent", "native"]
                 .map(|dialect| {
                     format!("[applications.callbacks.{dialect}]\nurl = \"{url}/{dialect}\"\nsecret = \"{CALLBACK_SECRET}\"\n")
                 })
                 .concat()
         });
+        let data_folder = data.display();
+        let storage = setup.storage.clone().unwrap_or_else(|| format!("buckets = \"{data_folder}/buckets\""));
+        let Setup { top, casts, application, .. } = setup;
+        let (key, secret) = KEY;
         let config = format!(
-            "listen = \"127.0.0.1:{port}\"\ndata = \"{}\"\nadmin_token = \"{ADMIN}\"\n{more}\n\
+            "listen = \"127.0.0.1:{port}\"\ndata = \"{data_folder}\"\nadmin_token = \"{ADMIN}\"\n{top}\n\
              [rooms]\nlisten = \"127.0.0.1:{rooms}\"\n[tencent]\nmin_duration_s = 10\n\
-             [casts]\ncpu_share = 16.0\nspare_memory_mib = 0\n\
+             [casts]\ncpu_share = 16.0\nspare_memory_mib = 0\n{casts}\n\
              [[applications]]\nname = \"test\"\napp_id = \"{APP_ID}\"\nsdk_app_id = {SDK_APP_ID}\ntokens = [\"{TOKEN}\"]\n\
-             keys = [{{ id = \"{}\", secret = \"{}\" }}]\n\
-             [applications.network]\nallow = [\"127.0.0.0/8\", \"[::1]\"]\n{callbacks}",
-            data.display(),
-            KEY.0,
-            KEY.1,
+             keys = [{{ id = \"{key}\", secret = \"{secret}\" }}]\n{application}\n\
+             [applications.network]\nallow = [\"127.0.0.0/8\", \"[::1]\"]\n\
+             [applications.storage]\n{storage}\n{callbacks}"
         );
         fs::write(scratch.join("pagecast.toml"), config)?;
         let mut service = Self { program: pagecast.into(), scratch, port, rooms, child: None, family: None };
