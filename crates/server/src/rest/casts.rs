@@ -86,8 +86,10 @@ pub(super) async fn create(
     let service = &rest.service;
     let app = caller.application(service, wish.app.as_deref())?;
     let key = idempotency_key(&headers)?.map(|key| Key(format!("{ORIGIN}/{}/{key}", app.name)));
-    let asked =
-        Asked { hash: hash(&bytes), callback: wish.callback.take().map(|c| c.receiver()).transpose()? };
+    let asked = Asked {
+        hash: hash(&bytes),
+        callback: wish.callback.take().map(|callback| callback.receiver(&app)).transpose()?,
+    };
     let new = new_cast(service, &caller, &app, wish, key, &asked)?;
     match service.fleet.create(new).await? {
         Created::New(cast) => {

@@ -9,7 +9,6 @@ mod openapi;
 mod running;
 mod wishes;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -201,9 +200,4 @@ fn request(method: &str, path: &str, token: &str) -> axum::http::request::Builde
 fn clean(shown: &Value) {
     let text = shown.to_string();
     assert!(!text.contains("planted"), "{text}");
-}
-
-/// Somewhere that nobody listens.
-fn nowhere() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 9))
 }

@@ -39,6 +39,11 @@ async fn pushes_come_and_go() {
         lab.post(ONE, &path, &body).await.refused(400, "invalid-parameter", field);
         lab.call("DELETE", ONE, &path, &body).await.refused(400, "invalid-parameter", field);
     }
+    lab.post(ONE, &path, &json!({"url": "rtmp://10.0.0.1/b/c"})).await.refused(
+        400,
+        "invalid-parameter",
+        "url",
+    );
     lab.post(ONE, &path, &json!({"url": "rtmp://a.example/b/c", "patience_s": 86_401})).await.refused(
         400,
         "invalid-parameter",
@@ -138,7 +143,8 @@ async fn deliveries_are_shown_and_made_again() {
 async fn casts_that_somebody_wants_to_hear_of_are_told() {
     let lab = Lab::new().await;
     let quiet = json!({"url": "http://a.example/", "recording": {}});
-    let own = json!({"url": "http://a.example/", "recording": {}, "callback": {"url": format!("http://{}/", nowhere())}});
+    let own =
+        json!({"url": "http://a.example/", "recording": {}, "callback": {"url": "http://hooks.example/"}});
     lab.cast_of(TWO, &quiet).await;
     assert_eq!(lab.service.fleet.backlog().await.unwrap().waiting, 0, "nobody wants to know");
     lab.cast_of(TWO, &own).await;
