@@ -1,6 +1,7 @@
 //! Applications: who may ask for casts, with which keys, and what their casts get unless they say otherwise.
 
 mod check;
+mod reach;
 pub(crate) mod store;
 
 use std::collections::HashMap;
