@@ -17,7 +17,7 @@ fn everything() -> Value {
         "storage": {
             "default": {"to": "s3://recordings?region=eu-west-1", "keys": {"access_key": "planted-a", "secret_key": "planted-b"}},
             "backup": {"to": "cos://recordings-1250000000?region=ap-guangzhou", "keys": {"access_key": "planted-c", "secret_key": "planted-d", "session_token": "planted-e"}},
-            "buckets": null, "cos_endpoint": "http://127.0.0.1:9000/", "s3_endpoint": null, "vod_endpoint": null,
+            "cos_endpoint": "http://127.0.0.1:9000/", "s3_endpoint": null, "vod_endpoint": null,
             "vod_keys": {"id": "vod", "secret": "planted-vod"},
         },
         "network": {"allow": ["10.0.0.0/8", "*.example.com:443"], "deny": ["192.0.2.1"], "udp": true},
@@ -110,6 +110,7 @@ async fn tokens_and_keys_change_without_a_pause() {
         (json!({"id": "a b"}), 400, "invalid-parameter", "id"),
         (json!({"secret": ""}), 400, "invalid-parameter", "secret"),
         (json!({"more": 1}), 400, "invalid-parameter", "more"),
+        (json!([null, null]), 400, "invalid-parameter", "-"),
     ] {
         lab.post(ADMIN, &keys, &body).await.refused(status, code, field);
     }
@@ -152,6 +153,7 @@ async fn settings_that_cannot_be_are_named() {
         (json!({"storage": {"backup": {"to": "/a"}}}), "storage.backup.to"),
         (json!({"storage": {"s3_endpoint": "a"}}), "storage.s3_endpoint"),
         (json!({"storage": {"s3_endpoint": "http://a/b"}}), "storage.s3_endpoint"),
+        (json!({"storage": [null, null]}), "storage"),
         (json!({"network": {"allow": ["*.example.com", "a b"]}}), "network.allow[1]"),
         (json!({"limits": {"max_time_s": 9}}), "limits"),
         (json!({"limits": {"memory_mib": u64::MAX}}), "limits.memory_mib"),
