@@ -17,7 +17,7 @@ fn everything() -> Value {
         "storage": {
             "default": {"to": "s3://recordings?region=eu-west-1", "keys": {"access_key": "planted-a", "secret_key": "planted-b"}},
             "backup": {"to": "cos://recordings-1250000000?region=ap-guangzhou", "keys": {"access_key": "planted-c", "secret_key": "planted-d", "session_token": "planted-e"}},
-            "cos_endpoint": "http://127.0.0.1:9000/", "s3_endpoint": null, "vod_endpoint": null,
+            "buckets": null, "cos_endpoint": "http://127.0.0.1:9000/", "s3_endpoint": null, "vod_endpoint": null,
             "vod_keys": {"id": "vod", "secret": "planted-vod"},
         },
         "network": {"allow": ["10.0.0.0/8", "*.example.com:443"], "deny": ["192.0.2.1"], "udp": true},
