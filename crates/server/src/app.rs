@@ -1,5 +1,8 @@
 //! Applications: who may ask for casts, with which keys, and what their casts get unless they say otherwise.
 
+mod check;
+pub(crate) mod store;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,6 +10,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use pagecast_core::spec::{Bucket, Ice, Limits, Network, RoomCodec, Secret, Storage};
 use serde::{Deserialize, Serialize};
 use url::Url;
+
+pub use check::{
+    MAX_CASTS, MAX_KEYS, MAX_NAME_LEN, MAX_RECEIVER_LEN, MAX_RETRY_S, MAX_SECRET_LEN, MIN_TOKEN_LEN, Wrong,
+    check_all,
+};
+pub(crate) use check::{check_key, check_receiver, check_token, with_keys};
+pub use store::{StoreError, load};
 
 /// Somebody who asks for casts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,8 +1,26 @@
 //! Tells whoever wants to know: from the fleet's outbox to a receiver, in the words of the dialect that a cast came by.
+//!
+//! The outbox gives the first event of each cast that is not settled; the [`Courier`] tells many casts' events at once and each
+//! cast's in order, and settles them. What a receiver is and what its secret is stands in the application, and is read anew for each
+//! try. [`retry`] decides when to try again, [`send`] how a message gets there and where it may not go.
+
+mod courier;
+mod retry;
+mod send;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use axum::body::Bytes;
+use pagecast_fleet::{Cast, Event};
+
+use crate::app::{Application, Receiver};
+
+pub use courier::Courier;
+pub(crate) use send::Outcome;
 
 /// A message to a receiver, whole but for its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,4 +38,45 @@ pub struct Rule {
     pub timeout: Duration,
     /// Pause before try number `tries + 1`, for a message that was first tried `age` ago; `None`: no more tries.
     pub pause: fn(tries: u32, age: Duration) -> Option<Duration>,
+}
+
+/// What an event is in a vendor's words: none, one or several messages. Pure, so that a second try says the same.
+pub(crate) type Render = fn(&Receiver, &Cast, &Event) -> Vec<Message>;
+
+/// How casts of one API are told about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dialect {
+    /// The name of the API, [`Cast::origin`].
+    pub(crate) origin: &'static str,
+    pub(crate) rule: Rule,
+    pub(crate) render: Render,
+    /// Who of an application is told about this cast.
+    pub(crate) receiver: fn(&Application, &Cast) -> Option<Receiver>,
+    /// Whether an answer with this status means that it arrived.
+    pub(crate) arrived: fn(u16) -> bool,
+}
+
+/// Whether a status is the one that both vendors take for success.
+pub(crate) fn is_200(status: u16) -> bool {
+    status == 200
+}
+
+/// Whether a status is any that means success.
+pub(crate) fn is_2xx(status: u16) -> bool {
+    (200..300).contains(&status)
+}
+
+/// The receiver that a cast of the REST API was asked for with, or else the application's.
+pub(crate) fn native_receiver(app: &Application, cast: &Cast) -> Option<Receiver> {
+    let own = || {
+        let asked = cast.request.get("callback")?;
+        let secret = asked.get("secret").and_then(|secret| secret.as_str());
+        Some(Receiver {
+            url: asked.get("url")?.as_str()?.parse().ok()?,
+            secret: secret.map(pagecast_core::spec::Secret::new),
+            retry_s: app.callbacks.native.as_ref().map_or(0, |receiver| receiver.retry_s),
+            noce: false,
+        })
+    };
+    own().or_else(|| app.callbacks.native.clone())
 }

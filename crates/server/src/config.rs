@@ -1,4 +1,18 @@
-//! What an operator can set.
+//! What an operator can set: a file, `pagecast.toml`, then the environment, then flags, each before the one in front of it.
+//!
+//! `PAGECAST__LISTEN=0.0.0.0:8080` sets `listen`, `PAGECAST__CASTS__QUEUE_S=5` sets `queue_s` in `[casts]`: two underscores before
+//! each name. Where text is wanted, the value is the text; everything else is written as in the file (`'["cn-north-1"]'`).
+//! `PAGECAST_SECRET_KEY` and `PAGECAST_ADMIN_TOKEN` are short for two of them. Wherever a secret is wanted, `{ file = "…" }` or
+//! `{ env = "…" }` says where it is.
+
+mod check;
+mod demo;
+mod load;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,6 +21,12 @@ use pagecast_core::spec::Secret;
 use serde::{Deserialize, Serialize};
 
 use crate::app::Application;
+
+pub use check::Finding;
+pub use demo::{DemoError, demo_application};
+pub use load::{Error, Options, environment, load};
+#[cfg(test)]
+pub(crate) use reference::golden;
 
 /// `pagecast.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,7 +40,9 @@ pub struct Config {
     pub data: PathBuf,
     /// The administrator's token, at least 16 characters; without one there is no admin API.
     pub admin_token: Option<Secret>,
-    /// How old a signed request may be, in seconds, where the vendor does not say it: Volcengine's are good for 900 s, Tencent's for 300.
+    /// Seals what is kept: 32 bytes as base64 text. Without one, a key is made once and kept in the data folder.
+    pub secret_key: Option<Secret>,
+    /// How casts are run.
     pub casts: Casts,
     /// The rooms of this service.
     pub rooms: Rooms,
@@ -148,6 +170,7 @@ impl Default for Config {
             tls: None,
             data: PathBuf::from("pagecast-data"),
             admin_token: None,
+            secret_key: None,
             casts: Casts::default(),
             rooms: Rooms::default(),
             volcengine: Volcengine::default(),

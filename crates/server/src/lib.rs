@@ -11,7 +11,7 @@ pub mod callback;
 pub mod config;
 mod limit;
 pub mod listen;
-mod metrics;
+pub mod metrics;
 pub mod rest;
 pub mod route;
 mod service;

@@ -23,6 +23,13 @@ impl Limits {
     pub(crate) fn new(per_second: u32) -> Self {
         Self::with_clock(per_second, DefaultClock::default())
     }
+
+    /// For tests that must not depend on how fast they are.
+    #[cfg(test)]
+    pub(crate) fn once_an_hour() -> Self {
+        let quota = Quota::with_period(std::time::Duration::from_secs(3600)).unwrap();
+        Self(RateLimiter::new(quota, HashMapStateStore::default(), DefaultClock::default()))
+    }
 }
 
 impl<C: Clock> Limits<C> {

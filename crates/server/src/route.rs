@@ -1,7 +1,37 @@
-//! One listener, one path: requests to `/` are told apart by what they carry.
+//! One listener, one path: requests to `/` are told apart by what they carry. Beside it the REST API, and what operators ask for.
 
-use axum::body::Bytes;
-use axum::http::{HeaderMap, Method};
+mod body;
+mod ops;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{Html, IntoResponse as _, Response};
+use axum::routing::{any, get};
+use futures_util::future::BoxFuture;
+use http_body_util::BodyExt as _;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::callback::Dialect;
+use crate::metrics::Metrics;
+use crate::service::{Service, request_id};
+
+/// Names a request, in requests, answers and logs.
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest name that others may give.
+const MAX_REQUEST_ID_LEN: usize = 64;
+/// Longest answer that is looked through for the vendor's code.
+const MAX_LOOKED_THROUGH: usize = 256 << 10;
+
+/// Actions of the vendors' APIs, as metrics tell them.
+const ACTIONS: [&str; 6] =
+    ["StartWebcast", "StopWebcast", "GetWebCastTask", "StartWebRecord", "StopWebRecord", "DescribeWebRecord"];
 
 /// A request to `/`, as it came.
 #[derive(Debug, Clone)]
@@ -12,9 +42,11 @@ pub struct Call {
     pub query: String,
     /// Names in lower case.
     pub headers: HeaderMap,
-    /// As it was sent.
+    /// As it was sent. One that is longer than [`MAX_BODY_LEN`] is cut off one byte behind it.
     pub body: Bytes,
 }
+
+pub use body::MAX_BODY_LEN;
 
 impl Call {
     /// A header's value, if it is there once and is text.
@@ -22,4 +54,161 @@ impl Call {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+
+    /// The action that it names, if it is one of ours: for metrics.
+    fn action(&self) -> &'static str {
+        let is_form = self.header("content-type").is_some_and(|t| t.starts_with("application/x-www-form"));
+        let form = if is_form { &self.body[..self.body.len().min(4096)] } else { &[] };
+        let mut pairs =
+            form_urlencoded::parse(self.query.as_bytes()).chain(form_urlencoded::parse(form)).take(200);
+        let named = pairs.find(|(name, _)| name.eq_ignore_ascii_case("action")).map(|(_, value)| value);
+        let named = self.header("x-tc-action").or(named.as_deref()).unwrap_or_default();
+        ACTIONS.into_iter().find(|action| action.eq_ignore_ascii_case(named)).unwrap_or("other")
+    }
 }
+
+/// Who answers requests to `/`.
+pub(crate) struct Tongue {
+    /// The name of the API.
+    pub(crate) api: &'static str,
+    /// Whether this request is meant for it.
+    pub(crate) claims: fn(&Call) -> bool,
+    pub(crate) handle: for<'a> fn(&'a Service, Call) -> BoxFuture<'a, Response>,
+}
+
+/// The APIs at `/`. The last one answers what none claims.
+pub(crate) static TONGUES: &[Tongue] = &[];
+
+/// How casts are told about, by the API that they came by.
+pub(crate) static DIALECTS: &[Dialect] = &[];
+
+/// What requests are answered from.
+#[derive(Clone)]
+struct Desk {
+    service: Service,
+    metrics: Arc<Metrics>,
+    draining: watch::Receiver<bool>,
+    tongues: &'static [Tongue],
+}
+
+/// Answers everything that comes to the listener. While `draining`, `/readyz` says so.
+pub fn router(service: Service, metrics: Arc<Metrics>, draining: watch::Receiver<bool>) -> Router {
+    build(Desk { service, metrics, draining, tongues: TONGUES }, Router::new())
+}
+
+fn build(desk: Desk, rest: Router) -> Router {
+    let rest = rest.layer(from_fn_with_state(desk.clone(), measured));
+    Router::new()
+        .route("/", any(root))
+        .route("/healthz", get(ops::health))
+        .route("/readyz", get(ops::ready))
+        .route("/metrics", get(ops::metrics))
+        .with_state(desk)
+        .merge(rest)
+        .layer(from_fn(named))
+}
+
+async fn root(State(desk): State<Desk>, request: Request) -> Response {
+    let begun = Instant::now();
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    if matches!(parts.method, Method::GET | Method::HEAD) && query.is_empty() && !signed(&parts.headers) {
+        return for_people(&parts.headers);
+    }
+    let body = match body::read(body).await {
+        Ok(body) => body,
+        Err(refused) => return refused.into_response(),
+    };
+    let call = Call { method: parts.method, query, headers: parts.headers, body };
+    let claimed = desk.tongues.iter().find(|tongue| (tongue.claims)(&call));
+    let Some(tongue) = claimed.or(desk.tongues.last()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let action = call.action();
+    // The clock of metrics begins where the service's work does: how long a body took to come is the sender's.
+    let waited = begun.elapsed();
+    let answer = (tongue.handle)(&desk.service, call).await;
+    let (answer, code) = code_of(answer).await;
+    desk.metrics.answered(tongue.api, action, &code, begun.elapsed().saturating_sub(waited));
+    answer
+}
+
+fn signed(headers: &HeaderMap) -> bool {
+    headers.contains_key("authorization") || headers.keys().any(|name| name.as_str().starts_with("x-tc-"))
+}
+
+/// The vendor's code for what went wrong, or `ok`.
+async fn code_of(answer: Response) -> (Response, String) {
+    let (parts, body) = answer.into_parts();
+    let status = parts.status;
+    // Answers of the vendors' APIs are there as a whole; what is not is sent on as it comes.
+    let small = http_body::Body::size_hint(&body).exact().is_some_and(|len| len <= MAX_LOOKED_THROUGH as u64);
+    if !small {
+        return (Response::from_parts(parts, body), by_status(status));
+    }
+    let Ok(whole) = body.collect().await else { return (status.into_response(), by_status(status)) };
+    let whole = whole.to_bytes();
+    let code = vendor_code(&whole).unwrap_or_else(|| by_status(status));
+    (Response::from_parts(parts, Body::from(whole)), code)
+}
+
+fn by_status(status: StatusCode) -> String {
+    if status.is_success() { "ok".into() } else { status.as_str().into() }
+}
+
+/// `Code` of the object `Error`, as both vendors' envelopes have it. In a text of the answer its quotes would be escaped.
+fn vendor_code(answer: &[u8]) -> Option<String> {
+    let answer = std::str::from_utf8(answer).ok()?;
+    let (_, error) = answer.split_once(r#""Error":{"#)?;
+    let (_, code) = error.split_once(r#""Code":""#)?;
+    let code = code.split_once('"')?.0;
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    (code.len() <= 80 && code.chars().all(word)).then(|| code.to_owned())
+}
+
+/// What a person finds who opens the address in a browser.
+fn for_people(headers: &HeaderMap) -> Response {
+    let html =
+        headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
+    if html {
+        return Html(include_str!("route/page.html")).into_response();
+    }
+    let text =
+        "This is Pagecast. Volcengine's and Tencent's APIs are at this address, the REST API is at /v1.\n";
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+}
+
+/// Measures requests of the REST API.
+async fn measured(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let method = match request.method() {
+        method @ (&Method::GET | &Method::POST | &Method::PUT | &Method::DELETE) => method.as_str(),
+        _ => "other",
+    };
+    let (action, begun) = (format!("{method} {path}"), Instant::now());
+    let answer = next.run(request).await;
+    desk.metrics.answered("v1", &action, answer.status().as_str(), begun.elapsed());
+    answer
+}
+
+/// Gives each request a name, unless it has a decent one, and the answer the same, unless it has one.
+async fn named(mut request: Request, next: Next) -> Response {
+    let decent = |id: &&HeaderValue| {
+        let id = id.as_bytes();
+        let word = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+        (1..=MAX_REQUEST_ID_LEN).contains(&id.len()) && id.iter().all(word)
+    };
+    let given = request.headers().get(&REQUEST_ID).filter(decent).cloned();
+    let id = given.or_else(|| HeaderValue::from_str(&request_id()).ok());
+    if let Some(id) = &id {
+        request.headers_mut().insert(REQUEST_ID.clone(), id.clone());
+    }
+    let mut answer = next.run(request).await;
+    if let Some(id) = id {
+        answer.headers_mut().entry(REQUEST_ID.clone()).or_insert(id);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests;

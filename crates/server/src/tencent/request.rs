@@ -103,9 +103,16 @@ impl Asked {
 
     /// The parameters.
     pub(super) fn params(&self, call: &Call) -> Result<Params, Fault> {
-        match &self.form {
-            Some(pairs) => Params::from_form(pairs),
-            None => Params::from_json(&call.body),
+        match (&self.form, kind(call)) {
+            (Some(pairs), _) => Params::from_form(pairs),
+            (None, Kind::Multipart) => {
+                Err(Fault::new("InvalidRequest", "multipart bodies are for other actions: send JSON"))
+            }
+            (None, Kind::Other) => {
+                let words = "the Content-Type must be application/json or application/x-www-form-urlencoded";
+                Err(Fault::new("InvalidParameter.BodyParamsError", words))
+            }
+            (None, Kind::Json | Kind::Form) => Params::from_json(&call.body),
         }
     }
 }
@@ -143,19 +150,12 @@ fn check_size(call: &Call, by_header: bool) -> Result<(), Fault> {
     Err(Fault::new("RequestSizeLimitExceeded", format!("the request has {size} bytes, {most} are possible")))
 }
 
-/// The parameters of a request that has them as a form; `None` for JSON.
+/// The parameters of a request that has them as a form; `None` for any other.
 fn read_form(call: &Call) -> Result<Option<Vec<(String, String)>>, Fault> {
     let (text, code) = match (&call.method, kind(call)) {
         (&Method::GET, _) => (call.query.as_bytes(), "InvalidParameter.UrlParamsError"),
         (_, Kind::Form) => (&call.body[..], "InvalidParameter.BodyParamsError"),
-        (_, Kind::Json) => return Ok(None),
-        (_, Kind::Multipart) => {
-            return Err(Fault::new("InvalidRequest", "multipart bodies are for other actions: send JSON"));
-        }
-        (_, Kind::Other) => {
-            let words = "the Content-Type must be application/json or application/x-www-form-urlencoded";
-            return Err(Fault::new("InvalidParameter.BodyParamsError", words));
-        }
+        (_, Kind::Json | Kind::Multipart | Kind::Other) => return Ok(None),
     };
     let pairs: Vec<_> = form_urlencoded::parse(text).into_owned().take(MAX_PARAMETERS + 1).collect();
     if pairs.len() > MAX_PARAMETERS {

@@ -57,13 +57,13 @@ impl Claim {
             (_, "GET") => b"",
             _ => &call.body[..],
         };
+        let payload = sha256_hex(payload);
         let query = if call.method == "GET" { call.query.as_str() } else { "" };
         let mut texts = Vec::new();
         for host in hosts(header("host")?) {
             for lower in [false, true] {
                 let block = header_block(call, signed, host, lower)?;
-                let canonical =
-                    format!("{}\n/\n{query}\n{block}\n{signed}\n{}", call.method, sha256_hex(payload));
+                let canonical = format!("{}\n/\n{query}\n{block}\n{signed}\n{payload}", call.method);
                 texts.push(string_to_sign(stamp, date, service, &canonical));
             }
         }

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use pagecast_core::SpecError;
 use pagecast_core::spec::{MAX_ID_LEN, Secret, SourceUrl};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -187,9 +188,11 @@ impl Start {
     /// # Errors
     /// None that [`Self::read`] has not told.
     pub fn page(&self) -> Result<SourceUrl, Fault> {
-        SourceUrl::parse(self.source_url.reveal()).map_err(|error| {
-            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-            invalid(format!("SourceURL cannot be used: {error}{cause}"))
+        SourceUrl::parse(self.source_url.reveal()).map_err(|error| match error {
+            SpecError::UrlSyntax { source, .. } => {
+                invalid(format!("SourceURL must be an address like https://a.example/page: {source}"))
+            }
+            other => invalid(format!("SourceURL cannot be used: {other}")),
         })
     }
 }
@@ -332,3 +335,6 @@ fn kind(value: &Value) -> &'static str {
         Value::Object(_) => "an object",
     }
 }
+
+#[cfg(test)]
+mod tests;

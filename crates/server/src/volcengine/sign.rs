@@ -410,5 +410,12 @@ pub fn sign(
     Ok(signed)
 }
 
+/// The signature of a GET that stands in its query: of all of it, and of no header.
+#[cfg(test)]
+pub(super) fn query_signature(query: &str, secret: &Secret, date: &str, region: &str) -> String {
+    let canonical = canonical("GET", &items(query).unwrap(), &[], "", &hash(b""));
+    hex(&signature(secret, &date[..8], region, &string_to_sign(date, &date[..8], region, &canonical)))
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,1 +1,614 @@
+//! Whole calls, from what an SDK sends to what it gets, over the embedded fleet.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::BodyExt as _;
+use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::spec::{RoomService, RoomUrl, Signal};
+use pagecast_fleet::sqlite::{self, Sqlite};
+use pagecast_fleet::vault::Vault;
+use pagecast_fleet::{Cast, Fleet, Happening, State, Ticket, WorkerId};
+use pagecast_testkit::scratch::Scratch;
+use serde_json::json;
+
+use super::*;
+use crate::app::{AccessKey, Application, Apps, Receiver, RoomProvider};
+use crate::config::Config;
+use sign::Unsigned;
+
+const NOW: i64 = 1_700_000_000_000;
+const HOUR: i64 = 3_600_000;
+const HOST: &str = "127.0.0.1:8080";
+const LEASE: Duration = Duration::from_secs(3600);
+
+fn application(name: &str, app_id: &str, key: &str) -> Application {
+    let mut app: Application = serde_json::from_value(json!({ "name": name, "app_id": app_id })).unwrap();
+    app.keys = vec![AccessKey { id: key.to_owned(), secret: Secret::new("secret"), disabled: false }];
+    let url = RoomUrl::parse("https://rooms.example/{app}/{room}").unwrap();
+    app.room = RoomProvider::Service(RoomService::Whip { url, token: None });
+    app
+}
+
+struct Bench {
+    service: Service,
+    desk: Desk,
+    fleet: Arc<Sqlite>,
+    now: Arc<AtomicI64>,
+    _scratch: Scratch,
+}
+
+/// What came back.
+type Said = (u16, Value);
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(|_| {}, |_| {})
+    }
+
+    fn with(app: impl Fn(&mut Application), config: impl Fn(&mut Config)) -> Self {
+        let scratch = Scratch::new().unwrap();
+        let now = Arc::new(AtomicI64::new(NOW));
+        let clock: crate::Clock = {
+            let now = Arc::clone(&now);
+            Arc::new(move || now.load(Ordering::Relaxed))
+        };
+        let fleet = Sqlite::open(sqlite::Config {
+            path: scratch.join("fleet.db"),
+            vault: Vault::from_file(&scratch.join("key")).unwrap(),
+            history: Duration::from_secs(7 * 86_400),
+            clock: Arc::clone(&clock),
+        })
+        .unwrap();
+        let apps = Arc::new(Apps::default());
+        let mut mine = application("mine", "app0123456789", "AKLTMINE");
+        app(&mut mine);
+        apps.replace(vec![mine, application("theirs", "theirs", "AKLTTHEIRS")]);
+        let mut settings = Config { data: scratch.path().to_owned(), ..Config::default() };
+        config(&mut settings);
+        let backend: Arc<dyn Fleet> = Arc::clone(&fleet) as _;
+        let service = Service { fleet: backend, apps, config: Arc::new(settings), rooms: None, clock };
+        Self { service, desk: Desk::default(), fleet, now, _scratch: scratch }
+    }
+
+    fn pass(&self, ms: i64) {
+        self.now.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    fn signed(&self, key: &str, method: &str, query: &str, body: &str) -> Call {
+        let unsigned = Unsigned { method, host: HOST, query, body: body.as_bytes(), region: "cn-north-1" };
+        let signed = sign::sign(&unsigned, key, &Secret::new("secret"), self.service.now()).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static(HOST));
+        for (name, value) in signed {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());
+        }
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        Call { method: method.parse().unwrap(), query: query.to_owned(), headers, body }
+    }
+
+    async fn send(&self, call: &Call) -> Said {
+        let (head, body) = self.desk.handle(&self.service, call).await.into_parts();
+        assert_eq!(head.headers["content-type"], "application/json; charset=utf-8");
+        let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!(head.headers["x-tt-logid"], body["ResponseMetadata"]["RequestId"].as_str().unwrap());
+        (head.status.as_u16(), body)
+    }
+
+    async fn post(&self, action: &str, body: &Value) -> Said {
+        let query = format!("Action={action}&Version=2020-12-01");
+        self.send(&self.signed("AKLTMINE", "POST", &query, &body.to_string())).await
+    }
+
+    async fn start(&self, change: Value) -> Said {
+        self.post("StartWebcast", &start(change)).await
+    }
+
+    async fn stop(&self) -> Said {
+        self.post("StopWebcast", &task()).await
+    }
+
+    async fn get(&self) -> Said {
+        let query = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
+        self.send(&self.signed("AKLTMINE", "GET", query, "")).await
+    }
+
+    async fn cast(&self) -> Cast {
+        let task = request::Task::read(task().as_object().unwrap()).unwrap();
+        self.fleet.find(&task::key(&task)).await.unwrap().unwrap()
+    }
+
+    /// A worker takes what was started.
+    async fn claim(&self) -> Ticket {
+        let worker = WorkerId("worker".to_owned());
+        self.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().unwrap().ticket
+    }
+
+    async fn report(&self, ticket: &Ticket, what: Happening) {
+        self.fleet.report(ticket, what).await.unwrap();
+    }
+}
+
+fn task() -> Value {
+    json!({ "AppId": "app0123456789", "RoomId": "room1", "TaskId": "task1" })
+}
+
+/// A good body, with these fields besides or instead.
+fn start(change: Value) -> Value {
+    let mut body = task();
+    body["UserId"] = json!("webcast_1");
+    body["SourceURL"] = json!("https://a.example/b?c=d");
+    for (name, value) in change.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+fn ended(reason: EndReason) -> Happening {
+    Happening::Ended { reason, message: None }
+}
+
+fn code((status, body): &Said) -> (u16, String) {
+    (*status, body["ResponseMetadata"]["Error"]["Code"].as_str().unwrap_or("none").to_owned())
+}
+
+fn is(status: u16, code: &str) -> (u16, String) {
+    (status, code.to_owned())
+}
+
+/// The answer without what is different each time.
+fn golden((status, mut body): Said) -> Said {
+    let id = body["ResponseMetadata"].as_object_mut().unwrap().remove("RequestId").unwrap();
+    assert_eq!(id.as_str().unwrap().len(), 36, "{id}");
+    (status, body)
+}
+
+fn ok(action: &str, version: &str, result: Value) -> Said {
+    let about = json!({ "Action": action, "Version": version, "Service": "rtc", "Region": "cn-north-1" });
+    (200, json!({ "ResponseMetadata": about, "Result": result }))
+}
+
+#[tokio::test]
+async fn the_life_of_a_task() {
+    let bench = Bench::new();
+    let found = |status: i64, start: i64, end: i64, reason: &str| {
+        let task = json!({
+            "StartTime": start, "EndTime": end, "Status": status, "StopReason": reason,
+            "UserId": "webcast_1", "SourceURL": "https://a.example/b?c=d", "MaxRunningTime": 86_400,
+            "VideoSolutions": [{ "Width": 1280, "Height": 720, "FrameRate": 15, "Bitrate": 0 }],
+            "MonitorConfig": { "FreezeCheckInterval": 0, "BlankCheckInterval": 0, "CrashCheckInterval": 0 },
+            "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
+        });
+        ok("GetWebCastTask", "2023-11-01", json!({ "WebCastTask": task }))
+    };
+    let done = |action: &str| ok(action, "2020-12-01", json!("ok"));
+    assert_eq!(code(&bench.get().await), is(400, "InvalidParameter.ErrorActiveTaskNotFound"));
+    assert_eq!(code(&bench.stop().await), is(400, "InvalidParameter.ErrorActiveTaskNotFound"));
+    assert_eq!(golden(bench.start(json!({})).await), done("StartWebcast"));
+    assert_eq!(golden(bench.get().await), found(1, NOW, 0, ""));
+    bench.pass(1000);
+    let ticket = bench.claim().await;
+    assert_eq!(golden(bench.get().await), found(1, NOW + 1000, 0, ""));
+    bench.report(&ticket, Happening::Live).await;
+    assert_eq!(golden(bench.get().await), found(2, NOW + 1000, 0, ""));
+    for _ in 0..2 {
+        assert_eq!(golden(bench.stop().await), done("StopWebcast"), "as often as one likes");
+    }
+    assert_eq!(bench.fleet.commands(&ticket).await.unwrap().len(), 1);
+    bench.pass(1000);
+    bench.report(&ticket, ended(EndReason::Stopped)).await;
+    assert_eq!(golden(bench.get().await), found(3, NOW + 1000, NOW + 2000, "StopByAPI"));
+    assert_eq!(code(&bench.stop().await), is(400, "InvalidParameter.ErrorActiveTaskNotFound"));
+    assert_eq!(golden(bench.start(json!({})).await), done("StartWebcast"), "the name is free again");
+    assert_eq!(golden(bench.get().await), found(1, NOW + 2000, 0, ""));
+}
+
+#[tokio::test]
+async fn ends_have_their_words() {
+    let bench = Bench::new();
+    for (what, live, status, reason) in [
+        (EndReason::MaxTime, true, 3, "ExceedMaxRunningTime"),
+        (EndReason::PageEnded, true, 3, "UnknownStopReason"),
+        (EndReason::StartFailed, false, 4, "StartTaskFailed"),
+        (EndReason::GaveUp(Trouble::Freeze), true, 4, "UnknownStopReason"),
+    ] {
+        bench.start(json!({})).await;
+        let ticket = bench.claim().await;
+        if live {
+            bench.report(&ticket, Happening::Live).await;
+        }
+        bench.report(&ticket, ended(what)).await;
+        bench.fleet.close(&ticket, None).await.unwrap();
+        let (_, said) = bench.get().await;
+        let task = &said["Result"]["WebCastTask"];
+        assert_eq!((&task["Status"], &task["StopReason"]), (&json!(status), &json!(reason)), "{what:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_found_for_72_hours() {
+    let bench = Bench::new();
+    bench.start(json!({})).await;
+    bench.stop().await;
+    bench.pass(72 * HOUR);
+    assert_eq!(bench.get().await.0, 200);
+    bench.pass(1);
+    assert_eq!(code(&bench.get().await), is(400, "InvalidParameter.ErrorActiveTaskNotFound"));
+}
+
+#[tokio::test]
+async fn the_vendors_example_runs() {
+    let bench = Bench::with(|app| app.app_id = Some("Your_AppId".to_owned()), |_| {});
+    let body = r#"{
+    "AppId": "Your_AppId",
+    "RoomId": "Your_RoomId",
+    "TaskId": "Your_TaskId",
+    "UserId": "Your_UserId",
+    "SourceURL": "https://xxx.xxx.xxx",
+    "VideoSolutions": [{ "Width": 1280, "Height": 720, "FrameRate": 30 }],
+    "MonitorConfig": { "FreezeCheckInterval": 3, "BlankCheckInterval": 5, "CrashCheckInterval": 5 },
+    "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
+    "MaxRunningTime": 60
+}"#;
+    let call = bench.signed("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", body);
+    assert_eq!(golden(bench.send(&call).await), ok("StartWebcast", "2020-12-01", json!("ok")));
+}
+
+#[tokio::test]
+async fn a_task_becomes_a_cast() {
+    let bench = Bench::with(
+        |app| {
+            app.limits.max_time = Duration::from_secs(7200);
+            let url = "https://receiver.example/".parse().unwrap();
+            app.callbacks.volcengine = Some(Receiver { url, secret: None, retry_s: 0, noce: false });
+        },
+        |_| {},
+    );
+    bench
+        .start(json!({
+            "BusinessId": "biz",
+            "VideoSolutions": [
+                { "Width": 641, "Height": 361, "FrameRate": 30, "Bitrate": 1 },
+                { "Width": 1920, "Height": 1080, "FrameRate": 15, "Bitrate": 0 },
+            ],
+            "MaxRunningTime": 3600,
+            "MonitorConfig": { "FreezeCheckInterval": 2, "BlankCheckInterval": 30, "CrashCheckInterval": 1 },
+            "EventNotifyConfig": { "EnableEventNotify": true, "StartTimeout": 60 },
+        }))
+        .await;
+    let cast = bench.cast().await;
+    assert_eq!((cast.app.as_str(), cast.origin.as_str(), cast.state), ("mine", "volcengine", State::Queued));
+    assert_eq!(cast.key, Some(pagecast_fleet::Key("webcast/app0123456789/room1/task1".to_owned())));
+    assert_eq!(
+        (&cast.request["BusinessId"], &cast.request["VideoSolutions"][0]["Width"]),
+        (&json!("biz"), &json!(640))
+    );
+    let spec = cast.spec;
+    assert_eq!((spec.source.size.to_string().as_str(), spec.source.fps.get()), ("1920x1080", 30));
+    assert_eq!(spec.source.url.reveal(), "https://a.example/b?c=d");
+    let room = spec.room.as_ref().unwrap();
+    assert_eq!(room.url(), "https://rooms.example/app0123456789/room1");
+    assert_eq!((room.ids.user.as_str(), room.ids.task.as_str()), ("webcast_1", "task1"));
+    let layers: Vec<_> =
+        room.layers.iter().map(|l| (l.size.to_string(), l.fps.get(), l.bitrate_kbps)).collect();
+    assert_eq!(layers, [("1920x1080".to_owned(), 15, None), ("640x360".to_owned(), 30, Some(30))]);
+    let s = Duration::from_secs;
+    assert_eq!((spec.limits.max_time, spec.duration), (s(3600), None));
+    assert_eq!(
+        (spec.checks.freeze, spec.checks.blank, spec.checks.crash),
+        (Some(s(2)), Some(s(30)), Some(s(1)))
+    );
+    assert_eq!((spec.readiness.signal, spec.readiness.timeout), (Signal::Webcast, s(60)));
+    assert!(spec.recording.is_none() && spec.pushes.is_empty() && spec.evidence.is_some());
+    let notices = bench.fleet.due(10).await.unwrap();
+    assert_eq!(notices.len(), 1, "somebody wants to know");
+}
+
+#[tokio::test]
+async fn values_that_are_off_stay_off() {
+    let bench = Bench::with(|app| app.limits.max_time = Duration::from_secs(7200), |_| {});
+    bench.start(json!({ "EventNotifyConfig": { "StartTimeout": 60 } })).await;
+    let spec = bench.cast().await.spec;
+    assert_eq!(spec.limits.max_time, Duration::from_secs(7200), "what the operator allows");
+    assert_eq!((spec.checks.freeze, spec.checks.blank, spec.checks.crash), (None, None, None));
+    assert_eq!((spec.readiness.signal, spec.readiness.timeout), (Signal::None, Duration::ZERO));
+    assert!(bench.fleet.due(10).await.unwrap().is_empty(), "nobody wants to know");
+}
+
+#[tokio::test]
+async fn sizes_become_layers() {
+    let solution = |(width, height, rate, kbps): (u32, u32, u32, u32)| json!({ "Width": width, "Height": height, "FrameRate": rate, "Bitrate": kbps });
+    for (given, expected) in [
+        (vec![(50, 50, 1, 29)], Ok(vec![("50x50", 1, Some(30))])),
+        (vec![(1920, 1080, 60, 10_000)], Ok(vec![("1920x1080", 60, Some(10_000))])),
+        (
+            vec![(1280, 720, 30, 0), (640, 360, 15, 30)],
+            Ok(vec![("1280x720", 30, None), ("640x360", 15, Some(30))]),
+        ),
+        (
+            vec![(1920, 50, 15, 0), (1280, 720, 15, 0)],
+            Ok(vec![("1280x720", 15, None), ("1920x50", 15, None)]),
+        ),
+        (vec![(1280, 720, 15, 900), (1281, 721, 30, 800)], Ok(vec![("1280x720", 30, Some(900))])),
+        (vec![(1280, 720, 30, 900), (1280, 720, 15, 0)], Ok(vec![("1280x720", 30, None)])),
+        (vec![(1000, 500, 15, 0), (500, 1000, 15, 0)], Err("1000x500 and 500x1000 are equally large")),
+    ] {
+        let bench = Bench::new();
+        let solutions: Vec<Value> = given.iter().copied().map(solution).collect();
+        let said = bench.start(json!({ "VideoSolutions": solutions })).await;
+        match expected {
+            Ok(expected) => {
+                assert_eq!(said.0, 200, "{said:?}");
+                let room = bench.cast().await.spec.room.unwrap();
+                let layers: Vec<_> =
+                    room.layers.iter().map(|l| (l.size.to_string(), l.fps.get(), l.bitrate_kbps)).collect();
+                let expected: Vec<_> =
+                    expected.into_iter().map(|(size, fps, kbps)| (size.to_owned(), fps, kbps)).collect();
+                assert_eq!(layers, expected);
+            }
+            Err(words) => {
+                assert_eq!(code(&said), is(400, "InvalidParameter"));
+                let message = said.1["ResponseMetadata"]["Error"]["Message"].as_str().unwrap();
+                assert!(message.contains(words), "{message}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn to_start_again_is_no_error_unless_the_operator_says_so() {
+    let repeated = "The task has been started. Please do not call the startup task interface repeatedly";
+    for (strict, version, expected) in [
+        (false, "2020-12-01", true),
+        (false, "2023-11-01", true),
+        (true, "2020-12-01", false),
+        (true, "2023-11-01", true),
+    ] {
+        let bench = Bench::with(|_| {}, |config| config.volcengine.strict_repeat = strict);
+        assert_eq!(bench.start(json!({})).await.0, 200);
+        let query = format!("Action=startwebcast&Version={version}");
+        let again =
+            bench.send(&bench.signed("AKLTMINE", "POST", &query, &start(json!({})).to_string())).await;
+        if expected {
+            assert_eq!(golden(again), ok("startwebcast", version, json!(repeated)));
+        } else {
+            assert_eq!(code(&again), is(400, "InvalidParameter.TaskAlreadyExists"));
+        }
+        let elsewhere = start(json!({ "RoomId": "room2" }));
+        assert_eq!(
+            bench.post("StartWebcast", &elsewhere).await.1["Result"],
+            "ok",
+            "the same name in another room"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_started_while_the_last_one_stops_is_not_lost() {
+    let bench = Bench::new();
+    bench.start(json!({})).await;
+    let ticket = bench.claim().await;
+    bench.report(&ticket, Happening::Live).await;
+    bench.stop().await;
+    let first = bench.cast().await.id;
+    let end = async {
+        // It wakes whoever waits for the end, in vain.
+        bench.fleet.put_document("kind", "name", Some(json!(1))).await.unwrap();
+        bench.report(&ticket, ended(EndReason::Stopped)).await;
+    };
+    let (again, ()) = tokio::join!(bench.start(json!({})), end);
+    assert_eq!(golden(again), ok("StartWebcast", "2020-12-01", json!("ok")));
+    assert_ne!(bench.cast().await.id, first);
+    let ticket = bench.claim().await;
+    bench.report(&ticket, Happening::Live).await;
+    bench.stop().await;
+    let late = bench.start(json!({})).await;
+    assert_eq!(code(&late), is(400, "InvalidParameter.TaskAlreadyExists"), "it does not stop");
+}
+
+#[tokio::test]
+async fn as_many_as_there_may_be() {
+    let bench = Bench::with(|app| app.max_casts = 1, |_| {});
+    bench.start(json!({})).await;
+    let more = bench.start(json!({ "TaskId": "task2" })).await;
+    assert_eq!(code(&more), is(429, "FlowLimitExceeded.TaskNumberOverLimit"));
+    assert_eq!(bench.start(json!({})).await.0, 200, "the same one is not another");
+    let bench = Bench::with(|_| {}, |config| config.casts.queue_limit = 1);
+    bench.start(json!({})).await;
+    let more = bench.start(json!({ "TaskId": "task2" })).await;
+    assert_eq!(code(&more), is(429, "FlowLimitExceeded.TaskNumberOverLimit"));
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_code() {
+    let bench = Bench::new();
+    let query = "Action=StartWebcast&Version=2020-12-01";
+    let body = start(json!({})).to_string();
+    let sent = |key: &str, method: &str, query: &str, body: &str| bench.signed(key, method, query, body);
+    let post = |change: Value| sent("AKLTMINE", "POST", query, &start(change).to_string());
+    let mut unsigned = post(json!({}));
+    unsigned.headers.remove("authorization");
+    let mut forged = post(json!({}));
+    forged.body = Bytes::from(start(json!({ "TaskId": "other" })).to_string());
+    let mut stale = post(json!({}));
+    stale.headers.insert("x-date", HeaderValue::from_static("20231114T215819Z"));
+    let get = "Action=GetWebCastTask&Version=2020-12-01&AppId=app0123456789&RoomId=room1";
+    for (call, status, said, number) in [
+        (sent("AKLTMINE", "POST", "Version=2020-12-01", &body), 400, "MissingParameter", Some(100_002)),
+        (sent("AKLTMINE", "POST", "Action=StartWebcast", &body), 400, "MissingParameter", Some(100_002)),
+        (unsigned, 401, "MissingAuthenticationToken", Some(100_003)),
+        (stale, 403, "InvalidTimestamp", Some(100_006)),
+        (
+            sent("AKLTMINE", "POST", "Action=ListWebcast&Version=2020-12-01", &body),
+            404,
+            "InvalidActionOrVersion",
+            Some(100_008),
+        ),
+        (
+            sent("AKLTMINE", "POST", "Action=StartWebcast&Version=2022-06-01", &body),
+            404,
+            "InvalidActionOrVersion",
+            Some(100_008),
+        ),
+        (sent("AKLTNOBODY", "POST", query, &body), 401, "InvalidAccessKey", Some(100_009)),
+        (forged, 401, "SignatureDoesNotMatch", Some(100_010)),
+        (sent("AKLTMINE", "GET", query, ""), 405, "MethodNotAllowed", None),
+        (sent("AKLTMINE", "POST", get, ""), 405, "MethodNotAllowed", None),
+        (sent("AKLTMINE", "POST", query, ""), 400, "InvalidParameter.BodyIsEmpty", None),
+        (sent("AKLTMINE", "POST", query, "{"), 400, "InvalidParameter.Unmarshal", None),
+        (post(json!({ "AppId": "nobody" })), 400, "InvalidParameter.NotExistAppId", None),
+        (post(json!({ "AppId": "a/b" })), 400, "InvalidParameter.IllegalAppId", None),
+        (post(json!({ "AppId": "theirs" })), 400, "InvalidParameter.AccountIdMismatch", None),
+        (post(json!({ "RoomId": "a/b" })), 400, "InvalidParameter.IllegalRoomID", None),
+        (post(json!({ "MaxRunningTime": 9 })), 400, "InvalidParameter", None),
+        (post(json!({ "SourceURL": "file:///etc/passwd" })), 400, "InvalidParameter", None),
+        (sent("AKLTMINE", "GET", get, ""), 400, "InvalidParameter", None),
+    ] {
+        let (found, body) = golden(bench.send(&call).await);
+        let error = &body["ResponseMetadata"]["Error"];
+        assert_eq!((found, error["Code"].as_str()), (status, Some(said)), "{body}");
+        assert_eq!(error.get("CodeN").and_then(Value::as_u64), number, "{body}");
+        assert!(!error["Message"].as_str().unwrap().is_empty() && body.get("Result").is_none(), "{body}");
+    }
+    assert!(
+        bench
+            .fleet
+            .list(&pagecast_fleet::Filter { limit: 10, ..Default::default() })
+            .await
+            .unwrap()
+            .casts
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn an_error_is_told_like_the_vendor_does() {
+    let bench = Bench::new();
+    let said = golden(bench.start(json!({ "MaxRunningTime": 9 })).await);
+    let about = json!({
+        "Action": "StartWebcast", "Version": "2020-12-01", "Service": "rtc", "Region": "cn-north-1",
+        "Error": { "Code": "InvalidParameter", "Message": "MaxRunningTime is 9: 10 to 86400 are possible" },
+    });
+    assert_eq!(said, (400, json!({ "ResponseMetadata": about })));
+    let long = format!("Action={}&Version=1", "x".repeat(5000));
+    let (_, said) = bench.send(&bench.signed("AKLTMINE", "POST", &long, "{}")).await;
+    assert!(said.to_string().len() < 1000, "{said}");
+    assert_eq!(said["ResponseMetadata"]["Error"]["CodeN"], 100_008);
+}
+
+#[tokio::test]
+async fn what_is_our_fault_is_not_explained() {
+    let bench = Bench::with(|app| app.room = RoomProvider::Embedded, |_| {});
+    let said = bench.start(json!({})).await;
+    assert_eq!(code(&said), is(500, "InternalError"));
+    assert!(!said.1.to_string().contains("embedded"), "{said:?}");
+}
+
+#[tokio::test]
+async fn keys_can_be_changed() {
+    let two = |disabled: bool| {
+        move |app: &mut Application| {
+            let mut old = app.keys[0].clone();
+            (old.id, old.disabled) = ("AKLTOLD".to_owned(), disabled);
+            app.keys.push(old);
+        }
+    };
+    for (disabled, expected) in [(false, is(200, "none")), (true, is(401, "InvalidAccessKey"))] {
+        let bench = Bench::with(two(disabled), |_| {});
+        let call = bench.signed(
+            "AKLTOLD",
+            "POST",
+            "Action=StartWebcast&Version=2020-12-01",
+            &start(json!({})).to_string(),
+        );
+        assert_eq!(code(&bench.send(&call).await), expected);
+        assert_eq!(bench.start(json!({})).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_key_may_ask_so_often() {
+    let mut bench = Bench::new();
+    bench.desk.limits = Action::ALL.map(|_| Limits::once_an_hour());
+    for expected in [is(200, "none"), is(429, "FlowLimitExceeded.QPSOverLimit")] {
+        assert_eq!(code(&bench.start(json!({})).await), expected);
+        assert_eq!(code(&bench.get().await), expected, "each action for itself");
+    }
+    let theirs = start(json!({ "AppId": "theirs" })).to_string();
+    let call = bench.signed("AKLTTHEIRS", "POST", "Action=StartWebcast&Version=2020-12-01", &theirs);
+    assert_eq!(bench.send(&call).await.0, 200, "each key for itself");
+}
+
+#[tokio::test]
+async fn the_same_bytes_are_good_for_a_minute() {
+    let bench = Bench::new();
+    let body = start(json!({})).to_string();
+    let call = bench.signed("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+    let get = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
+    let get = bench.signed("AKLTMINE", "GET", get, "");
+    assert_eq!(
+        (bench.send(&call).await.0, bench.send(&call).await.0),
+        (200, 200),
+        "as HTTP clients repeat it"
+    );
+    bench.stop().await;
+    assert_eq!(bench.send(&get).await.0, 200);
+    bench.pass(replay::REPEAT_MS + 1);
+    assert_eq!(
+        code(&bench.send(&call).await),
+        is(403, "InvalidTimestamp"),
+        "it would start what was stopped"
+    );
+    assert_eq!(bench.send(&get).await.0, 200, "to ask changes nothing");
+}
+
+#[tokio::test]
+async fn a_signature_may_stand_in_the_query() {
+    let bench = Bench::new();
+    bench.start(json!({})).await;
+    let signed = "Action;AppId;RoomId;TaskId;Version;X-Algorithm;X-Credential;X-Date;X-NotSignBody;X-SignedHeaders;X-SignedQueries";
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("Action", "GetWebCastTask"), ("Version", "2020-12-01"), ("AppId", "app0123456789")])
+        .extend_pairs([("RoomId", "room1"), ("TaskId", "task1"), ("X-Date", "20231114T221320Z")])
+        .extend_pairs([("X-NotSignBody", ""), ("X-Credential", "AKLTMINE/20231114/cn-north-1/rtc/request")])
+        .extend_pairs([("X-Algorithm", "HMAC-SHA256"), ("X-SignedHeaders", ""), ("X-SignedQueries", signed)])
+        .finish();
+    let signature = sign::query_signature(&query, &Secret::new("secret"), "20231114T221320Z", "cn-north-1");
+    let mut call = bench.signed("AKLTMINE", "GET", &format!("{query}&X-Signature={signature}"), "");
+    call.headers.clear();
+    assert!(claims(&call));
+    assert_eq!(bench.send(&call).await.1["Result"]["WebCastTask"]["Status"], 1);
+    call.query = call.query.replace("TaskId=task1", "TaskId=task2");
+    assert_eq!(code(&bench.send(&call).await), is(401, "SignatureDoesNotMatch"));
+}
+
+#[test]
+fn calls_are_told_apart() {
+    let call = |query: &str, headers: &[(&'static str, &'static str)]| {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        Call { method: Method::POST, query: query.to_owned(), headers: map, body: Bytes::new() }
+    };
+    for (query, headers, ours) in [
+        ("Action=StartWebcast&Version=2020-12-01", &[][..], true),
+        ("Action=GetWebCastTask", &[], true),
+        ("Version=2023-11-01", &[], true),
+        ("", &[("authorization", "HMAC-SHA256 Credential=a")], true),
+        ("", &[("x-date", "20231114T221320Z")], true),
+        ("X-Credential=a", &[], true),
+        ("X-Algorithm=HMAC-SHA256", &[], true),
+        ("", &[], false),
+        ("Action=StartWebRecord", &[], false),
+        ("Action=StartWebRecord&Version=2019-07-22", &[], false),
+        ("Action=StartWebcast&SecretId=a", &[], false),
+        ("Action=StartWebcast", &[("x-tc-action", "StartWebRecord")], false),
+        ("", &[("x-tc-version", "2019-07-22"), ("x-date", "20231114T221320Z")], false),
+        ("", &[("authorization", "TC3-HMAC-SHA256 Credential=a")], false),
+        ("", &[("authorization", "Bearer a")], false),
+    ] {
+        assert_eq!(claims(&call(query, headers)), ours, "{query} {headers:?}");
+    }
+}

@@ -3,7 +3,7 @@
 use super::*;
 use crate::tencent::tests::{call, pairs_of};
 
-const ID: &str = "AKIDEXAMPLE0000000000000000000000000";
+pub(in crate::tencent) const ID: &str = "AKIDEXAMPLE0000000000000000000000000";
 const SECRET: &str = "SECRETEXAMPLE000000000000000000";
 const STAMP: i64 = 1_700_000_000;
 const JSON: &str = "application/json";
@@ -16,7 +16,7 @@ const START_JSON: &str = r#"{"RecordUrl": "https://example.com/room?id=1&name=\u
 const START_SIGNATURE: &str = "a981eec94e45e67e07b314df31ad6c7f7ea36800142de67397a7aee399328c9c";
 const START_FORM: &str = "RecordUrl=https%3A%2F%2Fexample.com%2Froom%3Fid%3D1%26name%3D%E6%B5%8B%E8%AF%95&StorageParams.CloudStorage.Vendor=0&StorageParams.CloudStorage.Region=ap-guangzhou&StorageParams.CloudStorage.Bucket=b-125&StorageParams.CloudStorage.AccessKey=ak&StorageParams.CloudStorage.SecretKey=sk&StorageParams.CloudStorage.FileNamePrefix.0=record&StorageParams.CloudStorage.FileNamePrefix.1=video&SdkAppId=1400000001&MaxDurationLimit=3600&WebRecordVideoParams.Width=1280&WebRecordVideoParams.Height=720&WebRecordVideoParams.Format=mp4&WebRecordVideoParams.MaxMediaFileDuration=60&RecordId=rec_1&PublishCdnParams.0.PublishCdnUrl=rtmp%3A%2F%2F127.0.0.1%2Flive%2Fa&PublishCdnParams.0.IsTencentCdn=0&ReadyTimeout=30&EmulateMobileParams.MobileDeviceType=0&EmulateMobileParams.ScreenOrientation=1&Action=StartWebRecord&RequestClient=SDK_PYTHON_3.1.177&Nonce=11886&Timestamp=1700000000&Version=2019-07-22&Region=ap-guangzhou&SecretId=AKIDEXAMPLE0000000000000000000000000&SignatureMethod=HmacSHA1&Language=zh-CN&Signature=QIxx9P1tbFAXKiXDdIlIb5f8xxg%3D";
 
-fn secret() -> Secret {
+pub(in crate::tencent) fn secret() -> Secret {
     Secret::new(SECRET)
 }
 
@@ -366,5 +366,136 @@ proptest::proptest! {
         if let Ok(claim) = Claim::v3(&call) {
             proptest::prop_assert!(!claim.is_by(&secret()));
         }
+    }
+}
+
+const HOST: &str = "localhost:8080";
+
+/// `StartWebRecord` of the Python SDK as it came over the wire: version 3, and version 1. The clock stood at [`STAMP`].
+pub(in crate::tencent) fn captured() -> [Call; 2] {
+    const HOST: &str = "127.0.0.1:18080";
+    let mut third = v3("POST", JSON, HOST, "", START_JSON, &authorization("trtc", START_SIGNATURE));
+    for (name, value) in [
+        ("x-tc-traceid", "00000000-0000-4000-8000-000000000000"),
+        ("x-tc-action", "StartWebRecord"),
+        ("x-tc-requestclient", "SDK_PYTHON_3.1.177"),
+        ("x-tc-version", "2019-07-22"),
+        ("x-tc-region", "ap-guangzhou"),
+        ("x-tc-language", "zh-CN"),
+    ] {
+        third.headers.insert(name, value.parse().unwrap());
+    }
+    let trace = ("x-tc-traceid", "00000000-0000-4000-8000-000000000000");
+    [third, call("POST", "", &[trace, ("content-type", FORM), ("host", HOST)], START_FORM)]
+}
+
+/// How a request is encoded and signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::tencent) enum How {
+    /// JSON by POST, version 3.
+    Json,
+    /// Query of a GET, version 3.
+    Get,
+    /// Form by POST, version 1 with SHA-1.
+    Form,
+    /// Query of a GET, version 1 with SHA-256.
+    OldGet,
+    /// JSON by POST, version 3, that says it is something else.
+    Called(&'static str),
+}
+
+/// A request to `localhost:8080`, signed.
+pub(in crate::tencent) fn signed(
+    how: How,
+    id: &str,
+    secret: &Secret,
+    action: &str,
+    params: &serde_json::Value,
+    unix_s: i64,
+) -> Call {
+    let mut pairs = Vec::new();
+    flatten("", params, &mut pairs);
+    let encode = |pairs: &[(String, String)]| {
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
+    };
+    match how {
+        How::Json => {
+            let body = params.to_string();
+            let headers = sign_v3(id, secret, HOST, action, body.as_bytes(), unix_s);
+            let headers: Vec<_> =
+                headers.iter().map(|(n, v)| (*n, v.as_str())).chain([("host", HOST)]).collect();
+            call("POST", "", &headers, &body)
+        }
+        How::Get => v3_of("GET", FORM, &encode(&pairs), "", id, secret, action, unix_s),
+        How::Called(kind) => v3_of("POST", kind, "", &params.to_string(), id, secret, action, unix_s),
+        How::Form | How::OldGet => {
+            let (method, sha256) = if how == How::Form { ("POST", false) } else { ("GET", true) };
+            let stamp = unix_s.to_string();
+            let mut common = vec![
+                ("Action", action),
+                ("Version", "2019-07-22"),
+                ("Timestamp", &stamp),
+                ("Nonce", "7"),
+                ("SecretId", id),
+            ];
+            if sha256 {
+                common.push(("SignatureMethod", "HmacSHA256"));
+            }
+            pairs.extend(common.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())));
+            let key = hmac::Key::new(algorithm_v1(sha256), secret.reveal().as_bytes());
+            let signature = hmac::sign(&key, text_v1(method, HOST, &pairs).as_bytes());
+            pairs.push(("Signature".to_owned(), STANDARD.encode(signature)));
+            let (form, headers) = (encode(&pairs), [("host", HOST), ("content-type", FORM)]);
+            if sha256 { call("GET", &form, &headers[..1], "") } else { call("POST", "", &headers, &form) }
+        }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "all of them are signed")]
+fn v3_of(
+    method: &str,
+    kind: &str,
+    query: &str,
+    body: &str,
+    id: &str,
+    secret: &Secret,
+    action: &str,
+    unix_s: i64,
+) -> Call {
+    let (stamp, date) = (unix_s.to_string(), day(unix_s).unwrap());
+    let canonical = format!(
+        "{method}\n/\n{query}\ncontent-type:{kind}\nhost:{HOST}\n\ncontent-type;host\n{}",
+        sha256_hex(body.as_bytes())
+    );
+    let text = string_to_sign(&stamp, &date, "trtc", &canonical);
+    let signature = hex(hmac::sign(&signing_key(secret, &date, "trtc"), text.as_bytes()).as_ref());
+    let authorization = format!(
+        "{ALGORITHM} Credential={id}/{date}/trtc/tc3_request, SignedHeaders=content-type;host, Signature={signature}"
+    );
+    let headers = [
+        ("host", HOST),
+        ("content-type", kind),
+        ("x-tc-action", action),
+        ("x-tc-version", "2019-07-22"),
+        ("x-tc-timestamp", &stamp),
+        ("authorization", &authorization),
+    ];
+    call(method, query, &headers, body)
+}
+
+/// As the SDKs do it: names with dots, `null` left out.
+fn flatten(name: &str, value: &serde_json::Value, pairs: &mut Vec<(String, String)>) {
+    use serde_json::Value;
+    let below = |part: &str| if name.is_empty() { part.to_owned() } else { format!("{name}.{part}") };
+    match value {
+        Value::Null => {}
+        Value::Object(members) => {
+            members.iter().for_each(|(part, value)| flatten(&below(part), value, pairs));
+        }
+        Value::Array(values) => {
+            values.iter().enumerate().for_each(|(i, value)| flatten(&below(&i.to_string()), value, pairs));
+        }
+        Value::String(text) => pairs.push((name.to_owned(), text.clone())),
+        Value::Bool(_) | Value::Number(_) => pairs.push((name.to_owned(), value.to_string())),
     }
 }

@@ -1,0 +1,235 @@
+//! Applications, for the administrator. Those of the configuration file are shown and not changed.
+
+use std::collections::HashSet;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use pagecast_fleet::State as CastState;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::settings::Settings;
+use super::{Administrator, Json, Problem, Rest, answer};
+use crate::app::store::{self, Kept, StoreError};
+use crate::app::{Application, Wrong};
+use crate::service::Service;
+
+pub(super) mod keys;
+pub(super) mod tokens;
+
+/// Most applications that are kept.
+const MAX_APPLICATIONS: usize = 10_000;
+
+/// An application that is wanted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewApplication {
+    /// Its name.
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$")]
+    name: String,
+    /// What is to be set.
+    #[serde(default)]
+    settings: Settings,
+}
+
+/// An application.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Application)]
+pub(super) struct ApplicationView {
+    /// Its name.
+    name: String,
+    /// Where it is defined: only those of the fleet can be changed here.
+    defined_in: Place,
+    /// What is set. Secrets are shown as `…`.
+    settings: Settings,
+    /// Pairs that sign requests, without their secrets.
+    keys: Vec<keys::KeyView>,
+    /// Tokens for this API, by their names.
+    tokens: Vec<tokens::TokenView>,
+}
+
+/// Where an application is defined.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = DefinedIn)]
+enum Place {
+    Configuration,
+    Fleet,
+}
+
+/// All applications.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Applications {
+    /// By their names.
+    applications: Vec<ApplicationView>,
+}
+
+impl ApplicationView {
+    fn of(app: &Application, fixed: &HashSet<String>) -> Self {
+        let defined_in = if fixed.contains(&app.name) { Place::Configuration } else { Place::Fleet };
+        Self {
+            name: app.name.clone(),
+            defined_in,
+            settings: Settings::of(app),
+            keys: app.keys.iter().map(keys::KeyView::of).collect(),
+            tokens: app.tokens.iter().map(tokens::TokenView::of).collect(),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Wrong(Wrong { field, why, taken }) => {
+                // Settings stand below one name in a body; the rest has its own.
+                let inner = !["name", "keys", "tokens"].iter().any(|own| field.starts_with(own));
+                let field = if inner { format!("settings.{field}") } else { field };
+                if taken { Self::conflict("taken", why).field(field) } else { Self::value(field, why) }
+            }
+            StoreError::Fleet(error) => error.into(),
+            StoreError::Json(error) => {
+                tracing::error!(%error, "an application cannot be written");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the application cannot be kept")
+            }
+        }
+    }
+}
+
+fn missing() -> Problem {
+    Problem::not_found("no-such-application", "there is no application of this name")
+}
+
+/// An application that can be changed here.
+async fn kept(service: &Service, name: &str) -> Result<Kept, Problem> {
+    if store::fixed(service).contains(name) {
+        let words = "this application is defined in the configuration file: change it there";
+        return Err(Problem::conflict("defined-in-configuration", words));
+    }
+    store::read(service).await?.into_iter().find(|kept| kept.application.name == name).ok_or_else(missing)
+}
+
+/// Changes an application, alone.
+async fn change<T>(
+    rest: &Rest,
+    name: &str,
+    with: impl FnOnce(&mut Application) -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    let _alone = rest.edits.lock().await;
+    let mut kept = kept(&rest.service, name).await?;
+    let outcome = with(&mut kept.application)?;
+    kept.changed_ms = rest.service.now();
+    store::put(&rest.service, &kept).await?;
+    Ok(outcome)
+}
+
+fn named(rest: &Rest, name: &str) -> Result<std::sync::Arc<Application>, Problem> {
+    rest.service.apps.named(name).ok_or_else(missing)
+}
+
+fn view(rest: &Rest, name: &str) -> Result<ApplicationView, Problem> {
+    Ok(ApplicationView::of(&*named(rest, name)?, &store::fixed(&rest.service)))
+}
+
+/// All applications.
+#[utoipa::path(get, path = "/v1/applications", tag = "applications", operation_id = "listApplications",
+    responses((status = 200, description = "They.", body = Applications)))]
+pub(super) async fn list(State(rest): State<Rest>, _: Administrator) -> Response {
+    let fixed = store::fixed(&rest.service);
+    let mut applications: Vec<_> =
+        rest.service.apps.all().iter().map(|app| ApplicationView::of(app, &fixed)).collect();
+    applications.sort_by(|a, b| a.name.cmp(&b.name));
+    answer(StatusCode::OK, &Applications { applications })
+}
+
+/// Adds an application. It has no keys and no tokens yet.
+#[utoipa::path(post, path = "/v1/applications", tag = "applications", operation_id = "createApplication",
+    request_body = NewApplication,
+    responses(
+        (status = 201, description = "It is added.", body = ApplicationView,
+            headers(("Location" = String, description = "Where it is."))),
+        (status = 409, description = "`taken`: its name, or something else that is its own, is another one's.", body = super::problem::Answer),
+    ))]
+pub(super) async fn create(
+    State(rest): State<Rest>,
+    _: Administrator,
+    Json { value, .. }: Json<NewApplication>,
+) -> Result<Response, Problem> {
+    let _alone = rest.edits.lock().await;
+    let NewApplication { name, settings } = value;
+    let all = store::read(&rest.service).await?;
+    let taken = all.iter().any(|kept| kept.application.name == name);
+    if taken || store::fixed(&rest.service).contains(&name) {
+        return Err(Problem::conflict("taken", "there is an application of this name").field("name"));
+    }
+    if all.len() >= MAX_APPLICATIONS {
+        return Err(Problem::conflict("too-many-applications", "there are 10000 applications already"));
+    }
+    let now = rest.service.now();
+    let application =
+        settings.application(name.clone(), None).map_err(|problem| problem.below("settings"))?;
+    store::put(&rest.service, &Kept { application, created_ms: now, changed_ms: now }).await?;
+    let mut response = answer(StatusCode::CREATED, &view(&rest, &name)?);
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/applications/{name}")) {
+        response.headers_mut().insert(axum::http::header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// An application.
+#[utoipa::path(get, path = "/v1/applications/{name}", tag = "applications", operation_id = "getApplication",
+    params(("name" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "It.", body = ApplicationView),
+        (status = 404, description = "`no-such-application`.", body = super::problem::Answer)))]
+pub(super) async fn get(
+    State(rest): State<Rest>,
+    _: Administrator,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    Ok(answer(StatusCode::OK, &view(&rest, &name)?))
+}
+
+/// Replaces all settings of an application; its keys and tokens stay. A secret that is sent as `…` stays as it was.
+#[utoipa::path(put, path = "/v1/applications/{name}", tag = "applications", operation_id = "replaceApplication",
+    params(("name" = String, Path, description = "Its name.")),
+    request_body = Settings,
+    responses((status = 200, description = "As it is now.", body = ApplicationView),
+        (status = 404, description = "`no-such-application`.", body = super::problem::Answer),
+        (status = 409, description = "`defined-in-configuration`, or `taken`.", body = super::problem::Answer)))]
+pub(super) async fn replace(
+    State(rest): State<Rest>,
+    _: Administrator,
+    Path(name): Path<String>,
+    Json { value, .. }: Json<Settings>,
+) -> Result<Response, Problem> {
+    let changed = change(&rest, &name, |app| {
+        *app = value.application(app.name.clone(), Some(app))?;
+        Ok(())
+    });
+    changed.await.map_err(|problem| problem.without("settings"))?;
+    Ok(answer(StatusCode::OK, &view(&rest, &name)?))
+}
+
+/// Removes an application that has no cast running.
+#[utoipa::path(delete, path = "/v1/applications/{name}", tag = "applications", operation_id = "removeApplication",
+    params(("name" = String, Path, description = "Its name.")),
+    responses((status = 204, description = "It is gone."),
+        (status = 404, description = "`no-such-application`.", body = super::problem::Answer),
+        (status = 409, description = "`defined-in-configuration`, or `has-casts`.", body = super::problem::Answer)))]
+pub(super) async fn remove(
+    State(rest): State<Rest>,
+    _: Administrator,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let _alone = rest.edits.lock().await;
+    kept(&rest.service, &name).await?;
+    let counts = rest.service.fleet.count(Some(&name)).await?;
+    if counts.iter().any(|(state, casts)| *state != CastState::Ended && *casts > 0) {
+        return Err(Problem::conflict(
+            "has-casts",
+            "casts of this application run, or wait: stop them first",
+        ));
+    }
+    store::remove(&rest.service, &name).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

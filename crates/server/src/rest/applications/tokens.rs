@@ -1,0 +1,124 @@
+//! Tokens for this API. One is named by the beginning of its SHA-256, which says nothing about it.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use pagecast_core::spec::Secret;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::super::{Administrator, Maybe, Problem, Rest, answer, problem};
+use super::keys::hex;
+use super::{change, named};
+use crate::app::check_token;
+use crate::service::random;
+
+/// A token that is wanted; made, if left out.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::rest) struct NewToken {
+    /// 16 to 256 ASCII characters without blanks.
+    #[schema(value_type = Option<String>, min_length = 16, max_length = 256)]
+    token: Option<Secret>,
+}
+
+/// A token, without itself.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Token)]
+pub(in crate::rest) struct TokenView {
+    /// Its name: the first 12 hex digits of its SHA-256.
+    id: String,
+}
+
+/// A token that was added.
+#[derive(Serialize, ToSchema)]
+pub(in crate::rest) struct MadeToken {
+    /// Its name.
+    id: String,
+    /// Itself, if it was made here. It is not shown again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+/// All tokens of an application.
+#[derive(Serialize, ToSchema)]
+pub(in crate::rest) struct Tokens {
+    /// They.
+    tokens: Vec<TokenView>,
+}
+
+impl TokenView {
+    pub(super) fn of(token: &Secret) -> Self {
+        Self { id: id(token) }
+    }
+}
+
+fn id(token: &Secret) -> String {
+    let mut id = hex(digest(&SHA256, token.reveal().as_bytes()).as_ref());
+    id.truncate(12);
+    id
+}
+
+/// The tokens of an application.
+#[utoipa::path(get, path = "/v1/applications/{name}/tokens", tag = "applications", operation_id = "listTokens",
+    params(("name" = String, Path, description = "The application.")),
+    responses((status = 200, description = "Their names.", body = Tokens),
+        (status = 404, description = "`no-such-application`.", body = problem::Answer)))]
+pub(in crate::rest) async fn list(
+    State(rest): State<Rest>,
+    _: Administrator,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let tokens = named(&rest, &name)?.tokens.iter().map(TokenView::of).collect();
+    Ok(answer(StatusCode::OK, &Tokens { tokens }))
+}
+
+/// Adds a token. One that is made here is shown this once.
+#[utoipa::path(post, path = "/v1/applications/{name}/tokens", tag = "applications", operation_id = "addToken",
+    params(("name" = String, Path, description = "The application.")),
+    request_body = Option<NewToken>,
+    responses((status = 201, description = "It is added.", body = MadeToken),
+        (status = 404, description = "`no-such-application`.", body = problem::Answer),
+        (status = 409, description = "`defined-in-configuration`, or `taken`.", body = problem::Answer)))]
+pub(in crate::rest) async fn add(
+    State(rest): State<Rest>,
+    _: Administrator,
+    Path(name): Path<String>,
+    Maybe(body): Maybe<NewToken>,
+) -> Result<Response, Problem> {
+    let given = body.unwrap_or_default().token;
+    let made = given.is_none().then(|| format!("pct_{}", hex(&random::<24>())));
+    let token = given.unwrap_or_else(|| Secret::new(made.clone().unwrap_or_default()));
+    check_token("token", &token).map_err(|wrong| Problem::value(wrong.field, wrong.why))?;
+    let id = id(&token);
+    change(&rest, &name, |app| {
+        app.tokens.push(token);
+        Ok(())
+    })
+    .await?;
+    Ok(answer(StatusCode::CREATED, &MadeToken { id, token: made }))
+}
+
+/// Removes a token.
+#[utoipa::path(delete, path = "/v1/applications/{name}/tokens/{id}", tag = "applications", operation_id = "removeToken",
+    params(("name" = String, Path, description = "The application."), ("id" = String, Path, description = "The token's name.")),
+    responses((status = 204, description = "It is gone."),
+        (status = 404, description = "`no-such-application`, `no-such-token`.", body = problem::Answer),
+        (status = 409, description = "`defined-in-configuration`.", body = problem::Answer)))]
+pub(in crate::rest) async fn remove(
+    State(rest): State<Rest>,
+    _: Administrator,
+    Path((name, token)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    change(&rest, &name, |app| {
+        let before = app.tokens.len();
+        app.tokens.retain(|known| id(known) != token);
+        if app.tokens.len() < before {
+            return Ok(());
+        }
+        Err(Problem::not_found("no-such-token", "this application has no such token"))
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

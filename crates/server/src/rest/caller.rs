@@ -1,0 +1,110 @@
+//! Who asks, and what they may see.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use pagecast_fleet::{Cast, CastId};
+
+use super::{Problem, Rest};
+use crate::app::Application;
+use crate::service::{Service, same};
+
+/// Who asks.
+pub(super) enum Caller {
+    /// Whoever has the administrator's token.
+    Administrator,
+    /// Whoever has a token of this application.
+    Application(Arc<Application>),
+}
+
+/// Who asks is the administrator.
+pub(super) struct Administrator;
+
+impl Caller {
+    fn of(service: &Service, parts: &Parts) -> Result<Self, Problem> {
+        let unknown = |words: &str| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", words);
+        let mut given = parts.headers.get_all(AUTHORIZATION).iter();
+        let (Some(header), None) = (given.next(), given.next()) else {
+            return Err(unknown("send one header Authorization: Bearer TOKEN"));
+        };
+        let token = header.to_str().ok().and_then(|text| text.split_once(' '));
+        let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
+            return Err(unknown("the header Authorization must be: Bearer TOKEN"));
+        };
+        let token = token.trim();
+        if service.config.admin_token.as_ref().is_some_and(|admin| same(admin, token)) {
+            return Ok(Self::Administrator);
+        }
+        // All of them are looked at: how long it takes tells nothing about whose it is.
+        let mut found = None;
+        for app in service.apps.all() {
+            let hits = app.tokens.iter().filter(|known| same(known, token)).count();
+            if hits > 0 {
+                found = Some(app);
+            }
+        }
+        found.map(Self::Application).ok_or_else(|| unknown("nobody here has this token"))
+    }
+
+    pub(super) fn is_administrator(&self) -> bool {
+        matches!(self, Self::Administrator)
+    }
+
+    /// The application that a request is about, if the caller may ask for it.
+    pub(super) fn application(
+        &self,
+        service: &Service,
+        name: Option<&str>,
+    ) -> Result<Arc<Application>, Problem> {
+        match (self, name) {
+            (Self::Application(app), None) => Ok(Arc::clone(app)),
+            (Self::Application(app), Some(name)) if app.name == name => Ok(Arc::clone(app)),
+            (Self::Application(_), Some(_)) => {
+                Err(Problem::forbidden("this token is another application's").field("app"))
+            }
+            (Self::Administrator, Some(name)) => service
+                .apps
+                .named(name)
+                .ok_or_else(|| Problem::value("app", "there is no application of this name")),
+            (Self::Administrator, None) => {
+                Err(Problem::value("app", "the administrator says which application a cast is for"))
+            }
+        }
+    }
+
+    /// A cast, if there is one and the caller may see it.
+    pub(super) async fn cast(&self, service: &Service, id: &str) -> Result<Cast, Problem> {
+        let missing = || Problem::not_found("no-such-cast", "there is no such cast, or it is forgotten");
+        let id = CastId::parse(id).map_err(|_| missing())?;
+        let cast = service.fleet.get(&id).await?.ok_or_else(missing)?;
+        match self {
+            // Others' casts are none: an id tells nobody that it exists.
+            Self::Application(app) if app.name != cast.app => Err(missing()),
+            _ => Ok(cast),
+        }
+    }
+}
+
+impl FromRequestParts<Rest> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, rest: &Rest) -> Result<Self, Problem> {
+        Self::of(&rest.service, parts)
+    }
+}
+
+impl FromRequestParts<Rest> for Administrator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, rest: &Rest) -> Result<Self, Problem> {
+        if Caller::of(&rest.service, parts)?.is_administrator() {
+            return Ok(Self);
+        }
+        Err(Problem::forbidden(
+            "applications are the administrator's: use the token admin_token of the configuration",
+        ))
+    }
+}

@@ -1,0 +1,106 @@
+//! The description of this API for programs (OpenAPI), made from the code, and a page that shows it to people.
+
+use std::sync::LazyLock;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use bytes::Bytes;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
+
+use super::{applications, callback, casts, deliveries, events, evidence, problem, pushes, snapshot};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Pagecast",
+        version = "1",
+        description = "Opens web pages and turns them into recordings, pushes and live rooms. Each request has the header `Authorization: Bearer TOKEN`: \
+                       with a token of an application for its casts, with the administrator's for all casts and for the applications. \
+                       Each answer has the header `X-Request-Id`. Times are RFC 3339, in UTC; units are in the names of fields.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    paths(
+        casts::create, casts::list, casts::get, casts::stop, pushes::add, pushes::remove, snapshot::get, events::get,
+        evidence::list, evidence::get, deliveries::list, deliveries::redeliver,
+        applications::list, applications::create, applications::get, applications::replace, applications::remove,
+        applications::keys::list, applications::keys::add, applications::keys::change_key, applications::keys::remove,
+        applications::tokens::list, applications::tokens::add, applications::tokens::remove,
+    ),
+    components(schemas(problem::Answer, events::EventView, callback::Notice)),
+    tags(
+        (name = "casts", description = "Casts, and what happens to them."),
+        (name = "applications", description = "Who may ask for casts. For the administrator."),
+    ),
+    security(("token" = [])),
+    modifiers(&Everywhere),
+)]
+struct Api;
+
+/// What holds for each request.
+struct Everywhere;
+
+impl Modify for Everywhere {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        api.components.get_or_insert_default().add_security_scheme("token", scheme);
+        let schema = || Ref::from_schema_name("Answer");
+        let problem = |words: &str| {
+            let content = ContentBuilder::new().schema(Some(schema())).build();
+            RefOr::T(ResponseBuilder::new().description(words).content("application/json", content).build())
+        };
+        for item in api.paths.paths.values_mut() {
+            for operation in
+                [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten()
+            {
+                let responses = &mut operation.responses.responses;
+                responses.insert(
+                    "401".to_owned(),
+                    problem("`unauthorized`: without a token, or with a wrong one."),
+                );
+                responses.insert("default".to_owned(), problem("Whatever else is wrong."));
+            }
+        }
+    }
+}
+
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(text()));
+
+/// The description, with an end of line.
+pub(super) fn text() -> String {
+    let mut text = Api::openapi().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn page_of(kind: &'static str, body: impl Into<Body>) -> Response {
+    const CSP: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; \
+                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let mut response = Response::new(body.into());
+    for (name, value) in [
+        (CONTENT_TYPE, kind),
+        (CONTENT_SECURITY_POLICY, CSP),
+        (HeaderName::from_static("x-content-type-options"), "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The description.
+pub(super) async fn document() -> Response {
+    page_of("application/json", DOCUMENT.clone())
+}
+
+/// A page that shows it.
+pub(super) async fn page() -> Response {
+    page_of("text/html; charset=utf-8", include_str!("reference.html"))
+}
+
+/// What that page does.
+pub(super) async fn script() -> Response {
+    page_of("text/javascript; charset=utf-8", include_str!("reference.js"))
+}

@@ -1,0 +1,578 @@
+//! What can be set of an application, as it is written and shown here: the same shape both ways. In place of a secret `…` is shown, and
+//! whoever sends that back keeps what was there.
+
+use std::time::Duration;
+
+use pagecast_core::spec::{
+    Bucket, Ice, IceServer, Keys, Limits, Network, RoomCodec, RoomService, RoomUrl, Rule, Secret, Storage,
+};
+use serde::{Deserialize, Serialize};
+use url::Url;
+use utoipa::ToSchema;
+
+use super::Problem;
+use super::place::{KeysBody, address};
+use crate::app::{AccessKey, Application, Callbacks, Receiver, RoomProvider, StorageDefaults, with_keys};
+
+/// Shown in place of a secret.
+pub(super) const HIDDEN: &str = "…";
+
+/// What can be set of an application; what is left out is as usual.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Settings {
+    /// `AppId` of the Volcengine API, if it uses that.
+    #[schema(pattern = "^[A-Za-z0-9_@.-]{1,128}$")]
+    app_id: Option<String>,
+    /// `SdkAppId` of the Tencent API, if it uses that.
+    #[schema(minimum = 1, maximum = 4_294_967_295u64)]
+    sdk_app_id: Option<u64>,
+    /// Casts that it may have at the same time.
+    #[schema(minimum = 1, maximum = 100_000)]
+    max_casts: u32,
+    /// What its casts are told about, in the words of the API they came by.
+    callbacks: CallbacksBody,
+    /// Where its pages are published.
+    room: ProviderBody,
+    /// How the picture of its rooms is encoded.
+    codec: CodecBody,
+    /// How servers of rooms are reached.
+    ice: IceBody,
+    /// Where recordings go.
+    storage: StorageBody,
+    /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
+    network: NetworkBody,
+    /// What each of its casts may use.
+    limits: LimitsBody,
+}
+
+/// Who is told, by the API that a cast came by.
+#[derive(Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+struct CallbacksBody {
+    /// In Volcengine's words.
+    volcengine: Option<ReceiverBody>,
+    /// In Tencent's words.
+    tencent: Option<ReceiverBody>,
+    /// In Pagecast's own words.
+    native: Option<ReceiverBody>,
+}
+
+/// Where callbacks are sent.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Receiver)]
+struct ReceiverBody {
+    /// http or https. What stands behind its `?` is shown as `…`.
+    url: String,
+    /// Signs them.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
+    secret: Option<Secret>,
+    /// How long it is tried beyond what the vendor does, in seconds.
+    #[serde(default)]
+    #[schema(maximum = 604_800)]
+    retry_s: u64,
+    /// Volcengine: whether the nonce is also sent as `Noce`, as old receivers expect it.
+    #[serde(default)]
+    noce: bool,
+}
+
+/// Where pages are published: in the rooms of this service, or in another server's.
+#[derive(Default, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+#[schema(as = RoomProvider)]
+enum ProviderBody {
+    /// The rooms of this service.
+    #[default]
+    Embedded,
+    /// Any server that speaks WHIP. In addresses and tokens `{app}`, `{room}`, `{user}` and `{task}` stand for the identifiers.
+    Whip {
+        /// Its endpoint.
+        url: String,
+        /// A bearer token.
+        #[serde(default)]
+        #[schema(value_type = Option<String>)]
+        token: Option<Secret>,
+    },
+    /// A LiveKit server.
+    Livekit {
+        /// Its address.
+        url: String,
+        /// Name of the API key.
+        key: String,
+        /// The API key's secret.
+        #[schema(value_type = String)]
+        secret: Secret,
+    },
+    /// A Janus server with the VideoRoom plugin.
+    Janus {
+        /// Its address.
+        url: String,
+        /// API secret or token, if the server wants one.
+        #[serde(default)]
+        #[schema(value_type = Option<String>)]
+        secret: Option<Secret>,
+        /// Secret of the room.
+        #[serde(default)]
+        #[schema(value_type = Option<String>)]
+        room_secret: Option<Secret>,
+        /// Needed to join, if the room has one.
+        #[serde(default)]
+        #[schema(value_type = Option<String>)]
+        pin: Option<Secret>,
+    },
+}
+
+/// How a room's picture is encoded.
+#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = RoomCodec)]
+enum CodecBody {
+    #[default]
+    H264,
+    Vp8,
+}
+
+/// How a server is reached.
+#[derive(Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = Ice)]
+struct IceBody {
+    /// Besides those that the server names, at most 8.
+    servers: Vec<IceServerBody>,
+    /// Only by way of a TURN server.
+    relay_only: bool,
+}
+
+/// A TURN or STUN server.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = IceServer)]
+struct IceServerBody {
+    /// `turn:host:port?transport=udp`, `turns:host:port?transport=tcp` or `stun:host:port`.
+    url: String,
+    /// User of a TURN server.
+    #[serde(default)]
+    username: String,
+    /// Password of a TURN server.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    credential: Secret,
+}
+
+/// Storages.
+#[derive(Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = StorageDefaults)]
+struct StorageBody {
+    /// Where recordings go that name no place; a folder of the service, if there is none.
+    default: Option<PlaceBody>,
+    /// Where recordings are kept if their own place does not answer: a bucket.
+    backup: Option<PlaceBody>,
+    /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS).
+    cos_endpoint: Option<String>,
+    /// Another server than Amazon's for `Vendor` 1 (S3).
+    s3_endpoint: Option<String>,
+    /// Another server than Tencent's for `CloudVod`.
+    vod_endpoint: Option<String>,
+    /// Keys for video on demand, which `CloudVod` does not name.
+    vod_keys: Option<VodKeys>,
+}
+
+/// Where recordings are kept.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Place)]
+struct PlaceBody {
+    /// A folder of the server, or `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`, `az://`, `cos://`, `tos://`, `oss://`.
+    to: String,
+    /// Keys; those of the environment if left out.
+    #[serde(default)]
+    keys: Option<KeysBody>,
+}
+
+/// A pair of keys.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct VodKeys {
+    /// SecretId.
+    id: String,
+    /// SecretKey.
+    #[schema(value_type = String)]
+    secret: Secret,
+}
+
+/// Which addresses may be reached: `HOST` or `HOST:PORT`, where `HOST` is an address, a network like `10.0.0.0/8`, a name, `*.name` or `*`.
+#[derive(Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = Network)]
+struct NetworkBody {
+    /// Exceptions for addresses that are not public.
+    allow: Vec<String>,
+    /// Exceptions for addresses that are.
+    deny: Vec<String>,
+    /// Whether pages may send UDP past the guard, as WebRTC does best.
+    udp: bool,
+}
+
+/// What a cast may use.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = Limits)]
+struct LimitsBody {
+    /// Time from its start to its end, in seconds.
+    #[schema(minimum = 10, maximum = 86_400)]
+    max_time_s: u64,
+    /// Browsers that may be started for it.
+    #[schema(minimum = 1, maximum = 10)]
+    attempts: u32,
+    /// Memory of its browser, in MiB.
+    #[schema(minimum = 256, maximum = 262_144)]
+    memory_mib: u64,
+    /// Weight of its CPU time against other casts.
+    #[schema(minimum = 1, maximum = 10_000)]
+    cpu_weight: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            app_id: None,
+            sdk_app_id: None,
+            max_casts: 200,
+            callbacks: CallbacksBody::default(),
+            room: ProviderBody::default(),
+            codec: CodecBody::default(),
+            ice: IceBody::default(),
+            storage: StorageBody::default(),
+            network: NetworkBody::default(),
+            limits: LimitsBody::default(),
+        }
+    }
+}
+
+impl Default for LimitsBody {
+    fn default() -> Self {
+        Self::of(&Limits::default())
+    }
+}
+
+fn hidden() -> Secret {
+    Secret::new(HIDDEN)
+}
+
+/// A secret as it was sent, or as it was before.
+fn keep(field: &str, given: Secret, old: Option<&Secret>) -> Result<Secret, Problem> {
+    match old {
+        _ if given.reveal() != HIDDEN => Ok(given),
+        Some(old) => Ok(old.clone()),
+        None => Err(Problem::value(field, "… stands for a secret that was there before, but there was none")),
+    }
+}
+
+fn keep_some(field: &str, given: Option<Secret>, old: Option<&Secret>) -> Result<Option<Secret>, Problem> {
+    given.map(|given| keep(field, given, old)).transpose()
+}
+
+fn server(field: &str, text: Option<&String>) -> Result<Option<Url>, Problem> {
+    let parse = |text: &String| Url::parse(text).map_err(|_| Problem::value(field, "this is not a URL"));
+    text.map(parse).transpose()
+}
+
+impl Settings {
+    /// As they are shown.
+    pub(super) fn of(app: &Application) -> Self {
+        Self {
+            app_id: app.app_id.clone(),
+            sdk_app_id: app.sdk_app_id,
+            max_casts: app.max_casts,
+            callbacks: CallbacksBody {
+                volcengine: app.callbacks.volcengine.as_ref().map(ReceiverBody::of),
+                tencent: app.callbacks.tencent.as_ref().map(ReceiverBody::of),
+                native: app.callbacks.native.as_ref().map(ReceiverBody::of),
+            },
+            room: ProviderBody::of(&app.room),
+            codec: match app.codec {
+                RoomCodec::H264 => CodecBody::H264,
+                RoomCodec::Vp8 => CodecBody::Vp8,
+            },
+            ice: IceBody {
+                servers: app.ice.servers.iter().map(IceServerBody::of).collect(),
+                relay_only: app.ice.relay_only,
+            },
+            storage: StorageBody::of(&app.storage),
+            network: NetworkBody {
+                allow: app.network.allow.iter().map(ToString::to_string).collect(),
+                deny: app.network.deny.iter().map(ToString::to_string).collect(),
+                udp: app.network.udp,
+            },
+            limits: LimitsBody::of(&app.limits),
+        }
+    }
+
+    /// An application of these settings; keys and tokens are `old`'s.
+    pub(super) fn application(self, name: String, old: Option<&Application>) -> Result<Application, Problem> {
+        let mut codec = RoomCodec::H264;
+        if let CodecBody::Vp8 = self.codec {
+            codec = RoomCodec::Vp8;
+        }
+        Ok(Application {
+            name,
+            app_id: self.app_id,
+            sdk_app_id: self.sdk_app_id,
+            keys: old.map(|old| old.keys.clone()).unwrap_or_default(),
+            tokens: old.map(|old| old.tokens.clone()).unwrap_or_default(),
+            max_casts: self.max_casts,
+            callbacks: self.callbacks.callbacks(old.map(|old| &old.callbacks))?,
+            room: self.room.provider(old.map(|old| &old.room))?,
+            codec,
+            ice: self.ice.ice(old.map(|old| &old.ice))?,
+            storage: self.storage.defaults(old.map(|old| &old.storage))?,
+            network: self.network.network()?,
+            limits: self.limits.limits()?,
+        })
+    }
+}
+
+impl CallbacksBody {
+    fn callbacks(self, old: Option<&Callbacks>) -> Result<Callbacks, Problem> {
+        let receiver = |name: &str, body: Option<ReceiverBody>, old: Option<&Receiver>| {
+            body.map(|body| body.receiver(&format!("callbacks.{name}"), old)).transpose()
+        };
+        Ok(Callbacks {
+            volcengine: receiver("volcengine", self.volcengine, old.and_then(|old| old.volcengine.as_ref()))?,
+            tencent: receiver("tencent", self.tencent, old.and_then(|old| old.tencent.as_ref()))?,
+            native: receiver("native", self.native, old.and_then(|old| old.native.as_ref()))?,
+        })
+    }
+}
+
+impl ReceiverBody {
+    fn of(receiver: &Receiver) -> Self {
+        Self {
+            url: Self::shown(&receiver.url),
+            secret: receiver.secret.as_ref().map(|_| hidden()),
+            retry_s: receiver.retry_s,
+            noce: receiver.noce,
+        }
+    }
+
+    fn shown(url: &Url) -> String {
+        let text = url.as_str();
+        let path = &text[..text.find(['?', '#']).unwrap_or(text.len())];
+        if path.len() == text.len() { path.to_owned() } else { format!("{path}?{HIDDEN}") }
+    }
+
+    fn receiver(self, field: &str, old: Option<&Receiver>) -> Result<Receiver, Problem> {
+        let url = match old {
+            Some(old) if Self::shown(&old.url) == self.url => old.url.clone(),
+            _ => Url::parse(&self.url).map_err(|_| {
+                Problem::value(format!("{field}.url"), "this is not a URL like https://host/path")
+            })?,
+        };
+        let old = old.and_then(|old| old.secret.as_ref());
+        let secret = keep_some(&format!("{field}.secret"), self.secret, old)?;
+        Ok(Receiver { url, secret, retry_s: self.retry_s, noce: self.noce })
+    }
+}
+
+impl ProviderBody {
+    fn of(room: &RoomProvider) -> Self {
+        let RoomProvider::Service(service) = room else { return Self::Embedded };
+        let url = service.url().to_string();
+        let some = |secret: &Option<Secret>| secret.as_ref().map(|_| hidden());
+        match service {
+            RoomService::Whip { token, .. } => Self::Whip { url, token: some(token) },
+            RoomService::LiveKit { key, .. } => Self::Livekit { url, key: key.clone(), secret: hidden() },
+            RoomService::Janus { secret, room_secret, pin, .. } => {
+                Self::Janus { url, secret: some(secret), room_secret: some(room_secret), pin: some(pin) }
+            }
+        }
+    }
+
+    fn provider(self, old: Option<&RoomProvider>) -> Result<RoomProvider, Problem> {
+        let old = match old {
+            Some(RoomProvider::Service(service)) => Some(service),
+            _ => None,
+        };
+        // Shown without what may be secret in it.
+        let address = |text: String| match old {
+            Some(old) if old.url().to_string() == text => Ok(old.url().clone()),
+            _ => RoomUrl::parse(&text).map_err(|error| Problem::value("room.url", error.to_string())),
+        };
+        Ok(RoomProvider::Service(match self {
+            Self::Embedded => return Ok(RoomProvider::Embedded),
+            Self::Whip { url, token } => {
+                let before = match old {
+                    Some(RoomService::Whip { token, .. }) => token.as_ref(),
+                    _ => None,
+                };
+                RoomService::Whip { url: address(url)?, token: keep_some("room.token", token, before)? }
+            }
+            Self::Livekit { url, key, secret } => {
+                let before = match old {
+                    Some(RoomService::LiveKit { secret, .. }) => Some(secret),
+                    _ => None,
+                };
+                RoomService::LiveKit { url: address(url)?, key, secret: keep("room.secret", secret, before)? }
+            }
+            Self::Janus { url, secret, room_secret, pin } => {
+                let before = match old {
+                    Some(RoomService::Janus { secret, room_secret, pin, .. }) => {
+                        [secret.as_ref(), room_secret.as_ref(), pin.as_ref()]
+                    }
+                    _ => [None; 3],
+                };
+                RoomService::Janus {
+                    url: address(url)?,
+                    secret: keep_some("room.secret", secret, before[0])?,
+                    room_secret: keep_some("room.room_secret", room_secret, before[1])?,
+                    pin: keep_some("room.pin", pin, before[2])?,
+                }
+            }
+        }))
+    }
+}
+
+impl IceBody {
+    fn ice(self, old: Option<&Ice>) -> Result<Ice, Problem> {
+        let server = |(i, body): (usize, IceServerBody)| {
+            let before = old.and_then(|old| {
+                old.servers.iter().find(|old| old.url == body.url && old.username == body.username)
+            });
+            let field = format!("ice.servers[{i}].credential");
+            let credential = keep(&field, body.credential, before.map(|old| &old.credential))?;
+            Ok(IceServer { url: body.url, username: body.username, credential })
+        };
+        let servers = self.servers.into_iter().enumerate().map(server).collect::<Result<_, Problem>>()?;
+        Ok(Ice { servers, relay_only: self.relay_only })
+    }
+}
+
+impl IceServerBody {
+    fn of(server: &IceServer) -> Self {
+        let none = server.credential.reveal().is_empty();
+        let credential = if none { Secret::default() } else { hidden() };
+        Self { url: server.url.clone(), username: server.username.clone(), credential }
+    }
+}
+
+impl StorageBody {
+    fn of(storage: &StorageDefaults) -> Self {
+        let text = |url: &Option<Url>| url.as_ref().map(ToString::to_string);
+        let backup = storage.backup.clone().map(Storage::Bucket);
+        Self {
+            default: storage.default.as_ref().map(PlaceBody::of),
+            backup: backup.as_ref().map(PlaceBody::of),
+            cos_endpoint: text(&storage.cos_endpoint),
+            s3_endpoint: text(&storage.s3_endpoint),
+            vod_endpoint: text(&storage.vod_endpoint),
+            vod_keys: storage.vod_keys.as_ref().map(|key| VodKeys { id: key.id.clone(), secret: hidden() }),
+        }
+    }
+
+    fn defaults(self, old: Option<&StorageDefaults>) -> Result<StorageDefaults, Problem> {
+        let old_backup = old.and_then(|old| old.backup.clone()).map(Storage::Bucket);
+        let backup =
+            self.backup.map(|place| place.storage("storage.backup", old_backup.as_ref())).transpose()?;
+        let backup = backup.map(bucket).transpose()?;
+        let old_default = old.and_then(|old| old.default.as_ref());
+        let default = self.default.map(|place| place.storage("storage.default", old_default)).transpose()?;
+        let old_vod = old.and_then(|old| old.vod_keys.as_ref());
+        let vod_key = |keys: VodKeys| {
+            let before = old_vod.filter(|old| old.id == keys.id).map(|old| &old.secret);
+            let secret = keep("storage.vod_keys.secret", keys.secret, before)?;
+            Ok::<_, Problem>(AccessKey { id: keys.id, secret, disabled: false })
+        };
+        Ok(StorageDefaults {
+            default,
+            cos_endpoint: server("storage.cos_endpoint", self.cos_endpoint.as_ref())?,
+            s3_endpoint: server("storage.s3_endpoint", self.s3_endpoint.as_ref())?,
+            vod_endpoint: server("storage.vod_endpoint", self.vod_endpoint.as_ref())?,
+            vod_keys: self.vod_keys.map(vod_key).transpose()?,
+            backup,
+        })
+    }
+}
+
+fn bucket(storage: Storage) -> Result<Bucket, Problem> {
+    match storage {
+        Storage::Bucket(bucket) => Ok(bucket),
+        Storage::File(_) | Storage::Folder(_) | Storage::TencentVod(_) => {
+            Err(Problem::value("storage.backup.to", "a backup is a bucket: write s3://… or another service"))
+        }
+    }
+}
+
+impl PlaceBody {
+    fn of(storage: &Storage) -> Self {
+        let mut copy = storage.clone();
+        let keys = copy.keys_mut().and_then(|keys| keys.take());
+        let keys = keys.map(|keys| KeysBody {
+            access_key: hidden(),
+            secret_key: hidden(),
+            session_token: keys.session_token.map(|_| hidden()),
+        });
+        Self { to: address(storage), keys }
+    }
+
+    fn storage(self, field: &str, old: Option<&Storage>) -> Result<Storage, Problem> {
+        let storage = Storage::parse(&self.to)
+            .map_err(|error| Problem::value(format!("{field}.to"), error.to_string()))?;
+        // Keys go with the place they are for: those of another are not sent to a new one.
+        let same_place = old.filter(|old| address(old) == address(&storage)).cloned();
+        let before = same_place.and_then(|mut old| old.keys_mut().and_then(|keys| keys.take()));
+        let field = format!("{field}.keys");
+        let merge = |keys: KeysBody| {
+            let before = before.as_ref();
+            Ok::<_, Problem>(Keys {
+                access_key: keep(&field, keys.access_key, before.map(|keys| &keys.access_key))?,
+                secret_key: keep(&field, keys.secret_key, before.map(|keys| &keys.secret_key))?,
+                session_token: keep_some(
+                    &field,
+                    keys.session_token,
+                    before.and_then(|keys| keys.session_token.as_ref()),
+                )?,
+            })
+        };
+        let keys = self.keys.map(merge).transpose()?;
+        with_keys(storage, keys).map_err(|why| Problem::value(field, why))
+    }
+}
+
+impl NetworkBody {
+    fn network(self) -> Result<Network, Problem> {
+        let rules = |field: &str, list: Vec<String>| {
+            let rule = |(i, text): (usize, String)| {
+                Rule::parse(&text)
+                    .map_err(|error| Problem::value(format!("network.{field}[{i}]"), error.to_string()))
+            };
+            list.into_iter().enumerate().map(rule).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Network { allow: rules("allow", self.allow)?, deny: rules("deny", self.deny)?, udp: self.udp })
+    }
+}
+
+impl LimitsBody {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            max_time_s: limits.max_time.as_secs(),
+            attempts: limits.attempts,
+            memory_mib: limits.memory_bytes >> 20,
+            cpu_weight: limits.cpu_weight,
+        }
+    }
+
+    fn limits(self) -> Result<Limits, Problem> {
+        let memory_bytes = self.memory_mib.checked_mul(1 << 20);
+        let memory_bytes = memory_bytes
+            .ok_or_else(|| Problem::value("limits.memory_mib", "256 to 262144 MiB are possible"))?;
+        Ok(Limits {
+            max_time: Duration::from_secs(self.max_time_s),
+            attempts: self.attempts,
+            memory_bytes,
+            cpu_weight: self.cpu_weight,
+        })
+    }
+}

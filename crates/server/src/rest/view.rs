@@ -1,0 +1,454 @@
+//! What is shown of casts: nothing secret.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::push;
+use pagecast_core::spec::{Format, RoomIds};
+use pagecast_fleet::{Cast, Event, File, Happening, State, UnixMs, Vitals};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::place;
+use crate::service::Service;
+
+/// A cast.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Cast)]
+pub(super) struct CastView {
+    /// Names it: 32 hex digits. Later casts have larger ones.
+    id: String,
+    /// The application that wanted it.
+    app: String,
+    /// By which API it was asked for: `v1`, `volcengine` or `tencent`.
+    origin: String,
+    /// `queued`, `starting`, `live` or `ended`.
+    #[schema(value_type = String, example = "live")]
+    state: State,
+    /// Why it is over, once it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<EndView>,
+    /// Whether somebody asked for its end.
+    stop_asked: bool,
+    /// Whether nothing is left to do for it, storing its recording included.
+    closed: bool,
+    /// When it was asked for (RFC 3339).
+    created_at: String,
+    /// When a worker first took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
+    /// When the page was first in its outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_at: Option<String>,
+    /// When it was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+    /// The page.
+    source: SourceView,
+    /// Time from its start to its end, at most, in seconds.
+    max_time_s: u64,
+    /// The cast ends when the page was shown for so long, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_s: Option<f64>,
+    /// The room that it is published in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room: Option<RoomView>,
+    /// What is recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recording: Option<RecordingView>,
+    /// Servers that the stream is sent to, those that were removed included.
+    pushes: Vec<PushView>,
+    /// How it gets on at the moment, if somebody runs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vitals: Option<VitalsView>,
+    /// More about it.
+    links: Links,
+}
+
+/// Why a cast is over.
+#[derive(Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = End)]
+pub(super) struct EndView {
+    /// `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up` or `output-failed`.
+    #[schema(example = "stopped")]
+    reason: &'static str,
+    /// What was wrong with the page, if it was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<&'static str>,
+    /// For people, if there is more to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+/// A page.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Source)]
+struct SourceView {
+    /// Its address; what stands behind the `?` is shown as `…`.
+    url: String,
+    /// Width of the picture in pixels.
+    width: u32,
+    /// Height of the picture in pixels.
+    height: u32,
+    /// Pictures per second.
+    fps: u32,
+    /// Device pixel ratio.
+    scale_factor: f64,
+    /// Cap on the bitrate of the picture in recordings and pushes.
+    bitrate_kbps: u32,
+}
+
+/// A room.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Room)]
+struct RoomView {
+    /// Its name.
+    room: String,
+    /// The user that the page is published as.
+    user: String,
+    /// Where the connection stands: `idle`, `connecting`, `running`, `recovering`, `failed` or `disconnecting`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    state: Option<push::State>,
+    /// Why it does not run, if that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Where to watch it, if it is a room of this service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watch_url: Option<String>,
+    /// Viewers in it now, if it is a room of this service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    viewers: Option<usize>,
+}
+
+/// A recording.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Recording)]
+struct RecordingView {
+    /// What its files are called.
+    name: String,
+    /// The bucket it is kept in; absent for a folder of the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<String>,
+    /// `mp4`, `hls`, `hls-ts`, `both` or `both-ts`.
+    #[schema(value_type = String)]
+    format: Format,
+    /// Whether nothing is recorded any more though the cast goes on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    given_up: bool,
+    /// Why storing it has been failing for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    /// What was stored, once that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<StoredView>,
+}
+
+/// What was stored.
+#[derive(Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Stored)]
+pub(super) struct StoredView {
+    /// Whether all of it is where it should be.
+    complete: bool,
+    /// Whether it is in the backup instead.
+    backup: bool,
+    /// Why not, if not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    /// The files that players open.
+    files: Vec<FileView>,
+}
+
+/// A file that was stored.
+#[derive(Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = File)]
+struct FileView {
+    /// Its name.
+    name: String,
+    /// Bytes.
+    bytes: u64,
+    /// When its first frame was shown.
+    begin_at: String,
+    /// When its last one was.
+    end_at: String,
+    /// The id that video on demand gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_id: Option<String>,
+    /// Its address, if the storage told one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+}
+
+/// A server that the stream is sent to.
+#[derive(Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Push)]
+pub(super) struct PushView {
+    /// Its number within the cast, from 1.
+    id: u32,
+    /// Where it is sent, without its key.
+    url: String,
+    /// Where it stands: `idle`, `connecting`, `running`, `recovering`, `failed` or `disconnecting`.
+    #[schema(value_type = String, example = "running")]
+    state: push::State,
+    /// Why it does not run, if that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// How a cast gets on at the moment.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Vitals)]
+struct VitalsView {
+    /// When this was true.
+    at: String,
+    /// Length of the output so far, in milliseconds.
+    elapsed_ms: u64,
+    /// Changed pictures a second, lately.
+    fps: f64,
+    /// Changed pictures.
+    frames_captured: u64,
+    /// Pictures encoded.
+    frames_encoded: u64,
+    /// Moments without a change.
+    frames_unchanged: u64,
+    /// Changes that were told with a later picture.
+    frames_dropped: u64,
+    /// Bytes encoded.
+    bytes: u64,
+    /// Loudest sample lately, 0 to 1 and beyond: left, right.
+    peak: [f32; 2],
+    /// Cores that it takes, lately.
+    cpu_cores: f64,
+    /// Memory that it takes, in bytes.
+    memory_bytes: u64,
+    /// Files that wait to be stored, or are being stored.
+    upload_pending: usize,
+    /// What is sent to the room, in kbit/s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_bitrate_kbps: Option<u32>,
+    /// The time a packet takes to the room's server and back, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_rtt_ms: Option<f64>,
+    /// Largest part of packets that a layer lost lately, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_loss: Option<f32>,
+}
+
+/// Addresses, below the server's.
+#[derive(Serialize, ToSchema)]
+struct Links {
+    /// The cast.
+    this: String,
+    /// What happened to it.
+    events: String,
+    /// A picture of it.
+    snapshot: String,
+    /// Pictures and last words of its page in trouble.
+    evidence: String,
+    /// What was told of it, and what came of that.
+    deliveries: String,
+}
+
+/// What the history of a cast says of its outputs.
+#[derive(Default)]
+pub(super) struct Outputs {
+    pushes: BTreeMap<u32, PushView>,
+    room: Option<(push::State, Option<String>)>,
+    given_up: bool,
+    problem: Option<String>,
+    stored: Option<StoredView>,
+}
+
+impl Outputs {
+    /// One more event.
+    pub(super) fn hear(&mut self, event: &Event) {
+        match &event.what {
+            Happening::Push { id, url, state, error } => {
+                let view = PushView { id: *id, url: url.clone(), state: *state, error: error.clone() };
+                self.pushes.insert(*id, view);
+            }
+            Happening::Room { state, error } => self.room = Some((*state, error.clone())),
+            Happening::Unrecorded => self.given_up = true,
+            Happening::Storing { stuck, problem, .. } => {
+                self.problem = if *stuck { problem.clone() } else { None };
+            }
+            Happening::Stored { files, complete, backup, problem } => {
+                self.stored = Some(stored(files, *complete, *backup, problem.as_ref()));
+                self.problem = None;
+            }
+            Happening::Queued
+            | Happening::Started
+            | Happening::Live
+            | Happening::Reloaded { .. }
+            | Happening::Moved { .. }
+            | Happening::Restarted
+            | Happening::TakenUp
+            | Happening::Ended { .. } => {}
+        }
+    }
+}
+
+pub(super) fn stored(files: &[File], complete: bool, backup: bool, problem: Option<&String>) -> StoredView {
+    let file = |file: &File| FileView {
+        name: file.name.clone(),
+        bytes: file.bytes,
+        begin_at: time(file.begin_ms),
+        end_at: time(file.end_ms),
+        media_id: file.media_id.clone(),
+        url: file.url.clone(),
+    };
+    StoredView { complete, backup, problem: problem.cloned(), files: files.iter().map(file).collect() }
+}
+
+impl CastView {
+    /// A cast as it stands.
+    pub(super) fn of(service: &Service, cast: &Cast, vitals: Option<&Vitals>, outputs: Outputs) -> Self {
+        let spec = &cast.spec;
+        let size = spec.source.size;
+        let link = |rest: &str| format!("/v1/casts/{}{rest}", cast.id);
+        Self {
+            id: cast.id.to_string(),
+            app: cast.app.clone(),
+            origin: cast.origin.clone(),
+            state: cast.state,
+            end: cast.end.as_ref().map(|end| EndView::of(end.reason, end.message.as_ref())),
+            stop_asked: cast.stop_asked,
+            closed: cast.closed,
+            created_at: time(cast.created_ms),
+            started_at: cast.started_ms.map(time),
+            live_at: cast.live_ms.map(time),
+            ended_at: cast.ended_ms.map(time),
+            source: SourceView {
+                url: spec.source.url.to_string(),
+                width: size.width(),
+                height: size.height(),
+                fps: spec.source.fps.get(),
+                scale_factor: spec.source.scale_factor,
+                bitrate_kbps: spec.bitrate_bps() / 1000,
+            },
+            max_time_s: spec.limits.max_time.as_secs(),
+            duration_s: spec.duration.map(|duration| duration.as_secs_f64()),
+            pushes: pushes(cast, vitals, &outputs),
+            room: room(service, cast, vitals, outputs.room),
+            recording: spec.recording.as_ref().map(|recording| RecordingView {
+                name: recording.name.clone(),
+                to: place::shown(&recording.to),
+                format: recording.format,
+                given_up: outputs.given_up,
+                problem: vitals.and_then(|vitals| vitals.upload_problem.clone()).or(outputs.problem),
+                stored: outputs.stored,
+            }),
+            vitals: vitals.map(VitalsView::of),
+            links: Links {
+                this: link(""),
+                events: link("/events"),
+                snapshot: link("/snapshot.jpg"),
+                evidence: link("/evidence"),
+                deliveries: link("/deliveries"),
+            },
+        }
+    }
+}
+
+impl EndView {
+    pub(super) fn of(reason: EndReason, message: Option<&String>) -> Self {
+        let (reason, trouble) = match reason {
+            EndReason::Stopped => ("stopped", None),
+            EndReason::PageEnded => ("page-ended", None),
+            EndReason::MaxTime => ("max-time", None),
+            EndReason::Complete => ("complete", None),
+            EndReason::StartFailed => ("start-failed", None),
+            EndReason::GaveUp(trouble) => ("gave-up", Some(trouble_word(trouble))),
+            EndReason::OutputFailed => ("output-failed", None),
+        };
+        Self { reason, trouble, message: message.cloned() }
+    }
+}
+
+impl PushView {
+    pub(super) fn new(id: u32, url: &str, state: push::State, error: Option<&String>) -> Self {
+        Self { id, url: url.to_owned(), state, error: error.cloned() }
+    }
+}
+
+impl VitalsView {
+    fn of(vitals: &Vitals) -> Self {
+        let room = vitals.room.as_ref();
+        Self {
+            at: time(vitals.at_ms),
+            elapsed_ms: vitals.elapsed_ms,
+            fps: vitals.fps,
+            frames_captured: vitals.frames_captured,
+            frames_encoded: vitals.frames_encoded,
+            frames_unchanged: vitals.frames_unchanged,
+            frames_dropped: vitals.frames_dropped,
+            bytes: vitals.bytes,
+            peak: vitals.peak,
+            cpu_cores: vitals.cpu_cores,
+            memory_bytes: vitals.memory_bytes,
+            upload_pending: vitals.upload_pending,
+            room_bitrate_kbps: room.map(|room| room.bitrate_kbps),
+            room_rtt_ms: room.and_then(|room| room.rtt_ms),
+            room_loss: room.map(|room| room.loss),
+        }
+    }
+}
+
+/// What is wrong with a page, in a word.
+pub(super) fn trouble_word(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::StartTimeout => "start-timeout",
+        Trouble::Freeze => "freeze",
+        Trouble::Blank => "blank",
+        Trouble::Crash => "crash",
+        Trouble::Unreachable => "unreachable",
+    }
+}
+
+/// A time as RFC 3339 writes it, in milliseconds.
+pub(super) fn time(ms: UnixMs) -> String {
+    let time = DateTime::<Utc>::from_timestamp_millis(ms).unwrap_or_default();
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// Those that the history knows, and those of the description that have not begun.
+fn pushes(cast: &Cast, vitals: Option<&Vitals>, outputs: &Outputs) -> Vec<PushView> {
+    let mut all = outputs.pushes.clone();
+    for (id, push) in (1..).zip(&cast.spec.pushes) {
+        if all.len() < cast.spec.pushes.len() {
+            all.entry(id)
+                .or_insert_with(|| PushView::new(id, &push.url.to_string(), push::State::Idle, None));
+        }
+    }
+    for (id, state) in vitals.iter().flat_map(|vitals| &vitals.pushes) {
+        if let Some(view) = all.get_mut(id) {
+            view.state = *state;
+        }
+    }
+    all.into_values().collect()
+}
+
+fn room(
+    service: &Service,
+    cast: &Cast,
+    vitals: Option<&Vitals>,
+    heard: Option<(push::State, Option<String>)>,
+) -> Option<RoomView> {
+    let room = cast.spec.room.as_ref()?;
+    let RoomIds { room: name, user, .. } = &room.ids;
+    let (state, error) = heard.map_or((None, None), |(state, error)| (Some(state), error));
+    let state = vitals.and_then(|vitals| vitals.room.as_ref()).map(|room| room.state).or(state);
+    let own = service.rooms.as_ref().filter(|rooms| {
+        let same = |own: pagecast_core::spec::RoomService| own.url() == room.service.url();
+        cast.state != State::Ended && rooms.service(&room.ids).is_ok_and(same)
+    });
+    Some(RoomView {
+        room: name.clone(),
+        user: user.clone(),
+        error: error.filter(|_| state != Some(push::State::Running)),
+        state,
+        watch_url: own.map(|rooms| rooms.watch(&room.ids)),
+        viewers: own.map(|rooms| rooms.viewers(&room.ids)),
+    })
+}

@@ -1,0 +1,529 @@
+//! What a cast is asked for with.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pagecast_core::CastSpec;
+use pagecast_core::spec::{
+    ColorScheme, Context, Device, Format, Keys, Layer, Mobile, Orientation, Push, PushUrl, RoomIds, Secret,
+    Signal, Size, Source, SourceUrl, Storage,
+};
+use pagecast_core::time::Fps;
+use pagecast_fleet::CastId;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Problem;
+use super::place::KeysBody;
+use crate::app::{self, Application, Receiver};
+use crate::service::Service;
+
+mod field;
+
+pub(super) use field::refused;
+
+/// Longest time that a cast may wait for a worker, in seconds.
+const MAX_QUEUE_S: u64 = 86_400;
+
+/// A cast that is wanted: a page, and at least one of `room`, `recording` and `pushes`. What is left out is as usual.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewCast)]
+pub(super) struct Wish {
+    /// For which application. Only the administrator says it.
+    pub(super) app: Option<String>,
+    /// Address of the page, http or https.
+    #[schema(example = "https://example.com/talk", max_length = 8192)]
+    url: String,
+    /// Width of the picture in pixels, even; 1280 if left out.
+    #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
+    width: Option<u32>,
+    /// Height of the picture in pixels, even; 720 if left out.
+    #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
+    height: Option<u32>,
+    /// Pictures per second; 30 if left out.
+    #[schema(minimum = 1, maximum = 60)]
+    fps: Option<u32>,
+    /// Device pixel ratio; 1 if left out.
+    #[schema(minimum = 0.25, maximum = 8.0)]
+    scale_factor: Option<f64>,
+    /// Cap on the bitrate of the picture in recordings and pushes.
+    #[schema(minimum = 50, maximum = 100_000)]
+    bitrate_kbps: Option<u32>,
+    /// A phone or tablet instead of a desktop.
+    mobile: Option<MobileBody>,
+    /// Sent with every request of the page to its own origin, at most 100.
+    #[serde(default)]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    headers: Option<BTreeMap<String, Secret>>,
+    /// Cookies for the page's host, at most 100.
+    #[serde(default)]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    cookies: Option<BTreeMap<String, Secret>>,
+    /// Instead of the browser's own.
+    user_agent: Option<String>,
+    /// Language of the page, like `de-DE`.
+    locale: Option<String>,
+    /// IANA name, like `Europe/Berlin`.
+    timezone: Option<String>,
+    /// What `prefers-color-scheme` says.
+    color_scheme: Option<ColorSchemeBody>,
+    /// A style sheet that beats the page's own, at most 1 MiB.
+    css: Option<String>,
+    /// A script that runs in every document before the page's own, at most 1 MiB.
+    script: Option<String>,
+    /// For servers that ask by HTTP.
+    basic_auth: Option<BasicAuth>,
+    /// When the page may be shown.
+    ready: Option<Ready>,
+    /// How often to look whether the page is alive.
+    checks: Option<ChecksBody>,
+    /// Time from the start of the cast to its end, in seconds; no more than the application's casts may have.
+    #[schema(minimum = 10, maximum = 86_400)]
+    max_time_s: Option<u64>,
+    /// The cast ends when the page was shown for so long, in seconds.
+    #[schema(exclusive_minimum = 0.0, maximum = 86_400)]
+    duration_s: Option<f64>,
+    /// The room that the page is published in.
+    room: Option<RoomBody>,
+    /// What is recorded.
+    recording: Option<RecordingBody>,
+    /// Servers that the stream is sent to, at most 10.
+    #[schema(max_items = 10)]
+    pushes: Option<Vec<PushBody>>,
+    /// Who is told what happens, instead of the application's own receiver.
+    pub(super) callback: Option<CallbackBody>,
+    /// How long the cast may wait for room on the machine before it has failed, in seconds; as the operator has it if left out.
+    #[schema(maximum = 86_400)]
+    queue_s: Option<u64>,
+}
+
+/// A mobile device.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Mobile)]
+struct MobileBody {
+    /// Which.
+    device: DeviceBody,
+    /// How it is held; upright if left out.
+    #[serde(default)]
+    orientation: OrientationBody,
+}
+
+/// A kind of mobile device: 390x844 or 820x1180 CSS pixels.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = Device)]
+enum DeviceBody {
+    Phone,
+    Tablet,
+}
+
+/// How a mobile device is held.
+#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = Orientation)]
+enum OrientationBody {
+    #[default]
+    Portrait,
+    Landscape,
+}
+
+/// What a page's style may ask for.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = ColorScheme)]
+enum ColorSchemeBody {
+    Light,
+    Dark,
+}
+
+/// User and password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct BasicAuth {
+    /// User.
+    user: String,
+    /// Password.
+    #[schema(value_type = String)]
+    password: Secret,
+}
+
+/// When the page may be shown; until then nothing goes into any output.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Ready {
+    /// What the page calls.
+    signal: SignalBody,
+    /// How long its call is waited for, in seconds; 0 waits for ever.
+    #[schema(maximum = 60)]
+    timeout_s: u64,
+    /// A CSS selector that must match something visible.
+    #[schema(min_length = 1, max_length = 8192)]
+    selector: Option<String>,
+    /// Whether nothing may be being loaded, for half a second.
+    network_idle: bool,
+}
+
+/// What the page calls when it is ready: nothing, `onWebcastStart()` (and `onWebcastEnd()` at its end), or `notifyReady()`.
+#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = Signal)]
+enum SignalBody {
+    #[default]
+    None,
+    Webcast,
+    NotifyReady,
+}
+
+/// How often to look whether the page is alive, in seconds; never if left out.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = Checks)]
+struct ChecksBody {
+    /// Frozen: nothing changed on the page.
+    #[schema(minimum = 2, maximum = 30)]
+    freeze_s: Option<u64>,
+    /// Blank: every pixel is white.
+    #[schema(minimum = 2, maximum = 30)]
+    blank_s: Option<u64>,
+    /// Crashed: the renderer is gone, or its scripts do not get on.
+    #[schema(minimum = 1, maximum = 30)]
+    crash_s: Option<u64>,
+}
+
+/// A room of the application's provider.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewRoom)]
+struct RoomBody {
+    /// The room: letters, digits and `_ @ - .`
+    #[schema(pattern = "^[A-Za-z0-9_@.-]{1,128}$")]
+    room: String,
+    /// The user that the page is published as: likewise.
+    #[schema(pattern = "^[A-Za-z0-9_@.-]{1,128}$")]
+    user: String,
+    /// One stream, or two layers of it, the larger one first, which has the size of the page; as the page if left out.
+    #[schema(min_items = 1, max_items = 2)]
+    layers: Option<Vec<LayerBody>>,
+}
+
+/// One picture size of a stream: upper bounds, which a bad network stays below.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Layer)]
+struct LayerBody {
+    /// Width in pixels, even.
+    #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
+    width: u32,
+    /// Height in pixels, even.
+    #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
+    height: u32,
+    /// Most pictures per second; the page's if left out.
+    #[schema(minimum = 1, maximum = 60)]
+    fps: Option<u32>,
+    /// Most bits, by the size if left out.
+    #[schema(minimum = 30, maximum = 20_000)]
+    bitrate_kbps: Option<u32>,
+}
+
+/// What is recorded.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = NewRecording)]
+struct RecordingBody {
+    /// `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`, `az://`, `cos://`, `tos://`, `oss://`; where the application
+    /// keeps its recordings if left out. A folder of the server only for the administrator.
+    to: Option<String>,
+    /// Keys for it. Whoever names a bucket has them.
+    keys: Option<KeysBody>,
+    /// What it is made into.
+    format: FormatBody,
+    /// Length of a segment, in seconds; 4 if left out.
+    #[schema(minimum = 1, maximum = 60)]
+    segment_s: Option<u64>,
+    /// Longest MP4 file, in seconds; 24 hours if left out.
+    #[schema(minimum = 5, maximum = 86_400)]
+    split_s: Option<u64>,
+    /// Time between two thumbnails, in seconds; none if left out.
+    #[schema(minimum = 1, maximum = 3600)]
+    thumbnails_s: Option<u64>,
+    /// What its files are called; the id of the cast if left out.
+    #[schema(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
+    name: Option<String>,
+    /// Whether a list of all its files is stored with them, `NAME.json`.
+    manifest: bool,
+    /// No picture, only sound.
+    audio_only: bool,
+}
+
+/// What a recording is made into: MP4 files, segments of fragmented MP4 (`hls`) or of MPEG-TS (`hls-ts`) with playlists, or both.
+#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = Format)]
+enum FormatBody {
+    #[default]
+    Mp4,
+    Hls,
+    HlsTs,
+    Both,
+    BothTs,
+}
+
+/// A server that the stream is sent to.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewPush)]
+pub(super) struct PushBody {
+    /// `rtmp://HOST/APPLICATION/KEY`, `rtmps://…` or `srt://HOST:PORT?…`, at most 1000 bytes.
+    #[schema(value_type = String, example = "rtmp://live.example.com/app/key")]
+    url: Secret,
+    /// How long it may be without a connection before it is given up for good, in seconds; never if left out.
+    #[serde(default)]
+    #[schema(maximum = 86_400)]
+    patience_s: Option<u64>,
+}
+
+/// Who is told what happens to a cast.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Callback)]
+pub(super) struct CallbackBody {
+    /// http or https.
+    #[schema(value_type = String)]
+    url: Secret,
+    /// Signs what is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
+    secret: Option<Secret>,
+}
+
+impl CallbackBody {
+    pub(super) fn receiver(self) -> Result<Receiver, Problem> {
+        let url = url::Url::parse(self.url.reveal())
+            .map_err(|_| Problem::value("callback.url", "this is not a URL like https://host/path"))?;
+        let receiver = Receiver { url, secret: self.secret, retry_s: 0, noce: false };
+        app::check_receiver("callback", &receiver).map_err(|wrong| Problem::value(wrong.field, wrong.why))?;
+        Ok(receiver)
+    }
+}
+
+impl PushBody {
+    pub(super) fn push(self, field: &str) -> Result<Push, Problem> {
+        let url = PushUrl::parse(self.url.reveal())
+            .map_err(|error| Problem::value(format!("{field}url"), error.to_string()))?;
+        if self.patience_s.is_some_and(|s| s > 86_400) {
+            return Err(Problem::value(format!("{field}patience_s"), "at most 86400 s are possible"));
+        }
+        Ok(Push { url, patience: self.patience_s.map(Duration::from_secs) })
+    }
+}
+
+/// Who asks, of whom, and which cast it becomes.
+pub(super) struct Asker<'a> {
+    pub(super) service: &'a Service,
+    pub(super) app: &'a Application,
+    pub(super) id: &'a CastId,
+    /// Whether it may name folders of the server.
+    pub(super) trusted: bool,
+}
+
+impl Wish {
+    /// How long the cast may wait for a worker, in seconds.
+    pub(super) fn queue_s(&self, service: &Service) -> Result<u64, Problem> {
+        match self.queue_s {
+            Some(s) if s > MAX_QUEUE_S => Err(Problem::value("queue_s", "at most 86400 s are possible")),
+            s => Ok(s.unwrap_or(service.config.casts.queue_s)),
+        }
+    }
+
+    /// The description of the cast.
+    pub(super) fn spec(self, asker: &Asker<'_>) -> Result<CastSpec, Problem> {
+        if self.room.is_none() && self.recording.is_none() && self.pushes.as_ref().is_none_or(Vec::is_empty) {
+            let words = "this cast would go nowhere: name a room, a recording or pushes";
+            return Err(Problem::new(axum::http::StatusCode::BAD_REQUEST, "no-output", words));
+        }
+        let source = self.source()?;
+        let (size, fps) = (source.size, source.fps);
+        let mut spec = asker.service.cast(asker.app, asker.id, source);
+        spec.bitrate_kbps = self.bitrate_kbps;
+        if let Some(s) = self.max_time_s {
+            if Duration::from_secs(s) > asker.app.limits.max_time {
+                let most = asker.app.limits.max_time.as_secs();
+                return Err(Problem::value(
+                    "max_time_s",
+                    format!("this application's casts run {most} s at most"),
+                ));
+            }
+            spec.limits.max_time = Duration::from_secs(s);
+        }
+        spec.duration = self.duration_s.map(duration).transpose()?;
+        if let Some(ready) = self.ready {
+            spec.readiness.signal = ready.signal.into();
+            spec.readiness.timeout = Duration::from_secs(ready.timeout_s);
+            spec.readiness.selector = ready.selector;
+            spec.readiness.network_idle = ready.network_idle;
+        }
+        if let Some(checks) = self.checks {
+            let every = |s: Option<u64>| s.map(Duration::from_secs);
+            spec.checks.freeze = every(checks.freeze_s);
+            spec.checks.blank = every(checks.blank_s);
+            spec.checks.crash = every(checks.crash_s);
+        }
+        if let Some(room) = self.room {
+            spec.room = Some(room.room(asker, size, fps)?);
+        }
+        if let Some(recording) = self.recording {
+            spec.recording = Some(recording.recording(asker)?);
+        }
+        let pushes = self.pushes.unwrap_or_default().into_iter().enumerate();
+        spec.pushes =
+            pushes.map(|(i, push)| push.push(&format!("pushes[{i}]."))).collect::<Result<_, _>>()?;
+        spec.check().map_err(|error| refused(&error))?;
+        Ok(spec)
+    }
+
+    fn source(&self) -> Result<Source, Problem> {
+        let url = SourceUrl::parse(&self.url).map_err(|error| refused(&error))?;
+        let (width, height) = (self.width.unwrap_or(1280), self.height.unwrap_or(720));
+        let size = Size::new(width, height).map_err(|error| {
+            Problem::value(if self.width.is_some() { "width" } else { "height" }, error.to_string())
+        })?;
+        let fps = self.fps.map_or(Ok(Fps::USUAL), |fps| frame_rate("fps", fps))?;
+        let list = |map: &Option<BTreeMap<String, Secret>>| {
+            map.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        let context = Context {
+            mobile: self.mobile.as_ref().map(MobileBody::mobile),
+            headers: list(&self.headers),
+            cookies: list(&self.cookies),
+            user_agent: self.user_agent.clone(),
+            locale: self.locale.clone(),
+            timezone: self.timezone.clone(),
+            color_scheme: self.color_scheme.map(Into::into),
+            css: self.css.clone(),
+            script: self.script.clone(),
+            basic_auth: self.basic_auth.as_ref().map(|auth| (auth.user.clone(), auth.password.clone())),
+        };
+        Ok(Source { size, fps, scale_factor: self.scale_factor.unwrap_or(1.0), context, ..Source::new(url) })
+    }
+}
+
+fn frame_rate(field: &str, fps: u32) -> Result<Fps, Problem> {
+    Fps::new(fps).ok_or_else(|| Problem::value(field, "1 to 60 frames per second are possible"))
+}
+
+fn duration(s: f64) -> Result<Duration, Problem> {
+    Duration::try_from_secs_f64(s)
+        .map_err(|_| Problem::value("duration_s", "one frame to 24 hours are possible, in seconds"))
+}
+
+impl MobileBody {
+    fn mobile(&self) -> Mobile {
+        let device = match self.device {
+            DeviceBody::Phone => Device::Phone,
+            DeviceBody::Tablet => Device::Tablet,
+        };
+        let orientation = match self.orientation {
+            OrientationBody::Portrait => Orientation::Portrait,
+            OrientationBody::Landscape => Orientation::Landscape,
+        };
+        Mobile { device, orientation }
+    }
+}
+
+impl RoomBody {
+    fn room(self, asker: &Asker<'_>, size: Size, fps: Fps) -> Result<pagecast_core::spec::Room, Problem> {
+        let layer = |(i, body): (usize, LayerBody)| {
+            let size = Size::new(body.width, body.height)
+                .map_err(|error| Problem::value(format!("room.layers[{i}].width"), error.to_string()))?;
+            let fps = body.fps.map_or(Ok(fps), |rate| frame_rate(&format!("room.layers[{i}].fps"), rate))?;
+            Ok(Layer { size, fps, bitrate_kbps: body.bitrate_kbps })
+        };
+        let layers = match self.layers {
+            None => vec![Layer { size, fps, bitrate_kbps: None }],
+            Some(layers) => layers.into_iter().enumerate().map(layer).collect::<Result<Vec<_>, Problem>>()?,
+        };
+        // One that also uses Volcengine's API finds its rooms under the same name.
+        let app = asker.app.app_id.clone().unwrap_or_else(|| asker.app.name.clone());
+        let ids = RoomIds { app, room: self.room, user: self.user, task: asker.id.to_string() };
+        asker.service.room(asker.app, ids, layers).map_err(|error| refused(&error))
+    }
+}
+
+impl RecordingBody {
+    fn recording(self, asker: &Asker<'_>) -> Result<pagecast_core::spec::Recording, Problem> {
+        let to = self.to.as_deref().map(|to| place(to, self.keys.clone(), asker.trusted)).transpose()?;
+        if to.is_none() && self.keys.is_some() {
+            return Err(Problem::value("recording.keys", "keys are for a bucket that recording.to names"));
+        }
+        let mut recording = asker.service.recording(asker.app, asker.id, to);
+        recording.format = self.format.into();
+        if let Some(s) = self.segment_s {
+            recording.segment = Duration::from_secs(s);
+        }
+        if let Some(s) = self.split_s {
+            recording.split = Duration::from_secs(s);
+        }
+        recording.thumbnails = self.thumbnails_s.map(Duration::from_secs);
+        if let Some(name) = self.name {
+            recording.name = name;
+        }
+        recording.manifest = self.manifest;
+        recording.audio_only = self.audio_only;
+        Ok(recording)
+    }
+}
+
+/// A place that a request names. Without keys of its own it would be opened with the operator's, so only the administrator may
+/// leave them out.
+fn place(to: &str, keys: Option<KeysBody>, trusted: bool) -> Result<Storage, Problem> {
+    let mut storage =
+        Storage::parse(to).map_err(|error| Problem::value("recording.to", error.to_string()))?;
+    let keys = keys.map(Keys::from);
+    match (&storage, trusted) {
+        (Storage::File(_) | Storage::Folder(_), false) => {
+            let words = "only the administrator may name a folder of the server: write s3://, gs://, az://, cos://, tos:// or \
+                         oss:// with a bucket, or leave it out";
+            return Err(Problem::value("recording.to", words));
+        }
+        (Storage::Bucket(_), false) if keys.is_none() => {
+            return Err(Problem::value("recording.keys", "a bucket of your own needs its keys"));
+        }
+        _ => {}
+    }
+    storage = app::with_keys(storage, keys).map_err(|why| Problem::value("recording.keys", why))?;
+    storage.check().map_err(|error| Problem::value("recording.keys", error.to_string()))?;
+    Ok(storage)
+}
+
+impl From<ColorSchemeBody> for ColorScheme {
+    fn from(body: ColorSchemeBody) -> Self {
+        match body {
+            ColorSchemeBody::Light => Self::Light,
+            ColorSchemeBody::Dark => Self::Dark,
+        }
+    }
+}
+
+impl From<SignalBody> for Signal {
+    fn from(body: SignalBody) -> Self {
+        match body {
+            SignalBody::None => Self::None,
+            SignalBody::Webcast => Self::Webcast,
+            SignalBody::NotifyReady => Self::NotifyReady,
+        }
+    }
+}
+
+impl From<FormatBody> for Format {
+    fn from(body: FormatBody) -> Self {
+        match body {
+            FormatBody::Mp4 => Self::Mp4,
+            FormatBody::Hls => Self::Hls,
+            FormatBody::HlsTs => Self::HlsTs,
+            FormatBody::Both => Self::Both,
+            FormatBody::BothTs => Self::BothTs,
+        }
+    }
+}

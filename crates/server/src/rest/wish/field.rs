@@ -1,0 +1,86 @@
+//! Which field of a request a refusal of its description is about.
+
+use pagecast_core::SpecError;
+use pagecast_core::spec::{Field, StorageError};
+
+use super::Problem;
+
+/// What is wrong with a description, in the words of the API.
+pub(in crate::rest) fn refused(error: &SpecError) -> Problem {
+    let problem = match place(error) {
+        Some(field) => Problem::value(field, words(error)),
+        None => Problem::new(axum::http::StatusCode::BAD_REQUEST, "invalid-parameter", words(error)),
+    };
+    if matches!(error, SpecError::Room { what: "the embedded rooms", .. }) {
+        return Problem::conflict("no-rooms", "this service has no rooms: they are switched off")
+            .field("room");
+    }
+    problem
+}
+
+fn words(error: &SpecError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) if matches!(error, SpecError::UrlSyntax { .. }) => format!("{error}: {source}"),
+        _ => error.to_string(),
+    }
+}
+
+fn place(error: &SpecError) -> Option<&'static str> {
+    Some(match error {
+        SpecError::UrlSyntax { .. } | SpecError::UrlScheme(_) | SpecError::UrlLength(_) => "url",
+        SpecError::Size { .. } => "width",
+        SpecError::Fps(_) => "fps",
+        SpecError::ScaleFactor(_) => "scale_factor",
+        SpecError::Bitrate(_) => "bitrate_kbps",
+        SpecError::Duration(_) => "duration_s",
+        SpecError::Name(_) => "recording.name",
+        SpecError::OneFile => "recording.format",
+        SpecError::MediaOnly | SpecError::NoPicture => "recording.thumbnails_s",
+        SpecError::Storage(StorageError::Keys(_)) => "recording.keys",
+        SpecError::Storage(_) | SpecError::Path(_) | SpecError::Backup => "recording.to",
+        SpecError::Push(_) => "pushes",
+        SpecError::Time { field, .. } | SpecError::Number { field, .. } => of_range(*field)?,
+        SpecError::Context { what, .. } => of_context(what)?,
+        SpecError::Room { what, .. } => of_room(what),
+        _ => return None,
+    })
+}
+
+fn of_range(field: Field) -> Option<&'static str> {
+    Some(match field {
+        Field::ReadyTimeout => "ready.timeout_s",
+        Field::FreezeCheck => "checks.freeze_s",
+        Field::BlankCheck => "checks.blank_s",
+        Field::CrashCheck => "checks.crash_s",
+        Field::MaxTime => "max_time_s",
+        Field::Segment => "recording.segment_s",
+        Field::Split => "recording.split_s",
+        Field::Thumbnails => "recording.thumbnails_s",
+        Field::Attempts | Field::Memory | Field::CpuWeight | Field::Patience | Field::Spool => return None,
+    })
+}
+
+fn of_context(what: &str) -> Option<&'static str> {
+    let known = [
+        ("header", "headers"),
+        ("headers or cookies", "headers"),
+        ("cookie", "cookies"),
+        ("user agent", "user_agent"),
+        ("locale", "locale"),
+        ("time zone", "timezone"),
+        ("style sheet or script", "css"),
+        ("scale factor", "mobile"),
+        ("selector to wait for", "ready.selector"),
+    ];
+    known.into_iter().find(|(name, _)| *name == what).map(|(_, field)| field)
+}
+
+fn of_room(what: &str) -> &'static str {
+    match what {
+        "this room identifier" => "room.room",
+        "this user identifier" => "room.user",
+        "these layers" => "room.layers",
+        "this bitrate of a layer" => "room.layers",
+        _ => "room",
+    }
+}

@@ -1,0 +1,79 @@
+//! What operators and their programs ask for.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use tokio::time::timeout;
+
+use super::Desk;
+use crate::metrics;
+use crate::service::{Service, same};
+
+/// The fleet must have answered by then.
+const WITHIN: Duration = Duration::from_secs(3);
+/// A worker that was not heard of for so long does not count, in milliseconds.
+const HEARD_MS: i64 = 10_000;
+
+/// The process answers.
+pub(super) async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// Whether casts are taken and will be run.
+pub(super) async fn ready(State(desk): State<Desk>) -> Response {
+    let why = if *desk.draining.borrow() {
+        Some("the service is ending".to_owned())
+    } else {
+        unready(&desk.service).await
+    };
+    match why {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
+    }
+}
+
+async fn unready(service: &Service) -> Option<String> {
+    match timeout(WITHIN, service.fleet.check()).await {
+        Err(_) => return Some("the fleet's storage does not answer".into()),
+        Ok(Err(error)) => return Some(error.to_string()),
+        Ok(Ok(())) => {}
+    }
+    let now = service.now();
+    let mut workers = service.fleet.workers().await;
+    workers.retain(|(_, load)| now.saturating_sub(load.at_ms) <= HEARD_MS);
+    if workers.is_empty() {
+        return Some("no worker was heard of in the last 10 s".into());
+    }
+    workers.iter().all(|(_, load)| load.draining).then(|| "all workers are ending".to_owned())
+}
+
+/// Metrics, for whoever is on this machine or is the administrator.
+pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Response {
+    if !open(&desk.service, &headers) && !is_admin(&desk.service, &headers) {
+        let ask = [(WWW_AUTHENTICATE, "Bearer")];
+        return (StatusCode::UNAUTHORIZED, ask, "the administrator's token is needed\n").into_response();
+    }
+    match metrics::scrape(&desk.metrics, &desk.service).await {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+/// Whether only this machine can ask: nobody else reaches the listener, unless a proxy passes them on.
+fn open(service: &Service, headers: &HeaderMap) -> bool {
+    let passed_on = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+    service.config.listen.ip().is_loopback() && !passed_on.iter().any(|name| headers.contains_key(*name))
+}
+
+fn is_admin(service: &Service, headers: &HeaderMap) -> bool {
+    let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token =
+        shown.and_then(|shown| shown.split_once(' ')).filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
+    match (&service.config.admin_token, token) {
+        (Some(secret), Some((_, token))) => same(secret, token.trim()),
+        _ => false,
+    }
+}

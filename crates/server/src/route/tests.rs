@@ -1,0 +1,218 @@
+use axum::body::to_bytes;
+use axum::http::Request;
+use pagecast_core::spec::Secret;
+use pagecast_fleet::{Load, WorkerId};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::app::Apps;
+use crate::callback::testing::{Outbox, now};
+use crate::config::Config;
+
+fn parrot(name: &'static str, call: &Call) -> Response {
+    let len = call.body.len();
+    let said = call.header("x-request-id").unwrap_or_default();
+    let error = if len == 3 { r#"{"Response":{"Error":{"Code":"Auth.Bad","Message":"x"}}}"# } else { "" };
+    format!("{name} {} ?{} {len} {said}{error}", call.method, call.query).into_response()
+}
+
+static PARROTS: &[Tongue] = &[
+    Tongue {
+        api: "tencent",
+        claims: |call| call.header("x-tc-action").is_some(),
+        handle: |_, call| Box::pin(async move { parrot("tencent", &call) }),
+    },
+    Tongue {
+        api: "volcengine",
+        claims: |call| call.query.contains("Version="),
+        handle: |_, call| Box::pin(async move { parrot("volcengine", &call) }),
+    },
+];
+
+struct House {
+    outbox: Arc<Outbox>,
+    router: Router,
+    draining: watch::Sender<bool>,
+}
+
+fn house(config: Config) -> House {
+    let outbox = Outbox::new();
+    let service = Service {
+        fleet: outbox.clone(),
+        apps: Arc::new(Apps::default()),
+        config: Arc::new(config),
+        rooms: None,
+        clock: Arc::new(now),
+    };
+    let (draining, told) = watch::channel(false);
+    let desk = Desk { service, metrics: Arc::default(), draining: told, tongues: PARROTS };
+    let rest = Router::new().route("/v1/things/{id}", get(|| async { "thing" }));
+    House { outbox, router: build(desk, rest), draining }
+}
+
+impl House {
+    async fn ask(
+        &self,
+        request: axum::http::request::Builder,
+        body: impl Into<Body>,
+    ) -> (StatusCode, String, HeaderMap) {
+        let answer = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        (parts.status, String::from_utf8(body.to_vec()).unwrap(), parts.headers)
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let (status, body, _) = self.ask(Request::get(path), "").await;
+        (status, body)
+    }
+}
+
+#[tokio::test]
+async fn requests_are_told_apart() {
+    let house = house(Config::default());
+    let post = Request::post;
+    for (request, want) in [
+        (post("/").header("X-TC-Action", "StartWebRecord"), "tencent POST ? 2"),
+        (
+            post("/?Action=StartWebcast&Version=2020-12-01"),
+            "volcengine POST ?Action=StartWebcast&Version=2020-12-01 2",
+        ),
+        (Request::get("/?Action=GetWebCastTask"), "volcengine GET ?Action=GetWebCastTask 2"),
+        (post("/"), "volcengine POST ? 2"),
+        (Request::get("/").header("Authorization", "HMAC-SHA256 x"), "volcengine GET ? 2"),
+        (Request::put("/"), "volcengine PUT ? 2"),
+    ] {
+        let (status, body, _) = house.ask(request, "{}").await;
+        assert!(status == StatusCode::OK && body.starts_with(want), "{body} is not {want}");
+    }
+    let (_, text, headers) = house.ask(Request::get("/").header("Accept", "text/html,*/*"), "").await;
+    assert!(text.contains("<h1>Pagecast") && headers["content-type"] == "text/html; charset=utf-8");
+    let (_, text, _) = house.ask(Request::get("/"), "").await;
+    assert!(text.starts_with("This is Pagecast."));
+    assert_eq!(house.get("/v1/things/7").await, (StatusCode::OK, "thing".into()));
+    assert_eq!(house.get("/elsewhere").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn each_answer_has_a_name() {
+    let house = house(Config::default());
+    let id = |headers: &HeaderMap| headers["x-request-id"].to_str().unwrap().to_owned();
+    let (_, body, headers) = house.ask(Request::post("/").header("X-Request-Id", "mine_1.2-3"), "").await;
+    assert_eq!(id(&headers), "mine_1.2-3");
+    assert!(body.ends_with("mine_1.2-3"), "handlers see the same one: {body}");
+    for bad in ["", "a b", "x\"y", &"a".repeat(65)] {
+        let (_, body, headers) =
+            house.ask(Request::get("/v1/things/1").header("X-Request-Id", bad), "").await;
+        assert!(id(&headers).len() == 36 && body == "thing", "{bad:?} became {:?}", id(&headers));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_ends_behind_the_limit() {
+    let house = house(Config::default());
+    for (len, want) in [
+        (MAX_BODY_LEN, MAX_BODY_LEN),
+        (MAX_BODY_LEN + 1, MAX_BODY_LEN + 1),
+        (MAX_BODY_LEN + 5000, MAX_BODY_LEN + 1),
+    ] {
+        let (_, body, _) = house.ask(Request::post("/"), vec![b'x'; len]).await;
+        assert!(body.contains(&format!(" {want} ")), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn health_and_readiness() {
+    let house = house(Config::default());
+    assert_eq!(house.get("/healthz").await, (StatusCode::OK, "ok\n".into()));
+    let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
+    assert_eq!(house.get("/readyz").await, not("no worker was heard of in the last 10 s"));
+    let load = |age: i64, draining| Load { at_ms: now() - age, draining, ..Load::default() };
+    let put = |loads: Vec<Load>| {
+        let named = loads.into_iter().map(|load| (WorkerId("w".into()), load)).collect();
+        *house.outbox.loads.lock().unwrap() = named;
+    };
+    put(vec![load(60_000, false)]);
+    assert_eq!(house.get("/readyz").await, not("no worker was heard of in the last 10 s"));
+    put(vec![load(0, true), load(60_000, false)]);
+    assert_eq!(house.get("/readyz").await, not("all workers are ending"));
+    put(vec![load(0, true), load(0, false)]);
+    assert_eq!(house.get("/readyz").await, (StatusCode::OK, "ready\n".into()));
+    *house.outbox.broken.lock().unwrap() = true;
+    assert_eq!(house.get("/readyz").await, not("the fleet is not available"));
+    *house.outbox.broken.lock().unwrap() = false;
+    house.draining.send_replace(true);
+    assert_eq!(house.get("/readyz").await, not("the service is ending"));
+    assert_eq!(house.get("/healthz").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn metrics_are_for_this_machine_and_the_administrator() {
+    let token = "an-administrators-token";
+    let open = Config {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        admin_token: Some(Secret::new(token)),
+        ..Config::default()
+    };
+    let nobody = Config { admin_token: None, ..open.clone() };
+    let local = Config { admin_token: None, ..Config::default() };
+    let bearer = |token: &str| Some(("Authorization", format!("Bearer {token}")));
+    for (what, config, header, want) in [
+        ("here", &local, None, 200),
+        ("here through a proxy", &local, Some(("X-Forwarded-For", "1.2.3.4".into())), 401),
+        ("anywhere", &open, None, 401),
+        ("a wrong token", &open, bearer("an-administrators-tokem"), 401),
+        ("no token", &open, bearer(""), 401),
+        ("the token in other clothes", &open, Some(("Authorization", format!("Basic {token}"))), 401),
+        ("the token", &open, bearer(token), 200),
+        ("no administrator", &nobody, bearer(""), 401),
+    ] {
+        let house = house(config.clone());
+        let mut request = Request::get("/metrics");
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let (status, body, _) = house.ask(request, "").await;
+        assert_eq!(status.as_u16(), want, "{what}: {body}");
+        assert_eq!(body.contains("pagecast_casts{"), want == 200, "{what}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn requests_are_measured_by_action_and_code() {
+    let house = house(Config::default());
+    house.ask(Request::post("/").header("X-TC-Action", "startwebrecord"), "{}").await;
+    house.ask(Request::post("/").header("X-TC-Action", "StopWebRecord"), "bad").await;
+    house.ask(Request::post("/?Version=1&Action=Whatever"), "{}").await;
+    let form = Request::post("/?Version=1").header("content-type", "application/x-www-form-urlencoded");
+    house.ask(form, "Action=StartWebcast").await;
+    house.get("/v1/things/8").await;
+    let text = house.get("/metrics").await.1;
+    for labels in [
+        r#"api="tencent",action="StartWebRecord",code="ok""#,
+        r#"api="tencent",action="StopWebRecord",code="Auth.Bad""#,
+        r#"api="volcengine",action="other",code="ok""#,
+        r#"api="volcengine",action="StartWebcast",code="ok""#,
+        r#"api="v1",action="GET /v1/things/{id}",code="200""#,
+    ] {
+        let line = format!("pagecast_api_request_duration_seconds_count{{{labels}}} 1");
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn codes_are_found_in_envelopes_only() {
+    for (answer, want) in [
+        (r#"{"Response":{"Error":{"Code":"InternalError","Message":"m"}}}"#, Some("InternalError")),
+        (
+            r#"{"ResponseMetadata":{"Error":{"CodeN":1,"Code":"InvalidParameter.X"}}}"#,
+            Some("InvalidParameter.X"),
+        ),
+        (r#"{"Result":"\"Error\":{\"Code\":\"no\""}"#, None),
+        (r#"{"Error":{"Code":"a b"}}"#, None),
+        (r#"{"Error":{"Code":"unfinished"#, None),
+        ("", None),
+    ] {
+        assert_eq!(vendor_code(answer.as_bytes()).as_deref(), want, "{answer}");
+    }
+}

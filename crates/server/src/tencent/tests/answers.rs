@@ -1,0 +1,332 @@
+//! Answers to the letter, and every way to be refused.
+
+use axum::body::to_bytes;
+
+use super::super::sign::tests as captured;
+use super::*;
+
+/// Head and body of an answer, its request id apart.
+async fn answered(world: &World, call: Call) -> (Value, HeaderMap) {
+    let response = answer::respond(&call, world.act(&call).await);
+    assert_eq!(response.status(), 200, "always");
+    let headers = response.headers().clone();
+    assert_eq!(headers["content-type"], "application/json", "to the letter");
+    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let mut body: Value = serde_json::from_slice(&body).unwrap();
+    let id = body["Response"].as_object_mut().unwrap().remove("RequestId").unwrap();
+    assert_eq!(id.as_str().unwrap().split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+    (body, headers)
+}
+
+fn good(action: &str, params: &Value) -> Call {
+    signed(How::Json, ID, &Secret::new(SECRET), action, params, NOW_MS / 1000)
+}
+
+fn changed(change: impl FnOnce(&mut Call)) -> Call {
+    let mut call = good("StopWebRecord", &json!({ "TaskId": "abc" }));
+    change(&mut call);
+    call
+}
+
+fn set(header: &'static str, value: &str) -> Call {
+    changed(|call| drop(call.headers.insert(header, value.parse().unwrap())))
+}
+
+fn without(header: &str) -> Call {
+    changed(|call| drop(call.headers.remove(header)))
+}
+
+#[tokio::test]
+async fn success_is_an_id_and_nothing_else() {
+    let world = World::new();
+    let (body, headers) = answered(&world, good("StartWebRecord", &least())).await;
+    let id = body["Response"]["TaskId"].as_str().unwrap().to_owned();
+    assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "fit for a folder: {id}");
+    assert_eq!(body, json!({ "Response": { "TaskId": id } }));
+    assert!(!headers.contains_key("x-tc-traceid"));
+    let mut traced = good("StopWebRecord", &json!({ "TaskId": id }));
+    traced.headers.insert("x-tc-traceid", "00000000-0000-4000-8000-000000000000".parse().unwrap());
+    let (body, headers) = answered(&world, traced.clone()).await;
+    assert_eq!(body, json!({ "Response": {} }));
+    assert_eq!(headers["x-tc-traceid"], "00000000-0000-4000-8000-000000000000");
+    let (body, headers) = answered(&world, traced).await;
+    let error = json!({ "Code": "FailedOperation.TaskNotExist", "Message": "task not exist" });
+    assert_eq!(body, json!({ "Response": { "Error": error } }));
+    assert_eq!(headers["x-tc-traceid"], "00000000-0000-4000-8000-000000000000", "with errors, too");
+    let (_, headers) = answered(&world, set("x-tc-traceid", &"a".repeat(129))).await;
+    assert!(!headers.contains_key("x-tc-traceid"), "too long to be one");
+}
+
+const EXPIRED: &str = "AuthFailure.SignatureExpire";
+const MISMATCH: &str = "AuthFailure.SignatureFailure";
+const MALFORMED: &str = "AuthFailure.InvalidAuthorization";
+/// Nothing is wrong with the request itself.
+const GONE: &str = "FailedOperation.TaskNotExist";
+
+/// A form as an SDK makes it, and what is done to it on its way.
+fn form(change: impl FnOnce(&mut String)) -> Call {
+    let mut call = signed(How::Form, ID, &Secret::new(SECRET), "StopWebRecord", &json!({}), NOW_MS / 1000);
+    let mut body = String::from_utf8(call.body.to_vec()).unwrap();
+    change(&mut body);
+    call.body = body.into();
+    call
+}
+
+async fn check(rows: Vec<(Call, &str)>) {
+    let world = World::new();
+    for (call, code) in rows {
+        let shown = format!("{} {:?}", call.method, call.headers);
+        let (body, _) = answered(&world, call).await;
+        let error = &body["Response"]["Error"];
+        assert_eq!(error["Code"], code, "{shown}: {error}");
+        let message = error["Message"].as_str().unwrap();
+        assert!(!message.is_empty() && !message.contains(SECRET), "{message}");
+        assert_eq!(body["Response"].as_object().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn requests_that_prove_nothing_are_refused() {
+    let stop = json!({ "TaskId": "abc" });
+    let by =
+        |how, id, secret: &str| signed(how, id, &Secret::new(secret), "StopWebRecord", &stop, NOW_MS / 1000);
+    let aged =
+        |how, seconds| signed(how, ID, &Secret::new(SECRET), "StopWebRecord", &stop, NOW_MS / 1000 + seconds);
+    check(vec![
+        (without("authorization"), MALFORMED),
+        (set("authorization", "SKIP"), MALFORMED),
+        (without("x-tc-timestamp"), "MissingParameter"),
+        (without("host"), "MissingParameter"),
+        (without("content-type"), MISMATCH),
+        (set("content-type", "text/plain"), MISMATCH),
+        (set("host", "elsewhere:8080"), MISMATCH),
+        (set("x-tc-token", "temporary"), "AuthFailure.TokenFailure"),
+        (set("x-tc-token", ""), GONE),
+        (changed(|call| call.body = "{}".into()), MISMATCH),
+        (by(How::Json, ID, "wrong"), MISMATCH),
+        (by(How::Get, ID, "wrong"), MISMATCH),
+        (by(How::Form, ID, "wrong"), MISMATCH),
+        (by(How::OldGet, ID, "wrong"), MISMATCH),
+        (by(How::Json, "AKIDgone", SECRET), "AuthFailure.SecretIdNotFound"),
+        (by(How::Form, "AKIDgone", SECRET), "AuthFailure.SecretIdNotFound"),
+        (aged(How::Json, 301), EXPIRED),
+        (aged(How::Json, -301), EXPIRED),
+        (aged(How::Form, 301), EXPIRED),
+        (aged(How::OldGet, -301), EXPIRED),
+        (aged(How::Json, 300), GONE),
+        (aged(How::OldGet, -300), GONE),
+        (form(|body| *body = body.replace("StopWebRecord", "StartWebRecord")), MISMATCH),
+        (form(|body| body.push_str("&More=1")), MISMATCH),
+        (form(|body| *body = body.replace("Signature=", "Unsigned=")), "MissingParameter"),
+        (form(|body| *body = body.replace("SecretId=", "Unsigned=")), "MissingParameter"),
+        (form(|body| *body = body.replace("Nonce=7", "Nonce=x")), "InvalidParameterValue"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused() {
+    let stop = json!({ "TaskId": "abc" });
+    let called =
+        |kind| signed(How::Called(kind), ID, &Secret::new(SECRET), "StopWebRecord", &stop, NOW_MS / 1000);
+    let get = |query: String| changed(|call| (call.method, call.query) = (Method::GET, query));
+    const TOO_LARGE: &str = "RequestSizeLimitExceeded";
+    check(vec![
+        (changed(|call| call.method = Method::PUT), "UnsupportedProtocol"),
+        (changed(|call| call.method = Method::HEAD), "UnsupportedProtocol"),
+        (called("multipart/form-data; boundary=x"), "InvalidRequest"),
+        (called("text/plain"), "InvalidParameter.BodyParamsError"),
+        (called("Application/JSON; charset=UTF-8"), GONE),
+        (without("x-tc-action"), "MissingParameter"),
+        (without("x-tc-version"), "MissingParameter"),
+        (set("x-tc-version", "2020-12-01"), "NoSuchVersion"),
+        (good("StartWebRecords", &stop), "InvalidAction"),
+        (good("startWebRecord", &stop), "InvalidAction"),
+        (form(|body| body.push_str(&"&a=".repeat(1000))), "InvalidParameter.BodyParamsError"),
+        (get("a=&".repeat(1001)), "InvalidParameter.UrlParamsError"),
+        (form(|body| body.push_str(&"a".repeat(1 << 20))), TOO_LARGE),
+        (get("a=".repeat(16_385)), TOO_LARGE),
+        (changed(|call| call.body = vec![b' '; (10 << 20) + 1].into()), TOO_LARGE),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_none_are_refused_after_their_signature() {
+    let world = World::new();
+    for (body, code) in [
+        ("[]", "InvalidParameter.BodyParamsError"),
+        ("{\"TaskId\":", "InvalidParameter.BodyParamsError"),
+        ("\u{0}", "InvalidParameter.BodyParamsError"),
+        ("", "MissingParameter.TaskId"),
+        ("{\"TaskId\":\"abc\",\"TaskId\":\"abd\"}", "FailedOperation.TaskNotExist"),
+    ] {
+        let headers =
+            sign_v3(ID, &Secret::new(SECRET), "localhost", "StopWebRecord", body.as_bytes(), NOW_MS / 1000);
+        let headers: Vec<_> =
+            headers.iter().map(|(n, v)| (*n, v.as_str())).chain([("host", "localhost")]).collect();
+        let fault = world.act(&call("POST", "", &headers, body)).await.unwrap_err();
+        assert_eq!(fault.code, code, "{body:?}");
+    }
+    let twice = json!({ "TaskId": "a", "TaskId.B": "b" });
+    assert_eq!(world.code(How::Form, "StopWebRecord", &twice).await, "InvalidParameter");
+}
+
+#[tokio::test]
+async fn keys_are_changed_without_a_pause_and_refused_when_disabled() {
+    let key = |id: &str, secret: &str, disabled| AccessKey {
+        id: id.to_owned(),
+        secret: Secret::new(secret),
+        disabled,
+    };
+    let mut one = application("one", SDK_APP_ID);
+    one.keys = vec![
+        key("old", "1", false),
+        key("new", "2", false),
+        key("off", "3", true),
+        key("shared", "4", false),
+    ];
+    let mut two = application("two", 7);
+    two.keys = vec![key("shared", "4", false), key("off", "5", false), key("old", "another", false)];
+    let world = World::with(vec![one, two], |_| {});
+    let start = async |id: &str, secret: &str, sdk_app_id: u64| {
+        let params = with(least(), "SdkAppId", Some(json!(sdk_app_id)));
+        let call = signed(How::Json, id, &Secret::new(secret), "StartWebRecord", &params, NOW_MS / 1000);
+        world.act(&call).await.map_or_else(|fault| fault.code, |_| "")
+    };
+    const OTHERS: &str = "FailedOperation.SdkAppIdNotUnderAppId";
+    for (id, secret, app, code) in [
+        ("old", "1", SDK_APP_ID, ""),
+        ("new", "2", SDK_APP_ID, ""),
+        ("off", "3", SDK_APP_ID, "AuthFailure.SignatureFailure"),
+        ("off", "5", 7, ""),
+        ("off", "5", SDK_APP_ID, OTHERS),
+        ("shared", "4", SDK_APP_ID, ""),
+        ("shared", "4", 7, ""),
+        ("old", "1", 7, OTHERS),
+        ("old", "another", 7, ""),
+        ("new", "1", SDK_APP_ID, "AuthFailure.SignatureFailure"),
+    ] {
+        assert_eq!(start(id, secret, app).await, code, "{id} {secret} {app}");
+    }
+}
+
+#[tokio::test]
+async fn regions_are_served_as_configured() {
+    let world = World::with(vec![application("demo", SDK_APP_ID)], |config| {
+        config.tencent.regions = vec!["ap-beijing".into(), "ap-guangzhou".into()];
+    });
+    let code = async |region: Option<&str>| {
+        let call = region.map_or_else(|| changed(|_| {}), |region| set("x-tc-region", region));
+        world.act(&call).await.unwrap_err().code
+    };
+    assert_eq!(code(None).await, "MissingParameter");
+    assert_eq!(code(Some("ap-guangzhou")).await, "FailedOperation.TaskNotExist");
+    assert_eq!(code(Some("ap-singapore")).await, "UnsupportedRegion");
+    let form = json!({ "TaskId": "abc", "Region": "ap-beijing" });
+    assert_eq!(world.code(How::Form, "StopWebRecord", &form).await, "FailedOperation.TaskNotExist");
+    let any = World::new();
+    for region in ["ap-nowhere", ""] {
+        let fault = any.act(&set("x-tc-region", region)).await.unwrap_err();
+        assert_eq!(fault.code, "FailedOperation.TaskNotExist");
+    }
+}
+
+#[tokio::test]
+async fn each_key_may_ask_so_often_for_each_action() {
+    let mut world = World::new();
+    // One a second cannot come back while this test runs two calls, unless it takes a second: then nothing is shown.
+    world.limits = Limits::new(1);
+    let stop = json!({ "TaskId": "abc" });
+    let forged = signed(How::Json, ID, &Secret::new("wrong"), "StopWebRecord", &stop, NOW_MS / 1000);
+    assert_eq!(world.act(&forged).await.unwrap_err().code, "AuthFailure.SignatureFailure");
+    let mut codes = Vec::new();
+    // However slow the machine is, some two of many calls come within a second.
+    while !codes.contains(&"RequestLimitExceeded") {
+        codes.push(world.code(How::Json, "StopWebRecord", &stop).await);
+    }
+    assert_eq!(codes[0], "FailedOperation.TaskNotExist", "forgeries do not count");
+    assert_eq!(world.code(How::Json, "DescribeWebRecord", &stop).await, "FailedOperation.TaskNotExist");
+}
+
+#[tokio::test]
+async fn trouble_of_the_fleet_is_told_without_details() {
+    let fault = unavailable(pagecast_fleet::Error::Unavailable);
+    assert_eq!((fault.code, fault.message.contains("fleet")), ("InternalError", false));
+}
+
+#[test]
+fn requests_are_claimed_by_what_they_carry() {
+    const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded; charset=utf-8");
+    for (call, ours) in [
+        (call("POST", "", &[("x-tc-action", "StartWebRecord")], "{}"), true),
+        (call("POST", "", &[("x-tc-anything", "")], ""), true),
+        (call("POST", "", &[("authorization", "TC3-HMAC-SHA256 x")], ""), true),
+        (call("POST", "", &[("authorization", "HMAC-SHA256 x")], ""), false),
+        (call("GET", "Action=StopWebRecord&SecretId=a", &[], ""), true),
+        (call("GET", "Version=2019-07-22", &[], ""), true),
+        (call("GET", "Version=2020-12-01&Action=StartWebcast", &[], ""), false),
+        (call("POST", "", &[FORM], "Version=2019-07-22"), true),
+        (call("POST", "", &[FORM], "a=SecretId"), false),
+        (call("POST", "", &[("content-type", "application/json")], "SecretId=a"), false),
+        (call("GET", "", &[], ""), false),
+    ] {
+        assert_eq!(claims(&call), ours, "{call:?}");
+    }
+}
+
+/// The example in the documents of the vendor, to the letter.
+#[tokio::test]
+async fn the_example_of_the_documents_works() {
+    let body = r#"{
+"RecordUrl": "https://web-record-xxxxx.cos.ap-xxx.myqcloud.com/xxxx/xxx.mp4",
+"StorageParams": {
+"CloudStorage": {
+"Vendor": 0,
+"Bucket": "webrecord-1234589",
+"Region": "ap-chengdu",
+"AccessKey": "AKxxxxxx",
+"SecretKey": "Idxxxxxx",
+"FileNamePrefix": [
+"record",
+"video"
+]
+}
+},
+"MaxDurationLimit": 3600,
+"WebRecordVideoParams": {
+"Width": 1280,
+"Height": 720,
+"Format": "mp4"
+}
+}"#;
+    let host = "trtc.tencentcloudapi.com";
+    let headers = sign_v3(ID, &Secret::new(SECRET), host, "StartWebRecord", body.as_bytes(), NOW_MS / 1000);
+    let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).chain([("host", host)]).collect();
+    let answer = World::new().act(&call("POST", "", &headers, body)).await.unwrap();
+    assert!(answer.contains_key("TaskId"));
+}
+
+#[tokio::test]
+async fn requests_of_the_sdk_work_as_they_came_and_come_again() {
+    let mut app = application("demo", SDK_APP_ID);
+    app.keys = vec![AccessKey { id: captured::ID.to_owned(), secret: captured::secret(), disabled: false }];
+    app.network = serde_json::from_value(json!({ "allow": ["127.0.0.1:1935"] })).unwrap();
+    let mut specs = Vec::new();
+    for call in captured::captured() {
+        assert!(claims(&call));
+        let world = World::with(vec![app.clone()], |_| {});
+        let answer = world.act(&call).await.unwrap();
+        let id = CastId::parse(answer["TaskId"].as_str().unwrap()).unwrap();
+        let cast = world.service.fleet.get(&id).await.unwrap().unwrap();
+        assert_eq!(cast.request, json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1" }));
+        // Go's SDK sends the same bytes again, and is told what the first ones did.
+        assert_eq!(world.act(&call).await.unwrap_err().code, "FailedOperation.TaskExist");
+        let mut spec = serde_json::to_value(&cast.spec).unwrap().to_string();
+        for own in [id.as_str(), world.service.config.data.to_str().unwrap()] {
+            spec = spec.replace(own, "");
+        }
+        specs.push(spec);
+    }
+    assert_eq!(specs[0], specs[1], "both are the same wish");
+}

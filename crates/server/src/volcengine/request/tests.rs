@@ -1,0 +1,258 @@
+use serde_json::json;
+
+use super::*;
+
+/// A body with everything that must be there, and this besides: a field by its path, with slashes.
+fn with(path: &str, value: Value) -> Map<String, Value> {
+    let mut body = json!({
+        "AppId": "app0123456789", "RoomId": "room1", "TaskId": "task1", "UserId": "webcast_1",
+        "SourceURL": "https://a.example/b?c=d", "VideoSolutions": [{}], "MonitorConfig": {}, "EventNotifyConfig": {},
+    });
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let parent = if parent.is_empty() { String::new() } else { format!("/{parent}") };
+    body.pointer_mut(&parent).unwrap()[name] = value;
+    body.as_object().unwrap().clone()
+}
+
+fn read(path: &str, value: Value) -> Result<Value, Fault> {
+    Start::read(&with(path, value)).map(|start| serde_json::to_value(start).unwrap())
+}
+
+fn refused(path: &str, value: &Value) -> Fault {
+    read(path, value.clone()).expect_err(&format!("{path} = {value}"))
+}
+
+#[test]
+fn numbers() {
+    let (large, huge) = (json!(4_294_967_296_u64), json!(1e300));
+    for (path, default, low, high, zero) in [
+        ("VideoSolutions/0/Width", 1280, 50, 1920, false),
+        ("VideoSolutions/0/Height", 720, 50, 1080, false),
+        ("VideoSolutions/0/FrameRate", 15, 1, 60, false),
+        ("VideoSolutions/0/Bitrate", 0, 0, 10_000, true),
+        ("MaxRunningTime", 86_400, 10, 86_400, false),
+        ("MonitorConfig/FreezeCheckInterval", 0, 2, 30, true),
+        ("MonitorConfig/BlankCheckInterval", 0, 2, 30, true),
+        ("MonitorConfig/CrashCheckInterval", 0, 0, 30, true),
+        ("EventNotifyConfig/StartTimeout", 0, 0, 60, true),
+    ] {
+        let value_of =
+            |given: Value| read(path, given).map(|echo| echo.pointer(&format!("/{path}")).cloned());
+        let absent = Start::read(&with("X", json!("unknown fields do not matter"))).unwrap();
+        let absent = serde_json::to_value(absent).unwrap();
+        assert_eq!(absent.pointer(&format!("/{path}")), Some(&json!(default)), "{path}, absent");
+        for (given, expected) in
+            [(Value::Null, default), (json!(default), default), (json!(low), low), (json!(high), high)]
+        {
+            assert_eq!(value_of(given.clone()), Ok(Some(json!(expected))), "{path} = {given}");
+        }
+        assert_eq!(value_of(json!(0)).is_ok(), zero, "{path} = 0");
+        let name = path.replace("/0/", "[0].").replace('/', ".");
+        let beyond =
+            [json!(low - 1), json!(high + 1), json!(-1), large.clone(), huge.clone(), json!(i64::MIN)];
+        for given in beyond.into_iter().filter(|given| !(zero && *given == json!(0))) {
+            let Fault { code, message } = refused(path, &given);
+            let ends = if zero && low > 0 {
+                format!("{name} is {given}: 0, and {low} to {high} are possible")
+            } else {
+                format!("{name} is {given}: {low} to {high} are possible")
+            };
+            assert_eq!((code, message), (Code::InvalidParameter, ends));
+        }
+        for (given, said) in [
+            (json!("30"), "a string"),
+            (json!(true), "a boolean"),
+            (json!([30]), "an array"),
+            (json!({}), "an object"),
+            (json!(20.5), "20.5"),
+        ] {
+            let Fault { code, message } = refused(path, &given);
+            assert_eq!(
+                (code, message),
+                (Code::InvalidParameter, format!("{name} must be an integer, it is {said}"))
+            );
+        }
+    }
+}
+
+#[test]
+fn odd_sizes_are_rounded_down() {
+    for (given, expected) in [(51, 50), (1279, 1278), (1280, 1280), (1079, 1078)] {
+        for side in ["Width", "Height"] {
+            if side == "Width" || given <= 1080 {
+                let echo = read(&format!("VideoSolutions/0/{side}"), json!(given)).unwrap();
+                assert_eq!(echo["VideoSolutions"][0][side], expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn identifiers() {
+    for (name, malformed, needed) in [
+        ("AppId", Code::IllegalAppId, true),
+        ("RoomId", Code::IllegalRoomId, true),
+        ("TaskId", Code::InvalidParameter, true),
+        ("UserId", Code::InvalidParameter, true),
+        ("BusinessId", Code::InvalidParameter, false),
+    ] {
+        for good in ["a", "azAZ09_@-.", &"a".repeat(128)] {
+            assert_eq!(read(name, json!(good)).unwrap()[name], good);
+        }
+        for bad in ["a b", "a/b", "ä", "页", "a\n", &"a".repeat(129), &"页".repeat(100_000)] {
+            let Fault { code, message } = refused(name, &json!(bad));
+            assert_eq!(code, malformed, "{name}");
+            let count = format!("with {} characters: 1 to 128 of the letters", bad.chars().count());
+            assert!(message.starts_with(&format!("{name} is \"")) && message.contains(&count), "{message}");
+            assert!(message.len() < 500, "{message}");
+        }
+        for (given, said) in [(json!(1), "a number"), (json!(["a"]), "an array"), (json!(false), "a boolean")]
+        {
+            let Fault { code, message } = refused(name, &given);
+            assert_eq!(
+                (code, message),
+                (Code::InvalidParameter, format!("{name} must be a string, it is {said}"))
+            );
+        }
+        if needed {
+            let missing = Fault::new(Code::InvalidParameter, format!("{name} is missing"));
+            assert_eq!(refused(name, &Value::Null), missing);
+            let mut without = with("X", Value::Null);
+            without.remove(name);
+            assert_eq!(Start::read(&without), Err(missing));
+            assert_eq!(refused(name, &json!("")).code, malformed);
+        } else {
+            for nothing in [Value::Null, json!("")] {
+                assert_eq!(read(name, nothing).unwrap().get(name), None);
+            }
+        }
+    }
+}
+
+#[test]
+fn addresses() {
+    let long = |chars: usize, of: &str| format!("https://a.example/{}", of.repeat(chars - 18));
+    for good in
+        ["http://a.example", "https://u:p@a.example:8443/b?c=d#e", &long(1024, "a"), &long(1024, "𠀀")]
+    {
+        assert_eq!(read("SourceURL", json!(good)).unwrap()["SourceURL"], good, "as it was written");
+        let start = Start::read(&with("SourceURL", json!(good))).unwrap();
+        let page = start.page().unwrap();
+        assert_eq!(SourceUrl::parse(page.reveal()), Ok(page), "it can be read again");
+        assert!(!format!("{start:?}").contains("a.example"));
+    }
+    for (bad, words) in [
+        (json!(long(1025, "a")), "SourceURL has 1025 characters: 1 to 1024 are possible"),
+        (json!(long(1025, "页")), "SourceURL has 1025 characters"),
+        (json!(""), "SourceURL has 0 characters"),
+        (Value::Null, "SourceURL is missing"),
+        (json!(7), "SourceURL must be a string, it is a number"),
+    ] {
+        let Fault { code, message } = refused("SourceURL", &bad);
+        assert!(code == Code::InvalidParameter && message.starts_with(words), "{message}");
+    }
+    for (bad, words) in [
+        ("a.example/b?secret=1", "must be an address like https://a.example/page: relative"),
+        ("file:///etc/passwd", "cannot open a file: address"),
+        ("javascript:alert(1)", "cannot open a javascript: address"),
+        ("https://", "must be an address like https://a.example/page: empty host"),
+    ] {
+        let Fault { code, message } =
+            Start::read(&with("SourceURL", json!(bad))).unwrap().page().unwrap_err();
+        assert!(code == Code::InvalidParameter && message.contains(words), "{message}");
+        assert!(!message.contains("secret"), "{message}");
+    }
+}
+
+#[test]
+fn solutions_and_objects() {
+    let usual = json!([{ "Width": 1280, "Height": 720, "FrameRate": 15, "Bitrate": 0 }]);
+    for nothing in [Value::Null, json!([]), json!([{}]), json!([{ "Width": null }])] {
+        assert_eq!(read("VideoSolutions", nothing).unwrap()["VideoSolutions"], usual);
+    }
+    let two = read("VideoSolutions", json!([{ "Width": 640, "Height": 360 }, {}])).unwrap();
+    assert_eq!(two["VideoSolutions"][0]["Width"], 640, "as they were written");
+    assert_eq!(two["VideoSolutions"][1], usual[0]);
+    let off = json!({ "FreezeCheckInterval": 0, "BlankCheckInterval": 0, "CrashCheckInterval": 0 });
+    assert_eq!(read("MonitorConfig", Value::Null).unwrap()["MonitorConfig"], off);
+    let off = json!({ "EnableEventNotify": false, "StartTimeout": 0 });
+    assert_eq!(read("EventNotifyConfig", Value::Null).unwrap()["EventNotifyConfig"], off);
+    for flag in [true, false] {
+        let echo = read("EventNotifyConfig/EnableEventNotify", json!(flag)).unwrap();
+        assert_eq!(echo["EventNotifyConfig"]["EnableEventNotify"], flag);
+    }
+    for (path, bad, words) in [
+        ("VideoSolutions", json!([{}, {}, {}]), "VideoSolutions has 3 items: 1 to 2 are possible"),
+        ("VideoSolutions", json!({}), "VideoSolutions must be an array, it is an object"),
+        ("VideoSolutions", json!([null]), "VideoSolutions[0] must be an object, it is null"),
+        ("VideoSolutions", json!([{}, 7]), "VideoSolutions[1] must be an object, it is a number"),
+        (
+            "VideoSolutions",
+            json!([{}, { "Width": 7 }]),
+            "VideoSolutions[1].Width is 7: 50 to 1920 are possible",
+        ),
+        ("MonitorConfig", json!([]), "MonitorConfig must be an object, it is an array"),
+        ("EventNotifyConfig", json!("on"), "EventNotifyConfig must be an object, it is a string"),
+        (
+            "EventNotifyConfig/EnableEventNotify",
+            json!("true"),
+            "EventNotifyConfig.EnableEventNotify must be true or false, it is a string",
+        ),
+        (
+            "EventNotifyConfig/EnableEventNotify",
+            json!(1),
+            "EventNotifyConfig.EnableEventNotify must be true or false, it is a number",
+        ),
+    ] {
+        assert_eq!(refused(path, &bad), Fault::new(Code::InvalidParameter, words));
+    }
+}
+
+#[test]
+fn bodies() {
+    let deep = format!("{{\"AppId\":{}", "[".repeat(60_000));
+    for (bytes, code) in [
+        (&b""[..], Code::BodyIsEmpty),
+        (b" \r\n\t", Code::BodyIsEmpty),
+        (b"{", Code::Unmarshal),
+        (b"[]", Code::Unmarshal),
+        (b"null", Code::Unmarshal),
+        (b"\"{}\"", Code::Unmarshal),
+        (b"{} {}", Code::Unmarshal),
+        (b"{\"AppId\":1e999}", Code::Unmarshal),
+        (b"{\"AppId\":\"\xff\"}", Code::Unmarshal),
+        (b"AppId=a&RoomId=b", Code::Unmarshal),
+        (deep.as_bytes(), Code::Unmarshal),
+    ] {
+        assert_eq!(body(bytes).unwrap_err().code, code);
+    }
+    let escaped = body(
+        br#"{"AppId":"a","AppId":"b","SourceURL":"https:\/\/a.example\/?a=1\u0026b=\u9875","appid":"c"}"#,
+    );
+    let escaped = escaped.unwrap();
+    assert_eq!(
+        (&escaped["AppId"], &escaped["SourceURL"]),
+        (&json!("b"), &json!("https://a.example/?a=1&b=页"))
+    );
+    assert!(Start::read(&escaped).is_err(), "names are as they are written");
+}
+
+#[test]
+fn the_first_of_several_items_counts() {
+    let item = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let items = [item("AppId", "a"), item("RoomId", "r"), item("TaskId", "t"), item("AppId", "b")];
+    let task = Task::read(&query(&items)).unwrap();
+    assert_eq!((task.app_id.as_str(), task.room_id.as_str(), task.task_id.as_str()), ("a", "r", "t"));
+    assert_eq!(Task::read(&query(&items[..2])).unwrap_err().message, "TaskId is missing");
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_from_outside_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), text in "[\\[\\]{}:,\"0-9a-zA-Z.e+-]{0,100}") {
+        for bytes in [&bytes[..], text.as_bytes()] {
+            if let Ok(fields) = body(bytes) {
+                assert!(Start::read(&fields).is_err());
+            }
+        }
+    }
+}
