@@ -29,7 +29,7 @@ time.time = lambda: right_time() + wrong
 
 
 def text(value):
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def tell(call, describe, step):

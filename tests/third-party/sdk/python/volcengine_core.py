@@ -28,8 +28,9 @@ def call(step):
 
 
 def describe(error):
-    names = ("status", "reason", "body")
-    return {name: steps.text(getattr(error, name, None)) for name in names}
+    # It has no body if the service said 200 and an error.
+    body = getattr(error, "body", None)
+    return {"status": getattr(error, "status", None), "body": body and steps.text(body)}
 
 
 steps.run(call, describe)
