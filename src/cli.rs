@@ -7,10 +7,11 @@ mod output;
 mod page;
 pub(crate) mod room;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use pagecast_core::spec::Size;
 use pagecast_core::{Fps, SpecError};
 
@@ -26,6 +27,17 @@ Exit codes:
   4  the recording cannot be written or stored: it exists, no folder, read-only, disk full, wrong keys;
      or the room refuses the page, or somebody else took its place
   5  the browser is missing or cannot start, or the page was in trouble too often";
+
+const CALL_HELP: &str = "\
+Examples:
+  pagecast call StartWebcast '{\"AppId\":\"demo\",\"RoomId\":\"room1\",\"TaskId\":\"task1\",\"UserId\":\"webcast_1\",\"SourceURL\":\"https://example.com\"}'
+  pagecast call GetWebCastTask '{\"AppId\":\"demo\",\"RoomId\":\"room1\",\"TaskId\":\"task1\"}'
+  pagecast call \"GET /v1/casts\"
+
+Exit codes:
+  0  the service did it
+  1  no answer, or no keys
+  2  the service answered with an error, which is printed";
 
 /// Turns a web page into live video and recordings
 #[derive(Debug, Parser)]
@@ -45,10 +57,15 @@ pub(crate) enum Command {
     /// Janus; with -o and --push, record and push it meanwhile
     #[command(after_help = EXIT_CODES)]
     Cast(Box<Live>),
+    /// Run casts for others: the APIs of Volcengine (StartWebcast) and Tencent (StartWebRecord), a REST API, rooms, callbacks
+    Serve(Serve),
+    /// Ask a service as the clouds' own SDKs do: StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord, StopWebRecord,
+    /// DescribeWebRecord; or its REST API, as in "GET /v1/casts"
+    Call(Call),
     /// Finish and store recordings that were broken off, or could not be stored
     #[command(after_help = EXIT_CODES)]
     Recover(Recover),
-    /// Record the page that comes with Pagecast, and make a picture of what came out
+    /// Show and record the page that comes with Pagecast, by both clouds' APIs, and make a picture of what came out
     Demo(Demo),
     /// Run the cast that standard input describes; started by Pagecast itself
     #[command(hide = true)]
@@ -75,6 +92,52 @@ pub(crate) struct Live {
     pub(crate) room: room::Room,
     #[command(flatten)]
     pub(crate) output: output::Output,
+}
+
+/// `pagecast serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The configuration; pagecast.toml here, if there is one, or the defaults. See docs/reference/config.md
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the APIs listen
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where casts, recordings and keys are kept
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data: Option<PathBuf>,
+    /// Say what is wrong with the configuration, and end
+    #[arg(long)]
+    pub(crate) check_config: bool,
+    /// How to log, to standard error
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) log: LogFormat,
+}
+
+/// How a service logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    #[default]
+    Pretty,
+    /// An object a line
+    Json,
+}
+
+/// `pagecast call`.
+#[derive(Debug, Args)]
+#[command(after_help = CALL_HELP)]
+pub(crate) struct Call {
+    /// An action of either cloud, or a method and a path of the REST API
+    pub(crate) action: String,
+    /// Parameters, or the body, as JSON
+    pub(crate) body: Option<String>,
+    /// The service
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub(crate) endpoint: String,
+    /// Keys, unless PAGECAST_ACCESS_KEY and PAGECAST_SECRET_KEY (PAGECAST_TOKEN for the REST API) are set
+    #[arg(long, default_value = "pagecast-data/credentials.json", value_name = "FILE")]
+    pub(crate) credentials: PathBuf,
 }
 
 /// `pagecast recover`.
@@ -108,9 +171,9 @@ impl Command {
         let quiet = match self {
             Self::Record(args) => args.cast.quiet || screen::stderr_is_terminal(),
             Self::Cast(args) => args.cast.quiet || screen::stderr_is_terminal(),
-            Self::Recover(_) => false,
+            Self::Recover(_) | Self::Serve(_) => false,
             Self::Demo(_) => screen::stderr_is_terminal(),
-            Self::Doctor | Self::RunCast => true,
+            Self::Doctor | Self::RunCast | Self::Call(_) => true,
         };
         if quiet { "warn" } else { "info" }
     }

@@ -21,6 +21,11 @@ const OUTPUT: u8 = 4;
 const BROWSER: u8 = 5;
 
 impl Failure {
+    /// What somebody wrote is wrong.
+    pub(crate) fn of_value(error: anyhow::Error) -> Self {
+        Self { error, code: BAD_VALUE }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }

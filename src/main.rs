@@ -1,5 +1,6 @@
 //! `pagecast`: the command line. Everything it does is done by the crates under `crates/`.
 
+mod call;
 mod cli;
 mod demo;
 mod doctor;
@@ -8,6 +9,7 @@ mod live;
 mod record;
 mod recover;
 mod screen;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -21,12 +23,14 @@ fn main() -> ExitCode {
     let started = process::now();
     let cli = Cli::parse();
     pagecast_media::quieten();
-    log_to_stderr(cli.command.log_level());
+    log_to_stderr(&cli.command);
     let done = match cli.command {
         Command::Record(args) => record::run(&args, started),
         Command::Cast(args) => live::run(&args, started),
+        Command::Serve(args) => serve::run(&args),
+        Command::Call(args) => call::run(&args),
         Command::Recover(args) => recover::run(&args),
-        Command::Demo(args) => demo::run(&args, started),
+        Command::Demo(args) => demo::run(&args),
         Command::RunCast => Ok(process::run_inside(&record::stop_by_signals())),
         Command::Doctor => doctor::run(),
     };
@@ -37,13 +41,14 @@ fn main() -> ExitCode {
 }
 
 /// `RUST_LOG` beats what the command wants.
-fn log_to_stderr(level: &str) {
+fn log_to_stderr(command: &Command) {
+    let level = command.log_level();
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},smithay=warn")));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(screen::stderr_is_terminal())
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if matches!(command, Command::Serve(args) if args.log == cli::LogFormat::Json) {
+        log.json().flatten_event(true).init();
+    } else {
+        log.with_target(false).with_ansi(screen::stderr_is_terminal()).init();
+    }
 }

@@ -31,7 +31,7 @@ pub type UnixMs = i64;
 
 /// Largest picture that is kept as a snapshot, in bytes.
 pub const MAX_SNAPSHOT_BYTES: usize = 8 << 20;
-/// Commands that wait for the owner of a cast. Full: more are refused.
+/// Commands that wait for the owner of a cast. Full: more are refused, but for one to stop.
 pub const MAX_COMMANDS: usize = 64;
 
 /// What a server wants of a cast that runs, or will.
@@ -192,12 +192,12 @@ pub trait Fleet: Debug + Send + Sync {
     async fn find(&self, key: &Key) -> Result<Option<Cast>, Error>;
     /// Casts, the newest first.
     async fn list(&self, filter: &Filter) -> Result<Page, Error>;
-    /// How many casts are in which state; those of one application, or all. Ended ones that are remembered count too.
+    /// How many casts are in each state; those of one application, or all. Ended ones that are remembered count too.
     async fn count(&self, app: Option<&str>) -> Result<Vec<(State, u64)>, Error>;
     /// Hands a command to whoever owns the cast, now or later. One that is still queued and is to stop ends at once, as
     /// [`pagecast_core::cast::EndReason::Stopped`]. [`Error::NoCast`], [`Error::Over`], [`Error::Busy`].
     async fn order(&self, id: &CastId, command: Command) -> Result<(), Error>;
-    /// What happened to a cast after this event (0: from the beginning), in order, at most `limit`.
+    /// What happened to a cast after this event (0: from the beginning), in order, at most `limit`. [`Error::NoCast`].
     async fn events(&self, id: &CastId, after: u64, limit: usize) -> Result<Vec<Event>, Error>;
     /// How it gets on, if somebody runs it.
     async fn vitals(&self, id: &CastId) -> Option<Vitals>;
@@ -226,14 +226,14 @@ pub trait Fleet: Debug + Send + Sync {
     /// The commands up to this one are carried out. [`Error::Fenced`].
     async fn obeyed(&self, ticket: &Ticket, upto: u64) -> Result<(), Error>;
     /// What happened: history, state and outbox change together. What happens after [`Happening::Ended`] changes no state, and a
-    /// second end is no event. [`Error::Fenced`].
+    /// second end, or being live a second time, is no event. [`Error::Fenced`].
     async fn report(&self, ticket: &Ticket, happening: Happening) -> Result<(), Error>;
     /// Replaces the pushes in the description of the cast. [`Error::Fenced`].
     async fn put_pushes(&self, ticket: &Ticket, pushes: Vec<pagecast_core::spec::Push>) -> Result<(), Error>;
-    /// Nothing is left to do for a cast that ended: nobody takes it up again. What became of it, in the worker's words, is kept.
-    /// [`Error::Fenced`].
+    /// Nothing is left to do for a cast that ended: nobody takes it up again. What became of it, in the worker's words, is kept. One
+    /// that did not end ends now, as [`pagecast_core::cast::EndReason::OutputFailed`]. [`Error::Fenced`].
     async fn close(&self, ticket: &Ticket, report: Option<Value>) -> Result<(), Error>;
-    /// Gives a ticket back before its time: anybody may go on with the cast, at once. [`Error::Fenced`].
+    /// Gives a ticket back before its time: it is no good any more, and anybody may go on with the cast, at once. [`Error::Fenced`].
     async fn release(&self, ticket: &Ticket) -> Result<(), Error>;
     /// How a cast gets on. Not kept over a restart; nothing happens if the ticket is no good.
     async fn tell(&self, ticket: &Ticket, vitals: Vitals);
@@ -248,7 +248,7 @@ pub trait Fleet: Debug + Send + Sync {
     async fn due(&self, limit: usize) -> Result<Vec<Notice>, Error>;
     /// When the next event will be due that is not yet.
     async fn next_due(&self) -> Result<Option<UnixMs>, Error>;
-    /// What came of telling an event; with it an entry of the log, if something was sent.
+    /// What came of telling an event; with it an entry of the log, if something was sent. [`Error::NoCast`].
     async fn settle(
         &self,
         cast: &CastId,
@@ -256,9 +256,9 @@ pub trait Fleet: Debug + Send + Sync {
         settled: Settled,
         attempt: Option<Attempt>,
     ) -> Result<(), Error>;
-    /// What was sent for a cast, in order, at most the last 1000 attempts.
+    /// What was sent for a cast, in order, at most the last 1000 attempts. [`Error::NoCast`].
     async fn attempts(&self, cast: &CastId) -> Result<Vec<Attempt>, Error>;
-    /// Has an event told again, or all that were given up. How many that are.
+    /// Has an event told again, or all that were given up, as if never tried. How many that are. [`Error::NoCast`].
     async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<u64, Error>;
     /// What waits to be told.
     async fn backlog(&self) -> Result<Backlog, Error>;

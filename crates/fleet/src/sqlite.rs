@@ -17,6 +17,8 @@ mod reader;
 mod row;
 mod schema;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fmt;

@@ -1,6 +1,7 @@
 //! Applications: who may ask for casts, with which keys, and what their casts get unless they say otherwise.
 
 mod check;
+mod reach;
 pub(crate) mod store;
 
 use std::collections::HashMap;
@@ -61,6 +62,28 @@ pub struct Application {
     /// What each of its casts may use.
     #[serde(default)]
     pub limits: Limits,
+}
+
+impl Application {
+    /// An application of this name that nobody can use yet, with all else as usual.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            app_id: None,
+            sdk_app_id: None,
+            keys: Vec::new(),
+            tokens: Vec::new(),
+            max_casts: max_casts(),
+            callbacks: Callbacks::default(),
+            room: RoomProvider::default(),
+            codec: RoomCodec::default(),
+            ice: Ice::default(),
+            storage: StorageDefaults::default(),
+            network: Network::default(),
+            limits: Limits::default(),
+        }
+    }
 }
 
 fn max_casts() -> u32 {

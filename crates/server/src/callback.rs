@@ -5,6 +5,8 @@
 //! try. [`retry`] decides when to try again, [`send`] how a message gets there and where it may not go.
 
 mod courier;
+#[cfg(test)]
+mod embedded;
 mod retry;
 mod send;
 #[cfg(test)]
@@ -68,15 +70,7 @@ pub(crate) fn is_2xx(status: u16) -> bool {
 
 /// The receiver that a cast of the REST API was asked for with, or else the application's.
 pub(crate) fn native_receiver(app: &Application, cast: &Cast) -> Option<Receiver> {
-    let own = || {
-        let asked = cast.request.get("callback")?;
-        let secret = asked.get("secret").and_then(|secret| secret.as_str());
-        Some(Receiver {
-            url: asked.get("url")?.as_str()?.parse().ok()?,
-            secret: secret.map(pagecast_core::spec::Secret::new),
-            retry_s: app.callbacks.native.as_ref().map_or(0, |receiver| receiver.retry_s),
-            noce: false,
-        })
-    };
-    own().or_else(|| app.callbacks.native.clone())
+    let own = cast.request.get("callback").cloned();
+    let own = own.and_then(|receiver| serde_json::from_value::<Receiver>(receiver).ok());
+    own.or_else(|| app.callbacks.native.clone())
 }

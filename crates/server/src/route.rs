@@ -18,9 +18,10 @@ use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::callback::Dialect;
+use crate::callback::{self, Dialect};
 use crate::metrics::Metrics;
 use crate::service::{Service, request_id};
+use crate::{rest, tencent, volcengine};
 
 /// Names a request, in requests, answers and logs.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -67,20 +68,56 @@ impl Call {
     }
 }
 
+/// Casts that came by Volcengine's API.
+const VOLCENGINE: &str = "volcengine";
+
 /// Who answers requests to `/`.
-pub(crate) struct Tongue {
+struct Tongue {
     /// The name of the API.
-    pub(crate) api: &'static str,
+    api: &'static str,
     /// Whether this request is meant for it.
-    pub(crate) claims: fn(&Call) -> bool,
-    pub(crate) handle: for<'a> fn(&'a Service, Call) -> BoxFuture<'a, Response>,
+    claims: fn(&Call) -> bool,
+    handle: for<'a> fn(&'a Service, Call) -> BoxFuture<'a, Response>,
 }
 
 /// The APIs at `/`. The last one answers what none claims.
-pub(crate) static TONGUES: &[Tongue] = &[];
+static TONGUES: &[Tongue] = &[
+    Tongue {
+        api: tencent::ORIGIN,
+        claims: tencent::claims,
+        handle: |service, call| Box::pin(tencent::handle(service, call)),
+    },
+    Tongue {
+        api: VOLCENGINE,
+        claims: volcengine::claims,
+        handle: |service, call| Box::pin(volcengine::handle(service, call)),
+    },
+];
 
 /// How casts are told about, by the API that they came by.
-pub(crate) static DIALECTS: &[Dialect] = &[];
+pub(crate) static DIALECTS: &[Dialect] = &[
+    Dialect {
+        origin: tencent::ORIGIN,
+        rule: tencent::callback::RULE,
+        render: tencent::callback::render,
+        receiver: |app, _| app.callbacks.tencent.clone(),
+        arrived: callback::is_200,
+    },
+    Dialect {
+        origin: VOLCENGINE,
+        rule: volcengine::callback::RULE,
+        render: volcengine::callback::render,
+        receiver: |app, _| app.callbacks.volcengine.clone(),
+        arrived: callback::is_200,
+    },
+    Dialect {
+        origin: rest::ORIGIN,
+        rule: rest::callback::RULE,
+        render: rest::callback::render,
+        receiver: callback::native_receiver,
+        arrived: callback::is_2xx,
+    },
+];
 
 /// What requests are answered from.
 #[derive(Clone)]
@@ -93,7 +130,8 @@ struct Desk {
 
 /// Answers everything that comes to the listener. While `draining`, `/readyz` says so.
 pub fn router(service: Service, metrics: Arc<Metrics>, draining: watch::Receiver<bool>) -> Router {
-    build(Desk { service, metrics, draining, tongues: TONGUES }, Router::new())
+    let rest = rest::router(service.clone());
+    build(Desk { service, metrics, draining, tongues: TONGUES }, rest)
 }
 
 fn build(desk: Desk, rest: Router) -> Router {
@@ -180,14 +218,16 @@ fn for_people(headers: &HeaderMap) -> Response {
 
 /// Measures requests of the REST API.
 async fn measured(State(desk): State<Desk>, request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    // What nobody answers has a path of axum's own.
+    let path = matched.filter(|path| !path.contains('*')).unwrap_or("other").to_owned();
     let method = match request.method() {
         method @ (&Method::GET | &Method::POST | &Method::PUT | &Method::DELETE) => method.as_str(),
         _ => "other",
     };
     let (action, begun) = (format!("{method} {path}"), Instant::now());
     let answer = next.run(request).await;
-    desk.metrics.answered("v1", &action, answer.status().as_str(), begun.elapsed());
+    desk.metrics.answered(rest::ORIGIN, &action, answer.status().as_str(), begun.elapsed());
     answer
 }
 

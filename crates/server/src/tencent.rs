@@ -8,7 +8,7 @@ mod answer;
 pub(crate) mod callback;
 mod params;
 mod request;
-mod sign;
+pub mod sign;
 mod start;
 mod storage;
 mod task;

@@ -102,7 +102,7 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
 /// The cast that has the key, or the id, that another wants.
 fn holder(tx: &Tx<'_>, new: &NewCast) -> Result<Option<i64>, Fail> {
     if let Some(key) = &new.key {
-        let release = "UPDATE casts SET held = 0 WHERE key = ? AND held = 1 AND state = 3 AND ifnull(key_until_ms, 0) <= ?";
+        let release = "UPDATE casts INDEXED BY casts_held SET held = 0 WHERE key = ? AND held = 1 AND state = 3 AND ifnull(key_until_ms, 0) <= ?";
         execute(tx.db, release, params![key.0, tx.now])?;
         let held = "SELECT n FROM casts WHERE key = ? AND held = 1";
         if let Some(n) = one(tx.db, held, params![key.0], |row| Ok(row.get(0)?))? {

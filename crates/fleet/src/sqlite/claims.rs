@@ -99,10 +99,11 @@ fn waiting(tx: &Tx<'_>) -> Result<Option<Known>, Fail> {
         return Ok(Some(known));
     }
     let queued = format!(
-        "SELECT {} FROM casts INDEXED BY casts_queued WHERE state = 0 ORDER BY n LIMIT 1",
+        "SELECT {} FROM casts INDEXED BY casts_queued WHERE state = 0 AND queue_until_ms > ?
+         ORDER BY n LIMIT 1",
         Known::COLUMNS
     );
-    one(tx.db, &queued, [], Known::read)
+    one(tx.db, &queued, [tx.now], Known::read)
 }
 
 fn take(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration, known: &Known) -> Result<Claim, Fail> {
@@ -128,7 +129,7 @@ fn over(now: UnixMs, lease: Duration) -> UnixMs {
     now.saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
 }
 
-pub(super) fn renew(tx: &mut Tx<'_>, ticket: &Ticket, lease: Duration) -> Result<(), Fail> {
+pub(super) fn renew(tx: &Tx<'_>, ticket: &Ticket, lease: Duration) -> Result<(), Fail> {
     let known = owned(tx.db, ticket)?;
     let sql = "UPDATE casts SET lease_until_ms = ? WHERE n = ?";
     execute(tx.db, sql, params![over(tx.now, lease), known.n])?;
@@ -148,7 +149,7 @@ pub(super) fn commands(
     })
 }
 
-pub(super) fn obeyed(tx: &mut Tx<'_>, ticket: &Ticket, upto: u64) -> Result<(), Fail> {
+pub(super) fn obeyed(tx: &Tx<'_>, ticket: &Ticket, upto: u64) -> Result<(), Fail> {
     let known = owned(tx.db, ticket)?;
     execute(tx.db, "DELETE FROM commands WHERE whose = ? AND n <= ?", params![known.n, int(upto)])?;
     Ok(())

@@ -7,76 +7,65 @@ use std::time::Duration;
 
 use pagecast_core::CastSpec;
 use pagecast_core::cast::EndReason;
-use pagecast_core::spec::{Source, SourceUrl};
+use pagecast_core::spec::{Push, PushUrl, Source, SourceUrl};
 use pagecast_fleet::sqlite::{Config, Sqlite};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{CastId, Claim, Created, Fleet, Happening, Hold, Key, NewCast, UnixMs, WorkerId};
+use pagecast_fleet::{
+    Cast, CastId, Claim, Created, Error, Event, Fleet, Happening, Hold, Key, NewCast, UnixMs, WorkerId,
+};
 use pagecast_testkit::Scratch;
 use serde_json::json;
 
-/// When the tests begin: some day in 2025.
-pub(crate) const BEGIN: UnixMs = 1_760_000_000_000;
-/// A lease that is over when a test says so.
-pub(crate) const LEASE: Duration = Duration::from_secs(30);
-/// How long casts are remembered.
-pub(crate) const HISTORY: Duration = Duration::from_secs(72 * 3600);
-
-/// A clock that stands until it is moved.
-#[derive(Debug, Clone)]
-pub(crate) struct Clock(Arc<AtomicI64>);
-
-impl Clock {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(AtomicI64::new(BEGIN)))
-    }
-
-    pub(crate) fn now(&self) -> UnixMs {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
-    }
-}
-
 /// A kind of fleet, with a place where it keeps things.
-pub(crate) trait Backend {
-    /// A fleet that remembers nothing, with this clock.
-    fn make(clock: &Clock) -> Self;
+pub(crate) trait Backend: Sized {
+    /// A lease that is not over by chance.
+    const LEASE: Duration;
+    /// How long casts wait to be begun.
+    const QUEUE: Duration;
+    /// How long casts that ended are remembered.
+    const HISTORY: Duration;
+
+    /// A fleet that remembers nothing.
+    fn make() -> Self;
     /// The fleet.
-    fn fleet(&self) -> &dyn Fleet;
-    /// The same, for those who share it.
-    fn shared(&self) -> Arc<dyn Fleet>;
+    fn fleet(&self) -> Arc<dyn Fleet>;
     /// The same again, as after its process ended and another one began.
     fn restart(&mut self);
+    /// The time.
+    fn now(&self) -> UnixMs;
+    /// Lets so much time pass: really, or so that the fleet believes it.
+    fn pass(&self, time: Duration);
 }
 
-/// [`Sqlite`] in a folder of its own.
+/// [`Sqlite`] in a folder of its own, with a clock that stands until it is moved.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     fleet: Option<Arc<Sqlite>>,
-    clock: Clock,
+    clock: Arc<AtomicI64>,
     scratch: Scratch,
 }
 
-/// Opens the fleet in a file.
-pub(crate) fn open(path: PathBuf, clock: &Clock) -> Arc<Sqlite> {
-    let clock = clock.clone();
-    let vault = Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
-    Sqlite::open(Config { path, vault, history: HISTORY, clock: Arc::new(move || clock.now()) }).unwrap()
+impl Embedded {
+    fn open(path: PathBuf, clock: &Arc<AtomicI64>) -> Arc<Sqlite> {
+        let clock = Arc::clone(clock);
+        let vault = Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+        let clock = Arc::new(move || clock.load(Ordering::SeqCst));
+        Sqlite::open(Config { path, vault, history: Self::HISTORY, clock }).unwrap()
+    }
 }
 
 impl Backend for Embedded {
-    fn make(clock: &Clock) -> Self {
+    const LEASE: Duration = Duration::from_secs(30);
+    const QUEUE: Duration = Duration::from_secs(60);
+    const HISTORY: Duration = Duration::from_secs(72 * 3600);
+
+    fn make() -> Self {
         let scratch = Scratch::new().unwrap();
-        Self { fleet: Some(open(scratch.join("fleet.db"), clock)), clock: clock.clone(), scratch }
+        let clock = Arc::new(AtomicI64::new(1_760_000_000_000));
+        Self { fleet: Some(Self::open(scratch.join("fleet.db"), &clock)), clock, scratch }
     }
 
-    fn fleet(&self) -> &dyn Fleet {
-        self.fleet.as_deref().unwrap()
-    }
-
-    fn shared(&self) -> Arc<dyn Fleet> {
+    fn fleet(&self) -> Arc<dyn Fleet> {
         self.fleet.clone().unwrap()
     }
 
@@ -84,28 +73,34 @@ impl Backend for Embedded {
         let fleet = self.fleet.take().unwrap();
         assert_eq!(Arc::strong_count(&fleet), 1, "nobody else uses it");
         drop(fleet);
-        self.fleet = Some(open(self.scratch.join("fleet.db"), &self.clock));
+        self.fleet = Some(Self::open(self.scratch.join("fleet.db"), &self.clock));
+    }
+
+    fn now(&self) -> UnixMs {
+        self.clock.load(Ordering::SeqCst)
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
     }
 }
 
+/// A little time, so that what comes next is later.
+pub(crate) const TICK: Duration = Duration::from_millis(2);
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// An id that no other test has, of this moment.
-pub(crate) fn id(now: UnixMs) -> CastId {
-    let n = NEXT.fetch_add(1, Ordering::SeqCst).to_be_bytes();
-    CastId::new(now, [0, 0, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]])
-}
-
-/// A cast of the application `app`, without a key.
+/// A cast of the application `app`, without a key, of this moment.
 pub(crate) fn wish(now: UnixMs) -> NewCast {
-    let url = SourceUrl::parse("https://example.com/page?token=planted-in-spec").unwrap();
+    let url = SourceUrl::parse("https://example.com/page?token=1").unwrap();
+    let n = NEXT.fetch_add(1, Ordering::SeqCst).to_be_bytes();
     NewCast {
-        id: id(now),
+        id: CastId::new(now, [0, 0, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]]),
         app: "app".to_owned(),
         origin: "test".to_owned(),
         key: None,
         hold: Hold::WhileLive,
-        request: json!({ "Url": "planted-in-request" }),
+        request: json!({ "Url": "https://example.com/page" }),
         spec: CastSpec::new(Source::new(url)),
         queue_until_ms: now + 60_000,
         quota: 1_000_000,
@@ -119,6 +114,12 @@ pub(crate) fn keyed(now: UnixMs, key: &str, hold: Hold) -> NewCast {
     NewCast { key: Some(Key(key.to_owned())), hold, ..wish(now) }
 }
 
+/// One of many servers that take a stream.
+pub(crate) fn push(n: usize) -> Push {
+    let url = PushUrl::parse(&format!("rtmp://live.example.com/app/stream{n}")).unwrap();
+    Push { url, patience: None }
+}
+
 /// Puts a cast in, as a new one.
 pub(crate) async fn put(fleet: &dyn Fleet, new: NewCast) -> CastId {
     match fleet.create(new).await.unwrap() {
@@ -128,16 +129,49 @@ pub(crate) async fn put(fleet: &dyn Fleet, new: NewCast) -> CastId {
 }
 
 /// Takes the next cast, whatever it is.
-pub(crate) async fn take(fleet: &dyn Fleet, worker: &str) -> Option<Claim> {
-    fleet.claim(&WorkerId(worker.to_owned()), LEASE, &|_| true).await.unwrap()
+pub(crate) async fn take<B: Backend>(fleet: &dyn Fleet, worker: &str) -> Option<Claim> {
+    fleet.claim(&WorkerId(worker.to_owned()), B::LEASE, &|_| true).await.unwrap()
+}
+
+/// A cast that somebody has begun.
+pub(crate) async fn begun<B: Backend>(fleet: &dyn Fleet, worker: &str, new: NewCast) -> Claim {
+    let id = put(fleet, new).await;
+    let claim = take::<B>(fleet, worker).await.unwrap();
+    assert_eq!(claim.cast.id, id);
+    claim
+}
+
+/// A cast that is there.
+pub(crate) async fn get(fleet: &dyn Fleet, id: &CastId) -> Cast {
+    fleet.get(id).await.unwrap().unwrap()
 }
 
 /// The end of a cast.
 pub(crate) fn over() -> Happening {
-    Happening::Ended { reason: EndReason::PageEnded, message: Some("planted-in-message".to_owned()) }
+    Happening::Ended { reason: EndReason::PageEnded, message: Some("the page said so".to_owned()) }
 }
 
-/// Runs a test as the service would: with time, and a thread.
-pub(crate) fn block_on(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test);
+/// All that happened to a cast.
+pub(crate) async fn events(fleet: &dyn Fleet, id: &CastId) -> Vec<Event> {
+    fleet.events(id, 0, 1000).await.unwrap()
+}
+
+/// The words of all that happened to a cast.
+pub(crate) async fn story(fleet: &dyn Fleet, id: &CastId) -> Vec<String> {
+    let events = events(fleet, id).await;
+    assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as u64), "{events:?}");
+    events
+        .iter()
+        .map(|event| serde_json::to_value(event).unwrap()["event"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Whether somebody else owns the cast.
+pub(crate) fn is_fenced<T: std::fmt::Debug>(result: &Result<T, Error>, id: &CastId) -> bool {
+    matches!(result, Err(Error::Fenced(of)) if of == id)
+}
+
+/// Runs a test as the service would: with time.
+pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
 }

@@ -111,6 +111,10 @@ impl Application {
                 return wrong(format!("storage.{name}"), why);
             }
         }
+        if storage.buckets.as_ref().is_some_and(|path| path.as_os_str().is_empty() || path.to_str().is_none())
+        {
+            return wrong("storage.buckets", "write the name of a folder");
+        }
         storage.vod_keys.as_ref().map_or(Ok(()), |key| check_key("storage.vod_keys", key))?;
         match &storage.default {
             Some(Storage::File(_)) => wrong("storage.default", "each cast would replace this one file"),

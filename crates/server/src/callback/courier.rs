@@ -41,6 +41,8 @@ pub struct Courier {
     dialects: &'static [Dialect],
     metrics: Arc<Metrics>,
     sender: Arc<Sender>,
+    /// Usually [`DRAIN`].
+    pub(super) drain: Duration,
 }
 
 /// A place in the air.
@@ -77,7 +79,7 @@ impl Courier {
 
     /// The same in these words.
     pub(crate) fn speaking(service: Service, metrics: Arc<Metrics>, dialects: &'static [Dialect]) -> Self {
-        Self { service, dialects, metrics, sender: Arc::default() }
+        Self { service, dialects, metrics, sender: Arc::default(), drain: DRAIN }
     }
 
     /// Works until told to stop. Whatever is not settled by then is told by the next one.
@@ -97,7 +99,7 @@ impl Courier {
             }
         }
         let drained = async { while flights.tasks.join_next().await.is_some() {} };
-        let _late_ones_are_told_again = timeout(DRAIN, drained).await;
+        let _late_ones_are_told_again = timeout(courier.drain, drained).await;
         flights.tasks.shutdown().await;
     }
 
@@ -116,7 +118,6 @@ impl Courier {
             }
         };
         let all = due.len() < limit;
-        let mut started = 0;
         flights.held_up = 0;
         for notice in due {
             if !flights.has_room() {
@@ -125,14 +126,12 @@ impl Courier {
             if flights.casts.contains(&notice.cast.id) {
                 continue;
             }
-            if self.begin(flights, notice) {
-                started += 1;
-            } else {
+            if !self.begin(flights, notice) {
                 flights.held_up += 1;
             }
         }
-        // All that was seen waits for a receiver, and there is more behind it.
-        if !all && started == 0 && limit < MAX_LOOKED_AT {
+        // There is more behind what waits for a receiver: next time, twice as much is looked at.
+        if !all && flights.has_room() && limit < MAX_LOOKED_AT {
             return Duration::ZERO;
         }
         let wait = next.map(|at| millis(at.saturating_sub(self.service.now())));

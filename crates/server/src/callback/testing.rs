@@ -303,10 +303,11 @@ pub(crate) enum Act {
     Endless,
 }
 
-/// A message as it came: its headers in lower case, and its body.
+/// A message as it came: its head in lower case, the head as it was with names in lower case, its body, and what was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Got {
     pub(crate) head: String,
+    pub(crate) raw: String,
     pub(crate) body: String,
     pub(crate) act: Act,
 }
@@ -316,17 +317,14 @@ pub(crate) struct Got {
 pub(crate) struct Hook {
     pub(crate) addr: SocketAddr,
     got: Arc<Mutex<Vec<Got>>>,
-    acts: Arc<Mutex<Acts>>,
     _running: JoinSet<()>,
 }
 
-/// The next things to do, and what to do after them; the most messages that were being taken at once.
+/// The next things to do, and what to do after them.
 #[derive(Debug)]
 struct Acts {
     first: Vec<Act>,
     then: Act,
-    open: usize,
-    most: usize,
 }
 
 impl Hook {
@@ -338,8 +336,8 @@ impl Hook {
     pub(crate) fn on(listener: TcpListener, first: &[Act], then: Act) -> Self {
         let addr = listener.local_addr().unwrap();
         let got = Arc::new(Mutex::new(Vec::new()));
-        let acts = Arc::new(Mutex::new(Acts { first: first.to_vec(), then, open: 0, most: 0 }));
-        let (log, script) = (Arc::clone(&got), Arc::clone(&acts));
+        let acts = Arc::new(Mutex::new(Acts { first: first.to_vec(), then }));
+        let (log, script) = (Arc::clone(&got), acts);
         let mut running = JoinSet::new();
         running.spawn(async move {
             let mut connections = JoinSet::new();
@@ -348,7 +346,7 @@ impl Hook {
                 connections.spawn(async move { while one(&mut stream, &log, &script).await.is_some() {} });
             }
         });
-        Self { addr, got, acts, _running: running }
+        Self { addr, got, _running: running }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -358,36 +356,33 @@ impl Hook {
     pub(crate) fn got(&self) -> Vec<Got> {
         self.got.lock().unwrap().clone()
     }
-
-    pub(crate) fn most_at_once(&self) -> usize {
-        self.acts.lock().unwrap().most
-    }
 }
 
 async fn one(stream: &mut TcpStream, log: &Mutex<Vec<Got>>, script: &Mutex<Acts>) -> Option<()> {
     let mut read = Vec::new();
-    let (head, body) = loop {
+    let (raw, body) = loop {
         let mut buffer = [0; 4096];
         let n = stream.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         read.extend_from_slice(&buffer[..n]);
         let text = String::from_utf8_lossy(&read).into_owned();
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let head = head.to_lowercase();
-        let len = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok())?;
+        let head: Vec<_> = head.lines().map(lower_name).collect();
+        let len = head.iter().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok())?;
         if body.len() >= len {
-            break (head, body.to_owned());
+            break (head.join("\n"), body.to_owned());
         }
     };
     let act = {
         let mut acts = script.lock().unwrap();
-        acts.open += 1;
-        acts.most = acts.most.max(acts.open);
         if acts.first.is_empty() { acts.then } else { acts.first.remove(0) }
     };
-    log.lock().unwrap().push(Got { head, body, act });
-    let done = answer(stream, act).await;
-    script.lock().unwrap().open -= 1;
-    done
+    log.lock().unwrap().push(Got { head: raw.to_lowercase(), raw, body, act });
+    answer(stream, act).await
+}
+
+fn lower_name(line: &str) -> String {
+    line.split_once(": ")
+        .map_or_else(|| line.into(), |(name, value)| format!("{}: {value}", name.to_lowercase()))
 }
 
 async fn answer(stream: &mut TcpStream, act: Act) -> Option<()> {

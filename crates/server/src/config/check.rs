@@ -7,10 +7,9 @@ use pagecast_core::spec::Secret;
 use url::Url;
 
 use super::{Config, Rooms};
+use crate::app::{MIN_TOKEN_LEN, check_all};
 use crate::listen::check_tls;
 
-/// Shortest token of the administrator or of an application, in characters.
-const MIN_TOKEN_LEN: usize = 16;
 /// Shorter secrets than this can be guessed, in characters.
 const WEAK_SECRET_LEN: usize = 16;
 /// Longest time that may be set where seconds are, a week; for storage, 30 days.
@@ -65,10 +64,11 @@ impl Config {
             found.grave(why);
         }
         let open = !self.listen.ip().is_loopback();
-        if open && self.applications.is_empty() {
+        // An administrator can add some while it runs.
+        if open && self.applications.is_empty() && self.admin_token.is_none() {
             found.grave(
                 "listen: others can reach it, and there is no application: the demo application is for this machine only; \
-                 write [[applications]], or listen on 127.0.0.1",
+                 write [[applications]], set admin_token, or listen on 127.0.0.1",
             );
         }
         if open && self.tls.is_none() {
@@ -92,7 +92,7 @@ impl Config {
     fn check_numbers(&self, found: &mut Findings) {
         let casts = &self.casts;
         for (holds, text) in [
-            ((0.1..=1.0).contains(&casts.cpu_share), "casts.cpu_share: 0.1 to 1 are possible"),
+            ((0.1..=16.0).contains(&casts.cpu_share), "casts.cpu_share: 0.1 to 16 are possible"),
             (
                 HISTORY_H.contains(&casts.history_h),
                 "casts.history_h: 72 to 87600 are possible: clients may look back 72 hours",
@@ -177,20 +177,23 @@ impl Config {
                     found.risky(of(&app.name, &format!("keys: the secret of {} can be guessed", key.id)));
                 }
             }
-            let admin = self.admin_token.as_ref();
-            for token in &app.tokens {
-                found.unless(
-                    token.reveal().chars().count() >= MIN_TOKEN_LEN,
-                    &of(&app.name, "tokens: each needs at least 16 characters"),
-                );
-                found.unless(admin != Some(token), &of(&app.name, "tokens: one is the administrator's"));
+            if let Err(wrong) = app.check() {
+                found.grave(of(&app.name, &wrong.to_string()));
             }
+            let admins = app.tokens.iter().any(|token| Some(token) == self.admin_token.as_ref());
+            found.unless(!admins, &of(&app.name, "tokens: one is the administrator's"));
             if app.keys.iter().all(|key| key.disabled) && app.tokens.is_empty() {
                 found.risky(of(&app.name, "it has neither a key nor a token: nobody can ask for its casts"));
             }
             if !app.keys.is_empty() && app.app_id.is_none() && app.sdk_app_id.is_none() {
                 found.risky(of(&app.name, "its keys are of no use without an app_id or an sdk_app_id"));
             }
+        }
+        // What is left: a name that is another's id.
+        if !found.0.iter().any(|finding| finding.grave)
+            && let Err(wrong) = check_all(apps, self.admin_token.as_ref())
+        {
+            found.grave(format!("application {wrong}"));
         }
     }
 }

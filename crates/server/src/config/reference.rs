@@ -42,7 +42,7 @@ const SECTIONS: &[(&str, &str, &str, &str)] = &[
     ("`[applications.limits]`: what each cast may use", "../../core/src/spec/care.rs", "Limits", "-"),
 ];
 
-const HEAD: &str = "# Configuration\n\nMade from the program's own types.\n\n\
+pub(super) const HEAD: &str = "# Configuration\n\nMade from the program's own types.\n\n\
 `pagecast serve` needs no file: then it listens on loopback only and has one demo application, whose keys are printed once. Otherwise it reads `pagecast.toml` \
 in the current folder, or the file that `--config` names. The environment beats the file, flags beat both. Unknown keys are errors; `pagecast serve --check-config` \
 tells all that is wrong at once, and what should not be so.\n\n\

@@ -170,6 +170,22 @@ fn a_file_that_is_named_must_be_there() {
 }
 
 #[test]
+fn the_example_is_sound() {
+    let example = super::reference::HEAD.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let scratch = Scratch::new().unwrap();
+    let (certificate, key) = pagecast_testkit::tls::certificate(scratch.path()).unwrap();
+    let example = example
+        .replace("{ file = \"/run/credentials/pagecast/admin-token\" }", "{ env = \"TOKEN\" }")
+        .replace("/etc/pagecast/chain.pem", certificate.to_str().unwrap())
+        .replace("/etc/pagecast/key.pem", key.to_str().unwrap());
+    let secret = "0123456789abcdef0123";
+    let environment = ["TOKEN", "SHOP_SECRET", "SHOP_CALLBACK_SECRET"].map(|name| (name, secret));
+    let config = load_text(&example, &environment).unwrap();
+    assert_eq!(config.check(), []);
+    assert_eq!(config.applications[0].callbacks.volcengine.as_ref().unwrap().retry_s, 86_400);
+}
+
+#[test]
 fn the_usual_values_are_sound() {
     assert_eq!(Config::default().check(), []);
 }
@@ -189,8 +205,8 @@ fn what_cannot_be_is_found() {
         ("[rooms]\nlisten = \"0.0.0.0:1\"", false, "rooms.media: viewers elsewhere"),
         ("[rooms]\naddresses = [\"0.0.0.0:1\"]", true, "rooms.addresses:"),
         ("[rooms]\npublic_url = \"rooms.example.com\"", true, "rooms.public_url:"),
-        ("[casts]\ncpu_share = 0.05", true, "casts.cpu_share: 0.1 to 1"),
-        ("[casts]\ncpu_share = nan", true, "casts.cpu_share: 0.1 to 1"),
+        ("[casts]\ncpu_share = 0.05", true, "casts.cpu_share: 0.1 to 16"),
+        ("[casts]\ncpu_share = nan", true, "casts.cpu_share: 0.1 to 16"),
         ("[casts]\nhistory_h = 71", true, "casts.history_h: 72"),
         ("[casts]\nmax = 0", true, "casts.max:"),
         ("[casts]\nqueue_limit = 0", true, "casts.queue_limit:"),
@@ -220,7 +236,7 @@ fn applications_that_cannot_be_told_apart_are_found() {
             true,
             "b: a token: a has the same",
         ),
-        ("{name = 'a', tokens = ['short']}", true, "a: tokens: each needs at least 16"),
+        ("{name = 'a', tokens = ['short']}", true, "a: tokens[0]: 16 to 256"),
         ("{name = 'a', tokens = ['ADMIN']}", true, "a: tokens: one is the administrator's"),
         (
             "{name = 'a', keys = [{id = 'k', secret = 'x'}]}, {name = 'b', keys = [{id = 'k', secret = 'y'}]}",
@@ -228,6 +244,8 @@ fn applications_that_cannot_be_told_apart_are_found() {
             "b: keys: k has another secret in a",
         ),
         ("{name = 'a', keys = [{id = 'k', secret = 'x'}]}", false, "a: keys: the secret of k can be guessed"),
+        ("{name = 'a'}, {name = 'b', app_id = 'a'}", true, "b.app_id: another application has it"),
+        ("{name = 'a', limits = {max_time = 1}}", true, "a: limits: "),
         ("{name = 'a'}", false, "a: it has neither a key nor a token"),
         ("{name = 'a', keys = [{id = 'k', secret = 'LONG'}]}", false, "a: its keys are of no use"),
     ] {

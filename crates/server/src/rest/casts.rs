@@ -86,8 +86,10 @@ pub(super) async fn create(
     let service = &rest.service;
     let app = caller.application(service, wish.app.as_deref())?;
     let key = idempotency_key(&headers)?.map(|key| Key(format!("{ORIGIN}/{}/{key}", app.name)));
-    let asked =
-        Asked { hash: hash(&bytes), callback: wish.callback.take().map(|c| c.receiver()).transpose()? };
+    let asked = Asked {
+        hash: hash(&bytes),
+        callback: wish.callback.take().map(|callback| callback.receiver(&app)).transpose()?,
+    };
     let new = new_cast(service, &caller, &app, wish, key, &asked)?;
     match service.fleet.create(new).await? {
         Created::New(cast) => {
@@ -212,7 +214,7 @@ pub(super) async fn get(
         ("since" = Option<String>, Query, description = "Asked for at this time (RFC 3339) or later."),
         ("before" = Option<String>, Query, description = "Asked for before this time (RFC 3339)."),
         ("app" = Option<String>, Query, description = "Of this application."),
-        ("limit" = Option<u32>, Query, description = "At most so many, 1 to 500; 50 if left out."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "At most so many, 1 to 500; 50 if left out."),
         ("after" = Option<String>, Query, description = "Behind this one: `next` of the page before."),
     ),
     responses((status = 200, description = "A page of them.", body = Casts),

@@ -27,8 +27,8 @@ use crate::service::Service;
 const USUAL_LIMIT: usize = 100;
 /// Most events on a page, and read at once for a stream.
 const MAX_LIMIT: usize = 1000;
-/// A stream says that it is there, at least so often.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// A stream says that it is there, at least so often; tests do not wait for that.
+const HEARTBEAT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 15_000 });
 /// Time between two looks of one stream: what happens in between is told together.
 const PACE: Duration = Duration::from_millis(200);
 /// A stream looks again after so long, even if nothing is said to be new.
@@ -151,7 +151,7 @@ impl EventView {
     params(
         ("id" = String, Path, description = "The cast."),
         ("after" = Option<u64>, Query, description = "Behind the event of this number; 0 from the beginning."),
-        ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1000; 100 if left out. Not for streams."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many, 1 to 1000; 100 if left out. Not for streams."),
         ("Last-Event-ID" = Option<String>, Header, description = "For streams: behind this event."),
     ),
     responses(

@@ -7,8 +7,9 @@ use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
+use utoipa::openapi::schema::{SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi};
 
 use super::{applications, callback, casts, deliveries, events, evidence, problem, pushes, snapshot};
@@ -56,6 +57,13 @@ impl Modify for Everywhere {
             for operation in
                 [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten()
             {
+                for parameter in operation.parameters.iter_mut().flatten() {
+                    if let RefOr::T(parameter) = parameter
+                        && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+                    {
+                        never_null(&mut schema.schema_type);
+                    }
+                }
                 let responses = &mut operation.responses.responses;
                 responses.insert(
                     "401".to_owned(),
@@ -63,6 +71,16 @@ impl Modify for Everywhere {
                 );
                 responses.insert("default".to_owned(), problem("Whatever else is wrong."));
             }
+        }
+    }
+}
+
+/// What may be left out of an address cannot be nothing in it.
+fn never_null(kind: &mut SchemaType) {
+    if let SchemaType::Array(types) = kind {
+        types.retain(|kind| *kind != Type::Null);
+        if let [only] = types.as_slice() {
+            *kind = SchemaType::Type(only.clone());
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Problem {
 /// What is answered if something is wrong.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Answer {
+    /// What is wrong.
     error: Words,
     /// Names the request, as the header `X-Request-Id` does.
     request_id: String,

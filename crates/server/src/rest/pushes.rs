@@ -35,7 +35,10 @@ pub(super) async fn add(
     Json { value, .. }: Json<PushBody>,
 ) -> Result<Response, Problem> {
     let cast = caller.cast(&rest.service, &id).await?;
-    let push = value.push("")?;
+    let app = rest.service.apps.named(&cast.app);
+    let app =
+        app.ok_or_else(|| Problem::conflict("no-application", "the application of this cast is gone"))?;
+    let push = value.push(&app, "")?;
     if cast.state != CastState::Ended {
         if cast.spec.pushes.iter().any(|other| other.url == push.url) {
             return Err(Problem::conflict("push-exists", "the stream is sent there already").field("url"));

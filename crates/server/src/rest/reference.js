@@ -56,7 +56,8 @@ function row(name, schema, required, text) {
 
 function fields(schema) {
   const own = Object.entries(schema.properties || {});
-  const rows = own.map(([name, field]) => row(name, field, (schema.required || []).includes(name), field.description));
+  const said = (field) => field.description || (field.oneOf || []).map((one) => one.description).find(Boolean);
+  const rows = own.map(([name, field]) => row(name, field, (schema.required || []).includes(name), said(field)));
   return rows.length ? el("table", {}, ...rows) : el("p", {}, ...kind(schema));
 }
 
@@ -109,7 +110,7 @@ function show(api) {
     main.append(schemaSection(name, schema));
     nav.append(el("a", { href: "#schema-" + name }, name));
   }
-  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 }
 
 fetch("/v1/openapi.json").then((answer) => answer.json()).then(show).catch((error) => {

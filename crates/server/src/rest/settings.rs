@@ -49,6 +49,7 @@ pub(super) struct Settings {
 /// Who is told, by the API that a cast came by.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = Callbacks)]
 struct CallbacksBody {
     /// In Volcengine's words.
     volcengine: Option<ReceiverBody>,
@@ -170,6 +171,8 @@ struct StorageBody {
     default: Option<PlaceBody>,
     /// Where recordings are kept if their own place does not answer: a bucket.
     backup: Option<PlaceBody>,
+    /// A folder of the server instead of the clouds' object storages: `CloudStorage` then goes to `BUCKET/PREFIX` in it.
+    buckets: Option<String>,
     /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS).
     cos_endpoint: Option<String>,
     /// Another server than Amazon's for `Vendor` 1 (S3).
@@ -465,6 +468,7 @@ impl StorageBody {
         Self {
             default: storage.default.as_ref().map(PlaceBody::of),
             backup: backup.as_ref().map(PlaceBody::of),
+            buckets: storage.buckets.as_ref().map(|path| path.display().to_string()),
             cos_endpoint: text(&storage.cos_endpoint),
             s3_endpoint: text(&storage.s3_endpoint),
             vod_endpoint: text(&storage.vod_endpoint),
@@ -487,11 +491,14 @@ impl StorageBody {
         };
         Ok(StorageDefaults {
             default,
+            buckets: self.buckets.map(Into::into),
             cos_endpoint: server("storage.cos_endpoint", self.cos_endpoint.as_ref())?,
             s3_endpoint: server("storage.s3_endpoint", self.s3_endpoint.as_ref())?,
             vod_endpoint: server("storage.vod_endpoint", self.vod_endpoint.as_ref())?,
             vod_keys: self.vod_keys.map(vod_key).transpose()?,
             backup,
+            // A folder of the machine is the operator's to name, in the configuration.
+            buckets: old.and_then(|old| old.buckets.clone()),
         })
     }
 }

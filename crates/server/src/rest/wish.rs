@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{
-    ColorScheme, Context, Device, Format, Keys, Layer, Mobile, Orientation, Push, PushUrl, RoomIds, Secret,
-    Signal, Size, Source, SourceUrl, Storage,
+    Bucket, ColorScheme, Context, Device, Format, Keys, Layer, Mobile, Orientation, Protocol, Push, PushUrl,
+    RoomIds, Secret, Signal, Size, Source, SourceUrl, Storage,
 };
 use pagecast_core::time::Fps;
 use pagecast_fleet::CastId;
@@ -33,7 +33,7 @@ pub(super) struct Wish {
     /// For which application. Only the administrator says it.
     pub(super) app: Option<String>,
     /// Address of the page, http or https.
-    #[schema(example = "https://example.com/talk", max_length = 8192)]
+    #[schema(example = "https://example.com/talk", max_length = 16_384)]
     url: String,
     /// Width of the picture in pixels, even; 1280 if left out.
     #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
@@ -299,19 +299,28 @@ pub(super) struct CallbackBody {
 }
 
 impl CallbackBody {
-    pub(super) fn receiver(self) -> Result<Receiver, Problem> {
+    pub(super) fn receiver(self, app: &Application) -> Result<Receiver, Problem> {
         let url = url::Url::parse(self.url.reveal())
             .map_err(|_| Problem::value("callback.url", "this is not a URL like https://host/path"))?;
         let receiver = Receiver { url, secret: self.secret, retry_s: 0, noce: false };
         app::check_receiver("callback", &receiver).map_err(|wrong| Problem::value(wrong.field, wrong.why))?;
+        if !app.permits_url(&receiver.url) {
+            return Err(out_of_reach("callback.url"));
+        }
         Ok(receiver)
     }
 }
 
 impl PushBody {
-    pub(super) fn push(self, field: &str) -> Result<Push, Problem> {
+    pub(super) fn push(self, app: &Application, field: &str) -> Result<Push, Problem> {
         let url = PushUrl::parse(self.url.reveal())
             .map_err(|error| Problem::value(format!("{field}url"), error.to_string()))?;
+        let parts = url::Url::parse(url.reveal()).ok();
+        let usual = if url.protocol() == Protocol::Rtmps { 443 } else { 1935 };
+        let host = parts.as_ref().and_then(|parts| Some((parts.host_str()?, parts.port().unwrap_or(usual))));
+        if !host.is_some_and(|(host, port)| app.permits(host, port)) {
+            return Err(out_of_reach(format!("{field}url")));
+        }
         if self.patience_s.is_some_and(|s| s > 86_400) {
             return Err(Problem::value(format!("{field}patience_s"), "at most 86400 s are possible"));
         }
@@ -377,8 +386,9 @@ impl Wish {
             spec.recording = Some(recording.recording(asker)?);
         }
         let pushes = self.pushes.unwrap_or_default().into_iter().enumerate();
-        spec.pushes =
-            pushes.map(|(i, push)| push.push(&format!("pushes[{i}]."))).collect::<Result<_, _>>()?;
+        spec.pushes = pushes
+            .map(|(i, push)| push.push(asker.app, &format!("pushes[{i}].")))
+            .collect::<Result<_, _>>()?;
         spec.check().map_err(|error| refused(&error))?;
         Ok(spec)
     }
@@ -453,10 +463,14 @@ impl RoomBody {
 
 impl RecordingBody {
     fn recording(self, asker: &Asker<'_>) -> Result<pagecast_core::spec::Recording, Problem> {
-        let to = self.to.as_deref().map(|to| place(to, self.keys.clone(), asker.trusted)).transpose()?;
+        let to = self.to.as_deref().map(|to| place(to, self.keys.clone(), asker)).transpose()?;
         if to.is_none() && self.keys.is_some() {
             return Err(Problem::value("recording.keys", "keys are for a bucket that recording.to names"));
         }
+        // Names of one application's choice do not meet another's.
+        let own = || Storage::Folder(asker.service.config.data.join("recordings").join(&asker.app.name));
+        let shared = to.is_none() && asker.app.storage.default.is_none();
+        let to = if shared && self.name.is_some() { Some(own()) } else { to };
         let mut recording = asker.service.recording(asker.app, asker.id, to);
         recording.format = self.format.into();
         if let Some(s) = self.segment_s {
@@ -475,13 +489,17 @@ impl RecordingBody {
     }
 }
 
+fn out_of_reach(field: impl Into<String>) -> Problem {
+    Problem::value(field, "the application's network does not allow this address")
+}
+
 /// A place that a request names. Without keys of its own it would be opened with the operator's, so only the administrator may
 /// leave them out.
-fn place(to: &str, keys: Option<KeysBody>, trusted: bool) -> Result<Storage, Problem> {
+fn place(to: &str, keys: Option<KeysBody>, asker: &Asker<'_>) -> Result<Storage, Problem> {
     let mut storage =
         Storage::parse(to).map_err(|error| Problem::value("recording.to", error.to_string()))?;
     let keys = keys.map(Keys::from);
-    match (&storage, trusted) {
+    match (&storage, asker.trusted) {
         (Storage::File(_) | Storage::Folder(_), false) => {
             let words = "only the administrator may name a folder of the server: write s3://, gs://, az://, cos://, tos:// or \
                          oss:// with a bucket, or leave it out";
@@ -489,6 +507,9 @@ fn place(to: &str, keys: Option<KeysBody>, trusted: bool) -> Result<Storage, Pro
         }
         (Storage::Bucket(_), false) if keys.is_none() => {
             return Err(Problem::value("recording.keys", "a bucket of your own needs its keys"));
+        }
+        (Storage::Bucket(Bucket { endpoint: Some(url), .. }), _) if !asker.app.permits_url(url) => {
+            return Err(out_of_reach("recording.to"));
         }
         _ => {}
     }

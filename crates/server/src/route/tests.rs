@@ -36,6 +36,11 @@ struct House {
 }
 
 fn house(config: Config) -> House {
+    let rest = Router::new().route("/v1/things/{id}", get(|| async { "thing" }));
+    furnished(config, PARROTS, move |_| rest.clone())
+}
+
+fn furnished(config: Config, tongues: &'static [Tongue], rest: impl Fn(Service) -> Router) -> House {
     let outbox = Outbox::new();
     let service = Service {
         fleet: outbox.clone(),
@@ -45,8 +50,8 @@ fn house(config: Config) -> House {
         clock: Arc::new(now),
     };
     let (draining, told) = watch::channel(false);
-    let desk = Desk { service, metrics: Arc::default(), draining: told, tongues: PARROTS };
-    let rest = Router::new().route("/v1/things/{id}", get(|| async { "thing" }));
+    let rest = rest(service.clone());
+    let desk = Desk { service, metrics: Arc::default(), draining: told, tongues };
     House { outbox, router: build(desk, rest), draining }
 }
 
@@ -214,5 +219,39 @@ fn codes_are_found_in_envelopes_only() {
         ("", None),
     ] {
         assert_eq!(vendor_code(answer.as_bytes()).as_deref(), want, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_real_ones_answer_in_their_own_words() {
+    let house = furnished(Config::default(), TONGUES, rest::router);
+    let long = vec![b' '; MAX_BODY_LEN + 10];
+    let tencent =
+        |action| Request::post("/").header("X-TC-Action", action).header("Content-Type", "application/json");
+    for (request, body, status, want) in [
+        (tencent("StartWebRecord"), b"{}".to_vec(), 200, "\"Code\":\"AuthFailure"),
+        (tencent("StartWebRecord"), long, 200, "\"Code\":\"RequestSizeLimitExceeded\""),
+        (
+            Request::post("/?Action=StartWebcast&Version=2020-12-01"),
+            b"{}".to_vec(),
+            401,
+            "\"Code\":\"MissingAuth",
+        ),
+        (Request::post("/"), Vec::new(), 400, "\"Code\":\"MissingParameter\""),
+        (Request::get("/v1/casts"), Vec::new(), 401, "\"error\""),
+        (Request::get("/v1/nothing"), Vec::new(), 404, "\"error\""),
+        (Request::delete("/v1/nothing/at/all"), Vec::new(), 404, "\"error\""),
+    ] {
+        let (found, body, headers) = house.ask(request, body).await;
+        assert!(found == status && body.contains(want), "{found}: {body}");
+        assert_eq!(headers.get_all("x-request-id").iter().count(), 1);
+    }
+    let text = house.get("/metrics").await.1;
+    for labels in [
+        r#"api="v1",action="GET /v1/casts",code="401""#,
+        r#"api="v1",action="GET other",code="404""#,
+        r#"api="tencent",action="StartWebRecord",code="RequestSizeLimitExceeded""#,
+    ] {
+        assert!(text.contains(labels), "{labels} is not in\n{text}");
     }
 }

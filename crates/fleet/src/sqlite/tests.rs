@@ -1,0 +1,255 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+
+use pagecast_core::CastSpec;
+use pagecast_core::spec::{Source, SourceUrl};
+use pagecast_testkit::Scratch;
+use rusqlite::Connection;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::row::{Fail, execute};
+use super::writer::Tx;
+use super::*;
+use crate::Hold;
+
+const NOW: UnixMs = 1_760_000_000_000;
+const LEASE: Duration = Duration::from_secs(60);
+
+fn open(scratch: &Scratch) -> Arc<Sqlite> {
+    Sqlite::open(Config {
+        path: scratch.join("fleet.db"),
+        vault: Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap(),
+        history: Duration::from_secs(3600),
+        clock: Arc::new(|| NOW),
+    })
+    .unwrap()
+}
+
+fn wish(n: u8) -> NewCast {
+    NewCast {
+        id: CastId::new(NOW, [n, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        app: "app".to_owned(),
+        origin: "test".to_owned(),
+        key: Some(Key(format!("key {n}"))),
+        hold: Hold::WhileLive,
+        request: json!({}),
+        spec: CastSpec::new(Source::new(SourceUrl::parse("http://a.example/").unwrap())),
+        queue_until_ms: NOW + 60_000,
+        quota: 1000,
+        queue_limit: 1000,
+        notify: true,
+    }
+}
+
+fn block_on<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
+}
+
+/// Holds the writer up until all of these wait, so that they are in one transaction, and gives their answers.
+fn together(
+    fleet: &Arc<Sqlite>,
+    all: impl Fn(&Sqlite, u8) -> Box<dyn Future<Output = Result<(), FleetError>> + Send + '_>
+    + Copy
+    + Send
+    + 'static,
+    n: u8,
+) -> Vec<Result<(), FleetError>> {
+    let (go, wait) = sync_channel::<()>(0);
+    let wait = Mutex::new(wait);
+    block_on(async {
+        let mut tasks = JoinSet::new();
+        let first = Arc::clone(fleet);
+        tasks.spawn(async move {
+            let held = move |_: &mut Tx<'_>| {
+                wait.lock().unwrap().recv().unwrap();
+                Ok(())
+            };
+            first.writer.write("waiting", held).await
+        });
+        tokio::task::yield_now().await;
+        for n in 0..n {
+            let fleet = Arc::clone(fleet);
+            tasks.spawn(async move { Box::into_pin(all(&fleet, n)).await });
+        }
+        // Each task runs until it waits for its answer.
+        tokio::task::yield_now().await;
+        go.send(()).unwrap();
+        tasks.join_all().await
+    })
+}
+
+#[test]
+fn what_fails_or_panics_is_undone_alone() {
+    let scratch = Scratch::new().unwrap();
+    let fleet = open(&scratch);
+    let put = |tx: &Tx<'_>, n: u8| {
+        execute(tx.db, "INSERT INTO documents VALUES ('kind', ?, x'00')", [n.to_string()]).map(drop)
+    };
+    let answers = together(
+        &fleet,
+        move |fleet, n| {
+            Box::new(fleet.writer.write("testing", move |tx| {
+                put(tx, n)?;
+                tx.news();
+                match n {
+                    3 => execute(tx.db, "INSERT INTO nowhere VALUES (1)", []).map(drop),
+                    5 => panic!("this panic is wanted"),
+                    7 => put(tx, 0),
+                    _ => Ok(()),
+                }
+            }))
+        },
+        10,
+    );
+    let failed = answers.iter().filter(|answer| answer.is_err()).count();
+    assert_eq!((answers.len(), failed), (11, 3));
+    let storage = |answer: &Result<(), _>| matches!(answer, Ok(()) | Err(FleetError::Storage { .. }));
+    assert!(answers.iter().all(storage), "{answers:?}");
+    let names = block_on(fleet.reader.read("testing", |db, _| {
+        row::all(db, "SELECT name FROM documents ORDER BY name", [], |row| Ok(row.get::<_, String>(0)?))
+    }));
+    assert_eq!(names.unwrap(), ["0", "1", "2", "4", "6", "8", "9"]);
+}
+
+#[test]
+fn a_transaction_that_is_lost_is_lost_for_all_and_the_next_one_is_good() {
+    let scratch = Scratch::new().unwrap();
+    let fleet = open(&scratch);
+    let answers = together(
+        &fleet,
+        |fleet, n| {
+            Box::new(fleet.writer.write("testing", move |tx| {
+                // As SQLite itself does when the disk is full.
+                let sql = if n == 2 { "ROLLBACK" } else { "INSERT INTO meta VALUES (random(), NULL)" };
+                execute(tx.db, sql, [])?;
+                if n == 2 { Err(FleetError::Unavailable.into()) } else { Ok(()) }
+            }))
+        },
+        4,
+    );
+    let lost = answers.iter().filter(|answer| matches!(answer, Err(FleetError::Storage { .. }))).count();
+    let own = answers.iter().filter(|answer| matches!(answer, Err(FleetError::Unavailable))).count();
+    // Of the first one, it may be that it was committed before the others came.
+    assert!(lost >= 3 && own == 1, "{answers:?}");
+    block_on(fleet.check()).unwrap();
+    let rows = block_on(fleet.reader.read("testing", |db, _| {
+        row::one(db, "SELECT count(*) FROM meta", [], |row| Ok(row.get::<_, i64>(0)?))
+    }));
+    assert_eq!(rows.unwrap(), Some(2), "the vault's proof, and the check");
+}
+
+/// Steps of SQLite's machine that something takes.
+fn steps<T>(db: &Connection, work: impl FnOnce() -> Result<T, Fail>) -> (T, u64) {
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    let step = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        false
+    };
+    db.progress_handler(1, Some(step)).unwrap();
+    let done = work().map_err(|fail| fail.told("testing")).unwrap();
+    db.progress_handler(0, None::<fn() -> bool>).unwrap();
+    (done, count.load(Ordering::Relaxed))
+}
+
+/// So many casts that ended long ago, each with events, attempts, and a key that others had too.
+const HISTORY: &str = "
+    WITH RECURSIVE past (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM past WHERE i < ?1)
+    INSERT INTO casts (n, id, app, origin, key, held, notify, request, spec, state, queue_until_ms,
+                       created_ms, started_ms, ended_ms, closed, last_seq)
+    SELECT i, printf('%032x', i), 'app', 'test', 'key ' || (i % 100), 0, 1, x'', x'', 3, ?2 + i,
+           ?2 + i, ?2 + i, ?2 + i, 1, 2 FROM past";
+
+/// Lists that have nothing to do with the past.
+fn lists() -> [(&'static str, Filter); 4] {
+    let lively = Filter { states: State::ALL[..3].to_vec(), limit: 10, ..Filter::default() };
+    let of = |app: &str| Filter { app: Some(app.to_owned()), limit: 10, ..Filter::default() };
+    [
+        ("list", lively.clone()),
+        ("list of one application", Filter { states: lively.states, ..of("app") }),
+        ("list of another application", of("other")),
+        ("list of lately", Filter { since_ms: Some(NOW), ..of("app") }),
+    ]
+}
+
+/// The steps that each operation takes with so long a history.
+fn costs(history: i64) -> Vec<(&'static str, u64)> {
+    let scratch = Scratch::new().unwrap();
+    let fleet = open(&scratch);
+    let work = move |tx: &mut Tx<'_>| {
+        let (db, shared) = (tx.db, tx.shared);
+        db.execute(HISTORY, (history, NOW - 3_000_000))?;
+        db.execute(
+            "INSERT INTO events SELECT n, s.value, created_ms, x'' FROM casts, json_each('[1,2]') s",
+            [],
+        )?;
+        db.execute("INSERT INTO attempts (whose, attempt) SELECT n, x'' FROM casts", [])?;
+        let mut costs = Vec::new();
+        let mut cost = |what, steps| costs.push((what, steps));
+        let sealed = |n| casts::Sealed::new(shared, wish(n));
+        for n in 0..3 {
+            let new = sealed(n)?;
+            cost("create", steps(db, || casts::create(tx, new)).1);
+        }
+        let new = sealed(0)?;
+        cost("create again", steps(db, || casts::create(tx, new)).1);
+        let worker = WorkerId("w".to_owned());
+        let first = db.query_row("SELECT max(n) - 2 FROM casts", [], |row| row.get(0))?;
+        cost("ask", steps(db, || claims::claim(tx, &worker, LEASE, None)).1);
+        let (next, taken) = steps(db, || claims::claim(tx, &worker, LEASE, Some(first)));
+        let Next::Taken(claim) = next else { panic!("it fits") };
+        cost("claim", taken);
+        let Claim { ticket, cast } = *claim;
+        cost("renew", steps(db, || claims::renew(tx, &ticket, LEASE)).1);
+        cost("order", steps(db, || casts::order(tx, &cast.id, &Command::Snapshot)).1);
+        cost("commands", steps(db, || claims::commands(db, shared, &ticket)).1);
+        cost("report", steps(db, || history::report(tx, &ticket, Happening::Live)).1);
+        cost("get", steps(db, || casts::get(db, shared, &cast.id)).1);
+        cost("find", steps(db, || casts::find(db, shared, &Key("key 0".to_owned()))).1);
+        cost("find none", steps(db, || casts::find(db, shared, &Key("nobody's".to_owned()))).1);
+        cost("events", steps(db, || history::events(db, shared, &cast.id, 0, 100)).1);
+        cost("count", steps(db, || casts::count(db, None)).1);
+        for (what, filter) in lists() {
+            cost(what, steps(db, || casts::list(db, shared, &filter)).1);
+        }
+        cost("due", steps(db, || outbox::due(db, shared, 10)).1);
+        cost("next due", steps(db, || outbox::next_due(db, shared)).1);
+        let log = Attempt {
+            seq: 1,
+            part: 0,
+            at_ms: NOW,
+            took_ms: 1,
+            url: String::new(),
+            status: None,
+            error: None,
+        };
+        cost("settle", steps(db, || outbox::settle(tx, &cast.id, 1, Settled::Done, Some(&log))).1);
+        cost("redeliver", steps(db, || outbox::redeliver(tx, &cast.id, None)).1);
+        cost("attempts", steps(db, || outbox::attempts(db, shared, &cast.id)).1);
+        cost("backlog", steps(db, || outbox::backlog(db)).1);
+        cost("adopt", steps(db, || claims::adopt(tx, &worker)).1);
+        cost("sweep the queue", steps(db, || sweep::overdue(tx)).1);
+        cost("sweep the past", steps(db, || sweep::forget(tx)).1);
+        db.execute("UPDATE casts SET ended_ms = 0 WHERE n % ?1 = 0", [history / 10])?;
+        let (more, forgotten) = steps(db, || sweep::forget(tx));
+        assert!(
+            !more
+                && db.query_row("SELECT count(*) FROM casts WHERE ended_ms = 0", [], |row| row
+                    .get::<_, i64>(0))?
+                    == 0
+        );
+        cost("forget ten", forgotten);
+        Ok(costs)
+    };
+    block_on(fleet.writer.write("testing", work)).unwrap()
+}
+
+#[test]
+fn no_operation_takes_longer_because_of_a_long_history() {
+    let (short, long) = (costs(200), costs(20_000));
+    for ((what, short), (_, long)) in short.into_iter().zip(long) {
+        assert!(short > 0 && long <= short + short / 4 + 20, "{what}: {short} steps, then {long}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Casts are taken by workers.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use pagecast_fleet::*;
+use tokio::task::JoinSet;
+
+use super::make::*;
+
+pub(crate) async fn casts_are_taken_in_order<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let mut made = Vec::new();
+    for _ in 0..5 {
+        made.push(put(&*fleet, wish(backend.now())).await);
+    }
+    for id in &made {
+        backend.pass(TICK);
+        let before = backend.now();
+        let Claim { ticket, cast } = take::<B>(&*fleet, "w").await.unwrap();
+        assert_eq!((&cast.id, &ticket.cast), (id, id));
+        assert_eq!((ticket.epoch, &ticket.worker.0[..]), (1, "w"));
+        assert_eq!((cast.state, cast.epoch, &cast.worker), (State::Starting, 1, &Some(ticket.worker)));
+        assert!((before..=backend.now()).contains(&cast.started_ms.unwrap()));
+        assert_eq!(story(&*fleet, id).await, ["queued", "started"]);
+        let found = get(&*fleet, id).await;
+        assert_eq!(format!("{found:?}"), format!("{cast:?}"));
+    }
+    assert!(take::<B>(&*fleet, "w").await.is_none());
+}
+
+pub(crate) async fn one_that_does_not_fit_holds_up_those_behind_it<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let worker = WorkerId("w".to_owned());
+    let begun = begun::<B>(&*fleet, "v", wish(backend.now())).await;
+    let large = put(&*fleet, NewCast { app: "large".to_owned(), ..wish(backend.now()) }).await;
+    let small = put(&*fleet, NewCast { app: "small".to_owned(), ..wish(backend.now()) }).await;
+    let asked = AtomicUsize::new(0);
+    let fits = |cast: &Cast| {
+        assert_eq!((&cast.id, cast.state), (&large, State::Queued), "only the first one is asked about");
+        asked.fetch_add(1, Ordering::SeqCst);
+        cast.app != "large"
+    };
+    assert!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().is_none());
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(get(&*fleet, &large).await.state, State::Queued);
+    fleet.release(&begun.ticket).await.unwrap();
+    let again = fleet.claim(&worker, B::LEASE, &|_| false).await.unwrap().unwrap();
+    assert_eq!(again.cast.id, begun.cast.id, "what was begun goes first, and nobody is asked");
+    assert_eq!(take::<B>(&*fleet, "w").await.unwrap().cast.id, large);
+    assert_eq!(take::<B>(&*fleet, "w").await.unwrap().cast.id, small);
+}
+
+pub(crate) async fn a_lease_that_is_over_is_taken_up_and_the_old_owner_fenced<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let old = begun::<B>(&*fleet, "v", wish(backend.now())).await;
+    let id = old.cast.id.clone();
+    fleet.report(&old.ticket, Happening::Live).await.unwrap();
+    fleet.tell(&old.ticket, Vitals { bytes: 1, ..Vitals::default() }).await;
+    fleet.put_snapshot(&old.ticket, Bytes::from_static(b"old")).await;
+    assert!(take::<B>(&*fleet, "w").await.is_none());
+    backend.pass(B::LEASE);
+    let new = take::<B>(&*fleet, "w").await.unwrap();
+    assert_eq!(
+        (&new.cast.id, new.ticket.epoch, new.cast.state),
+        (&id, 2, State::Live),
+        "the state is what it was"
+    );
+    assert_eq!(new.cast.worker.as_ref().unwrap().0, "w");
+    assert!(
+        fleet.vitals(&id).await.is_none() && fleet.snapshot(&id).await.is_none(),
+        "a new owner begins anew"
+    );
+    let before = format!("{:?}", get(&*fleet, &id).await);
+    all_is_refused(&*fleet, &old.ticket).await;
+    let forged = Ticket { worker: old.ticket.worker.clone(), ..new.ticket.clone() };
+    all_is_refused(&*fleet, &forged).await;
+    assert_eq!(format!("{:?}", get(&*fleet, &id).await), before);
+    assert!(fleet.vitals(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
+    assert_eq!(story(&*fleet, &id).await, ["queued", "started", "live", "taken-up"]);
+    fleet.renew(&new.ticket, B::LEASE).await.unwrap();
+}
+
+/// Nothing can be done with a ticket.
+pub(crate) async fn all_is_refused(fleet: &dyn Fleet, ticket: &Ticket) {
+    let (id, lease) = (&ticket.cast, std::time::Duration::from_secs(1));
+    assert!(is_fenced(&fleet.renew(ticket, lease).await, id));
+    assert!(is_fenced(&fleet.commands(ticket).await, id));
+    assert!(is_fenced(&fleet.obeyed(ticket, u64::MAX).await, id));
+    assert!(is_fenced(&fleet.report(ticket, Happening::Restarted).await, id));
+    assert!(is_fenced(&fleet.report(ticket, over()).await, id));
+    assert!(is_fenced(&fleet.put_pushes(ticket, Vec::new()).await, id));
+    assert!(is_fenced(&fleet.close(ticket, None).await, id));
+    assert!(is_fenced(&fleet.release(ticket).await, id));
+    fleet.tell(ticket, Vitals { bytes: 666, ..Vitals::default() }).await;
+    assert_ne!(fleet.vitals(id).await.map(|vitals| vitals.bytes), Some(666));
+    fleet.put_snapshot(ticket, Bytes::from_static(b"fenced")).await;
+    assert_ne!(fleet.snapshot(id).await.map(|(_, jpeg)| jpeg), Some(Bytes::from_static(b"fenced")));
+}
+
+pub(crate) async fn a_renewed_lease_lasts<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let claim = begun::<B>(&*fleet, "v", wish(backend.now())).await;
+    for _ in 0..3 {
+        backend.pass(B::LEASE * 2 / 3);
+        fleet.renew(&claim.ticket, B::LEASE).await.unwrap();
+        assert!(take::<B>(&*fleet, "w").await.is_none());
+    }
+    backend.pass(B::LEASE);
+    assert!(take::<B>(&*fleet, "w").await.is_some());
+    assert!(is_fenced(&fleet.renew(&claim.ticket, B::LEASE).await, &claim.cast.id));
+}
+
+pub(crate) async fn a_ticket_that_nobody_took_over_is_good<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let claim = begun::<B>(&*fleet, "v", wish(backend.now())).await;
+    backend.pass(B::LEASE * 3);
+    fleet.report(&claim.ticket, Happening::Live).await.unwrap();
+    fleet.renew(&claim.ticket, B::LEASE).await.unwrap();
+    assert!(take::<B>(&*fleet, "w").await.is_none());
+}
+
+pub(crate) async fn one_that_is_given_back_is_free_at_once<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let claim = begun::<B>(&*fleet, "v", wish(backend.now())).await;
+    fleet.release(&claim.ticket).await.unwrap();
+    assert_eq!(get(&*fleet, &claim.cast.id).await.worker, None);
+    all_is_refused(&*fleet, &claim.ticket).await;
+    let again = take::<B>(&*fleet, "v").await.unwrap();
+    assert_eq!((again.cast.id, again.ticket.epoch), (claim.cast.id.clone(), 2));
+    all_is_refused(&*fleet, &claim.ticket).await;
+    assert_eq!(story(&*fleet, &claim.cast.id).await, ["queued", "started", "taken-up"]);
+}
+
+pub(crate) async fn a_worker_that_begins_frees_what_it_had<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let first = begun::<B>(&*fleet, "v", wish(backend.now())).await;
+    let second = begun::<B>(&*fleet, "v", wish(backend.now())).await;
+    let other = begun::<B>(&*fleet, "other", wish(backend.now())).await;
+    let queued = put(&*fleet, wish(backend.now())).await;
+    fleet.adopt(&WorkerId("v".to_owned())).await.unwrap();
+    fleet.adopt(&WorkerId("nobody".to_owned())).await.unwrap();
+    for old in [&first, &second] {
+        all_is_refused(&*fleet, &old.ticket).await;
+    }
+    fleet.renew(&other.ticket, B::LEASE).await.unwrap();
+    for (id, epoch) in [(first.cast.id, 2), (second.cast.id, 2), (queued, 1)] {
+        let claim = take::<B>(&*fleet, "w").await.unwrap();
+        assert_eq!((claim.cast.id, claim.ticket.epoch), (id, epoch));
+    }
+    assert!(take::<B>(&*fleet, "w").await.is_none());
+}
+
+pub(crate) async fn one_that_ended_is_taken_up_until_it_is_closed<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let old = begun::<B>(&*fleet, "v", wish(backend.now())).await;
+    fleet.report(&old.ticket, over()).await.unwrap();
+    backend.pass(B::LEASE);
+    let new = take::<B>(&*fleet, "w").await.unwrap();
+    assert_eq!((&new.cast.id, new.cast.state, new.ticket.epoch), (&old.cast.id, State::Ended, 2));
+    assert!(is_fenced(&fleet.close(&old.ticket, None).await, &old.cast.id));
+    let stored = Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None };
+    fleet.report(&new.ticket, stored).await.unwrap();
+    fleet.close(&new.ticket, None).await.unwrap();
+    assert_eq!(story(&*fleet, &old.cast.id).await, ["queued", "started", "ended", "stored"]);
+    all_is_refused(&*fleet, &new.ticket).await;
+    backend.pass(B::LEASE * 2);
+    assert!(take::<B>(&*fleet, "w").await.is_none(), "nothing is left to do");
+    assert_eq!(get(&*fleet, &old.cast.id).await.worker, None);
+}
+
+pub(crate) async fn many_workers_take_each_cast_once<B: Backend>() {
+    let backend = B::make();
+    let mut made = HashSet::new();
+    for _ in 0..60 {
+        made.insert(put(&*backend.fleet(), wish(backend.now())).await);
+    }
+    let mut tasks = JoinSet::new();
+    for n in 0..12 {
+        let fleet = backend.fleet();
+        tasks.spawn(async move {
+            let mut taken = Vec::new();
+            while let Some(claim) = take::<B>(&*fleet, &format!("w{n}")).await {
+                assert_eq!(claim.ticket.epoch, 1);
+                taken.push(claim.cast.id);
+            }
+            taken
+        });
+    }
+    let taken: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    assert_eq!(taken.len(), made.len());
+    assert_eq!(taken.into_iter().collect::<HashSet<_>>(), made);
+}

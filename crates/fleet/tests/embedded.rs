@@ -1,0 +1,378 @@
+//! What only the embedded backend promises: about its files, and what happens to them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use pagecast_core::CastSpec;
+use pagecast_core::cast::EndReason;
+use pagecast_core::spec::{Push, PushUrl, Source, SourceUrl};
+use pagecast_fleet::sqlite::{self, Config, Sqlite};
+use pagecast_fleet::vault::Vault;
+use pagecast_fleet::{
+    Attempt, CastId, Command, Created, Error, Filter, Fleet, Happening, Hold, Key, NewCast, Settled, State,
+    UnixMs, WorkerId,
+};
+use pagecast_testkit::{Scratch, Tmpfs, command};
+use serde_json::json;
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const LEASE: Duration = Duration::from_secs(60);
+/// For what takes a moment, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn now() -> UnixMs {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+fn open_with(path: PathBuf, key: &str) -> Result<Arc<Sqlite>, sqlite::Error> {
+    let vault = Vault::from_text(key).unwrap();
+    Sqlite::open(Config { path, vault, history: Duration::from_secs(3600), clock: Arc::new(now) })
+}
+
+fn open(path: PathBuf) -> Arc<Sqlite> {
+    open_with(path, KEY).unwrap()
+}
+
+fn wish(n: u64) -> NewCast {
+    let n = n.to_be_bytes();
+    let url = SourceUrl::parse("https://planted-user:planted-word@a.example/b?token=planted-token").unwrap();
+    let pid = std::process::id().to_be_bytes();
+    NewCast {
+        id: CastId::new(now(), [pid[2], pid[3], n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]]),
+        app: "app".to_owned(),
+        origin: "test".to_owned(),
+        key: None,
+        hold: Hold::WhileLive,
+        request: json!({ "Url": "planted-in-request" }),
+        spec: CastSpec::new(Source::new(url)),
+        queue_until_ms: now() + 3_600_000,
+        quota: 1_000_000,
+        queue_limit: 1_000_000,
+        notify: true,
+    }
+}
+
+fn block_on<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
+}
+
+async fn put(fleet: &dyn Fleet, new: NewCast) -> CastId {
+    match fleet.create(new).await.unwrap() {
+        Created::New(cast) => cast.id,
+        other => panic!("a new cast is expected, not {other:?}"),
+    }
+}
+
+fn worker() -> WorkerId {
+    WorkerId("w".to_owned())
+}
+
+#[test]
+fn a_lease_is_over_in_real_time() {
+    let scratch = Scratch::new().unwrap();
+    let fleet = open(scratch.join("fleet.db"));
+    block_on(async {
+        put(&*fleet, wish(0)).await;
+        let (short, lease) = (Instant::now(), Duration::from_millis(300));
+        let first = fleet.claim(&worker(), lease, &|_| true).await.unwrap().unwrap();
+        let second = loop {
+            if let Some(claim) = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap() {
+                break claim;
+            }
+            assert!(short.elapsed() < PATIENCE, "the lease is never over");
+            tokio::task::yield_now().await;
+        };
+        // The clock of the fleet counts milliseconds.
+        assert!(short.elapsed() + Duration::from_millis(2) >= lease, "{:?}", short.elapsed());
+        assert_eq!((&second.ticket.cast, second.ticket.epoch), (&first.ticket.cast, 2));
+        assert!(matches!(fleet.renew(&first.ticket, LEASE).await, Err(Error::Fenced(_))));
+    });
+}
+
+#[test]
+fn nothing_secret_is_readable_in_the_files() {
+    let scratch = Scratch::new().unwrap();
+    let folder = scratch.join("data");
+    let path = folder.join("fleet.db");
+    let fleet = open(path);
+    let push = |key| Push {
+        url: PushUrl::parse(&format!("rtmp://a.example/app/planted-{key}")).unwrap(),
+        patience: None,
+    };
+    block_on(async {
+        let mut new = wish(0);
+        new.spec.pushes.push(push("stream"));
+        let id = put(&*fleet, new).await;
+        fleet.order(&id, Command::AddPush(push("added"))).await.unwrap();
+        let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+        fleet.order(&id, Command::AddPush(push("added-later"))).await.unwrap();
+        fleet.put_pushes(&claim.ticket, vec![push("replaced")]).await.unwrap();
+        let message = Some("planted-message".to_owned());
+        fleet
+            .report(&claim.ticket, Happening::Ended { reason: EndReason::OutputFailed, message })
+            .await
+            .unwrap();
+        fleet.close(&claim.ticket, Some(json!({ "note": "planted-report" }))).await.unwrap();
+        fleet.put_document("app", "name", Some(json!({ "secret": "planted-document" }))).await.unwrap();
+        let attempt = Attempt {
+            seq: 1,
+            part: 0,
+            at_ms: now(),
+            took_ms: 1,
+            url: "https://hook.example/planted-path".to_owned(),
+            status: None,
+            error: Some("planted-error".to_owned()),
+        };
+        fleet.settle(&id, 1, Settled::GivenUp, Some(attempt)).await.unwrap();
+        let cast = fleet.get(&id).await.unwrap().unwrap();
+        assert!(format!("{:?}", cast.report).contains("planted-report"), "they are all there");
+    });
+    assert!(holds_nothing_planted(&folder) >= 4, "the database, what is before it, and the lock");
+    drop(fleet);
+    holds_nothing_planted(&folder);
+    for file in fs::read_dir(&folder).unwrap() {
+        let mode = file.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "nobody else may read it");
+    }
+}
+
+/// Looks into each file; how many there are.
+fn holds_nothing_planted(folder: &Path) -> usize {
+    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    for file in &files {
+        let bytes = fs::read(file).unwrap();
+        assert!(!bytes.windows(7).any(|part| part == b"planted"), "{}", file.display());
+    }
+    files.len()
+}
+
+#[test]
+fn what_cannot_be_opened_is_refused_in_words() {
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.join("fleet.db");
+    let refused = |key| open_with(path.clone(), key).unwrap_err();
+    let fleet = open(path.clone());
+    let taken = refused(KEY);
+    assert!(
+        matches!(taken, sqlite::Error::Taken(_)) && taken.to_string().contains("another service"),
+        "{taken}"
+    );
+    drop(fleet);
+    drop(open(path.clone()));
+
+    let other = refused("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    assert!(matches!(other, sqlite::Error::Vault { .. }) && other.to_string().contains("key"), "{other}");
+    drop(open(path.clone()));
+
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.pragma_update(None, "user_version", 1000).unwrap();
+    drop(raw);
+    let newer = refused(KEY);
+    assert!(matches!(newer, sqlite::Error::Newer { found: 1000, .. }), "{newer}");
+    assert!(newer.to_string().contains("update pagecast"), "{newer}");
+
+    fs::remove_file(&path).unwrap();
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch("CREATE TABLE somebody_elses (x)").unwrap();
+    drop(raw);
+    assert!(matches!(refused(KEY), sqlite::Error::Foreign(_)));
+
+    fs::write(&path, vec![b'x'; 10_000]).unwrap();
+    assert!(matches!(refused(KEY), sqlite::Error::Database { .. }));
+    assert_eq!(fs::read(&path).unwrap(), vec![b'x'; 10_000], "it is left as it is");
+
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(matches!(refused(KEY), sqlite::Error::File { .. }));
+}
+
+#[test]
+fn a_cast_that_is_damaged_is_in_nobodys_way() {
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.join("fleet.db");
+    let fleet = open(path.clone());
+    let (bad, begun, good) = block_on(async {
+        let begun = put(&*fleet, wish(0)).await;
+        let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+        fleet.release(&claim.ticket).await.unwrap();
+        (put(&*fleet, wish(1)).await, begun, put(&*fleet, wish(2)).await)
+    });
+    drop(fleet);
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let swap = "UPDATE casts SET spec = (SELECT spec FROM casts WHERE id = ?1) WHERE id <> ?1";
+    assert_eq!(raw.execute(swap, [good.as_str()]).unwrap(), 2, "one cannot be put in another's place");
+    drop(raw);
+    let fleet = open(path);
+    block_on(async {
+        for id in [&bad, &begun] {
+            let error = fleet.get(id).await.unwrap_err();
+            assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+        }
+        let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+        assert_eq!(claim.cast.id, good);
+        for (id, reason) in [(&bad, EndReason::StartFailed), (&begun, EndReason::OutputFailed)] {
+            let last = fleet.events(id, 0, 10).await.unwrap().pop().unwrap();
+            assert!(matches!(last.what, Happening::Ended { reason: of, .. } if of == reason), "{last:?}");
+        }
+        let due = fleet.due(10).await.unwrap();
+        assert_eq!(due.len(), 1, "{due:?}");
+        assert_eq!(due[0].cast.id, good);
+    });
+}
+
+#[test]
+fn a_full_disk_undoes_what_it_refuses_and_nothing_else() {
+    if !Tmpfs::possible() {
+        return;
+    }
+    let scratch = Scratch::new().unwrap();
+    let disk = Tmpfs::mount(scratch.join("disk"), 1 << 20).unwrap();
+    let fleet = open(disk.path().join("fleet.db"));
+    block_on(async {
+        let mut kept = Vec::new();
+        let refused = loop {
+            let new = NewCast { request: json!("x".repeat(20_000)), ..wish(kept.len() as u64) };
+            let id = new.id.clone();
+            match fleet.create(new).await {
+                Ok(_) => kept.push(id),
+                Err(error) => {
+                    assert!(matches!(error, Error::Storage { .. }), "{error:?}");
+                    break id;
+                }
+            }
+        };
+        assert!(kept.len() > 3);
+        assert!(fleet.check().await.is_err() || fleet.get(&refused).await.unwrap().is_none());
+        disk.grow(64 << 20).unwrap();
+        fleet.check().await.unwrap();
+        assert!(fleet.get(&refused).await.unwrap().is_none(), "nothing half done");
+        put(&*fleet, wish(1000)).await;
+        for id in &kept {
+            assert_eq!(fleet.events(id, 0, 10).await.unwrap().len(), 1);
+        }
+        let queued = fleet.count(None).await.unwrap()[0];
+        assert_eq!(queued, (State::Queued, kept.len() as u64 + 1));
+    });
+    drop(fleet);
+}
+
+/// Says to the child of [`whatever_was_answered_outlives_a_kill`] where the database is.
+const CHILD: &str = "PAGECAST_FLEET_TEST_CHILD";
+
+/// Not a test of its own: works on the database until it is killed, and says what was answered.
+#[test]
+fn child() {
+    let Ok(path) = std::env::var(CHILD) else { return };
+    let fleet = open(path.into());
+    let mut out = std::io::stdout();
+    let mut say = |line: String| writeln!(out, "\n#{line}").and_then(|()| out.flush()).unwrap();
+    block_on(async {
+        fleet.adopt(&worker()).await.unwrap();
+        for n in 0.. {
+            let key = format!("{}-{n}", std::process::id());
+            let new = NewCast { key: Some(Key(key)), ..wish(n) };
+            let id = put(&*fleet, new).await;
+            say(format!("created {id} 1"));
+            let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+            let id = &claim.cast.id;
+            say(format!("claimed {id} {}", claim.ticket.epoch));
+            fleet.report(&claim.ticket, Happening::Live).await.unwrap();
+            say(format!("live {id} 1"));
+            fleet.settle(id, 1, Settled::Done, None).await.unwrap();
+            say(format!("told {id} 1"));
+            if n % 3 == 0 {
+                fleet
+                    .report(&claim.ticket, Happening::Ended { reason: EndReason::Stopped, message: None })
+                    .await
+                    .unwrap();
+                say(format!("ended {id} 1"));
+                fleet.close(&claim.ticket, None).await.unwrap();
+                say(format!("closed {id} 1"));
+            }
+        }
+    });
+}
+
+#[test]
+fn whatever_was_answered_outlives_a_kill() {
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.join("fleet.db");
+    let mut answered: HashMap<(String, String), u64> = HashMap::new();
+    for round in 0..10_usize {
+        let mut child = command::program(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Somewhere in what comes after so many answers.
+        let said = listen(&mut child, 3 + round * 17 % 41);
+        for line in said {
+            let mut words = line.split(' ').map(str::to_owned);
+            let (what, id, n) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+            answered.insert((what, id), n.parse().unwrap());
+        }
+        let fleet = open(path.clone());
+        block_on(check(&*fleet, &answered));
+    }
+    assert!(answered.len() > 100, "{}", answered.len());
+}
+
+/// What the child says before and while it is killed.
+fn listen(child: &mut Child, answers: usize) -> Vec<String> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = Vec::new();
+    for line in lines.map_while(Result::ok) {
+        // The last one may be cut off: then it was not said.
+        if let Some(line) = line.strip_prefix('#')
+            && line.split(' ').count() == 3
+        {
+            said.push(line.to_owned());
+        }
+        if said.len() == answers {
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    assert!(said.len() >= answers, "it ended by itself after {said:?}");
+    said
+}
+
+/// All that was answered is there.
+async fn check(fleet: &dyn Fleet, answered: &HashMap<(String, String), u64>) {
+    for ((what, id), n) in answered {
+        let id = CastId::parse(id).unwrap();
+        let cast = fleet.get(&id).await.unwrap().unwrap_or_else(|| panic!("{what} {id} is lost"));
+        let holds = match &what[..] {
+            "created" => fleet.find(cast.key.as_ref().unwrap()).await.unwrap().unwrap().id == id,
+            "claimed" => cast.epoch >= *n && cast.state != State::Queued,
+            "live" => cast.live_ms.is_some(),
+            "ended" => cast.state == State::Ended && cast.end.is_some(),
+            "closed" => cast.closed,
+            _ => true,
+        };
+        assert!(holds, "{what} {id}: {cast:?}");
+        let events = fleet.events(&id, 0, 1000).await.unwrap();
+        assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as u64), "{events:?}");
+        let ends = events.iter().filter(|event| matches!(event.what, Happening::Ended { .. })).count();
+        assert_eq!(ends, usize::from(cast.state == State::Ended), "state and history are one");
+    }
+    let due = fleet.due(10_000).await.unwrap();
+    for ((_, id), _) in answered.iter().filter(|((what, _), _)| what == "told") {
+        let notice = due.iter().find(|notice| notice.cast.id.as_str() == id);
+        assert!(
+            notice.is_some_and(|notice| notice.event.seq > 1),
+            "what was told is not told again, the rest is"
+        );
+    }
+    let listed = fleet.list(&Filter { limit: 1000, ..Filter::default() }).await.unwrap().casts.len();
+    let counted: u64 = fleet.count(None).await.unwrap().iter().map(|(_, n)| n).sum();
+    assert_eq!(listed as u64, counted);
+}

@@ -1,0 +1,82 @@
+//! What an application's casts may be sent to, as far as an address says it by itself.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use url::{Host, Url};
+
+use super::Application;
+
+impl Application {
+    /// Whether its network has nothing against this host, as it is written in an address. Names other than this machine's own are
+    /// looked up and judged when it is time to connect.
+    #[must_use]
+    pub(crate) fn permits(&self, host: &str, port: u16) -> bool {
+        // Where addresses are not of the web, numbers are left as they are written: `2130706433` is 127.0.0.1, too.
+        let host =
+            match Url::parse(&format!("http://{host}/")).map(|url| url.host().map(|host| host.to_owned())) {
+                Ok(Some(host)) => host,
+                Ok(None) | Err(_) => return false,
+            };
+        let (name, address) = match host {
+            Host::Ipv4(address) => (address.to_string(), IpAddr::from(address)),
+            Host::Ipv6(address) => (address.to_string(), address.into()),
+            Host::Domain(name) => {
+                let plain = name.trim_end_matches('.');
+                if plain != "localhost" && !plain.ends_with(".localhost") {
+                    return true;
+                }
+                (plain.to_owned(), Ipv4Addr::LOCALHOST.into())
+            }
+        };
+        self.network.permits(&name, address, port).is_ok()
+    }
+
+    /// The same for an address of the web.
+    #[must_use]
+    pub(crate) fn permits_url(&self, url: &Url) -> bool {
+        let port = url.port_or_known_default().unwrap_or_default();
+        url.host_str().is_some_and(|host| self.permits(host, port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_refused_unless_they_are_allowed() {
+        let closed: Application = serde_json::from_str(r#"{"name": "a"}"#).unwrap();
+        let open: Application = serde_json::from_str(
+            r#"{"name": "a", "network": {"allow": ["127.0.0.1:1935", "[::1]", "localhost"], "deny": ["198.41.0.4"], "udp": false}}"#,
+        )
+        .unwrap();
+        for (host, port, by_closed, by_open) in [
+            ("a.example", 1935, true, true),
+            ("8.8.8.8", 1935, true, true),
+            ("198.41.0.4", 1935, true, false),
+            ("127.0.0.1", 1935, false, true),
+            ("127.0.0.1", 1936, false, false),
+            ("2130706433", 1935, false, true),
+            ("0x7f.1", 1935, false, true),
+            ("[::1]", 1935, false, true),
+            ("[::ffff:127.0.0.1]", 1936, false, false),
+            ("[fd00::1]", 1935, false, false),
+            ("169.254.169.254", 80, false, false),
+            ("10.1.2.3", 1935, false, false),
+            ("localhost", 1935, false, true),
+            ("a.localhost.", 1936, false, false),
+            ("", 1935, false, false),
+            ("a b", 1935, false, false),
+        ] {
+            assert_eq!(
+                (closed.permits(host, port), open.permits(host, port)),
+                (by_closed, by_open),
+                "{host}:{port}"
+            );
+        }
+        let url = |text: &str| Url::parse(text).unwrap();
+        assert!(
+            closed.permits_url(&url("https://a.example/b")) && !closed.permits_url(&url("http://10.0.0.1/"))
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! Both vendors' callbacks, from the embedded fleet to a receiver that verifies them, over the death of the service.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::{digest, hmac};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use pagecast_core::CastSpec;
+use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::spec::{
+    Layer, Network, Room, RoomCodec, RoomIds, RoomService, RoomUrl, Rule, Secret, Size, Source, SourceUrl,
+};
+use pagecast_core::time::Fps;
+use pagecast_fleet::sqlite::{self, Sqlite};
+use pagecast_fleet::vault::Vault;
+use pagecast_fleet::{CastId, Fleet, Happening, Hold, NewCast, Ticket, WorkerId};
+use pagecast_testkit::Scratch;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use super::Courier;
+use super::testing::{Act, Got, Hook, now};
+use crate::app::{Application, Apps, Receiver};
+use crate::config::Config;
+use crate::service::Service;
+
+const SECRET: &str = "callbackkey123";
+const CASTS: u8 = 6;
+
+fn open(scratch: &Scratch) -> Arc<Sqlite> {
+    let config = sqlite::Config {
+        path: scratch.join("fleet.db"),
+        vault: Vault::from_file(&scratch.join("key")).unwrap(),
+        history: Duration::from_secs(7 * 86_400),
+        clock: Arc::new(now),
+    };
+    Sqlite::open(config).unwrap()
+}
+
+fn service(fleet: &Arc<Sqlite>, url: &str) -> Service {
+    let mut app: Application = serde_json::from_value(json!({"name": "demo", "app_id": "demo"})).unwrap();
+    let url = url.parse().unwrap();
+    let to = Receiver { url, secret: Some(Secret::new(SECRET)), retry_s: 60, noce: false };
+    (app.callbacks.volcengine, app.callbacks.tencent) = (Some(to.clone()), Some(to));
+    app.network = Network { allow: vec![Rule::parse("127.0.0.1").unwrap()], ..Network::default() };
+    let apps = Arc::new(Apps::default());
+    apps.replace(vec![app]);
+    let fleet: Arc<dyn Fleet> = Arc::clone(fleet) as _;
+    Service { fleet, apps, config: Arc::new(Config::default()), rooms: None, clock: Arc::new(now) }
+}
+
+fn wanted(n: u8) -> NewCast {
+    let origin = if n.is_multiple_of(2) { "volcengine" } else { "tencent" };
+    let id = CastId::new(now(), [n; 10]);
+    let task = || format!("task{n}");
+    let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://example.com/").unwrap()));
+    spec.room = Some(Room {
+        service: RoomService::Whip { url: RoomUrl::parse("http://example.com/whip").unwrap(), token: None },
+        ids: RoomIds { app: "demo".into(), room: "room".into(), user: "page".into(), task: task() },
+        layers: vec![Layer {
+            size: Size::new(1280, 720).unwrap(),
+            fps: Fps::new(30).unwrap(),
+            bitrate_kbps: None,
+        }],
+        codec: RoomCodec::default(),
+        ice: Default::default(),
+    });
+    NewCast {
+        id,
+        app: "demo".into(),
+        origin: origin.into(),
+        key: None,
+        hold: Hold::WhileLive,
+        request: json!({"SdkAppId": 1_400_000_001, "TaskId": task()}),
+        spec,
+        queue_until_ms: now() + 600_000,
+        quota: 100,
+        queue_limit: 100,
+        notify: true,
+    }
+}
+
+async fn live(fleet: &Sqlite, n: u8) -> Ticket {
+    fleet.create(wanted(n)).await.unwrap();
+    let claim =
+        fleet.claim(&WorkerId("w".into()), Duration::from_secs(600), &|_| true).await.unwrap().unwrap();
+    fleet.report(&claim.ticket, Happening::Live).await.unwrap();
+    claim.ticket
+}
+
+/// A message's place in the life of its cast, once its signature is verified: whose it is, and what it says.
+fn verified(got: &Got) -> (String, String) {
+    let body: Value = serde_json::from_str(&got.body).unwrap();
+    if let Some(sign) = got.raw.lines().find_map(|line| line.strip_prefix("sign: ")) {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+        hmac::verify(&key, got.body.as_bytes(), &BASE64_STANDARD.decode(sign).unwrap()).unwrap();
+        let info = &body["EventInfo"];
+        let what = format!("{}/{}", body["EventType"], info["Payload"]["Status"]);
+        return (info["TaskId"].as_str().unwrap().to_owned(), what);
+    }
+    let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+    let names = ["EventType", "EventData", "EventTime", "EventId", "Version", "AppId", "Nonce"];
+    let mut values = names.map(text).to_vec();
+    values.push(SECRET.to_owned());
+    values.sort();
+    let sum = digest::digest(&digest::SHA256, values.concat().as_bytes());
+    let hex: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(text("Signature"), hex);
+    let data: Value = serde_json::from_str(&text("EventData")).unwrap();
+    (data["TaskId"].as_str().unwrap().to_owned(), data["Status"].to_string())
+}
+
+/// Until the outbox is empty.
+async fn empty(fleet: &Sqlite) {
+    let mut changes = fleet.changes();
+    let all = async {
+        while fleet.backlog().await.unwrap().waiting > 0 {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), all).await.expect("all callbacks arrive");
+}
+
+#[test]
+fn nothing_is_lost_doubled_without_its_id_or_out_of_order() {
+    let scratch = Scratch::new().unwrap();
+    let world = Runtime::new().unwrap();
+    let hook = world.block_on(Hook::start(&[Act::Answer(500), Act::Hang, Act::Cut], Act::Answer(200)));
+    let before = {
+        let fleet = open(&scratch);
+        let dies = Runtime::new().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        dies.spawn(Courier::new(service(&fleet, &hook.url()), Arc::default()).run(stopped));
+        let tickets = world.block_on(async {
+            let mut tickets = Vec::new();
+            for n in 0..CASTS {
+                tickets.push(live(&fleet, n).await);
+            }
+            for ticket in &tickets {
+                let reloaded = Happening::Reloaded { trouble: Trouble::Freeze };
+                fleet.report(ticket, reloaded).await.unwrap();
+            }
+            // In the middle of the first messages.
+            while hook.got().len() < 4 {
+                tokio::task::yield_now().await;
+            }
+            tickets
+        });
+        dies.shutdown_timeout(Duration::from_secs(60));
+        tickets
+    };
+    let fleet = open(&scratch);
+    world.block_on(async {
+        for ticket in &before {
+            let ended = Happening::Ended { reason: EndReason::Stopped, message: None };
+            fleet.report(ticket, ended).await.unwrap();
+        }
+        let (stop, stopped) = watch::channel(false);
+        let courier = tokio::spawn(Courier::new(service(&fleet, &hook.url()), Arc::default()).run(stopped));
+        empty(&fleet).await;
+        stop.send_replace(true);
+        courier.await.unwrap();
+        assert_eq!(fleet.backlog().await.unwrap().given_up, 0);
+    });
+    let got = hook.got();
+    for n in 0..CASTS {
+        let id =
+            if n.is_multiple_of(2) { format!("task{n}") } else { before[usize::from(n)].cast.to_string() };
+        let mine: Vec<_> = got.iter().filter(|got| verified(got).0 == id).collect();
+        let mut said: Vec<String> = Vec::new();
+        mine.iter().map(|got| verified(got).1).for_each(|what| {
+            if !said.contains(&what) {
+                said.push(what);
+            }
+        });
+        let want = if n.is_multiple_of(2) { ["1", "4", "2"] } else { ["801/1", "803/1", "802/1"] };
+        assert_eq!(said, want, "{mine:#?}");
+        let bodies: HashSet<_> = mine.iter().map(|got| &got.body).collect();
+        assert_eq!(bodies.len(), 3, "a message that came twice was not the same");
+    }
+}

@@ -1,0 +1,247 @@
+use super::*;
+
+const BASE: &str = "/v1/applications";
+
+/// All that can be set, with planted secrets.
+fn everything() -> Value {
+    json!({
+        "app_id": "1400", "sdk_app_id": 1400, "max_casts": 7,
+        "callbacks": {
+            "volcengine": {"url": "https://hooks.example/v?planted=1", "secret": "planted-volc", "retry_s": 60, "noce": true},
+            "tencent": {"url": "https://hooks.example/t", "secret": "planted0tencent", "retry_s": 0, "noce": false},
+            "native": {"url": "https://hooks.example/n", "secret": "planted-native", "retry_s": 0, "noce": false},
+        },
+        "room": {"type": "livekit", "url": "wss://rooms.example/?planted=1", "key": "name", "secret": "planted-livekit"},
+        "codec": "vp8",
+        "ice": {"servers": [{"url": "turn:turn.example:3478", "username": "u", "credential": "planted-turn"}], "relay_only": true},
+        "storage": {
+            "default": {"to": "s3://recordings?region=eu-west-1", "keys": {"access_key": "planted-a", "secret_key": "planted-b"}},
+            "backup": {"to": "cos://recordings-1250000000?region=ap-guangzhou", "keys": {"access_key": "planted-c", "secret_key": "planted-d", "session_token": "planted-e"}},
+            "buckets": null, "cos_endpoint": "http://127.0.0.1:9000/", "s3_endpoint": null, "vod_endpoint": null,
+            "vod_keys": {"id": "vod", "secret": "planted-vod"},
+        },
+        "network": {"allow": ["10.0.0.0/8", "*.example.com:443"], "deny": ["192.0.2.1"], "udp": true},
+        "limits": {"max_time_s": 3600, "attempts": 2, "memory_mib": 1024, "cpu_weight": 50},
+    })
+}
+
+#[tokio::test]
+async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
+    let lab = Lab::new().await;
+    let reply = lab.post(ADMIN, BASE, &json!({"name": "three", "settings": everything()})).await;
+    let made = reply.expect(201);
+    clean(&made);
+    assert_eq!(reply.header("location"), "/v1/applications/three");
+    assert_eq!((&made["name"], &made["defined_in"]), (&json!("three"), &json!("fleet")));
+    let before = lab.service.apps.named("three").unwrap();
+    assert_eq!(
+        before.callbacks.tencent.as_ref().unwrap().secret.as_ref().unwrap().reveal(),
+        "planted0tencent"
+    );
+    assert!(format!("{before:?}").contains("memory_bytes: 1073741824"));
+    let path = format!("{BASE}/three");
+    let shown = lab.get(ADMIN, &path).await.expect(200);
+    assert_eq!(shown, made);
+    let settings = &shown["settings"];
+    assert_eq!(settings["callbacks"]["volcengine"]["url"], "https://hooks.example/v?…");
+    assert_eq!(settings["room"]["secret"], "…");
+    lab.call("PUT", ADMIN, &path, settings).await.expect(200);
+    assert_eq!(*lab.service.apps.named("three").unwrap(), *before, "what was shown as … is as it was");
+    let mut changed = settings.clone();
+    changed["callbacks"]["native"] = Value::Null;
+    changed["room"] = json!({"type": "janus", "url": "https://janus.example/janus", "pin": "planted-pin"});
+    changed["max_casts"] = json!(8);
+    clean(&lab.call("PUT", ADMIN, &path, &changed).await.expect(200));
+    let now = lab.service.apps.named("three").unwrap();
+    assert_eq!((now.max_casts, now.callbacks.native.is_none()), (8, true));
+    // Another place does not get the keys of the one before.
+    let mut moved = lab.get(ADMIN, &path).await.expect(200)["settings"].clone();
+    moved["storage"]["default"]["to"] = json!("s3://somebody-elses?region=eu-west-1");
+    lab.call("PUT", ADMIN, &path, &moved).await.refused(400, "invalid-parameter", "storage.default.keys");
+    lab.call("PUT", ADMIN, &path, &json!({})).await.expect(200);
+    let usual = lab.service.apps.named("three").unwrap();
+    assert_eq!((usual.max_casts, usual.app_id.as_ref()), (200, None), "what is left out is as usual");
+    lab.call("DELETE", ADMIN, &path, &json!({})).await.expect(204);
+    lab.get(ADMIN, &path).await.refused(404, "no-such-application", "-");
+}
+
+#[tokio::test]
+async fn tokens_and_keys_change_without_a_pause() {
+    let lab = Lab::new().await;
+    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
+    let (tokens, keys) = (format!("{BASE}/three/tokens"), format!("{BASE}/three/keys"));
+    let made = lab.post(ADMIN, &tokens, &json!({})).await.expect(201);
+    let first = made["token"].as_str().unwrap().to_owned();
+    assert!(first.len() >= 40);
+    lab.get(&first, "/v1/casts").await.expect(200);
+    let empty = request("POST", &tokens, ADMIN).body(Body::empty()).unwrap();
+    let second = lab.send(empty).await.expect(201)["token"].as_str().unwrap().to_owned();
+    lab.get(&second, "/v1/casts").await.expect(200);
+    let own = lab.post(ADMIN, &tokens, &json!({"token": "planted-0123456789"})).await.expect(201);
+    clean(&own);
+    clean(&lab.get(ADMIN, &tokens).await.expect(200));
+    let gone = format!("{tokens}/{}", made["id"].as_str().unwrap());
+    lab.call("DELETE", ADMIN, &gone, &json!({})).await.expect(204);
+    lab.get(&first, "/v1/casts").await.refused(401, "unauthorized", "-");
+    lab.get(&second, "/v1/casts").await.expect(200);
+    lab.call("DELETE", ADMIN, &gone, &json!({})).await.refused(404, "no-such-token", "-");
+    lab.post(ADMIN, &tokens, &json!({"token": "short"})).await.refused(400, "invalid-parameter", "token");
+    lab.post(ADMIN, &tokens, &json!({"token": ADMIN})).await.refused(409, "taken", "tokens");
+    lab.post(ADMIN, &tokens, &json!({"token": ONE})).await.refused(409, "taken", "tokens");
+
+    let made = lab.post(ADMIN, &keys, &json!({})).await.expect(201);
+    let id = made["id"].as_str().unwrap();
+    let found = lab.service.apps.with_key(id);
+    assert_eq!(found[0].keys[0].secret.reveal(), made["secret"].as_str().unwrap());
+    clean(&lab.post(ADMIN, &keys, &json!({"id": "mine", "secret": "planted"})).await.expect(201));
+    let listed = lab.get(ADMIN, &keys).await.expect(200);
+    assert_eq!(listed, json!({"keys": [{"id": id, "disabled": false}, {"id": "mine", "disabled": false}]}));
+    let path = format!("{keys}/{id}");
+    lab.call("PUT", ADMIN, &path, &json!({"disabled": true})).await.expect(200);
+    assert!(lab.service.apps.with_key(id).is_empty() && !lab.service.apps.with_key("mine").is_empty());
+    lab.call("PUT", ADMIN, &path, &json!({"disabled": false})).await.expect(200);
+    assert_eq!(lab.service.apps.with_key(id).len(), 1);
+    lab.call("PUT", ADMIN, &path, &json!({})).await.refused(400, "invalid-parameter", "-");
+    lab.call("DELETE", ADMIN, &path, &json!({})).await.expect(204);
+    lab.call("DELETE", ADMIN, &path, &json!({})).await.refused(404, "no-such-key", "-");
+    lab.call("PUT", ADMIN, &path, &json!({"disabled": true})).await.refused(404, "no-such-key", "-");
+    for (body, status, code, field) in [
+        (json!({"id": "mine"}), 409, "taken", "id"),
+        (json!({"id": "a b"}), 400, "invalid-parameter", "id"),
+        (json!({"secret": ""}), 400, "invalid-parameter", "secret"),
+        (json!({"more": 1}), 400, "invalid-parameter", "more"),
+    ] {
+        lab.post(ADMIN, &keys, &body).await.refused(status, code, field);
+    }
+    for _ in 1..32 {
+        lab.post(ADMIN, &keys, &json!({})).await.expect(201);
+    }
+    lab.post(ADMIN, &keys, &json!({})).await.refused(400, "invalid-parameter", "keys");
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_are_named() {
+    let lab = Lab::new().await;
+    lab.post(ADMIN, BASE, &json!({"name": "three", "settings": {"app_id": "a3", "sdk_app_id": 3}}))
+        .await
+        .expect(201);
+    for (settings, field) in [
+        (json!({"colour": "red"}), "colour"),
+        (json!({"app_id": "a b"}), "app_id"),
+        (json!({"sdk_app_id": 0}), "sdk_app_id"),
+        (json!({"max_casts": 0}), "max_casts"),
+        (json!({"callbacks": {"native": {"url": "here"}}}), "callbacks.native.url"),
+        (json!({"callbacks": {"native": {"url": "file:///a"}}}), "callbacks.native.url"),
+        (
+            json!({"callbacks": {"native": {"url": "http://a.example/", "secret": "…"}}}),
+            "callbacks.native.secret",
+        ),
+        (
+            json!({"callbacks": {"tencent": {"url": "http://a.example/", "secret": "a-b"}}}),
+            "callbacks.tencent.secret",
+        ),
+        (json!({"room": {"type": "zoom"}}), "room.type"),
+        (json!({"room": {"type": "whip", "url": "ftp://a"}}), "room.url"),
+        (json!({"room": {"type": "livekit", "url": "ws://a", "key": "a", "secret": "…"}}), "room.secret"),
+        (json!({"ice": {"servers": [{"url": "http://a"}]}}), "ice"),
+        (json!({"storage": {"default": {"to": "ftp://a"}}}), "storage.default.to"),
+        (
+            json!({"storage": {"default": {"to": "/a", "keys": {"access_key": "a", "secret_key": "b"}}}}),
+            "storage.default.keys",
+        ),
+        (json!({"storage": {"backup": {"to": "/a"}}}), "storage.backup.to"),
+        (json!({"storage": {"s3_endpoint": "a"}}), "storage.s3_endpoint"),
+        (json!({"storage": {"s3_endpoint": "http://a/b"}}), "storage.s3_endpoint"),
+        (json!({"network": {"allow": ["*.example.com", "a b"]}}), "network.allow[1]"),
+        (json!({"limits": {"max_time_s": 9}}), "limits"),
+        (json!({"limits": {"memory_mib": u64::MAX}}), "limits.memory_mib"),
+        (json!({"limits": {"attempts": 0}}), "limits"),
+    ] {
+        lab.call("PUT", ADMIN, "/v1/applications/three", &settings).await.refused(
+            400,
+            "invalid-parameter",
+            field,
+        );
+        let below = format!("settings.{field}");
+        let body = json!({"name": "four", "settings": settings});
+        lab.post(ADMIN, BASE, &body).await.refused(400, "invalid-parameter", &below);
+    }
+    for name in ["", "A", "a/b", "..", &"a".repeat(65)] {
+        lab.post(ADMIN, BASE, &json!({"name": name})).await.refused(400, "invalid-parameter", "name");
+    }
+    for (body, field) in [
+        (json!({"name": "three"}), "name"),
+        (json!({"name": "one"}), "name"),
+        (json!({"name": "four", "settings": {"app_id": "a3"}}), "settings.app_id"),
+        (json!({"name": "four", "settings": {"app_id": "two"}}), "settings.app_id"),
+        (json!({"name": "a3"}), "name"),
+        (json!({"name": "four", "settings": {"sdk_app_id": 3}}), "settings.sdk_app_id"),
+    ] {
+        lab.post(ADMIN, BASE, &body).await.refused(409, "taken", field);
+    }
+    let names = |all: Value| {
+        all["applications"].as_array().unwrap().iter().map(|app| app["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(lab.get(ADMIN, BASE).await.expect(200)), ["one", "three", "two"]);
+}
+
+#[tokio::test]
+async fn those_of_the_configuration_are_only_shown() {
+    let lab = Lab::new().await;
+    let shown = lab.get(ADMIN, "/v1/applications/one").await.expect(200);
+    clean(&shown);
+    assert!(!shown.to_string().contains(ONE));
+    assert_eq!(
+        (&shown["defined_in"], shown["tokens"].as_array().unwrap().len()),
+        (&json!("configuration"), 2)
+    );
+    for (method, rest, body) in [
+        ("PUT", "", json!({})),
+        ("DELETE", "", json!({})),
+        ("POST", "/keys", json!({})),
+        ("PUT", "/keys/a", json!({"disabled": true})),
+        ("DELETE", "/keys/a", json!({})),
+        ("POST", "/tokens", json!({})),
+        ("DELETE", "/tokens/a", json!({})),
+    ] {
+        let path = format!("{BASE}/one{rest}");
+        lab.call(method, ADMIN, &path, &body).await.refused(409, "defined-in-configuration", "-");
+        let path = format!("{BASE}/nobody{rest}");
+        lab.call(method, ADMIN, &path, &body).await.refused(404, "no-such-application", "-");
+    }
+}
+
+#[tokio::test]
+async fn applications_outlive_the_service() {
+    let lab = Lab::new().await;
+    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
+    let token =
+        lab.post(ADMIN, &format!("{BASE}/three/tokens"), &json!({})).await.expect(201)["token"].clone();
+    let token = token.as_str().unwrap();
+    lab.service.apps.replace(Vec::new());
+    crate::app::load(&lab.service).await.unwrap();
+    let id = lab.cast_of(token, &json!({"url": "http://a.example/", "recording": {}})).await;
+    lab.call("DELETE", ADMIN, &format!("{BASE}/three"), &json!({})).await.refused(409, "has-casts", "-");
+    lab.post(token, &format!("/v1/casts/{id}/stop"), &json!({})).await.expect(200);
+    // One whose name is in the file by now is left out, and the service starts all the same.
+    let mut service = lab.service.clone();
+    let mut config = (*service.config).clone();
+    config.applications[0].name = "three".to_owned();
+    service.config = Arc::new(config);
+    crate::app::load(&service).await.unwrap();
+    assert_eq!(service.apps.all().iter().filter(|app| app.name == "three").count(), 1);
+    assert_eq!(service.apps.named("three").unwrap().tokens.len(), 2, "the file's it is");
+    crate::app::load(&lab.service).await.unwrap();
+    lab.call("DELETE", ADMIN, &format!("{BASE}/three"), &json!({})).await.expect(204);
+    lab.get(token, "/v1/casts").await.refused(401, "unauthorized", "-");
+    assert_eq!(lab.service.fleet.get(&id).await.unwrap().unwrap().app, "three", "its casts are remembered");
+}
+
+#[tokio::test]
+async fn changes_at_the_same_time_lose_nothing() {
+    let lab = Lab::new().await;
+    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
+    let add = async || lab.post(ADMIN, "/v1/applications/three/tokens", &json!({})).await.expect(201);
+    tokio::join!(add(), add(), add(), add(), add(), add());
+    assert_eq!(lab.service.apps.named("three").unwrap().tokens.len(), 6);
+}

@@ -1,0 +1,123 @@
+use super::*;
+
+#[tokio::test]
+async fn whoever_has_no_token_is_told_so() {
+    let lab = Lab::new().await;
+    for header in [
+        None,
+        Some(""),
+        Some("Bearer"),
+        Some("Bearer "),
+        Some("Bearer nobody-has-this-token"),
+        Some("Basic dXNlcjpwYXNz"),
+        Some("token-of-one-0123456789"),
+        Some("Bearer token-of-one-012345678"),
+    ] {
+        for path in [
+            "/v1/casts",
+            "/v1/casts/x",
+            "/v1/casts/x/events",
+            "/v1/applications",
+            "/v1/applications/one/keys",
+        ] {
+            let mut request = Request::builder().uri(path);
+            if let Some(header) = header {
+                request = request.header("authorization", header);
+            }
+            let reply = lab.send(request.body(Body::empty()).unwrap()).await;
+            reply.refused(401, "unauthorized", "-");
+            assert_eq!(reply.header("www-authenticate"), r#"Bearer realm="pagecast""#, "{header:?}");
+        }
+    }
+    let twice = request("GET", "/v1/casts", ONE).header("authorization", format!("Bearer {TWO}"));
+    lab.send(twice.body(Body::empty()).unwrap()).await.refused(401, "unauthorized", "-");
+    let ugly = Request::builder().uri("/v1/casts").header("authorization", &b"Bearer \xff\xfe"[..]);
+    lab.send(ugly.body(Body::empty()).unwrap()).await.refused(401, "unauthorized", "-");
+}
+
+#[tokio::test]
+async fn several_tokens_are_good_at_once() {
+    let lab = Lab::new().await;
+    for token in [ONE, ONE_MORE, TWO, ADMIN] {
+        lab.get(token, "/v1/casts").await.expect(200);
+    }
+    let small = Request::builder().uri("/v1/casts").header("authorization", format!("bearer  {ONE}"));
+    lab.send(small.body(Body::empty()).unwrap()).await.expect(200);
+}
+
+#[tokio::test]
+async fn applications_see_their_own_casts_only() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let base = format!("/v1/casts/{id}");
+    lab.get(ONE, &base).await.expect(200);
+    lab.get(ADMIN, &base).await.expect(200);
+    for (method, rest) in [
+        ("GET", ""),
+        ("POST", "/stop"),
+        ("POST", "/pushes"),
+        ("DELETE", "/pushes"),
+        ("GET", "/snapshot.jpg"),
+        ("GET", "/events"),
+        ("GET", "/evidence"),
+        ("GET", "/evidence/a.txt"),
+        ("GET", "/deliveries"),
+        ("POST", "/deliveries/redeliver"),
+    ] {
+        let path = format!("{base}{rest}");
+        let body = if rest == "/pushes" { json!({"url": "rtmp://a.example/b/c"}) } else { json!({}) };
+        lab.call(method, TWO, &path, &body).await.refused(404, "no-such-cast", "-");
+    }
+    assert_eq!(lab.get(TWO, "/v1/casts").await.expect(200)["casts"], json!([]));
+    lab.get(TWO, "/v1/casts?app=one").await.refused(403, "forbidden", "app");
+    let other = json!({"app": "one", "url": "http://a.example/", "recording": {}});
+    lab.post(TWO, "/v1/casts", &other).await.refused(403, "forbidden", "app");
+}
+
+#[tokio::test]
+async fn applications_are_the_administrators() {
+    let lab = Lab::new().await;
+    let body = json!({"name": "three"});
+    lab.get(ONE, "/v1/applications").await.refused(403, "forbidden", "-");
+    lab.post(ONE, "/v1/applications", &body).await.refused(403, "forbidden", "-");
+    for (method, path) in [
+        ("GET", "/v1/applications/one"),
+        ("PUT", "/v1/applications/one"),
+        ("DELETE", "/v1/applications/one"),
+        ("GET", "/v1/applications/one/keys"),
+        ("POST", "/v1/applications/one/keys"),
+        ("PUT", "/v1/applications/one/keys/a"),
+        ("DELETE", "/v1/applications/one/keys/a"),
+        ("GET", "/v1/applications/one/tokens"),
+        ("POST", "/v1/applications/one/tokens"),
+        ("DELETE", "/v1/applications/one/tokens/a"),
+    ] {
+        lab.call(method, ONE, path, &json!({})).await.refused(403, "forbidden", "-");
+    }
+    lab.post(ADMIN, "/v1/applications", &body).await.expect(201);
+}
+
+#[tokio::test]
+async fn without_an_administrators_token_nobody_is_one() {
+    let mut lab = Lab::new().await;
+    let mut config = (*lab.service.config).clone();
+    config.admin_token = None;
+    lab.service.config = Arc::new(config);
+    lab.router = crate::rest::router(lab.service.clone());
+    lab.get(ADMIN, "/v1/applications").await.refused(401, "unauthorized", "-");
+    lab.get("", "/v1/applications").await.refused(401, "unauthorized", "-");
+    lab.get(ONE, "/v1/applications").await.refused(403, "forbidden", "-");
+}
+
+#[tokio::test]
+async fn what_is_not_there_has_the_same_shape() {
+    let lab = Lab::new().await;
+    lab.get(ONE, "/v1/nothing").await.refused(404, "not-found", "-");
+    lab.get(ONE, "/v1/casts/%ff").await.refused(400, "bad-request", "-");
+    lab.get(ONE, "/v1/casts/..%2f..%2fetc").await.refused(404, "no-such-cast", "-");
+    let reply = lab.call("PATCH", ONE, "/v1/casts", &json!({})).await;
+    reply.refused(405, "method-not-allowed", "-");
+    assert!(reply.header("allow").contains("POST"), "{:?}", reply.headers);
+    let reply = lab.send(request("HEAD", "/v1/casts", ONE).body(Body::empty()).unwrap()).await;
+    assert_eq!((reply.status.as_u16(), reply.body.len()), (200, 0));
+}

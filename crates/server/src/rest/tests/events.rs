@@ -1,0 +1,240 @@
+use axum::response::Response;
+use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::push;
+
+use super::*;
+
+const TIME: Duration = Duration::from_secs(60);
+
+async fn follow(lab: &Lab, path: &str, last: Option<&str>) -> Response {
+    let mut request = request("GET", path, ONE).header("accept", "text/html, text/event-stream;q=0.9");
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    lab.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+}
+
+/// What a stream says until it has said this, or to its end.
+async fn until(body: &mut Body, words: &str) -> String {
+    let mut said = String::new();
+    while words.is_empty() || !said.contains(words) {
+        let Some(frame) = tokio::time::timeout(TIME, body.frame()).await.expect("it says more, or ends")
+        else {
+            break;
+        };
+        said.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
+    }
+    said
+}
+
+fn ids(said: &str) -> Vec<u64> {
+    said.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().unwrap()).collect()
+}
+
+async fn history(lab: &Lab, claim: &Claim) {
+    let url = "rtmp://a.example/b/…".to_owned();
+    for happening in [
+        Happening::Live,
+        Happening::Reloaded { trouble: Trouble::Freeze },
+        Happening::Moved { trouble: Trouble::Unreachable },
+        Happening::Restarted,
+        Happening::Unrecorded,
+        Happening::Push { id: 1, url, state: push::State::Recovering, error: Some("refused".to_owned()) },
+        Happening::Room { state: push::State::Running, error: None },
+        Happening::Storing { stuck: true, pending: 2, problem: Some("full".to_owned()) },
+        Happening::Ended { reason: EndReason::MaxTime, message: None },
+        Happening::Stored {
+            files: Vec::new(),
+            complete: false,
+            backup: false,
+            problem: Some("full".to_owned()),
+        },
+    ] {
+        lab.report(claim, happening).await;
+    }
+}
+
+#[tokio::test]
+async fn the_history_is_told_in_pages() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let claim = lab.claim().await;
+    history(&lab, &claim).await;
+    let path = format!("/v1/casts/{id}/events");
+    let all = lab.get(ONE, &path).await.expect(200);
+    let events = all["events"].as_array().unwrap();
+    let words: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(
+        words,
+        [
+            "queued",
+            "started",
+            "live",
+            "reloaded",
+            "moved",
+            "restarted",
+            "unrecorded",
+            "push",
+            "room",
+            "storing",
+            "ended",
+            "stored",
+        ]
+    );
+    let at = "2026-11-21T17:00:00.000Z";
+    for (seq, more) in [
+        (1, json!({})),
+        (4, json!({"trouble": "freeze"})),
+        (5, json!({"trouble": "unreachable"})),
+        (
+            8,
+            json!({"push": {"id": 1, "url": "rtmp://a.example/b/…", "state": "recovering", "error": "refused"}}),
+        ),
+        (9, json!({"room": {"state": "running"}})),
+        (10, json!({"storing": {"stuck": true, "pending": 2, "problem": "full"}})),
+        (11, json!({"end": {"reason": "max-time"}})),
+        (12, json!({"stored": {"complete": false, "backup": false, "problem": "full", "files": []}})),
+    ] {
+        let mut expected =
+            json!({"id": format!("{id}-{seq}"), "seq": seq, "at": at, "event": words[seq - 1]});
+        for (name, value) in more.as_object().unwrap() {
+            expected[name] = value.clone();
+        }
+        assert_eq!(events[seq - 1], expected);
+    }
+    assert_eq!(all["next"], Value::Null);
+    let page = lab.get(ONE, &format!("{path}?after=3&limit=2")).await.expect(200);
+    assert_eq!(
+        (&page["events"][0]["seq"], &page["events"][1]["seq"], &page["next"]),
+        (&json!(4), &json!(5), &json!(5))
+    );
+    assert_eq!(lab.get(ONE, &format!("{path}?after=12")).await.expect(200)["events"], json!([]));
+    for (query, field) in [
+        ("after=x", "after"),
+        ("after=-1", "after"),
+        ("after=18446744073709551615", "after"),
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("more=1", "more"),
+    ] {
+        lab.get(ONE, &format!("{path}?{query}")).await.refused(400, "invalid-parameter", field);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_until_nothing_more_can_happen() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let path = format!("/v1/casts/{id}/events");
+    let response = follow(&lab, &path, None).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert!(response.headers().contains_key("x-request-id"));
+    let mut body = response.into_body();
+    let said = until(&mut body, "queued").await;
+    assert!(said.contains("event: queued\n") && said.contains(&format!("\"id\":\"{id}-1\"")), "{said}");
+    let claim = lab.claim().await;
+    until(&mut body, "started").await;
+    lab.report(&claim, Happening::Live).await;
+    until(&mut body, "event: live").await;
+    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None }).await;
+    until(&mut body, "event: ended").await;
+    let nothing = Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None };
+    lab.report(&claim, nothing).await;
+    lab.service.fleet.close(&claim.ticket, None).await.unwrap();
+    let rest = until(&mut body, "").await;
+    assert!(ids(&rest).ends_with(&[5]), "the last one is told before it ends: {rest}");
+    // Whoever lost it goes on where he was, by number or by id.
+    for (last, expected) in [("3", vec![4, 5]), (&format!("{id}-4"), vec![5]), ("5", vec![])] {
+        let mut body = follow(&lab, &path, Some(last)).await.into_body();
+        assert_eq!(ids(&until(&mut body, "").await), expected, "{last}");
+    }
+    let mut body = follow(&lab, &format!("{path}?after=2"), None).await.into_body();
+    assert_eq!(ids(&until(&mut body, "").await), [3, 4, 5]);
+}
+
+#[tokio::test]
+async fn streams_that_are_refused() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let path = format!("/v1/casts/{id}/events");
+    for last in ["x", "-1", "", "00000000000000000000000000000000-1"] {
+        let request =
+            request("GET", &path, ONE).header("accept", "text/event-stream").header("last-event-id", last);
+        let reply = lab.send(request.body(Body::empty()).unwrap()).await;
+        reply.refused(400, "invalid-parameter", "Last-Event-ID");
+    }
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(follow(&lab, &path, None).await);
+    }
+    let sixty_fifth =
+        || request("GET", &path, ONE).header("accept", "text/event-stream").body(Body::empty()).unwrap();
+    let reply = lab.send(sixty_fifth()).await;
+    reply.refused(429, "too-many-streams", "-");
+    assert_eq!(reply.header("retry-after"), "10");
+    lab.get(ONE, &path).await.expect(200);
+    open.clear();
+    assert_eq!(follow(&lab, &path, None).await.status(), 200, "a stream that is closed makes room");
+}
+
+#[tokio::test]
+async fn a_quiet_stream_says_that_it_is_there() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let mut body = follow(&lab, &format!("/v1/casts/{id}/events"), None).await.into_body();
+    until(&mut body, "queued").await;
+    assert!(until(&mut body, ":").await.contains(": still here"));
+}
+
+#[tokio::test]
+async fn a_callback_is_the_same_each_time() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let claim = lab.claim().await;
+    let receiver = lab.service.apps.named("one").unwrap().callbacks.native.clone().unwrap();
+    let rendered = async || {
+        let cast = lab.service.fleet.get(&id).await.unwrap().unwrap();
+        let events = lab.service.fleet.events(&id, 0, 100).await.unwrap();
+        events.iter().map(|event| crate::rest::callback::render(&receiver, &cast, event)).collect::<Vec<_>>()
+    };
+    let url = "rtmp://a.example/b/…".to_owned();
+    let push = || Happening::Push { id: 1, url: url.clone(), state: push::State::Running, error: None };
+    let mut before = rendered().await;
+    for happening in [
+        push(),
+        Happening::Live,
+        push(),
+        Happening::Ended { reason: EndReason::Stopped, message: None },
+        push(),
+        Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None },
+    ] {
+        lab.pass(1500);
+        lab.report(&claim, happening).await;
+        let now = rendered().await;
+        assert_eq!(now[..before.len()], before[..], "what was told before is told the same");
+        before = now;
+    }
+    let states = before.iter().map(|messages| {
+        let [message] = messages.as_slice() else { panic!("one each: {messages:?}") };
+        let body: Value = serde_json::from_slice(&message.body).unwrap();
+        clean(&body);
+        assert_eq!((&body["cast"], &body["app"]), (&json!(id.as_str()), &json!("one")));
+        format!("{} {}", body["event"].as_str().unwrap(), body["state"].as_str().unwrap())
+    });
+    let expected = [
+        "queued queued",
+        "started starting",
+        "push starting",
+        "live live",
+        "push live",
+        "ended ended",
+        "push ended",
+        "stored ended",
+    ];
+    assert_eq!(states.collect::<Vec<_>>(), expected);
+    let headers = &before[3][0].headers;
+    let header = |name: &str| &headers.iter().find(|(known, _)| *known == name).unwrap().1;
+    assert_eq!(header("Pagecast-Event-Id"), &format!("{id}-4"));
+    assert_eq!(header("Pagecast-Timestamp"), &((BEGIN + 3000) / 1000).to_string());
+    assert!(header("Pagecast-Signature").strip_prefix("v1=").is_some_and(|hex| hex.len() == 64));
+}

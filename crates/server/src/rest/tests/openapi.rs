@@ -1,0 +1,76 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::*;
+
+#[test]
+fn the_description_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/openapi.json");
+    let text = crate::rest::openapi::text();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == text, "{} is not current: run this test with UPDATE=1", path.display());
+}
+
+/// All schemas that something refers to.
+fn referred(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            if let Some(name) = map.get("$ref").and_then(Value::as_str) {
+                found.insert(name.strip_prefix("#/components/schemas/").unwrap().to_owned());
+            }
+            map.values().for_each(|value| referred(value, found));
+        }
+        Value::Array(list) => list.iter().for_each(|value| referred(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_description_is_whole() {
+    let api: Value = serde_json::from_str(&crate::rest::openapi::text()).unwrap();
+    let schemas = api["components"]["schemas"].as_object().unwrap();
+    let mut found = BTreeSet::new();
+    referred(&api, &mut found);
+    for name in &found {
+        assert!(schemas.contains_key(name), "{name} is referred to, and not there");
+    }
+    let mut ids = BTreeSet::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            assert!(operation["summary"].as_str().is_some_and(|words| !words.is_empty()), "{method} {path}");
+            assert!(
+                ids.insert(operation["operationId"].as_str().unwrap()),
+                "{method} {path} has another's name"
+            );
+            assert!(operation["responses"]["default"].is_object(), "{method} {path}");
+        }
+    }
+    assert_eq!(ids.len(), 24);
+    for (name, schema) in schemas {
+        for (field, of) in schema["properties"].as_object().into_iter().flatten() {
+            let one = of["oneOf"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one["description"].is_string()));
+            let said = of["description"].is_string() || one;
+            assert!(said, "{name}.{field} says nothing about itself");
+        }
+    }
+}
+
+#[tokio::test]
+async fn everybody_may_read_the_reference() {
+    let lab = Lab::new().await;
+    for (path, kind, words) in [
+        ("/v1", "text/html; charset=utf-8", "/v1/reference.js"),
+        ("/v1/reference.js", "text/javascript; charset=utf-8", "/v1/openapi.json"),
+        ("/v1/openapi.json", "application/json", "\"openapi\""),
+    ] {
+        let reply = lab.get("", path).await;
+        assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, kind), "{path}");
+        assert!(String::from_utf8_lossy(&reply.body).contains(words), "{path}");
+        assert!(reply.header("content-security-policy").starts_with("default-src 'none'"), "{path}");
+    }
+}

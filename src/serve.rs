@@ -1,0 +1,256 @@
+//! `pagecast serve`: fleet, rooms, node, callbacks and listener, joined.
+
+mod rooms;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use pagecast_core::CastSpec;
+use pagecast_core::spec::{Source, SourceUrl};
+use pagecast_fleet::sqlite::{self, Sqlite};
+use pagecast_fleet::vault::Vault;
+use pagecast_fleet::{Fleet, UnixMs, WorkerId};
+use pagecast_room::embedded;
+use pagecast_server::app::{self, Apps};
+use pagecast_server::callback::Courier;
+use pagecast_server::config::{self, Config};
+use pagecast_server::metrics::Metrics;
+use pagecast_server::{Rooms, Service, listen, route};
+use pagecast_worker::node::{self, AdmissionConfig, Node};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::failure::Failure;
+use crate::{cli, screen};
+
+/// How long requests that run may go on when the service ends.
+const LAST_REQUESTS: Duration = Duration::from_secs(10);
+/// How long a cast is this process's own without a word from it.
+const LEASE: Duration = Duration::from_secs(15);
+
+pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Failure> {
+    let options = config::Options { file: args.config.clone(), listen: args.listen, data: args.data.clone() };
+    let config = config::load(&options, &config::environment()).map_err(|e| Failure::of_value(e.into()))?;
+    let findings = config.check();
+    let fatal = findings.iter().filter(|finding| finding.grave).count();
+    if args.check_config {
+        findings.iter().for_each(|finding| screen::print(&finding.text));
+        screen::print(if fatal == 0 { "the configuration is sound" } else { "the service would not start" });
+        return Ok(if fatal == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) });
+    }
+    for finding in &findings {
+        screen::say(&finding.text);
+    }
+    if fatal > 0 {
+        return Err(Failure::of_value(anyhow::anyhow!("the configuration cannot be used")));
+    }
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let mut ends = Ends::new()?;
+        let running = Running::start(config).await?;
+        running.introduce();
+        ends.wait().await;
+        tracing::info!("asked to end");
+        tokio::select! {
+            () = running.stop() => Ok(ExitCode::SUCCESS),
+            () = ends.wait() => {
+                tracing::warn!("asked to end again: casts are left where they are");
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    })
+}
+
+/// A runtime for a service.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .thread_name("service")
+        .enable_all()
+        .build()
+        .context("cannot start the service")
+}
+
+/// SIGINT and SIGTERM.
+struct Ends(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+impl Ends {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self(listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?))
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+/// A service that runs.
+pub(crate) struct Running {
+    service: Service,
+    server: listen::Server,
+    /// Where rooms are watched, if there are any.
+    rooms: Option<SocketAddr>,
+    /// Whether there is an application only for want of another.
+    made: bool,
+    stop: watch::Sender<bool>,
+    node: JoinHandle<()>,
+    courier: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts all of it.
+    pub(crate) async fn start(mut config: Config) -> anyhow::Result<Self> {
+        prepare(&config.data)?;
+        let vault = vault(&config)?;
+        let clock: pagecast_server::Clock = Arc::new(unix_ms);
+        let store_config = sqlite::Config {
+            path: config.data.join("fleet.db"),
+            vault,
+            history: Duration::from_secs(config.casts.history_h * 3600),
+            clock: Arc::clone(&clock),
+        };
+        let fleet: Arc<dyn Fleet> = Sqlite::open(store_config).context("cannot open the fleet")?;
+        let made = config.applications.is_empty();
+        if made {
+            let (mut application, _) = config::demo_application(&config.data)?;
+            // There is no object storage to try it with.
+            application.storage.buckets = Some(config.data.join("buckets"));
+            config.applications.push(application);
+        }
+        let rooms = rooms(&config.rooms)?;
+        let rooms_addr = rooms.as_ref().map(|(_, addr)| *addr);
+        let service = Service {
+            fleet: Arc::clone(&fleet),
+            apps: Arc::new(Apps::default()),
+            config: Arc::new(config),
+            rooms: rooms.map(|(rooms, _)| rooms),
+            clock,
+        };
+        app::load(&service).await.context("cannot load the applications")?;
+        let node = Node::join(node_config(&service.config)?, Arc::clone(&fleet)).await?;
+        let (stop, stopped) = watch::channel(false);
+        let node = tokio::spawn(node.run(stopped.clone()));
+        let metrics = Arc::new(Metrics::default());
+        let courier = Courier::new(service.clone(), Arc::clone(&metrics)).run(stopped.clone());
+        let courier = tokio::spawn(courier);
+        let config = &service.config;
+        let router = route::router(service.clone(), metrics, stopped);
+        let server = listen::Server::start(config.listen, config.tls.as_ref(), router).await?;
+        Ok(Self { service, server, rooms: rooms_addr, made, stop, node, courier })
+    }
+
+    /// Where its APIs are.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.service.config.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.server.addr)
+    }
+
+    /// What handlers have.
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Says where everything is.
+    fn introduce(&self) {
+        let url = self.url();
+        screen::say(&format!("Pagecast {} listens on {url}", env!("CARGO_PKG_VERSION")));
+        screen::say("  Volcengine and Tencent APIs: this address as the endpoint of their SDKs");
+        screen::say(&format!("  REST API: {url}/v1"));
+        if let Some(addr) = self.rooms {
+            screen::say(&format!("  rooms: http://{addr}/rooms/…"));
+        }
+        if self.made {
+            let file = self.service.config.data.join("credentials.json");
+            screen::say(&format!(
+                "  no application is configured: one is called demo, its keys are in {}, where pagecast call finds them",
+                file.display()
+            ));
+        }
+    }
+
+    /// Ends it: what runs goes on with the next start.
+    pub(crate) async fn stop(self) {
+        let Self { server, stop, node, courier, .. } = self;
+        stop.send_replace(true);
+        if node.await.is_err() {
+            tracing::error!("the node panicked");
+        }
+        server.stop(LAST_REQUESTS).await;
+        if courier.await.is_err() {
+            tracing::error!("the courier panicked");
+        }
+    }
+}
+
+/// Makes the data folder: what is in it is nobody else's business.
+fn prepare(data: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let folder = || format!("cannot make the folder {}", data.display());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).with_context(folder)
+}
+
+/// What seals secrets: a key that is set, or one that is made once and kept in the data folder.
+fn vault(config: &Config) -> anyhow::Result<Vault> {
+    match &config.secret_key {
+        Some(key) => Vault::from_text(key.reveal()).context("cannot use secret_key (PAGECAST_SECRET_KEY)"),
+        None => {
+            let file = config.data.join("secret.key");
+            Vault::from_file(&file).with_context(|| format!("cannot use the key in {}", file.display()))
+        }
+    }
+}
+
+type OwnRooms = (Arc<dyn Rooms>, SocketAddr);
+
+fn rooms(config: &config::Rooms) -> anyhow::Result<Option<OwnRooms>> {
+    if !config.enabled {
+        return Ok(None);
+    }
+    let access = config.secret.clone().map_or(embedded::Access::Open, embedded::Access::Jwt);
+    let server = embedded::Server::start(embedded::Config {
+        http: config.listen,
+        media: config.media,
+        addresses: config.addresses.clone(),
+        access,
+        ..embedded::Config::default()
+    });
+    let server = Arc::new(server.context("cannot open the rooms")?);
+    let addr = server.http_addr();
+    let rooms = rooms::Embedded::new(server, config.public_url.clone(), config.secret.clone());
+    Ok(Some((Arc::new(rooms), addr)))
+}
+
+fn node_config(config: &Config) -> anyhow::Result<node::Config> {
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let folder = |name: &str| config.data.join(name);
+    let like = SourceUrl::parse("http://localhost/").map(|url| CastSpec::new(Source::new(url)))?;
+    Ok(node::Config {
+        program,
+        // The data folder is locked, so there is only one.
+        worker: WorkerId("embedded".into()),
+        lease: LEASE,
+        admission: AdmissionConfig {
+            cpu_share: config.casts.cpu_share,
+            spare_memory_bytes: config.casts.spare_memory_mib << 20,
+            max: config.casts.max as usize,
+        },
+        warm: Some((config.casts.warm, like)),
+        scratch: folder("scratch"),
+        folders: ["spool", "recordings", "receipts", "evidence"].map(folder).into(),
+        drain: Duration::from_secs(config.casts.drain_s),
+    })
+}
+
+fn unix_ms() -> UnixMs {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMs::try_from(now.as_millis()).unwrap_or(UnixMs::MAX)
+}

@@ -1,0 +1,108 @@
+//! The rooms of the service: where casts publish to, and where to watch them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pagecast_core::SpecError;
+use pagecast_core::spec::{MAX_ID_LEN, RoomIds, RoomService, RoomUrl, Secret};
+use pagecast_room::embedded::{
+    Server,
+    token::{self, Claims},
+};
+use pagecast_server::Rooms;
+
+/// How long a token is good for: that of a publisher as long as a cast can last, with a day to be taken up again.
+const PUBLISHER: Duration = Duration::from_secs(2 * 86_400);
+/// That of a viewer, who gets the address anew whenever it is asked for.
+const VIEWER: Duration = Duration::from_secs(86_400);
+/// Most characters of an application in the name of a room that would otherwise be too long.
+const APP_LEN: usize = 40;
+
+/// The embedded rooms.
+#[derive(Debug)]
+pub(super) struct Embedded {
+    server: Arc<Server>,
+    public_url: String,
+    secret: Option<Secret>,
+}
+
+impl Embedded {
+    /// Rooms that viewers reach at `public_url`, or where they listen.
+    pub(super) fn new(server: Arc<Server>, public_url: Option<String>, secret: Option<Secret>) -> Self {
+        let own = || format!("http://{}", server.http_addr());
+        let public_url = public_url.map_or_else(own, |url| url.trim_end_matches('/').to_owned());
+        Self { server, public_url, secret }
+    }
+
+    fn token(&self, claims: &Claims) -> Option<String> {
+        // Without a system's cryptography nobody would be let in, with or without a token.
+        self.secret.as_ref().and_then(|secret| token::mint(secret, claims).ok())
+    }
+}
+
+impl Rooms for Embedded {
+    fn service(&self, ids: &RoomIds) -> Result<RoomService, SpecError> {
+        let room = name(ids);
+        let token = self.token(&Claims::new(&room, PUBLISHER).publisher(&ids.user));
+        // The rooms may listen on all addresses; publishers are on this machine.
+        let address = self.server.http_addr();
+        let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { host(address.ip()) };
+        let url = format!("http://{host}:{}/rooms/{}/whip?user={{user}}", address.port(), escape(&room));
+        Ok(RoomService::Whip { url: RoomUrl::parse(&url)?, token: token.map(Secret::new) })
+    }
+
+    fn watch(&self, ids: &RoomIds) -> String {
+        let room = name(ids);
+        let token = self.token(&Claims::new(&room, VIEWER).viewer());
+        let token = token.map(|token| format!("?token={token}")).unwrap_or_default();
+        format!("{}/rooms/{}{token}", self.public_url, escape(&room))
+    }
+
+    fn viewers(&self, ids: &RoomIds) -> usize {
+        self.server.stats(&name(ids)).map_or(0, |stats| stats.viewers.len())
+    }
+}
+
+/// The room of an application: others may have one of the same name.
+fn name(ids: &RoomIds) -> String {
+    let name = format!("{}.{}", ids.app, ids.room);
+    if name.len() <= MAX_ID_LEN {
+        return name;
+    }
+    // Too long for one name: what is cut off is stood in for by a number of all of it.
+    let app: String = ids.app.chars().take(APP_LEN).collect();
+    let room: String = ids.room.chars().take(MAX_ID_LEN - APP_LEN - 18).collect();
+    format!("{app}.{room}.{:016x}", fnv(name.as_bytes()))
+}
+
+/// FNV-1a, 64 bits: the same for ever, whoever compiled it.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn escape(name: &str) -> String {
+    name.replace('@', "%40")
+}
+
+fn host(ip: std::net::IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(app: &str, room: &str) -> RoomIds {
+        RoomIds { app: app.into(), room: room.into(), user: "u".into(), task: "t".into() }
+    }
+
+    #[test]
+    fn rooms_of_two_applications_are_two() {
+        assert_eq!(name(&ids("a", "r@1")), "a.r@1");
+        let long = "x".repeat(128);
+        let (one, other) = (name(&ids(&long, &long)), name(&ids(&long, &format!("{}y", &long[1..]))));
+        assert!(one != other && one.len() <= MAX_ID_LEN && other.len() <= MAX_ID_LEN, "{one} {other}");
+    }
+}

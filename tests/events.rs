@@ -1,0 +1,339 @@
+//! What happens to a page is told as the vendors' documents have it: each row of their tables, from a real page to a callback that
+//! arrived and is signed.
+#![expect(clippy::print_stdout, reason = "what was told is shown beside a failure")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::service::{APP_ID, CALLBACK_SECRET, SDK_APP_ID};
+use pagecast_testkit::{Receiver, Reply, S3, Server, Service, Setup, Signal, Told, Turn, VodServer, signed};
+use serde_json::{Value, json};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+/// Several casts at a time on two cores take their time.
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn start(receiver: &Receiver, storage: Option<String>) -> Result<Service> {
+    let setup = Setup { callbacks: Some(receiver.url("")), storage, ..Setup::default() };
+    Service::start(PAGECAST, &setup)
+}
+
+/// `Status` and `Reason` of the events of a task by Volcengine's API, in order; each is signed.
+fn webcast_events(told: &[Told], task: &str) -> Result<Vec<(u64, String)>> {
+    let mut events = Vec::new();
+    for told in told.iter().filter(|told| told.path == "/volcengine") {
+        let data = signed::volcengine(told, CALLBACK_SECRET)?;
+        if data["TaskId"] == task {
+            ensure!(data["AppId"] == APP_ID && data["RoomId"] == "room", "{data}");
+            let reason = data["Reason"].as_str().context("no reason")?.to_owned();
+            events.push((data["Status"].as_u64().context("no status")?, reason));
+        }
+    }
+    Ok(events)
+}
+
+/// Group, type, `Status` and `EventMessage` of the events of a task by Tencent's API, in order; each is signed.
+fn record_events(told: &[Told], task: &str) -> Result<Vec<(u64, u64, u64, String)>> {
+    let mut events = Vec::new();
+    for told in told.iter().filter(|told| told.path == "/tencent") {
+        let body = signed::tencent(told, CALLBACK_SECRET)?;
+        let info = &body["EventInfo"];
+        if info["TaskId"].as_str().is_some_and(|id| id.starts_with(task)) {
+            let number = |value: &Value| value.as_u64().with_context(|| format!("no number in {body}"));
+            let message = info["Payload"]["EventMessage"].as_str().unwrap_or_default().to_owned();
+            let status = number(&info["Payload"]["Status"])?;
+            events.push((number(&body["EventGroupId"])?, number(&body["EventType"])?, status, message));
+        }
+    }
+    Ok(events)
+}
+
+/// A task by Volcengine's API: what its page does, how it is asked for, and what is told of it.
+struct Webcast {
+    name: &'static str,
+    page: &'static str,
+    more: Value,
+    told: &'static [(u64, &'static str)],
+}
+
+fn webcasts() -> Vec<Webcast> {
+    let cast = |name, page, more, told| Webcast { name, page, more, told };
+    let notify =
+        |timeout: u32| json!({ "EventNotifyConfig": { "EnableEventNotify": true, "StartTimeout": timeout } });
+    let monitor = |check: &str| json!({ "MonitorConfig": { check: 2 } });
+    vec![
+        cast("in-time", "counter.html?start=500&end=4000", notify(20), &[(1, ""), (2, "UnknownStopReason")]),
+        cast(
+            "too-late",
+            "counter.html",
+            notify(3),
+            &[
+                (4, "StartEventTimeout"),
+                (5, "StartEventTimeout"),
+                (4, "StartEventTimeout"),
+                (5, "StartEventTimeout"),
+                (4, "StartEventTimeout"),
+                (3, "StartTaskFailed"),
+            ],
+        ),
+        cast(
+            "frozen",
+            "counter.html?do=freeze&after=500&loads=2&id=frozen",
+            monitor("FreezeCheckInterval"),
+            &[(1, ""), (4, "PageFreeze"), (5, "PageFreeze")],
+        ),
+        cast(
+            "white",
+            "counter.html?do=blank&after=500&loads=2&id=white",
+            monitor("BlankCheckInterval"),
+            &[(1, ""), (4, "PageBlank"), (5, "PageBlank")],
+        ),
+        cast(
+            "hangs",
+            "counter.html?do=loop&after=1500&loads=1&id=hangs",
+            monitor("CrashCheckInterval"),
+            &[(1, ""), (5, "PageCrash")],
+        ),
+        cast(
+            "ends",
+            "counter.html",
+            json!({ "MaxRunningTime": 10 }),
+            &[(1, ""), (2, "ExceedMaxRunningTime")],
+        ),
+        cast("nowhere", "missing.html", json!({}), &[(3, "StartTaskFailed")]),
+    ]
+}
+
+#[test]
+fn each_turn_of_a_webcast_is_told() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?.route("/missing.html", Reply::Html(404, "gone".to_owned()));
+    let receiver = Receiver::start()?;
+    let mut service = start(&receiver, None)?;
+    let casts = webcasts();
+    // A few at a time: what is waited for is not to be missed for want of a core.
+    for some in casts.chunks(3) {
+        for cast in some {
+            let mut body = json!({
+                "AppId": APP_ID, "RoomId": "room", "TaskId": cast.name, "UserId": format!("webcast_{}", cast.name),
+                "SourceURL": server.url(cast.page),
+                "VideoSolutions": [{ "Width": 320, "Height": 180, "FrameRate": 10 }],
+            });
+            body.as_object_mut()
+                .context("no object")?
+                .extend(cast.more.as_object().cloned().unwrap_or_default());
+            let (done, answer) = service.call("StartWebcast", &body)?;
+            ensure!(done && answer["Result"] == "ok", "{}: {answer}", cast.name);
+        }
+        for cast in some {
+            webcast_is_told(&mut service, &receiver, cast)?;
+        }
+    }
+    service.stop(LIMIT)?;
+    service.wait_until_gone(LIMIT)
+}
+
+fn webcast_is_told(service: &mut Service, receiver: &Receiver, cast: &Webcast) -> Result<()> {
+    let names = json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": cast.name });
+    let mut expected: Vec<(u64, String)> = cast.told.iter().map(|(s, r)| (*s, (*r).to_owned())).collect();
+    let as_many = |expected: &[(u64, String)]| {
+        let (count, name) = (expected.len(), cast.name);
+        move |told: &[Told]| webcast_events(told, name).is_ok_and(|events| events.len() >= count)
+    };
+    receiver.wait_until(cast.name, LIMIT, as_many(&expected))?;
+    // One that has not ended by itself goes on, and is stopped.
+    if !expected.iter().any(|(status, _)| matches!(status, 2 | 3)) {
+        ensure!(service.call("StopWebcast", &names)?.0, "{} does not run", cast.name);
+        expected.push((2, "StopByAPI".to_owned()));
+        receiver.wait_until(cast.name, LIMIT, as_many(&expected))?;
+    }
+    let events = webcast_events(&receiver.told(), cast.name)?;
+    println!("{}: {events:?}", cast.name);
+    ensure!(events == expected, "{}: {events:?} was told, not {expected:?}", cast.name);
+    let (_, answer) = service.call("GetWebCastTask", &names)?;
+    let task = &answer["Result"]["WebCastTask"];
+    let (status, reason) = expected.last().context("nothing is told")?;
+    let status = if *status == 2 { 3 } else { 4 };
+    ensure!(task["Status"] == status && task["StopReason"] == reason.as_str(), "{}: {task}", cast.name);
+    let (_, twice) = service.call("StopWebcast", &names)?;
+    let code = &twice["ResponseMetadata"]["Error"]["Code"];
+    ensure!(code == "InvalidParameter.ErrorActiveTaskNotFound", "{}: {twice}", cast.name);
+    Ok(())
+}
+
+/// A recording by Tencent's API.
+struct Tencent {
+    service: Service,
+    receiver: Receiver,
+    server: Server,
+}
+
+impl Tencent {
+    fn start(storage: Option<String>) -> Result<Self> {
+        let receiver = Receiver::start()?;
+        let server = Server::start()?.route("/missing.html", Reply::Html(404, "gone".to_owned()));
+        Ok(Self { service: start(&receiver, storage)?, receiver, server })
+    }
+
+    /// Starts a task: its id.
+    fn record(&self, page: &str, more: &Value) -> Result<String> {
+        let mut body = json!({
+            "RecordUrl": self.server.url(page),
+            "SdkAppId": SDK_APP_ID,
+            "StorageParams": { "CloudStorage": {
+                "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "rec-1250000000",
+                "AccessKey": "AKIDTEST", "SecretKey": "secret-of-the-bucket", "FileNamePrefix": ["a", "b"],
+            }},
+            "WebRecordVideoParams": { "Width": 320, "Height": 180 },
+        });
+        body.as_object_mut().context("no object")?.extend(more.as_object().cloned().unwrap_or_default());
+        let (done, answer) = self.service.call("StartWebRecord", &body)?;
+        ensure!(done, "{page}: {answer}");
+        Ok(answer["Response"]["TaskId"].as_str().context("no task")?.to_owned())
+    }
+
+    fn wait(&self, what: &str, task: &str, event: (u64, u64, u64, &str)) -> Result<()> {
+        let event = (event.0, event.1, event.2, event.3.to_owned());
+        let has = |told: &[Told]| record_events(told, task).is_ok_and(|events| events.contains(&event));
+        self.receiver.wait_until(what, LIMIT, has).map(drop)
+    }
+
+    fn stop(&self, task: &str) -> Result<()> {
+        let (done, answer) = self.service.call("StopWebRecord", &json!({ "TaskId": task }))?;
+        ensure!(done, "{answer}");
+        Ok(())
+    }
+
+    /// That this is all that was told of the task, pushes aside.
+    fn told(&self, task: &str, expected: &[(u64, u64, u64, &str)]) -> Result<()> {
+        let events = record_events(&self.receiver.told(), task)?;
+        let events: Vec<_> =
+            events.iter().filter(|e| e.0 != 4).map(|e| (e.0, e.1, e.2, e.3.as_str())).collect();
+        println!("{events:?}");
+        ensure!(events == expected, "{events:?} was told, not {expected:?}");
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.service.stop(LIMIT)?;
+        self.service.wait_until_gone(LIMIT)
+    }
+}
+
+const STARTED: (u64, u64, u64, &str) = (8, 801, 1, "Success");
+const STOPPED: (u64, u64, u64, &str) = (8, 802, 1, "Success");
+const STORED: (u64, u64, u64, &str) = (3, 310, 0, "");
+
+#[test]
+fn each_turn_of_a_recording_is_told() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let mut tencent = Tencent::start(None)?;
+    let limited = tencent.record("counter.html", &json!({ "MaxDurationLimit": 10 }))?;
+    let nowhere = tencent.record("missing.html", &json!({}))?;
+    let late = tencent.record("counter.html", &json!({ "ReadyTimeout": 3 }))?;
+    let ready = tencent.record("counter.html?ready=300", &json!({ "ReadyTimeout": 30 }))?;
+    tencent.wait("a page that is not there", &nowhere, (8, 801, 2, "Goto url timeout"))?;
+    tencent.told(&nowhere, &[(8, 801, 2, "Goto url timeout")])?;
+    tencent.wait("a page that is never ready", &late, (8, 801, 2, "Page load timeout"))?;
+    tencent.told(&late, &[(8, 803, 1, "Page load timeout"), (8, 801, 2, "Page load timeout")])?;
+    tencent.wait("a page that is ready", &ready, STARTED)?;
+    tencent.stop(&ready)?;
+    tencent.wait("a page that is ready, stored", &ready, STORED)?;
+    tencent.told(&ready, &[STARTED, STOPPED, STORED])?;
+    tencent.wait("its time is over", &limited, STORED)?;
+    tencent.told(&limited, &[STARTED, (8, 804, 1, "Over time limit"), STOPPED, STORED])?;
+    // What dies is replaced: the page's process, then the cast's own.
+    let moved = tencent.record("counter.html", &json!({}))?;
+    tencent.wait("the page is there", &moved, STARTED)?;
+    tencent.service.signal_those_with("--type=renderer", Signal::KILL)?;
+    tencent.wait("it got a fresh browser", &moved, (8, 801, 4, "Recording tasks have been migrated"))?;
+    std::thread::sleep(Duration::from_secs(2));
+    tencent.service.signal_those_with("run-cast", Signal::KILL)?;
+    tencent.wait("it got a fresh process", &moved, (8, 801, 3, "Chrome exception, exit task"))?;
+    std::thread::sleep(Duration::from_secs(2));
+    tencent.stop(&moved)?;
+    tencent.wait("it is stored", &moved, STORED)?;
+    let (migrated, broke_off) =
+        ((8, 801, 4, "Recording tasks have been migrated"), (8, 801, 3, "Chrome exception, exit task"));
+    tencent.told(&moved, &[STARTED, migrated, broke_off, STOPPED, STORED])?;
+    // One that dies again and again is given up, and what it recorded is stored.
+    let doomed = tencent.record("counter.html?do=loop&after=600000", &json!({}))?;
+    tencent.wait("the page is there", &doomed, STARTED)?;
+    for _ in 0..3 {
+        let before = tencent.receiver.told().len();
+        tencent.service.signal_those_with("--type=renderer", Signal::KILL)?;
+        tencent.receiver.wait_until("its death is told", LIMIT, |told| told.len() > before)?;
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    tencent.wait("it is stored", &doomed, STORED)?;
+    tencent
+        .told(&doomed, &[STARTED, migrated, migrated, (8, 801, 5, "Exception error, exit task"), STORED])?;
+    tencent.end()
+}
+
+#[test]
+fn files_in_a_bucket_are_told_by_name() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let root = pagecast_testkit::Scratch::new()?;
+    let s3 = S3::start(root.path(), "AKIDTEST", "secret-of-the-bucket")?;
+    s3.make_bucket("rec-1250000000")?;
+    let tencent = Tencent::start(Some(format!("cos_endpoint = \"{}\"", s3.url())))?;
+    let mp4 = tencent.record("counter.html", &json!({}))?;
+    let hls = tencent.record(
+        "counter.html",
+        &json!({
+            "WebRecordVideoParams": { "Width": 320, "Height": 180, "Format": "hls" },
+        }),
+    )?;
+    for task in [&mp4, &hls] {
+        tencent.wait("it is live", task, STARTED)?;
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    for task in [&mp4, &hls] {
+        tencent.stop(task)?;
+    }
+    tencent.wait("the MP4 is stored", &mp4, STORED)?;
+    let told = tencent.receiver.wait_until("the playlist is stored", LIMIT, |told| {
+        record_events(told, &hls).is_ok_and(|events| events.iter().any(|e| e.1 == 305))
+    })?;
+    let stored = told.iter().map(Told::json).find(|body| {
+        body["EventType"] == 310
+            && body["EventInfo"]["TaskId"].as_str().is_some_and(|id| id.starts_with(&mp4))
+    });
+    let info = stored.context("no file was told")?["EventInfo"].clone();
+    let id = info["TaskId"].as_str().unwrap_or_default();
+    ensure!(id.starts_with(&format!("{mp4}_StartTimeMs_")), "{info}");
+    let file = info["Payload"]["FileList"][0].as_str().context("no file")?.to_owned();
+    let message = &info["Payload"]["FileMessage"][0];
+    let (begin, end) = (message["StartTimeStamp"].as_i64(), message["EndTimeStamp"].as_i64());
+    ensure!(message["FileName"] == file.as_str() && begin < end && begin.is_some(), "{info}");
+    let objects = s3.objects("rec-1250000000")?;
+    ensure!(objects.contains_key(&format!("a/b/{mp4}/{file}")), "{file} is not among {objects:?}");
+    ensure!(objects.contains_key(&format!("a/b/{hls}/{hls}.m3u8")), "no playlist among {objects:?}");
+    tencent.end()
+}
+
+#[test]
+fn video_on_demand_is_told() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let root = pagecast_testkit::Scratch::new()?;
+    let vod = VodServer::start(root.path(), "AKIDVOD", "secret-of-vod")?;
+    let storage = format!(
+        "vod_endpoint = \"{}\"\ncos_endpoint = \"{}\"\nvod_keys = {{ id = \"AKIDVOD\", secret = \"secret-of-vod\" }}",
+        vod.url(),
+        vod.storage().url()
+    );
+    let tencent = Tencent::start(Some(storage))?;
+    let task =
+        tencent.record("counter.html", &json!({ "StorageParams": { "CloudVod": { "TencentVod": {} } } }))?;
+    tencent.wait("it is live", &task, STARTED)?;
+    std::thread::sleep(Duration::from_secs(2));
+    tencent.stop(&task)?;
+    tencent.wait("it is processed", &task, (3, 312, 0, ""))?;
+    tencent.told(&task, &[STARTED, STOPPED, (3, 311, 0, ""), (3, 312, 0, "")])?;
+    let told = tencent.receiver.told();
+    let stored = told.iter().map(Told::json).find(|body| body["EventType"] == 311).context("no file")?;
+    let medium = &stored["EventInfo"]["Payload"]["TencentVod"];
+    ensure!(medium["FileId"].as_str().is_some_and(|id| !id.is_empty()), "{stored}");
+    tencent.end()
+}

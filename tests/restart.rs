@@ -1,0 +1,261 @@
+//! The service dies, again and again, whenever it likes: no cast is lost, none runs twice, and whoever wants to know is told all of it.
+#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use pagecast_testkit::media::beeps;
+use pagecast_testkit::service::{APP_ID, SDK_APP_ID};
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::{Receiver, Recording, Server, Service, Setup, Told, Turn, sync};
+use serde_json::{Value, json};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const LIMIT: Duration = Duration::from_secs(90);
+const STOP: Duration = Duration::from_secs(20);
+/// Times that the service is killed.
+const KILLS: u32 = 30;
+/// Casts that are wanted at a time while it is.
+const AT_ONCE: usize = 3;
+
+/// A recording by Tencent's API to a folder, small.
+fn record(server: &Server, page: &str) -> Value {
+    json!({
+        "RecordUrl": server.url(page),
+        "SdkAppId": SDK_APP_ID,
+        "StorageParams": { "CloudStorage": {
+            "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "rec-1250000000", "AccessKey": "a", "SecretKey": "s",
+        }},
+        "WebRecordVideoParams": { "Width": 640, "Height": 360 },
+    })
+}
+
+/// A webcast by Volcengine's API, small.
+fn webcast(server: &Server, task: &str) -> Value {
+    json!({
+        "AppId": APP_ID, "RoomId": "room", "TaskId": task, "UserId": format!("webcast_{task}"),
+        "SourceURL": server.url("counter.html"),
+        "VideoSolutions": [{ "Width": 160, "Height": 90, "FrameRate": 5 }],
+    })
+}
+
+fn start(receiver: &Receiver) -> Result<Service> {
+    Service::start(PAGECAST, &Setup { callbacks: Some(receiver.url("")), ..Setup::default() })
+}
+
+/// The types of page and file events of a task, in the order in which they came.
+fn events(told: &[Told], task: &str) -> Vec<(u64, u64)> {
+    let of = |told: &Told| {
+        let body = told.json();
+        let info = &body["EventInfo"];
+        let id = info["TaskId"].as_str()?;
+        id.starts_with(task)
+            .then(|| Some((body["EventType"].as_u64()?, info["Payload"]["Status"].as_u64()?)))?
+    };
+    told.iter().filter_map(of).collect()
+}
+
+fn recorded(service: &Service, task: &str) -> Result<PathBuf> {
+    let folder = service.data().join("buckets/rec-1250000000").join(task);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)?.flatten().map(|entry| entry.path()).collect();
+    ensure!(files.len() == 1, "{files:?} were stored");
+    files.pop().context("no file")
+}
+
+#[test]
+fn a_recording_goes_on_where_the_service_died() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, receiver) = (Server::start()?, Receiver::start()?);
+    let mut service = start(&receiver)?;
+    let (done, answer) = service.call("StartWebRecord", &record(&server, "sync.html"))?;
+    ensure!(done, "{answer}");
+    let task = answer["Response"]["TaskId"].as_str().context("no task")?.to_owned();
+    let came = |event: (u64, u64)| {
+        let task = task.clone();
+        move |told: &[Told]| events(told, &task).contains(&event)
+    };
+    receiver.wait_until("it is live", LIMIT, came((801, 1)))?;
+    std::thread::sleep(Duration::from_secs(4));
+    service.kill();
+    // Nobody is there meanwhile: viewers of the recording see the gap, and nothing of before is lost.
+    std::thread::sleep(Duration::from_secs(1));
+    service.run()?;
+    receiver.wait_until("another one goes on", LIMIT, came((801, 4)))?;
+    let (running, described) = service.call("DescribeWebRecord", &json!({ "TaskId": task }))?;
+    ensure!(running && described["Response"]["Status"] == 1, "{described}");
+    std::thread::sleep(Duration::from_secs(5));
+    ensure!(service.casts().len() == 1, "one process runs the cast: {:?}", service.casts());
+    // An operator restarts it, too.
+    service.stop(STOP)?;
+    service.wait_until_gone(STOP)?;
+    service.run()?;
+    let twice = |told: &[Told]| events(told, &task).iter().filter(|event| **event == (801, 4)).count() == 2;
+    receiver.wait_until("it goes on again", LIMIT, twice)?;
+    std::thread::sleep(Duration::from_secs(4));
+    ensure!(service.call("StopWebRecord", &json!({ "TaskId": task }))?.0, "it cannot be stopped");
+    let told = receiver.wait_until("it is stored", LIMIT, came((310, 0)))?;
+    let expected = [(801, 1), (801, 4), (801, 4), (802, 1), (310, 0)];
+    ensure!(events(&told, &task) == expected, "{:?}", events(&told, &task));
+    let (_, gone) = service.call("DescribeWebRecord", &json!({ "TaskId": task }))?;
+    ensure!(gone["Response"]["Error"]["Code"] == "FailedOperation.TaskNotExist", "{gone}");
+    whole(&recorded(&service, &task)?)?;
+    service.stop(STOP)?;
+    service.wait_until_gone(STOP)
+}
+
+/// That all three parts of it are there, in step.
+fn whole(path: &Path) -> Result<()> {
+    let file = Recording::open(path)?;
+    println!("{:.1} s", file.end_s());
+    ensure!(file.end_s() > 9.0, "only {:.1} s", file.end_s());
+    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+    let pictures = file.strips(Place::PAGE)?;
+    ensure!(pictures.is_sorted_by(|a, b| a.pts_s < b.pts_s), "pictures go back in time");
+    // The page begins anew with each process.
+    let counters: Vec<u32> = pictures.iter().filter_map(|p| p.strip.as_ref()).map(|s| s.counter).collect();
+    let starts = counters.windows(2).filter(|pair| pair[1] < pair[0]).count();
+    ensure!(starts == 2, "the page began {starts} more times");
+    let [onsets] = beeps::onsets_of(file.pcm()?, [sync::PAGE_BEEP])?;
+    let offsets = sync::page(&pictures, &onsets);
+    println!("{offsets}");
+    let good = offsets.all.iter().filter(|(_, ms)| ms.abs() <= 40.0).count();
+    ensure!(good * 4 >= offsets.len() * 3 && offsets.len() >= 6, "{:?}", offsets.all);
+    Ok(())
+}
+
+/// Numbers without rhyme or reason, the same each time.
+struct Chance(u64);
+
+impl Chance {
+    /// A number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+/// What was asked for while the service was killed.
+#[derive(Default)]
+struct Asked {
+    /// Casts whose start was answered with a success.
+    started: BTreeSet<String>,
+    /// Those whose stop was asked for, whatever was answered.
+    stopped: BTreeSet<String>,
+    /// Those whose start was not answered: they may be there or not.
+    perhaps: BTreeSet<String>,
+}
+
+impl Asked {
+    /// Starts a cast, or stops one.
+    fn ask(&mut self, service: &Service, server: &Server, chance: &mut Chance, number: u32) -> Result<()> {
+        let running: Vec<String> = self.started.difference(&self.stopped).cloned().collect();
+        if running.len() >= AT_ONCE || !running.is_empty() && chance.below(3) == 0 {
+            let task = running[usize::try_from(chance.below(running.len() as u64))?].clone();
+            let stop = json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": task });
+            self.stopped.insert(task);
+            // The service may die of it.
+            let _answer = service.call("StopWebcast", &stop);
+            return Ok(());
+        }
+        let task = format!("task-{number}");
+        match service.call("StartWebcast", &webcast(server, &task)) {
+            Ok((true, _)) => drop(self.started.insert(task)),
+            Ok((false, answer)) => bail!("{task} was refused: {answer}"),
+            Err(_) => drop(self.perhaps.insert(task)),
+        }
+        Ok(())
+    }
+}
+
+/// `Status` of the callbacks of each task, those with an id that came before left out.
+fn statuses(told: &[Told]) -> BTreeMap<String, Vec<u64>> {
+    let mut known = BTreeSet::new();
+    let mut all = BTreeMap::<String, Vec<u64>>::new();
+    for told in told {
+        let body = told.json();
+        let data: Value =
+            serde_json::from_str(body["EventData"].as_str().unwrap_or_default()).unwrap_or_default();
+        if known.insert(body["EventId"].to_string())
+            && let (Some(task), Some(status)) = (data["TaskId"].as_str(), data["Status"].as_u64())
+        {
+            all.entry(task.to_owned()).or_default().push(status);
+        }
+    }
+    all
+}
+
+#[test]
+fn thirty_deaths_lose_nothing() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, receiver) = (Server::start()?, Receiver::start()?);
+    let mut service = start(&receiver)?;
+    let (mut chance, mut asked) = (Chance(0x9e37_79b9_7f4a_7c15), Asked::default());
+    let begin = Instant::now();
+    for number in 0..KILLS {
+        let delay = Duration::from_millis(chance.below(900));
+        let seed = Chance(chance.below(u64::MAX) | 1);
+        std::thread::scope(|scope| -> Result<()> {
+            let (service, asked, server) = (&service, &mut asked, &server);
+            let asking = scope.spawn(move || asked.ask(service, server, &mut { seed }, number));
+            std::thread::sleep(delay);
+            // Dies while it is being asked, as likely as not.
+            service.signal(pagecast_testkit::Signal::KILL)?;
+            asking.join().map_err(|_| anyhow::anyhow!("the asking panicked"))?
+        })?;
+        service.kill();
+        service.run()?;
+    }
+    println!("{KILLS} deaths in {:.0} s, {} casts", begin.elapsed().as_secs_f64(), asked.started.len());
+    settle(&mut service, &receiver, &asked)?;
+    let told = receiver.told();
+    let told_of = statuses(&told);
+    for (task, statuses) in &told_of {
+        let ends = statuses.iter().filter(|status| matches!(status, 2 | 3)).count();
+        ensure!(ends == 1 && matches!(statuses.last(), Some(2 | 3)), "{task} was told {statuses:?}");
+        ensure!(statuses.iter().filter(|status| **status == 1).count() <= 1, "{task} was told {statuses:?}");
+        ensure!(asked.started.contains(task) || asked.perhaps.contains(task), "nobody asked for {task}");
+    }
+    let lost: Vec<_> = asked.started.iter().filter(|task| !told_of.contains_key(*task)).collect();
+    ensure!(lost.is_empty(), "nobody was told of {lost:?}");
+    service.stop(STOP)?;
+    service.wait_until_gone(STOP)
+}
+
+/// All casts that should run do, each once; then all of them are ended.
+fn settle(service: &mut Service, receiver: &Receiver, asked: &Asked) -> Result<()> {
+    let of = |task: &str| json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": task });
+    let status = |service: &Service, task: &str| -> Result<u64> {
+        let (_, answer) = service.call("GetWebCastTask", &of(task))?;
+        answer["Result"]["WebCastTask"]["Status"].as_u64().with_context(|| format!("{task}: {answer}"))
+    };
+    let wanted: Vec<&String> = asked.started.difference(&asked.stopped).collect();
+    let begin = Instant::now();
+    loop {
+        let running = wanted.iter().map(|task| status(service, task)).collect::<Result<Vec<_>>>()?;
+        // Those that may be there or not are there if they are.
+        let perhaps = asked.perhaps.iter().filter(|task| matches!(status(service, task), Ok(1 | 2))).count();
+        if running.iter().all(|status| *status == 2) && service.casts().len() == wanted.len() + perhaps {
+            break;
+        }
+        ensure!(
+            begin.elapsed() < LIMIT,
+            "{wanted:?} have {running:?}, {perhaps} more; processes: {:?}",
+            service.casts()
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for task in wanted.into_iter().chain(&asked.perhaps) {
+        // One that is not there cannot be stopped.
+        let _stopped = service.call("StopWebcast", &of(task))?;
+    }
+    let all_ended = |told: &[Told]| {
+        let told = statuses(told);
+        asked.started.iter().all(|task| told.get(task).is_some_and(|s| matches!(s.last(), Some(2 | 3))))
+    };
+    receiver.wait_until("all ends are told", LIMIT, all_ended)?;
+    Ok(())
+}
