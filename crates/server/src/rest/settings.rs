@@ -497,8 +497,6 @@ impl StorageBody {
             vod_endpoint: server("storage.vod_endpoint", self.vod_endpoint.as_ref())?,
             vod_keys: self.vod_keys.map(vod_key).transpose()?,
             backup,
-            // A folder of the machine is the operator's to name, in the configuration.
-            buckets: old.and_then(|old| old.buckets.clone()),
         })
     }
 }
