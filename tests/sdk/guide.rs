@@ -55,12 +55,16 @@ fn the_examples_of_the_guide_work() -> Result<()> {
             other => anyhow::bail!("an example in {other}"),
         };
         command.current_dir(folder.path()).env("ACCESS_KEY", KEY.0).env("SECRET_KEY", KEY.1);
-        for name in ["VOLC_ACCESSKEY", "VOLC_SECRETKEY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        for name in ["VOLC_ACCESSKEY", "VOLC_SECRETKEY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+        {
             command.env_remove(name);
         }
         let output = output_of(&mut command).with_context(|| format!("{language}: {code}"))?;
         let said = String::from_utf8(output.stdout)?;
-        ensure!(said.contains("ok") || said.contains("TaskId") || said.contains("RequestId"), "{code}: {said}");
+        ensure!(
+            said.contains("ok") || said.contains("TaskId") || said.contains("RequestId"),
+            "{code}: {said}"
+        );
         ensure!(!said.contains("Error"), "{code}: {said}");
     }
     Ok(())

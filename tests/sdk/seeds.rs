@@ -1,11 +1,11 @@
 //! The examples of the vendors' documents as they stand there, but for the addresses.
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::{Server, Service, Setup, Turn};
+use pagecast_testkit::{Receiver, Server, Service, Setup, Turn};
 use serde_json::{Value, json};
 
-use crate::client::{Language, until};
-use crate::tencent::Tencent;
+use crate::client::Language;
+use crate::tencent::{Tencent, wait_for_event};
 use crate::volcengine::{Kind, wait_for};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -96,17 +96,19 @@ fn the_example_of_a_webcast() -> Result<()> {
 #[test]
 fn the_example_of_a_recording() -> Result<()> {
     let _turn = Turn::shared()?;
-    let pages = Server::start()?;
-    let service = Service::start(PAGECAST, &Setup::default())?;
+    let (pages, told) = (Server::start()?, Receiver::start()?);
+    let setup = Setup { callbacks: Some(told.url("")), ..Setup::default() };
+    let service = Service::start(PAGECAST, &setup)?;
     let mut tencent = Tencent::start(Language::Python, &service)?.context("Python is always there")?;
     let mut params: Value = serde_json::from_str(RECORD)?;
     params["RecordUrl"] = pages.url("counter.html").into();
     let started = tencent.ok(&json!({ "action": "StartWebRecord", "params": params, "typed": false }))?;
     let id = started["TaskId"].as_str().context("no task")?.to_owned();
-    pages.wait_for("/counter.html", crate::client::LIMIT)?;
+    wait_for_event(&told, &id, 801)?;
     let task = json!({ "TaskId": id });
     tencent.ok(&json!({ "action": "StopWebRecord", "params": task }))?;
-    let folder = service.data().join("buckets/webrecord-1234589/record/video").join(&id);
-    let video = folder.join(format!("{id}_0.mp4"));
-    until("the recording is there", || Ok(video.exists().then_some(())))
+    wait_for_event(&told, &id, 310)?;
+    let video = format!("buckets/webrecord-1234589/record/video/{id}/{id}_0.mp4");
+    ensure!(service.data().join(&video).exists(), "no recording at {video}");
+    Ok(())
 }

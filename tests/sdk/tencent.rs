@@ -152,7 +152,7 @@ fn life(tencent: &mut Tencent, page: &str, service: &Service, told: &Receiver) -
 }
 
 /// Waits until the callbacks say this of a task.
-fn wait_for_event(told: &Receiver, task: &str, event: u64) -> Result<()> {
+pub(crate) fn wait_for_event(told: &Receiver, task: &str, event: u64) -> Result<()> {
     let like = |body: &Value| {
         // Those about files have something behind it.
         let of = body["EventInfo"]["TaskId"].as_str().is_some_and(|id| id.starts_with(task));

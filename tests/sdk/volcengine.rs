@@ -209,6 +209,8 @@ fn gateway() -> Vec<Row> {
     let nothing = ("InvalidActionOrVersion", Some(100_008), 404);
     // The SDK for Go asks the clock of the machine.
     let clocks: &[Kind] = &[Base, Core, Node];
+    // Queries have no objects.
+    let flat = json!({ "VideoSolutions": null, "MonitorConfig": null, "EventNotifyConfig": null });
     vec![
         ("a wrong secret", json!({ "secret": "wrong" }), unsigned, ALL),
         ("no secret of ours", json!({ "key": "AKOTHER" }), unsigned, ALL),
@@ -220,7 +222,12 @@ fn gateway() -> Vec<Row> {
         ("an unknown version", json!({ "version": "2022-06-01" }), nothing, ALL),
         ("no version", json!({ "version": "" }), ("MissingParameter", Some(100_002), 400), ALL),
         ("no action", json!({ "action": "" }), ("MissingParameter", Some(100_002), 400), &[Base, Node, Go]),
-        ("the wrong method", json!({ "method": "GET" }), ("MethodNotAllowed", None, 405), ALL),
+        (
+            "the wrong method",
+            json!({ "method": "GET", "params": flat }),
+            ("MethodNotAllowed", None, 405),
+            ALL,
+        ),
     ]
 }
 
