@@ -171,7 +171,9 @@ struct Tencent {
 impl Tencent {
     fn start(storage: Option<String>) -> Result<Self> {
         let receiver = Receiver::start()?;
-        let server = Server::start()?.route("/missing.html", Reply::Html(404, "gone".to_owned()));
+        let server = Server::start()?
+            .route("/missing.html", Reply::Html(404, "gone".to_owned()))
+            .route("/never.html", Reply::Never);
         Ok(Self { service: start(&receiver, storage)?, receiver, server })
     }
 
@@ -230,10 +232,11 @@ fn each_turn_of_a_recording_is_told() -> Result<()> {
     let mut tencent = Tencent::start(None)?;
     let limited = tencent.record("counter.html", &json!({ "MaxDurationLimit": 10 }))?;
     let nowhere = tencent.record("missing.html", &json!({}))?;
+    let never = tencent.record("never.html", &json!({}))?;
     let late = tencent.record("counter.html", &json!({ "ReadyTimeout": 3 }))?;
     let ready = tencent.record("counter.html?ready=300", &json!({ "ReadyTimeout": 30 }))?;
-    tencent.wait("a page that is not there", &nowhere, (8, 801, 2, "Goto url timeout"))?;
-    tencent.told(&nowhere, &[(8, 801, 2, "Goto url timeout")])?;
+    tencent.wait("a page that is not there", &nowhere, (8, 801, 2, "StartRecording error"))?;
+    tencent.told(&nowhere, &[(8, 801, 2, "StartRecording error")])?;
     tencent.wait("a page that is never ready", &late, (8, 801, 2, "Page load timeout"))?;
     tencent.told(&late, &[(8, 803, 1, "Page load timeout"), (8, 801, 2, "Page load timeout")])?;
     tencent.wait("a page that is ready", &ready, STARTED)?;
@@ -242,6 +245,8 @@ fn each_turn_of_a_recording_is_told() -> Result<()> {
     tencent.told(&ready, &[STARTED, STOPPED, STORED])?;
     tencent.wait("its time is over", &limited, STORED)?;
     tencent.told(&limited, &[STARTED, (8, 804, 1, "Over time limit"), STOPPED, STORED])?;
+    tencent.wait("a server that never answers", &never, (8, 801, 2, "Goto url timeout"))?;
+    tencent.told(&never, &[(8, 801, 2, "Goto url timeout")])?;
     // What dies is replaced: the page's process, then the cast's own.
     let moved = tencent.record("counter.html", &json!({}))?;
     tencent.wait("the page is there", &moved, STARTED)?;

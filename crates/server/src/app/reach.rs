@@ -12,11 +12,8 @@ impl Application {
     #[must_use]
     pub(crate) fn permits(&self, host: &str, port: u16) -> bool {
         // Where addresses are not of the web, numbers are left as they are written: `2130706433` is 127.0.0.1, too.
-        let host =
-            match Url::parse(&format!("http://{host}/")).map(|url| url.host().map(|host| host.to_owned())) {
-                Ok(Some(host)) => host,
-                Ok(None) | Err(_) => return false,
-            };
+        let url = Url::parse(&format!("http://{host}/")).ok();
+        let Some(host) = url.and_then(|url| url.host().map(|host| host.to_owned())) else { return false };
         let (name, address) = match host {
             Host::Ipv4(address) => (address.to_string(), IpAddr::from(address)),
             Host::Ipv6(address) => (address.to_string(), address.into()),

@@ -209,13 +209,13 @@ pub(super) async fn get(
 /// Casts of the application, by whichever API they were asked for; of all applications for the administrator. The newest first.
 #[utoipa::path(get, path = "/v1/casts", tag = "casts", operation_id = "listCasts",
     params(
-        ("state" = Option<String>, Query, description = "`queued`, `starting`, `live`, `ended`; several with commas."),
-        ("origin" = Option<String>, Query, description = "`v1`, `volcengine`, `tencent`."),
-        ("since" = Option<String>, Query, description = "Asked for at this time (RFC 3339) or later."),
-        ("before" = Option<String>, Query, description = "Asked for before this time (RFC 3339)."),
+        ("state" = Option<String>, Query, pattern = "^(queued|starting|live|ended)(,(queued|starting|live|ended))*$", description = "`queued`, `starting`, `live`, `ended`; several with commas."),
+        ("origin" = Option<String>, Query, pattern = "^(v1|volcengine|tencent)$", description = "`v1`, `volcengine`, `tencent`."),
+        ("since" = Option<String>, Query, format = DateTime, description = "Asked for at this time (RFC 3339) or later."),
+        ("before" = Option<String>, Query, format = DateTime, description = "Asked for before this time (RFC 3339)."),
         ("app" = Option<String>, Query, description = "Of this application."),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "At most so many, 1 to 500; 50 if left out."),
-        ("after" = Option<String>, Query, description = "Behind this one: `next` of the page before."),
+        ("after" = Option<String>, Query, pattern = "^[0-9a-f]{32}$", description = "Behind this one: `next` of the page before."),
     ),
     responses((status = 200, description = "A page of them.", body = Casts),
         (status = 400, description = "`invalid-parameter`.", body = Answer)))]

@@ -1,12 +1,19 @@
 //! Bodies that are read.
 
+use std::fmt;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use serde::de::DeserializeOwned;
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Unexpected, Visitor,
+};
 
 use super::{Problem, Rest};
+
+/// The only fields that are lists, of all bodies.
+const LISTS: [&str; 5] = ["layers", "pushes", "servers", "allow", "deny"];
 
 /// A JSON body: what it says, and as it came.
 pub(super) struct Json<T> {
@@ -59,21 +66,84 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
-        if inner.is_data() {
-            let problem = Problem::value(path.clone(), inner.to_string());
-            if path == "." {
-                Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", inner.to_string())
-            } else {
-                problem
-            }
-        } else {
-            not_json(&inner)
-        }
+        if inner.is_data() { at(&path, &inner) } else { not_json(&inner) }
     })?;
     reader.end().map_err(|error| not_json(&error))?;
+    // Last, so that what is no list is told in the words of its own type.
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let mut track = serde_path_to_error::Track::new();
+    let walked =
+        Shape { list: false }.deserialize(serde_path_to_error::Deserializer::new(&mut reader, &mut track));
+    walked.map_err(|error| at(&track.path().to_string(), &error))?;
     Ok(value)
+}
+
+fn at(path: &str, error: &serde_json::Error) -> Problem {
+    let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", error.to_string());
+    if path == "." { problem } else { problem.field(path) }
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid-json", format!("the body is not JSON: {error}"))
+}
+
+/// Walks over a body, keeping nothing: fields in a list, without their names, would be taken for an object with them.
+struct Shape {
+    /// Whether a list may stand here.
+    list: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Shape {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Shape {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("fields with their names")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        if !self.list {
+            return Err(A::Error::invalid_type(Unexpected::Seq, &self));
+        }
+        while list.next_element_seed(Self { list: false })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            map.next_value_seed(Self { list: LISTS.contains(&name.as_str()) })?;
+        }
+        Ok(())
+    }
 }

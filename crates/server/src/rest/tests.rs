@@ -21,7 +21,7 @@ use pagecast_core::SpecError;
 use pagecast_core::spec::{RoomIds, RoomService, RoomUrl, Secret};
 use pagecast_fleet::sqlite::{self, Sqlite};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{CastId, Claim, Fleet as _, Happening, UnixMs, WorkerId};
+use pagecast_fleet::{CastId, Claim, Happening, UnixMs, WorkerId};
 use pagecast_testkit::scratch::Scratch;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;

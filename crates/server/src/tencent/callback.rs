@@ -346,7 +346,7 @@ fn sign(secret: &str, body: &[u8]) -> String {
 /// The vendor's words for a page that could not be opened, or not be begun at all.
 fn start_failure(message: &str) -> &'static str {
     let lower = message.to_ascii_lowercase();
-    let late = ["timed out", "timed_out", "time out", "timeout", "not answer"];
+    let late = ["timed out", "timed_out", "time out", "timeout", "not answer", "no answer"];
     if late.iter().any(|words| lower.contains(words)) { "Goto url timeout" } else { "StartRecording error" }
 }
 

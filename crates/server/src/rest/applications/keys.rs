@@ -20,7 +20,7 @@ pub(in crate::rest) struct NewKey {
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,128}$")]
     id: Option<String>,
     /// The secret; Tencent's SecretKey.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
+    #[schema(value_type = Option<String>, pattern = "^[!-~]{1,256}$")]
     secret: Option<Secret>,
 }
 

@@ -19,7 +19,7 @@ use crate::service::random;
 #[serde(default, deny_unknown_fields)]
 pub(in crate::rest) struct NewToken {
     /// 16 to 256 ASCII characters without blanks.
-    #[schema(value_type = Option<String>, min_length = 16, max_length = 256)]
+    #[schema(value_type = Option<String>, pattern = "^[!-~]{16,256}$")]
     token: Option<Secret>,
 }
 

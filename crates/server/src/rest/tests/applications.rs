@@ -110,6 +110,7 @@ async fn tokens_and_keys_change_without_a_pause() {
         (json!({"id": "a b"}), 400, "invalid-parameter", "id"),
         (json!({"secret": ""}), 400, "invalid-parameter", "secret"),
         (json!({"more": 1}), 400, "invalid-parameter", "more"),
+        (json!([null, null]), 400, "invalid-parameter", "-"),
     ] {
         lab.post(ADMIN, &keys, &body).await.refused(status, code, field);
     }
@@ -152,6 +153,7 @@ async fn settings_that_cannot_be_are_named() {
         (json!({"storage": {"backup": {"to": "/a"}}}), "storage.backup.to"),
         (json!({"storage": {"s3_endpoint": "a"}}), "storage.s3_endpoint"),
         (json!({"storage": {"s3_endpoint": "http://a/b"}}), "storage.s3_endpoint"),
+        (json!({"storage": [null, null]}), "storage"),
         (json!({"network": {"allow": ["*.example.com", "a b"]}}), "network.allow[1]"),
         (json!({"limits": {"max_time_s": 9}}), "limits"),
         (json!({"limits": {"memory_mib": u64::MAX}}), "limits.memory_mib"),

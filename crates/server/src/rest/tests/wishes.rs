@@ -50,6 +50,7 @@ fn wrong_care() -> Wrong {
     let room = |layers: Value| json!({"room": {"room": "r", "user": "u", "layers": layers}});
     vec![
         (json!({"ready": {"timeout_s": 61}}), "ready.timeout_s"),
+        (json!({"ready": ["none", 0, null, false]}), "ready"),
         (json!({"ready": {"selector": ""}}), "ready.selector"),
         (json!({"ready": {"signal": "smoke"}}), "ready.signal"),
         (json!({"checks": {"freeze_s": 1}}), "checks.freeze_s"),
