@@ -1,5 +1,6 @@
-// The module tencentcloud/common: its client, with requests of the shape that its modules for products have. Forms and queries are made
-// of their `name` tags; its generic request has none and goes by JSON alone.
+// The module tencentcloud/common, which signs, sends and raises for all modules of products. That of TRTC is not used, because not every
+// module proxy serves it: what it would add are requests and answers as types, and the requests here have their shape. Forms and queries
+// are made of their `name` tags; the generic request has none and goes by JSON alone.
 package main
 
 import (
