@@ -66,15 +66,15 @@ pub(crate) fn run(args: &cli::Call) -> Result<ExitCode, Failure> {
 /// Those of the environment, or of the file that a service without configuration makes.
 fn credentials(file: &Path) -> anyhow::Result<Credentials> {
     let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let (id, secret) = (read("PAGECAST_ACCESS_KEY"), read("PAGECAST_SECRET_KEY"));
+    let (id, secret) = (read("PAGECAST_CALL_KEY"), read("PAGECAST_CALL_SECRET"));
     if let (Some(access_key), Some(secret_key)) = (id, secret) {
-        let token = read("PAGECAST_TOKEN").map(Secret::new).unwrap_or_default();
+        let token = read("PAGECAST_CALL_TOKEN").map(Secret::new).unwrap_or_default();
         return Ok(Credentials { access_key, secret_key: Secret::new(secret_key), token });
     }
     let no_keys = || {
         let file = file.display();
         format!(
-            "no keys: set PAGECAST_ACCESS_KEY and PAGECAST_SECRET_KEY, or name a file with --credentials; {file} is none"
+            "no keys: set PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET, or name a file with --credentials; {file} is none"
         )
     };
     let text = std::fs::read(file).with_context(no_keys)?;

@@ -139,7 +139,7 @@ pub(crate) struct Call {
     /// The service
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) endpoint: String,
-    /// Keys, unless PAGECAST_ACCESS_KEY and PAGECAST_SECRET_KEY (PAGECAST_TOKEN for the REST API) are set
+    /// Keys, unless PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET (PAGECAST_CALL_TOKEN for the REST API) are set
     #[arg(long, default_value = "pagecast-data/credentials.json", value_name = "FILE")]
     pub(crate) credentials: PathBuf,
 }

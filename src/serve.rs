@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -102,6 +103,8 @@ pub(crate) struct Running {
     /// Whether there is an application only for want of another.
     made: bool,
     stop: watch::Sender<bool>,
+    /// Ends the courier, which is the last to go: ends of casts are told while others come to theirs.
+    silence: watch::Sender<bool>,
     node: JoinHandle<()>,
     courier: JoinHandle<()>,
 }
@@ -119,7 +122,8 @@ impl Running {
             clock: Arc::clone(&clock),
         };
         let fleet: Arc<dyn Fleet> = Sqlite::open(store_config).context("cannot open the fleet")?;
-        let made = config.applications.is_empty();
+        // Its pages are anybody's who can reach the listener and read its keys.
+        let made = config.applications.is_empty() && config.listen.ip().is_loopback();
         if made {
             let (mut application, _) = config::demo_application(&config.data)?;
             // There is no object storage to try it with.
@@ -134,18 +138,20 @@ impl Running {
             config: Arc::new(config),
             rooms: rooms.map(|(rooms, _)| rooms),
             clock,
+            draining: Arc::default(),
         };
         app::load(&service).await.context("cannot load the applications")?;
-        let node = Node::join(node_config(&service.config)?, Arc::clone(&fleet)).await?;
         let (stop, stopped) = watch::channel(false);
-        let node = tokio::spawn(node.run(stopped.clone()));
         let metrics = Arc::new(Metrics::default());
-        let courier = Courier::new(service.clone(), Arc::clone(&metrics)).run(stopped.clone());
-        let courier = tokio::spawn(courier);
         let config = &service.config;
-        let router = route::router(service.clone(), metrics, stopped);
+        let router = route::router(service.clone(), Arc::clone(&metrics), stopped.clone());
+        // First: casts are not taken up by a service that nobody reaches.
         let server = listen::Server::start(config.listen, config.tls.as_ref(), router).await?;
-        Ok(Self { service, server, rooms: rooms_addr, made, stop, node, courier })
+        let node = Node::join(node_config(config)?, Arc::clone(&fleet)).await?;
+        let node = tokio::spawn(node.run(stopped));
+        let (silence, silenced) = watch::channel(false);
+        let courier = tokio::spawn(Courier::new(service.clone(), metrics).run(silenced));
+        Ok(Self { service, server, rooms: rooms_addr, made, stop, silence, node, courier })
     }
 
     /// Where its APIs are.
@@ -179,12 +185,14 @@ impl Running {
 
     /// Ends it: what runs goes on with the next start.
     pub(crate) async fn stop(self) {
-        let Self { server, stop, node, courier, .. } = self;
+        let Self { service, server, stop, silence, node, courier, .. } = self;
+        service.draining.store(true, Ordering::Release);
         stop.send_replace(true);
         if node.await.is_err() {
             tracing::error!("the node panicked");
         }
         server.stop(LAST_REQUESTS).await;
+        silence.send_replace(true);
         if courier.await.is_err() {
             tracing::error!("the courier panicked");
         }

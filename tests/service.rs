@@ -44,10 +44,8 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
     let id = made.json()?["id"].as_str().context("no id")?.to_owned();
     let cast = wait_until(&service, &id, "it is live", |cast| cast["state"] == "live")?;
     // The room is where it says, and somebody publishes there.
-    let watch = cast["outputs"]["room"]["watch_url"]
-        .as_str()
-        .with_context(|| format!("no room in {cast:#}"))?
-        .to_owned();
+    let watch =
+        cast["room"]["watch_url"].as_str().with_context(|| format!("no room in {cast:#}"))?.to_owned();
     let stats = format!("{watch}/stats");
     let publishes = || -> Result<bool> {
         let stats = http::request("GET", &stats, &[], b"")?.json()?;
@@ -60,9 +58,12 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
     }
     let snapshot = service.rest("GET", &format!("/v1/casts/{id}/snapshot.jpg"), None)?;
     ensure!(snapshot.status == 200 && snapshot.body.starts_with(&[0xff, 0xd8, 0xff]), "{}", snapshot.text());
-    let metrics = http::request("GET", &service.url("/metrics"), &[], b"")?.text();
-    for line in ["pagecast_casts{state=\"live\"} 1", "pagecast_cast_fps{", "pagecast_cast_cpu_cores{"] {
-        ensure!(metrics.contains(line), "no {line} in {metrics}");
+    let begin = Instant::now();
+    for line in ["pagecast_casts{state=\"live\"} 1.0", "pagecast_cast_fps{", "pagecast_cast_cpu_cores{"] {
+        while !http::request("GET", &service.url("/metrics"), &[], b"")?.text().contains(line) {
+            ensure!(begin.elapsed() < LIMIT, "no {line} among the metrics");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
     // What was wrong with the page is kept, with the log of the cast.
     receiver.wait_until("it is loaded again", LIMIT, |told| {
@@ -179,6 +180,7 @@ fn it_starts_with_nothing_and_says_what_is_wrong() -> Result<()> {
         ensure!(wrong.status.code() == Some(2), "{config}: {:?}", wrong.status);
         ensure!(text(&wrong).contains(words), "{config}: {}", text(&wrong));
     }
+    std::fs::remove_file(scratch.join("pagecast.toml"))?;
     // The same keys each time, for nobody but their owner.
     let mut service = Nothing::start(&scratch)?;
     let keys = std::fs::read_to_string(scratch.join("data/credentials.json"))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pagecast_core::SpecError;
-use pagecast_core::spec::{MAX_ID_LEN, RoomIds, RoomService, RoomUrl, Secret};
+use pagecast_core::spec::{RoomIds, RoomService, RoomUrl, Secret};
 use pagecast_room::embedded::{
     Server,
     token::{self, Claims},
@@ -15,8 +15,6 @@ use pagecast_server::Rooms;
 const PUBLISHER: Duration = Duration::from_secs(2 * 86_400);
 /// That of a viewer, who gets the address anew whenever it is asked for.
 const VIEWER: Duration = Duration::from_secs(86_400);
-/// Most characters of an application in the name of a room that would otherwise be too long.
-const APP_LEN: usize = 40;
 
 /// The embedded rooms.
 #[derive(Debug)]
@@ -63,23 +61,9 @@ impl Rooms for Embedded {
     }
 }
 
-/// The room of an application: others may have one of the same name.
+/// The room of an application: others may have one of the same name. No identifier has a `~`.
 fn name(ids: &RoomIds) -> String {
-    let name = format!("{}.{}", ids.app, ids.room);
-    if name.len() <= MAX_ID_LEN {
-        return name;
-    }
-    // Too long for one name: what is cut off is stood in for by a number of all of it.
-    let app: String = ids.app.chars().take(APP_LEN).collect();
-    let room: String = ids.room.chars().take(MAX_ID_LEN - APP_LEN - 18).collect();
-    format!("{app}.{room}.{:016x}", fnv(name.as_bytes()))
-}
-
-/// FNV-1a, 64 bits: the same for ever, whoever compiled it.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    format!("{}~{}", ids.app, ids.room)
 }
 
 fn escape(name: &str) -> String {
@@ -94,15 +78,12 @@ fn host(ip: std::net::IpAddr) -> String {
 mod tests {
     use super::*;
 
-    fn ids(app: &str, room: &str) -> RoomIds {
-        RoomIds { app: app.into(), room: room.into(), user: "u".into(), task: "t".into() }
-    }
-
     #[test]
     fn rooms_of_two_applications_are_two() {
-        assert_eq!(name(&ids("a", "r@1")), "a.r@1");
-        let long = "x".repeat(128);
-        let (one, other) = (name(&ids(&long, &long)), name(&ids(&long, &format!("{}y", &long[1..]))));
-        assert!(one != other && one.len() <= MAX_ID_LEN && other.len() <= MAX_ID_LEN, "{one} {other}");
+        let name = |app: &str, room: &str| {
+            name(&RoomIds { app: app.into(), room: room.into(), user: "u".into(), task: "t".into() })
+        };
+        assert_ne!(name("a", "b.c"), name("a.b", "c"));
+        assert_eq!(name("a", "r@1"), "a~r@1");
     }
 }

@@ -211,7 +211,7 @@ pub trait Fleet: Debug + Send + Sync {
     /// A worker of this name begins: all that an earlier one of the same name owned is free at once.
     async fn adopt(&self, worker: &WorkerId) -> Result<(), Error>;
     /// Takes the cast that waited longest: one that nobody began, or one whose owner's lease is over (also of a cast that ended
-    /// and is not closed). The ticket is good for `lease`. A queued cast that `fits` refuses is left where it is, and so are those
+    /// and is not closed). A worker never gets what it owns itself, however late it is: [`Self::adopt`] and [`Self::release`] free that. The ticket is good for `lease`. A queued cast that `fits` refuses is left where it is, and so are those
     /// behind it; casts that were begun before are taken without being asked.
     async fn claim(
         &self,
@@ -230,9 +230,15 @@ pub trait Fleet: Debug + Send + Sync {
     async fn report(&self, ticket: &Ticket, happening: Happening) -> Result<(), Error>;
     /// Replaces the pushes in the description of the cast. [`Error::Fenced`].
     async fn put_pushes(&self, ticket: &Ticket, pushes: Vec<pagecast_core::spec::Push>) -> Result<(), Error>;
-    /// Nothing is left to do for a cast that ended: nobody takes it up again. What became of it, in the worker's words, is kept. One
-    /// that did not end ends now, as [`pagecast_core::cast::EndReason::OutputFailed`]. [`Error::Fenced`].
-    async fn close(&self, ticket: &Ticket, report: Option<Value>) -> Result<(), Error>;
+    /// Nothing is left to do for a cast that ended: nobody takes it up again. What happened last, if anything did, is reported in the
+    /// same step, and what became of it, in the worker's words, is kept. One that has not ended ends, as
+    /// [`pagecast_core::cast::EndReason::OutputFailed`]. [`Error::Fenced`].
+    async fn close(
+        &self,
+        ticket: &Ticket,
+        last: Option<Happening>,
+        report: Option<Value>,
+    ) -> Result<(), Error>;
     /// Gives a ticket back before its time: it is no good any more, and anybody may go on with the cast, at once. [`Error::Fenced`].
     async fn release(&self, ticket: &Ticket) -> Result<(), Error>;
     /// How a cast gets on. Not kept over a restart; nothing happens if the ticket is no good.
@@ -273,6 +279,8 @@ pub trait Fleet: Debug + Send + Sync {
     async fn sweep(&self) -> Result<(), Error>;
     /// Changes whenever there is something new: a cast, a command, an event. Values mean nothing.
     fn changes(&self) -> watch::Receiver<u64>;
+    /// Whether workers elsewhere can take casts from it: then a lease that cannot be renewed is as good as lost.
+    fn is_shared(&self) -> bool;
     /// Whether it can store anything right now: for `/readyz`.
     async fn check(&self) -> Result<(), Error>;
 }

@@ -39,6 +39,7 @@ use crate::{
 };
 use claims::Next;
 use memory::Memory;
+use writer::Tx;
 
 /// Tells the time in milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
@@ -276,9 +277,24 @@ impl Fleet for Sqlite {
         self.writer.write("keeping pushes", move |tx| casts::put_pushes(tx, &ticket, pushes)).await
     }
 
-    async fn close(&self, ticket: &Ticket, report: Option<Value>) -> Result<(), FleetError> {
+    async fn close(
+        &self,
+        ticket: &Ticket,
+        last: Option<Happening>,
+        report: Option<Value>,
+    ) -> Result<(), FleetError> {
         let ticket = ticket.clone();
-        self.writer.write("closing a cast", move |tx| claims::close(tx, &ticket, report.as_ref())).await
+        let close = move |tx: &mut Tx<'_>| {
+            if let Some(last) = &last {
+                history::report(tx, &ticket, last.clone())?;
+            }
+            claims::close(tx, &ticket, report.as_ref())
+        };
+        self.writer.write("closing a cast", close).await
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     async fn release(&self, ticket: &Ticket) -> Result<(), FleetError> {

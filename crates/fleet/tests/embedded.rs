@@ -119,7 +119,7 @@ fn nothing_secret_is_readable_in_the_files() {
             .report(&claim.ticket, Happening::Ended { reason: EndReason::OutputFailed, message })
             .await
             .unwrap();
-        fleet.close(&claim.ticket, Some(json!({ "note": "planted-report" }))).await.unwrap();
+        fleet.close(&claim.ticket, None, Some(json!({ "note": "planted-report" }))).await.unwrap();
         fleet.put_document("app", "name", Some(json!({ "secret": "planted-document" }))).await.unwrap();
         let attempt = Attempt {
             seq: 1,
@@ -293,7 +293,7 @@ fn child() {
                     .await
                     .unwrap();
                 say(format!("ended {id} 1"));
-                fleet.close(&claim.ticket, None).await.unwrap();
+                fleet.close(&claim.ticket, None, None).await.unwrap();
                 say(format!("closed {id} 1"));
             }
         }

@@ -126,12 +126,14 @@ struct Desk {
     metrics: Arc<Metrics>,
     draining: watch::Receiver<bool>,
     tongues: &'static [Tongue],
+    /// What `/readyz` found, and when: looking writes to the disk.
+    looked: Arc<tokio::sync::Mutex<Option<(Instant, Option<String>)>>>,
 }
 
 /// Answers everything that comes to the listener. While `draining`, `/readyz` says so.
 pub fn router(service: Service, metrics: Arc<Metrics>, draining: watch::Receiver<bool>) -> Router {
     let rest = rest::router(service.clone());
-    build(Desk { service, metrics, draining, tongues: TONGUES }, rest)
+    build(Desk { service, metrics, draining, tongues: TONGUES, looked: Arc::default() }, rest)
 }
 
 fn build(desk: Desk, rest: Router) -> Router {

@@ -3,13 +3,14 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use pagecast_core::spec::{Layer, RoomService, Secret};
 use pagecast_core::spec::{Recording, Room, RoomIds, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
-use pagecast_fleet::{CastId, Fleet, UnixMs};
+use pagecast_fleet::{CastId, Created, Fleet, NewCast, UnixMs};
 
 use crate::app::{Application, Apps, RoomProvider};
 use crate::config::Config;
@@ -40,6 +41,8 @@ pub struct Service {
     pub rooms: Option<Arc<dyn Rooms>>,
     /// The time.
     pub clock: Clock,
+    /// Whether the service is ending: nothing more is begun.
+    pub draining: Arc<AtomicBool>,
 }
 
 impl Debug for Service {
@@ -53,6 +56,17 @@ impl Service {
     #[must_use]
     pub fn now(&self) -> UnixMs {
         (self.clock)()
+    }
+
+    /// Takes a cast, unless the service is ending: then there is no room for it.
+    ///
+    /// # Errors
+    /// As [`Fleet::create`].
+    pub async fn create(&self, new: NewCast) -> Result<Created, pagecast_fleet::Error> {
+        if self.draining.load(Ordering::Acquire) {
+            return Ok(Created::Full);
+        }
+        self.fleet.create(new).await
     }
 
     /// An id for a cast that is asked for now.

@@ -249,7 +249,7 @@ impl Service {
     pub fn call(&self, action: &str, body: &Value) -> Result<(bool, Value)> {
         let mut command = program(&self.program);
         command.args(["call", action, &body.to_string(), "--endpoint", &self.url("")]);
-        command.env("PAGECAST_ACCESS_KEY", KEY.0).env("PAGECAST_SECRET_KEY", KEY.1);
+        command.env("PAGECAST_CALL_KEY", KEY.0).env("PAGECAST_CALL_SECRET", KEY.1);
         let output = command.output().context("cannot run pagecast call")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let said = || format!("{text}{}", String::from_utf8_lossy(&output.stderr));

@@ -4,6 +4,7 @@
 //! is lost is killed; what it recorded is left to whoever has it now.
 
 mod admission;
+mod housekeeping;
 mod job;
 mod load;
 mod told;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pagecast_core::CastSpec;
-use pagecast_fleet::{Cast, CastId, Error, Fleet, WorkerId};
+use pagecast_fleet::{Cast, Error, Fleet, WorkerId};
 use tokio::sync::watch;
 
 use crate::process::{self, Pool};
@@ -23,8 +24,8 @@ use load::Meter;
 
 /// How often everything is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often evidence of casts that are forgotten is looked for.
-const TIDY: Duration = Duration::from_secs(3600);
+/// Casts whose pages are gone and whose recordings are still being stored, at most; more wait for their turn.
+const MAX_STORING: usize = 1000;
 /// Shortest time between two looks, however much happens.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -77,7 +78,6 @@ pub struct Node {
     jobs: Vec<Job>,
     meter: Meter,
     admission: Admission,
-    tidied: Option<Instant>,
 }
 
 impl Node {
@@ -95,12 +95,13 @@ impl Node {
         let pool = pool.map(|(size, like)| Pool::start(config.program.clone(), size, like)).transpose();
         let pool = pool.map_err(StartError::Pool)?.map(Arc::new);
         let admission = Admission::new(config.admission.clone());
-        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter: Meter::default(), admission, tidied: None })
+        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter: Meter::default(), admission })
     }
 
     /// Works until asked to end; then running casts have [`Config::drain`] to come to their own ends, and what still runs is left
     /// to the next node.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let tidying = tokio::spawn(housekeeping::run(Arc::clone(&self.fleet), self.config.evidence.clone()));
         let mut changes = self.fleet.changes();
         let mut looked: Option<Instant> = None;
         let mut drain_until: Option<Instant> = None;
@@ -113,7 +114,7 @@ impl Node {
                 looked = Some(Instant::now());
                 self.look(draining).await;
             }
-            self.jobs.retain_mut(|job| !job.is_over());
+            self.clear().await;
             self.see_to_jobs().await;
             if drain_until.is_some_and(|until| Instant::now() >= until || self.jobs.is_empty()) {
                 break;
@@ -134,6 +135,18 @@ impl Node {
         for job in self.jobs.drain(..) {
             job.hand_over(self.fleet.as_ref()).await;
         }
+        tidying.abort();
+        // It was aborted, as a rule.
+        let _ended = tidying.await;
+    }
+
+    /// Lets go of casts that are over, or somebody else's.
+    async fn clear(&mut self) {
+        let (over, jobs) = self.jobs.drain(..).partition::<Vec<_>, _>(Job::is_over);
+        self.jobs = jobs;
+        for job in over.into_iter().filter(Job::is_abandoned) {
+            job.hand_over(self.fleet.as_ref()).await;
+        }
     }
 
     /// What is due every second.
@@ -142,28 +155,6 @@ impl Node {
         self.admission.note(&load);
         self.admission.learn(&self.jobs.iter().map(Job::running).collect::<Vec<_>>());
         self.fleet.beat(&self.config.worker, load).await;
-        if let Err(error) = self.fleet.sweep().await {
-            tracing::warn!(error = crate::chain(&error), "the fleet is not tidied up");
-        }
-        if self.tidied.is_none_or(|at| at.elapsed() >= TIDY) {
-            self.tidied = Some(Instant::now());
-            self.tidy().await;
-        }
-    }
-
-    /// Removes what is kept of casts that the fleet has forgotten.
-    async fn tidy(&self) {
-        let entries = std::fs::read_dir(&self.config.evidence).into_iter().flatten().flatten();
-        for entry in entries {
-            let Some(id) = entry.file_name().to_str().and_then(|name| CastId::parse(name).ok()) else {
-                continue;
-            };
-            if matches!(self.fleet.get(&id).await, Ok(None))
-                && let Err(error) = std::fs::remove_dir_all(entry.path())
-            {
-                tracing::warn!(%error, cast = %id, "the evidence of a cast that is forgotten stays");
-            }
-        }
     }
 
     /// Renews leases and carries out commands.
@@ -176,24 +167,30 @@ impl Node {
                     job.abandon();
                     continue;
                 }
-                // A storage that is ours alone may fail for a while: nobody else can have the cast.
-                Err(Error::Unavailable) if job.unrenewed_for() > self.config.lease => {
+                // From a fleet that is ours alone nobody else can take the cast, however long its storage fails.
+                Err(_) if self.fleet.is_shared() && job.unrenewed_for() > self.config.lease => {
                     tracing::warn!(cast = %job.id(), "the lease cannot be renewed: the cast is left to others");
                     job.abandon();
                     continue;
                 }
                 Err(error) => tracing::warn!(error = crate::chain(&error), "a lease is not renewed"),
             }
-            if let Err(error) = job.obey(self.fleet.as_ref()).await {
-                tracing::debug!(error = crate::chain(&error), "commands wait");
+            match job.obey(self.fleet.as_ref()).await {
+                Ok(()) => {}
+                Err(Error::Fenced(_)) => job.abandon(),
+                Err(error) => tracing::debug!(error = crate::chain(&error), "commands wait"),
             }
         }
     }
 
     /// Takes casts while there is room for them.
     async fn take(&mut self) {
-        while self.jobs.len() < self.config.admission.max {
+        loop {
             let running: Vec<Running> = self.jobs.iter().map(Job::running).collect();
+            let storing = running.iter().filter(|cast| cast.is_over).count();
+            if running.len() - storing >= self.config.admission.max || storing >= MAX_STORING {
+                return;
+            }
             let admission = &self.admission;
             let fits = |cast: &Cast| admission.fits(&running, &cast.spec);
             match self.fleet.claim(&self.config.worker, self.config.lease, &fits).await {

@@ -67,7 +67,7 @@ pub(super) fn claim(
     fitting: Option<i64>,
 ) -> Result<Next, Fail> {
     loop {
-        let Some(known) = waiting(tx)? else {
+        let Some(known) = waiting(tx, worker)? else {
             return Ok(Next::Nothing);
         };
         let cast = match by_number(tx.db, tx.shared, known.n) {
@@ -89,13 +89,13 @@ pub(super) fn claim(
 }
 
 /// The cast whose turn it is.
-fn waiting(tx: &Tx<'_>) -> Result<Option<Known>, Fail> {
+fn waiting(tx: &Tx<'_>, worker: &WorkerId) -> Result<Option<Known>, Fail> {
     let begun = format!(
         "SELECT {} FROM casts INDEXED BY casts_begun WHERE closed = 0 AND state > 0 AND lease_until_ms <= ?
-         ORDER BY lease_until_ms, n LIMIT 1",
+         AND worker IS NOT ? ORDER BY lease_until_ms, n LIMIT 1",
         Known::COLUMNS
     );
-    if let Some(known) = one(tx.db, &begun, [tx.now], Known::read)? {
+    if let Some(known) = one(tx.db, &begun, params![tx.now, worker.0], Known::read)? {
         return Ok(Some(known));
     }
     let queued = format!(

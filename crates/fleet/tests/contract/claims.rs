@@ -94,7 +94,7 @@ pub(crate) async fn all_is_refused(fleet: &dyn Fleet, ticket: &Ticket) {
     assert!(is_fenced(&fleet.report(ticket, Happening::Restarted).await, id));
     assert!(is_fenced(&fleet.report(ticket, over()).await, id));
     assert!(is_fenced(&fleet.put_pushes(ticket, Vec::new()).await, id));
-    assert!(is_fenced(&fleet.close(ticket, None).await, id));
+    assert!(is_fenced(&fleet.close(ticket, None, None).await, id));
     assert!(is_fenced(&fleet.release(ticket).await, id));
     fleet.tell(ticket, Vitals { bytes: 666, ..Vitals::default() }).await;
     assert_ne!(fleet.vitals(id).await.map(|vitals| vitals.bytes), Some(666));
@@ -167,10 +167,10 @@ pub(crate) async fn one_that_ended_is_taken_up_until_it_is_closed<B: Backend>() 
     backend.pass(B::LEASE);
     let new = take::<B>(&*fleet, "w").await.unwrap();
     assert_eq!((&new.cast.id, new.cast.state, new.ticket.epoch), (&old.cast.id, State::Ended, 2));
-    assert!(is_fenced(&fleet.close(&old.ticket, None).await, &old.cast.id));
+    assert!(is_fenced(&fleet.close(&old.ticket, None, None).await, &old.cast.id));
     let stored = Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None };
     fleet.report(&new.ticket, stored).await.unwrap();
-    fleet.close(&new.ticket, None).await.unwrap();
+    fleet.close(&new.ticket, None, None).await.unwrap();
     assert_eq!(story(&*fleet, &old.cast.id).await, ["queued", "started", "ended", "stored"]);
     all_is_refused(&*fleet, &new.ticket).await;
     backend.pass(B::LEASE * 2);

@@ -50,7 +50,7 @@ pub(crate) async fn a_key_has_one_cast_until_that_has_ended<B: Backend>() {
     backend.pass(TICK);
     let Created::New(second) = again().await.unwrap() else { panic!("the first one has ended") };
     assert_eq!(fleet.find(&key).await.unwrap().unwrap().id, second.id);
-    fleet.close(&claim.ticket, None).await.unwrap();
+    fleet.close(&claim.ticket, None, None).await.unwrap();
     assert!(matches!(again().await.unwrap(), Created::Exists(cast) if cast.id == second.id));
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn a_key_is_held_until_its_time<B: Backend>() {
     let until = Hold::Until(backend.now() + 3_600_000);
     let claim = begun::<B>(&*fleet, "w", keyed(backend.now(), "ends early", until)).await;
     fleet.report(&claim.ticket, over()).await.unwrap();
-    fleet.close(&claim.ticket, None).await.unwrap();
+    fleet.close(&claim.ticket, None, None).await.unwrap();
     let late = begun::<B>(&*fleet, "w", keyed(backend.now(), "ends late", until)).await;
     let create = |key: &str| fleet.create(keyed(backend.now(), key, Hold::WhileLive));
     assert!(matches!(create("ends early").await.unwrap(), Created::Exists(cast) if cast.id == claim.cast.id));
@@ -142,7 +142,7 @@ pub(crate) async fn everything_is_there_after_a_restart<B: Backend>() {
         fleet.order(&queued, Command::Snapshot).await.unwrap();
         let mut ended = begun::<B>(&*fleet, "w", keyed(backend.now(), "ended", Hold::WhileLive)).await;
         fleet.report(&ended.ticket, over()).await.unwrap();
-        fleet.close(&ended.ticket, Some(json!({ "how": "well" }))).await.unwrap();
+        fleet.close(&ended.ticket, None, Some(json!({ "how": "well" }))).await.unwrap();
         ended.cast = get(&*fleet, &ended.cast.id).await;
         ended
     };

@@ -104,7 +104,7 @@ pub(crate) async fn casts_are_counted<B: Backend>() {
     fleet.report(&first.ticket, Happening::Live).await.unwrap();
     assert_eq!((count(None).await, count(Some("a")).await), ([3, 1, 1, 0], [1, 1, 1, 0]));
     fleet.report(&first.ticket, over()).await.unwrap();
-    fleet.close(&first.ticket, None).await.unwrap();
+    fleet.close(&first.ticket, None, None).await.unwrap();
     assert_eq!((count(None).await, count(Some("b")).await), ([3, 1, 0, 1], [2, 0, 0, 0]));
     assert_eq!(count(Some("c")).await, [0; 4]);
 }

@@ -77,8 +77,7 @@ pub(crate) async fn the_end_comes_once<B: Backend>() {
         url: Some("https://a/b".to_owned()),
     };
     let stored = Happening::Stored { files: vec![file], complete: true, backup: false, problem: None };
-    fleet.report(ticket, stored.clone()).await.unwrap();
-    fleet.close(ticket, Some(json!({ "files": 1 }))).await.unwrap();
+    fleet.close(ticket, Some(stored.clone()), Some(json!({ "files": 1 }))).await.unwrap();
     let story = story(&*fleet, id).await;
     assert_eq!(story.iter().filter(|word| *word == "ended").count(), 1);
     assert_eq!(events(&*fleet, id).await.last().unwrap().what, stored);
@@ -90,7 +89,7 @@ pub(crate) async fn a_cast_that_is_closed_without_an_end_ends<B: Backend>() {
     let backend = B::make();
     let fleet = backend.fleet();
     let claim = begun::<B>(&*fleet, "w", keyed(backend.now(), "key", Hold::WhileLive)).await;
-    fleet.close(&claim.ticket, None).await.unwrap();
+    fleet.close(&claim.ticket, None, None).await.unwrap();
     let cast = get(&*fleet, &claim.cast.id).await;
     assert_eq!((cast.state, cast.closed), (State::Ended, true));
     assert_eq!(cast.end.unwrap().reason, EndReason::OutputFailed);
@@ -127,7 +126,7 @@ pub(crate) async fn vitals_and_snapshots_belong_to_an_owner<B: Backend>() {
     assert_eq!(fleet.snapshot(&id).await.unwrap().1.len(), 4, "one that is too large is not kept");
     fleet.report(&ticket, over()).await.unwrap();
     assert!(fleet.vitals(&id).await.is_some(), "storing goes on");
-    fleet.close(&ticket, None).await.unwrap();
+    fleet.close(&ticket, None, None).await.unwrap();
     assert!(fleet.vitals(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
 
     let claim = begun::<B>(&*fleet, "w", wish(backend.now())).await;

@@ -16,7 +16,7 @@ async fn settle_all(fleet: &dyn Fleet, settled: Settled) {
 async fn closed<B: Backend>(fleet: &dyn Fleet, new: NewCast) -> CastId {
     let claim = begun::<B>(fleet, "w", new).await;
     fleet.report(&claim.ticket, over()).await.unwrap();
-    fleet.close(&claim.ticket, None).await.unwrap();
+    fleet.close(&claim.ticket, None, None).await.unwrap();
     claim.cast.id
 }
 

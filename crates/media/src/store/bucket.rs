@@ -277,6 +277,19 @@ async fn read_part(file: &Arc<File>, at: u64, length: u64) -> io::Result<Bytes> 
 }
 
 /// A client of the service. Errors are in words that hold nothing secret.
+/// What of Google's key files proves somebody; in the rest of one the library looks for other servers.
+fn service_account(text: &str) -> Option<String> {
+    let whole: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+    let names = ["type", "client_email", "private_key", "private_key_id", "project_id"];
+    let kept: serde_json::Map<_, _> =
+        whole.into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect();
+    serde_json::to_string(&kept).ok()
+}
+
+fn is_account(name: &str) -> bool {
+    (3..=24).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
 fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> {
     let direct = bucket.endpoint.as_ref().is_some_and(is_loopback);
     let http = Http::new(pace.connect, pace.stall, direct).map_err(
@@ -293,7 +306,8 @@ fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> 
         Service::Gcs => {
             let mut builder = match &bucket.keys {
                 Some(keys) => {
-                    GoogleCloudStorageBuilder::new().with_service_account_key(keys.secret_key.reveal())
+                    let key = service_account(keys.secret_key.reveal()).ok_or("its key cannot be read")?;
+                    GoogleCloudStorageBuilder::new().with_service_account_key(key)
                 }
                 None => GoogleCloudStorageBuilder::from_env(),
             };
@@ -306,6 +320,12 @@ fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> 
         }
         Service::Azure => {
             let mut builder = match &bucket.keys {
+                // It becomes a part of the host's name.
+                Some(keys) if !is_account(keys.access_key.reveal()) => {
+                    return Err(
+                        "its access key is no storage account: 3 to 24 small letters and digits are".into()
+                    );
+                }
                 Some(keys) => MicrosoftAzureBuilder::new()
                     .with_account(keys.access_key.reveal())
                     .with_access_key(keys.secret_key.reveal()),

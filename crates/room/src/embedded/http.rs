@@ -242,7 +242,7 @@ impl Rooms {
         headers: &HeaderMap,
         uri: &Uri,
     ) -> Result<Option<String>, Problem> {
-        if !is_identifier(room) {
+        if !is_room(room) {
             let why = "a room's name has 1 to 128 of the letters a to z and A to Z, digits, and _ @ - .";
             return Err(Problem::new(StatusCode::NOT_FOUND, why));
         }
@@ -287,7 +287,13 @@ impl Rooms {
     }
 }
 
-/// Whether this names a room, a user or a layer.
+/// Whether this names a room: two identifiers may be joined by a `~`, which neither of them has.
+fn is_room(name: &str) -> bool {
+    let (first, second) = name.split_once('~').map_or((name, None), |(first, second)| (first, Some(second)));
+    is_identifier(first) && second.is_none_or(is_identifier)
+}
+
+/// Whether this names a user or a layer.
 fn is_identifier(name: &str) -> bool {
     (1..=pagecast_core::spec::MAX_ID_LEN).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_@-.".contains(&byte))

@@ -48,7 +48,14 @@ fn service(fleet: &Arc<Sqlite>, url: &str) -> Service {
     let apps = Arc::new(Apps::default());
     apps.replace(vec![app]);
     let fleet: Arc<dyn Fleet> = Arc::clone(fleet) as _;
-    Service { fleet, apps, config: Arc::new(Config::default()), rooms: None, clock: Arc::new(now) }
+    Service {
+        fleet,
+        apps,
+        config: Arc::new(Config::default()),
+        rooms: None,
+        clock: Arc::new(now),
+        draining: Arc::default(),
+    }
 }
 
 fn wanted(n: u8) -> NewCast {

@@ -261,8 +261,11 @@ impl Fleet for Outbox {
     async fn put_pushes(&self, _: &Ticket, _: Vec<Push>) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
-    async fn close(&self, _: &Ticket, _: Option<Value>) -> Result<(), Error> {
+    async fn close(&self, _: &Ticket, _: Option<Happening>, _: Option<Value>) -> Result<(), Error> {
         Err(Error::Unavailable)
+    }
+    fn is_shared(&self) -> bool {
+        false
     }
     async fn release(&self, _: &Ticket) -> Result<(), Error> {
         Err(Error::Unavailable)

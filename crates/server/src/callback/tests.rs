@@ -120,6 +120,7 @@ impl Office {
             config: Arc::new(Config::default()),
             rooms: None,
             clock: Arc::new(now),
+            draining: Arc::default(),
         };
         service.apps.replace(apps);
         Self { outbox, service }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use pagecast_core::spec::Secret;
+use pagecast_core::spec::{PATIENCE_RANGE, Secret};
 use url::Url;
 
 use super::{Config, Rooms};
@@ -14,7 +14,7 @@ use crate::listen::check_tls;
 const WEAK_SECRET_LEN: usize = 16;
 /// Longest time that may be set where seconds are, a week; for storage, 30 days.
 const MAX_WAIT_S: u64 = 7 * 86_400;
-const MAX_PATIENCE_S: u64 = 30 * 86_400;
+const MAX_PATIENCE_S: u64 = PATIENCE_RANGE.end().as_secs();
 /// Clouds remember this long, in hours; longer than ten years is a mistake.
 const HISTORY_H: std::ops::RangeInclusive<u64> = 72..=87_600;
 

@@ -91,7 +91,7 @@ pub(super) async fn create(
         callback: wish.callback.take().map(|callback| callback.receiver(&app)).transpose()?,
     };
     let new = new_cast(service, &caller, &app, wish, key, &asked)?;
-    match service.fleet.create(new).await? {
+    match service.create(new).await? {
         Created::New(cast) => {
             let mut response = answer(StatusCode::CREATED, &shown(service, &cast).await?);
             header(&mut response, LOCATION, &format!("/v1/casts/{}", cast.id));

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
@@ -257,7 +258,8 @@ impl Reader {
             let closed = fleet.get(&self.cast).await.ok()?.is_none_or(|cast| cast.closed);
             self.waiting.extend(fleet.events(&self.cast, self.after, MAX_LIMIT).await.ok()?);
             if self.waiting.is_empty() {
-                if closed {
+                // Whoever listens comes again, to whoever is there then.
+                if closed || self.service.draining.load(Ordering::Acquire) {
                     return None;
                 }
                 if let Ok(Err(_)) = timeout(LOOK, self.changes.changed()).await {

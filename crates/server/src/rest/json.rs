@@ -1,6 +1,7 @@
 //! Bodies that are read.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
@@ -11,6 +12,9 @@ use serde::de::{
 };
 
 use super::{Problem, Rest};
+
+/// How long a body may take to come.
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// The only fields that are lists, of all bodies.
 const LISTS: [&str; 5] = ["layers", "pushes", "servers", "allow", "deny"];
@@ -51,7 +55,9 @@ impl<T: DeserializeOwned> FromRequest<Rest> for Maybe<T> {
 
 async fn body(request: Request, rest: &Rest) -> Result<Bytes, Problem> {
     use axum::response::IntoResponse as _;
-    Bytes::from_request(request, rest).await.map_err(|refusal| {
+    let whole = tokio::time::timeout(WITHIN, Bytes::from_request(request, rest)).await;
+    let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body does not arrive in time");
+    whole.map_err(late)?.map_err(|refusal| {
         if refusal.into_response().status() == StatusCode::PAYLOAD_TOO_LARGE {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the body is larger than 8 MiB")
         } else {

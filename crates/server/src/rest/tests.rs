@@ -138,6 +138,7 @@ impl Lab {
             config: Arc::new(config),
             rooms: Some(Arc::new(OwnRooms)),
             clock,
+            draining: Arc::default(),
         };
         crate::app::load(&service).await.unwrap();
         Self { router: super::router(service.clone()), service, time, scratch }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Desk;
 use crate::metrics;
@@ -14,6 +14,8 @@ use crate::service::{Service, same};
 
 /// The fleet must have answered by then.
 const WITHIN: Duration = Duration::from_secs(3);
+/// How long what was found holds: anybody may ask.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 500 });
 /// A worker that was not heard of for so long does not count, in milliseconds.
 const HEARD_MS: i64 = 10_000;
 
@@ -27,7 +29,15 @@ pub(super) async fn ready(State(desk): State<Desk>) -> Response {
     let why = if *desk.draining.borrow() {
         Some("the service is ending".to_owned())
     } else {
-        unready(&desk.service).await
+        let mut looked = desk.looked.lock().await;
+        match &*looked {
+            Some((at, why)) if at.elapsed() < LOOK => why.clone(),
+            _ => {
+                let why = unready(&desk.service).await;
+                *looked = Some((Instant::now(), why.clone()));
+                why
+            }
+        }
     };
     match why {
         None => "ready\n".into_response(),
@@ -50,7 +60,7 @@ async fn unready(service: &Service) -> Option<String> {
     workers.iter().all(|(_, load)| load.draining).then(|| "all workers are ending".to_owned())
 }
 
-/// Metrics, for whoever is on this machine or is the administrator.
+/// Metrics, for the administrator; for whoever is on this machine, if there is none.
 pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Response {
     if !open(&desk.service, &headers) && !is_admin(&desk.service, &headers) {
         let ask = [(WWW_AUTHENTICATE, "Bearer")];
@@ -62,10 +72,12 @@ pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Res
     }
 }
 
-/// Whether only this machine can ask: nobody else reaches the listener, unless a proxy passes them on.
+/// Whether only this machine can ask: nobody else reaches the listener, unless a proxy passes them on. Not every proxy says that it
+/// does, but whoever has one has an administrator.
 fn open(service: &Service, headers: &HeaderMap) -> bool {
     let passed_on = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
-    service.config.listen.ip().is_loopback() && !passed_on.iter().any(|name| headers.contains_key(*name))
+    let unguarded = service.config.admin_token.is_none() && service.config.listen.ip().is_loopback();
+    unguarded && !passed_on.iter().any(|name| headers.contains_key(*name))
 }
 
 fn is_admin(service: &Service, headers: &HeaderMap) -> bool {

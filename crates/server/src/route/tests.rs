@@ -48,10 +48,11 @@ fn furnished(config: Config, tongues: &'static [Tongue], rest: impl Fn(Service) 
         config: Arc::new(config),
         rooms: None,
         clock: Arc::new(now),
+        draining: Arc::default(),
     };
     let (draining, told) = watch::channel(false);
     let rest = rest(service.clone());
-    let desk = Desk { service, metrics: Arc::default(), draining: told, tongues };
+    let desk = Desk { service, metrics: Arc::default(), draining: told, tongues, looked: Arc::default() };
     House { outbox, router: build(desk, rest), draining }
 }
 

@@ -218,6 +218,9 @@ impl Scribe<'_> {
             EndReason::MaxTime => vec![self.page(LIMITED, 1, "Over time limit"), stopped()],
             EndReason::StartFailed => vec![self.page(STARTED, 2, start_failure(message))],
             EndReason::GaveUp(Trouble::StartTimeout) => vec![self.page(STARTED, 2, LOAD_TIMEOUT)],
+            EndReason::GaveUp(_) | EndReason::OutputFailed if self.cast.live_ms.is_none() => {
+                vec![self.page(STARTED, 2, start_failure(message))]
+            }
             EndReason::GaveUp(Trouble::Freeze | Trouble::Blank | Trouble::Crash | Trouble::Unreachable)
             | EndReason::OutputFailed => vec![self.page(STARTED, 5, "Exception error, exit task")],
         }

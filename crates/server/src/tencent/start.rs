@@ -43,7 +43,7 @@ pub(super) async fn start(
     params: &Params,
 ) -> Result<Map<String, Value>, Fault> {
     let new = translate(service, apps, &params.root())?;
-    match service.fleet.create(new).await.map_err(unavailable)? {
+    match service.create(new).await.map_err(unavailable)? {
         Created::New(cast) => Ok(Map::from_iter([("TaskId".to_owned(), cast.id.as_str().into())])),
         Created::Exists(_) => {
             Err(Fault::new("FailedOperation.TaskExist", "a task with this RecordId is running"))

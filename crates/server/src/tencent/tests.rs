@@ -81,7 +81,14 @@ impl World {
         change(&mut config);
         let all = Arc::new(Apps::default());
         all.replace(apps);
-        let service = Service { fleet, apps: all, config: Arc::new(config), rooms: None, clock };
+        let service = Service {
+            fleet,
+            apps: all,
+            config: Arc::new(config),
+            rooms: None,
+            clock,
+            draining: Arc::default(),
+        };
         Self { service, limits: Limits::new(1_000_000), _folder: folder }
     }
 

@@ -13,8 +13,9 @@ use super::sign::WINDOW_MS;
 
 /// How long after it was first seen the same signature is answered again.
 pub(super) const REPEAT_MS: i64 = 60_000;
-/// Signatures that are remembered. Full: the oldest is forgotten.
-const MAX_SEEN: usize = 100_000;
+/// Signatures that are remembered: what a key can send while they hold, of both actions that change something, at their full rates. Full,
+/// because several keys do: the oldest is forgotten.
+const MAX_SEEN: usize = 300 * 2 * 900;
 /// Longest time that a signature holds: from the end of the window before its date to the end of that behind it.
 const KEPT_MS: i64 = 2 * WINDOW_MS;
 

@@ -16,6 +16,8 @@ use crate::service::Service;
 
 /// How long the end of a task of the same name is waited for, that was told to stop.
 const STOP_WAIT: Duration = Duration::from_secs(3);
+/// Shortest time between two looks for it.
+const BREATH: Duration = Duration::from_millis(100);
 /// What the vendor says if the task runs already.
 const REPEATED: &str = "The task has been started. Please do not call the startup task interface repeatedly";
 
@@ -29,7 +31,7 @@ pub(super) async fn start(
     let new = cast_of(service, app, start)?;
     let deadline = Instant::now() + STOP_WAIT;
     loop {
-        let created = service.fleet.create(new.clone()).await;
+        let created = service.create(new.clone()).await;
         let other = match created.map_err(|error| broken("starting a task", &error))? {
             Created::New(cast) => {
                 tracing::info!(cast = %cast.id, app = app.name, "task started");
@@ -66,6 +68,8 @@ async fn ended(service: &Service, cast: &pagecast_fleet::Cast) -> Result<bool, F
         if changes.changed().await.is_err() {
             return Ok(false);
         }
+        // Others change much more often than this one.
+        tokio::time::sleep(BREATH).await;
     }
 }
 

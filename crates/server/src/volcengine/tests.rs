@@ -68,7 +68,14 @@ impl Bench {
         let mut settings = Config { data: scratch.path().to_owned(), ..Config::default() };
         config(&mut settings);
         let backend: Arc<dyn Fleet> = Arc::clone(&fleet) as _;
-        let service = Service { fleet: backend, apps, config: Arc::new(settings), rooms: None, clock };
+        let service = Service {
+            fleet: backend,
+            apps,
+            config: Arc::new(settings),
+            rooms: None,
+            clock,
+            draining: Arc::default(),
+        };
         Self { service, desk: Desk::default(), fleet, now, _scratch: scratch }
     }
 
@@ -219,7 +226,7 @@ async fn ends_have_their_words() {
             bench.report(&ticket, Happening::Live).await;
         }
         bench.report(&ticket, ended(what)).await;
-        bench.fleet.close(&ticket, None).await.unwrap();
+        bench.fleet.close(&ticket, None, None).await.unwrap();
         let (_, said) = bench.get().await;
         let task = &said["Result"]["WebCastTask"];
         assert_eq!((&task["Status"], &task["StopReason"]), (&json!(status), &json!(reason)), "{what:?}");

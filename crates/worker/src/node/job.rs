@@ -39,8 +39,12 @@ enum Report {
     Happening(Happening),
     Vitals(Box<Vitals>),
     Picture(Bytes),
-    /// The last one.
-    Close(Option<Value>),
+    /// The last one: what happened last, what became of the cast, and a receipt that nobody needs afterwards.
+    Close {
+        last: Option<Happening>,
+        report: Option<Value>,
+        receipt: Option<PathBuf>,
+    },
 }
 
 /// A cast that runs here.
@@ -131,6 +135,11 @@ impl Job {
         }
     }
 
+    /// Whether it is left to somebody else.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.stop.is_abandoned()
+    }
+
     /// Whether nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
         self.thread.is_finished() && self.reporter.is_finished()
@@ -143,7 +152,7 @@ impl Job {
 
     /// Renews the lease, when that is due.
     pub(super) async fn renew(&mut self, fleet: &dyn Fleet, lease: Duration) -> Result<(), Error> {
-        if Instant::now() < self.renew_at || self.thread.is_finished() {
+        if Instant::now() < self.renew_at || self.reporter.is_finished() {
             return Ok(());
         }
         fleet.renew(&self.ticket, lease).await?;
@@ -159,6 +168,7 @@ impl Job {
         }
         let commands = fleet.commands(&self.ticket).await?;
         let mut done = None;
+        // One that cannot be carried out now waits, and so do those behind it.
         for (number, command) in commands {
             if matches!(command, Command::AddPush(_) | Command::RemovePush(_)) && !self.takes_changes() {
                 break;
@@ -167,10 +177,19 @@ impl Job {
                 Command::Stop => self.ask_to_stop(),
                 Command::Snapshot => {
                     let path = self.scratch.join(format!("{}.jpg", self.id()));
-                    self.change(Change::Snapshot(path));
+                    // Who waits for a picture asks again.
+                    let _full = self.change(Change::Snapshot(path));
                 }
-                Command::AddPush(push) => self.change_pushes(fleet, Change::AddPush(push)).await?,
-                Command::RemovePush(url) => self.change_pushes(fleet, Change::RemovePush(url)).await?,
+                Command::AddPush(push) => {
+                    if !self.change_pushes(fleet, Change::AddPush(push)).await? {
+                        break;
+                    }
+                }
+                Command::RemovePush(url) => {
+                    if !self.change_pushes(fleet, Change::RemovePush(url)).await? {
+                        break;
+                    }
+                }
             }
             done = Some(number);
         }
@@ -195,7 +214,8 @@ impl Job {
         }
     }
 
-    async fn change_pushes(&mut self, fleet: &dyn Fleet, change: Change) -> Result<(), Error> {
+    /// False if the cast has too many changes to make already.
+    async fn change_pushes(&mut self, fleet: &dyn Fleet, change: Change) -> Result<bool, Error> {
         let mut pushes: Vec<Push> = self.spec.pushes.clone();
         // The process tells if it cannot be made.
         let _refused = change_pushes(&mut pushes, change.clone());
@@ -203,15 +223,12 @@ impl Job {
             fleet.put_pushes(&self.ticket, pushes.clone()).await?;
             self.spec.pushes = pushes;
         }
-        self.change(change);
-        Ok(())
+        Ok(self.change(change) || self.measured.is_over.load(Ordering::Acquire))
     }
 
-    fn change(&self, change: Change) {
+    fn change(&self, change: Change) -> bool {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        if !changes.as_ref().is_some_and(|changes| changes.order(change)) {
-            tracing::debug!(cast = %self.id(), "a change comes too early or too late");
-        }
+        changes.as_ref().is_some_and(|changes| changes.order(change))
     }
 
     /// Has the process killed, and everything left to the next owner.
@@ -241,7 +258,9 @@ async fn report(fleet: Arc<dyn Fleet>, ticket: Ticket, mut reports: mpsc::Receiv
         loop {
             let done = match &report {
                 Report::Happening(happening) => fleet.report(&ticket, happening.clone()).await,
-                Report::Close(words) => fleet.close(&ticket, words.clone()).await,
+                Report::Close { last, report, .. } => {
+                    fleet.close(&ticket, last.clone(), report.clone()).await
+                }
                 Report::Vitals(vitals) => {
                     fleet.tell(&ticket, (**vitals).clone()).await;
                     Ok(())
@@ -257,12 +276,18 @@ async fn report(fleet: Arc<dyn Fleet>, ticket: Ticket, mut reports: mpsc::Receiv
                     stop.abandon();
                     return;
                 }
+                // Whoever goes on finds out for himself.
+                Err(_) if stop.is_abandoned() => return,
                 Err(error) => {
                     tracing::warn!(cast = %ticket.cast, error = crate::chain(&error), "a report waits");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
+        }
+        if let Report::Close { receipt: Some(receipt), .. } = report {
+            // There is none if nothing was stored.
+            let _gone = std::fs::remove_file(receipt);
         }
     }
 }
@@ -297,23 +322,28 @@ impl Runner {
             if self.stop.is_abandoned() {
                 return;
             }
-            told.conclude(&outcome).into_iter().for_each(|happening| self.say(Report::Happening(happening)));
-            if !self.is_left(&outcome) || !self.pause(deadline) {
-                break;
+            let mut happened = told.conclude(&outcome);
+            if !self.is_left(&outcome) {
+                // What is stored is told when nobody can take the cast up again: once.
+                let last = happened.pop_if(|last| matches!(last, Happening::Stored { .. }));
+                happened.into_iter().for_each(|happening| self.say(Report::Happening(happening)));
+                return self.close(&outcome, last);
+            }
+            happened.into_iter().for_each(|happening| self.say(Report::Happening(happening)));
+            if !self.pause(deadline) {
+                return self.close(&outcome, None);
             }
             outcome = self.finish(&mut told);
         }
+    }
+
+    fn close(&self, outcome: &Outcome, last: Option<Happening>) {
         if self.stop.is_abandoned() {
             return;
         }
         let report = outcome.report.as_ref().and_then(|report| serde_json::to_value(report).ok());
-        self.say(Report::Close(report));
-        if let Some(receipt) =
-            self.cast.spec.recording.as_ref().and_then(|recording| recording.receipt.as_ref())
-        {
-            // There is none if nothing was stored.
-            let _gone = std::fs::remove_file(receipt);
-        }
+        let receipt = self.cast.spec.recording.as_ref().and_then(|recording| recording.receipt.clone());
+        self.say(Report::Close { last, report, receipt });
     }
 
     /// A cast that another process was to end, or whose time is over, or whose recording is stored, needs no page any more.

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::super::random;
-use super::{Problem, Rooms, is_identifier};
+use super::{Problem, Rooms, is_room};
 
 /// One file: what it needs is in it.
 const PAGE: &str = include_str!("../viewer.html");
@@ -14,7 +14,7 @@ const NONCE: &str = "{{nonce}}";
 
 /// `GET /rooms/{room}`.
 pub(super) async fn show(State(_): State<Rooms>, Path(room): Path<String>) -> Result<Response, Problem> {
-    if !is_identifier(&room) {
+    if !is_room(&room) {
         return Err(Problem::new(StatusCode::NOT_FOUND, "there is no room of this name"));
     }
     let nonce = random::hex(16)

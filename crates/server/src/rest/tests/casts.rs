@@ -161,7 +161,7 @@ async fn a_cast_is_shown_with_its_outputs() {
     };
     let stored = Happening::Stored { files: vec![file], complete: true, backup: false, problem: None };
     lab.report(&claim, stored).await;
-    lab.service.fleet.close(&claim.ticket, None).await.unwrap();
+    lab.service.fleet.close(&claim.ticket, None, None).await.unwrap();
     let shown = lab.get(ONE, &path).await.expect(200);
     assert_eq!(shown["end"], json!({"reason": "gave-up", "trouble": "freeze", "message": "it froze"}));
     assert_eq!(shown["recording"]["given_up"], true);

@@ -140,7 +140,7 @@ async fn a_stream_goes_on_until_nothing_more_can_happen() {
     until(&mut body, "event: ended").await;
     let nothing = Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None };
     lab.report(&claim, nothing).await;
-    lab.service.fleet.close(&claim.ticket, None).await.unwrap();
+    lab.service.fleet.close(&claim.ticket, None, None).await.unwrap();
     let rest = until(&mut body, "").await;
     assert!(ids(&rest).ends_with(&[5]), "the last one is told before it ends: {rest}");
     // Whoever lost it goes on where he was, by number or by id.

@@ -1,0 +1,46 @@
+//! What a node does beside its casts: what is overdue or old goes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pagecast_fleet::{CastId, Fleet};
+
+/// How often the fleet is swept.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How often evidence of casts that are forgotten is looked for.
+const TIDY: Duration = Duration::from_secs(3600);
+
+/// Sweeps and tidies for ever.
+pub(super) async fn run(fleet: Arc<dyn Fleet>, evidence: PathBuf) {
+    let mut tidied: Option<Instant> = None;
+    loop {
+        if let Err(error) = fleet.sweep().await {
+            tracing::warn!(error = crate::chain(&error), "the fleet is not swept");
+        }
+        if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
+            tidy(fleet.as_ref(), &evidence).await;
+            tidied = Some(Instant::now());
+        }
+        tokio::time::sleep(SWEEP).await;
+    }
+}
+
+/// Removes what is kept of casts that the fleet has forgotten.
+async fn tidy(fleet: &dyn Fleet, evidence: &Path) {
+    let folder = evidence.to_owned();
+    let listed = tokio::task::spawn_blocking(move || -> Vec<CastId> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| CastId::parse(entry.file_name().to_str()?).ok()).collect()
+    });
+    for id in listed.await.unwrap_or_default() {
+        if !matches!(fleet.get(&id).await, Ok(None)) {
+            continue;
+        }
+        let folder = evidence.join(id.as_str());
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::warn!(cast = %id, "the evidence of a cast that is forgotten stays");
+        }
+    }
+}
