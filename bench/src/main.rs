@@ -21,6 +21,7 @@ mod reference;
 mod report;
 mod results;
 mod rooms;
+mod service;
 mod site;
 mod start;
 mod sync;
