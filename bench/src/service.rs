@@ -7,9 +7,11 @@ mod calls;
 mod load;
 mod server;
 
+use std::ops::Range;
 use std::path::Path;
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use pagecast_testkit::command::{program, stdout_of};
 
 use crate::usage::{Cpu, sweep};
@@ -31,7 +33,7 @@ const QUESTIONS: usize = 300;
 /// Calls that are signed at once, when a history is made.
 const CHUNK: usize = 5_000;
 /// That ask at the same time, when a history is made.
-const FILLERS: usize = 32;
+pub(crate) const FILLERS: usize = 32;
 
 /// All that was found out about the service.
 #[derive(Debug, Default)]
@@ -95,6 +97,7 @@ impl History {
         server.wait_until_all_are_over()?;
         let ran = ran(&server, &mut asker, first..first + count(length_s))?;
         eprintln!("service, {casts} casts in the history: the stub ran {ran} casts");
+        ensure!(ran > 0, "no cast was run: the stub does not speak as casts do any more");
         drop(server);
         sweep()?;
         Ok(Self { casts, filled_per_s, queued, run, ran, get, list })
@@ -111,10 +114,10 @@ fn fill(server: &Server, asker: &mut Asker, casts: usize) -> Result<f64> {
     while from < casts {
         let (date, to) = (now()?, casts.min(from + CHUNK));
         let calls = (from..to).map(|n| asker.call(&start(n), &date)).collect::<Result<Vec<_>>>()?;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let times = at_once(&server.url(), &calls, FILLERS);
         seconds += begun.elapsed().as_secs_f64();
-        anyhow::ensure!(times.errors == 0, "the history cannot be made: {times}");
+        ensure!(times.errors == 0, "the history cannot be made: {times}");
         from = to;
     }
     server.wait_until_all_are_over()?;
@@ -125,7 +128,7 @@ fn round(server: &Server, asker: &mut Asker, first: usize, length_s: u32) -> Res
     let date = now()?;
     let calls = (first..first + count(length_s)).map(|n| asker.call(&start(n), &date));
     let calls = calls.collect::<Result<Vec<_>>>()?;
-    let (before, begun) = (Cpu::now()?, std::time::Instant::now());
+    let (before, begun) = (Cpu::now()?, Instant::now());
     let times = at_rate(&server.url(), &calls, RATE);
     let cores = (Cpu::now()? - before).over(begun.elapsed()).total();
     eprintln!("  {RATE} casts a second: {times}; {cores:.2} cores");
@@ -133,7 +136,7 @@ fn round(server: &Server, asker: &mut Asker, first: usize, length_s: u32) -> Res
 }
 
 /// How many of these tasks came to their own end.
-fn ran(server: &Server, asker: &mut Asker, tasks: std::ops::Range<usize>) -> Result<usize> {
+fn ran(server: &Server, asker: &mut Asker, tasks: Range<usize>) -> Result<usize> {
     let date = now()?;
     let mut ran = 0;
     for task in tasks {

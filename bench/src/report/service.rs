@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::yes_or_no;
-use crate::service::{GOAL_MS, History, RATE, Round, Service};
+use crate::service::{FILLERS, GOAL_MS, History, RATE, Round, Service};
 
 /// How it was measured.
 pub(super) const METHOD: &str = "\
@@ -31,16 +31,20 @@ pub(super) fn markdown(text: &mut String, service: &Service) -> Result<()> {
         row(text, history, "queued", &history.queued)?;
         row(text, history, "run by a stub", &history.run)?;
     }
-    text.push_str("\n| history | filled, casts a second | `GetWebCastTask`, 50 % | 99 % | `GET /v1/casts?limit=50`, 50 % | 99 % | run by the stub |\n");
-    text.push_str("|---:|---:|---:|---:|---:|---:|---:|\n");
+    text.push_str("\n| history | `GetWebCastTask`, 50 % | 99 % | `GET /v1/casts?limit=50`, 50 % | 99 % | run by the stub |\n");
+    text.push_str("|---:|---:|---:|---:|---:|---:|\n");
     for history in histories {
-        let History { casts, filled_per_s, ran, get, list, run, .. } = history;
+        let History { casts, ran, get, list, run, .. } = history;
         let [a, b, c, d] =
             [get.within_ms(0.5), get.within_ms(0.99), list.within_ms(0.5), list.within_ms(0.99)];
         let asked = run.times.asked();
+        writeln!(text, "| {casts} | {a:.1} ms | {b:.1} ms | {c:.1} ms | {d:.1} ms | {ran} of {asked} |")?;
+    }
+    if let Some(longest) = histories.last() {
         writeln!(
             text,
-            "| {casts} | {filled_per_s:.0} | {a:.1} ms | {b:.1} ms | {c:.1} ms | {d:.1} ms | {ran} of {asked} |"
+            "\nAsked as fast as {FILLERS} callers can, it accepted {:.0} casts a second: the history of {}.",
+            longest.filled_per_s, longest.casts
         )?;
     }
     Ok(())
@@ -56,4 +60,25 @@ fn row(text: &mut String, history: &History, are: &str, round: &Round) -> Result
         history.casts, times.errors
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Times;
+
+    #[test]
+    fn a_goal_is_met_by_nearly_all_and_without_errors() {
+        let line = |ms: [f64; 2], errors: usize| {
+            let answers = (0..200).map(|n| (if n < 198 { ms[0] } else { ms[1] }, None));
+            let times = Times::of(answers.collect(), 200 + errors);
+            let mut text = String::new();
+            row(&mut text, &History::default(), "queued", &Round { times, cores: 0.5 }).expect("text");
+            text
+        };
+        let met = "| 0 | queued | 50.0 ms | 50.0 ms | **50.0 ms** | 70.0 ms | 0 | 0.50 | ≤ 50 ms | yes |\n";
+        assert_eq!(line([50.0, 70.0], 0), met);
+        assert!(line([50.1, 50.1], 0).ends_with("| **no** |\n"));
+        assert!(line([1.0, 1.0], 1).ends_with("| 1 | 0.50 | ≤ 50 ms | **no** |\n"));
+    }
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 pub(super) const KEYS: usize = 32;
 pub(super) const SECRET: &str = "c2VjcmV0LW9mLXRoZS1iZW5jaA==";
 pub(super) const APP_ID: &str = "bbbbbbbbbbbbbbbbbbbbbbbb";
+
 /// The token of the application.
 pub(super) fn token() -> String {
     format!("{TOKEN}-bench")

@@ -23,7 +23,8 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    fn of(answers: Vec<(f64, Option<String>)>, asked: usize) -> Self {
+    /// Milliseconds and what was wrong, of each answer to so many requests.
+    pub(crate) fn of(answers: Vec<(f64, Option<String>)>, asked: usize) -> Self {
         let mut times = Self { asked, errors: asked - answers.len(), ..Self::default() };
         for (ms, problem) in answers {
             times.ms.push(ms);
