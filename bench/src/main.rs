@@ -4,7 +4,9 @@
 //! [`usage`] reads /proc, [`verdict`] decodes the files, [`mod@reference`] draws single pictures again without loss.
 //! [`plan`] holds the order of the work and [`report`] the page that comes out of it.
 //!
-//! Deliberately absent: anything of Pagecast but its command line.
+//! [`service`] asks `pagecast serve`, beside which there is no recipe.
+//!
+//! Deliberately absent: anything of Pagecast but its command line, its APIs, and what the process of a cast says first and last.
 
 #![expect(clippy::print_stderr, reason = "it tells the person at the terminal how far it is")]
 
@@ -21,6 +23,7 @@ mod reference;
 mod report;
 mod results;
 mod rooms;
+mod service;
 mod site;
 mod start;
 mod sync;

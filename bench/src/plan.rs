@@ -17,6 +17,7 @@ use crate::reference::Pictures;
 use crate::report;
 use crate::results::{PageResult, Pair, Results};
 use crate::rooms::Rooms;
+use crate::service::Service;
 use crate::site::Site;
 use crate::start::{first_frame_s, warm_first_frame_s};
 use crate::sync::offsets;
@@ -38,6 +39,8 @@ pub(crate) enum Section {
     Outputs,
     /// Rooms: what they cost, how late and how soon they show the page
     Rooms,
+    /// How soon the service answers, also with a long history
+    Service,
 }
 
 /// Compares Pagecast with the usual recipe (Xvfb, PulseAudio, x11grab, ffmpeg) and writes a page about it.
@@ -142,6 +145,9 @@ fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
     }
     if args.has(Section::Rooms) {
         results.rooms = Some(Rooms::measure(site, program, args.window(), args.repeat())?);
+    }
+    if args.has(Section::Service) {
+        results.service = Some(Service::measure(program, args.quick)?);
     }
     Ok(results)
 }

@@ -2,6 +2,7 @@
 
 mod outputs;
 mod rooms;
+mod service;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -47,12 +48,18 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     if let Some(rooms) = &results.rooms {
         rooms::markdown(&mut text, rooms)?;
     }
+    if let Some(service) = &results.service {
+        service::markdown(&mut text, service)?;
+    }
     method(&mut text, args)?;
     if results.outputs.is_some() {
         text.push_str(outputs::METHOD);
     }
     if results.rooms.is_some() {
         text.push_str(rooms::METHOD);
+    }
+    if results.service.is_some() {
+        text.push_str(service::METHOD);
     }
     Ok(text)
 }

@@ -8,6 +8,7 @@ use crate::measure::Measured;
 use crate::outputs::Outputs;
 use crate::page::Page;
 use crate::rooms::Rooms;
+use crate::service::Service;
 use crate::usage::Part;
 
 /// How much less similar than the recipe's pictures Pagecast's may be.
@@ -58,6 +59,7 @@ pub(crate) struct Results {
     pub(crate) crowds: Option<(Page, Pair<Vec<Crowd>>)>,
     pub(crate) outputs: Option<Outputs>,
     pub(crate) rooms: Option<Rooms>,
+    pub(crate) service: Option<Service>,
 }
 
 impl PageResult {

@@ -26,6 +26,7 @@ pub mod s3;
 pub mod said;
 pub mod scratch;
 pub mod service;
+pub mod sign;
 pub mod signed;
 pub mod strip;
 pub mod sync;

@@ -45,11 +45,18 @@ pub struct Setup {
     pub application: String,
     /// Lines about its storage instead of a folder of the service, `buckets`.
     pub storage: Option<String>,
+    /// Its environment: see [`Service::environment`].
+    pub environment: Environment,
 }
+
+/// Names and values.
+pub type Environment = Vec<(&'static str, String)>;
 
 /// A service; killed when dropped, with all that it started.
 #[derive(Debug)]
 pub struct Service {
+    /// Variables of its environment from the next [`Self::run`] on, besides those that it has here and instead of them.
+    pub environment: Environment,
     program: PathBuf,
     scratch: Scratch,
     port: u16,
@@ -90,7 +97,9 @@ impl Service {
              [applications.storage]\n{storage}\n{callbacks}"
         );
         fs::write(scratch.join("pagecast.toml"), config)?;
-        let mut service = Self { program: pagecast.into(), scratch, port, rooms, child: None, family: None };
+        let environment = setup.environment.clone();
+        let program = pagecast.into();
+        let mut service = Self { environment, program, scratch, port, rooms, child: None, family: None };
         service.run()?;
         Ok(service)
     }
@@ -106,6 +115,7 @@ impl Service {
         command.env(MARK, self.scratch.path());
         command.env("TMPDIR", self.scratch.join("tmp")).env("XDG_RUNTIME_DIR", self.scratch.join("run"));
         command.env("RUST_LOG", "info,pagecast_server=debug,pagecast_worker=debug");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         self.family = Some(Family::of(child.id(), self.scratch.path()));

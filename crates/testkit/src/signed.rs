@@ -53,13 +53,13 @@ pub fn native(told: &Told, secret: &str) -> Result<Value> {
     Ok(told.json())
 }
 
-fn mac(key: &str, parts: &[&[u8]]) -> Result<Vec<u8>> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes())?;
+pub(crate) fn mac(key: impl AsRef<[u8]>, parts: &[&[u8]]) -> Result<Vec<u8>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_ref())?;
     parts.iter().for_each(|part| mac.update(part));
     Ok(mac.finalize().into_bytes().to_vec())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _infallible = write!(text, "{byte:02x}");
         text
