@@ -23,11 +23,13 @@ build: packages-run
 test: packages-test
 	tests/third-party/install
 	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --features otlp --test otlp
 
 ## Format, lints, documentation.
 check: packages-run
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --locked --features otlp -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 ## Pagecast beside what others do, on this machine; writes docs/bench.md. BENCH_ARGS="--parts outputs --output outputs.md"

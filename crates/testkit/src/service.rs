@@ -45,6 +45,8 @@ pub struct Setup {
     pub application: String,
     /// Lines about its storage instead of a folder of the service, `buckets`.
     pub storage: Option<String>,
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// A service; killed when dropped, with all that it started.
@@ -54,6 +56,7 @@ pub struct Service {
     scratch: Scratch,
     port: u16,
     rooms: u16,
+    environment: Vec<(&'static str, String)>,
     child: Option<Child>,
     family: Option<Family>,
 }
@@ -90,7 +93,8 @@ impl Service {
              [applications.storage]\n{storage}\n{callbacks}"
         );
         fs::write(scratch.join("pagecast.toml"), config)?;
-        let mut service = Self { program: pagecast.into(), scratch, port, rooms, child: None, family: None };
+        let (program, environment) = (pagecast.into(), setup.environment.clone());
+        let mut service = Self { program, scratch, port, rooms, environment, child: None, family: None };
         service.run()?;
         Ok(service)
     }
@@ -106,6 +110,7 @@ impl Service {
         command.env(MARK, self.scratch.path());
         command.env("TMPDIR", self.scratch.join("tmp")).env("XDG_RUNTIME_DIR", self.scratch.join("run"));
         command.env("RUST_LOG", "info,pagecast_server=debug,pagecast_worker=debug");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         self.family = Some(Family::of(child.id(), self.scratch.path()));

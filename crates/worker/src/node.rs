@@ -5,6 +5,7 @@
 
 mod admission;
 mod job;
+mod life;
 mod load;
 mod told;
 
