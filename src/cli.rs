@@ -69,7 +69,11 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Run the cast that standard input describes; started by Pagecast itself
     #[command(hide = true)]
-    RunCast,
+    RunCast {
+        /// Somebody keeps what is logged
+        #[arg(long)]
+        heard: bool,
+    },
     /// Check that everything a recording needs is there, and say how to mend what is not
     Doctor,
 }
@@ -173,7 +177,8 @@ impl Command {
             Self::Cast(args) => args.cast.quiet || screen::stderr_is_terminal(),
             Self::Recover(_) | Self::Serve(_) => false,
             Self::Demo(_) => screen::stderr_is_terminal(),
-            Self::Doctor | Self::RunCast | Self::Call(_) => true,
+            Self::RunCast { heard } => !heard,
+            Self::Doctor | Self::Call(_) => true,
         };
         if quiet { "warn" } else { "info" }
     }

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::Call(args) => call::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::RunCast => Ok(process::run_inside(&record::stop_by_signals())),
+        Command::RunCast { .. } => Ok(process::run_inside(&record::stop_by_signals())),
         Command::Doctor => doctor::run(),
     };
     log.end();

@@ -245,7 +245,8 @@ fn node_config(config: &Config) -> anyhow::Result<node::Config> {
         },
         warm: Some((config.casts.warm, like)),
         scratch: folder("scratch"),
-        folders: ["spool", "recordings", "receipts", "evidence"].map(folder).into(),
+        folders: ["spool", "recordings", "receipts"].map(folder).into(),
+        evidence: folder("evidence"),
         drain: Duration::from_secs(config.casts.drain_s),
     })
 }

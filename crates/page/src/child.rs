@@ -83,14 +83,15 @@ pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Starts the process of a cast, in a session and process group of its own, with pipes for input and output. It sees its input
-/// end when the caller is gone.
+/// Starts the process of a cast, in a session and process group of its own, with pipes for input and output, and for what it logs if
+/// it is `heard`. It sees its input end when the caller is gone.
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn spawn_cast(program: &Path, args: &[&str]) -> io::Result<Child> {
+pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Child> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let stderr = if heard { Stdio::piped() } else { Stdio::inherit() };
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
     // SAFETY: the closure only makes a system call.
     unsafe {
         command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));

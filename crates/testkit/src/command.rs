@@ -51,7 +51,10 @@ pub(crate) fn signal(child: Option<&Child>, name: &str, signal: Signal) -> Resul
 }
 
 /// Sends a process a signal.
-pub(crate) fn signal_pid(pid: u32, signal: Signal) -> Result<()> {
+///
+/// # Errors
+/// It has ended already.
+pub fn signal_pid(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
     kill_process(pid, signal).with_context(|| format!("cannot send {signal:?}"))
 }

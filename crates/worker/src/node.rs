@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pagecast_core::CastSpec;
-use pagecast_fleet::{Cast, Error, Fleet, WorkerId};
+use pagecast_fleet::{Cast, CastId, Error, Fleet, WorkerId};
 use tokio::sync::watch;
 
 use crate::process::{self, Pool};
@@ -24,6 +24,8 @@ use load::Meter;
 
 /// How often everything is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often evidence of casts that are forgotten is looked for.
+const TIDY: Duration = Duration::from_secs(3600);
 /// Shortest time between two looks, however much happens.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -42,8 +44,10 @@ pub struct Config {
     pub warm: Option<(usize, CastSpec)>,
     /// A folder for pictures on their way.
     pub scratch: PathBuf,
-    /// Folders that recordings and evidence expect to be there.
+    /// Folders that recordings expect to be there.
     pub folders: Vec<PathBuf>,
+    /// Where evidence and logs are, in a folder for each cast; they go when the fleet forgets the cast.
+    pub evidence: PathBuf,
     /// How long running casts may go on when the node is asked to end.
     pub drain: Duration,
 }
@@ -74,6 +78,7 @@ pub struct Node {
     jobs: Vec<Job>,
     meter: Meter,
     admission: Admission,
+    tidied: Option<Instant>,
 }
 
 impl Node {
@@ -83,7 +88,7 @@ impl Node {
     /// [`StartError`].
     pub async fn join(config: Config, fleet: Arc<dyn Fleet>) -> Result<Self, StartError> {
         process::clear_leftovers();
-        for folder in config.folders.iter().chain([&config.scratch]) {
+        for folder in config.folders.iter().chain([&config.scratch, &config.evidence]) {
             std::fs::create_dir_all(folder).map_err(|e| StartError::Folder(folder.clone(), e))?;
         }
         fleet.adopt(&config.worker).await.map_err(StartError::Fleet)?;
@@ -91,7 +96,7 @@ impl Node {
         let pool = pool.map(|(size, like)| Pool::start(config.program.clone(), size, like)).transpose();
         let pool = pool.map_err(StartError::Pool)?.map(Arc::new);
         let admission = Admission::new(config.admission.clone());
-        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter: Meter::default(), admission })
+        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter: Meter::default(), admission, tidied: None })
     }
 
     /// Works until asked to end; then running casts have [`Config::drain`] to come to their own ends, and what still runs is left
@@ -140,6 +145,25 @@ impl Node {
         self.fleet.beat(&self.config.worker, load).await;
         if let Err(error) = self.fleet.sweep().await {
             tracing::warn!(error = crate::chain(&error), "the fleet is not tidied up");
+        }
+        if self.tidied.is_none_or(|at| at.elapsed() >= TIDY) {
+            self.tidied = Some(Instant::now());
+            self.tidy().await;
+        }
+    }
+
+    /// Removes what is kept of casts that the fleet has forgotten.
+    async fn tidy(&self) {
+        let entries = std::fs::read_dir(&self.config.evidence).into_iter().flatten().flatten();
+        for entry in entries {
+            let Some(id) = entry.file_name().to_str().and_then(|name| CastId::parse(name).ok()) else {
+                continue;
+            };
+            if matches!(self.fleet.get(&id).await, Ok(None))
+                && let Err(error) = std::fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(%error, cast = %id, "the evidence of a cast that is forgotten stays");
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! ends, the cast ends: nothing runs without somebody who watches it.
 
 mod cgroup;
+pub(crate) mod heard;
 mod inside;
 mod pool;
 mod watch;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cast::{Change, Kind, News, Report, Stop};
 use cgroup::Cgroup;
+use heard::Ear;
 pub use inside::run as run_inside;
 pub use pool::Pool;
 use watch::Watch;
@@ -122,6 +124,8 @@ pub struct Process {
     reader: Option<JoinHandle<()>>,
     cgroup: Option<Cgroup>,
     leaves: bool,
+    /// Where it is heard, if it does not write to our own standard error.
+    ear: Option<Ear>,
 }
 
 impl Process {
@@ -130,7 +134,23 @@ impl Process {
     /// # Errors
     /// [`Error::Start`].
     pub fn start(program: &Path) -> Result<Self, Error> {
-        let mut child = child::spawn_cast(program, &["run-cast"]).map_err(Error::Start)?;
+        Self::spawn(program, None)
+    }
+
+    /// Starts one whose log goes into ours, line by line, rather than past it to standard error.
+    ///
+    /// # Errors
+    /// [`Error::Start`].
+    pub fn start_heard(program: &Path) -> Result<Self, Error> {
+        Self::spawn(program, Some(Ear::default()))
+    }
+
+    fn spawn(program: &Path, ear: Option<Ear>) -> Result<Self, Error> {
+        let arguments: &[&str] = if ear.is_some() { &["run-cast", "--heard"] } else { &["run-cast"] };
+        let mut child = child::spawn_cast(program, arguments, ear.is_some()).map_err(Error::Start)?;
+        if let (Some(ear), Some(stderr)) = (&ear, child.stderr.take()) {
+            ear.listen(stderr).map_err(Error::Start)?;
+        }
         // Before it is told anything it starts nothing, so all that it starts is in the group.
         let cgroup = Cgroup::enter(child.id());
         let missing = || Error::Start(std::io::ErrorKind::BrokenPipe.into());
@@ -150,7 +170,15 @@ impl Process {
             reader: Some(reader),
             cgroup,
             leaves: false,
+            ear,
         })
+    }
+
+    /// Keeps the log of one that is [heard](Self::start_heard) beside its evidence, under the cast's name.
+    pub fn keep_log(&self, cast: &str, evidence: &Path) {
+        if let Some(ear) = &self.ear {
+            ear.keep(cast, &heard::file_in(evidence));
+        }
     }
 
     /// When its supervisor dies, the cast goes at once, as it would if it were killed, rather than to finish and store its
@@ -196,7 +224,7 @@ impl Process {
 
     /// Starts the program anew, in place of the process that is gone. False if that is not possible.
     fn restart(&mut self) -> bool {
-        match Self::start(&self.program) {
+        match Self::spawn(&self.program, self.ear.clone()) {
             Ok(mut next) => {
                 // Whoever orders changes knows nothing of it.
                 std::mem::swap(&mut next.changes, &mut self.changes);

@@ -89,10 +89,16 @@ impl Family {
     fn knows(&self, process: &Process) -> bool {
         let mentions = |file: &str| {
             let bytes = fs::read(format!("/proc/{}/{file}", process.pid)).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).contains(&self.folder)
+            names(&String::from_utf8_lossy(&bytes), &self.folder)
         };
         self.seen.contains_key(&process.key()) || mentions("environ") || mentions("cmdline")
     }
+}
+
+/// Whether a folder is named, or something in it: folder 1 is not folder 10.
+fn names(text: &str, folder: &str) -> bool {
+    let ends = |(at, _): (usize, &str)| !text[at + folder.len()..].starts_with(char::is_alphanumeric);
+    text.match_indices(folder).any(ends)
 }
 
 impl Process {
@@ -128,6 +134,13 @@ mod tests {
     use super::*;
     use crate::command::program;
     use crate::scratch::Scratch;
+
+    #[test]
+    fn a_folder_is_not_that_of_another_test() {
+        let ours = ["/tmp/test-1", "A=/tmp/test-1\0B=2", "--log=/tmp/test-1/log", "/tmp/test-12 /tmp/test-1"];
+        assert!(ours.iter().all(|text| names(text, "/tmp/test-1")));
+        assert!(["", "/tmp/test-10", "A=/tmp/test-12/log"].iter().all(|text| !names(text, "/tmp/test-1")));
+    }
 
     #[test]
     fn orphans_stay_in_the_family() {

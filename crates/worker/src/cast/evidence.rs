@@ -8,6 +8,8 @@ use pagecast_core::cast::Trouble;
 use pagecast_media::still;
 use pagecast_page::Page;
 
+use crate::process::heard::file_in;
+
 /// Occasions kept of a cast; what is wrong for a whole day is the same all day.
 const MAX_OCCASIONS: u32 = 50;
 
@@ -35,12 +37,15 @@ impl Evidence {
         if self.occasions >= MAX_OCCASIONS {
             return;
         }
-        if self.occasions == 0
-            && let Err(error) = clear(folder)
-        {
-            tracing::warn!(%error, folder = %folder.display(), "no evidence can be kept");
-            self.folder = None;
-            return;
+        if self.occasions == 0 {
+            match clear(folder) {
+                Ok(there) => self.occasions = there,
+                Err(error) => {
+                    tracing::warn!(%error, folder = %folder.display(), "no evidence can be kept");
+                    self.folder = None;
+                    return;
+                }
+            }
         }
         self.occasions += 1;
         let name = serde_json::to_value(trouble).ok();
@@ -69,14 +74,19 @@ pub(super) fn snapshot(page: &Page, path: &Path) -> bool {
         .is_ok()
 }
 
-/// Makes the folder, without what an earlier recording of the same name left there.
-fn clear(folder: &Path) -> std::io::Result<()> {
+/// Makes the folder, without what an earlier recording of the same name left there. How many occasions are in it: a folder with a log is
+/// a service's, for this cast alone, and what is there is its own.
+fn clear(folder: &Path) -> std::io::Result<u32> {
     fs::create_dir_all(folder)?;
-    for entry in fs::read_dir(folder)?.flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|e| e == "png" || e == "log") {
-            fs::remove_file(path)?;
-        }
+    let files: Vec<PathBuf> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    let is = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
+    if file_in(folder).exists() {
+        return Ok(
+            u32::try_from(files.iter().filter(|path| is(path, "png")).count()).unwrap_or(MAX_OCCASIONS)
+        );
     }
-    Ok(())
+    for path in files.iter().filter(|path| is(path, "png") || is(path, "log")) {
+        fs::remove_file(path)?;
+    }
+    Ok(0)
 }

@@ -349,9 +349,13 @@ impl Runner {
     fn process(&self) -> Result<Process, process::Error> {
         let process = match &self.pool {
             Some(pool) => pool.take(&self.cast.spec),
-            None => Process::start(&self.program),
+            None => Process::start_heard(&self.program),
         };
-        process.map(Process::leaving_when_alone)
+        let process = process.map(Process::leaving_when_alone)?;
+        if let Some(evidence) = &self.cast.spec.evidence {
+            process.keep_log(self.cast.id.as_str(), evidence);
+        }
+        Ok(process)
     }
 
     fn show(&self, told: &mut Told, taken_up: bool) -> Outcome {

@@ -79,7 +79,7 @@ impl Pool {
                 }
             }
         }
-        Process::start(&self.program)
+        Process::start_heard(&self.program)
     }
 }
 
@@ -109,7 +109,7 @@ fn fill(shared: &Shared, size: usize, program: &Path, like: &CastSpec) {
             ready if ready >= size => continue,
             _ => drop(state),
         }
-        match Process::start(program).and_then(|mut process| process.warm(like).map(|()| process)) {
+        match Process::start_heard(program).and_then(|mut process| process.warm(like).map(|()| process)) {
             Ok(process) => shared.lock().ready.push(process),
             Err(error) => {
                 tracing::warn!(%error, "no warm browser");

@@ -1,0 +1,71 @@
+//! The examples of `docs/guides/sdks.md`, as they stand there, but for the addresses of service and page.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::command::{output_of, program};
+use pagecast_testkit::service::{APP_ID, KEY};
+use pagecast_testkit::{Scratch, Server, Service, Setup, Turn};
+
+use crate::client::install;
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const EXAMPLES: usize = 7;
+
+#[test]
+fn the_examples_of_the_guide_work() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (sources, installed) = install()?;
+    let (pages, service) = (Server::start()?, Service::start(PAGECAST, &Setup::default())?);
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guides/sdks.md");
+    let guide = fs::read_to_string(&guide)?;
+    let examples: Vec<&str> = guide.split("\n```").skip(1).step_by(2).collect();
+    ensure!(examples.len() == EXAMPLES, "{} examples", examples.len());
+    for example in examples {
+        let (language, code) = example.split_once('\n').context("an empty example")?;
+        let code = code.replace("127.0.0.1:8080", &service.host());
+        let code = code.replace("https://example.com", &pages.url("counter.html"));
+        let code = code.replace("\"demo\"", &format!("\"{APP_ID}\""));
+        let folder = Scratch::new()?;
+        let file = |name: &str| fs::write(folder.join(name), &code).map(|()| folder.join(name));
+        let mut command = match language {
+            "python" => {
+                let mut python = program(installed.join("python/bin/python3"));
+                python.arg(file("example.py")?);
+                python
+            }
+            "javascript" => {
+                std::os::unix::fs::symlink(installed.join("node/node_modules"), folder.join("node_modules"))?;
+                let mut node = program("node");
+                node.arg(file("example.js")?);
+                node
+            }
+            // Said by name by the other tests.
+            "go" if !installed.join("go/built").exists() => continue,
+            "go" => {
+                for name in ["go.mod", "go.sum"] {
+                    fs::copy(sources.join("go").join(name), folder.join(name))?;
+                }
+                file("main.go")?;
+                let mut go = program("go");
+                go.args(["run", "."]).env("CGO_ENABLED", "0");
+                go
+            }
+            other => anyhow::bail!("an example in {other}"),
+        };
+        command.current_dir(folder.path()).env("ACCESS_KEY", KEY.0).env("SECRET_KEY", KEY.1);
+        for name in ["VOLC_ACCESSKEY", "VOLC_SECRETKEY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+        {
+            command.env_remove(name);
+        }
+        let output = output_of(&mut command).with_context(|| format!("{language}: {code}"))?;
+        let said = String::from_utf8(output.stdout)?;
+        ensure!(
+            said.contains("ok") || said.contains("TaskId") || said.contains("RequestId"),
+            "{code}: {said}"
+        );
+        ensure!(!said.contains("Error"), "{code}: {said}");
+    }
+    Ok(())
+}

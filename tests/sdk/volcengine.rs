@@ -1,0 +1,384 @@
+//! Volcengine's SDKs: two for Python, one for Node.js, one for Go.
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::service::{APP_ID, KEY};
+use pagecast_testkit::{Server, Service, Setup, Turn};
+use serde_json::{Value, json};
+
+use crate::client::{Language, Sdk, patched, until};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const VERSIONS: [&str; 2] = ["2020-12-01", "2023-11-01"];
+const STARTED: &str = "The task has been started. Please do not call the startup task interface repeatedly";
+const NOT_FOUND: &str = "InvalidParameter.ErrorActiveTaskNotFound";
+/// An application of somebody else's.
+const OTHER: &str = "
+    [[applications]]
+    name = \"other\"
+    app_id = \"fedcba9876543210fedcba98\"
+    keys = [{ id = \"AKOTHER\", secret = \"another-secret\" }]
+";
+
+/// Which SDK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `volcengine` for Python.
+    Base,
+    /// `volcenginesdk-core` for Python.
+    Core,
+    Node,
+    Go,
+}
+
+use Kind::{Base, Core, Go, Node};
+
+const ALL: &[Kind] = &[Base, Core, Node, Go];
+
+/// What users learn of a refusal.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: String,
+    number: Option<u64>,
+    /// Not all SDKs tell it.
+    status: Option<u64>,
+}
+
+impl Kind {
+    pub(crate) fn start(self, service: &Service) -> Result<Option<Sdk>> {
+        match self {
+            Base => Sdk::start(Language::Python, "volcengine_base", service),
+            Core => Sdk::start(Language::Python, "volcengine_core", service),
+            Node => Sdk::start(Language::Node, "volcengine", service),
+            Go => Sdk::start(Language::Go, "volcengine", service),
+        }
+    }
+
+    /// The `Result` of a call that did well, as this SDK hands it on.
+    pub(crate) fn result(self, answer: &Value) -> Result<Value> {
+        ensure!(answer.get("raised").is_none(), "{self:?} raised: {answer}");
+        let returned = &answer["returned"];
+        // It returns the result alone.
+        if self == Core {
+            return Ok(returned.clone());
+        }
+        let metadata = &returned["ResponseMetadata"];
+        ensure!(metadata["Error"].is_null() && metadata["Service"] == "rtc", "{self:?} returned: {answer}");
+        ensure!(metadata["RequestId"].as_str().is_some_and(|id| id.len() > 8), "no request id: {answer}");
+        Ok(returned["Result"].clone())
+    }
+
+    /// How this SDK has its users know of a refusal.
+    pub(crate) fn refusal(self, answer: &Value, method: &str) -> Result<Refusal> {
+        let (raised, returned) = (&answer["raised"], &answer["returned"]);
+        let text = |value: &Value| -> Result<Value> {
+            Ok(serde_json::from_str(value.as_str().with_context(|| format!("no body: {answer}"))?)?)
+        };
+        let (body, status) = match self {
+            // A bare exception around the text of the answer.
+            Base => {
+                ensure!(raised["type"] == "Exception", "it raised no exception: {answer}");
+                ensure!(raised["bytes"] == (method == "POST"), "{method}: {answer}");
+                (text(&raised["body"])?, None)
+            }
+            Core => {
+                ensure!(raised["type"] == "ApiException", "it raised no ApiException: {answer}");
+                (text(&raised["body"])?, raised["status"].as_u64())
+            }
+            // It never throws.
+            Node => {
+                ensure!(raised.is_null(), "it threw: {answer}");
+                (returned.clone(), None)
+            }
+            // Both an error and an answer that could be decoded.
+            Go => {
+                let message = raised["message"].as_str().unwrap_or_default();
+                ensure!(message.contains(" http code "), "it returned no error: {answer}");
+                (returned.clone(), raised["status"].as_u64())
+            }
+        };
+        let error = &body["ResponseMetadata"]["Error"];
+        ensure!(body["Result"].is_null(), "a refusal with a result: {answer}");
+        ensure!(error["Message"].as_str().is_some_and(|message| message.len() > 8), "no message: {answer}");
+        ensure!(!body["ResponseMetadata"]["RequestId"].is_null(), "no request id: {answer}");
+        let code = error["Code"].as_str().with_context(|| format!("no code: {answer}"))?.to_owned();
+        Ok(Refusal { code, number: error["CodeN"].as_u64(), status })
+    }
+}
+
+fn task(name: &str) -> Value {
+    json!({ "AppId": APP_ID, "RoomId": "room@sdk-1.a_b", "TaskId": name })
+}
+
+/// A small picture of a page.
+fn start(version: &str, task: &Value, page: &str) -> Value {
+    let more = json!({
+        "UserId": format!("webcast_{}", task["TaskId"].as_str().unwrap_or_default()),
+        "SourceURL": page,
+        "VideoSolutions": [{ "Width": 320, "Height": 180, "FrameRate": 5 }],
+        "MonitorConfig": { "CrashCheckInterval": 5 },
+        "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
+        "MaxRunningTime": 300,
+    });
+    json!({ "action": "StartWebcast", "version": version, "params": patched(task.clone(), &more), "typed": true })
+}
+
+fn stop(version: &str, task: &Value) -> Value {
+    json!({ "action": "StopWebcast", "version": version, "params": task, "typed": true })
+}
+
+pub(crate) fn get(version: &str, task: &Value) -> Value {
+    json!({ "action": "GetWebCastTask", "version": version, "params": task, "method": "GET", "typed": true })
+}
+
+/// Waits until a task has this status, and returns all that is said of it.
+pub(crate) fn wait_for(kind: Kind, sdk: &mut Sdk, version: &str, task: &Value, status: u64) -> Result<Value> {
+    until(&format!("{task} has status {status}"), || {
+        let found = kind.result(&sdk.ask(&get(version, task))?)?["WebCastTask"].clone();
+        let now = found["Status"].as_u64().with_context(|| format!("no status: {found}"))?;
+        ensure!(now <= status, "{task} is over: {found}");
+        Ok((now == status).then_some(found))
+    })
+}
+
+/// Two tasks, one of each version of the API, from their start to their end.
+fn life(kind: Kind, sdk: &mut Sdk, page: &str) -> Result<()> {
+    let tasks = VERSIONS.map(|version| (version, task(&format!("life.{version}@a"))));
+    for (version, task) in &tasks {
+        let started = sdk.ask(&start(version, task, page))?;
+        ensure!(kind.result(&started)? == "ok", "{started}");
+    }
+    for (version, task) in &tasks {
+        let found = wait_for(kind, sdk, version, task, 2)?;
+        let wanted = &start(version, task, page)["params"];
+        for name in ["UserId", "SourceURL", "MaxRunningTime", "EventNotifyConfig"] {
+            ensure!(found[name] == wanted[name], "{name}: {found}");
+        }
+        ensure!(found["VideoSolutions"][0]["Width"] == 320 && found["StopReason"] == "", "{found}");
+        ensure!(found["StartTime"].as_u64() > Some(1_700_000_000_000) && found["EndTime"] == 0, "{found}");
+        let again = sdk.ask(&start(version, task, page))?;
+        ensure!(kind.result(&again)? == STARTED, "{again}");
+        signed_in_the_query(sdk, version, task)?;
+    }
+    // The application may have two.
+    let third = start(VERSIONS[0], &task("third"), page);
+    let refusal = kind.refusal(&sdk.ask(&third)?, "POST")?;
+    expect(kind, "a third task", refusal, ("FlowLimitExceeded.TaskNumberOverLimit", None, 429))?;
+    for (version, task) in &tasks {
+        let stopped = sdk.ask(&stop(version, task))?;
+        ensure!(kind.result(&stopped)? == "ok", "{stopped}");
+    }
+    for (version, task) in &tasks {
+        let found = wait_for(kind, sdk, version, task, 3)?;
+        ensure!(found["StopReason"] == "StopByAPI" && found["EndTime"].as_u64() > Some(0), "{found}");
+        let refusal = kind.refusal(&sdk.ask(&stop(version, task))?, "POST")?;
+        expect(kind, "stopped again", refusal, (NOT_FOUND, None, 400))?;
+    }
+    Ok(())
+}
+
+fn signed_in_the_query(sdk: &mut Sdk, version: &str, task: &Value) -> Result<()> {
+    let step = patched(get(version, task), &json!({ "query": true, "typed": false }));
+    let answer = sdk.ask(&step)?;
+    let found = &answer["returned"]["body"]["Result"]["WebCastTask"];
+    ensure!(answer["returned"]["status"] == 200 && found["Status"] == 2, "signed in the query: {answer}");
+    let answer = sdk.ask(&patched(step, &json!({ "secret": "wrong" })))?;
+    let (status, metadata) = (&answer["returned"]["status"], &answer["returned"]["body"]["ResponseMetadata"]);
+    ensure!(*status == 401 && metadata["Error"]["Code"] == "SignatureDoesNotMatch", "{answer}");
+    Ok(())
+}
+
+/// Compares what came with what the vendor documents: code, number, status.
+fn expect(kind: Kind, what: &str, came: Refusal, wanted: (&str, Option<u64>, u64)) -> Result<()> {
+    let (code, number, status) = wanted;
+    let status = matches!(kind, Core | Go).then_some(status);
+    ensure!(
+        came == Refusal { code: code.to_owned(), number, status },
+        "{kind:?}, {what}: {came:?}, not {wanted:?}"
+    );
+    Ok(())
+}
+
+/// What is asked (beside a good request), what comes of it, and which SDKs can ask it.
+type Row = (&'static str, Value, (&'static str, Option<u64>, u64), &'static [Kind]);
+
+/// Refusals of requests before anybody looks at what they ask.
+fn gateway() -> Vec<Row> {
+    let unsigned = ("SignatureDoesNotMatch", Some(100_010), 401);
+    let unknown = ("InvalidAccessKey", Some(100_009), 401);
+    let untimely = ("InvalidTimestamp", Some(100_006), 403);
+    let nothing = ("InvalidActionOrVersion", Some(100_008), 404);
+    // The SDK for Go asks the clock of the machine.
+    let clocks: &[Kind] = &[Base, Core, Node];
+    // Queries have no objects.
+    let flat = json!({ "VideoSolutions": null, "MonitorConfig": null, "EventNotifyConfig": null });
+    vec![
+        ("a wrong secret", json!({ "secret": "wrong" }), unsigned, ALL),
+        ("no secret of ours", json!({ "key": "AKOTHER" }), unsigned, ALL),
+        ("an unknown key", json!({ "key": "AKNOBODY" }), unknown, ALL),
+        ("a clock an hour behind", json!({ "clock": -3600 }), untimely, clocks),
+        ("a clock an hour ahead", json!({ "clock": 3600 }), untimely, clocks),
+        ("another service", json!({ "service": "vod" }), ("ServiceNotFound", Some(100_007), 404), ALL),
+        ("an unknown action", json!({ "action": "StartEverything" }), nothing, ALL),
+        ("an unknown version", json!({ "version": "2022-06-01" }), nothing, ALL),
+        ("no version", json!({ "version": "" }), ("MissingParameter", Some(100_002), 400), ALL),
+        ("no action", json!({ "action": "" }), ("MissingParameter", Some(100_002), 400), &[Base, Node, Go]),
+        (
+            "the wrong method",
+            json!({ "method": "GET", "params": flat }),
+            ("MethodNotAllowed", None, 405),
+            ALL,
+        ),
+    ]
+}
+
+/// Refusals of what is asked.
+fn parameters() -> Vec<Row> {
+    const BAD: (&str, Option<u64>, u64) = ("InvalidParameter", None, 400);
+    let params = |patch: Value| json!({ "params": patch });
+    let bare = |name: &'static str| (name, None, 400);
+    let long = format!("http://127.0.0.1/{}", "a".repeat(1025 - 17));
+    let three = json!([{ "Width": 320 }, { "Width": 160 }, { "Width": 80 }]);
+    let mut rows = vec![
+        ("an empty body", json!({ "body": "" }), bare("InvalidParameter.BodyIsEmpty"), &[Base, Go][..]),
+        ("half a body", json!({ "body": "{\"AppId\":" }), bare("InvalidParameter.Unmarshal"), &[Base, Go]),
+        ("a list", json!({ "params": [1] }), bare("InvalidParameter.Unmarshal"), &[Base, Node]),
+        (
+            "an unknown application",
+            params(json!({ "AppId": "0".repeat(24) })),
+            bare("InvalidParameter.NotExistAppId"),
+            ALL,
+        ),
+        ("a malformed one", params(json!({ "AppId": "an app" })), bare("InvalidParameter.IllegalAppId"), ALL),
+        (
+            "another's",
+            params(json!({ "AppId": "fedcba9876543210fedcba98" })),
+            bare("InvalidParameter.AccountIdMismatch"),
+            ALL,
+        ),
+        (
+            "a malformed room",
+            params(json!({ "RoomId": "a room" })),
+            bare("InvalidParameter.IllegalRoomID"),
+            ALL,
+        ),
+        ("a malformed task", params(json!({ "TaskId": "a/b" })), BAD, ALL),
+        ("129 characters", params(json!({ "UserId": "u".repeat(129) })), BAD, ALL),
+        ("a long address", params(json!({ "SourceURL": long })), BAD, ALL),
+        ("no address of the web", params(json!({ "SourceURL": "file:///etc/passwd" })), BAD, ALL),
+        ("three solutions", params(json!({ "VideoSolutions": three })), BAD, ALL),
+        ("61 frames", params(json!({ "VideoSolutions": [{ "FrameRate": 61 }] })), BAD, ALL),
+        ("a text for a number", params(json!({ "MaxRunningTime": "60" })), BAD, ALL),
+        ("nine seconds", params(json!({ "MaxRunningTime": 9 })), BAD, ALL),
+        ("a number for a flag", params(json!({ "EventNotifyConfig": { "EnableEventNotify": 1 } })), BAD, ALL),
+        ("a list for an object", params(json!({ "MonitorConfig": [] })), BAD, ALL),
+        ("31 seconds", params(json!({ "MonitorConfig": { "FreezeCheckInterval": 31 } })), BAD, ALL),
+    ];
+    for name in ["AppId", "RoomId", "TaskId", "UserId", "SourceURL"] {
+        rows.push((name, params(json!({ name: null })), BAD, ALL));
+    }
+    rows
+}
+
+fn refusals(kind: Kind, sdk: &mut Sdk) -> Result<()> {
+    let good = patched(start(VERSIONS[0], &task("never"), "http://127.0.0.1/"), &json!({ "typed": false }));
+    for (what, patch, wanted, who) in gateway().into_iter().chain(parameters()) {
+        if !who.contains(&kind) {
+            continue;
+        }
+        for version in VERSIONS {
+            let step = patched(patched(good.clone(), &json!({ "version": version })), &patch);
+            let method = step["method"].as_str().unwrap_or("POST").to_owned();
+            let refusal = kind.refusal(&sdk.ask(&step)?, &method).with_context(|| what.to_owned())?;
+            expect(kind, what, refusal, wanted)?;
+        }
+    }
+    for version in VERSIONS {
+        let unknown = task("nobody's");
+        let missing = json!({ "AppId": APP_ID, "RoomId": "r", "TaskId": "" });
+        for (step, method, code) in [
+            (stop(version, &task("nobody-s")), "POST", NOT_FOUND),
+            (get(version, &task("nobody-s")), "GET", NOT_FOUND),
+            (stop(version, &unknown), "POST", "InvalidParameter"),
+            (get(version, &unknown), "GET", "InvalidParameter"),
+            (get(version, &missing), "GET", "InvalidParameter"),
+            // What follows is signed well, and so gets as far as that there is no such task.
+            (patched(get(version, &task("t")), &json!({ "region": "ap-singapore-1" })), "GET", NOT_FOUND),
+            (patched(stop(version, &task("t")), &json!({ "token": "STS2abc" })), "POST", NOT_FOUND),
+            (patched(get(version, &task("t")), &json!({ "token": "STS2abc" })), "GET", NOT_FOUND),
+        ] {
+            let refusal = kind.refusal(&sdk.ask(&step)?, method)?;
+            expect(kind, &step.to_string(), refusal, (code, None, 400))?;
+        }
+    }
+    Ok(())
+}
+
+/// More questions a second than there may be.
+fn too_often(kind: Kind, sdk: &mut Sdk) -> Result<()> {
+    let step = patched(get(VERSIONS[0], &task("nobody-s")), &json!({ "times": 200, "retry": false }));
+    let refusal = until("more than 60 questions in a second", || {
+        let answer = sdk.ask(&step)?;
+        for one in answer["all"].as_array().with_context(|| format!("no answers: {answer}"))? {
+            let refusal = kind.refusal(one, "GET")?;
+            if refusal.code != NOT_FOUND {
+                return Ok(Some(refusal));
+            }
+        }
+        Ok(None)
+    })?;
+    expect(kind, "too often", refusal, ("FlowLimitExceeded.QPSOverLimit", None, 429))
+}
+
+fn all_of(kind: Kind) -> Result<()> {
+    let _turn = Turn::shared()?;
+    let pages = Server::start()?;
+    let setup = Setup { top: OTHER.to_owned(), application: "max_casts = 2".to_owned(), ..Setup::default() };
+    let service = Service::start(PAGECAST, &setup)?;
+    let Some(mut sdk) = kind.start(&service)? else { return Ok(()) };
+    refusals(kind, &mut sdk)?;
+    life(kind, &mut sdk, &pages.url("counter.html?name=页&tags=<a>+b"))?;
+    too_often(kind, &mut sdk)
+}
+
+#[test]
+fn volcengine_for_python() -> Result<()> {
+    all_of(Base)
+}
+
+#[test]
+fn volcengine_core_for_python() -> Result<()> {
+    all_of(Core)
+}
+
+#[test]
+fn volcengine_for_node() -> Result<()> {
+    all_of(Node)
+}
+
+#[test]
+fn volcengine_for_go() -> Result<()> {
+    all_of(Go)
+}
+
+/// As an operator can have it who holds with the old list of errors.
+#[test]
+fn a_task_that_is_repeated_can_be_refused_by_the_first_version() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let pages = Server::start()?;
+    let setup = Setup { top: "[volcengine]\nstrict_repeat = true".to_owned(), ..Setup::default() };
+    let service = Service::start(PAGECAST, &setup)?;
+    let (task, page) = (task("once"), pages.url("counter.html"));
+    let mut first = true;
+    for kind in [Base, Core, Node, Go] {
+        let Some(mut sdk) = kind.start(&service)? else { continue };
+        if std::mem::take(&mut first) {
+            ensure!(kind.result(&sdk.ask(&start(VERSIONS[0], &task, &page))?)? == "ok", "it was not started");
+        }
+        let refusal = kind.refusal(&sdk.ask(&start(VERSIONS[0], &task, &page))?, "POST")?;
+        expect(kind, "again", refusal, ("InvalidParameter.TaskAlreadyExists", None, 400))?;
+        let again = sdk.ask(&start(VERSIONS[1], &task, &page))?;
+        ensure!(kind.result(&again)? == STARTED, "{again}");
+    }
+    ensure!(service.log().contains("pagecast") && !service.log().contains(KEY.1), "a secret was logged");
+    Ok(())
+}

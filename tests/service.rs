@@ -1,0 +1,257 @@
+//! `pagecast serve` as its operator and its users have it: started with nothing, looked at, asked by REST, ended.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::command::{output_of, program, signal_pid};
+use pagecast_testkit::service::{ADMIN, CALLBACK_SECRET};
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::{Receiver, Recording, Scratch, Server, Service, Setup, Signal, Turn, http, signed};
+use serde_json::{Value, json};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const LIMIT: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(20);
+
+/// Waits until the REST API says this of a cast.
+fn wait_until(service: &Service, id: &str, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
+    let begin = Instant::now();
+    loop {
+        let cast = service.rest("GET", &format!("/v1/casts/{id}"), None)?.json()?;
+        if like(&cast) {
+            return Ok(cast);
+        }
+        ensure!(begin.elapsed() < LIMIT, "not within {LIMIT:?}: {what}; it is {cast:#}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, receiver) = (Server::start()?, Receiver::start()?);
+    let setup = Setup { callbacks: Some(receiver.url("")), ..Setup::default() };
+    let mut service = Service::start(PAGECAST, &setup)?;
+    let wish = json!({
+        "url": server.url("counter.html?do=freeze&after=3000&loads=1&id=rest"),
+        "width": 640, "height": 360, "fps": 15,
+        "checks": { "freeze_s": 2 },
+        "room": { "room": "lecture", "user": "page" },
+        "recording": {},
+    });
+    let made = service.rest("POST", "/v1/casts", Some(&wish))?;
+    ensure!(made.status == 201, "{}", made.text());
+    let id = made.json()?["id"].as_str().context("no id")?.to_owned();
+    let cast = wait_until(&service, &id, "it is live", |cast| cast["state"] == "live")?;
+    // The room is where it says, and somebody publishes there.
+    let watch = cast["outputs"]["room"]["watch_url"]
+        .as_str()
+        .with_context(|| format!("no room in {cast:#}"))?
+        .to_owned();
+    let stats = format!("{watch}/stats");
+    let publishes = || -> Result<bool> {
+        let stats = http::request("GET", &stats, &[], b"")?.json()?;
+        Ok(stats["publishers"].as_array().is_some_and(|publishers| publishers.len() == 1))
+    };
+    let begin = Instant::now();
+    while !publishes()? {
+        ensure!(begin.elapsed() < LIMIT, "nobody publishes at {watch}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let snapshot = service.rest("GET", &format!("/v1/casts/{id}/snapshot.jpg"), None)?;
+    ensure!(snapshot.status == 200 && snapshot.body.starts_with(&[0xff, 0xd8, 0xff]), "{}", snapshot.text());
+    let metrics = http::request("GET", &service.url("/metrics"), &[], b"")?.text();
+    for line in ["pagecast_casts{state=\"live\"} 1", "pagecast_cast_fps{", "pagecast_cast_cpu_cores{"] {
+        ensure!(metrics.contains(line), "no {line} in {metrics}");
+    }
+    // What was wrong with the page is kept, with the log of the cast.
+    receiver.wait_until("it is loaded again", LIMIT, |told| {
+        told.iter().any(|told| told.json()["event"] == "reloaded")
+    })?;
+    let evidence = service.rest("GET", &format!("/v1/casts/{id}/evidence"), None)?.json()?;
+    let names: Vec<&str> =
+        evidence["files"].as_array().into_iter().flatten().filter_map(|file| file["name"].as_str()).collect();
+    ensure!(
+        names.iter().any(|name| name.ends_with("freeze.png")) && names.contains(&"cast.log"),
+        "{names:?}"
+    );
+    let log = service.rest("GET", &format!("/v1/casts/{id}/evidence/cast.log"), None)?.text();
+    ensure!(log.contains("the page is live") && log.contains("the page is loaded again"), "{log}");
+    ensure!(
+        service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?.status < 300,
+        "it cannot be stopped"
+    );
+    let cast = wait_until(&service, &id, "it is stored", |cast| {
+        cast["files"].as_array().is_some_and(|f| !f.is_empty())
+    })?;
+    ensure!(cast["state"] == "ended" && cast["end"]["reason"] == "stopped", "{cast:#}");
+    let name = cast["files"][0]["name"].as_str().context("no name")?;
+    let file = Recording::open(&find(&service, name)?)?;
+    ensure!(
+        file.end_s() > 2.0 && file.strips(Place::PAGE)?.iter().any(|p| p.strip.is_some()),
+        "nothing is in it"
+    );
+    let told = receiver.wait_until("the files are told", LIMIT, |told| {
+        told.iter().any(|told| told.json()["event"] == "stored")
+    })?;
+    for told in &told {
+        signed::native(told, CALLBACK_SECRET)?;
+    }
+    service.stop(STOP)?;
+    service.wait_until_gone(STOP)
+}
+
+/// A file of this name, somewhere below the recordings of the service.
+fn find(service: &Service, name: &str) -> Result<std::path::PathBuf> {
+    let mut folders = vec![service.data().join("recordings")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)?.flatten() {
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name() == name {
+                return Ok(entry.path());
+            }
+        }
+    }
+    anyhow::bail!("{name} is not there")
+}
+
+#[test]
+fn what_is_full_waits_and_then_fails() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let casts = "max = 1\nqueue_s = 4\nqueue_limit = 1".to_owned();
+    let mut service = Service::start(PAGECAST, &Setup { casts, ..Setup::default() })?;
+    let wish =
+        json!({ "url": server.url("still.html"), "width": 320, "height": 180, "fps": 5, "recording": {} });
+    let make = || -> Result<http::Answer> { service.rest("POST", "/v1/casts", Some(&wish)) };
+    let id = |made: &http::Answer| -> Result<String> {
+        Ok(made.json()?["id"].as_str().with_context(|| made.text())?.to_owned())
+    };
+    let first = id(&make()?)?;
+    wait_until(&service, &first, "it is live", |cast| cast["state"] == "live")?;
+    let second = id(&make()?)?;
+    let third = make()?;
+    ensure!(third.status == 429 && third.header("retry-after").is_some(), "{}", third.text());
+    let cast = wait_until(&service, &second, "it has waited long enough", |cast| cast["state"] == "ended")?;
+    ensure!(cast["end"]["reason"] == "start-failed", "{cast:#}");
+    // One that waits is begun when there is room.
+    let fourth = id(&make()?)?;
+    ensure!(
+        service.rest("POST", &format!("/v1/casts/{first}/stop"), None)?.status < 300,
+        "it cannot be stopped"
+    );
+    wait_until(&service, &fourth, "it is live", |cast| cast["state"] == "live")?;
+    service.stop(STOP)?;
+    service.wait_until_gone(STOP)
+}
+
+#[test]
+fn it_starts_with_nothing_and_says_what_is_wrong() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let check = |config: &str| -> Result<std::process::Output> {
+        let path = scratch.join("pagecast.toml");
+        std::fs::write(&path, config)?;
+        let mut command = program(PAGECAST);
+        command
+            .args(["serve", "--check-config", "--config"])
+            .arg(path)
+            .arg("--data")
+            .arg(scratch.join("data"));
+        Ok(command.output()?)
+    };
+    let text = |output: &std::process::Output| {
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let sound = check("")?;
+    ensure!(
+        sound.status.success() && text(&sound).contains("the configuration is sound"),
+        "{}",
+        text(&sound)
+    );
+    for (config, words) in [
+        ("lisen = \"127.0.0.1:1\"", "listen"),
+        ("[casts]\nhistory_h = 3", "72"),
+        ("listen = \"0.0.0.0:8080\"", "demo"),
+        ("[tls]\ncertificate = \"/nowhere\"\nkey = \"/nowhere\"", "/nowhere"),
+    ] {
+        let wrong = check(config)?;
+        ensure!(wrong.status.code() == Some(2), "{config}: {:?}", wrong.status);
+        ensure!(text(&wrong).contains(words), "{config}: {}", text(&wrong));
+    }
+    // The same keys each time, for nobody but their owner.
+    let mut service = Nothing::start(&scratch)?;
+    let keys = std::fs::read_to_string(scratch.join("data/credentials.json"))?;
+    service.ask()?;
+    service.stop()?;
+    let mut service = Nothing::start(&scratch)?;
+    ensure!(std::fs::read_to_string(scratch.join("data/credentials.json"))? == keys, "the keys are others");
+    service.ask()?;
+    service.stop()
+}
+
+/// A service without any configuration but its ports.
+struct Nothing {
+    child: std::process::Child,
+    port: u16,
+    credentials: std::path::PathBuf,
+}
+
+impl Nothing {
+    fn start(scratch: &Scratch) -> Result<Self> {
+        let port = pagecast_testkit::rtmp::free_port()?;
+        let mut command = program(PAGECAST);
+        command.current_dir(scratch.path());
+        command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data", "data"]);
+        command.env("PAGECAST__ROOMS__LISTEN", "127.0.0.1:0").env("PAGECAST_ADMIN_TOKEN", ADMIN);
+        command.stderr(std::process::Stdio::null());
+        let service =
+            Self { child: command.spawn()?, port, credentials: scratch.join("data/credentials.json") };
+        let begin = Instant::now();
+        let ready = || http::request("GET", &format!("http://127.0.0.1:{port}/readyz"), &[], b"");
+        while !ready().is_ok_and(|answer| answer.status == 200) {
+            ensure!(begin.elapsed() < LIMIT, "it is not ready");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(service)
+    }
+
+    /// With the keys that it made.
+    fn ask(&self) -> Result<()> {
+        for action in ["GET /v1/casts", "DescribeWebRecord"] {
+            let mut command = program(PAGECAST);
+            command.args([
+                "call",
+                action,
+                "--endpoint",
+                &format!("http://127.0.0.1:{}", self.port),
+                "--credentials",
+            ]);
+            command.arg(&self.credentials);
+            if action == "DescribeWebRecord" {
+                let refused = command.output()?;
+                let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+                ensure!(
+                    refused.status.code() == Some(2) && said.contains("MissingParameter.TaskId"),
+                    "{said}"
+                );
+            } else {
+                output_of(&mut command)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        signal_pid(self.child.id(), Signal::TERM)?;
+        ensure!(self.child.wait()?.success(), "it ended with an error");
+        Ok(())
+    }
+}
+
+impl Drop for Nothing {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

@@ -1,0 +1,144 @@
+// The module volc-sdk-golang: its typed clients of both versions, and its generic one for what they cannot say.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/volcengine/volc-sdk-golang/base"
+	v2020 "github.com/volcengine/volc-sdk-golang/service/rtc/v20201201"
+	v2023 "github.com/volcengine/volc-sdk-golang/service/rtc/v20231101"
+
+	"pagecast.test/sdk/steps"
+)
+
+func main() {
+	steps.Run(call)
+}
+
+func call(step *steps.Step) steps.Told {
+	if step.Typed && step.Version == "2023-11-01" {
+		client := v2023.NewInstance()
+		point(client.Client, step)
+		return typed2023(client, step)
+	}
+	client := v2020.NewInstance()
+	point(client.Client, step)
+	if step.Typed {
+		return typed2020(client, step)
+	}
+	return generic(client.Client, step)
+}
+
+// point has a client talk to this machine.
+func point(client *base.Client, step *steps.Step) {
+	client.SetScheme("http")
+	client.SetHost(step.Host)
+	client.SetCredential(base.Credentials{
+		AccessKeyID:     step.Key,
+		SecretAccessKey: step.Secret,
+		SessionToken:    step.Token,
+		Region:          step.Region,
+		Service:         step.Service,
+	})
+}
+
+func typed2020(client *v2020.Rtc, step *steps.Step) steps.Told {
+	switch step.Action {
+	case "StartWebcast":
+		return told(client.StartWebcast(context.Background(), read(step, new(v2020.StartWebcastBody))))
+	case "StopWebcast":
+		return told(client.StopWebcast(context.Background(), read(step, new(v2020.StopWebcastBody))))
+	default:
+		return told(client.GetWebCastTask(context.Background(), read(step, new(v2020.GetWebCastTaskQuery))))
+	}
+}
+
+func typed2023(client *v2023.Rtc, step *steps.Step) steps.Told {
+	switch step.Action {
+	case "StartWebcast":
+		return told(client.StartWebcast(context.Background(), read(step, new(v2023.StartWebcastBody))))
+	case "StopWebcast":
+		return told(client.StopWebcast(context.Background(), read(step, new(v2023.StopWebcastBody))))
+	default:
+		return told(client.GetWebCastTask(context.Background(), read(step, new(v2023.GetWebCastTaskQuery))))
+	}
+}
+
+func generic(client *base.Client, step *steps.Step) steps.Told {
+	values := url.Values{}
+	for name, value := range step.Params {
+		if text, ok := value.(string); ok {
+			values.Set(name, text)
+		}
+	}
+	info := &base.ApiInfo{
+		Method: step.Method,
+		Path:   "/",
+		Query:  url.Values{"Action": []string{step.Action}, "Version": []string{step.Version}},
+	}
+	if step.Query {
+		client.ApiInfoList = map[string]*base.ApiInfo{"call": info}
+		signed, err := client.GetSignUrl("call", values)
+		if err != nil {
+			return steps.Told{Raised: &steps.Raised{Type: "error", Message: err.Error()}}
+		}
+		return fetch("http://" + step.Host + "/?" + signed)
+	}
+	var data []byte
+	var status int
+	var err error
+	if step.Method == http.MethodGet {
+		data, status, err = client.CtxQueryThumb(context.Background(), step.Action, info, values)
+	} else {
+		data, status, err = client.CtxJsonThumb(context.Background(), step.Action, info, nil, step.JSON())
+	}
+	var decoded *map[string]interface{}
+	if len(data) > 0 {
+		decoded = new(map[string]interface{})
+		if wrong := json.Unmarshal(data, decoded); wrong != nil {
+			return told[map[string]interface{}](nil, status, wrong)
+		}
+	}
+	return told(decoded, status, err)
+}
+
+// read turns parameters into the type of a client.
+func read[T any](step *steps.Step, into *T) *T {
+	if err := json.Unmarshal(step.JSON(), into); err != nil {
+		panic(err)
+	}
+	return into
+}
+
+func told[T any](decoded *T, status int, err error) steps.Told {
+	var answer steps.Told
+	if decoded != nil {
+		answer.Returned = decoded
+	}
+	if err != nil {
+		answer.Raised = &steps.Raised{Type: "error", Message: err.Error(), Status: status}
+	}
+	return answer
+}
+
+// fetch gets what an address that is signed leads to.
+func fetch(address string) steps.Told {
+	response, err := http.Get(address)
+	if err != nil {
+		return steps.Told{Raised: &steps.Raised{Type: "error", Message: err.Error()}}
+	}
+	defer response.Body.Close()
+	var body interface{}
+	text, err := io.ReadAll(response.Body)
+	if err == nil {
+		err = json.Unmarshal(text, &body)
+	}
+	if err != nil {
+		return steps.Told{Raised: &steps.Raised{Type: "error", Message: err.Error(), Status: response.StatusCode}}
+	}
+	return steps.Told{Returned: map[string]interface{}{"status": response.StatusCode, "body": body}}
+}
