@@ -6,7 +6,7 @@ CARGO ?= cargo
 BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev libsqlite3-dev \
          libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libavfilter-dev libavdevice-dev
 RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
-TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream python3-venv
+TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream python3-venv systemd
 BENCH := xvfb pulseaudio ffmpeg nginx-light libnginx-mod-rtmp
 
 .PHONY: demo test check bench soak build fmt packages-run packages-test packages-bench

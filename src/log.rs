@@ -14,15 +14,19 @@ use crate::traces::Traces;
 /// Variables of OpenTelemetry that say where traces go: either switches them on.
 const COLLECTOR: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
-/// Without the feature there is nothing to send.
+/// Without the feature there are none.
 #[cfg(not(feature = "otlp"))]
-struct Traces;
+pub(crate) enum Traces {}
 
-/// What is to be ended when the command has.
-pub(crate) struct Log(Option<Traces>);
+#[cfg(not(feature = "otlp"))]
+impl Traces {
+    pub(crate) fn end(self) {
+        match self {}
+    }
+}
 
-/// Begins to log. `RUST_LOG` beats what the command wants.
-pub(crate) fn start(command: &Command) -> Log {
+/// Begins to log, and to send traces if there are any: they are to be ended. `RUST_LOG` beats what the command wants.
+pub(crate) fn start(command: &Command) -> Option<Traces> {
     let level = command.log_level();
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},smithay=warn")));
@@ -35,46 +39,35 @@ pub(crate) fn start(command: &Command) -> Log {
     let wanted = COLLECTOR.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
     if !matches!(command, Command::Serve(_)) || !wanted {
         lines.init();
-        return Log(None);
+        return None;
     }
     with_traces(lines)
 }
 
 #[cfg(feature = "otlp")]
-fn with_traces<S>(lines: S) -> Log
+fn with_traces<S>(lines: S) -> Option<Traces>
 where
     S: tracing::Subscriber + Send + Sync + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     match Traces::begin() {
         Ok(traces) => {
             lines.with(traces.layer()).init();
-            Log(Some(traces))
+            Some(traces)
         }
         Err(error) => {
             lines.init();
             tracing::warn!("there are no traces: {error:#}");
-            Log(None)
+            None
         }
     }
 }
 
 #[cfg(not(feature = "otlp"))]
-fn with_traces(lines: impl SubscriberInitExt) -> Log {
+fn with_traces(lines: impl tracing_subscriber::util::SubscriberInitExt) -> Option<Traces> {
     lines.init();
     tracing::warn!(
         "this program was built without traces, so {} has no effect: build it with --features otlp, or unset it",
         COLLECTOR[1]
     );
-    Log(None)
-}
-
-impl Log {
-    /// Sends what is left to be sent.
-    #[cfg_attr(not(feature = "otlp"), expect(clippy::unused_self, reason = "there is nothing to send"))]
-    pub(crate) fn end(self) {
-        #[cfg(feature = "otlp")]
-        if let Some(traces) = self.0 {
-            traces.end();
-        }
-    }
+    None
 }

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let started = process::now();
     let cli = Cli::parse();
     pagecast_media::quieten();
-    let log = log::start(&cli.command);
+    let traces = log::start(&cli.command);
     let done = match cli.command {
         Command::Record(args) => record::run(&args, started),
         Command::Cast(args) => live::run(&args, started),
@@ -36,7 +36,9 @@ fn main() -> ExitCode {
         Command::RunCast { .. } => Ok(process::run_inside(&record::stop_by_signals())),
         Command::Doctor => doctor::run(),
     };
-    log.end();
+    if let Some(traces) = traces {
+        traces.end();
+    }
     done.unwrap_or_else(|failure| {
         screen::say(&format!("error: {failure}"));
         failure.exit_code()
