@@ -48,6 +48,7 @@ impl Traces {
         tracing_opentelemetry::layer()
             .with_tracer(self.0.tracer("pagecast"))
             .with_location(false)
+            .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
             .with_filter(filter_fn(is_told).with_max_level_hint(LevelFilter::DEBUG))

@@ -227,7 +227,7 @@ mod with_traces {
         )?;
         let refused = one(&|s| s.name == "GetWebCastTask" && !s.is("code", "ok"), "refusal")?;
         ensure!(refused.status != FAILED, "a refusal is no failure: {refused:?}");
-        one(&|s| s.name == "GET /v1/casts" && s.is("api", "rest") && s.is("code", "200"), "list")?;
+        one(&|s| s.name == "GET /v1/casts" && s.is("api", "v1") && s.is("code", "200"), "list")?;
         let told =
             one(&|s| s.name == "callback" && s.kind == CLIENT && s.is("outcome", "delivered"), "callback")?;
         ensure!(told.is("status", "200") && told.status != FAILED, "{told:?}");
