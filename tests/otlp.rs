@@ -49,6 +49,8 @@ mod with_traces {
     const CLIENT: u64 = 3;
     const FAILED: u64 = 2;
 
+    type Attributes = BTreeMap<String, String>;
+
     /// A span, as far as it matters.
     #[derive(Debug, Default)]
     struct Span {
@@ -57,7 +59,7 @@ mod with_traces {
         begin_ns: u64,
         end_ns: u64,
         status: u64,
-        attributes: BTreeMap<String, String>,
+        attributes: Attributes,
     }
 
     impl Span {
@@ -125,7 +127,7 @@ mod with_traces {
     }
 
     /// `KeyValue`s in the field of this number.
-    fn attributes(bytes: &[u8], number: u64) -> Result<BTreeMap<String, String>> {
+    fn attributes(bytes: &[u8], number: u64) -> Result<Attributes> {
         let mut attributes = BTreeMap::new();
         for pair in within(bytes, number)? {
             let key = within(pair, 1)?.first().map(|key| text(key)).context("no key")?;
@@ -159,7 +161,7 @@ mod with_traces {
     }
 
     /// What a collector was told: attributes of the services, and their spans.
-    fn spans(told: &[Told]) -> Result<(Vec<BTreeMap<String, String>>, Vec<Span>)> {
+    fn spans(told: &[Told]) -> Result<(Vec<Attributes>, Vec<Span>)> {
         let (mut services, mut spans) = (Vec::new(), Vec::new());
         for told in told {
             ensure!(told.path == "/v1/traces", "{told:?}");
