@@ -6,7 +6,7 @@ CARGO ?= cargo
 BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev libsqlite3-dev \
          libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libavfilter-dev libavdevice-dev
 RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
-TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream python3-venv
+TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream python3-venv systemd
 BENCH := xvfb pulseaudio ffmpeg nginx-light libnginx-mod-rtmp
 
 .PHONY: demo test check bench soak build fmt packages-run packages-test packages-bench
@@ -23,11 +23,13 @@ build: packages-run
 test: packages-test
 	tests/third-party/install
 	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --features otlp --test otlp
 
 ## Format, lints, documentation.
 check: packages-run
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --locked --features otlp -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 ## Pagecast beside what others do, on this machine; writes docs/bench.md. BENCH_ARGS="--parts outputs --output outputs.md"

@@ -153,11 +153,8 @@ impl Client {
             for (name, value) in body.as_object().into_iter().flatten() {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 query.push('&');
-                query.extend(
-                    form_urlencoded::Serializer::new(String::new())
-                        .append_pair(name, &value)
-                        .finish()
-                        .chars(),
+                query.push_str(
+                    &form_urlencoded::Serializer::new(String::new()).append_pair(name, &value).finish(),
                 );
             }
         } else {

@@ -6,16 +6,18 @@ mod demo;
 mod doctor;
 mod failure;
 mod live;
+mod log;
 mod record;
 mod recover;
 mod screen;
 mod serve;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use pagecast_worker::process;
-use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command};
 
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
     let started = process::now();
     let cli = Cli::parse();
     pagecast_media::quieten();
-    log_to_stderr(&cli.command);
+    let traces = log::start(&cli.command);
     let done = match cli.command {
         Command::Record(args) => record::run(&args, started),
         Command::Cast(args) => live::run(&args, started),
@@ -34,21 +36,11 @@ fn main() -> ExitCode {
         Command::RunCast { .. } => Ok(process::run_inside(&record::stop_by_signals())),
         Command::Doctor => doctor::run(),
     };
+    if let Some(traces) = traces {
+        traces.end();
+    }
     done.unwrap_or_else(|failure| {
         screen::say(&format!("error: {failure}"));
         failure.exit_code()
     })
-}
-
-/// `RUST_LOG` beats what the command wants.
-fn log_to_stderr(command: &Command) {
-    let level = command.log_level();
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},smithay=warn")));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if matches!(command, Command::Serve(args) if args.log == cli::LogFormat::Json) {
-        log.json().flatten_event(true).init();
-    } else {
-        log.with_target(false).with_ansi(screen::stderr_is_terminal()).init();
-    }
 }

@@ -126,14 +126,14 @@ fn each_turn_of_a_webcast_is_told() -> Result<()> {
             ensure!(done && answer["Result"] == "ok", "{}: {answer}", cast.name);
         }
         for cast in some {
-            webcast_is_told(&mut service, &receiver, cast)?;
+            webcast_is_told(&service, &receiver, cast)?;
         }
     }
     service.stop(LIMIT)?;
     service.wait_until_gone(LIMIT)
 }
 
-fn webcast_is_told(service: &mut Service, receiver: &Receiver, cast: &Webcast) -> Result<()> {
+fn webcast_is_told(service: &Service, receiver: &Receiver, cast: &Webcast) -> Result<()> {
     let names = json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": cast.name });
     let mut expected: Vec<(u64, String)> = cast.told.iter().map(|(s, r)| (*s, (*r).to_owned())).collect();
     let as_many = |expected: &[(u64, String)]| {

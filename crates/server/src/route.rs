@@ -17,6 +17,8 @@ use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::callback::{self, Dialect};
 use crate::metrics::Metrics;
@@ -167,10 +169,35 @@ async fn root(State(desk): State<Desk>, request: Request) -> Response {
     let action = call.action();
     // The clock of metrics begins where the service's work does: how long a body took to come is the sender's.
     let waited = begun.elapsed();
-    let answer = (tongue.handle)(&desk.service, call).await;
+    let span = span(tongue.api, action, &call.headers);
+    let answer = (tongue.handle)(&desk.service, call).instrument(span.clone()).await;
     let (answer, code) = code_of(answer).await;
+    answered(&span, &code, answer.status());
     desk.metrics.answered(tongue.api, action, &code, begun.elapsed().saturating_sub(waited));
     answer
+}
+
+/// A request, for traces.
+fn span(api: &str, action: &str, headers: &HeaderMap) -> Span {
+    let request = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+    tracing::debug_span!(
+        "request",
+        otel.name = action,
+        otel.kind = "server",
+        otel.status_code = Empty,
+        api,
+        action,
+        request,
+        code = Empty,
+    )
+}
+
+/// What became of it. A request that was refused was answered as it should be.
+fn answered(span: &Span, code: &str, status: StatusCode) {
+    span.record("code", code);
+    if status.is_server_error() || code.starts_with("Internal") {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 fn signed(headers: &HeaderMap) -> bool {
@@ -228,7 +255,9 @@ async fn measured(State(desk): State<Desk>, request: Request, next: Next) -> Res
         _ => "other",
     };
     let (action, begun) = (format!("{method} {path}"), Instant::now());
-    let answer = next.run(request).await;
+    let span = span(rest::ORIGIN, &action, request.headers());
+    let answer = next.run(request).instrument(span.clone()).await;
+    answered(&span, answer.status().as_str(), answer.status());
     desk.metrics.answered(rest::ORIGIN, &action, answer.status().as_str(), begun.elapsed());
     answer
 }

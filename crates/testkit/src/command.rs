@@ -68,6 +68,8 @@ pub fn missing(name: &str) -> String {
         "turnserver" => "coturn",
         "node" | "npm" => "npm",
         "openssl" => "openssl",
+        "python3" => "python3",
+        "systemd-analyze" => "systemd",
         "nginx" => "nginx-light libnginx-mod-rtmp libnginx-mod-stream",
         other if other.contains("chromium") => "chromium",
         _ => return format!("cannot start {name}"),

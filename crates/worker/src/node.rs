@@ -6,6 +6,7 @@
 mod admission;
 mod housekeeping;
 mod job;
+mod life;
 mod load;
 mod told;
 

@@ -8,6 +8,8 @@ use pagecast_fleet::{Attempt, CastId, Error, Notice, Settled, UnixMs};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use super::send::{self, Fault, Sender};
 use super::{Dialect, Message, retry};
@@ -204,9 +206,15 @@ impl Courier {
         message: Message,
     ) -> (Result<(), Fault>, Attempt) {
         let (at_ms, begun) = (self.service.now(), Instant::now());
+        let span = span(notice, dialect);
         let sent = self.sender.send(&receiver.url, message, &dialect.rule, &app.network, dialect.arrived);
-        let (status, done) = sent.await;
+        let (status, done) = sent.instrument(span.clone()).await;
         let outcome = done.as_ref().err().map_or(super::Outcome::Delivered, Fault::outcome);
+        span.record("outcome", outcome.word());
+        span.record("status", status);
+        if done.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
         self.metrics.callback(dialect.origin, outcome);
         let attempt = Attempt {
             seq: notice.event.seq,
@@ -287,6 +295,22 @@ impl Flights {
     fn has_room(&self) -> bool {
         self.tasks.len() < MAX_AT_ONCE
     }
+}
+
+/// A try, for traces.
+fn span(notice: &Notice, dialect: &Dialect) -> Span {
+    tracing::debug_span!(
+        "callback",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        api = dialect.origin,
+        cast = %notice.cast.id,
+        event = notice.event.seq,
+        part = notice.parts_done,
+        tries = notice.tries,
+        outcome = Empty,
+        status = Empty,
+    )
 }
 
 fn millis(ms: UnixMs) -> Duration {

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::Config;
 use super::admission::{Running, scale};
+use super::life::Life;
 use super::load::unix_ms;
 use super::told::Told;
 use crate::cast::{Change, News, Stop, change_pushes};
@@ -89,6 +90,7 @@ impl Job {
         let changes = Arc::new(Mutex::new(None));
         let measured = Arc::new(Measured::default());
         let runner = Runner {
+            life: Life::begin(&cast),
             cast,
             stop: stop.clone(),
             changes: Arc::clone(&changes),
@@ -295,6 +297,7 @@ async fn report(fleet: Arc<dyn Fleet>, ticket: Ticket, mut reports: mpsc::Receiv
 /// The thread of a cast.
 struct Runner {
     cast: Cast,
+    life: Life,
     stop: Stop,
     changes: Arc<Mutex<Option<Changes>>>,
     measured: Arc<Measured>,
@@ -441,6 +444,9 @@ impl Runner {
     }
 
     fn say(&self, report: Report) {
+        if let Report::Happening(happening) = &report {
+            self.life.hear(happening);
+        }
         // Nobody listens once the cast is somebody else's.
         let _fenced = self.reports.blocking_send(report);
     }

@@ -1,0 +1,81 @@
+//! The span of a cast: from when this node took it to its end, or to when somebody else may have it.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use pagecast_core::cast::EndReason;
+use pagecast_fleet::{Cast, Happening};
+use tracing::Span;
+use tracing::field::Empty;
+
+/// A span that is open while the cast lives here.
+#[derive(Debug)]
+pub(super) struct Life {
+    span: RefCell<Option<Span>>,
+    began: Instant,
+}
+
+impl Life {
+    /// It was taken now.
+    pub(super) fn begin(cast: &Cast) -> Self {
+        // Whose trace is active here has nothing to do with it.
+        let span = tracing::debug_span!(
+            parent: None,
+            "cast",
+            cast = %cast.id,
+            app = cast.app,
+            api = cast.origin,
+            epoch = cast.epoch,
+            live_after_ms = Empty,
+            end = Empty,
+            otel.status_code = Empty,
+        );
+        Self { span: RefCell::new(Some(span)), began: Instant::now() }
+    }
+
+    /// Something happened to it.
+    pub(super) fn hear(&self, happening: &Happening) {
+        match happening {
+            Happening::Live => {
+                if let Some(span) = &*self.span.borrow() {
+                    let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    span.record("live_after_ms", ms);
+                }
+            }
+            Happening::Ended { reason, .. } => self.close(&word(*reason), is_failure(*reason)),
+            _ => {}
+        }
+    }
+
+    fn close(&self, end: &str, failed: bool) {
+        let Some(span) = self.span.take() else { return };
+        span.record("end", end);
+        if failed {
+            span.record("otel.status_code", "ERROR");
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.close("left-to-others", false);
+    }
+}
+
+/// Its word, as the REST API has it.
+fn word(reason: EndReason) -> String {
+    match serde_json::to_value(reason) {
+        Ok(serde_json::Value::String(word)) => word,
+        Ok(serde_json::Value::Object(of)) => {
+            of.iter().map(|(word, more)| format!("{word}:{}", more.as_str().unwrap_or_default())).collect()
+        }
+        _ => format!("{reason:?}"),
+    }
+}
+
+fn is_failure(reason: EndReason) -> bool {
+    match reason {
+        EndReason::Stopped | EndReason::PageEnded | EndReason::MaxTime | EndReason::Complete => false,
+        EndReason::StartFailed | EndReason::GaveUp(_) | EndReason::OutputFailed => true,
+    }
+}
