@@ -20,6 +20,7 @@ use pagecast_core::spec::{Bucket, Secret, Service};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::error::{Attempt, Error};
+use super::guard::Guard;
 use super::http::{Fault, Http};
 use super::{Pace, Stored, probe_name};
 
@@ -279,7 +280,8 @@ async fn read_part(file: &Arc<File>, at: u64, length: u64) -> io::Result<Bytes> 
 /// A client of the service. Errors are in words that hold nothing secret.
 fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> {
     let direct = bucket.endpoint.as_ref().is_some_and(is_loopback);
-    let http = Http::new(pace.connect, pace.stall, direct).map_err(
+    let guard = Guard::of(bucket)?;
+    let http = Http::new(pace.connect, pace.stall, direct, guard).map_err(
         |_| "no TLS is possible: are the certificates of authorities installed (ca-certificates)?",
     )?;
     let plain = bucket.endpoint.as_ref().is_some_and(|url| url.scheme() == "http");
