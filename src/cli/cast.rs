@@ -79,6 +79,8 @@ impl Cast {
         spec.limits = self.care.limits();
         spec.network =
             Network { allow: self.allow_net.clone(), deny: self.deny_net.clone(), udp: self.allow_udp };
+        // Pages are others', pushes are the user's own.
+        spec.pushes_anywhere = true;
         Ok(spec)
     }
 }

@@ -77,9 +77,12 @@ pub struct CastSpec {
     /// What the cast may use.
     #[serde(default)]
     pub limits: Limits,
-    /// What the page may reach.
+    /// What the page may reach, and its pushes may be sent to.
     #[serde(default)]
     pub network: Network,
+    /// Whether pushes may be sent anywhere, whatever the network is: they were named by whose machine this is.
+    #[serde(default)]
+    pub pushes_anywhere: bool,
 }
 
 impl CastSpec {
@@ -98,6 +101,7 @@ impl CastSpec {
             checks: Checks::default(),
             limits: Limits::default(),
             network: Network::default(),
+            pushes_anywhere: false,
         }
     }
 

@@ -3,6 +3,7 @@
 //! The thread `pushes` holds a [`Machine`] for each target and decides; a thread `push-N` for each target
 //! connects and sends, and may block as long as its watch lets it. Targets come and go at any time, and know nothing of each other.
 
+mod reach;
 mod runner;
 mod session;
 mod target;
@@ -19,10 +20,11 @@ use std::time::Duration;
 
 use pagecast_core::MediaTime;
 use pagecast_core::push::{Event, Machine, State};
-use pagecast_core::spec::{MAX_PUSHES, Push, PushUrl};
+use pagecast_core::spec::{MAX_PUSHES, Network, Push, PushUrl};
 
 use crate::encode::{Keyframes, Tracks};
 use crate::fanout::{Limit, Taps};
+pub use reach::{Resolve, system};
 use runner::{Message, Runner, Running};
 use target::{Gauge, Target};
 use watch::Watch;
@@ -67,12 +69,16 @@ pub struct Config {
     pub close: Duration,
     /// A file of certificates: who is trusted to vouch for an RTMPS server. `None`: `SSL_CERT_FILE`, or those the system trusts.
     pub trusted: Option<PathBuf>,
+    /// What targets may lead to: their names are looked up and judged before each connection. `None`: anywhere.
+    pub network: Option<Network>,
+    /// How names are looked up for that.
+    pub resolve: Resolve,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let [connect, write, close] = [10, 10, 2].map(Duration::from_secs);
-        Self { connect, write, close, trusted: None }
+        Self { connect, write, close, trusted: None, network: None, resolve: system }
     }
 }
 

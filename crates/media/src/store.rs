@@ -6,6 +6,7 @@
 
 mod bucket;
 mod error;
+mod guard;
 mod http;
 mod local;
 pub mod tc3;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use pagecast_core::push::State;
-use pagecast_core::spec::{MAX_PUSHES, Push, PushUrl};
+use pagecast_core::spec::{MAX_PUSHES, Network, Push, PushUrl, Rule};
 use pagecast_media::push::{Config, Error};
 use pagecast_testkit::rtmp::{Nginx, free_port};
 use pagecast_testkit::strip::Place;
@@ -215,6 +215,74 @@ fn rtmps_needs_a_certificate_that_somebody_vouches_for() -> Result<()> {
     eprintln!("{why}");
     ensure!(why.contains("TLS"), "{why}");
     ensure!(!rig.end()?.told(unknown).contains(&Running), "it took a certificate that nobody vouches for");
+    Ok(())
+}
+
+/// A name that leads to this machine, and to where nobody answers; nobody else knows it.
+fn here(host: &str) -> std::io::Result<Vec<std::net::IpAddr>> {
+    let addresses = ["::1", "127.0.0.1"].map(|address| address.parse());
+    if host == "cdn.example" { Ok(addresses.into_iter().flatten().collect()) } else { Ok(Vec::new()) }
+}
+
+fn held_to(allow: &[&str]) -> Result<Config> {
+    let allow = allow.iter().map(|rule| Rule::parse(rule)).collect::<Result<_, _>>()?;
+    Ok(Config { network: Some(Network { allow, ..Network::default() }), resolve: here, ..short() })
+}
+
+#[test]
+fn a_name_that_leads_to_this_machine_is_refused_unless_a_rule_allows_it() -> Result<()> {
+    let nginx = Nginx::start(None)?;
+    let url = nginx.url("hunter2").replace("127.0.0.1", "cdn.example");
+    let rig = Rig::start(held_to(&["127.0.0.1:9"])?, 0)?;
+    for url in [url.clone(), url.replace("rtmp:", "rtmps:"), "srt://cdn.example:8".to_owned()] {
+        let id = rig.push(&url)?;
+        let why = rig.wait(id, "error", |status| status.error.is_some())?.error.unwrap_or_default();
+        ensure!(
+            why == "the host's address is not public, and no rule of the network allows it",
+            "{url}: {why}"
+        );
+    }
+    let other = rig.push("rtmp://other.example/live/hunter2")?;
+    let why = rig.wait(other, "error", |status| status.error.is_some())?.error.unwrap_or_default();
+    ensure!(why.contains("unknown"), "{why}");
+    ensure!(rig.end()?.news.iter().all(|news| news.event.state != Running), "one was connected to");
+    ensure!(nginx.recorded("hunter2")?.is_empty());
+
+    // The system knows no such name, so it is not looked up again; at the first address nobody answers.
+    let rig = Rig::start(held_to(&["127.0.0.1", "::1"])?, 0)?;
+    let id = rig.push(&url)?;
+    rig.some_more(id, 30)?;
+    ensure!(rig.end()?.states[0].error.is_none());
+    ensure!(!nginx.recorded("hunter2")?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn servers_hear_the_name_that_was_written_not_the_address() -> Result<()> {
+    let (sender, heard) = std::sync::mpsc::sync_channel(1);
+    let url = server(move |mut connection| {
+        // The handshake of RTMP: what comes is sent back (its sections 5.2.2 to 5.2.4).
+        let mut hello = vec![0; 1537];
+        connection.read_exact(&mut hello)?;
+        connection.write_all(&[&hello[..], &hello[1..]].concat())?;
+        connection.read_exact(&mut hello[1..])?;
+        let mut connect = Vec::new();
+        // To the end of an object; between parts of 128 bytes there is one that is none of it.
+        while !connect.ends_with(&[0, 0, 9]) {
+            let mut byte = [0];
+            connection.read_exact(&mut byte)?;
+            connect.extend(byte.iter().filter(|byte| **byte != 0xc3));
+        }
+        let _late = sender.try_send(String::from_utf8_lossy(&connect).into_owned());
+        Ok(())
+    })?;
+    let rig = Rig::start(held_to(&["*"])?, 0)?;
+    let url = url.replace("127.0.0.1", "cdn.example");
+    rig.push(&url)?;
+    let heard = heard.recv_timeout(Duration::from_secs(60))?;
+    let wanted = url.rsplit_once('/').map(|(server, _)| server).unwrap_or_default();
+    ensure!(heard.contains("tcUrl") && heard.contains(&format!("{wanted}\0")), "{heard:?}");
+    drop(rig.end()?);
     Ok(())
 }
 

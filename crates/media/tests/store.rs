@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Bucket, Keys, Secret, Service, Storage, Vod};
+use pagecast_core::spec::{Bucket, Keys, Network, Rule, Secret, Service, Storage, Vod};
 use pagecast_media::store::{Class, Error, Store};
 use pagecast_testkit::s3::Known;
 use pagecast_testkit::{Fault, S3, Scratch, SelfSigned, Tmpfs};
@@ -103,6 +103,36 @@ fn names_are_checked() -> Result<()> {
         ensure!(gone.is_err_and(
             |e| e.class() == Class::Local && e.to_string().contains("cannot read no.mp4 in /tmp/")
         ));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_name_that_leads_to_this_machine_is_refused_unless_a_rule_allows_it() -> Result<()> {
+    run(async {
+        let scratch = Scratch::new()?;
+        let server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
+        server.make_bucket("rec")?;
+        let mut place = bucket(&server);
+        place.endpoint = server.url().replace("127.0.0.1", "localhost").parse().ok();
+        for (allow, reached) in [(None, false), (Some("127.0.0.1:9"), false), (Some("127.0.0.1"), true)] {
+            let allow = allow.map(Rule::parse).transpose()?.into_iter().collect();
+            place.network = Some(Network { allow, ..Network::default() });
+            let probed = Store::open_at(&Storage::Bucket(place.clone()), pace())?.probe().await;
+            ensure!(probed.is_ok() == reached, "{probed:?}");
+            if let Err(error) = probed {
+                let text = error.to_string();
+                ensure!(
+                    error.class() == Class::Denied && text.contains("its address is not public"),
+                    "{text}"
+                );
+            }
+        }
+        // What is no name is refused at once.
+        place.network = Some(Network::default());
+        place.endpoint = server.url().parse().ok();
+        let refused = Store::open_at(&Storage::Bucket(place), pace());
+        ensure!(refused.is_err_and(|error| error.to_string().contains("not public")));
         Ok(())
     })
 }

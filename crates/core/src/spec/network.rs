@@ -1,4 +1,4 @@
-//! Which addresses a page may reach.
+//! Which addresses a cast may reach.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,7 +38,7 @@ const CLOSED_V6: &[(Ipv6Addr, u8)] = &[
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// Which addresses a page may reach. What `deny` names is refused; else what `allow` names is let through; else public
+/// Which addresses a page may reach, and what a request names may lead to. What `deny` names is refused; else what `allow` names is let through; else public
 /// addresses are let through and all others refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -80,7 +80,7 @@ pub enum Refusal {
 }
 
 impl Network {
-    /// Whether a page may reach `address`, which it knows as `host`: a name, or the address as it was written.
+    /// Whether `address` may be reached, which it knows as `host`: a name, or the address as it was written.
     ///
     /// # Errors
     /// Why not.

@@ -1,6 +1,7 @@
 //! Where the stream of a cast is sent to.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,50 @@ impl PushUrl {
         self.protocol
     }
 
+    /// Its server, as it is written: a name, or an address (without brackets).
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.parts().1
+    }
+
+    /// The port of its server: written, or the usual one.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        let usual = match self.protocol {
+            Protocol::Rtmp => 1935,
+            Protocol::Rtmps => 443,
+            // None is usual, so it is written.
+            Protocol::Srt => 0,
+        };
+        Url::parse(&self.text).ok().and_then(|url| url.port()).unwrap_or(usual)
+    }
+
+    /// All behind host and port, as it is written: a secret.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.parts().2
+    }
+
+    /// The whole address, with this one in the place of host and port: for the connection only.
+    #[must_use]
+    pub fn at(&self, server: SocketAddr) -> String {
+        let (before, _, behind) = self.parts();
+        format!("{before}{server}{behind}")
+    }
+
+    /// Scheme and user, host, and what is behind host and port.
+    fn parts(&self) -> (&str, &str, &str) {
+        let begin = self.text.find("://").map_or(0, |at| at + 3);
+        let end = self.text[begin..].find(['/', '?']).map_or(self.text.len(), |at| begin + at);
+        let begin = self.text[begin..end].rfind('@').map_or(begin, |at| begin + at + 1);
+        let server = &self.text[begin..end];
+        let host = match server.strip_prefix('[') {
+            Some(bracketed) => bracketed.split(']').next(),
+            None => server.split(':').next(),
+        };
+        (&self.text[..begin], host.unwrap_or_default(), &self.text[end..])
+    }
+
     /// A text about this target without its secrets: each that occurs in it is replaced.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
@@ -207,6 +252,34 @@ mod tests {
         let key = |len| PushUrl::parse(&format!("rtmp://a/live/{}", "k".repeat(len)));
         assert!(key(500).is_ok() && key(501).is_err());
         assert!(PushUrl::parse(&format!("srt://a:1?streamid={}", "k".repeat(1000))).is_err());
+    }
+
+    #[test]
+    fn a_server_can_be_put_in_the_place_of_its_name() {
+        let v6 = "[2001:db8::1]:9";
+        for (text, host, port, path, at) in [
+            (
+                "rtmp://a.example/live/k?s=1",
+                "a.example",
+                1935,
+                "/live/k?s=1",
+                "rtmp://[2001:db8::1]:9/live/k?s=1",
+            ),
+            ("rtmps://a.example:/live/k", "a.example", 443, "/live/k", "rtmps://[2001:db8::1]:9/live/k"),
+            ("rtmp://u:p@[::1]:2/live/@k", "::1", 2, "/live/@k", "rtmp://u:p@[2001:db8::1]:9/live/@k"),
+            ("rtmp://u@b:p@h:2/live/k", "h", 2, "/live/k", "rtmp://u@b:p@[2001:db8::1]:9/live/k"),
+            (
+                "srt://a.example:3?streamid=//@b",
+                "a.example",
+                3,
+                "?streamid=//@b",
+                "srt://[2001:db8::1]:9?streamid=//@b",
+            ),
+        ] {
+            let url = PushUrl::parse(text).unwrap();
+            assert_eq!((url.host(), url.port(), url.path()), (host, port, path), "{text}");
+            assert_eq!(url.at(v6.parse().unwrap()), at);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use ffmpeg_the_third as ff;
 use pagecast_core::spec::{Protocol, PushUrl};
 use pagecast_core::{Packet, SAMPLE_RATE, Track};
 
+use super::reach::{Way, tc_url};
 use super::watch::{Watch, interrupt};
 use crate::encode::Tracks;
 use crate::mux::{self, add_stream, check, packet_of};
@@ -43,12 +44,17 @@ impl Session {
     /// Connects, offers the stream and sends what stands at its beginning. Blocks as long as the watch lets it.
     pub(super) fn open(
         url: &PushUrl,
+        way: Way,
         tracks: &Tracks,
         trusted: Option<&Path>,
         watch: Arc<Watch>,
     ) -> Result<Self, ff::Error> {
         let format = if url.protocol() == Protocol::Srt { c"mpegts" } else { c"flv" };
-        let address = CString::new(url.reveal()).map_err(|_| ff::Error::InvalidData)?;
+        let address = match way {
+            Way::ByName => url.reveal().to_owned(),
+            Way::To(server) => url.at(server),
+        };
+        let address = CString::new(address).map_err(|_| ff::Error::InvalidData)?;
         let mut context = std::ptr::null_mut();
         // SAFETY: all pointers are valid for the call; what it makes is ours, and `Output` frees it and what it holds.
         let mut output = unsafe {
@@ -77,6 +83,9 @@ impl Session {
         };
         let audio = add_stream(&mut output, tracks.audio.clone(), (1, SAMPLE_RATE as i32))?;
         let mut options = options(url.protocol(), trusted);
+        if url.protocol() == Protocol::Rtmp && way != Way::ByName {
+            options.set("rtmp_tcurl", &tc_url(url));
+        }
         // SAFETY: as above; the callback's watch lives as long as the session, which drops it after the connection.
         check(unsafe {
             let to = &raw mut (*context).pb;

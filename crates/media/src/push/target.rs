@@ -9,10 +9,11 @@ use pagecast_core::push::{Event, Input, State};
 use pagecast_core::spec::PushUrl;
 use pagecast_core::{MediaTime, Packet, Track};
 
+use super::reach::ways;
 use super::runner::Message;
 use super::session::Session;
 use super::watch::Watch;
-use super::words::{Log, Stage, explain};
+use super::words::{Log, Stage, explain, is_elsewhere};
 use super::{Config, Id, Status};
 use crate::encode::Keyframes;
 use crate::encode::Tracks;
@@ -134,11 +135,7 @@ impl Target {
     /// Connects and sends until there is nothing more to send, or it shall stop, or the connection is lost.
     fn attempt(&mut self, log: &Log) -> Result<(), String> {
         let watch = Arc::clone(&self.watch);
-        let url = &self.gauge.url;
-        watch.connecting(self.config.connect);
-        let opened = Session::open(url, &self.tracks, self.config.trusted.as_deref(), Arc::clone(&watch));
-        let mut session =
-            opened.map_err(|error| explain(url, Stage::Connecting, error, watch.is_late(), log))?;
+        let mut session = self.connect(log)?;
         self.tap.restart();
         self.keyframes.request();
         log.begin();
@@ -171,6 +168,32 @@ impl Target {
             tracing::debug!(id = self.id.0, "the end of the stream was not sent");
         }
         Ok(())
+    }
+
+    /// Connects to the first of its addresses that can be; each has its part of the time.
+    fn connect(&self, log: &Log) -> Result<Session, String> {
+        let (url, config, watch) = (&self.gauge.url, &self.config, &self.watch);
+        let mut ways = ways(url, config.network.as_ref(), config.resolve)
+            .map_err(|closed| closed.to_string())?
+            .into_iter();
+        let until = Instant::now() + config.connect;
+        let mut why = String::new();
+        while let Some(way) = ways.next() {
+            let left = u32::try_from(ways.len() + 1).unwrap_or(u32::MAX);
+            watch.connecting(until.saturating_duration_since(Instant::now()) / left);
+            log.begin();
+            match Session::open(url, way, &self.tracks, config.trusted.as_deref(), Arc::clone(watch)) {
+                Ok(session) => return Ok(session),
+                Err(error) => {
+                    let late = watch.is_late();
+                    why = explain(url, Stage::Connecting, error, late, log);
+                    if watch.is_stopped() || !(late || is_elsewhere(url, error)) {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(why)
     }
 
     fn connected(&self) {

@@ -10,7 +10,7 @@ use std::sync::Once;
 
 use ff::ffi;
 use ffmpeg_the_third as ff;
-use pagecast_core::spec::PushUrl;
+use pagecast_core::spec::{Protocol, PushUrl};
 use rustix::io::Errno;
 
 /// Longest line that is kept, in bytes.
@@ -133,6 +133,14 @@ pub(super) fn explain(url: &PushUrl, stage: Stage, error: ff::Error, late: bool,
         _ if said.is_empty() => format!("cannot connect: {error}"),
         _ => format!("cannot connect: {}", told(url, &said)),
     }
+}
+
+/// Whether another address of the same host may do better: nobody answered at this one.
+pub(super) fn is_elsewhere(url: &PushUrl, error: ff::Error) -> bool {
+    let nobody = [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT];
+    // SRT does not tell.
+    let told = |errno| nobody.contains(&Errno::from_raw_os_error(errno));
+    url.protocol() == Protocol::Srt || matches!(error, ff::Error::Other { errno } if told(errno))
 }
 
 fn is_cut(errno: Option<Errno>) -> bool {

@@ -20,6 +20,7 @@ use pagecast_core::spec::{Bucket, Secret, Service};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::error::{Attempt, Error};
+use super::guard::Guard;
 use super::http::{Fault, Http};
 use super::{Pace, Stored, probe_name};
 
@@ -292,7 +293,8 @@ fn is_account(name: &str) -> bool {
 
 fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> {
     let direct = bucket.endpoint.as_ref().is_some_and(is_loopback);
-    let http = Http::new(pace.connect, pace.stall, direct).map_err(
+    let guard = Guard::of(bucket)?;
+    let http = Http::new(pace.connect, pace.stall, direct, guard).map_err(
         |_| "no TLS is possible: are the certificates of authorities installed (ca-certificates)?",
     )?;
     let plain = bucket.endpoint.as_ref().is_some_and(|url| url.scheme() == "http");

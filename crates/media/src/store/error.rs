@@ -101,7 +101,7 @@ impl Error {
                         "check the endpoint and the clock, or install the authority of its certificate";
                     Self::Transient(attempt, format!("{why}: {hint}"))
                 }
-                Fault::NoKeys => Self::Denied(attempt, why),
+                Fault::NoKeys | Fault::Closed(_) => Self::Denied(attempt, why),
                 Fault::TooLong | Fault::Insecure => Self::Refused(attempt, why),
                 _ => Self::Transient(attempt, why),
             };

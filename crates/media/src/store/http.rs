@@ -18,6 +18,8 @@ use object_store::client::{
 use reqwest::{Response, redirect};
 use tokio::time::{Instant, sleep_until};
 
+use super::guard::{Closed, Guard};
+
 /// Longest answer; those that are read are lists of parts and errors.
 const MAX_ANSWER_LEN: usize = 1 << 20;
 /// What is handed to a connection at a time: steps in which progress is seen.
@@ -44,6 +46,8 @@ pub(super) enum Fault {
     TooLong,
     #[error("it wants to be spoken to without encryption")]
     Insecure,
+    #[error("{0}")]
+    Closed(Closed),
 }
 
 impl Fault {
@@ -64,6 +68,9 @@ impl Fault {
         while let Some(deeper) = innermost.source() {
             innermost = deeper;
         }
+        if let Some(closed) = innermost.downcast_ref() {
+            return Self::Closed(*closed);
+        }
         // The outermost error would name the address, with its query.
         let why =
             if error.source().is_some() { tame(&innermost.to_string()) } else { "of the protocol".into() };
@@ -77,7 +84,7 @@ impl From<Fault> for HttpError {
             Fault::Connect(_) => HttpErrorKind::Connect,
             Fault::Stalled(_) => HttpErrorKind::Timeout,
             Fault::Broken(_) => HttpErrorKind::Interrupted,
-            Fault::Refused { .. } | Fault::NoKeys | Fault::TooLong | Fault::Insecure => {
+            Fault::Refused { .. } | Fault::NoKeys | Fault::TooLong | Fault::Insecure | Fault::Closed(_) => {
                 HttpErrorKind::Unknown
             }
         };
@@ -99,15 +106,24 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// `direct`: past any proxy of the environment, as for this machine's own addresses.
-    pub(super) fn new(connect: Duration, stall: Duration, direct: bool) -> Result<Self, reqwest::Error> {
+    /// `direct`: past any proxy of the environment, as for this machine's own addresses. What is guarded knows no proxy, which would look
+    /// up names itself.
+    pub(super) fn new(
+        connect: Duration,
+        stall: Duration,
+        direct: bool,
+        guard: Option<Guard>,
+    ) -> Result<Self, reqwest::Error> {
         let mut client = reqwest::Client::builder()
             .connect_timeout(connect)
             .pool_idle_timeout(Duration::from_secs(20))
             .redirect(redirect::Policy::none())
             .http1_only();
-        if direct {
+        if direct || guard.is_some() {
             client = client.no_proxy();
+        }
+        if let Some(guard) = guard {
+            client = client.dns_resolver(guard);
         }
         Ok(Self { client: client.build()?, stall, allow_http: false })
     }

@@ -107,7 +107,7 @@ impl Vod {
         let keys = vod.keys.clone().ok_or_else(|| unusable("it needs the keys of the application"))?;
         let usual = || Url::parse("https://vod.tencentcloudapi.com");
         let endpoint = vod.endpoint.clone().map_or_else(usual, Ok).map_err(|_| unusable("no endpoint"))?;
-        let http = Http::new(pace.connect, pace.stall, is_loopback(&endpoint))
+        let http = Http::new(pace.connect, pace.stall, is_loopback(&endpoint), None)
             .map_err(|_| unusable("no TLS is possible: is ca-certificates installed?"))?;
         let place = format!("video on demand at {}", host_of(&endpoint));
         let (spec, unconfirmed) = (vod.clone(), Mutex::default());

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use pagecast_core::spec::PushUrl;
 use url::{Host, Url};
 
 use super::Application;
@@ -26,6 +27,15 @@ impl Application {
             }
         };
         self.network.permits(&name, address, port).is_ok()
+    }
+
+    /// The same for a server that a stream is sent to.
+    #[must_use]
+    pub(crate) fn permits_push(&self, url: &PushUrl) -> bool {
+        match url.host() {
+            v6 if v6.contains(':') => self.permits(&format!("[{v6}]"), url.port()),
+            host => self.permits(host, url.port()),
+        }
     }
 
     /// The same for an address of the web.
@@ -70,6 +80,18 @@ mod tests {
                 (by_closed, by_open),
                 "{host}:{port}"
             );
+        }
+        let push = |text: &str| PushUrl::parse(text).unwrap();
+        for (text, by_closed, by_open) in [
+            ("rtmp://a.example/live/k", true, true),
+            ("rtmp://u:p@127.0.0.1/live/k", false, true),
+            ("rtmps://127.0.0.1/live/k", false, false),
+            ("rtmps://[::1]/live/k", false, true),
+            ("srt://[::1]:9", false, true),
+            ("srt://10.0.0.1:9", false, false),
+        ] {
+            let url = push(text);
+            assert_eq!((closed.permits_push(&url), open.permits_push(&url)), (by_closed, by_open), "{text}");
         }
         let url = |text: &str| Url::parse(text).unwrap();
         assert!(

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{
-    Bucket, ColorScheme, Context, Device, Format, Keys, Layer, Mobile, Orientation, Protocol, Push, PushUrl,
-    RoomIds, Secret, Signal, Size, Source, SourceUrl, Storage,
+    Bucket, ColorScheme, Context, Device, Format, Keys, Layer, Mobile, Orientation, Push, PushUrl, RoomIds,
+    Secret, Signal, Size, Source, SourceUrl, Storage,
 };
 use pagecast_core::time::Fps;
 use pagecast_fleet::CastId;
@@ -315,10 +315,7 @@ impl PushBody {
     pub(super) fn push(self, app: &Application, field: &str) -> Result<Push, Problem> {
         let url = PushUrl::parse(self.url.reveal())
             .map_err(|error| Problem::value(format!("{field}url"), error.to_string()))?;
-        let parts = url::Url::parse(url.reveal()).ok();
-        let usual = if url.protocol() == Protocol::Rtmps { 443 } else { 1935 };
-        let host = parts.as_ref().and_then(|parts| Some((parts.host_str()?, parts.port().unwrap_or(usual))));
-        if !host.is_some_and(|(host, port)| app.permits(host, port)) {
+        if !app.permits_push(&url) {
             return Err(out_of_reach(format!("{field}url")));
         }
         if self.patience_s.is_some_and(|s| s > 86_400) {
@@ -512,6 +509,9 @@ fn place(to: &str, keys: Option<KeysBody>, asker: &Asker<'_>) -> Result<Storage,
             return Err(out_of_reach("recording.to"));
         }
         _ => {}
+    }
+    if let Storage::Bucket(bucket) = &mut storage {
+        bucket.network = Some(asker.app.network.clone());
     }
     storage = app::with_keys(storage, keys).map_err(|why| Problem::value("recording.keys", why))?;
     storage.check().map_err(|error| Problem::value("recording.keys", error.to_string()))?;

@@ -11,7 +11,6 @@ use pagecast_core::spec::{
 };
 use pagecast_fleet::{Created, Hold, Key, NewCast};
 use serde_json::{Map, Value, json};
-use url::{Host, Url};
 
 use super::answer::Fault;
 use super::params::{Object, Params};
@@ -232,26 +231,10 @@ fn push(app: &Application, target: &Object<'_>) -> Result<Push, Fault> {
     if !matches!(url.protocol(), Protocol::Rtmp | Protocol::Rtmps) {
         return Err(bad("only RTMP addresses are possible"));
     }
-    if !permits(app, &url) {
+    if !app.permits_push(&url) {
         return Err(bad("this application may not push to that address"));
     }
     Ok(Push { url, patience: Some(PUSH_PATIENCE) })
-}
-
-/// Whether the network of the application has anything against an address that is no name. Names are looked up when it is time to
-/// connect.
-fn permits(app: &Application, target: &PushUrl) -> bool {
-    let Ok(url) = Url::parse(target.reveal()) else { return false };
-    let host = url.host_str().unwrap_or_default();
-    let usual = if target.protocol() == Protocol::Rtmps { 443 } else { 1935 };
-    // Of addresses that are not of the web, numbers are left as they are written: `2130706433` is 127.0.0.1, too.
-    let address = match Url::parse(&format!("http://{host}/")).map(|url| url.host().map(|h| h.to_owned())) {
-        Ok(Some(Host::Ipv4(address))) => address.into(),
-        Ok(Some(Host::Ipv6(address))) => address.into(),
-        Ok(Some(Host::Domain(_))) => return true,
-        Ok(None) | Err(_) => return false,
-    };
-    app.network.permits(host.trim_matches(['[', ']']), address, url.port().unwrap_or(usual)).is_ok()
 }
 
 /// What the description of a cast finds wrong, in the vendor's codes.

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::{self, Push};
+use pagecast_core::spec::{self, Network, Push};
 use pagecast_core::{CastSpec, Fps, MediaTime, Packet, Samples, Tick, Track};
 use pagecast_media::encode::{self, End, Rate, Tracks, audio, split, video};
 use pagecast_media::fanout::FanOut;
@@ -28,6 +28,8 @@ pub(super) struct Prepared {
     tracks: Tracks,
     recording: Option<Recording>,
     room: Option<room::Prepared>,
+    /// What pushes are held to.
+    network: Option<Network>,
     /// Nothing of the cast is recorded, nor pushed from the beginning: the room is all there is.
     idle: bool,
     bitrate_bps: u32,
@@ -61,7 +63,8 @@ impl Prepared {
         let room = spec.room.as_ref().map(|room| room::Prepared::open(room, &spec.source)).transpose()?;
         let idle = spec.recording.is_none() && spec.pushes.is_empty();
         let bitrate_bps = spec.bitrate_bps();
-        Ok(Self { video, audio, packets, fan_out, tracks, recording, room, idle, bitrate_bps, end })
+        let network = (!spec.pushes_anywhere).then(|| spec.network.clone());
+        Ok(Self { video, audio, packets, fan_out, tracks, recording, room, network, idle, bitrate_bps, end })
     }
 
     /// The room, while there is nothing to publish yet.
@@ -83,10 +86,11 @@ impl Prepared {
         samples: Receiver<Samples>,
         pushes: &[Push],
     ) -> Result<Line, Error> {
-        let Self { video, audio, packets, fan_out, tracks, recording, room, idle, bitrate_bps, end } = self;
+        let Self { video, audio, packets, fan_out, tracks, recording, room, network, idle, bitrate_bps, end } =
+            self;
         // Pushes may have been added since.
         let idle = idle && pushes.is_empty();
-        let pushes = Running::start(pushes, tracks, fan_out.taps(), video.keyframes())?;
+        let pushes = Running::start(pushes, network, tracks, fan_out.taps(), video.keyframes())?;
         let (video_stats, audio_stats) = (video.stats(), audio.stats());
         let rate = video.rate();
         let paused = idle.then_some(bitrate_bps);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 
 use pagecast_core::push::{Event, State};
-use pagecast_core::spec::{MAX_PUSHES, Push, PushUrl};
+use pagecast_core::spec::{MAX_PUSHES, Network, Push, PushUrl};
 use pagecast_media::encode::{Keyframes, Tracks};
 use pagecast_media::fanout::Taps;
 use pagecast_media::push::{self, Config, Id, Pushes, Status};
@@ -79,14 +79,16 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts them, before the first packet.
+    /// Starts them, before the first packet. `network`: what they may be sent to; `None`: anywhere.
     pub(super) fn start(
         wanted: &[Push],
+        network: Option<Network>,
         tracks: Tracks,
         taps: Taps,
         keyframes: Keyframes,
     ) -> Result<Self, push::Error> {
-        let (pushes, news) = Pushes::start(tracks, taps, keyframes, Config::default())?;
+        let config = Config { network, ..Config::default() };
+        let (pushes, news) = Pushes::start(tracks, taps, keyframes, config)?;
         let mut running = Self { pushes, news, ids: Vec::new() };
         wanted.iter().try_for_each(|push| running.add(push.clone()))?;
         Ok(running)

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use url::{Url, form_urlencoded};
 
-use super::super::Secret;
+use super::super::{Network, Secret};
 use super::{MAX_PREFIX_LEN, StorageError, check_endpoint, is_label, is_part};
 
 /// Longest key of any service; a key file of Google is the longest, with about 2400 bytes.
@@ -36,6 +36,9 @@ pub struct Bucket {
     /// Keys. `None`: those of the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`), or of the machine's role.
     #[serde(default)]
     pub keys: Option<Keys>,
+    /// What its endpoint may lead to, if somebody asked for it whose machine this is not. `None`: anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
 }
 
 /// Keys, never shown.
@@ -133,6 +136,7 @@ impl Bucket {
             account: None,
             path_style: None,
             keys: None,
+            network: None,
         }
     }
 
@@ -194,7 +198,12 @@ impl Bucket {
         if let Some(account) = self.account.as_deref().filter(account) {
             return Err(StorageError::Account(account.chars().take(64).collect()));
         }
-        self.keys.as_ref().map_or(Ok(()), Keys::check)
+        let Some(keys) = &self.keys else { return Ok(()) };
+        // It becomes a part of the host's name.
+        if self.service == Service::Azure && account(&keys.access_key.reveal()) {
+            return Err(StorageError::Keys("the access key of Azure is the name of the storage account"));
+        }
+        keys.check()
     }
 
     fn check_name(&self) -> Result<(), StorageError> {
