@@ -19,7 +19,24 @@ const NEVER: &[(&str, &[&str])] = &[
         "pagecast-room",
         &["smithay", "pulseaudio", "ffmpeg-the-third", "pagecast-page", "pagecast-media", "pagecast-worker"],
     ),
-    ("pagecast-worker", &["clap"]),
+    ("pagecast-worker", &["clap", "pagecast-server"]),
+    (
+        "pagecast-fleet",
+        &[
+            "smithay",
+            "pulseaudio",
+            "ffmpeg-the-third",
+            "str0m",
+            "axum",
+            "pagecast-page",
+            "pagecast-media",
+            "pagecast-room",
+        ],
+    ),
+    (
+        "pagecast-server",
+        &["smithay", "pulseaudio", "ffmpeg-the-third", "pagecast-page", "pagecast-media", "pagecast-worker"],
+    ),
 ];
 
 fn root() -> &'static Path {

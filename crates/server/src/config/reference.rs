@@ -43,7 +43,7 @@ const SECTIONS: &[(&str, &str, &str, &str)] = &[
 ];
 
 pub(super) const HEAD: &str = "# Configuration\n\nMade from the program's own types.\n\n\
-`pagecast serve` needs no file: then it listens on loopback only and has one demo application, whose keys are printed once. Otherwise it reads `pagecast.toml` \
+`pagecast serve` needs no file: then it listens on loopback only and has one demo application, whose keys are kept in the data folder (`credentials.json`). Otherwise it reads `pagecast.toml` \
 in the current folder, or the file that `--config` names. The environment beats the file, flags beat both. Unknown keys are errors; `pagecast serve --check-config` \
 tells all that is wrong at once, and what should not be so.\n\n\
 **Environment.** `PAGECAST__LISTEN=0.0.0.0:8080` sets `listen`, `PAGECAST__CASTS__QUEUE_S=5` sets `queue_s` in `[casts]`: two underscores before each name. Where text \

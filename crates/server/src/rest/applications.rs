@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use pagecast_fleet::State as CastState;
+use pagecast_fleet::{Filter, State as CastState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,6 +20,8 @@ pub(super) mod tokens;
 
 /// Most applications that are kept.
 const MAX_APPLICATIONS: usize = 10_000;
+/// Casts that ended lately that are looked at before an application is removed.
+const MAX_LOOKED_AT: usize = 1000;
 
 /// An application that is wanted.
 #[derive(Deserialize, ToSchema)]
@@ -229,6 +231,16 @@ pub(super) async fn remove(
             "has-casts",
             "casts of this application run, or wait: stop them first",
         ));
+    }
+    // Nobody could be told of what is still being stored.
+    let filter = Filter {
+        app: Some(name.clone()),
+        states: vec![CastState::Ended],
+        limit: MAX_LOOKED_AT,
+        ..Filter::default()
+    };
+    if rest.service.fleet.list(&filter).await?.casts.iter().any(|cast| !cast.closed) {
+        return Err(Problem::conflict("has-casts", "recordings of this application are still being stored"));
     }
     store::remove(&rest.service, &name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
