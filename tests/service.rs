@@ -60,7 +60,10 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
     ensure!(snapshot.status == 200 && snapshot.body.starts_with(&[0xff, 0xd8, 0xff]), "{}", snapshot.text());
     let begin = Instant::now();
     for line in ["pagecast_casts{state=\"live\"} 1.0", "pagecast_cast_fps{", "pagecast_cast_cpu_cores{"] {
-        while !http::request("GET", &service.url("/metrics"), &[], b"")?.text().contains(line) {
+        let admin = format!("Bearer {ADMIN}");
+        let metrics =
+            || http::request("GET", &service.url("/metrics"), &[("Authorization", admin.as_str())], b"");
+        while !metrics()?.text().contains(line) {
             ensure!(begin.elapsed() < LIMIT, "no {line} among the metrics");
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -83,10 +86,10 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
         "it cannot be stopped"
     );
     let cast = wait_until(&service, &id, "it is stored", |cast| {
-        cast["files"].as_array().is_some_and(|f| !f.is_empty())
+        cast["recording"]["files"].as_array().is_some_and(|f| !f.is_empty())
     })?;
     ensure!(cast["state"] == "ended" && cast["end"]["reason"] == "stopped", "{cast:#}");
-    let name = cast["files"][0]["name"].as_str().context("no name")?;
+    let name = cast["recording"]["files"][0]["name"].as_str().context("no name")?;
     let file = Recording::open(&find(&service, name)?)?;
     ensure!(
         file.end_s() > 2.0 && file.strips(Place::PAGE)?.iter().any(|p| p.strip.is_some()),

@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn the_reference_is_current() {
         let mut page = String::from(
-            "# Metrics\n\nMade from the program's own table. `GET /metrics` gives them as OpenMetrics text: freely where the service listens \
-             on loopback and is asked directly, otherwise to whoever shows the administrator's token (`Authorization: Bearer …`).\n\n\
+            "# Metrics\n\nMade from the program's own table. `GET /metrics` gives them as OpenMetrics text: to whoever shows the administrator's \
+             token, and freely where there is none and the service listens on loopback and is asked directly (`Authorization: Bearer …`).\n\n\
              | metric | kind | labels | what |\n|---|---|---|---|\n",
         );
         for metric in TABLE {
