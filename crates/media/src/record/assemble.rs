@@ -93,6 +93,10 @@ fn append(
         let Some(&per_second) = units.get(packet.stream()) else { return Ok(()) };
         packet.rescale_ts(base, ff::Rational(1, i32::try_from(per_second).unwrap_or(i32::MAX)));
         let (Some(pts), Some(dts)) = (packet.pts(), packet.dts()) else { return Ok(()) };
+        // Sound that goes on when the picture rests may be longer than a segment that was broken off: what follows begins there.
+        if dts >= end_at.to_index(per_second) {
+            return Ok(());
+        }
         // The last packet of a fragment is read with any duration. It matters for the last one of the file only.
         let rest = (end_at.to_index(per_second) - dts).max(0);
         let known = packet.duration();
@@ -132,8 +136,12 @@ fn convert(piece: &Piece, path: &Path) -> Result<(), ff::Error> {
     options.set("mpegts_flags", "initial_discontinuity");
     options.set("muxdelay", "0");
     output.write_header_with(options)?;
+    let end_at = (piece.start + piece.duration).to_index(TS_CLOCK.unsigned_abs());
     chain.each(|base, mut packet| {
         packet.rescale_ts(base, ff::Rational(1, TS_CLOCK));
+        if packet.dts().is_some_and(|dts| dts >= end_at) {
+            return Ok(());
+        }
         packet.set_pts(packet.pts().map(|t| t + TS_BEGIN));
         packet.set_dts(packet.dts().map(|t| t + TS_BEGIN));
         packet.write_interleaved(&mut output)
