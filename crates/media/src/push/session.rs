@@ -84,7 +84,7 @@ impl Session {
         let audio = add_stream(&mut output, tracks.audio.clone(), (1, SAMPLE_RATE as i32))?;
         let mut options = options(url.protocol(), trusted);
         if url.protocol() == Protocol::Rtmp && way != Way::ByName {
-            options.set("rtmp_tcurl", &tc_url(url));
+            options.set("rtmp_tcurl", tc_url(url));
         }
         // SAFETY: as above; the callback's watch lives as long as the session, which drops it after the connection.
         check(unsafe {
