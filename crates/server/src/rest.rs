@@ -86,5 +86,7 @@ pub(crate) fn router(service: Service) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
         .layer(from_fn(problem::finish))
         .with_state(rest);
-    Router::new().nest("/v1", inner)
+    // What is nested does not answer with a slash behind its name.
+    let slash = Router::new().route("/v1/", get(openapi::page)).layer(from_fn(problem::finish));
+    Router::new().nest("/v1", inner).merge(slash)
 }

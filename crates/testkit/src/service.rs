@@ -43,6 +43,8 @@ pub struct Setup {
     pub casts: String,
     /// Further lines about the application, at its top.
     pub application: String,
+    /// Whether no cast is ever begun: there is no room for one.
+    pub full: bool,
     /// Lines about its storage instead of a folder of the service, `buckets`.
     pub storage: Option<String>,
     /// Its environment: see [`Service::environment`].
@@ -86,11 +88,12 @@ impl Service {
         let data_folder = data.display();
         let storage = setup.storage.clone().unwrap_or_else(|| format!("buckets = \"{data_folder}/buckets\""));
         let Setup { top, casts, application, .. } = setup;
+        let spare_memory_mib = if setup.full { (1 << 20) - 1 } else { 0 };
         let (key, secret) = KEY;
         let config = format!(
             "listen = \"127.0.0.1:{port}\"\ndata = \"{data_folder}\"\nadmin_token = \"{ADMIN}\"\n{top}\n\
              [rooms]\nlisten = \"127.0.0.1:{rooms}\"\n[tencent]\nmin_duration_s = 10\n\
-             [casts]\ncpu_share = 16.0\nspare_memory_mib = 0\n{casts}\n\
+             [casts]\ncpu_share = 16.0\nspare_memory_mib = {spare_memory_mib}\n{casts}\n\
              [[applications]]\nname = \"test\"\napp_id = \"{APP_ID}\"\nsdk_app_id = {SDK_APP_ID}\ntokens = [\"{TOKEN}\"]\n\
              keys = [{{ id = \"{key}\", secret = \"{secret}\" }}]\n{application}\n\
              [applications.network]\nallow = [\"127.0.0.0/8\", \"[::1]\"]\n\

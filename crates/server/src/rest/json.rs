@@ -49,7 +49,7 @@ impl<T: DeserializeOwned> FromRequest<Rest> for Maybe<T> {
 
     async fn from_request(request: Request, rest: &Rest) -> Result<Self, Problem> {
         let bytes = body(request, rest).await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) { Ok(Self(None)) } else { read(&bytes).map(Self) }
+        if bytes.is_empty() { Ok(Self(None)) } else { read(&bytes).map(Self) }
     }
 }
 

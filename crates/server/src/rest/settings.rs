@@ -199,7 +199,8 @@ struct PlaceBody {
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct VodKeys {
-    /// SecretId.
+    /// SecretId: 1 to 128 letters, digits and `_ - .`
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,128}$")]
     id: String,
     /// SecretKey.
     #[schema(value_type = String)]

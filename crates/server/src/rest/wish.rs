@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{
-    Bucket, ColorScheme, Context, Device, Format, Keys, Layer, Mobile, Orientation, Push, PushUrl, RoomIds,
-    Secret, Signal, Size, Source, SourceUrl, Storage,
+    Bucket, ColorScheme, Context, Device, Format, Keys, Layer, MAX_DURATION, Mobile, Orientation, Push,
+    PushUrl, RoomIds, Secret, Signal, Size, Source, SourceUrl, Storage,
 };
 use pagecast_core::time::Fps;
 use pagecast_fleet::CastId;
@@ -24,6 +24,8 @@ pub(super) use field::refused;
 
 /// Longest time that a cast may wait for a worker, in seconds.
 const MAX_QUEUE_S: u64 = 86_400;
+/// Shortest cast that can be asked for: no frame is longer.
+const MIN_DURATION: Duration = Duration::from_secs(1);
 
 /// A cast that is wanted: a page, and at least one of `room`, `recording` and `pushes`. What is left out is as usual.
 #[derive(Deserialize, ToSchema)]
@@ -81,8 +83,8 @@ pub(super) struct Wish {
     /// Time from the start of the cast to its end, in seconds; no more than the application's casts may have.
     #[schema(minimum = 10, maximum = 86_400)]
     max_time_s: Option<u64>,
-    /// The cast ends when the page was shown for so long, in seconds.
-    #[schema(exclusive_minimum = 0.0, maximum = 86_400)]
+    /// The cast ends when the page was shown for so long, in seconds: at least one.
+    #[schema(minimum = 1, maximum = 86_400)]
     duration_s: Option<f64>,
     /// The room that the page is published in.
     room: Option<RoomBody>,
@@ -421,8 +423,8 @@ fn frame_rate(field: &str, fps: u32) -> Result<Fps, Problem> {
 }
 
 fn duration(s: f64) -> Result<Duration, Problem> {
-    Duration::try_from_secs_f64(s)
-        .map_err(|_| Problem::value("duration_s", "one frame to 24 hours are possible, in seconds"))
+    let duration = Duration::try_from_secs_f64(s).ok().filter(|d| (MIN_DURATION..=MAX_DURATION).contains(d));
+    duration.ok_or_else(|| Problem::value("duration_s", "one second to 24 hours are possible, in seconds"))
 }
 
 impl MobileBody {

@@ -36,7 +36,7 @@ pub struct Bucket {
     /// Keys. `None`: those of the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`), or of the machine's role.
     #[serde(default)]
     pub keys: Option<Keys>,
-    /// What its endpoint may lead to, if somebody asked for it whose machine this is not. `None`: anywhere.
+    /// What its endpoint may lead to, for one that a request named. `None`: anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
 }

@@ -247,3 +247,15 @@ async fn changes_at_the_same_time_lose_nothing() {
     tokio::join!(add(), add(), add(), add(), add(), add());
     assert_eq!(lab.service.apps.named("three").unwrap().tokens.len(), 6);
 }
+
+#[tokio::test]
+async fn a_body_may_be_left_out_but_not_be_anything() {
+    let lab = Lab::new().await;
+    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
+    let path = format!("{BASE}/three/tokens");
+    for (body, status) in [("", 201), ("{}", 201), ("\r", 400), ("null", 201), ("[]", 400)] {
+        let request = request("POST", &path, ADMIN).header("content-type", "application/json");
+        let reply = lab.send(request.body(Body::from(body)).unwrap()).await;
+        assert_eq!(reply.status.as_u16(), status, "{body:?}");
+    }
+}

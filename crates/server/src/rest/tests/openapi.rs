@@ -74,3 +74,16 @@ async fn everybody_may_read_the_reference() {
         assert!(reply.header("content-security-policy").starts_with("default-src 'none'"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn the_page_is_there_with_a_slash_and_without() {
+    let lab = Lab::new().await;
+    for path in ["/v1", "/v1/"] {
+        let page = lab.get("", path).await;
+        assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
+        let wrong = lab.post(ADMIN, path, &json!({})).await;
+        assert_eq!((wrong.status.as_u16(), wrong.header("allow")), (405, "GET,HEAD"), "{path}");
+        assert!(wrong.json()["error"]["code"].is_string());
+    }
+    assert!(lab.get("", "/v1//").await.expect(404)["error"]["code"].is_string());
+}

@@ -1,3 +1,5 @@
+use pagecast_core::spec::{Bucket, Storage};
+
 use super::*;
 
 /// The usual cast with other values: `null` takes one out.
@@ -61,6 +63,8 @@ fn wrong_care() -> Wrong {
         (json!({"max_time_s": u64::MAX}), "max_time_s"),
         (json!({"duration_s": 0}), "duration_s"),
         (json!({"duration_s": -1}), "duration_s"),
+        (json!({"duration_s": 0.999}), "duration_s"),
+        (json!({"duration_s": 86_400.001}), "duration_s"),
         (json!({"duration_s": 1e300}), "duration_s"),
         (json!({"queue_s": 86_401}), "queue_s"),
         (json!({"queue_s": u64::MAX}), "queue_s"),
@@ -213,6 +217,9 @@ async fn everything_arrives_in_the_description() {
         assert!(spec_text.contains(words), "{words}: {spec_text}");
     }
     assert_eq!(spec.room.as_ref().unwrap().layers.len(), 2);
+    let held = |bucket: &Bucket| bucket.network.as_ref() == Some(&spec.network);
+    assert!(matches!(&recording.to, Storage::Bucket(bucket) if held(bucket)), "its endpoint is judged");
+    assert!(!spec.pushes_anywhere, "so are its pushes");
     let mut to = recording.to.clone();
     assert_eq!(to.keys_mut().unwrap().as_ref().unwrap().secret_key.reveal(), "planted-s");
     assert_eq!(cast.request["callback"]["url"], "https://hooks.example/a?planted=2");

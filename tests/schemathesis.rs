@@ -1,0 +1,84 @@
+//! The REST API is as its description says: schemathesis asks for all that the description allows, and for what it does not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::command::{output_of, program};
+use pagecast_testkit::service::{ADMIN, Setup, TOKEN};
+use pagecast_testkit::{Scratch, Service};
+use serde_json::{Value, json};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+/// What must hold of each answer. That all is accepted which the description allows is not among it: it cannot say which addresses there
+/// are, nor that a number is written without a point.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
+    response_schema_conformance,negative_data_rejection,missing_required_header,unsupported_method,ignored_auth";
+/// Examples for each operation, beside those that its description leads to by itself.
+const EXAMPLES: u32 = 20;
+/// Fewer cases than this are not the API.
+const LEAST: u64 = 500;
+
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+fn install() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let _one_at_a_time = INSTALLING.lock().map_err(|_| anyhow::anyhow!("an installation failed"))?;
+    output_of(&mut program(root.join("tests/third-party/schemathesis/install")))
+        .context("cannot install schemathesis")?;
+    Ok(root.join("target/third-party/schemathesis/python/bin/schemathesis"))
+}
+
+/// Asks for all below `path` with this token; `values` are for parts of paths.
+fn conforms(service: &Service, path: &str, token: &str, values: &Value) -> Result<()> {
+    let schemathesis = install()?;
+    let scratch = Scratch::new()?;
+    // In TOML a JSON text is a text.
+    let values: String = values
+        .as_object()
+        .context("values")?
+        .iter()
+        .fold(String::new(), |all, (name, value)| format!("{all}\"path.{name}\" = {value}\n"));
+    let config = format!(
+        "seed = 1\n[generation]\nmax-examples = {EXAMPLES}\ndatabase = \"none\"\n[phases.stateful]\nenabled = false\n[parameters]\n{values}"
+    );
+    fs::write(scratch.join("schemathesis.toml"), config)?;
+    let report = scratch.join("report.xml");
+    let mut command = program(schemathesis);
+    command.current_dir(scratch.path()).env("HOME", scratch.path());
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        command.env_remove(name);
+    }
+    command.args(["--no-color", "--config-file", "schemathesis.toml", "run"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/openapi.json"));
+    command.args(["--url", &service.url(""), "--header", &format!("Authorization: Bearer {token}")]);
+    command.args(["--include-path-regex", &format!("^{path}"), "--checks", CHECKS, "--continue-on-failure"]);
+    command.args(["--report", "junit", "--report-junit-path"]).arg(&report);
+    let output = command.output().context("cannot run schemathesis")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let cases = said.lines().find_map(|line| line.trim().split_once(" generated")?.0.parse::<u64>().ok());
+    ensure!(cases.is_some_and(|cases| cases >= LEAST), "{cases:?} cases: {said}");
+    Ok(())
+}
+
+fn service() -> Result<Service> {
+    Service::start(PAGECAST, &Setup { full: true, ..Setup::default() })
+}
+
+#[test]
+fn casts_are_as_the_description_says() -> Result<()> {
+    let service = service()?;
+    let wish = json!({"url": "http://127.0.0.1:9/", "recording": {}, "queue_s": 86_400});
+    let made = service.rest("POST", "/v1/casts", Some(&wish))?;
+    ensure!(made.status == 201, "{made:?}");
+    let cast: Value = serde_json::from_slice(&made.body)?;
+    conforms(&service, "/v1/casts", TOKEN, &json!({"id": cast["id"], "name": "a.jpg"}))
+}
+
+#[test]
+fn applications_are_as_the_description_says() -> Result<()> {
+    let service = service()?;
+    conforms(&service, "/v1/applications", ADMIN, &json!({}))
+}
