@@ -73,10 +73,10 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
         "it cannot be stopped"
     );
     let cast = wait_until(&service, &id, "it is stored", |cast| {
-        cast["recording"]["files"].as_array().is_some_and(|f| !f.is_empty())
+        cast["recording"]["stored"]["files"].as_array().is_some_and(|f| !f.is_empty())
     })?;
     ensure!(cast["state"] == "ended" && cast["end"]["reason"] == "stopped", "{cast:#}");
-    let name = cast["recording"]["files"][0]["name"].as_str().context("no name")?;
+    let name = cast["recording"]["stored"]["files"][0]["name"].as_str().context("no name")?;
     let file = Recording::open(&find(&service, name)?)?;
     ensure!(
         file.end_s() > 2.0 && file.strips(Place::PAGE)?.iter().any(|p| p.strip.is_some()),
