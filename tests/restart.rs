@@ -253,9 +253,10 @@ fn settle(service: &mut Service, receiver: &Receiver, asked: &Asked) -> Result<(
         // One that is not there cannot be stopped.
         let _stopped = service.call("StopWebcast", &of(task))?;
     }
+    let ended = |statuses: &Vec<u64>| matches!(statuses.last(), Some(2 | 3));
     let all_ended = |told: &[Told]| {
         let told = statuses(told);
-        asked.started.iter().all(|task| told.get(task).is_some_and(|s| matches!(s.last(), Some(2 | 3))))
+        told.values().all(ended) && asked.started.iter().all(|task| told.contains_key(task))
     };
     receiver.wait_until("all ends are told", LIMIT, all_ended)?;
     Ok(())

@@ -82,8 +82,11 @@ fn a_lease_is_over_in_real_time() {
         put(&*fleet, wish(0)).await;
         let (short, lease) = (Instant::now(), Duration::from_millis(300));
         let first = fleet.claim(&worker(), lease, &|_| true).await.unwrap().unwrap();
+        let other = WorkerId("other".to_owned());
         let second = loop {
-            if let Some(claim) = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap() {
+            let own = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap();
+            assert!(own.is_none(), "nobody takes what is his own");
+            if let Some(claim) = fleet.claim(&other, LEASE, &|_| true).await.unwrap() {
                 break claim;
             }
             assert!(short.elapsed() < PATIENCE, "the lease is never over");
