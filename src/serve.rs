@@ -259,7 +259,8 @@ fn node_config(config: &Config) -> anyhow::Result<node::Config> {
     })
 }
 
-fn unix_ms() -> UnixMs {
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms() -> UnixMs {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMs::try_from(now.as_millis()).unwrap_or(UnixMs::MAX)
 }

@@ -141,11 +141,11 @@ impl Node {
         let _ended = tidying.await;
     }
 
-    /// Lets go of casts that are over, or somebody else's.
+    /// Lets go of casts that are over, or somebody else's. One that was not closed, whatever its thread died of, is free again.
     async fn clear(&mut self) {
         let (over, jobs) = self.jobs.drain(..).partition::<Vec<_>, _>(Job::is_over);
         self.jobs = jobs;
-        for job in over.into_iter().filter(Job::is_abandoned) {
+        for job in over {
             job.hand_over(self.fleet.as_ref()).await;
         }
     }
@@ -195,14 +195,17 @@ impl Node {
             let admission = &self.admission;
             let fits = |cast: &Cast| admission.fits(&running, &cast.spec);
             match self.fleet.claim(&self.config.worker, self.config.lease, &fits).await {
-                Ok(Some(claim)) => match Job::start(&self.config, &self.fleet, self.pool.clone(), claim) {
-                    Ok(job) => self.jobs.push(job),
-                    Err(error) => {
-                        // Its lease runs out, and somebody tries again.
-                        tracing::error!(%error, "no thread for a cast");
-                        return;
+                Ok(Some(claim)) => {
+                    let ticket = claim.ticket.clone();
+                    match Job::start(&self.config, &self.fleet, self.pool.clone(), claim) {
+                        Ok(job) => self.jobs.push(job),
+                        Err(error) => {
+                            tracing::error!(%error, "no thread for a cast");
+                            job::release(self.fleet.as_ref(), &ticket).await;
+                            return;
+                        }
                     }
-                },
+                }
                 Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(error = crate::chain(&error), "no cast can be taken");

@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use pagecast_core::spec::{MAX_PUSHES, PushUrl, Secret};
-use pagecast_fleet::{Command, State as CastState};
+use pagecast_fleet::{Cast, Command, State as CastState};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -47,7 +47,7 @@ pub(super) async fn add(
             return Err(Problem::conflict("too-many-pushes", "the stream is sent to ten servers already"));
         }
     }
-    order(&rest, &caller, &id, Command::AddPush(push)).await
+    order(&rest, &caller, &cast, Command::AddPush(push)).await
 }
 
 /// Sends the stream there no longer. If it was not sent there, nothing happens.
@@ -62,14 +62,13 @@ pub(super) async fn remove(
     Path(id): Path<String>,
     Json { value, .. }: Json<OldPush>,
 ) -> Result<Response, Problem> {
-    caller.cast(&rest.service, &id).await?;
+    let cast = caller.cast(&rest.service, &id).await?;
     let url = PushUrl::parse(value.url.reveal()).map_err(|error| Problem::value("url", error.to_string()))?;
-    order(&rest, &caller, &id, Command::RemovePush(url)).await
+    order(&rest, &caller, &cast, Command::RemovePush(url)).await
 }
 
-async fn order(rest: &Rest, caller: &Caller, id: &str, command: Command) -> Result<Response, Problem> {
-    let cast = caller.cast(&rest.service, id).await?;
+async fn order(rest: &Rest, caller: &Caller, cast: &Cast, command: Command) -> Result<Response, Problem> {
     rest.service.fleet.order(&cast.id, command).await?;
-    let cast = caller.cast(&rest.service, id).await?;
+    let cast = caller.cast(&rest.service, cast.id.as_str()).await?;
     Ok(answer(StatusCode::ACCEPTED, &shown(&rest.service, &cast).await?))
 }

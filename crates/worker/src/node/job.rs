@@ -137,11 +137,6 @@ impl Job {
         }
     }
 
-    /// Whether it is left to somebody else.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.stop.is_abandoned()
-    }
-
     /// Whether nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
         self.thread.is_finished() && self.reporter.is_finished()
@@ -238,18 +233,23 @@ impl Job {
         self.stop.abandon();
     }
 
-    /// After [`Self::abandon`]: the next owner may begin.
+    /// When it is over, or after [`Self::abandon`]: the next owner may begin.
     pub(super) async fn hand_over(self, fleet: &dyn Fleet) {
         let thread = self.thread;
-        if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+        if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
             tracing::error!("a cast's thread panicked");
         }
         // What was said before is reported first.
         let _reported = self.reporter.await;
-        match fleet.release(&self.ticket).await {
-            Ok(()) | Err(Error::Fenced(_) | Error::NoCast(_)) => {}
-            Err(error) => tracing::warn!(error = crate::chain(&error), "a cast is not handed over"),
-        }
+        release(fleet, &self.ticket).await;
+    }
+}
+
+/// Lets anybody go on with a cast. One that is closed, or somebody else's, is left alone.
+pub(super) async fn release(fleet: &dyn Fleet, ticket: &Ticket) {
+    match fleet.release(ticket).await {
+        Ok(()) | Err(Error::Fenced(_) | Error::NoCast(_)) => {}
+        Err(error) => tracing::warn!(error = crate::chain(&error), "a cast is not handed over"),
     }
 }
 
