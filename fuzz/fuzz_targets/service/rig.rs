@@ -82,6 +82,7 @@ impl Rig {
             config: Arc::new(config),
             rooms: None,
             clock: Arc::new(move || clock.load(Ordering::Relaxed)),
+            draining: Arc::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         // Nobody tells that it drains.

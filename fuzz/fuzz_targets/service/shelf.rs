@@ -175,8 +175,12 @@ impl Fleet for Shelf {
         Ok(())
     }
 
-    async fn close(&self, _: &Ticket, _: Option<Value>) -> Result<(), Error> {
+    async fn close(&self, _: &Ticket, _: Option<Happening>, _: Option<Value>) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     async fn release(&self, _: &Ticket) -> Result<(), Error> {
