@@ -235,6 +235,7 @@ fn each_turn_of_a_recording_is_told() -> Result<()> {
     let never = tencent.record("never.html", &json!({}))?;
     let late = tencent.record("counter.html", &json!({ "ReadyTimeout": 3 }))?;
     let ready = tencent.record("counter.html?ready=300", &json!({ "ReadyTimeout": 30 }))?;
+    let large = tencent.record("counter.html?video=2560x1440&after=4000", &json!({}))?;
     tencent.wait("a page that is not there", &nowhere, (8, 801, 2, "StartRecording error"))?;
     tencent.told(&nowhere, &[(8, 801, 2, "StartRecording error")])?;
     tencent.wait("a page that is never ready", &late, (8, 801, 2, "Page load timeout"))?;
@@ -243,6 +244,9 @@ fn each_turn_of_a_recording_is_told() -> Result<()> {
     tencent.stop(&ready)?;
     tencent.wait("a page that is ready, stored", &ready, STORED)?;
     tencent.told(&ready, &[STARTED, STOPPED, STORED])?;
+    tencent.wait("its video is too large", &large, STORED)?;
+    let too_large = (8, 804, 2, "Exceeding resolution limitation");
+    tencent.told(&large, &[STARTED, too_large, STORED])?;
     tencent.wait("its time is over", &limited, STORED)?;
     tencent.told(&limited, &[STARTED, (8, 804, 1, "Over time limit"), STOPPED, STORED])?;
     tencent.wait("a server that never answers", &never, (8, 801, 2, "Goto url timeout"))?;

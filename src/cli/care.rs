@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use pagecast_core::spec::{Checks, Limits, Readiness, Signal};
+use pagecast_core::spec::{Checks, Limits, Readiness, Signal, Size};
 
-use super::{parse_bytes, parse_duration};
+use super::{parse_bytes, parse_duration, parse_size};
 
 /// Options of `record` about the life of the cast.
 #[derive(Debug, Args)]
@@ -41,6 +41,9 @@ pub(crate) struct Care {
     /// Memory for the browser, like 2G; one that needs more is replaced [default: 4G]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     max_memory: Option<u64>,
+    /// End when the page plays a video larger than this, upright or not [default: any may be played]
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    max_video: Option<Size>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -79,6 +82,7 @@ impl Care {
             max_time: self.max_time.unwrap_or(usual.max_time),
             attempts: self.attempts.unwrap_or(usual.attempts),
             memory_bytes: self.max_memory.unwrap_or(usual.memory_bytes),
+            max_video: self.max_video,
             ..usual
         }
     }

@@ -57,6 +57,8 @@ pub enum EndReason {
     MaxTime,
     /// The recording has the length that was asked for.
     Complete,
+    /// The page plays a video larger than it may.
+    LargeVideo,
     /// The page could not be opened, or no browser be started, in the first place.
     StartFailed,
     /// The page was in trouble too often.
@@ -120,6 +122,8 @@ pub enum Input {
     Ready,
     /// The page called `onWebcastEnd()`.
     PageEnded,
+    /// The page plays a video larger than it may.
+    LargeVideo,
     /// A look at the page: whether it was in trouble.
     Looked(Check, bool),
     /// The page's renderer or its browser is gone.
@@ -267,6 +271,7 @@ impl Machine {
             }
             (State::Queued, _) => {}
             (_, Input::PageEnded) => self.stop(EndReason::PageEnded),
+            (_, Input::LargeVideo) => self.stop(EndReason::LargeVideo),
             (State::Starting, Input::Opened) if self.retry_at.is_none() => {
                 self.state = State::Waiting;
                 let timeout = self.readiness.timeout;

@@ -137,6 +137,7 @@ impl CastSpec {
     pub fn could_be(&self, other: &Self) -> bool {
         self.source.could_be(&other.source)
             && self.readiness.signal == other.readiness.signal
+            && self.limits.max_video == other.limits.max_video
             && self.network == other.network
     }
 

@@ -10,6 +10,7 @@ mod reach;
 mod ready;
 mod signal;
 mod trace;
+mod video;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -20,7 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::{Signal, Source, SourceUrl};
+use pagecast_core::spec::{Signal, Size, Source, SourceUrl};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
@@ -57,6 +58,8 @@ pub struct PageState {
     pub started: bool,
     /// The page said that the cast is over.
     pub ended: bool,
+    /// Width and height of a video that is larger than the page may play.
+    pub large_video: Option<(u32, u32)>,
     /// Nothing was being loaded for half a second since the document came.
     pub network_idle: bool,
     /// Which document that is, as the browser numbers them; none while another one is awaited.
@@ -97,6 +100,15 @@ impl Shared {
     }
 }
 
+/// What is agreed with the page about its cast.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The functions that the page finds.
+    pub signal: Signal,
+    /// The largest video that it may play; any, if `None`.
+    pub max_video: Option<Size>,
+}
+
 /// A running browser. Killed when dropped.
 #[derive(Debug)]
 pub struct Browser {
@@ -126,7 +138,7 @@ impl Browser {
     /// Starts Chromium with an empty page. It dies with the calling thread.
     pub(crate) fn start(
         source: &Source,
-        signal: Signal,
+        rules: Rules,
         around: &Surroundings<'_>,
         watch: impl FnOnce(&Child) -> std::io::Result<()>,
     ) -> Result<Self, Error> {
@@ -154,7 +166,7 @@ impl Browser {
         let complaint = Complaint::collect(complaint_r).map_err(fail)?;
         let intercept = Intercept::new(source);
         let held = intercept.as_ref().map(|i| (i.for_page(), i.for_frames()));
-        let events = Events { shared: Arc::clone(&shared), gate: around.gate.clone(), signal, intercept };
+        let events = Events { shared: Arc::clone(&shared), gate: around.gate.clone(), rules, intercept };
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
         let mut browser = Self {
             child,
@@ -165,7 +177,7 @@ impl Browser {
             reader: Some(reader),
         };
         watch(&browser.child).map_err(fail)?;
-        let attached = browser.attach().and_then(|()| browser.put_in_context(source, signal, held));
+        let attached = browser.attach().and_then(|()| browser.put_in_context(source, rules, held));
         match attached {
             Err(Error::Call(CallError::Closed)) => Err(browser.autopsy(program, complaint)),
             other => other.map(|()| browser),
@@ -179,7 +191,7 @@ impl Browser {
     /// gone.
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
         self.shared.update(|s| {
-            s.ended = false;
+            (s.ended, s.large_video) = (false, None);
             s.expect(None);
         });
         let begin = self.journal.now();
@@ -382,7 +394,7 @@ impl Drop for Browser {
 struct Events {
     shared: Arc<Shared>,
     gate: Gate,
-    signal: Signal,
+    rules: Rules,
     intercept: Option<Intercept>,
 }
 
@@ -417,8 +429,10 @@ impl cdp::Events for Events {
                 self.shared.update(|s| s.take(method, params));
             }
             "Runtime.bindingCalled" => {
-                if let Some(word) = Word::read(self.signal, params) {
+                if let Some(word) = Word::read(self.rules.signal, params) {
                     self.shared.update(|s| s.hear(word));
+                } else if let Some(size) = video::read(self.rules.max_video, params) {
+                    self.shared.update(|s| s.large_video = Some(size));
                 }
             }
             "Target.attachedToTarget" if !session.is_empty() => {

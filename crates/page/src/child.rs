@@ -83,8 +83,8 @@ pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Starts the process of a cast, in a session and process group of its own, with pipes for input and output, and for what it logs if
-/// it is `heard`. It sees its input end when the caller is gone.
+/// Starts the process of a cast, in a process group of its own, with pipes for input and output, and for what it logs if it is
+/// `heard`. It sees its input end when the caller is gone.
 ///
 /// # Errors
 /// The program cannot be started.
@@ -92,9 +92,16 @@ pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Chil
     let mut command = Command::new(program);
     let stderr = if heard { Stdio::piped() } else { Stdio::inherit() };
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
-    // SAFETY: the closure only makes a system call.
-    unsafe {
-        command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+    if heard {
+        // Nothing but this: so the standard library need not copy the caller's memory map, which takes a service longer than
+        // all else that it does for a cast.
+        command.process_group(0);
+    } else {
+        // Its log may go to a terminal, which may stop those of its session that are in the background.
+        // SAFETY: the closure only makes a system call.
+        unsafe {
+            command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+        }
     }
     command.spawn()
 }

@@ -4,11 +4,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use pagecast_core::spec::{Mobile, Network, Signal, Source};
+use pagecast_core::spec::{Mobile, Network, Source};
 use pagecast_core::{Samples, Tick};
 use serde_json::Value;
 
-use crate::browser::{self, Browser, browser_user, profile};
+use crate::browser::{self, Browser, Rules, browser_user, profile};
 use crate::child::{RunFolder, User};
 use crate::clock::{Gate, Origin};
 use crate::display::{self, Display};
@@ -48,8 +48,8 @@ pub enum Error {
 pub struct Config {
     /// The page and its display.
     pub source: Source,
-    /// The functions that the page finds.
-    pub signal: Signal,
+    /// What is agreed with it.
+    pub rules: Rules,
     /// What it may reach.
     pub network: Network,
 }
@@ -152,10 +152,10 @@ impl Page {
             user: self.user,
             gate: &self.gate,
         };
-        let Config { source, signal, .. } = &self.config;
+        let Config { source, rules, .. } = &self.config;
         self.depth.forget();
         let folder = &mut self.folder;
-        let browser = Browser::start(source, *signal, &around, |child| folder.watch(Some(child)))?;
+        let browser = Browser::start(source, *rules, &around, |child| folder.watch(Some(child)))?;
         let probe = Probe::start(browser.tracer(), self.display.commits(), source.fps, self.depth.clone())
             .map_err(Error::Probe)?;
         self.running = Some(Running { browser, _probe: probe });

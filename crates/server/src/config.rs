@@ -155,11 +155,13 @@ pub struct Tencent {
     pub regions: Vec<String>,
     /// The least `MaxDurationLimit`, in seconds.
     pub min_duration_s: u64,
+    /// Whether a video above 1920x1080 in its page ends a task (callback 804 with 2), as the documents have it.
+    pub limit_video: bool,
 }
 
 impl Default for Tencent {
     fn default() -> Self {
-        Self { regions: Vec::new(), min_duration_s: 1800 }
+        Self { regions: Vec::new(), min_duration_s: 1800, limit_video: true }
     }
 }
 

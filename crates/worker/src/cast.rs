@@ -129,6 +129,7 @@ fn too_early(reason: EndReason) -> &'static str {
     match reason {
         EndReason::PageEnded => "the page called for the end before it was shown",
         EndReason::MaxTime => "the time was over before the page was ready",
+        EndReason::LargeVideo => "the page played a larger video than it may before it was shown",
         _ => "ended before the page was there",
     }
 }

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use pagecast_core::Fps;
-use pagecast_core::spec::{Context, KEYFRAME_INTERVAL, Network, Signal, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, KEYFRAME_INTERVAL, Network, Size, Source, SourceUrl};
 use pagecast_media::encode::{audio, video};
+use pagecast_page::browser::Rules;
 use pagecast_page::{Config, Page, browser};
 use serde_json::{Value, json};
 
@@ -109,7 +110,7 @@ fn start() -> Result<Page, String> {
     };
     let (ticks, _) = std::sync::mpsc::sync_channel(1);
     let (samples, _) = std::sync::mpsc::sync_channel(1);
-    let config = Config { source, signal: Signal::None, network: Network::default() };
+    let config = Config { source, rules: Rules::default(), network: Network::default() };
     Page::start(config, ticks, samples).map_err(|e| chain(&e))
 }
 

@@ -226,6 +226,7 @@ fn ends() {
     for (input, reason) in [
         (Input::Stop, EndReason::Stopped),
         (Input::PageEnded, EndReason::PageEnded),
+        (Input::LargeVideo, EndReason::LargeVideo),
         (Input::Complete, EndReason::Complete),
         (Input::OutputFailed, EndReason::OutputFailed),
     ] {
@@ -306,6 +307,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         2 => Just(Input::Crashed),
         1 => Just(Input::PageEnded),
         1 => Just(Input::Stop),
+        1 => Just(Input::LargeVideo),
         1 => Just(Input::Complete),
         1 => Just(Input::OutputFailed),
         2 => Just(Input::Drained),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::context::MAX_VALUE_LEN;
-use super::{Field, SpecError};
+use super::{Field, Size, SpecError};
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -77,11 +77,19 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Weight of its CPU time against other casts, 1 to 10000, where control groups allow it.
     pub cpu_weight: u32,
+    /// The largest video that its page may play, upright or not, like `[1920, 1080]`; one that is larger ends the cast.
+    pub max_video: Option<Size>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_time: *MAX_TIME_RANGE.end(), attempts: 3, memory_bytes: 4 << 30, cpu_weight: 100 }
+        Self {
+            max_time: *MAX_TIME_RANGE.end(),
+            attempts: 3,
+            memory_bytes: 4 << 30,
+            cpu_weight: 100,
+            max_video: None,
+        }
     }
 }
 

@@ -83,6 +83,8 @@ pub struct Size {
 impl Size {
     /// 1280x720.
     pub const HD: Self = Self { width: 1280, height: 720 };
+    /// 1920x1080.
+    pub const FULL_HD: Self = Self { width: 1920, height: 1080 };
 
     /// Takes even sides of [`MIN_SIDE`] to [`MAX_SIDE`], [`MAX_PIXELS`] in all.
     ///

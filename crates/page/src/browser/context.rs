@@ -5,7 +5,7 @@ use pagecast_core::spec::{ColorScheme, Context, Device, Mobile, Orientation, Sig
 use serde_json::{Value, json};
 
 use super::cdp::Cdp;
-use super::{Browser, CallError, Error, signal};
+use super::{Browser, CallError, Error, Rules, signal, video};
 
 /// Runs in every document: nobody is there to answer a dialog.
 const UNATTENDED: &str = include_str!("unattended.js");
@@ -27,9 +27,10 @@ pub(super) struct Frames {
 }
 
 /// The scripts that run in every document before the page's own, in this order.
-fn scripts(context: &Context, signal: Signal) -> Vec<String> {
+fn scripts(context: &Context, rules: Rules) -> Vec<String> {
     let mut all = vec![UNATTENDED.to_owned()];
-    all.extend(signal::script(signal));
+    all.extend(signal::script(rules.signal));
+    all.extend(rules.max_video.map(video::script));
     // A JSON string is one of JavaScript too.
     all.extend(context.css.as_ref().map(|css| format!("({STYLE})({})", json!(css))));
     all.extend(context.script.clone());
@@ -37,12 +38,12 @@ fn scripts(context: &Context, signal: Signal) -> Vec<String> {
 }
 
 /// Calls that are valid for a page as for a frame in it: scripts, language, clock and looks.
-fn common(context: &Context, signal: Signal, browser: &Value) -> Vec<Call> {
+fn common(context: &Context, rules: Rules, browser: &Value) -> Vec<Call> {
     let mut all = Vec::new();
-    if signal != Signal::None {
-        all.push(("Runtime.addBinding", json!({"name": signal::BINDING})));
-    }
-    let scripts = scripts(context, signal).into_iter();
+    let bindings =
+        [(rules.signal != Signal::None).then_some(signal::BINDING), rules.max_video.map(|_| video::BINDING)];
+    all.extend(bindings.into_iter().flatten().map(|name| ("Runtime.addBinding", json!({ "name": name }))));
+    let scripts = scripts(context, rules).into_iter();
     all.extend(scripts.map(|source| ("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source }))));
     if let Some(agent) = user_agent(context, browser) {
         all.push(("Emulation.setUserAgentOverride", agent));
@@ -187,13 +188,13 @@ impl Browser {
     pub(super) fn put_in_context(
         &self,
         source: &Source,
-        signal: Signal,
+        rules: Rules,
         held: Option<Held>,
     ) -> Result<(), Error> {
         let (of_page, of_frames) = held.unzip();
         let browser = self.call_to("", "Browser.getVersion", json!({}))?;
         let context = &source.context;
-        let common = common(context, signal, &browser);
+        let common = common(context, rules, &browser);
         for (method, params) in whole(source).iter().chain(&common).chain(&of_page) {
             self.call(method, params.clone()).map_err(|error| refused(method, context, error))?;
         }
@@ -255,7 +256,7 @@ mod tests {
     fn what_is_put_in_cannot_break_out_of_its_string() {
         let css = "a::before { content: '\"`\\\n\u{2028}</script>${1}' }";
         let context = Context { css: Some(css.into()), ..Context::default() };
-        let script = &scripts(&context, Signal::None)[1];
+        let script = &scripts(&context, Rules::default())[1];
         let quoted = script.strip_prefix(&format!("({STYLE})(")).unwrap().strip_suffix(')').unwrap();
         assert_eq!(serde_json::from_str::<String>(quoted).unwrap(), css);
     }

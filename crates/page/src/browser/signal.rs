@@ -1,7 +1,7 @@
 //! The functions by which a page says that it is ready, and that it is over.
 
 use pagecast_core::spec::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How the page reaches us. Our script takes it away again before the page's own scripts run.
 pub(super) const BINDING: &str = "__pagecast_signal";
@@ -31,6 +31,7 @@ pub(super) fn script(signal: Signal) -> Option<String> {
         Signal::Webcast => r#"{onWebcastStart: "start", onWebcastEnd: "end"}"#,
         Signal::NotifyReady => r#"{notifyReady: "start"}"#,
     };
-    Some(format!("const FUNCTIONS = {functions}, BINDING = \"{BINDING}\";\n{}", include_str!("signal.js")))
+    // A JSON string is one of JavaScript too.
+    Some(format!("({})({functions}, {})", include_str!("signal.js"), json!(BINDING)))
         .map(|body| format!("(() => {{\n{body}}})();"))
 }

@@ -6,8 +6,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use pagecast_core::spec::{Context, Network, Rule, Signal, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, Network, Rule, Size, Source, SourceUrl};
 use pagecast_core::{Fps, Picture, Samples, Tick};
+use pagecast_page::browser::Rules;
 use pagecast_page::{Config, Page};
 use pagecast_testkit::{Reply, Server, Turn};
 use serde_json::{Value, json};
@@ -32,7 +33,17 @@ impl Live {
     }
 
     /// The same in a certain context.
-    pub(crate) fn open_in(
+    pub(crate) fn open_in(context: Context, size: (u32, u32), scale: f64, html: &str) -> Result<Self> {
+        Self::start(Rules::default(), context, size, scale, html)
+    }
+
+    /// The same with an agreement about its cast.
+    pub(crate) fn open_by(rules: Rules, html: &str) -> Result<Self> {
+        Self::start(rules, Context::default(), (320, 180), 1.0, html)
+    }
+
+    fn start(
+        rules: Rules,
         context: Context,
         (width, height): (u32, u32),
         scale: f64,
@@ -53,7 +64,7 @@ impl Live {
         let (samples_in, samples) = sync_channel(4);
         let allow = ["127.0.0.0/8", "[::1]"].into_iter().map(Rule::parse).collect::<Result<_, _>>()?;
         let network = Network { allow, ..Network::default() };
-        let config = Config { source: source.clone(), signal: Signal::None, network };
+        let config = Config { source: source.clone(), rules, network };
         let page = Page::start(config, ticks_in, samples_in)?;
         page.browser()?.open(&source.url, &|| false)?;
         page.browser()?.wait_until(LIMIT, |state| state.painted)?;

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use pagecast_core::spec::{
-    Bucket, Ice, IceServer, Keys, Limits, Network, RoomCodec, RoomService, RoomUrl, Rule, Secret, Storage,
+    Bucket, Ice, IceServer, Keys, Limits, Network, RoomCodec, RoomService, RoomUrl, Rule, Secret, Size,
+    Storage,
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -237,6 +238,21 @@ struct LimitsBody {
     /// Weight of its CPU time against other casts.
     #[schema(minimum = 1, maximum = 10_000)]
     cpu_weight: u32,
+    /// The largest video that its page may play, upright or not; one that is larger ends it.
+    max_video: Option<VideoBody>,
+}
+
+/// The size of a video, up to 3840x2160.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = MaxVideo)]
+struct VideoBody {
+    /// In pixels, even.
+    #[schema(minimum = 50, maximum = 3840)]
+    width: u32,
+    /// In pixels, even.
+    #[schema(minimum = 50, maximum = 3840)]
+    height: u32,
 }
 
 impl Default for Settings {
@@ -567,6 +583,7 @@ impl LimitsBody {
             attempts: limits.attempts,
             memory_mib: limits.memory_bytes >> 20,
             cpu_weight: limits.cpu_weight,
+            max_video: limits.max_video.map(|size| VideoBody { width: size.width(), height: size.height() }),
         }
     }
 
@@ -574,11 +591,16 @@ impl LimitsBody {
         let memory_bytes = self.memory_mib.checked_mul(1 << 20);
         let memory_bytes = memory_bytes
             .ok_or_else(|| Problem::value("limits.memory_mib", "256 to 262144 MiB are possible"))?;
+        let video = |video: VideoBody| {
+            let size = Size::new(video.width, video.height);
+            size.map_err(|error| Problem::value("limits.max_video", error.to_string()))
+        };
         Ok(Limits {
             max_time: Duration::from_secs(self.max_time_s),
             attempts: self.attempts,
             memory_bytes,
             cpu_weight: self.cpu_weight,
+            max_video: self.max_video.map(video).transpose()?,
         })
     }
 }

@@ -70,7 +70,7 @@ pub(super) struct CastView {
 #[derive(Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = End)]
 pub(super) struct EndView {
-    /// `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up` or `output-failed`.
+    /// `stopped`, `page-ended`, `max-time`, `complete`, `large-video`, `start-failed`, `gave-up` or `output-failed`.
     #[schema(example = "stopped")]
     reason: &'static str,
     /// What was wrong with the page, if it was given up.
@@ -358,6 +358,7 @@ impl EndView {
             EndReason::PageEnded => ("page-ended", None),
             EndReason::MaxTime => ("max-time", None),
             EndReason::Complete => ("complete", None),
+            EndReason::LargeVideo => ("large-video", None),
             EndReason::StartFailed => ("start-failed", None),
             EndReason::GaveUp(trouble) => ("gave-up", Some(trouble_word(trouble))),
             EndReason::OutputFailed => ("output-failed", None),

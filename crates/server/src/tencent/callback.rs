@@ -216,6 +216,7 @@ impl Scribe<'_> {
         match reason {
             EndReason::Stopped | EndReason::PageEnded | EndReason::Complete => vec![stopped()],
             EndReason::MaxTime => vec![self.page(LIMITED, 1, "Over time limit"), stopped()],
+            EndReason::LargeVideo => vec![self.page(LIMITED, 2, "Exceeding resolution limitation")],
             EndReason::StartFailed => vec![self.page(STARTED, 2, start_failure(message))],
             EndReason::GaveUp(Trouble::StartTimeout) => vec![self.page(STARTED, 2, LOAD_TIMEOUT)],
             EndReason::GaveUp(_) | EndReason::OutputFailed if self.cast.live_ms.is_none() => {

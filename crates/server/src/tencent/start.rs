@@ -88,6 +88,10 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
     let least = i64::try_from(service.config.tencent.min_duration_s).unwrap_or(MAX_DURATION_S);
     let longest = root.within("MaxDurationLimit", least..=MAX_DURATION_S)?.unwrap_or(MAX_DURATION_S);
     spec.limits.max_time = spec.limits.max_time.min(Duration::from_secs(longest.unsigned_abs()));
+    if service.config.tencent.limit_video {
+        // Unless the application has a limit of its own.
+        spec.limits.max_video.get_or_insert(Size::FULL_HD);
+    }
     let ready_s = root.within("ReadyTimeout", READY_S)?.unwrap_or(0).unsigned_abs();
     if ready_s > 0 {
         let timeout = Duration::from_secs(ready_s);

@@ -29,7 +29,7 @@ pub(super) fn verdict(reason: EndReason, was_live: bool) -> Verdict {
     let (failed, reason) = match reason {
         EndReason::Stopped => (false, "StopByAPI"),
         EndReason::MaxTime => (false, "ExceedMaxRunningTime"),
-        EndReason::PageEnded | EndReason::Complete => (false, "UnknownStopReason"),
+        EndReason::PageEnded | EndReason::Complete | EndReason::LargeVideo => (false, "UnknownStopReason"),
         EndReason::StartFailed => (true, "StartTaskFailed"),
         EndReason::GaveUp(_) | EndReason::OutputFailed if !was_live => (true, "StartTaskFailed"),
         EndReason::GaveUp(_) | EndReason::OutputFailed => (true, "UnknownStopReason"),
@@ -111,6 +111,7 @@ mod tests {
             (EndReason::PageEnded, true, false, "UnknownStopReason"),
             (EndReason::MaxTime, true, false, "ExceedMaxRunningTime"),
             (EndReason::Complete, true, false, "UnknownStopReason"),
+            (EndReason::LargeVideo, true, false, "UnknownStopReason"),
             (EndReason::StartFailed, false, true, "StartTaskFailed"),
             (gave_up, true, true, "UnknownStopReason"),
             (gave_up, false, true, "StartTaskFailed"),

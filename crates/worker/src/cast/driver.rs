@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pagecast_core::cast::{Check, EndReason, Event, Input, Machine, Output, State, Trouble};
 use pagecast_core::spec::Push;
 use pagecast_core::{CastSpec, Samples, Tick};
-use pagecast_page::browser::{self, CallError, PageState, Ping};
+use pagecast_page::browser::{self, CallError, PageState, Ping, Rules};
 use pagecast_page::{Page, clock};
 
 use super::evidence::{self, Evidence};
@@ -70,7 +70,7 @@ impl Warm {
 fn page_config(spec: &CastSpec) -> pagecast_page::Config {
     pagecast_page::Config {
         source: spec.source.clone(),
-        signal: spec.readiness.signal,
+        rules: Rules { signal: spec.readiness.signal, max_video: spec.limits.max_video },
         network: spec.network.clone(),
     }
 }
@@ -96,6 +96,8 @@ pub(super) struct Driver<'a> {
     looked: Looked,
     evidence: Evidence,
     usage: Usage,
+    /// A video that is larger than the page may play.
+    large_video: Option<(u32, u32)>,
     /// What went wrong last.
     error: Option<Error>,
     timeline: Vec<Turn>,
@@ -172,6 +174,7 @@ impl<'a> Driver<'a> {
             looked: Looked::default(),
             evidence: Evidence::new(spec.evidence.clone()),
             usage: Usage::default(),
+            large_video: None,
             error: None,
             timeline: Vec::new(),
             reloads: 0,
@@ -370,6 +373,10 @@ impl<'a> Driver<'a> {
         match reason {
             EndReason::GaveUp(trouble) => Some(Error::GaveUp(trouble, self.machine.attempts()).to_string()),
             EndReason::StartFailed | EndReason::OutputFailed => self.error.as_ref().map(|error| chain(error)),
+            EndReason::LargeVideo => {
+                let ((width, height), most) = (self.large_video?, self.spec.limits.max_video?);
+                Some(format!("the page plays a video of {width}x{height}, {most} is the most that it may"))
+            }
             _ => None,
         }
     }
@@ -433,6 +440,10 @@ impl<'a> Driver<'a> {
             Some(state) if state.closed => self.fail(browser::Error::Gone, Input::Crashed),
             Some(state) if state.crashed => self.fail(browser::Error::PageCrashed, Input::Crashed),
             Some(state) if state.ended => self.give(Input::PageEnded),
+            Some(PageState { large_video: Some(size), .. }) => {
+                self.large_video = Some(size);
+                self.give(Input::LargeVideo);
+            }
             Some(_) if self.usage.now.rss_bytes > self.spec.limits.memory_bytes => {
                 let (used, allowed) = (self.usage.now.rss_bytes, self.spec.limits.memory_bytes);
                 self.fail(browser::Error::Memory { used, allowed }, Input::Crashed);

@@ -122,6 +122,7 @@ pub(super) fn words(reason: EndReason) -> (&'static str, Option<Trouble>) {
         EndReason::PageEnded => ("page-ended", None),
         EndReason::MaxTime => ("max-time", None),
         EndReason::Complete => ("complete", None),
+        EndReason::LargeVideo => ("large-video", None),
         EndReason::StartFailed => ("start-failed", None),
         EndReason::GaveUp(trouble) => ("gave-up", Some(trouble)),
         EndReason::OutputFailed => ("output-failed", None),

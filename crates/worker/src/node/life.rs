@@ -75,7 +75,11 @@ fn word(reason: EndReason) -> String {
 
 fn is_failure(reason: EndReason) -> bool {
     match reason {
-        EndReason::Stopped | EndReason::PageEnded | EndReason::MaxTime | EndReason::Complete => false,
+        EndReason::Stopped
+        | EndReason::PageEnded
+        | EndReason::MaxTime
+        | EndReason::Complete
+        | EndReason::LargeVideo => false,
         EndReason::StartFailed | EndReason::GaveUp(_) | EndReason::OutputFailed => true,
     }
 }

@@ -139,6 +139,7 @@ fn each_event_of_a_page_has_the_words_of_the_vendor() {
         (Happening::Reloaded { trouble: Trouble::StartTimeout }, one(803, 1, "Page load timeout")),
         (Happening::Reloaded { trouble }, one(803, 1, "PageRefresh")),
         (over(EndReason::MaxTime), [one(804, 1, "Over time limit"), stopped()].concat()),
+        (over(EndReason::LargeVideo), one(804, 2, "Exceeding resolution limitation")),
         (over(EndReason::Stopped), stopped()),
         (over(EndReason::PageEnded), stopped()),
         (over(EndReason::Complete), stopped()),

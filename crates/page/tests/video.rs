@@ -1,0 +1,96 @@
+//! Videos that are larger than the page may play, wherever they are in it.
+
+#[path = "live/rig.rs"]
+mod rig;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pagecast_core::spec::{Signal, Size};
+use pagecast_page::browser::Rules;
+use rig::Live;
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// Long enough for a video to be told of.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// A page that can play videos of any size.
+const PLAYER: &str = r#"<body>A player<script>
+    function play(parent, width, height) {
+        const canvas = Object.assign(document.createElement("canvas"), { width, height });
+        const context = canvas.getContext("2d");
+        setInterval(() => context.fillRect(Math.random() * width, 0, 9, 9), 50);
+        const video = Object.assign(document.createElement("video"), { muted: true, autoplay: true });
+        parent.append(video);
+        video.srcObject = canvas.captureStream();
+        return new Promise((resolve) => { video.onplaying = () => resolve(video.videoWidth); });
+    }
+    function shadow() {
+        const host = document.body.appendChild(document.createElement("div"));
+        return host.attachShadow({ mode: "closed" });
+    }
+    function inFrame(width, height) {
+        const frame = document.createElement("iframe");
+        // Of another origin: in a process of its own.
+        const html = `<body><script>${play}; play(document.body, ${width}, ${height})<\/script>`;
+        frame.src = "data:text/html," + encodeURIComponent(html);
+        document.body.append(frame);
+    }
+</script>"#;
+
+fn open(max_video: Option<Size>) -> Result<Live> {
+    Live::open_by(Rules { max_video, ..Rules::default() }, PLAYER)
+}
+
+#[test]
+fn a_large_video_is_seen_wherever_it_is() -> Result<()> {
+    for expression in [
+        "play(document.body, 1284, 720).then(() => true)",
+        "play(document.body, 726, 900).then(() => true)",
+        "play(shadow(), 1284, 720).then(() => true)",
+        "inFrame(1284, 720)",
+    ] {
+        let live = open(Some(Size::HD))?;
+        live.ask(expression)?;
+        let state = live.page.browser()?.wait_until(LIMIT, |state| state.large_video.is_some())?;
+        ensure!(matches!(state.large_video, Some((1284 | 726, 720 | 900))), "{expression}: {state:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_video_that_is_small_enough_is_none_of_our_business() -> Result<()> {
+    for (limit, expression) in [
+        (
+            Some(Size::HD),
+            "Promise.all([play(document.body, 1280, 720), play(shadow(), 720, 1280)]).then(() => true)",
+        ),
+        (None, "play(document.body, 1284, 720).then(() => true)"),
+    ] {
+        let live = open(limit)?;
+        ensure!(live.ask(expression)? == true, "it plays");
+        let state = live.page.browser()?.wait_until(QUIET, |state| state.large_video.is_some())?;
+        ensure!(state.large_video.is_none(), "{expression}: {state:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_page_finds_no_more_than_was_agreed() -> Result<()> {
+    let rules = Rules { signal: Signal::Webcast, max_video: Some(Size::HD) };
+    // Names that our own scripts use are the page's to use, too.
+    let names = "const tell = 1, value = 2, watch = 3, look = 4, FUNCTIONS = 5, BINDING = 6, functions = 7, binding = 8;";
+    let live = Live::open_by(
+        rules,
+        &format!("<body>A page<script>{names}; window.fine = tell + binding;</script>"),
+    )?;
+    ensure!(live.ask("window.fine")? == 9, "its own names are taken");
+    let ours = "Object.keys(window).filter((name) => name.includes('pagecast')).join()";
+    ensure!(live.ask(ours)? == "", "{}", live.ask(ours)?);
+    let told = "typeof onWebcastStart + typeof onWebcastEnd + typeof notifyReady";
+    ensure!(live.ask(told)? == "functionfunctionundefined", "{}", live.ask(told)?);
+    live.ask("onWebcastStart()")?;
+    let state = live.page.browser()?.wait_until(LIMIT, |state| state.started)?;
+    ensure!(state.started && !state.ended, "{state:?}");
+    Ok(())
+}
