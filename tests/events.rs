@@ -251,20 +251,33 @@ fn each_turn_of_a_recording_is_told() -> Result<()> {
     tencent.told(&limited, &[STARTED, (8, 804, 1, "Over time limit"), STOPPED, STORED])?;
     tencent.wait("a server that never answers", &never, (8, 801, 2, "Goto url timeout"))?;
     tencent.told(&never, &[(8, 801, 2, "Goto url timeout")])?;
-    // What dies is replaced: the page's process, then the cast's own.
+    what_dies_is_replaced(&mut tencent)?;
+    tencent.end()
+}
+
+/// The page's process, the cast's own, the service itself.
+fn what_dies_is_replaced(tencent: &mut Tencent) -> Result<()> {
+    let broke_off = (8, 801, 3, "Chrome exception, exit task");
+    let migrated = (8, 801, 4, "Recording tasks have been migrated");
     let moved = tencent.record("counter.html", &json!({}))?;
     tencent.wait("the page is there", &moved, STARTED)?;
     tencent.service.signal_those_with("--type=renderer", Signal::KILL)?;
-    tencent.wait("it got a fresh browser", &moved, (8, 801, 4, "Recording tasks have been migrated"))?;
+    tencent.wait("it got a fresh browser", &moved, broke_off)?;
     std::thread::sleep(Duration::from_secs(2));
     tencent.service.signal_those_with("run-cast", Signal::KILL)?;
-    tencent.wait("it got a fresh process", &moved, (8, 801, 3, "Chrome exception, exit task"))?;
+    tencent.receiver.wait_until("it got a fresh process", LIMIT, |told| {
+        let count =
+            |events: Vec<(u64, u64, u64, String)>| events.iter().filter(|e| e.2 == broke_off.2).count();
+        record_events(told, &moved).is_ok_and(|events| count(events) == 2)
+    })?;
+    std::thread::sleep(Duration::from_secs(2));
+    tencent.service.kill();
+    tencent.service.run()?;
+    tencent.wait("it was taken up again", &moved, migrated)?;
     std::thread::sleep(Duration::from_secs(2));
     tencent.stop(&moved)?;
     tencent.wait("it is stored", &moved, STORED)?;
-    let (migrated, broke_off) =
-        ((8, 801, 4, "Recording tasks have been migrated"), (8, 801, 3, "Chrome exception, exit task"));
-    tencent.told(&moved, &[STARTED, migrated, broke_off, STOPPED, STORED])?;
+    tencent.told(&moved, &[STARTED, broke_off, broke_off, migrated, STOPPED, STORED])?;
     // One that dies again and again is given up, and what it recorded is stored.
     let doomed = tencent.record("counter.html?do=loop&after=600000", &json!({}))?;
     tencent.wait("the page is there", &doomed, STARTED)?;
@@ -275,9 +288,8 @@ fn each_turn_of_a_recording_is_told() -> Result<()> {
         std::thread::sleep(Duration::from_secs(3));
     }
     tencent.wait("it is stored", &doomed, STORED)?;
-    tencent
-        .told(&doomed, &[STARTED, migrated, migrated, (8, 801, 5, "Exception error, exit task"), STORED])?;
-    tencent.end()
+    let given_up = (8, 801, 5, "Exception error, exit task");
+    tencent.told(&doomed, &[STARTED, broke_off, broke_off, given_up, STORED])
 }
 
 #[test]
@@ -294,9 +306,15 @@ fn files_in_a_bucket_are_told_by_name() -> Result<()> {
             "WebRecordVideoParams": { "Width": 320, "Height": 180, "Format": "hls" },
         }),
     )?;
+    let refused = json!({ "StorageParams": { "CloudStorage": {
+        "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "rec-1250000000", "AccessKey": "AKIDTEST", "SecretKey": "guessed",
+    }}});
+    let refused = tencent.record("counter.html", &refused)?;
     for task in [&mp4, &hls] {
         tencent.wait("it is live", task, STARTED)?;
     }
+    tencent.wait("storage refuses", &refused, (8, 801, 2, "StartRecording error"))?;
+    tencent.told(&refused, &[(8, 801, 2, "StartRecording error")])?;
     std::thread::sleep(Duration::from_secs(3));
     for task in [&mp4, &hls] {
         tencent.stop(task)?;

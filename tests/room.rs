@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::media::beeps;
 use pagecast_testkit::pages::get;
 use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Conditions, Link, Outcome, Pagecast, Run, Scratch, Server, Signal, Turn, sync};
+use pagecast_testkit::{
+    Conditions, Link, Outcome, Pagecast, Reply, Run, Scratch, Server, Signal, Turn, sync,
+};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const LIMIT: Duration = Duration::from_secs(60);
@@ -253,6 +255,21 @@ fn a_room_that_dies_is_joined_again() -> Result<()> {
     );
     room.signal(Signal::TERM)?;
     room.finish(LIMIT)?.expect_code(0)
+}
+
+#[test]
+fn what_no_room_takes_is_never_live() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let pages = Server::start()?.route("/whip", Reply::Html(403, "not you".to_owned()));
+    let run = Pagecast::cast(PAGECAST, &pages.url("counter.html"))
+        .with("size", "320x180")
+        .with("room", "guests")
+        .with("whip", pages.url("whip"))
+        .start()?;
+    let outcome = run.finish(LIMIT)?;
+    outcome.expect_failure(4, &["403"])?;
+    ensure!(!outcome.stderr.contains("the page is live"), "{}", outcome.stderr);
+    Ok(())
 }
 
 #[test]

@@ -118,8 +118,12 @@ pub enum Input {
     Opened,
     /// The page cannot be opened, or no browser be started.
     OpenFailed,
+    /// The page made the call that it was asked for, and only its first picture is missing: its time is not up any more.
+    Called,
     /// The page is ready to be shown.
     Ready,
+    /// The outputs have taken the page.
+    Shown,
     /// The page called `onWebcastEnd()`.
     PageEnded,
     /// The page plays a video larger than it may.
@@ -147,7 +151,7 @@ pub enum Output {
     Open,
     /// Open the page again, in the same browser.
     Reload,
-    /// Let the page into the outputs.
+    /// Let the page into the outputs, and answer with [`Input::Shown`] when they have it.
     GoLive,
     /// Keep the page out of the outputs: the last picture stays, and silence.
     Hold,
@@ -280,7 +284,12 @@ impl Machine {
             (State::Starting | State::Waiting, Input::OpenFailed) if self.retry_at.is_none() => {
                 self.open_failed(now);
             }
+            (State::Waiting, Input::Called) => self.ready_by = None,
             (State::Waiting, Input::Ready) => self.go_live(now),
+            (State::Live, Input::Shown) if !self.was_live => {
+                self.was_live = true;
+                self.outputs.push_back(Output::Tell(Event::Live));
+            }
             (State::Live, Input::Looked(check, hit)) => self.looked(check, hit),
             (_, Input::Crashed) if self.retry_at.is_none() => {
                 self.outputs.push_back(Output::KeepEvidence(Trouble::Crash));
@@ -338,9 +347,6 @@ impl Machine {
         (self.state, self.live_since, self.known) = (State::Live, now, true);
         (self.ready_by, self.timed_out) = (None, false);
         self.outputs.push_back(Output::GoLive);
-        if !std::mem::replace(&mut self.was_live, true) {
-            self.outputs.push_back(Output::Tell(Event::Live));
-        }
         let Checks { freeze, blank, crash } = self.checks;
         for ((_, ladder), interval) in self.ladders.iter_mut().zip([freeze, blank, crash]) {
             ladder.begin(now, interval);

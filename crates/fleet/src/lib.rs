@@ -190,7 +190,7 @@ pub trait Fleet: Debug + Send + Sync {
     async fn get(&self, id: &CastId) -> Result<Option<Cast>, Error>;
     /// The cast that has this key now, or had it last.
     async fn find(&self, key: &Key) -> Result<Option<Cast>, Error>;
-    /// Casts, the newest first.
+    /// Casts, the newest first. One that cannot be read is left out.
     async fn list(&self, filter: &Filter) -> Result<Page, Error>;
     /// How many casts are in each state; those of one application, or all. Ended ones that are remembered count too.
     async fn count(&self, app: Option<&str>) -> Result<Vec<(State, u64)>, Error>;

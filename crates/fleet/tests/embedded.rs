@@ -218,6 +218,8 @@ fn a_cast_that_is_damaged_is_in_nobodys_way() {
             let error = fleet.get(id).await.unwrap_err();
             assert!(matches!(error, Error::Unreadable { .. }), "{error}");
         }
+        let page = fleet.list(&Filter { limit: 10, ..Filter::default() }).await.unwrap();
+        assert_eq!(page.casts.iter().map(|cast| &cast.id).collect::<Vec<_>>(), [&good]);
         let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
         assert_eq!(claim.cast.id, good);
         for (id, reason) in [(&bad, EndReason::StartFailed), (&begun, EndReason::OutputFailed)] {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pagecast_core::spec::{Bucket, Ice, Limits, Network, RoomCodec, Secret, Storage};
+use pagecast_core::spec::{Bucket, Ice, Limits, Network, RoomCodec, RoomUrl, Secret, Storage};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -141,6 +141,18 @@ pub enum RoomProvider {
     Embedded,
     /// Another server.
     Service(pagecast_core::spec::RoomService),
+    /// A way by WHIP into rooms that are guarded by tokens of Volcengine RTC.
+    Volcengine(VolcengineRooms),
+}
+
+/// Rooms guarded by tokens of Volcengine RTC.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolcengineRooms {
+    /// The endpoint; `{app}`, `{room}`, `{user}` and `{task}` stand for the identifiers.
+    pub url: RoomUrl,
+    /// The AppKey of the `app_id`: the bearer token of each cast is made with it.
+    pub app_key: Secret,
 }
 
 /// Storages.

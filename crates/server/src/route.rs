@@ -49,6 +49,7 @@ pub struct Call {
     pub body: Bytes,
 }
 
+pub(crate) use body::Lost;
 pub use body::MAX_BODY_LEN;
 
 impl Call {
@@ -80,6 +81,8 @@ struct Tongue {
     /// Whether this request is meant for it.
     claims: fn(&Call) -> bool,
     handle: for<'a> fn(&'a Service, Call) -> BoxFuture<'a, Response>,
+    /// What it says to a request whose body is lost.
+    refuse: fn(&Call, Lost) -> Response,
 }
 
 /// The APIs at `/`. The last one answers what none claims.
@@ -88,11 +91,13 @@ static TONGUES: &[Tongue] = &[
         api: tencent::ORIGIN,
         claims: tencent::claims,
         handle: |service, call| Box::pin(tencent::handle(service, call)),
+        refuse: tencent::refuse,
     },
     Tongue {
         api: VOLCENGINE,
         claims: volcengine::claims,
         handle: |service, call| Box::pin(volcengine::handle(service, call)),
+        refuse: volcengine::refuse,
     },
 ];
 
@@ -160,9 +165,9 @@ async fn root(State(desk): State<Desk>, request: Request) -> Response {
     if matches!(parts.method, Method::GET | Method::HEAD) && query.is_empty() && !signed(&parts.headers) {
         return for_people(&parts.headers);
     }
-    let body = match body::read(body).await {
-        Ok(body) => body,
-        Err(refused) => return refused.into_response(),
+    let (body, lost) = match body::read(body).await {
+        Ok(body) => (body, None),
+        Err(lost) => (Bytes::new(), Some(lost)),
     };
     let call = Call { method: parts.method, query, headers: parts.headers, body };
     let claimed = desk.tongues.iter().find(|tongue| (tongue.claims)(&call));
@@ -173,7 +178,10 @@ async fn root(State(desk): State<Desk>, request: Request) -> Response {
     // The clock of metrics begins where the service's work does: how long a body took to come is the sender's.
     let waited = begun.elapsed();
     let span = span(tongue.api, action, &call.headers);
-    let answer = (tongue.handle)(&desk.service, call).instrument(span.clone()).await;
+    let answer = match lost {
+        None => (tongue.handle)(&desk.service, call).instrument(span.clone()).await,
+        Some(lost) => (tongue.refuse)(&call, lost),
+    };
     let (answer, code) = code_of(answer).await;
     answered(&span, &code, answer.status());
     desk.metrics.answered(tongue.api, action, &code, begun.elapsed().saturating_sub(waited));

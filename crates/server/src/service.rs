@@ -12,8 +12,9 @@ use pagecast_core::spec::{Recording, Room, RoomIds, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_fleet::{CastId, Created, Fleet, NewCast, UnixMs};
 
-use crate::app::{Application, Apps, RoomProvider};
+use crate::app::{Application, Apps, RoomProvider, VolcengineRooms};
 use crate::config::Config;
+use crate::volcengine::token::{MAX_NONCE, Privilege, Token};
 
 /// Tells the time; tests have their own.
 pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
@@ -63,10 +64,16 @@ impl Service {
     /// # Errors
     /// As [`Fleet::create`].
     pub async fn create(&self, new: NewCast) -> Result<Created, pagecast_fleet::Error> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Ok(Created::Full);
         }
         self.fleet.create(new).await
+    }
+
+    /// Whether the service is ending.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// An id for a cast that is asked for now.
@@ -106,6 +113,32 @@ impl Service {
         }
     }
 
+    /// A token that lets a cast publish for as long as it may wait and run.
+    fn volcengine_token(
+        &self,
+        app: &Application,
+        rooms: &VolcengineRooms,
+        ids: &RoomIds,
+    ) -> Result<Secret, SpecError> {
+        let issued_s = u32::try_from(self.now() / 1000).unwrap_or(u32::MAX);
+        let life_s = app.limits.max_time.as_secs().saturating_add(self.config.casts.queue_s);
+        let expires_s = issued_s.saturating_add(u32::try_from(life_s).unwrap_or(u32::MAX));
+        let token = Token {
+            app_id: app.app_id.as_deref().unwrap_or_default(),
+            room: &ids.room,
+            user: &ids.user,
+            nonce: 1 + u32::from_le_bytes(random()) % MAX_NONCE,
+            issued_s,
+            expires_s,
+            privileges: &[(Privilege::Publish, expires_s)],
+        };
+        let bad = |_| SpecError::Room {
+            what: "the application's app_id",
+            why: "a token needs one of 24 characters",
+        };
+        token.mint(&rooms.app_key).map(Secret::new).map_err(bad)
+    }
+
     /// A room of this application.
     ///
     /// # Errors
@@ -113,6 +146,10 @@ impl Service {
     pub fn room(&self, app: &Application, ids: RoomIds, layers: Vec<Layer>) -> Result<Room, SpecError> {
         let service = match (&app.room, &self.rooms) {
             (RoomProvider::Service(service), _) => service.clone(),
+            (RoomProvider::Volcengine(rooms), _) => RoomService::Whip {
+                url: rooms.url.clone(),
+                token: Some(self.volcengine_token(app, rooms, &ids)?),
+            },
             (RoomProvider::Embedded, Some(rooms)) => rooms.service(&ids)?,
             (RoomProvider::Embedded, None) => {
                 return Err(SpecError::Room { what: "the embedded rooms", why: "they are switched off" });

@@ -14,13 +14,14 @@ mod storage;
 mod task;
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::response::Response;
 use serde_json::{Map, Value};
 
 use crate::Service;
 use crate::limit::Limits;
-use crate::route::Call;
+use crate::route::{Call, Lost};
 use answer::Fault;
 pub(crate) use request::claims;
 use request::{Action, Asked};
@@ -30,6 +31,8 @@ pub use sign::sign_v3;
 const VERSION: &str = "2019-07-22";
 /// Casts that come by this API.
 pub(crate) const ORIGIN: &str = "tencent";
+/// No request takes longer.
+const DEADLINE: Duration = Duration::from_secs(5);
 /// Requests a second, of each key and for each action.
 const PER_SECOND: u32 = 20;
 
@@ -38,7 +41,14 @@ static LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits::new(PER_SECOND));
 
 /// Answers a request of this dialect.
 pub(crate) async fn handle(service: &Service, call: Call) -> Response {
-    answer::respond(&call, act(service, &call, &LIMITS).await)
+    let result = tokio::time::timeout(DEADLINE, act(service, &call, &LIMITS)).await;
+    let late = || Err(Fault::new("InternalError", "this takes too long: try again later"));
+    answer::respond(&call, result.unwrap_or_else(|_| late()))
+}
+
+/// Answers one whose body did not come, or not whole.
+pub(crate) fn refuse(call: &Call, lost: Lost) -> Response {
+    answer::respond(call, Err(Fault::new("InvalidRequest", lost.to_string())))
 }
 
 async fn act(service: &Service, call: &Call, limits: &Limits) -> Result<Map<String, Value>, Fault> {

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::app::Application;
 use crate::limit::Limits;
-use crate::route::Call;
+use crate::route::{Call, Lost};
 use crate::service::{Service, request_id};
 use answer::{About, Code, Fault, shown};
 use replay::Seen;
@@ -91,6 +91,22 @@ pub fn claims(call: &Call) -> bool {
     ours && !theirs
 }
 
+/// Answers one whose body did not come, or not whole.
+pub(crate) fn refuse(call: &Call, lost: Lost) -> Response {
+    let code = match lost {
+        Lost::Late => Code::InternalServiceTimeout,
+        Lost::Broken => Code::Unmarshal,
+    };
+    answer::respond(&about(call, DEFAULT_REGION), &Err(Fault::new(code, lost.to_string())))
+}
+
+/// What answers say about this request.
+fn about(call: &Call, region: &str) -> About {
+    let query = sign::items(&call.query);
+    let named = |name| query.as_ref().ok().and_then(|query| item(query, name)).unwrap_or_default();
+    About::new(request_id(), named("Action"), named("Version"), region)
+}
+
 /// Answers a request that [`claims`] took.
 pub async fn handle(service: &Service, call: Call) -> Response {
     // What a key may ask for, it may ask for of the whole process.
@@ -114,10 +130,8 @@ impl Default for Desk {
 
 impl Desk {
     async fn handle(&self, service: &Service, call: &Call) -> Response {
-        let query = sign::items(&call.query);
-        let named = |name| query.as_ref().ok().and_then(|query| item(query, name)).unwrap_or_default();
         let region = service.config.volcengine.regions.first().map_or(DEFAULT_REGION, String::as_str);
-        let mut about = About::new(request_id(), named("Action"), named("Version"), region);
+        let mut about = about(call, region);
         let result = match self.admit(service, call, &mut about) {
             Ok(asked) => match tokio::time::timeout(DEADLINE, act(service, call, &asked)).await {
                 Ok(result) => result,

@@ -52,7 +52,8 @@ impl Cast {
     fn live(mut self) -> Self {
         assert_eq!(self.give(Input::Start), [Output::Open]);
         assert_eq!(self.give(Input::Opened), []);
-        assert_eq!(self.give(Input::Ready), [Output::GoLive, Output::Tell(Event::Live)]);
+        assert_eq!(self.give(Input::Ready), [Output::GoLive]);
+        assert_eq!(self.give(Input::Shown), [Output::Tell(Event::Live)]);
         self
     }
 
@@ -190,6 +191,36 @@ fn a_page_that_does_not_call_is_reloaded_then_moved() {
 }
 
 #[test]
+fn a_page_that_called_is_in_time_though_it_has_not_drawn_yet() {
+    let mut cast = cast(|_| {});
+    cast.give(Input::Start);
+    cast.give(Input::Opened);
+    assert_eq!(cast.wait(9), []);
+    assert_eq!(cast.give(Input::Called), []);
+    assert_eq!(cast.wait(30), []);
+    assert_eq!(cast.give(Input::Ready), [Output::GoLive]);
+    // A page that is loaded again must call again.
+    let mut cast = cast.rest();
+    cast.hit(Check::Freeze);
+    cast.hit(Check::Freeze);
+    cast.give(Input::Opened);
+    assert_eq!(cast.wait(10), after(StartTimeout, Event::Reloaded, &[Output::Reload]));
+}
+
+#[test]
+fn a_page_is_live_when_the_outputs_have_it() {
+    let mut cast = cast(|_| {});
+    cast.give(Input::Start);
+    cast.give(Input::Opened);
+    assert_eq!(cast.give(Input::Shown), [], "there is nothing to show yet");
+    assert_eq!(cast.give(Input::Ready), [Output::GoLive]);
+    assert_eq!(cast.give(Input::OutputFailed), [Output::Stop], "none of them took it");
+    cast.ended(EndReason::OutputFailed);
+    let mut cast = self::cast(|_| {}).live();
+    assert_eq!(cast.give(Input::Shown), [], "once is enough");
+}
+
+#[test]
 fn notify_ready_fails_at_the_second_timeout() {
     let mut cast = cast(|s| s.readiness.signal = Signal::NotifyReady);
     cast.give(Input::Start);
@@ -302,7 +333,9 @@ fn any_input() -> impl Strategy<Value = Input> {
         3 => Just(Input::Start),
         8 => Just(Input::Opened),
         2 => Just(Input::OpenFailed),
+        2 => Just(Input::Called),
         8 => Just(Input::Ready),
+        8 => Just(Input::Shown),
         8 => (check(), any::<bool>()).prop_map(|(check, hit)| Input::Looked(check, hit)),
         2 => Just(Input::Crashed),
         1 => Just(Input::PageEnded),

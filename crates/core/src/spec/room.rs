@@ -386,8 +386,16 @@ impl Room {
         if http_only && url.0.starts_with("ws") {
             return bad("this WHIP endpoint", "it must be an http: or https: address");
         }
-        if self.ids.fill_url(url).len() > MAX_ROOM_URL_LEN {
+        let filled = self.ids.fill_url(url);
+        if filled.len() > MAX_ROOM_URL_LEN {
             return bad("the address of a room's server", "it is longer than 2048 bytes");
+        }
+        let path = filled.split(['?', '#']).next().unwrap_or_default();
+        if path.split('/').any(|step| step == "." || step == "..") {
+            return bad(
+                "the identifiers . and ..",
+                "in the address of the room's server they would lead elsewhere",
+            );
         }
         if secrets.into_iter().flatten().any(|secret| secret.reveal().len() > MAX_TOKEN_LEN) {
             return bad("this token", "it is longer than 8192 bytes");

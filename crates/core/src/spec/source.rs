@@ -99,6 +99,22 @@ impl Size {
         Ok(Self { width, height })
     }
 
+    /// The largest size with the same proportions within `bounds` and itself, or `bounds` if that is too long and thin.
+    #[must_use]
+    pub fn within(self, bounds: Self) -> Self {
+        let sides = |size: Self| (u64::from(size.width), u64::from(size.height));
+        let ((width, height), (most_wide, most_high)) = (sides(self), sides(bounds));
+        let even = |side: u64| u32::try_from(side / 2 * 2).unwrap_or(0);
+        let fitted = if width <= most_wide && height <= most_high {
+            return self;
+        } else if most_wide * height <= most_high * width {
+            Self::new(even(most_wide), even(most_wide * height / width))
+        } else {
+            Self::new(even(most_high * width / height), even(most_high))
+        };
+        fitted.unwrap_or(bounds)
+    }
+
     /// Width in pixels.
     #[must_use]
     pub fn width(self) -> u32 {
@@ -219,6 +235,24 @@ impl From<SourceUrl> for String {
 mod tests {
     use super::*;
     use crate::spec::{Device, Mobile, Orientation};
+
+    #[test]
+    fn a_size_within_another_keeps_its_proportions() {
+        let size = |(width, height)| Size::new(width, height).unwrap();
+        for (of, bounds, wanted) in [
+            ((1280, 720), (640, 360), (640, 360)),
+            ((1280, 720), (640, 480), (640, 360)),
+            ((1280, 720), (800, 360), (640, 360)),
+            ((1280, 720), (320, 1000), (320, 180)),
+            ((1280, 720), (720, 1280), (720, 404)),
+            ((1080, 1920), (640, 360), (202, 360)),
+            ((1280, 720), (1280, 720), (1280, 720)),
+            ((1280, 720), (1920, 1080), (1280, 720)),
+            ((3840, 100), (100, 100), (100, 100)),
+        ] {
+            assert_eq!(size(of).within(size(bounds)), size(wanted), "{of:?} in {bounds:?}");
+        }
+    }
 
     #[test]
     fn origins() {

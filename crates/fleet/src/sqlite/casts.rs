@@ -144,8 +144,17 @@ pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<
     }
     found.sort_unstable_by(|a, b| Reverse((a.0, &a.1)).cmp(&Reverse((b.0, &b.1))));
     let more = found.len() > limit;
-    let casts = found.iter().take(limit).filter_map(|(_, _, n)| by_number(db, shared, *n).transpose());
-    Ok(Page { casts: casts.collect::<Result<_, _>>()?, more })
+    let mut casts = Vec::with_capacity(found.len().min(limit));
+    for (_, id, n) in found.iter().take(limit) {
+        match by_number(db, shared, *n) {
+            Ok(cast) => casts.extend(cast),
+            Err(Fail::Told(error @ Error::Unreadable { .. })) => {
+                tracing::warn!(cast = id, %error, "a cast is left out of a list");
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(Page { casts, more })
 }
 
 /// Casts are listed that are older than this: asked for before this time, or at this time and of a lesser id.

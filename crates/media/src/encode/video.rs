@@ -99,7 +99,7 @@ impl Config {
                 RoomCodec::Vp8 => Codec::Vp8,
             },
             source,
-            size: fit(source, layer.size),
+            size: source.within(layer.size),
             fps,
             max_fps: layer.fps,
             bitrate_bps: layer.bitrate_bps(),
@@ -129,22 +129,6 @@ impl Codec {
             Self::Vp8 => Matrix::Bt601,
         }
     }
-}
-
-/// The largest size with the proportions of `source` within `bounds` and itself.
-fn fit(source: Size, bounds: Size) -> Size {
-    let sides = |size: Size| (u64::from(size.width()), u64::from(size.height()));
-    let ((width, height), (most_wide, most_high)) = (sides(source), sides(bounds));
-    let even = |side: u64| u32::try_from(side / 2 * 2).unwrap_or(0);
-    let fitted = if width <= most_wide && height <= most_high {
-        return source;
-    } else if most_wide * height <= most_high * width {
-        Size::new(even(most_wide), even(most_wide * height / width))
-    } else {
-        Size::new(even(most_high * width / height), even(most_high))
-    };
-    // Too long and thin to be a size of its own.
-    fitted.unwrap_or(bounds)
 }
 
 /// Counted while the encoder runs.
@@ -469,28 +453,5 @@ fn planes_of(picture: &mut frame::Video, codec: Codec) -> Result<Planes<'_>, Err
         let data = (*picture.as_mut_ptr()).data;
         let plane = |p: usize| std::slice::from_raw_parts_mut(data[p], stride[p] * rows[p]);
         Ok(Planes { data: [plane(0), plane(1), plane(2)], stride })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_have_the_proportions_of_the_page() {
-        let size = |width, height| Size::new(width, height).unwrap();
-        for (source, bounds, wanted) in [
-            ((1280, 720), (640, 360), (640, 360)),
-            ((1280, 720), (640, 480), (640, 360)),
-            ((1280, 720), (800, 360), (640, 360)),
-            ((1280, 720), (320, 1000), (320, 180)),
-            ((1080, 1920), (640, 360), (202, 360)),
-            ((1280, 720), (1280, 720), (1280, 720)),
-            ((1280, 720), (1920, 1080), (1280, 720)),
-            ((3840, 100), (100, 100), (100, 100)),
-        ] {
-            let fitted = fit(size(source.0, source.1), size(bounds.0, bounds.1));
-            assert_eq!((fitted.width(), fitted.height()), wanted, "{source:?} in {bounds:?}");
-        }
     }
 }

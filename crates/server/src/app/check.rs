@@ -3,11 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use pagecast_core::CastSpec;
-use pagecast_core::spec::{Keys, Layer, Recording, Room, RoomIds, Secret, Size, Source, SourceUrl, Storage};
+use pagecast_core::spec::{
+    Keys, Layer, Recording, Room, RoomIds, RoomService, Secret, Size, Source, SourceUrl, Storage,
+};
 use pagecast_core::time::Fps;
 use url::Url;
 
 use super::{AccessKey, Application, Receiver, RoomProvider};
+use crate::volcengine::token::APP_ID_LEN;
 
 /// Longest name, in characters.
 pub const MAX_NAME_LEN: usize = 64;
@@ -135,8 +138,17 @@ impl Application {
         recording.backup = self.storage.backup.clone().map(Storage::Bucket);
         spec.recording = Some(recording);
         spec.check().or_else(|error| wrong("storage.backup", error.to_string()))?;
-        let RoomProvider::Service(service) = &self.room else { return self.check_ice(spec) };
-        let mut room = Room::new(service.clone(), ids(), layer());
+        let service = match &self.room {
+            RoomProvider::Embedded => return self.check_ice(spec),
+            RoomProvider::Service(service) => service.clone(),
+            RoomProvider::Volcengine(rooms) => {
+                if self.app_id.as_ref().is_none_or(|id| id.len() != APP_ID_LEN || !id.is_ascii()) {
+                    return wrong("app_id", "tokens of Volcengine RTC need one of 24 characters");
+                }
+                RoomService::Whip { url: rooms.url.clone(), token: Some(rooms.app_key.clone()) }
+            }
+        };
+        let mut room = Room::new(service, ids(), layer());
         spec.room = Some(room.clone());
         spec.check().or_else(|error| wrong("room", error.to_string()))?;
         room.ice = self.ice.clone();

@@ -13,7 +13,9 @@ use utoipa::ToSchema;
 
 use super::Problem;
 use super::place::{KeysBody, address};
-use crate::app::{AccessKey, Application, Callbacks, Receiver, RoomProvider, StorageDefaults, with_keys};
+use crate::app::{
+    AccessKey, Application, Callbacks, Receiver, RoomProvider, StorageDefaults, VolcengineRooms, with_keys,
+};
 
 /// Shown in place of a secret.
 pub(super) const HIDDEN: &str = "…";
@@ -96,6 +98,14 @@ enum ProviderBody {
         #[serde(default)]
         #[schema(value_type = Option<String>)]
         token: Option<Secret>,
+    },
+    /// A way by WHIP into rooms that are guarded by tokens of Volcengine RTC, which are made for each cast.
+    Volcengine {
+        /// Its endpoint, as of `whip`.
+        url: String,
+        /// The AppKey of the application's `app_id`.
+        #[schema(value_type = String)]
+        app_key: Secret,
     },
     /// A LiveKit server.
     Livekit {
@@ -399,7 +409,13 @@ impl ReceiverBody {
 
 impl ProviderBody {
     fn of(room: &RoomProvider) -> Self {
-        let RoomProvider::Service(service) = room else { return Self::Embedded };
+        let service = match room {
+            RoomProvider::Embedded => return Self::Embedded,
+            RoomProvider::Volcengine(rooms) => {
+                return Self::Volcengine { url: rooms.url.to_string(), app_key: hidden() };
+            }
+            RoomProvider::Service(service) => service,
+        };
         let url = service.url().to_string();
         let some = |secret: &Option<Secret>| secret.as_ref().map(|_| hidden());
         match service {
@@ -412,17 +428,26 @@ impl ProviderBody {
     }
 
     fn provider(self, old: Option<&RoomProvider>) -> Result<RoomProvider, Problem> {
+        let (known, before) = match old {
+            Some(RoomProvider::Volcengine(rooms)) => (Some(&rooms.url), Some(&rooms.app_key)),
+            Some(RoomProvider::Service(service)) => (Some(service.url()), None),
+            _ => (None, None),
+        };
         let old = match old {
             Some(RoomProvider::Service(service)) => Some(service),
             _ => None,
         };
         // Shown without what may be secret in it.
-        let address = |text: String| match old {
-            Some(old) if old.url().to_string() == text => Ok(old.url().clone()),
+        let address = |text: String| match known {
+            Some(known) if known.to_string() == text => Ok(known.clone()),
             _ => RoomUrl::parse(&text).map_err(|error| Problem::value("room.url", error.to_string())),
         };
         Ok(RoomProvider::Service(match self {
             Self::Embedded => return Ok(RoomProvider::Embedded),
+            Self::Volcengine { url, app_key } => {
+                let app_key = keep("room.app_key", app_key, before)?;
+                return Ok(RoomProvider::Volcengine(VolcengineRooms { url: address(url)?, app_key }));
+            }
             Self::Whip { url, token } => {
                 let before = match old {
                     Some(RoomService::Whip { token, .. }) => token.as_ref(),

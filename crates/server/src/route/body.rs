@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
@@ -20,33 +18,25 @@ const LARGE: usize = 1 << 20;
 static LARGE_ONES: Semaphore = Semaphore::const_new(16);
 
 /// Why there is no body.
-#[derive(Debug)]
-pub(super) enum Refused {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Lost {
+    #[error("the body did not come in time")]
     Late,
+    #[error("the body cannot be read")]
     Broken,
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (status, why) = match self {
-            Self::Late => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
-            Self::Broken => (StatusCode::BAD_REQUEST, "the body cannot be read"),
-        };
-        (status, why).into_response()
-    }
 }
 
 /// Reads a body, of any length said or unsaid. What is too long ends one byte behind [`MAX_BODY_LEN`]: whose request it is says it in its
 /// own words.
-pub(super) async fn read(body: Body) -> Result<Bytes, Refused> {
-    timeout(WITHIN, collect(body)).await.map_err(|_| Refused::Late)?
+pub(super) async fn read(body: Body) -> Result<Bytes, Lost> {
+    timeout(WITHIN, collect(body)).await.map_err(|_| Lost::Late)?
 }
 
-async fn collect(mut body: Body) -> Result<Bytes, Refused> {
+async fn collect(mut body: Body) -> Result<Bytes, Lost> {
     let mut all = BytesMut::new();
     let mut large = None;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Refused::Broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| Lost::Broken)?.into_data() else { continue };
         let room = MAX_BODY_LEN + 1 - all.len();
         all.extend_from_slice(&data[..data.len().min(room)]);
         if all.len() > MAX_BODY_LEN {

@@ -21,11 +21,13 @@ static PARROTS: &[Tongue] = &[
         api: "tencent",
         claims: |call| call.header("x-tc-action").is_some(),
         handle: |_, call| Box::pin(async move { parrot("tencent", &call) }),
+        refuse: |_, lost| format!("tencent: {lost}").into_response(),
     },
     Tongue {
         api: "volcengine",
         claims: |call| call.query.contains("Version="),
         handle: |_, call| Box::pin(async move { parrot("volcengine", &call) }),
+        refuse: |_, lost| format!("volcengine: {lost}").into_response(),
     },
 ];
 
@@ -111,6 +113,16 @@ async fn each_answer_has_a_name() {
         let (_, body, headers) =
             house.ask(Request::get("/v1/things/1").header("X-Request-Id", bad), "").await;
         assert!(id(&headers).len() == 36 && body == "thing", "{bad:?} became {:?}", id(&headers));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_told_in_the_words_of_whose_it_is() {
+    let house = house(Config::default());
+    for (name, said) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
+        let broken = futures_util::stream::iter([Ok("{"), Err(std::io::Error::other("gone"))]);
+        let (_, body, _) = house.ask(Request::post("/").header(name, "x"), Body::from_stream(broken)).await;
+        assert_eq!(body, format!("{said}: the body cannot be read"));
     }
 }
 

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pagecast_core::cast::{EndReason, Trouble};
 use pagecast_core::push;
-use pagecast_core::spec::Storage;
+use pagecast_core::spec::{PushUrl, Storage};
 use pagecast_fleet::{Cast, Event, File, Happening};
 use serde::Serialize;
 
@@ -43,6 +43,8 @@ const VOD_STORED: u32 = 311;
 const VOD_DONE: u32 = 312;
 const PUSHED: u32 = 401;
 
+/// In the cast's request: the addresses of its pushes, as they were asked for.
+pub(super) const PUSH_URLS: &str = "PublishCdnUrls";
 const LOAD_TIMEOUT: &str = "Page load timeout";
 
 /// What a receiver is told about an event, in order. Nothing, if the vendor has no word for it.
@@ -51,7 +53,9 @@ pub(crate) fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Mes
     let page = |kind, status, words| vec![scribe.page(kind, status, words)];
     match &event.what {
         Happening::Live => page(STARTED, 1, "Success"),
-        Happening::Restarted => page(STARTED, 3, "Chrome exception, exit task"),
+        Happening::Restarted | Happening::Moved { trouble: Trouble::Crash } => {
+            page(STARTED, 3, "Chrome exception, exit task")
+        }
         Happening::Moved { .. } | Happening::TakenUp => {
             page(STARTED, 4, "Recording tasks have been migrated")
         }
@@ -217,14 +221,23 @@ impl Scribe<'_> {
             EndReason::Stopped | EndReason::PageEnded | EndReason::Complete => vec![stopped()],
             EndReason::MaxTime => vec![self.page(LIMITED, 1, "Over time limit"), stopped()],
             EndReason::LargeVideo => vec![self.page(LIMITED, 2, "Exceeding resolution limitation")],
-            EndReason::StartFailed => vec![self.page(STARTED, 2, start_failure(message))],
+            EndReason::StartFailed => vec![self.page(STARTED, 2, self.start_failure(message))],
             EndReason::GaveUp(Trouble::StartTimeout) => vec![self.page(STARTED, 2, LOAD_TIMEOUT)],
             EndReason::GaveUp(_) | EndReason::OutputFailed if self.cast.live_ms.is_none() => {
-                vec![self.page(STARTED, 2, start_failure(message))]
+                vec![self.page(STARTED, 2, self.start_failure(message))]
             }
             EndReason::GaveUp(Trouble::Freeze | Trouble::Blank | Trouble::Crash | Trouble::Unreachable)
             | EndReason::OutputFailed => vec![self.page(STARTED, 5, "Exception error, exit task")],
         }
+    }
+
+    /// The vendor's words for a page that could not be opened, or not be begun at all.
+    fn start_failure(&self, message: &str) -> &'static str {
+        // Behind the address, which may contain any words.
+        let opening = format!("cannot open {}: ", self.cast.spec.source.url);
+        let why = message.split_once(&opening).map_or("", |(_, why)| why);
+        let late = ["no answer within", "TIMED_OUT"].iter().any(|words| why.contains(words));
+        if late { "Goto url timeout" } else { "StartRecording error" }
     }
 
     fn push(&self, id: u32, shown: &str, state: push::State, error: Option<&str>) -> Message {
@@ -236,10 +249,7 @@ impl Scribe<'_> {
             push::State::Failed => 4,
             push::State::Disconnecting => 5,
         };
-        // Receivers compare addresses with those that were asked for. Pushes can be changed meanwhile.
-        let index = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
-        let asked = index.and_then(|index| self.cast.spec.pushes.get(index)).map(|push| &push.url);
-        let url = asked.filter(|url| url.to_string() == shown).map_or(shown, |url| url.reveal());
+        let url = self.asked(id, shown).unwrap_or(shown);
         let payload = PushPayload {
             url,
             status,
@@ -255,6 +265,17 @@ impl Scribe<'_> {
             payload,
         };
         self.message(PUSHES, PUSHED, info)
+    }
+
+    /// The address of a push as it was asked for: receivers compare it with theirs. Those of the request have the first ids, unless
+    /// some were removed and the cast was taken up again since.
+    fn asked(&self, id: u32, shown: &str) -> Option<&str> {
+        let all = self.cast.request.get(PUSH_URLS)?.as_array()?;
+        let is_meant = |url: &&str| PushUrl::parse(url).is_ok_and(|url| url.to_string() == shown);
+        let index = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
+        let by_id = index.and_then(|index| all.get(index)?.as_str()).filter(is_meant);
+        let mut meant = all.iter().filter_map(|url| url.as_str()).filter(is_meant);
+        by_id.or_else(|| meant.next().filter(|_| meant.next().is_none()))
     }
 
     fn files(&self, files: &[File], complete: bool, backup: bool, problem: Option<&str>) -> Vec<Message> {
@@ -345,13 +366,6 @@ impl Scribe<'_> {
 fn sign(secret: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     STANDARD.encode(hmac::sign(&key, body))
-}
-
-/// The vendor's words for a page that could not be opened, or not be begun at all.
-fn start_failure(message: &str) -> &'static str {
-    let lower = message.to_ascii_lowercase();
-    let late = ["timed out", "timed_out", "time out", "timeout", "not answer", "no answer"];
-    if late.iter().any(|words| lower.contains(words)) { "Goto url timeout" } else { "StartRecording error" }
 }
 
 #[cfg(test)]

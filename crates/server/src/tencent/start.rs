@@ -77,10 +77,10 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
     let mut spec = service.cast(&app, &id, source(root)?);
     let (to, format) = storage::read(&app, root)?;
     spec.recording = Some({
-        let video = Video::read(root)?;
+        // In video on demand the kind of medium decides, whatever else is asked for, and there is no backup for it.
+        let video = Video::read(root, format)?;
         let mut recording = service.recording(&app, &id, Some(to));
-        // In video on demand the kind of medium decides, and there is no backup for it.
-        recording.format = format.unwrap_or(video.format);
+        recording.format = video.format;
         recording.backup = recording.backup.filter(|_| format.is_none());
         recording.split = video.split;
         recording
@@ -105,6 +105,9 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
     let mut request = json!({ "SdkAppId": sdk_app_id });
     if let Some(record_id) = record_id {
         request["RecordId"] = record_id.into();
+    }
+    if !spec.pushes.is_empty() {
+        request[super::callback::PUSH_URLS] = spec.pushes.iter().map(|push| push.url.reveal()).collect();
     }
     let casts = &service.config.casts;
     let patience_ms = i64::try_from(casts.queue_s.saturating_mul(1000)).unwrap_or(i64::MAX);
@@ -153,14 +156,8 @@ fn size(root: &Object<'_>) -> Result<Size, Fault> {
     let Some(video) = root.object("WebRecordVideoParams")? else { return Ok(Size::HD) };
     let side = |member: &str, range, usual: i64| -> Result<u32, Fault> {
         let asked = video.within(member, range)?.filter(|side| *side != 0).unwrap_or(usual);
-        // Half of the colour planes would be half a pixel wide.
-        match u32::try_from(asked).map(|side| side - side % 2) {
-            Ok(side) if side >= MIN_SIDE => Ok(side),
-            _ => Err(Fault::new(
-                "InvalidParameter.OutOfRange",
-                format!("the parameter `{}` is {asked}: at least {MIN_SIDE} is possible", video.name(member)),
-            )),
-        }
+        // Half of the colour planes would be half a pixel wide; the least is the nearest to what is even less.
+        Ok(u32::try_from(asked).map_or(MIN_SIDE, |side| side - side % 2).max(MIN_SIDE))
     };
     let (width, height) = (side("Width", WIDTH, USUAL.0)?, side("Height", HEIGHT, USUAL.1)?);
     Size::new(width, height).map_err(|error| refused(&error))
@@ -182,13 +179,15 @@ struct Video {
 }
 
 impl Video {
-    fn read(root: &Object<'_>) -> Result<Self, Fault> {
+    fn read(root: &Object<'_>, decided: Option<Format>) -> Result<Self, Fault> {
         let video = root.object("WebRecordVideoParams")?;
-        let format = match video.as_ref().map_or(Ok(None), |video| video.word("Format"))? {
-            None | Some("mp4") => Format::Mp4,
+        let asked = video.as_ref().map_or(Ok(None), |video| video.word("Format"))?;
+        let format = match (decided, asked) {
+            (Some(format), _) => format,
+            (None, None | Some("mp4")) => Format::Mp4,
             // The files of the vendor's recordings are MPEG-TS.
-            Some("hls") => Format::HlsTs,
-            Some(_) => {
+            (None, Some("hls")) => Format::HlsTs,
+            (None, Some(_)) => {
                 let words = "the parameter `WebRecordVideoParams.Format` must be hls or mp4";
                 return Err(Fault::new("InvalidParameter", words));
             }

@@ -38,6 +38,7 @@ pub enum Code {
     ErrorActiveTaskNotFound,
     TaskNumberOverLimit,
     QpsOverLimit,
+    ServiceUnavailable,
 }
 
 impl Code {
@@ -74,6 +75,7 @@ impl Code {
                 ("FlowLimitExceeded.TaskNumberOverLimit", None, S::TOO_MANY_REQUESTS)
             }
             Self::QpsOverLimit => ("FlowLimitExceeded.QPSOverLimit", None, S::TOO_MANY_REQUESTS),
+            Self::ServiceUnavailable => ("ServiceUnavailableTemp", None, S::SERVICE_UNAVAILABLE),
         }
     }
 }

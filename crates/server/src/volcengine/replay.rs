@@ -1,6 +1,6 @@
 //! Signatures that were seen before.
 //!
-//! A signature holds for 15 minutes before and behind its date, which counts whole seconds, and nothing in it is random: two equal
+//! A signature holds for 15 minutes before its date and up to an hour behind it, which counts whole seconds, and nothing in it is random: two equal
 //! calls in the same second are the same bytes, and what repeats a request below an SDK repeats its signature too. So the same
 //! signature is answered again for a minute, which does no harm because starting and stopping can be repeated; later than that, no
 //! SDK sends it, and it could start a task again that was stopped meanwhile.
@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use pagecast_fleet::UnixMs;
 
-use super::sign::WINDOW_MS;
+use super::sign::{MAX_EXPIRES_MS, WINDOW_MS};
 
 /// How long after it was first seen the same signature is answered again.
 pub(super) const REPEAT_MS: i64 = 60_000;
@@ -17,7 +17,7 @@ pub(super) const REPEAT_MS: i64 = 60_000;
 /// because several keys do: the oldest is forgotten.
 const MAX_SEEN: usize = 300 * 2 * 900;
 /// Longest time that a signature holds: from the end of the window before its date to the end of that behind it.
-const KEPT_MS: i64 = 2 * WINDOW_MS;
+const KEPT_MS: i64 = WINDOW_MS + MAX_EXPIRES_MS;
 
 /// A signature in binary.
 pub(super) type Mark = [u8; 32];

@@ -16,8 +16,10 @@ use super::answer::{Code, Fault, shown};
 use crate::route::Call;
 use crate::service::same;
 
-/// How far the date of a request may be from now, before and behind, in milliseconds.
+/// How far the date of a request may be from now, ahead, and behind unless it says so itself, in milliseconds.
 pub const WINDOW_MS: i64 = 900_000;
+/// How far behind at most, whatever `X-Expires` says.
+pub const MAX_EXPIRES_MS: i64 = 3_600_000;
 /// Longest query, in bytes.
 pub const MAX_QUERY_LEN: usize = 16_384;
 /// Longest body, in bytes.
@@ -59,6 +61,8 @@ struct Claim<'a> {
     service: &'a str,
     /// As `X-Date` has it.
     date: &'a str,
+    /// `X-Expires`, if it is there and signed: for how many seconds the signature is good.
+    expires: Option<&'a str>,
     signed_headers: &'a str,
     /// Names of the query's signed items; all of them if the signature is in the headers.
     signed_queries: Option<&'a str>,
@@ -163,11 +167,17 @@ fn check_date(claim: &Claim<'_>, now: UnixMs) -> Result<(), Fault> {
     let Some(date_ms) = parse_date(claim.date) else {
         return bad(format!("X-Date must look like 20231114T221320Z, UTC: it is {}", shown(claim.date)));
     };
-    if now.abs_diff(date_ms) > WINDOW_MS.unsigned_abs() {
+    let behind_ms = match claim.expires.map(str::parse::<u32>) {
+        None => WINDOW_MS,
+        Some(Ok(seconds)) => (1000 * i64::from(seconds)).min(MAX_EXPIRES_MS),
+        Some(Err(_)) => return bad("X-Expires must be a number of seconds".to_owned()),
+    };
+    if now - date_ms > behind_ms || date_ms - now > WINDOW_MS {
         return bad(format!(
-            "X-Date is {}, and it is {} here: they may differ by {} s",
+            "X-Date is {}, and it is {} here: it may be {} s behind, and {} s ahead",
             claim.date,
             format_date(now),
+            behind_ms / 1000,
             WINDOW_MS / 1000
         ));
     }
@@ -192,18 +202,22 @@ impl<'a> Claim<'a> {
             text.split(',').find_map(named).unwrap_or_default()
         };
         let signed_headers = part("SignedHeaders");
+        let is_signed = |name: &str| signed_headers.split(';').any(|signed| signed == name);
+        let expires = "x-expires";
+        let has_expires = call.headers.contains_key(expires) && is_signed(expires);
         let claim = Self {
             date: call.headers.get("x-date").map_or(Ok(""), |_| once(call, "x-date"))?,
+            expires: has_expires.then(|| once(call, expires)).transpose()?,
             signed_headers,
             signed_queries: None,
             ..Self::new(part("Credential"), part("Signature"))?
         };
         // A request without it has no date at all, which is what it is refused for.
-        if !claim.date.is_empty() && !signed_headers.split(';').any(|name| name == "x-date") {
+        if !claim.date.is_empty() && !is_signed("x-date") {
             return Err(mismatch("SignedHeaders must name x-date"));
         }
         let token = "x-security-token";
-        if call.headers.contains_key(token) && !signed_headers.split(';').any(|name| name == token) {
+        if call.headers.contains_key(token) && !is_signed(token) {
             return Err(mismatch("SignedHeaders must name x-security-token, because it is there"));
         }
         Ok(claim)
@@ -218,12 +232,14 @@ impl<'a> Claim<'a> {
             return Err(mismatch("a signature in the query is for GET alone: sign the headers"));
         }
         let signed = part("X-SignedQueries");
+        let is_signed = |name: &str| signed.split(';').any(|signed| signed == name);
         let token = "X-Security-Token";
-        if item(query, token).is_some() && !signed.split(';').any(|name| name == token) {
+        if item(query, token).is_some() && !is_signed(token) {
             return Err(mismatch("X-SignedQueries must name X-Security-Token, because it is there"));
         }
         Ok(Self {
             date: part("X-Date"),
+            expires: item(query, "X-Expires").filter(|_| is_signed("X-Expires")),
             signed_headers: part("X-SignedHeaders"),
             signed_queries: Some(signed),
             ..Self::new(part("X-Credential"), part("X-Signature"))?
@@ -250,6 +266,7 @@ impl<'a> Claim<'a> {
             service,
             signature,
             date: "",
+            expires: None,
             signed_headers: "",
             signed_queries: None,
         })

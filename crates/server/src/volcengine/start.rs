@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pagecast_core::Fps;
 use pagecast_core::spec::{Checks, LAYER_KBPS_RANGE, Layer, Readiness, RoomIds, Signal, Size, Source};
+use pagecast_core::{Fps, SpecError};
 use pagecast_fleet::{Created, Hold, NewCast, State};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -36,6 +36,10 @@ pub(super) async fn start(
             Created::New(cast) => {
                 tracing::info!(cast = %cast.id, app = app.name, "task started");
                 return Ok(Value::from("ok"));
+            }
+            Created::Full if service.is_draining() => {
+                let message = "the service is ending: try again later";
+                return Err(Fault::new(Code::ServiceUnavailable, message));
             }
             Created::TooMany | Created::Full => {
                 let message = "as many tasks run as may: stop one, or try again later";
@@ -103,8 +107,12 @@ fn cast_of(service: &Service, app: &Application, start: &Start) -> Result<NewCas
         let timeout = seconds(start_timeout);
         spec.readiness = Readiness { signal: Signal::Webcast, timeout, ..Readiness::default() };
     }
-    // All that a caller can get wrong was told before.
-    spec.check().map_err(|error| broken("describing a task", &error))?;
+    spec.check().map_err(|error| match error {
+        // Identifiers that the address of the application's rooms has no place for.
+        SpecError::Room { .. } => invalid(error.to_string()),
+        // All else that a caller can get wrong was told before.
+        _ => broken("describing a task", &error),
+    })?;
     let casts = &service.config.casts;
     let patience = i64::try_from(casts.queue_s.saturating_mul(1000)).unwrap_or(i64::MAX);
     Ok(NewCast {
@@ -147,10 +155,9 @@ fn layers(solutions: &[Solution]) -> Result<Vec<Layer>, Fault> {
             return Ok(vec![Layer { fps, bitrate_kbps, ..first }]);
         }
         if area(&first) == area(&second) {
-            return Err(invalid(format!(
-                "VideoSolutions: {} and {} are equally large: one of two must be smaller than the other",
-                first.size, second.size
-            )));
+            // As much of it as the page fills, whose proportions are those of the first.
+            let size = first.size.within(second.size);
+            return Ok(vec![first, Layer { size, ..second }]);
         }
     }
     Ok(layers)

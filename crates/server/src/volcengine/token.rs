@@ -8,6 +8,9 @@ use pagecast_core::spec::Secret;
 /// Length of an application identifier in a token.
 pub const APP_ID_LEN: usize = 24;
 
+/// The largest nonce; the least is 1.
+pub const MAX_NONCE: u32 = 99_999_999;
+
 /// What a token may allow. Publishing anything goes with the three kinds of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
@@ -35,7 +38,7 @@ pub struct Token<'a> {
     pub room: &'a str,
     /// The user.
     pub user: &'a str,
-    /// By chance, 1 to 99999999.
+    /// By chance, 1 to [`MAX_NONCE`].
     pub nonce: u32,
     /// When it was made.
     pub issued_s: u32,

@@ -35,6 +35,8 @@ const EMPTY_PAGE_GRACE: Duration = Duration::from_millis(300);
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// Turns kept for the report; a cast that has more is the same all the time.
 const MAX_TURNS: usize = 1000;
+/// How long a room that is all there is may be missing before anybody has seen the page; then the cast has failed.
+const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a selector is looked for.
 const SELECTOR_INTERVAL: Duration = Duration::from_millis(100);
 /// How often progress is told.
@@ -91,6 +93,8 @@ pub(super) struct Driver<'a> {
     left: Option<Finishing>,
     /// What to push to, until there is a line that does.
     pushes: Vec<Push>,
+    /// When the outputs began, until one of them has the page.
+    begun: Option<Instant>,
     /// When the page was opened, and when it was first seen loaded.
     opened: Option<(Instant, Option<Instant>)>,
     looked: Looked,
@@ -170,6 +174,7 @@ impl<'a> Driver<'a> {
             line: None,
             left: None,
             pushes: spec.pushes.clone(),
+            begun: None,
             opened: None,
             looked: Looked::default(),
             evidence: Evidence::new(spec.evidence.clone()),
@@ -308,8 +313,27 @@ impl<'a> Driver<'a> {
             Ok(line) => {
                 self.line = Some(line);
                 page.begin();
+                self.begun = Some(Instant::now());
+                self.see_whether_shown();
             }
             Err(error) => self.fail(error, Input::OutputFailed),
+        }
+    }
+
+    /// Whether somebody gets the page by now: a recording and pushes take it from the beginning, a room when there is a connection.
+    fn see_whether_shown(&mut self) {
+        let (Some(begun), Some(line)) = (self.begun, &self.line) else { return };
+        match line.missing_room() {
+            None => {
+                self.begun = None;
+                self.give(Input::Shown);
+            }
+            Some(room) if begun.elapsed() >= ROOM_PATIENCE => {
+                self.begun = None;
+                let why = room.status().error.unwrap_or_else(|| "it does not answer".into());
+                self.fail(Error::Room(why), Input::OutputFailed);
+            }
+            Some(_) => {}
         }
     }
 
@@ -435,6 +459,7 @@ impl<'a> Driver<'a> {
         if self.usage.measured.is_none_or(|at| at.elapsed() >= USAGE_INTERVAL) {
             self.measure();
         }
+        self.see_whether_shown();
         let state = self.page.as_ref().and_then(|page| page.browser().ok()).map(browser::Browser::state);
         match state {
             Some(state) if state.closed => self.fail(browser::Error::Gone, Input::Crashed),
@@ -479,11 +504,15 @@ impl<'a> Driver<'a> {
         let drawn = state.painted
             || loaded.is_some_and(|at| at.elapsed() >= EMPTY_PAGE_GRACE)
             || opened.elapsed() >= PAINT_TIMEOUT;
-        let signalled = state.started || self.spec.readiness.signal == pagecast_core::spec::Signal::None;
-        drawn
-            && signalled
+        let silent = self.spec.readiness.signal == pagecast_core::spec::Signal::None;
+        let agreed = (silent || state.started)
             && (state.network_idle || !self.spec.readiness.network_idle)
-            && self.selector_matches()
+            && self.selector_matches();
+        if agreed && !silent && !drawn {
+            // What is missing comes by itself.
+            self.give(Input::Called);
+        }
+        agreed && drawn
     }
 
     /// Whether there is what is waited for. The page is asked seldom: an answer takes it time.

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pagecast_core::push::State;
 use pagecast_core::spec::{self, Network, Push};
 use pagecast_core::{CastSpec, Fps, MediaTime, Packet, Samples, Tick, Track};
 use pagecast_media::encode::{self, End, Rate, Tracks, audio, split, video};
@@ -247,6 +248,11 @@ impl Line {
     /// The room.
     pub(super) fn room(&self) -> Option<&Room> {
         self.room.as_ref()
+    }
+
+    /// The room, if it is all there is and there is no connection to it.
+    pub(super) fn missing_room(&self) -> Option<&Room> {
+        self.room().filter(|room| self.paused.is_some() && room.status().state != State::Running)
     }
 
     /// How storing the recording gets on.

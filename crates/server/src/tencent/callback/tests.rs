@@ -29,7 +29,7 @@ fn cast(to: Storage, format: Format) -> Cast {
         app: "demo".into(),
         origin: "tencent".into(),
         key: None,
-        request: json!({ "SdkAppId": 1_400_000_001 }),
+        request: json!({ "SdkAppId": 1_400_000_001, PUSH_URLS: [PUSH] }),
         spec,
         state: State::Live,
         end: None,
@@ -122,16 +122,32 @@ fn each_event_of_a_page_has_the_words_of_the_vendor() {
     for (what, expected) in [
         (Happening::Live, one(801, 1, "Success")),
         (
-            end(EndReason::StartFailed, "cannot open it: the host does not answer (net::ERR_TIMED_OUT)"),
+            end(
+                EndReason::StartFailed,
+                "cannot open https://example.com/: the host does not answer (net::ERR_TIMED_OUT)",
+            ),
             one(801, 2, "Goto url timeout"),
         ),
         (
-            end(EndReason::StartFailed, "cannot open it: nothing listens there"),
+            end(EndReason::StartFailed, "cannot open https://example.com/: no answer within 30 s"),
+            one(801, 2, "Goto url timeout"),
+        ),
+        (
+            end(EndReason::StartFailed, "cannot open https://example.com/: nothing listens there"),
+            one(801, 2, "StartRecording error"),
+        ),
+        (
+            end(EndReason::StartFailed, "cannot open https://example.com/no answer within: HTTP 404"),
+            one(801, 2, "StartRecording error"),
+        ),
+        (
+            end(EndReason::StartFailed, "the browser gave no answer within 20 s"),
             one(801, 2, "StartRecording error"),
         ),
         (over(EndReason::StartFailed), one(801, 2, "StartRecording error")),
         (over(EndReason::GaveUp(Trouble::StartTimeout)), one(801, 2, "Page load timeout")),
         (Happening::Restarted, one(801, 3, "Chrome exception, exit task")),
+        (Happening::Moved { trouble: Trouble::Crash }, one(801, 3, "Chrome exception, exit task")),
         (Happening::Moved { trouble }, one(801, 4, "Recording tasks have been migrated")),
         (Happening::TakenUp, one(801, 4, "Recording tasks have been migrated")),
         (over(EndReason::GaveUp(trouble)), one(801, 5, "Exception error, exit task")),
@@ -244,8 +260,15 @@ fn pushes_are_told_with_the_address_that_was_asked_for() {
     let payload = told(1, &shown, push::State::Failed, Some("refused"));
     assert_eq!(payload, json!({ "Url": PUSH, "Status": 4, "ErrorCode": 1, "ErrorMsg": "refused" }));
     for id in [0, 2, u32::MAX] {
-        assert_eq!(told(id, &shown, push::State::Running, None)["Url"], shown, "one that was added since");
+        assert_eq!(told(id, &shown, push::State::Running, None)["Url"], PUSH, "only one can be meant");
     }
+    let twins = Cast { request: json!({ PUSH_URLS: [PUSH, format!("{PUSH}2")] }), ..cos(Format::Mp4) };
+    let told_of_twins = |id| {
+        let happening = Happening::Push { id, url: shown.clone(), state: push::State::Running, error: None };
+        said(&twins, happening)[0]["EventInfo"]["Payload"]["Url"].as_str().unwrap().to_owned()
+    };
+    assert_eq!((told_of_twins(1), told_of_twins(2)), (PUSH.to_owned(), format!("{PUSH}2")));
+    assert_eq!(told_of_twins(3), shown, "one that was added since");
     assert_eq!(told(1, "rtmp://b/c/…", push::State::Running, None)["Url"], "rtmp://b/c/…");
 }
 

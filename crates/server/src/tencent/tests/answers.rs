@@ -319,7 +319,9 @@ async fn requests_of_the_sdk_work_as_they_came_and_come_again() {
         let answer = world.act(&call).await.unwrap();
         let id = CastId::parse(answer["TaskId"].as_str().unwrap()).unwrap();
         let cast = world.service.fleet.get(&id).await.unwrap().unwrap();
-        assert_eq!(cast.request, json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1" }));
+        let urls: Vec<_> = cast.spec.pushes.iter().map(|push| push.url.reveal()).collect();
+        let request = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1", "PublishCdnUrls": urls });
+        assert_eq!(cast.request, request);
         // Go's SDK sends the same bytes again, and is told what the first ones did.
         assert_eq!(world.act(&call).await.unwrap_err().code, "FailedOperation.TaskExist");
         let mut spec = serde_json::to_value(&cast.spec).unwrap().to_string();

@@ -422,3 +422,43 @@ proptest::proptest! {
         assert!(check(&request("GET", &query, &[("authorization", &credential), ("x-date", &date)], ""), NOW).is_err());
     }
 }
+
+/// Signed in its headers, with a date and `X-Expires`.
+fn expiring(date: &str, expires: &str, names: &str) -> Call {
+    let mut call = request("GET", "Action=GetWebCastTask", &[("x-date", date), ("x-expires", expires)], "");
+    let query = items(&call.query).unwrap();
+    let scope = "AKLTEXAMPLE/20231114/cn-north-1/rtc/request";
+    let authorization = |signature: &str| {
+        format!("HMAC-SHA256 Credential={scope}, SignedHeaders={names}, Signature={signature}")
+    };
+    set(&mut call, "authorization", &authorization("0"));
+    let canonical = Claim::of_headers(&call).unwrap().canonical(&call, &query).unwrap();
+    let to_sign = string_to_sign(date, "20231114", "cn-north-1", &canonical);
+    let signature = hex(&signature(&Secret::new(SECRET), "20231114", "cn-north-1", &to_sign));
+    set(&mut call, "authorization", &authorization(&signature));
+    call
+}
+
+#[test]
+fn a_signature_is_good_for_as_long_as_it_says() {
+    let (signed, unsigned) = ("x-date;x-expires", "x-date");
+    for (expires, names, behind_s, good) in [
+        ("60", signed, 60, true),
+        ("60", signed, 61, false),
+        ("1800", signed, 1800, true),
+        ("1800", signed, 1801, false),
+        ("86400", signed, 3600, true),
+        ("86400", signed, 3601, false),
+        ("1800", unsigned, 900, true),
+        ("1800", unsigned, 901, false),
+        ("60", signed, -900, true),
+        ("60", signed, -901, false),
+        ("-1", signed, 0, false),
+        ("", signed, 0, false),
+    ] {
+        let call = expiring("20231114T221320Z", expires, names);
+        let said = check(&call, NOW + 1000 * behind_s);
+        let expected = if good { Ok(()) } else { Err(Code::InvalidTimestamp) };
+        assert_eq!(said.map(drop), expected, "{expires} in {names}, {behind_s} s later");
+    }
+}
