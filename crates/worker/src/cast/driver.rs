@@ -322,7 +322,9 @@ impl<'a> Driver<'a> {
 
     /// Whether somebody gets the page by now: a recording and pushes take it from the beginning, a room when there is a connection.
     fn see_whether_shown(&mut self) {
-        let (Some(begun), Some(line)) = (self.begun, &self.line) else { return };
+        let (State::Live, Some(begun), Some(line)) = (self.machine.state(), self.begun, &self.line) else {
+            return;
+        };
         match line.missing_room() {
             None => {
                 self.begun = None;
