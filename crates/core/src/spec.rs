@@ -24,7 +24,7 @@ pub use care::{
 pub use context::{
     ColorScheme, Context, Device, MAX_HEADERS, MAX_INJECTED_LEN, MAX_VALUE_LEN, Mobile, Orientation, Secret,
 };
-pub use network::{Network, Refusal, Rule};
+pub use network::{Network, Refusal, Rule, own_addresses};
 pub use push::{MAX_PUSH_URL_LEN, MAX_PUSHES, MAX_STREAM_KEY_LEN, Protocol, Push, PushUrl};
 pub use recording::{
     Format, KEYFRAME_INTERVAL, MAX_FILE_BYTES, MAX_NAME_LEN, PATIENCE_RANGE, Recording, SEGMENT_RANGE,

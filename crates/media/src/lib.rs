@@ -11,6 +11,7 @@ pub mod convert;
 pub mod encode;
 pub mod fanout;
 mod mux;
+mod own;
 pub mod push;
 pub mod record;
 pub mod scale;

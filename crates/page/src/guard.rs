@@ -174,10 +174,7 @@ impl Shared {
         if port == self.address.port() && (canonical.is_loopback() || canonical.is_unspecified()) {
             return Err(Refusal::Denied);
         }
-        if self.own.contains(&canonical) {
-            return self.network.permits_closed(host, address, port);
-        }
-        self.network.permits(host, address, port)
+        self.network.permits_beside(&self.own, host, address, port)
     }
 }
 

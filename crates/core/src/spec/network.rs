@@ -1,5 +1,6 @@
 //! Which addresses a cast may reach.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -51,6 +52,24 @@ pub struct Network {
     pub udp: bool,
 }
 
+/// The addresses of a machine, from what its kernel lists in `/proc/net/fib_trie` and in `/proc/net/if_inet6`.
+#[must_use]
+pub fn own_addresses(fib_trie: &str, if_inet6: &str) -> HashSet<IpAddr> {
+    let mut found = HashSet::new();
+    // An address stands on one line, and what it is on those below it.
+    let mut address: Option<Ipv4Addr> = None;
+    for line in fib_trie.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("|-- ") {
+            address = text.parse().ok();
+        } else if line == "/32 host LOCAL" {
+            found.extend(address.map(IpAddr::V4));
+        }
+    }
+    let first = |line: &str| u128::from_str_radix(line.split(' ').next()?, 16).ok();
+    found.extend(if_inet6.lines().filter_map(first).map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))));
+    found
+}
+
 /// Hosts and ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -88,12 +107,20 @@ impl Network {
         self.judge(host, address, port, is_public(address))
     }
 
-    /// The same for an address that is public, but not to be reached as such: this machine's own.
+    /// The same on a machine with these addresses, of which none counts as public: what listens there may think that nobody from
+    /// outside asks.
     ///
     /// # Errors
     /// Why not.
-    pub fn permits_closed(&self, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
-        self.judge(host, address, port, false)
+    pub fn permits_beside(
+        &self,
+        own: &HashSet<IpAddr>,
+        host: &str,
+        address: IpAddr,
+        port: u16,
+    ) -> Result<(), Refusal> {
+        let open = is_public(address) && !own.contains(&address.to_canonical());
+        self.judge(host, address, port, open)
     }
 
     fn judge(&self, host: &str, address: IpAddr, port: u16, open: bool) -> Result<(), Refusal> {
@@ -282,6 +309,13 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_lists() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 8.8.4.0/24 2 0 2\n        |-- 8.8.4.0\n           /24 link UNICAST\n        |-- 8.8.4.2\n           /32 host LOCAL\n        |-- 8.8.4.255\n           /32 link BROADCAST\n";
+        let v6 = "20010db8000000000000000000000002 04 40 00 82     eth0\nnonsense\n";
+        assert_eq!(own_addresses(trie, v6), HashSet::from([ip("8.8.4.2"), ip("2001:db8::2")]));
+    }
+
+    #[test]
     fn rules_read_and_write() {
         for (text, shown) in [
             ("*", "*"),
@@ -335,7 +369,11 @@ mod tests {
         assert_eq!(network.permits("evil.example", ip("1.1.1.1"), 443), Err(Refusal::Denied));
         assert_eq!(network.permits("x", ip("2002:808:808::1"), 443), Err(Refusal::Denied));
         assert_eq!(network.permits("x", ip("1.1.1.1"), 443), Ok(()));
-        assert_eq!(network.permits_closed("x", ip("1.1.1.1"), 443), Err(Refusal::NotPublic));
-        assert_eq!(network.permits_closed("a.internal.example", ip("1.1.1.1"), 443), Ok(()));
+        let own = HashSet::from([ip("1.1.1.1")]);
+        let beside = |host, address| network.permits_beside(&own, host, ip(address), 443);
+        assert_eq!(beside("x", "1.1.1.1"), Err(Refusal::NotPublic));
+        assert_eq!(beside("x", "::ffff:1.1.1.1"), Err(Refusal::NotPublic));
+        assert_eq!(beside("a.internal.example", "1.1.1.1"), Ok(()));
+        assert_eq!(beside("x", "1.1.1.2"), Ok(()));
     }
 }

@@ -11,6 +11,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 use pagecast_core::spec::{Network, Protocol, PushUrl, Refusal};
 
+use crate::own::permits;
+
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
 
@@ -55,7 +57,7 @@ pub(super) fn ways(url: &PushUrl, network: Option<&Network>, resolve: Resolve) -
     })?;
     let (mut open, mut closed, mut seen) = (Vec::new(), None, HashSet::new());
     for address in found.into_iter().filter(|address| seen.insert(*address)) {
-        match network.permits(host, address, port) {
+        match permits(network, host, address, port) {
             Ok(()) => open.push(Way::To(SocketAddr::new(address, port))),
             Err(Refusal::NotPublic) => closed = Some(Closed::NotPublic),
             Err(Refusal::Denied) => closed = Some(Closed::Denied),

@@ -7,6 +7,8 @@ use pagecast_core::spec::{Bucket, Network, Refusal, Service};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use crate::own::permits;
+
 /// Why an address is not connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Closed {
@@ -39,10 +41,14 @@ impl Guard {
     /// It cannot be used at all, in words.
     pub(super) fn of(bucket: &Bucket) -> Result<Option<Self>, String> {
         let Some(network) = &bucket.network else { return Ok(None) };
-        let key_file = bucket.keys.as_ref().filter(|_| bucket.service == Service::Gcs);
-        let key_file = key_file.and_then(|keys| serde_json::from_str(keys.secret_key.reveal()).ok());
-        if key_file.is_some_and(|file: serde_json::Value| file.get("gcs_base_url").is_some()) {
-            return Err("its key file names another server: leave that out, and name an endpoint".into());
+        if let Some(keys) = bucket.keys.as_ref().filter(|_| bucket.service == Service::Gcs) {
+            // A list would be read, too, by the order of its values.
+            let Ok(serde_json::Value::Object(file)) = serde_json::from_str(keys.secret_key.reveal()) else {
+                return Err("its key file is not a JSON object".into());
+            };
+            if file.contains_key("gcs_base_url") {
+                return Err("its key file names another server: leave that out, and name an endpoint".into());
+            }
         }
         let Some(endpoint) = &bucket.endpoint else { return Ok(None) };
         let port = endpoint.port_or_known_default().unwrap_or_default();
@@ -58,7 +64,7 @@ impl Guard {
             Some(Host::Ipv6(address)) => address.into(),
             Some(Host::Domain(_)) | None => return Ok(()),
         };
-        Ok(self.network.permits(&address.to_string(), address, self.port)?)
+        Ok(permits(&self.network, &address.to_string(), address, self.port)?)
     }
 }
 
@@ -69,7 +75,7 @@ impl Resolve for Guard {
             let found = tokio::net::lookup_host((name.as_str(), guard.port)).await?;
             let (mut open, mut closed) = (Vec::new(), None);
             for address in found {
-                match guard.network.permits(name.as_str(), address.ip(), guard.port) {
+                match permits(&guard.network, name.as_str(), address.ip(), guard.port) {
                     Ok(()) => open.push(address),
                     Err(refusal) => closed = Some(Closed::from(refusal)),
                 }
@@ -102,6 +108,8 @@ mod tests {
             (Service::S3, Some("http://169.254.169.254/"), "s", None),
             (Service::Gcs, None, r#"{"private_key": "k"}"#, Some(false)),
             (Service::Gcs, None, r#"{"private_key": "k", "gcs_base_url": "http://10.0.0.1"}"#, None),
+            (Service::Gcs, None, r#"["k", "i", "e", "https://10.0.0.1", true]"#, None),
+            (Service::Gcs, None, "k", None),
         ] {
             let mut bucket = Bucket::new(service, "rec");
             bucket.endpoint = endpoint.map(|url| url.parse().unwrap());

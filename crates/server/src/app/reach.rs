@@ -2,10 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use pagecast_core::spec::PushUrl;
+use pagecast_core::spec::{Network, PushUrl, Refusal, own_addresses};
 use url::{Host, Url};
 
 use super::Application;
+
+/// Whether `address`, which is known as `host`, may be connected to: this machine's own addresses are not public, whatever they are.
+pub(crate) fn permits(network: &Network, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
+    let read = |name| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+    network.permits_beside(&own_addresses(&read("fib_trie"), &read("if_inet6")), host, address, port)
+}
 
 impl Application {
     /// Whether its network has nothing against this host, as it is written in an address. Names other than this machine's own are
@@ -26,7 +32,7 @@ impl Application {
                 (plain.to_owned(), Ipv4Addr::LOCALHOST.into())
             }
         };
-        self.network.permits(&name, address, port).is_ok()
+        permits(&self.network, &name, address, port).is_ok()
     }
 
     /// The same for a server that a stream is sent to.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use url::{Host, Url};
 
 use super::{Message, Rule};
+use crate::app::permits;
 
 /// What is read of an answer, so that its connection can be used again; a longer one is cut off.
 const MAX_ANSWER_LEN: usize = 64 << 10;
@@ -132,7 +133,7 @@ impl Resolve for Guard {
             let mut closed = Closed::Unknown("it has no address".into());
             let mut open = Vec::new();
             for address in found {
-                match guard.network.permits(name.as_str(), address.ip(), guard.port) {
+                match permits(&guard.network, name.as_str(), address.ip(), guard.port) {
                     Ok(()) => open.push(address),
                     Err(refusal) => closed = Closed::Refused(refusal),
                 }
@@ -186,8 +187,8 @@ impl Sender {
         // Addresses are not resolved, so they are looked at here.
         let literal = match host {
             Host::Domain(_) => Ok(()),
-            Host::Ipv4(ip) => network.permits(&ip.to_string(), ip.into(), port),
-            Host::Ipv6(ip) => network.permits(&ip.to_string(), ip.into(), port),
+            Host::Ipv4(ip) => permits(network, &ip.to_string(), ip.into(), port),
+            Host::Ipv6(ip) => permits(network, &ip.to_string(), ip.into(), port),
         };
         literal.map_err(|refusal| Closed::Refused(refusal).fault())?;
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use pagecast_core::spec::{PATIENCE_RANGE, Secret};
-use url::Url;
+use url::{Host, Url};
 
 use super::{Config, Rooms};
 use crate::app::{MIN_TOKEN_LEN, check_all};
@@ -128,8 +128,18 @@ impl Config {
             return;
         }
         let open = !listen.ip().is_loopback();
-        if open && secret.is_none() {
-            found.grave("rooms.secret: it is needed, because others can reach rooms.listen and could watch and publish");
+        let elsewhere = |url: &Url| match url.host() {
+            Some(Host::Domain(name)) => name != "localhost",
+            Some(Host::Ipv4(ip)) => !ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => !ip.is_loopback(),
+            None => false,
+        };
+        let public =
+            public_url.as_ref().and_then(|url| Url::parse(url).ok()).is_some_and(|url| elsewhere(&url));
+        if (open || public) && secret.is_none() {
+            found.grave(
+                "rooms.secret: it is needed, because others can reach the rooms and could watch and publish",
+            );
         }
         if secret.as_ref().is_some_and(|secret| secret.reveal().len() < WEAK_SECRET_LEN) {
             found.grave("rooms.secret: at least 16 characters are needed");

@@ -204,6 +204,7 @@ fn what_cannot_be_is_found() {
         ("[rooms]\nsecret = \"short\"", true, "rooms.secret: at least 16"),
         ("[rooms]\nlisten = \"0.0.0.0:1\"", false, "rooms.media: viewers elsewhere"),
         ("[rooms]\naddresses = [\"0.0.0.0:1\"]", true, "rooms.addresses:"),
+        ("[rooms]\npublic_url = \"https://rooms.example.com\"", true, "rooms.secret:"),
         ("[rooms]\npublic_url = \"rooms.example.com\"", true, "rooms.public_url:"),
         ("[casts]\ncpu_share = 0.05", true, "casts.cpu_share: 0.1 to 16"),
         ("[casts]\ncpu_share = nan", true, "casts.cpu_share: 0.1 to 16"),

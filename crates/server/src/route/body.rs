@@ -13,7 +13,7 @@ pub const MAX_BODY_LEN: usize = 10 << 20;
 /// It must have come by then.
 const WITHIN: Duration = Duration::from_secs(30);
 /// Bodies that are longer than this ...
-const LARGE: usize = 1 << 20;
+const LARGE: usize = 1 << 16;
 /// ... may be so many at once, so that memory is bounded. Full: more wait, within their time.
 static LARGE_ONES: Semaphore = Semaphore::const_new(16);
 
