@@ -49,6 +49,14 @@ impl Caller {
         found.map(Self::Application).ok_or_else(|| unknown("nobody here has this token"))
     }
 
+    /// Whether nothing of what the caller may do has changed since.
+    pub(super) fn is_as_before(&self, service: &Service) -> bool {
+        match self {
+            Self::Administrator => true,
+            Self::Application(app) => service.apps.named(&app.name).is_some_and(|now| Arc::ptr_eq(&now, app)),
+        }
+    }
+
     pub(super) fn is_administrator(&self) -> bool {
         matches!(self, Self::Administrator)
     }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
@@ -184,7 +183,7 @@ pub(super) async fn get(
             let words = "as many streams of events are open as may be: close some, or ask for pages";
             Problem::later(StatusCode::TOO_MANY_REQUESTS, "too-many-streams", words, 10)
         })?;
-        return Ok(stream(rest.service, cast.id, after, place));
+        return Ok(stream(rest.service, caller, cast.id, after, place));
     }
     let events = rest.service.fleet.events(&cast.id, after, limit).await?;
     let next = events.last().filter(|_| events.len() == limit).map(|last| last.seq);
@@ -232,6 +231,7 @@ fn last_event(value: &HeaderValue, cast: &CastId) -> Result<u64, Problem> {
 
 struct Reader {
     service: Service,
+    caller: Caller,
     cast: CastId,
     after: u64,
     waiting: VecDeque<Event>,
@@ -258,8 +258,8 @@ impl Reader {
             let closed = fleet.get(&self.cast).await.ok()?.is_none_or(|cast| cast.closed);
             self.waiting.extend(fleet.events(&self.cast, self.after, MAX_LIMIT).await.ok()?);
             if self.waiting.is_empty() {
-                // Whoever listens comes again, to whoever is there then.
-                if closed || self.service.draining.load(Ordering::Acquire) {
+                // Whoever listens comes again, to whoever is there then, and with a token that is good then.
+                if closed || self.service.is_draining() || !self.caller.is_as_before(&self.service) {
                     return None;
                 }
                 if let Ok(Err(_)) = timeout(LOOK, self.changes.changed()).await {
@@ -270,10 +270,10 @@ impl Reader {
     }
 }
 
-fn stream(service: Service, cast: CastId, after: u64, place: Place) -> Response {
+fn stream(service: Service, caller: Caller, cast: CastId, after: u64, place: Place) -> Response {
     let changes = service.fleet.changes();
     let waiting = VecDeque::new();
-    let reader = Reader { service, cast, after, waiting, changes, looked: None, _place: place };
+    let reader = Reader { service, caller, cast, after, waiting, changes, looked: None, _place: place };
     let alive = KeepAlive::new().interval(HEARTBEAT).text("still here");
     let mut response = Sse::new(sent(reader)).keep_alive(alive).into_response();
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -178,6 +178,19 @@ async fn streams_that_are_refused() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_when_the_token_is_gone() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let mut body = follow(&lab, &format!("/v1/casts/{id}/events"), None).await.into_body();
+    until(&mut body, "queued").await;
+    let mut one = (*lab.service.apps.named("one").unwrap()).clone();
+    one.tokens.retain(|token| token.reveal() != ONE);
+    lab.service.apps.replace(vec![one]);
+    let ends = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+    tokio::time::timeout(Duration::from_secs(20), ends).await.expect("nobody listens any more");
+}
+
+#[tokio::test]
 async fn a_quiet_stream_says_that_it_is_there() {
     let lab = Lab::new().await;
     let id = lab.cast().await;
