@@ -1,11 +1,11 @@
-//! What a request names must not lead to what listens on this machine.
+//! The addresses of this machine: what a request names must not lead there.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
-use pagecast_core::spec::{Network, Refusal, own_addresses};
+use pagecast_core::spec::own_addresses;
 
-/// Whether `address`, which is known as `host`, may be connected to: this machine's own addresses are not public, whatever they are.
-pub(crate) fn permits(network: &Network, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
-    let read = |name| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-    network.permits_beside(&own_addresses(&read("fib_trie"), &read("if_inet6")), host, address, port)
+/// As the kernel lists them now; none where they cannot be read.
+pub(crate) fn addresses() -> HashSet<IpAddr> {
+    own_addresses(|path| std::fs::read_to_string(path).unwrap_or_default())
 }

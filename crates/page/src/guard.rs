@@ -174,7 +174,7 @@ impl Shared {
         if port == self.address.port() && (canonical.is_loopback() || canonical.is_unspecified()) {
             return Err(Refusal::Denied);
         }
-        self.network.permits_beside(&self.own, host, address, port)
+        self.network.permits(&self.own, host, address, port)
     }
 }
 

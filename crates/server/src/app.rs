@@ -17,7 +17,7 @@ pub use check::{
     check_all,
 };
 pub(crate) use check::{check_key, check_receiver, check_token, with_keys};
-pub(crate) use reach::permits;
+pub(crate) use reach::own;
 pub use store::{StoreError, load};
 
 /// Somebody who asks for casts.

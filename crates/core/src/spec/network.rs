@@ -52,9 +52,10 @@ pub struct Network {
     pub udp: bool,
 }
 
-/// The addresses of a machine, from what its kernel lists in `/proc/net/fib_trie` and in `/proc/net/if_inet6`.
+/// The addresses of a machine, from what its kernel lists in files that `read` gives the text of; nothing, where it has none.
 #[must_use]
-pub fn own_addresses(fib_trie: &str, if_inet6: &str) -> HashSet<IpAddr> {
+pub fn own_addresses(read: impl Fn(&str) -> String) -> HashSet<IpAddr> {
+    let (fib_trie, if_inet6) = (read("/proc/net/fib_trie"), read("/proc/net/if_inet6"));
     let mut found = HashSet::new();
     // An address stands on one line, and what it is on those below it.
     let mut address: Option<Ipv4Addr> = None;
@@ -99,20 +100,12 @@ pub enum Refusal {
 }
 
 impl Network {
-    /// Whether `address` may be reached, which it knows as `host`: a name, or the address as it was written.
+    /// Whether `address` may be reached, which it knows as `host`: a name, or the address as it was written. Of this machine's `own`
+    /// addresses none counts as public: what listens there may think that nobody from outside asks.
     ///
     /// # Errors
     /// Why not.
-    pub fn permits(&self, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
-        self.judge(host, address, port, is_public(address))
-    }
-
-    /// The same on a machine with these addresses, of which none counts as public: what listens there may think that nobody from
-    /// outside asks.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn permits_beside(
+    pub fn permits(
         &self,
         own: &HashSet<IpAddr>,
         host: &str,
@@ -120,10 +113,6 @@ impl Network {
         port: u16,
     ) -> Result<(), Refusal> {
         let open = is_public(address) && !own.contains(&address.to_canonical());
-        self.judge(host, address, port, open)
-    }
-
-    fn judge(&self, host: &str, address: IpAddr, port: u16, open: bool) -> Result<(), Refusal> {
         // A rule may mean an IPv4 address or the IPv6 one that it is wrapped in.
         let both = [address, plain(address)];
         let named =
@@ -312,7 +301,8 @@ mod tests {
     fn what_the_kernel_lists() {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 8.8.4.0/24 2 0 2\n        |-- 8.8.4.0\n           /24 link UNICAST\n        |-- 8.8.4.2\n           /32 host LOCAL\n        |-- 8.8.4.255\n           /32 link BROADCAST\n";
         let v6 = "20010db8000000000000000000000002 04 40 00 82     eth0\nnonsense\n";
-        assert_eq!(own_addresses(trie, v6), HashSet::from([ip("8.8.4.2"), ip("2001:db8::2")]));
+        let read = |path: &str| if path.ends_with("fib_trie") { trie.to_owned() } else { v6.to_owned() };
+        assert_eq!(own_addresses(read), HashSet::from([ip("8.8.4.2"), ip("2001:db8::2")]));
     }
 
     #[test]
@@ -358,19 +348,20 @@ mod tests {
             deny: rules(&["127.0.0.9", "1.2.3.0/24", "evil.example", "2002::/16"]),
             udp: false,
         };
-        assert_eq!(network.permits("localhost", ip("127.0.0.1"), 8080), Ok(()));
-        assert_eq!(network.permits("localhost", ip("127.0.0.1"), 80), Err(Refusal::NotPublic));
-        assert_eq!(network.permits("x", ip("127.0.0.9"), 8080), Err(Refusal::Denied));
-        assert_eq!(network.permits("x", ip("::ffff:127.0.0.1"), 8080), Ok(()));
-        assert_eq!(network.permits("A.Internal.Example.", ip("10.0.0.1"), 1), Ok(()));
-        assert_eq!(network.permits("internal.example", ip("10.0.0.1"), 1), Err(Refusal::NotPublic));
-        assert_eq!(network.permits("notinternal.example", ip("10.0.0.1"), 1), Err(Refusal::NotPublic));
-        assert_eq!(network.permits("x", ip("1.2.3.4"), 443), Err(Refusal::Denied));
-        assert_eq!(network.permits("evil.example", ip("1.1.1.1"), 443), Err(Refusal::Denied));
-        assert_eq!(network.permits("x", ip("2002:808:808::1"), 443), Err(Refusal::Denied));
-        assert_eq!(network.permits("x", ip("1.1.1.1"), 443), Ok(()));
+        let none = HashSet::new();
+        assert_eq!(network.permits(&none, "localhost", ip("127.0.0.1"), 8080), Ok(()));
+        assert_eq!(network.permits(&none, "localhost", ip("127.0.0.1"), 80), Err(Refusal::NotPublic));
+        assert_eq!(network.permits(&none, "x", ip("127.0.0.9"), 8080), Err(Refusal::Denied));
+        assert_eq!(network.permits(&none, "x", ip("::ffff:127.0.0.1"), 8080), Ok(()));
+        assert_eq!(network.permits(&none, "A.Internal.Example.", ip("10.0.0.1"), 1), Ok(()));
+        assert_eq!(network.permits(&none, "internal.example", ip("10.0.0.1"), 1), Err(Refusal::NotPublic));
+        assert_eq!(network.permits(&none, "notinternal.example", ip("10.0.0.1"), 1), Err(Refusal::NotPublic));
+        assert_eq!(network.permits(&none, "x", ip("1.2.3.4"), 443), Err(Refusal::Denied));
+        assert_eq!(network.permits(&none, "evil.example", ip("1.1.1.1"), 443), Err(Refusal::Denied));
+        assert_eq!(network.permits(&none, "x", ip("2002:808:808::1"), 443), Err(Refusal::Denied));
+        assert_eq!(network.permits(&none, "x", ip("1.1.1.1"), 443), Ok(()));
         let own = HashSet::from([ip("1.1.1.1")]);
-        let beside = |host, address| network.permits_beside(&own, host, ip(address), 443);
+        let beside = |host, address| network.permits(&own, host, ip(address), 443);
         assert_eq!(beside("x", "1.1.1.1"), Err(Refusal::NotPublic));
         assert_eq!(beside("x", "::ffff:1.1.1.1"), Err(Refusal::NotPublic));
         assert_eq!(beside("a.internal.example", "1.1.1.1"), Ok(()));

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 use pagecast_core::spec::{Network, Protocol, PushUrl, Refusal};
 
-use crate::own::permits;
+use crate::own;
 
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
@@ -55,9 +55,10 @@ pub(super) fn ways(url: &PushUrl, network: Option<&Network>, resolve: Resolve) -
         tracing::debug!(host, %error, "no address");
         Closed::Unknown
     })?;
+    let own = own::addresses();
     let (mut open, mut closed, mut seen) = (Vec::new(), None, HashSet::new());
     for address in found.into_iter().filter(|address| seen.insert(*address)) {
-        match permits(network, host, address, port) {
+        match network.permits(&own, host, address, port) {
             Ok(()) => open.push(Way::To(SocketAddr::new(address, port))),
             Err(Refusal::NotPublic) => closed = Some(Closed::NotPublic),
             Err(Refusal::Denied) => closed = Some(Closed::Denied),

@@ -7,7 +7,7 @@ use pagecast_core::spec::{Bucket, Network, Refusal, Service};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use crate::own::permits;
+use crate::own;
 
 /// Why an address is not connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +64,7 @@ impl Guard {
             Some(Host::Ipv6(address)) => address.into(),
             Some(Host::Domain(_)) | None => return Ok(()),
         };
-        Ok(permits(&self.network, &address.to_string(), address, self.port)?)
+        Ok(self.network.permits(&own::addresses(), &address.to_string(), address, self.port)?)
     }
 }
 
@@ -73,9 +73,10 @@ impl Resolve for Guard {
         let guard = self.clone();
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), guard.port)).await?;
+            let own = own::addresses();
             let (mut open, mut closed) = (Vec::new(), None);
             for address in found {
-                match permits(&guard.network, name.as_str(), address.ip(), guard.port) {
+                match guard.network.permits(&own, name.as_str(), address.ip(), guard.port) {
                     Ok(()) => open.push(address),
                     Err(refusal) => closed = Some(Closed::from(refusal)),
                 }

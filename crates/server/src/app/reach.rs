@@ -1,16 +1,16 @@
 //! What an application's casts may be sent to, as far as an address says it by itself.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use pagecast_core::spec::{Network, PushUrl, Refusal, own_addresses};
+use pagecast_core::spec::{PushUrl, own_addresses};
 use url::{Host, Url};
 
 use super::Application;
 
-/// Whether `address`, which is known as `host`, may be connected to: this machine's own addresses are not public, whatever they are.
-pub(crate) fn permits(network: &Network, host: &str, address: IpAddr, port: u16) -> Result<(), Refusal> {
-    let read = |name| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-    network.permits_beside(&own_addresses(&read("fib_trie"), &read("if_inet6")), host, address, port)
+/// The addresses of this machine, as the kernel lists them now; none where they cannot be read.
+pub(crate) fn own() -> HashSet<IpAddr> {
+    own_addresses(|path| std::fs::read_to_string(path).unwrap_or_default())
 }
 
 impl Application {
@@ -32,7 +32,7 @@ impl Application {
                 (plain.to_owned(), Ipv4Addr::LOCALHOST.into())
             }
         };
-        permits(&self.network, &name, address, port).is_ok()
+        self.network.permits(&own(), &name, address, port).is_ok()
     }
 
     /// The same for a server that a stream is sent to.

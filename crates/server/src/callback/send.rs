@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use url::{Host, Url};
 
 use super::{Message, Rule};
-use crate::app::permits;
+use crate::app::own;
 
 /// What is read of an answer, so that its connection can be used again; a longer one is cut off.
 const MAX_ANSWER_LEN: usize = 64 << 10;
@@ -130,10 +130,11 @@ impl Resolve for Guard {
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), guard.port)).await;
             let found = found.map_err(|error| Closed::Unknown(tame(&error.to_string())))?;
+            let own = own();
             let mut closed = Closed::Unknown("it has no address".into());
             let mut open = Vec::new();
             for address in found {
-                match permits(&guard.network, name.as_str(), address.ip(), guard.port) {
+                match guard.network.permits(&own, name.as_str(), address.ip(), guard.port) {
                     Ok(()) => open.push(address),
                     Err(refusal) => closed = Closed::Refused(refusal),
                 }
@@ -187,8 +188,8 @@ impl Sender {
         // Addresses are not resolved, so they are looked at here.
         let literal = match host {
             Host::Domain(_) => Ok(()),
-            Host::Ipv4(ip) => permits(network, &ip.to_string(), ip.into(), port),
-            Host::Ipv6(ip) => permits(network, &ip.to_string(), ip.into(), port),
+            Host::Ipv4(ip) => network.permits(&own(), &ip.to_string(), ip.into(), port),
+            Host::Ipv6(ip) => network.permits(&own(), &ip.to_string(), ip.into(), port),
         };
         literal.map_err(|refusal| Closed::Refused(refusal).fault())?;
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);

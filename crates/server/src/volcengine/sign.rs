@@ -69,6 +69,11 @@ struct Claim<'a> {
     signature: &'a str,
 }
 
+/// Whether a list like `host;x-date` has this name.
+fn lists(list: &str, name: &str) -> bool {
+    list.split(';').any(|listed| listed == name)
+}
+
 fn mismatch(message: impl Into<String>) -> Fault {
     Fault::new(Code::SignatureDoesNotMatch, message)
 }
@@ -140,7 +145,7 @@ pub fn verify(
     check_date(&claim, now)?;
     let query: Vec<Item> = match claim.signed_queries {
         None => query.clone(),
-        Some(list) => query.iter().filter(|(name, _)| list.split(';').any(|n| n == name)).cloned().collect(),
+        Some(list) => query.iter().filter(|(name, _)| lists(list, name)).cloned().collect(),
     };
     let request = claim.canonical(call, &query)?;
     let to_sign = string_to_sign(claim.date, claim.day, claim.region, &request);
@@ -202,7 +207,7 @@ impl<'a> Claim<'a> {
             text.split(',').find_map(named).unwrap_or_default()
         };
         let signed_headers = part("SignedHeaders");
-        let is_signed = |name: &str| signed_headers.split(';').any(|signed| signed == name);
+        let is_signed = |name| lists(signed_headers, name);
         let expires = "x-expires";
         let has_expires = call.headers.contains_key(expires) && is_signed(expires);
         let claim = Self {
@@ -232,7 +237,7 @@ impl<'a> Claim<'a> {
             return Err(mismatch("a signature in the query is for GET alone: sign the headers"));
         }
         let signed = part("X-SignedQueries");
-        let is_signed = |name: &str| signed.split(';').any(|signed| signed == name);
+        let is_signed = |name| lists(signed, name);
         let token = "X-Security-Token";
         if item(query, token).is_some() && !is_signed(token) {
             return Err(mismatch("X-SignedQueries must name X-Security-Token, because it is there"));
