@@ -130,7 +130,7 @@ impl Running {
             application.storage.buckets = Some(config.data.join("buckets"));
             config.applications.push(application);
         }
-        let rooms = rooms(&config.rooms)?;
+        let rooms = rooms(&config)?;
         let rooms_addr = rooms.as_ref().map(|(_, addr)| *addr);
         let service = Service {
             fleet: Arc::clone(&fleet),
@@ -146,7 +146,8 @@ impl Running {
         let config = &service.config;
         let router = route::router(service.clone(), Arc::clone(&metrics), stopped.clone());
         // First: casts are not taken up by a service that nobody reaches.
-        let server = listen::Server::start(config.listen, config.tls.as_ref(), router).await?;
+        let server =
+            listen::Server::start(config.listen, config.tls.as_ref(), &config.limits, router).await?;
         let node = Node::join(node_config(config)?, Arc::clone(&fleet)).await?;
         let node = tokio::spawn(node.run(stopped));
         let (silence, silenced) = watch::channel(false);
@@ -219,7 +220,8 @@ fn vault(config: &Config) -> anyhow::Result<Vault> {
 
 type OwnRooms = (Arc<dyn Rooms>, SocketAddr);
 
-fn rooms(config: &config::Rooms) -> anyhow::Result<Option<OwnRooms>> {
+fn rooms(config: &Config) -> anyhow::Result<Option<OwnRooms>> {
+    let (limits, config) = (config.limits.listener(), &config.rooms);
     if !config.enabled {
         return Ok(None);
     }
@@ -229,6 +231,7 @@ fn rooms(config: &config::Rooms) -> anyhow::Result<Option<OwnRooms>> {
         media: config.media,
         addresses: config.addresses.clone(),
         access,
+        connections: limits,
         ..embedded::Config::default()
     });
     let server = Arc::new(server.context("cannot open the rooms")?);

@@ -55,6 +55,8 @@ pub struct Config {
     pub access: Access,
     /// How much of everything.
     pub limits: Limits,
+    /// Connections of the web server.
+    pub connections: pagecast_listen::Limits,
 }
 
 impl Default for Config {
@@ -67,6 +69,7 @@ impl Default for Config {
             addresses: Vec::new(),
             access: Access::Open,
             limits: Limits::default(),
+            connections: pagecast_listen::Limits::default(),
         }
     }
 }
@@ -167,7 +170,9 @@ impl Server {
         let told = stopped.clone();
         server.spawn("room", async move || run::run(hub, sockets, orders, stats, told).await)?;
         server.spawn("room-http", async move || match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => http::serve::run(listener, http::router(rooms), stopped).await,
+            Ok(listener) => {
+                http::serve::run(listener, config.connections, http::router(rooms), stopped).await;
+            }
             Err(error) => tracing::error!(%error, "the room's web server cannot be started"),
         })?;
         Ok(server)

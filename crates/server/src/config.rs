@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pagecast_core::spec::Secret;
+use pagecast_listen::Subnet;
 use serde::{Deserialize, Serialize};
 
 use crate::app::Application;
@@ -42,6 +43,8 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Seals what is kept: 32 bytes as base64 text. Without one, a key is made once and kept in the data folder.
     pub secret_key: Option<Secret>,
+    /// How much may come from outside.
+    pub limits: Limits,
     /// How casts are run.
     pub casts: Casts,
     /// The rooms of this service.
@@ -62,6 +65,48 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
+}
+
+/// How much may come from outside. Connections are those of the APIs, and those of the rooms likewise, each with as many of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections at once. More close those that have been without a request for longest.
+    pub connections: usize,
+    /// Connections at once from one address, or from one /64 network of IPv6. A quarter of all, so that no single address takes them
+    /// all; more than usual SDKs keep. Addresses of this machine and of `trusted_proxies` are not limited.
+    pub connections_per_address: usize,
+    /// Addresses and networks of reverse proxies, like `["10.0.0.0/8"]`: all their clients come from the same address, so
+    /// `connections_per_address` does not hold for it, and their header `X-Forwarded-For` says who the client is.
+    pub trusted_proxies: Vec<Subnet>,
+    /// Requests a second for each token of the REST API, and as many at once after a pause; more are answered with status 429. The
+    /// administrator's are not counted. As many as vendors allow for each key: Volcengine 60 to 150, Tencent 20, for each action.
+    pub requests_per_s: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let pagecast_listen::Limits { connections, per_address, .. } = pagecast_listen::Limits::default();
+        Self {
+            connections,
+            connections_per_address: per_address,
+            trusted_proxies: Vec::new(),
+            requests_per_s: 100,
+        }
+    }
+}
+
+impl Limits {
+    /// What holds for a listener's connections.
+    #[must_use]
+    pub fn listener(&self) -> pagecast_listen::Limits {
+        pagecast_listen::Limits {
+            connections: self.connections,
+            per_address: self.connections_per_address,
+            trusted_proxies: self.trusted_proxies.clone(),
+            ..pagecast_listen::Limits::default()
+        }
+    }
 }
 
 /// How casts are run.
@@ -173,6 +218,7 @@ impl Default for Config {
             data: PathBuf::from("pagecast-data"),
             admin_token: None,
             secret_key: None,
+            limits: Limits::default(),
             casts: Casts::default(),
             rooms: Rooms::default(),
             volcengine: Volcengine::default(),

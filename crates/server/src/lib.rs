@@ -7,6 +7,7 @@
 //! Deliberately absent: pages, media, and the running of casts.
 
 pub mod app;
+mod bounded_json;
 pub mod callback;
 pub mod config;
 mod limit;

@@ -30,6 +30,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
 use axum::routing::{get, post, put};
 
+use crate::limit::Limits;
 use crate::service::Service;
 use caller::{Administrator, Caller};
 use json::{Json, Maybe};
@@ -46,13 +47,27 @@ struct Rest {
     service: Service,
     streams: Arc<streams::Streams>,
     pictures: Arc<snapshot::Pictures>,
+    /// Requests of each token.
+    rates: Arc<Limits>,
     /// Held while applications are changed: a change is read, made and stored as one.
     edits: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Everything below `/v1`.
 pub(crate) fn router(service: Service) -> Router {
-    let rest = Rest { service, streams: Arc::default(), pictures: Arc::default(), edits: Arc::default() };
+    let rates = Limits::new(service.config.limits.requests_per_s);
+    with_rates(service, rates)
+}
+
+/// The same, with these limits for requests of each token.
+fn with_rates(service: Service, rates: Limits) -> Router {
+    let rest = Rest {
+        rates: Arc::new(rates),
+        service,
+        streams: Arc::default(),
+        pictures: Arc::default(),
+        edits: Arc::default(),
+    };
     let casts = Router::new()
         .route("/casts", get(casts::list).post(casts::create))
         .route("/casts/{id}", get(casts::get))

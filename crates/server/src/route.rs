@@ -49,8 +49,8 @@ pub struct Call {
     pub body: Bytes,
 }
 
-pub(crate) use body::Lost;
 pub use body::MAX_BODY_LEN;
+pub(crate) use body::{Lost, Sender, read_of};
 
 impl Call {
     /// A header's value, if it is there once and is text.
@@ -80,6 +80,8 @@ struct Tongue {
     api: &'static str,
     /// Whether this request is meant for it.
     claims: fn(&Call) -> bool,
+    /// Longest body that it takes, in bytes.
+    max_body_len: usize,
     handle: for<'a> fn(&'a Service, Call) -> BoxFuture<'a, Response>,
     /// What it says to a request whose body is lost.
     refuse: fn(&Call, Lost) -> Response,
@@ -90,12 +92,14 @@ static TONGUES: &[Tongue] = &[
     Tongue {
         api: tencent::ORIGIN,
         claims: tencent::claims,
+        max_body_len: MAX_BODY_LEN,
         handle: |service, call| Box::pin(tencent::handle(service, call)),
         refuse: tencent::refuse,
     },
     Tongue {
         api: VOLCENGINE,
         claims: volcengine::claims,
+        max_body_len: volcengine::sign::MAX_BODY_LEN,
         handle: |service, call| Box::pin(volcengine::handle(service, call)),
         refuse: volcengine::refuse,
     },
@@ -165,13 +169,19 @@ async fn root(State(desk): State<Desk>, request: Request) -> Response {
     if matches!(parts.method, Method::GET | Method::HEAD) && query.is_empty() && !signed(&parts.headers) {
         return for_people(&parts.headers);
     }
-    let (body, lost) = match body::read(body).await {
-        Ok(body) => (body, None),
-        Err(lost) => (Bytes::new(), Some(lost)),
+    let mut call = Call { method: parts.method, query, headers: parts.headers, body: Bytes::new() };
+    let claimed = |call: &Call| desk.tongues.iter().find(|tongue| (tongue.claims)(call));
+    // A form may say only in its body whose it is.
+    let by_head = claimed(&call);
+    let most = by_head.map_or(MAX_BODY_LEN, |tongue| tongue.max_body_len);
+    let lost = match body::read(body, &Sender::of(&desk.service, &call.headers), &call.headers, most).await {
+        Ok(body) => {
+            call.body = body;
+            None
+        }
+        Err(lost) => Some(lost),
     };
-    let call = Call { method: parts.method, query, headers: parts.headers, body };
-    let claimed = desk.tongues.iter().find(|tongue| (tongue.claims)(&call));
-    let Some(tongue) = claimed.or(desk.tongues.last()) else {
+    let Some(tongue) = by_head.or_else(|| claimed(&call)).or(desk.tongues.last()) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let action = call.action();

@@ -48,7 +48,11 @@ pub(crate) async fn handle(service: &Service, call: Call) -> Response {
 
 /// Answers one whose body did not come, or not whole.
 pub(crate) fn refuse(call: &Call, lost: Lost) -> Response {
-    answer::respond(call, Err(Fault::new("InvalidRequest", lost.to_string())))
+    let code = match lost {
+        Lost::Late | Lost::Broken => "InvalidRequest",
+        Lost::TooLong(_) => "RequestSizeLimitExceeded",
+    };
+    answer::respond(call, Err(Fault::new(code, lost.to_string())))
 }
 
 async fn act(service: &Service, call: &Call, limits: &Limits) -> Result<Map<String, Value>, Fault> {

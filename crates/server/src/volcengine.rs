@@ -96,6 +96,7 @@ pub(crate) fn refuse(call: &Call, lost: Lost) -> Response {
     let code = match lost {
         Lost::Late => Code::InternalServiceTimeout,
         Lost::Broken => Code::Unmarshal,
+        Lost::TooLong(_) => Code::InvalidParameter,
     };
     answer::respond(&about(call, DEFAULT_REGION), &Err(Fault::new(code, lost.to_string())))
 }

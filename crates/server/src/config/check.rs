@@ -15,6 +15,8 @@ const WEAK_SECRET_LEN: usize = 16;
 /// Longest time that may be set where seconds are, a week; for storage, 30 days.
 const MAX_WAIT_S: u64 = 7 * 86_400;
 const MAX_PATIENCE_S: u64 = PATIENCE_RANGE.end().as_secs();
+/// Connections of a listener. With fewer there would be none beside the 64 that are reserved; more are out of reach for one process.
+const CONNECTIONS: std::ops::RangeInclusive<usize> = 128..=100_000;
 /// Clouds remember this long, in hours; longer than ten years is a mistake.
 const HISTORY_H: std::ops::RangeInclusive<u64> = 72..=87_600;
 
@@ -103,6 +105,15 @@ impl Config {
                 "casts.queue_limit: 1 is the least: casts are queued before they are begun",
             ),
             (casts.max >= 1, "casts.max: 1 is the least"),
+            (
+                CONNECTIONS.contains(&self.limits.connections),
+                "limits.connections: 128 to 100000 are possible: 64 are kept for health and for this machine's own casts",
+            ),
+            (
+                self.limits.connections_per_address >= 1,
+                "limits.connections_per_address: 1 is the least; write as many as limits.connections to have no limit",
+            ),
+            (self.limits.requests_per_s >= 1, "limits.requests_per_s: 1 is the least"),
             (casts.warm <= 64, "casts.warm: at most 64 browsers can be kept ready"),
             (casts.drain_s <= MAX_WAIT_S, "casts.drain_s: at most 604800 are possible, a week"),
             (

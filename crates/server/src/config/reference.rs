@@ -11,6 +11,7 @@ use super::Config;
 const SECTIONS: &[(&str, &str, &str, &str)] = &[
     ("At the top", "config.rs", "Config", ""),
     ("`[tls]`", "config.rs", "Tls", "-"),
+    ("`[limits]`", "config.rs", "Limits", "/limits"),
     ("`[casts]`", "config.rs", "Casts", "/casts"),
     ("`[rooms]`: the rooms of this service", "config.rs", "Rooms", "/rooms"),
     ("`[volcengine]`: what Volcengine's documents leave open", "config.rs", "Volcengine", "/volcengine"),

@@ -99,6 +99,12 @@ fn what_is_wrong_is_told_with_its_place_and_all_at_once() {
             &["FILE, line 4: applications[0].callbacks.native.url: relative URL without a base"],
         ),
         (
+            "[limits]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy.example\"]",
+            &[
+                "FILE, line 2: limits.trusted_proxies: an address or a network like 10.0.0.0/8 or fd00::/8 is wanted",
+            ],
+        ),
+        (
             "admin_token = { file = \"/nowhere/token\" }",
             &[
                 "FILE, line 1: admin_token: cannot read the secret in /nowhere/token: No such file or directory (os error 2)",
@@ -186,6 +192,16 @@ fn the_example_is_sound() {
 }
 
 #[test]
+fn proxies_are_addresses_and_networks() {
+    let environment = [("PAGECAST__LIMITS__TRUSTED_PROXIES", r#"["10.0.0.0/8", "::1"]"#)];
+    let limits = load_text("[limits]\nconnections = 200\n", &environment).unwrap().limits;
+    assert_eq!(limits.trusted_proxies, ["10.0.0.0/8", "::1"].map(|text| text.parse().unwrap()));
+    let listener = limits.listener();
+    assert_eq!((listener.connections, listener.per_address), (200, 256));
+    assert_eq!(listener.trusted_proxies, limits.trusted_proxies);
+}
+
+#[test]
 fn the_usual_values_are_sound() {
     assert_eq!(Config::default().check(), []);
 }
@@ -213,6 +229,9 @@ fn what_cannot_be_is_found() {
         ("[casts]\nqueue_limit = 0", true, "casts.queue_limit:"),
         ("[casts]\nqueue_s = 604801", true, "casts.queue_s:"),
         ("[tencent]\nmin_duration_s = 86401", true, "tencent.min_duration_s:"),
+        ("[limits]\nconnections = 127", true, "limits.connections: 128 to 100000"),
+        ("[limits]\nconnections_per_address = 0", true, "limits.connections_per_address:"),
+        ("[limits]\nrequests_per_s = 0", true, "limits.requests_per_s:"),
     ];
     for (text, grave, want) in cases {
         found(text, *grave, want);

@@ -6,7 +6,9 @@ use axum::routing::{any, get};
 use pagecast_testkit::{Scratch, tls as made};
 use reqwest::{Certificate, Client, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::*;
 
@@ -22,7 +24,7 @@ fn echo() -> Router {
 }
 
 async fn start(router: Router) -> Server {
-    Server::start(HERE.parse().unwrap(), None, router).await.unwrap()
+    Server::start(HERE.parse().unwrap(), None, &config::Limits::default(), router).await.unwrap()
 }
 
 /// Sends this and reads until the other end closes.
@@ -105,7 +107,7 @@ async fn a_stop_cuts_off_what_takes_too_long() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_is_taken_is_an_error_in_words() {
     let server = start(echo()).await;
-    let error = Server::start(server.addr, None, echo()).await.unwrap_err();
+    let error = Server::start(server.addr, None, &config::Limits::default(), echo()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("cannot listen on {}: is something else there already?", server.addr)
@@ -129,7 +131,8 @@ async fn trusted(server: &Server, files: &config::Tls) -> reqwest::Result<Status
 async fn in_tls() {
     let scratch = Scratch::new().unwrap();
     let files = pair(scratch.path());
-    let server = Server::start(HERE.parse().unwrap(), Some(&files), echo()).await.unwrap();
+    let server =
+        Server::start(HERE.parse().unwrap(), Some(&files), &config::Limits::default(), echo()).await.unwrap();
     assert_eq!(trusted(&server, &files).await.unwrap(), StatusCode::OK);
     assert!(client().get(format!("http://{}/", server.addr)).send().await.is_err(), "plain HTTP is no TLS");
     server.stop(Duration::from_secs(30)).await;

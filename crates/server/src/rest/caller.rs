@@ -10,7 +10,11 @@ use pagecast_fleet::{Cast, CastId};
 
 use super::{Problem, Rest};
 use crate::app::Application;
+use crate::route::Sender;
 use crate::service::{Service, same};
+
+/// When a token that asked too often may ask again, in seconds: a place is free again sooner, but whole seconds are what the header knows.
+const RETRY_S: u64 = 1;
 
 /// Who asks.
 pub(super) enum Caller {
@@ -24,7 +28,24 @@ pub(super) enum Caller {
 pub(super) struct Administrator;
 
 impl Caller {
-    fn of(service: &Service, parts: &Parts) -> Result<Self, Problem> {
+    /// Who asks, if they may now: a token's requests are counted. What comes behind the head is theirs from then on.
+    fn of(rest: &Rest, parts: &mut Parts) -> Result<Self, Problem> {
+        let (caller, token) = Self::known(&rest.service, parts)?;
+        let Some(token) = token else {
+            parts.extensions.insert(Sender::Key("administrator".to_owned()));
+            return Ok(caller);
+        };
+        if !rest.rates.check(&token) {
+            let rate = rest.service.config.limits.requests_per_s;
+            let words = format!("this token has sent more than {rate} requests in a second: try again later");
+            return Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", words, RETRY_S));
+        }
+        parts.extensions.insert(Sender::Key(token));
+        Ok(caller)
+    }
+
+    /// Who asks, and which of the tokens of an application it is, if it is one's.
+    fn known(service: &Service, parts: &Parts) -> Result<(Self, Option<String>), Problem> {
         let unknown = |words: &str| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", words);
         let mut given = parts.headers.get_all(AUTHORIZATION).iter();
         let (Some(header), None) = (given.next(), given.next()) else {
@@ -36,17 +57,19 @@ impl Caller {
         };
         let token = token.trim();
         if service.config.admin_token.as_ref().is_some_and(|admin| same(admin, token)) {
-            return Ok(Self::Administrator);
+            return Ok((Self::Administrator, None));
         }
         // All of them are looked at: how long it takes tells nothing about whose it is.
         let mut found = None;
         for app in service.apps.all() {
-            let hits = app.tokens.iter().filter(|known| same(known, token)).count();
-            if hits > 0 {
-                found = Some(app);
+            let hits = app.tokens.iter().enumerate().filter(|(_, known)| same(known, token)).map(|(n, _)| n);
+            if let Some(n) = hits.last() {
+                found = Some((app, n));
             }
         }
-        found.map(Self::Application).ok_or_else(|| unknown("nobody here has this token"))
+        let (app, n) = found.ok_or_else(|| unknown("nobody here has this token"))?;
+        let token = format!("token {n} of {}", app.name);
+        Ok((Self::Application(app), Some(token)))
     }
 
     /// Whether nothing of what the caller may do has changed since.
@@ -100,7 +123,7 @@ impl FromRequestParts<Rest> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, rest: &Rest) -> Result<Self, Problem> {
-        Self::of(&rest.service, parts)
+        Self::of(rest, parts)
     }
 }
 
@@ -108,7 +131,7 @@ impl FromRequestParts<Rest> for Administrator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, rest: &Rest) -> Result<Self, Problem> {
-        if Caller::of(&rest.service, parts)?.is_administrator() {
+        if Caller::of(rest, parts)?.is_administrator() {
             return Ok(Self);
         }
         Err(Problem::forbidden(

@@ -74,7 +74,7 @@ struct Wanted {
             headers(("Idempotent-Replayed" = String, description = "`true`"))),
         (status = 400, description = "`invalid-json`, `invalid-parameter`, `no-output`.", body = Answer),
         (status = 409, description = "`idempotency-key-reused`: with another body; `no-rooms`.", body = Answer),
-        (status = 429, description = "`too-many-casts`, `queue-full`.", body = Answer,
+        (status = 429, description = "`too-many-casts`, `queue-full`, `too-many-requests`.", body = Answer,
             headers(("Retry-After" = u64, description = "When to try again, in seconds."))),
     ))]
 pub(super) async fn create(

@@ -1,7 +1,6 @@
 //! Bodies that are read.
 
 use std::fmt;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
@@ -11,10 +10,9 @@ use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 
-use super::{Problem, Rest};
-
-/// How long a body may take to come.
-const WITHIN: Duration = Duration::from_secs(30);
+use super::{MAX_BODY_LEN, Problem, Rest};
+use crate::bounded_json;
+use crate::route::{Lost, Sender, read_of};
 
 /// The only fields that are lists, of all bodies.
 const LISTS: [&str; 5] = ["layers", "pushes", "servers", "allow", "deny"];
@@ -31,7 +29,7 @@ pub(super) struct Maybe<T>(pub(super) Option<T>);
 impl<T: DeserializeOwned> FromRequest<Rest> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, rest: &Rest) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &Rest) -> Result<Self, Problem> {
         let kind =
             request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let essence = kind.split(';').next().unwrap_or_default().trim();
@@ -39,7 +37,7 @@ impl<T: DeserializeOwned> FromRequest<Rest> for Json<T> {
             let words = "send JSON, and the header Content-Type: application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", words));
         }
-        let bytes = body(request, rest).await?;
+        let bytes = body(request).await?;
         Ok(Self { value: read(&bytes)?, bytes })
     }
 }
@@ -47,27 +45,34 @@ impl<T: DeserializeOwned> FromRequest<Rest> for Json<T> {
 impl<T: DeserializeOwned> FromRequest<Rest> for Maybe<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, rest: &Rest) -> Result<Self, Problem> {
-        let bytes = body(request, rest).await?;
+    async fn from_request(request: Request, _: &Rest) -> Result<Self, Problem> {
+        let bytes = body(request).await?;
         if bytes.is_empty() { Ok(Self(None)) } else { read(&bytes).map(Self) }
     }
 }
 
-async fn body(request: Request, rest: &Rest) -> Result<Bytes, Problem> {
-    use axum::response::IntoResponse as _;
-    let whole = tokio::time::timeout(WITHIN, Bytes::from_request(request, rest)).await;
-    let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body does not arrive in time");
-    whole.map_err(late)?.map_err(|refusal| {
-        if refusal.into_response().status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the body is larger than 8 MiB")
-        } else {
-            Problem::new(StatusCode::BAD_REQUEST, "bad-request", "the body does not arrive")
+/// The body of a request. Its sender is known: handlers ask for the [`Caller`](super::Caller) first, and nobody else's is read as one
+/// of a token.
+async fn body(request: Request) -> Result<Bytes, Problem> {
+    let sender = request.extensions().get::<Sender>().cloned().unwrap_or(Sender::Stranger);
+    let bytes = read_of(request.into_body(), &sender, MAX_BODY_LEN).await.map_err(|lost| match lost {
+        Lost::Late => {
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body does not arrive in time")
         }
-    })
+        Lost::Broken => Problem::new(StatusCode::BAD_REQUEST, "bad-request", "the body does not arrive"),
+        Lost::TooLong(_) => too_large(),
+    })?;
+    if bytes.len() > MAX_BODY_LEN { Err(too_large()) } else { Ok(bytes) }
+}
+
+fn too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the body is larger than 8 MiB")
 }
 
 /// What a body says; what is wrong with it names its field.
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    bounded_json::check(bytes)
+        .map_err(|error| Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string()))?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();

@@ -9,7 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use utoipa::openapi::schema::{SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
+use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi};
 
 use super::{applications, callback, casts, deliveries, events, evidence, problem, pushes, snapshot};
@@ -53,6 +53,15 @@ impl Modify for Everywhere {
             let content = ContentBuilder::new().schema(Some(schema())).build();
             RefOr::T(ResponseBuilder::new().description(words).content("application/json", content).build())
         };
+        let too_many = || {
+            let words = "`too-many-requests`: the token asks more often than `limits.requests_per_s` allows.";
+            let RefOr::T(mut response) = problem(words) else { return problem(words) };
+            let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
+            let mut header = Header::new(seconds);
+            header.description = Some("When to try again, in seconds.".to_owned());
+            response.headers.insert("Retry-After".to_owned(), header.into());
+            RefOr::T(response)
+        };
         for item in api.paths.paths.values_mut() {
             for operation in
                 [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten()
@@ -69,6 +78,7 @@ impl Modify for Everywhere {
                     "401".to_owned(),
                     problem("`unauthorized`: without a token, or with a wrong one."),
                 );
+                responses.entry("429".to_owned()).or_insert_with(too_many);
                 responses.insert("default".to_owned(), problem("Whatever else is wrong."));
             }
         }

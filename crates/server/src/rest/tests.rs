@@ -5,6 +5,7 @@ mod auth;
 mod casts;
 mod events;
 mod files;
+mod limits;
 mod openapi;
 mod running;
 mod wishes;

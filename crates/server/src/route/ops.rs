@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use tokio::time::{Instant, timeout};
+use url::{Host, Url};
 
 use super::Desk;
 use crate::metrics;
@@ -60,11 +61,17 @@ async fn unready(service: &Service) -> Option<String> {
     workers.iter().all(|(_, load)| load.draining).then(|| "all workers are ending".to_owned())
 }
 
-/// Metrics, for the administrator; for whoever is on this machine, if there is none.
+/// Metrics, for the administrator; for whoever is on this machine, if there is none. A page of another site that has its name point
+/// here (DNS rebinding) is not: its browser still sends the name as `Host`.
 pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Response {
     if !open(&desk.service, &headers) && !is_admin(&desk.service, &headers) {
         let ask = [(WWW_AUTHENTICATE, "Bearer")];
-        return (StatusCode::UNAUTHORIZED, ask, "the administrator's token is needed\n").into_response();
+        return (
+            StatusCode::UNAUTHORIZED,
+            ask,
+            "the administrator's token is needed; if there is none, ask from this machine for localhost\n",
+        )
+            .into_response();
     }
     match metrics::scrape(&desk.metrics, &desk.service).await {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
@@ -77,7 +84,24 @@ pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Res
 fn open(service: &Service, headers: &HeaderMap) -> bool {
     let passed_on = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
     let unguarded = service.config.admin_token.is_none() && service.config.listen.ip().is_loopback();
-    unguarded && !passed_on.iter().any(|name| headers.contains_key(*name))
+    unguarded && !passed_on.iter().any(|name| headers.contains_key(*name)) && names_this_machine(headers)
+}
+
+/// Whether a request names nothing but this machine as its host and, if a page's script sent it, as its origin.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+    let host = text(HOST).map(|host| format!("http://{host}"));
+    let mut urls = host.into_iter().chain(text(ORIGIN).map(str::to_owned));
+    urls.all(|url| is_here(&url))
+}
+
+fn is_here(url: &str) -> bool {
+    match Url::parse(url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
 }
 
 fn is_admin(service: &Service, headers: &HeaderMap) -> bool {

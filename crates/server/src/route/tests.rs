@@ -20,12 +20,14 @@ static PARROTS: &[Tongue] = &[
     Tongue {
         api: "tencent",
         claims: |call| call.header("x-tc-action").is_some(),
+        max_body_len: MAX_BODY_LEN,
         handle: |_, call| Box::pin(async move { parrot("tencent", &call) }),
         refuse: |_, lost| format!("tencent: {lost}").into_response(),
     },
     Tongue {
         api: "volcengine",
         claims: |call| call.query.contains("Version="),
+        max_body_len: volcengine::sign::MAX_BODY_LEN,
         handle: |_, call| Box::pin(async move { parrot("volcengine", &call) }),
         refuse: |_, lost| format!("volcengine: {lost}").into_response(),
     },
@@ -44,9 +46,12 @@ fn house(config: Config) -> House {
 
 fn furnished(config: Config, tongues: &'static [Tongue], rest: impl Fn(Service) -> Router) -> House {
     let outbox = Outbox::new();
+    let apps = Arc::new(Apps::default());
+    let app = serde_json::json!({"name": "a", "keys": [{"id": "AKKNOWN", "secret": "0123456789abcdef"}]});
+    apps.replace(vec![serde_json::from_value(app).unwrap()]);
     let service = Service {
         fleet: outbox.clone(),
-        apps: Arc::new(Apps::default()),
+        apps,
         config: Arc::new(config),
         rooms: None,
         clock: Arc::new(now),
@@ -134,8 +139,56 @@ async fn a_body_that_is_too_long_ends_behind_the_limit() {
         (MAX_BODY_LEN + 1, MAX_BODY_LEN + 1),
         (MAX_BODY_LEN + 5000, MAX_BODY_LEN + 1),
     ] {
-        let (_, body, _) = house.ask(Request::post("/"), vec![b'x'; len]).await;
+        let (_, body, _) = house.ask(known(Request::post("/")), vec![b'x'; len]).await;
         assert!(body.contains(&format!(" {want} ")), "{body}");
+    }
+    let volcengine = known(Request::post("/?Version=1"));
+    let (_, body, _) = house.ask(volcengine, vec![b'x'; MAX_BODY_LEN]).await;
+    assert!(body.contains(" 65537 "), "its own limit is lower: {body}");
+}
+
+/// A request that names a key that is known, though nobody has looked at its signature.
+fn known(request: axum::http::request::Builder) -> axum::http::request::Builder {
+    request.header(
+        "Authorization",
+        "HMAC-SHA256 Credential=AKKNOWN/20261121/cn-north-1/rtc/request, Signature=0",
+    )
+}
+
+#[tokio::test]
+async fn a_strangers_body_is_small() {
+    let house = house(Config::default());
+    for (name, said) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
+        for credential in ["", "HMAC-SHA256 Credential=AKOTHER/1/2", "TC3-HMAC-SHA256 Credential=, x"] {
+            let request = Request::post("/").header(name, "x").header("Authorization", credential);
+            let (_, body, _) = house.ask(request, vec![b'x'; 100_000]).await;
+            assert!(body.starts_with(&format!("{said}: the body has more than 65536 bytes")), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn strangers_do_not_take_the_places_of_customers() {
+    use futures_util::FutureExt as _;
+    use futures_util::stream::{StreamExt as _, iter, pending};
+    let house = house(Config::default());
+    let endless = || {
+        let begin = iter([Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 100_000]))]);
+        Body::from_stream(begin.chain(pending()))
+    };
+    let form = || Request::post("/").header("Content-Type", "application/x-www-form-urlencoded");
+    // As many as hold on to a large body for as long as they may.
+    let strangers = (0..64).map(|_| house.ask(form(), endless()));
+    let mut strangers = std::pin::pin!(futures_util::future::join_all(strangers));
+    assert!(strangers.as_mut().now_or_never().is_none());
+    let customer = house.ask(known(Request::post("/")), vec![b'x'; 100_000]);
+    tokio::select! {
+        biased;
+        (_, body, _) = customer => assert!(body.contains(" 100000 "), "{body}"),
+        _ = strangers.as_mut() => panic!("the customer waits for strangers"),
+    }
+    for (_, body, _) in strangers.await {
+        assert_eq!(body, "volcengine: the body did not come in time");
     }
 }
 
@@ -193,6 +246,31 @@ async fn metrics_are_for_this_machine_and_the_administrator() {
         let (status, body, _) = house.ask(request, "").await;
         assert_eq!(status.as_u16(), want, "{what}: {body}");
         assert_eq!(body.contains("pagecast_casts{"), want == 200, "{what}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_not_for_pages_of_other_sites() {
+    let house = house(Config::default());
+    for (host, origin, want) in [
+        ("localhost:8080", None, 200),
+        ("127.0.0.1:8080", None, 200),
+        ("[::1]:8080", None, 200),
+        ("pagecast.localhost", Some("http://localhost:3000"), 200),
+        ("rebound.example:8080", None, 401),
+        ("rebound.example:8080", Some("http://rebound.example:8080"), 401),
+        ("localhost.example", None, 401),
+        ("192.168.1.5:8080", None, 401),
+        ("127.0.0.1:8080", Some("https://evil.example"), 401),
+        ("127.0.0.1:8080", Some("null"), 401),
+        ("", None, 401),
+    ] {
+        let mut request = Request::get("/metrics").header("Host", host);
+        if let Some(origin) = origin {
+            request = request.header("Origin", origin);
+        }
+        let (status, body, _) = house.ask(request, "").await;
+        assert_eq!(status.as_u16(), want, "{host} {origin:?}: {body}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::answer::Fault;
+use crate::bounded_json;
 
 /// Most parameters of a form.
 pub(super) const MAX_PARAMETERS: usize = 1000;
@@ -39,11 +40,12 @@ impl Params {
         if body.is_empty() {
             return Ok(Self::default());
         }
-        match serde_json::from_slice(body) {
+        match bounded_json::value(body) {
             Ok(Value::Object(members)) => Ok(Self { members, flat: false }),
             Ok(_) => Err(bad("the body must be a JSON object".into())),
+            Err(bounded_json::Error::TooMany(error)) => Err(bad(error.to_string())),
             // Where it is wrong, but not what stands there: it could be a key.
-            Err(error) => {
+            Err(bounded_json::Error::Syntax(error)) => {
                 Err(bad(format!("the body is not JSON: line {}, column {}", error.line(), error.column())))
             }
         }
@@ -283,7 +285,8 @@ mod tests {
     #[test]
     fn hostile_input_is_refused() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        for bad in ["[]", "1", "{", "{\"a\":1e999}", "\u{feff}{}", "{\"secret", &deep] {
+        let many = format!("{{\"a\":[{}]}}", vec!["[]"; 20_000].join(","));
+        for bad in ["[]", "1", "{", "{\"a\":1e999}", "\u{feff}{}", "{\"secret", &deep, &many] {
             let fault = Params::from_json(bad.as_bytes()).unwrap_err();
             assert_eq!(fault.code, "InvalidParameter.BodyParamsError", "{}", &bad[..bad.len().min(20)]);
             assert!(!fault.message.contains("secret"));

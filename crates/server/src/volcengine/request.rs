@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::answer::{Code, Fault, shown};
 use super::sign::Item;
+use crate::bounded_json;
 
 /// Longest address of a page, in characters.
 pub const MAX_SOURCE_URL_CHARS: usize = 1024;
@@ -119,14 +120,17 @@ pub fn body(bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
     if bytes.trim_ascii().is_empty() {
         return Err(Fault::new(Code::BodyIsEmpty, "the body is empty: it must be a JSON object"));
     }
-    match serde_json::from_slice(bytes) {
+    match bounded_json::value(bytes) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => {
             let message = format!("the body must be a JSON object, it is {}", kind(&other));
             Err(Fault::new(Code::Unmarshal, message))
         }
+        Err(bounded_json::Error::TooMany(error)) => Err(Fault::new(Code::Unmarshal, error.to_string())),
         // Its text names the place and repeats nothing of the body.
-        Err(error) => Err(Fault::new(Code::Unmarshal, format!("the body is not JSON: {error}"))),
+        Err(bounded_json::Error::Syntax(error)) => {
+            Err(Fault::new(Code::Unmarshal, format!("the body is not JSON: {error}")))
+        }
     }
 }
 

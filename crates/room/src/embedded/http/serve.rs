@@ -1,66 +1,58 @@
-//! Connections of the room's web server. Each has its time for a request's head, and there are only so many.
-
-use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+//! Connections of the room's web server, bounded by [`pagecast_listen`].
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use axum::http::{Method, Uri};
+use pagecast_listen::{Limits, Service, Stop, serve};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-/// Most connections at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 512;
-/// How long a request's head may take to come, and how large it may be.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Largest head of a request, in bytes, and most headers: tokens are in it, and browsers send 20 headers.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
-/// What is sent must arrive within this time, or the connection is closed.
-const UNREAD_FOR_AT_MOST_MS: u32 = 30_000;
-/// After a connection could not be accepted: the process has no files left, which passes.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until told to stop.
-pub(in super::super) async fn run(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
-            Some(_ended) = connections.join_next(), if !connections.is_empty() => {}
-            (place, accepted) = next => match accepted {
-                Ok((stream, _)) => {
-                    let router = router.clone();
-                    connections.spawn(async move {
-                        if let Err(error) = serve(stream, router).await {
-                            tracing::trace!(%error, "a connection ends");
-                        }
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            },
+pub(in super::super) async fn run(
+    listener: TcpListener,
+    limits: Limits,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let limits = Limits { head_bytes: MAX_HEAD_BYTES, headers: MAX_HEADERS, ..limits };
+    let (sender, stopped) = watch::channel(Stop::No);
+    let service = Service { router, reserved: is_own_publisher };
+    let serving = serve(listener, limits, service, || None, stopped);
+    tokio::pin!(serving);
+    tokio::select! {
+        () = &mut serving => {}
+        _ = stop.wait_for(|stop| *stop) => {
+            sender.send_replace(Stop::Now);
+            serving.await;
         }
     }
-    connections.shutdown().await;
 }
 
-async fn serve(stream: TcpStream, router: Router) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_FOR_AT_MOST_MS)?;
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
-    builder.max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    connection.await.map_err(io::Error::other)
+/// Whether a cast on this machine publishes, or goes on or ends with it: viewers, whose streams of events may be many, do not take its
+/// place.
+fn is_own_publisher(_: &Method, uri: &Uri, from_here: bool) -> bool {
+    // `/rooms/ROOM/whip`, and below it the addresses of sessions.
+    from_here && uri.path().split('/').nth(3) == Some("whip")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_publishes_here_has_reserved_places() {
+        for (uri, from_here, want) in [
+            ("/rooms/a/whip", true, true),
+            ("/rooms/a/whip/secret?x=1", true, true),
+            ("/rooms/a/whip", false, false),
+            ("/rooms/whip/whep", true, false),
+            ("/rooms/a/whep/whip/events", true, false),
+            ("/", true, false),
+        ] {
+            assert_eq!(is_own_publisher(&Method::POST, &uri.parse().unwrap(), from_here), want, "{uri}");
+        }
+    }
 }

@@ -1,0 +1,84 @@
+use futures_util::FutureExt as _;
+use futures_util::stream::{self, StreamExt as _};
+use tokio::time::Instant;
+
+use super::*;
+
+fn key(name: &str) -> Sender {
+    Sender::Key(name.to_owned())
+}
+
+/// A body of this length that does not end.
+fn endless(len: usize) -> Body {
+    let begin = stream::iter([Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; len]))]);
+    Body::from_stream(begin.chain(stream::pending()))
+}
+
+async fn read_plain(body: Body, sender: &Sender, most: usize) -> Result<usize, Lost> {
+    read(body, sender, &HeaderMap::new(), most).await.map(|bytes| bytes.len())
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_are_given_up() {
+    let patient = key("late");
+    let late = tokio::join!(
+        async { (read_plain(endless(1), &Sender::Stranger, MAX_BODY_LEN).await, Instant::now()) },
+        async { (read_plain(endless(1), &patient, MAX_BODY_LEN).await, Instant::now()) },
+    );
+    assert_eq!((late.0.0, late.1.0), (Err(Lost::Late), Err(Lost::Late)));
+    assert!(late.0.1 < late.1.1, "strangers have less time");
+}
+
+#[tokio::test]
+async fn strangers_send_little() {
+    let form = HeaderMap::from_iter([(
+        axum::http::header::CONTENT_TYPE,
+        "application/x-www-form-urlencoded; charset=utf-8".parse().unwrap(),
+    )]);
+    for (headers, len, want) in [
+        (HeaderMap::new(), SMALL, Ok(SMALL)),
+        (HeaderMap::new(), SMALL + 1, Err(Lost::TooLong(SMALL))),
+        (HeaderMap::new(), MAX_BODY_LEN, Err(Lost::TooLong(SMALL))),
+        (form.clone(), MAX_FORM, Ok(MAX_FORM)),
+        (form, MAX_FORM + 1, Err(Lost::TooLong(MAX_FORM))),
+    ] {
+        let found = read(Body::from(vec![b'x'; len]), &Sender::Stranger, &headers, MAX_BODY_LEN).await;
+        assert_eq!(found.map(|bytes| bytes.len()), want, "{len}");
+    }
+    // Nobody waits for the rest.
+    assert_eq!(
+        read_plain(endless(SMALL + 1), &Sender::Stranger, MAX_BODY_LEN).await,
+        Err(Lost::TooLong(SMALL))
+    );
+    assert_eq!(read_plain(endless(200_000), &key("cut"), 100_000).await, Ok(100_001));
+}
+
+#[tokio::test]
+async fn a_key_has_its_share_of_large_bodies() {
+    let large = LargeBodies::new(3, 2);
+    let first = large.take("a").now_or_never().unwrap().unwrap();
+    let second = large.take("a").now_or_never().unwrap().unwrap();
+    assert!(large.take("a").now_or_never().is_none(), "another one waits");
+    let other = large.take("b").now_or_never().unwrap().unwrap();
+    assert!(large.take("c").now_or_never().is_none(), "all places are taken");
+    drop(first);
+    let third = large.take("a").now_or_never().unwrap().unwrap();
+    drop((second, third, other));
+    assert!(large.keys.lock().unwrap().is_empty(), "keys are forgotten");
+    assert_eq!(large.places.available_permits(), 3);
+}
+
+#[tokio::test]
+async fn a_place_is_kept_until_the_body_is_gone() {
+    let large = LargeBodies::new(1, 1);
+    let body = || Body::from(vec![b'x'; SMALL + 1]);
+    let bytes = collect(body(), MAX_BODY_LEN, &large, "a").await.unwrap();
+    let part = bytes.slice(10..20);
+    drop(bytes);
+    assert!(collect(body(), MAX_BODY_LEN, &large, "a").now_or_never().is_none());
+    drop(part);
+    assert_eq!(collect(body(), MAX_BODY_LEN, &large, "a").await.unwrap().len(), SMALL + 1);
+    let small = collect(Body::from(vec![b'x'; SMALL]), MAX_BODY_LEN, &large, "a").await.unwrap();
+    assert!(collect(body(), MAX_BODY_LEN, &large, "a").now_or_never().is_some());
+    drop(small);
+}
