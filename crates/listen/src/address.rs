@@ -88,7 +88,7 @@ pub(crate) fn source(peer: IpAddr) -> IpAddr {
             let mask = u128::MAX << (128 - V6_SOURCE_PREFIX);
             Ipv6Addr::from_bits(address.to_bits() & mask).into()
         }
-        address => address,
+        address @ IpAddr::V4(_) => address,
     }
 }
 

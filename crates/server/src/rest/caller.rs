@@ -62,8 +62,9 @@ impl Caller {
         // All of them are looked at: how long it takes tells nothing about whose it is.
         let mut found = None;
         for app in service.apps.all() {
-            let hits = app.tokens.iter().enumerate().filter(|(_, known)| same(known, token)).map(|(n, _)| n);
-            if let Some(n) = hits.last() {
+            let tokens = app.tokens.iter().enumerate();
+            let hit = tokens.fold(None, |hit, (n, known)| if same(known, token) { Some(n) } else { hit });
+            if let Some(n) = hit {
                 found = Some((app, n));
             }
         }
