@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use pagecast_core::error_text::chain;
 use pagecast_media::record;
 use pagecast_worker::cast::{self, Kind};
 use pagecast_worker::process::Failed;
@@ -26,6 +27,11 @@ impl Failure {
         Self { error, code: BAD_VALUE }
     }
 
+    /// What is made cannot go where it should.
+    pub(crate) fn of_output(error: anyhow::Error) -> Self {
+        Self { error, code: OUTPUT }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }
@@ -34,7 +40,7 @@ impl Failure {
 impl fmt::Display for Failure {
     /// The error and what it came from, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+        f.write_str(&chain(self.error.as_ref()))
     }
 }
 
@@ -100,5 +106,7 @@ mod tests {
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let error = record::Error::Create(PathBuf::from("a.mp4"), denied);
         assert_eq!(Failure::from(error).to_string(), "cannot write a.mp4: permission denied");
+        let denied = anyhow::Error::from(std::io::Error::from_raw_os_error(13)).context("cannot write a.mp4");
+        assert_eq!(Failure::from(denied).to_string(), "cannot write a.mp4: permission denied");
     }
 }

@@ -51,7 +51,8 @@ pub(crate) fn finish(args: &cli::cast::Cast, spec: &CastSpec, outcome: Outcome) 
     if let Some(report) = &outcome.report {
         if args.json {
             screen::print(&serde_json::to_string(report).context("the report cannot be written as JSON")?);
-        } else if !args.quiet && (report.recording.is_some() || report.room.is_some()) {
+        } else if !args.quiet && report.duration_ms > 0 {
+            // Of a cast that never began there is nothing to sum up but why, which is told anyway.
             screen::say(&screen::summary(&spec.source, report));
         }
     }

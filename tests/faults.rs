@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use pagecast_testkit::command::{output_of, program};
 use pagecast_testkit::{Outcome, Pagecast, Recording, Reply, Scratch, SelfSigned, Server, Tmpfs, Turn};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -31,6 +32,17 @@ fn nobody_listens() -> Result<()> {
     let _turn = Turn::shared()?;
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     check(record(&format!("http://{free}/")), PAGE, &["refused", &free.to_string()]).map(drop)
+}
+
+#[test]
+fn a_page_that_cannot_be_opened_is_not_summed_up() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let outcome = check(record(&format!("http://{free}/")).for_people(), PAGE, &["refused"])?;
+    ensure!(outcome.stdout.is_empty() && !outcome.stderr.contains("cores"), "{}", outcome.stderr);
+    let said = outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+    ensure!(said == 1, "{}", outcome.stderr);
+    Ok(())
 }
 
 #[test]
@@ -87,6 +99,82 @@ fn only_web_addresses() -> Result<()> {
     ] {
         check(record(address), BAD_VALUE, &[word])?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_path_is_no_address_but_can_be_served() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let page = scratch.join("x.html");
+    std::fs::write(&page, "<h1>Served</h1>")?;
+    let (folder, page) = (scratch.path().display(), page.display());
+    for address in [format!("{page}"), format!("file://{page}")] {
+        let serve = format!("--directory {folder} 8000");
+        check(
+            record(&address),
+            BAD_VALUE,
+            &["http.server", &serve, "http://localhost:8000/x.html --allow-net localhost:8000"],
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn only_what_can_be_made_is_recorded() -> Result<()> {
+    let page = || record("http://127.0.0.1:9/");
+    for output in ["y.webm", "-", "y.m3u8"] {
+        check(page().output(output.into()), BAD_VALUE, &["--output", "MP4", ".mp4", "folder or bucket"])?;
+    }
+    // A kernel's file system says that there is no such folder.
+    check(page().output("/proc/x.mp4".into()), OUTPUT, &["no files can be made in /proc"])?;
+    check(page().output("/dev/null".into()).with("name", "a"), OUTPUT, &["/dev/null", "not a directory"])
+        .map(drop)
+}
+
+#[test]
+fn bitrates_have_units() -> Result<()> {
+    for bitrate in ["3M", "2500k", "3Mbit", "2.5Mbit/s", "2500"] {
+        // Fails only after the values are found good.
+        check(
+            record("http://127.0.0.1:9/").with("bitrate", bitrate).output("/proc/x.mp4".into()),
+            OUTPUT,
+            &["/proc"],
+        )?;
+    }
+    check(record("http://127.0.0.1:9/").with("bitrate", "3MB"), BAD_VALUE, &["--bitrate", "3M, 2500k"])
+        .map(drop)
+}
+
+#[test]
+fn a_port_that_is_taken() -> Result<()> {
+    let taken = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    for option in ["listen", "listen-media"] {
+        let run = Pagecast::cast(PAGECAST, "http://127.0.0.1:9/").with("listen", "127.0.0.1:0");
+        let run = if option == "listen" {
+            Pagecast::cast(PAGECAST, "http://127.0.0.1:9/").with(option, taken)
+        } else {
+            run.with(option, taken)
+        };
+        let port = format!("port {} is in use", taken.port());
+        let outcome = check(run, OUTPUT, &[&port, &format!("--{option} 127.0.0.1:")])?;
+        ensure!(
+            !outcome.stderr.contains("os error") && !outcome.stderr.contains("a bug"),
+            "{}",
+            outcome.stderr
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_to_recover() -> Result<()> {
+    let scratch = Scratch::new()?;
+    std::fs::create_dir_all(scratch.join("some/folders"))?;
+    let said = output_of(program(PAGECAST).arg("recover").arg(scratch.path()))?;
+    ensure!(said.stdout.is_empty() && String::from_utf8_lossy(&said.stderr).contains("nothing to recover"));
+    let missing = program(PAGECAST).arg("recover").arg(scratch.join("nowhere")).output()?;
+    let said = String::from_utf8_lossy(&missing.stderr);
+    ensure!(missing.status.code() == Some(BAD_VALUE) && said.contains("there is no folder"), "{said}");
     Ok(())
 }
 

@@ -350,6 +350,15 @@ mod tests {
         let long = |text: &str| SourceUrl::parse(&format!("http://a.example/{}", text.repeat(1024)));
         assert!(long("𠀀").is_ok(), "12 bytes each");
         assert_eq!(long("页页").unwrap_err(), SpecError::UrlLength("http://a.example/".len() + 9 * 2048));
+        for (text, hint) in [
+            ("localhost:3000", ", write http://localhost:3000 or"),
+            ("a.example:80/b", ", write http://a.example:80/b or"),
+            ("/home/me/x.html", ", write one like https://"),
+            ("", ", write one like https://"),
+        ] {
+            let said = SourceUrl::parse(text).unwrap_err().to_string();
+            assert!(said.contains(hint) && !said.contains("http:///"), "{text}: {said}");
+        }
         assert_eq!(
             SourceUrl::parse("a.example").unwrap_err().to_string(),
             "the page address is not a URL, write http://a.example or https://a.example"

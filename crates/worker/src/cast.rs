@@ -29,7 +29,7 @@ pub use pagecast_room::publish::{LayerStatus as RoomLayer, Status as RoomStatus}
 pub(crate) use pushes::change as change_pushes;
 pub use pushes::{Change, PushNews, PushReport};
 use recording::Finishing;
-pub use report::{CpuSeconds, PeakRss, Progress, Report, Turn};
+pub use report::{CpuMs, PeakRss, Progress, Report, Turn};
 
 /// Why a cast cannot start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]

@@ -35,17 +35,17 @@ pub struct Progress {
     pub rss_bytes: u64,
 }
 
-/// CPU seconds by part.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct CpuSeconds {
+/// CPU time by part, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuMs {
     /// All processes of the browser.
-    pub browser: f64,
+    pub browser: u64,
     /// Display, sound card and guard.
-    pub display: f64,
+    pub display: u64,
     /// Everything else of the cast's process: conversion, encoders, file.
-    pub encode: f64,
+    pub encode: u64,
     /// The sum.
-    pub total: f64,
+    pub total: u64,
 }
 
 /// Most memory by part, in bytes.
@@ -57,7 +57,7 @@ pub struct PeakRss {
     pub pagecast: u64,
 }
 
-/// What became of a cast.
+/// What became of a cast. `--json` prints it; all times in it are in milliseconds, and their names end in `_ms`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Why it is over: `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up`, `output-failed`.
@@ -89,7 +89,7 @@ pub struct Report {
     /// Size of all files.
     pub bytes: u64,
     /// What it took to make.
-    pub cpu_seconds: CpuSeconds,
+    pub cpu_ms: CpuMs,
     /// What it took to hold.
     pub peak_rss_bytes: PeakRss,
     /// What was recorded, and where it is.

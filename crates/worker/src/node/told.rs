@@ -74,7 +74,7 @@ impl Told {
             News::Delivery(status) => {
                 (self.vitals.upload_pending, self.vitals.upload_problem) =
                     (status.pending, status.problem.clone());
-                let stuck = status.state != DeliveryState::Uploading;
+                let stuck = matches!(status.state, DeliveryState::Stuck | DeliveryState::Failed);
                 (std::mem::replace(&mut self.stuck, stuck) != stuck).then_some(Happening::Storing {
                     stuck,
                     pending: status.pending,
