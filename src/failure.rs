@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use pagecast_core::cast::LoadError;
 use pagecast_media::record;
 use pagecast_worker::cast::{self, Kind};
 use pagecast_worker::process::Failed;
@@ -57,7 +58,19 @@ impl From<cast::Error> for Failure {
 
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {
-        Self { error: anyhow::Error::msg(failed.message), code: code(failed.kind) }
+        let advice = failed.cause.as_ref().and_then(advice);
+        let message = advice.map(|advice| format!("{}: {advice}", failed.message)).unwrap_or(failed.message);
+        Self { error: anyhow::Error::msg(message), code: code(failed.kind) }
+    }
+}
+
+/// What to do about a page that could not be loaded, in the words of this command line.
+fn advice(cause: &LoadError) -> Option<String> {
+    match cause {
+        LoadError::NotPublic { rule, .. } => {
+            Some(format!("allow it with --allow-net {rule} if this page may reach it"))
+        }
+        _ => None,
     }
 }
 
@@ -93,6 +106,18 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(Failure::from(error).code, code);
         }
+    }
+
+    #[test]
+    fn the_command_line_says_which_flag_helps() {
+        let cause = LoadError::NotPublic { address: [127, 0, 0, 1].into(), rule: "localhost:3000".into() };
+        let message = "cannot open http://localhost:3000/: 127.0.0.1 is not a public address".to_owned();
+        let failed = Failed { kind: Kind::Page, message, cause: Some(cause) };
+        let said = Failure::from(failed).to_string();
+        assert!(
+            said.ends_with(": allow it with --allow-net localhost:3000 if this page may reach it"),
+            "{said}"
+        );
     }
 
     #[test]
