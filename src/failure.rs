@@ -70,6 +70,9 @@ fn advice(cause: &LoadError) -> Option<String> {
         LoadError::NotPublic { rule, .. } => {
             Some(format!("allow it with --allow-net {rule} if this page may reach it"))
         }
+        LoadError::Certificate { .. } => {
+            Some("if it is of your own authority, name that with --ca FILE".to_owned())
+        }
         _ => None,
     }
 }
@@ -110,10 +113,15 @@ mod tests {
 
     #[test]
     fn the_command_line_says_which_flag_helps() {
-        let cause = LoadError::NotPublic { address: [127, 0, 0, 1].into(), rule: "localhost:3000".into() };
-        let message = "cannot open http://localhost:3000/: 127.0.0.1 is not a public address".to_owned();
-        let failed = Failed { kind: Kind::Page, message, cause: Some(cause) };
-        let said = Failure::from(failed).to_string();
+        let said = |cause| {
+            let message = "cannot open http://localhost:3000/: why".to_owned();
+            Failure::from(Failed { kind: Kind::Page, message, cause: Some(cause) }).to_string()
+        };
+        let untrusted = said(LoadError::Certificate { code: "net::ERR_CERT_AUTHORITY_INVALID".into() });
+        assert!(untrusted.contains("--ca FILE"), "{untrusted}");
+        assert_eq!(said(LoadError::TimedOut), "cannot open http://localhost:3000/: why");
+        let said =
+            said(LoadError::NotPublic { address: [127, 0, 0, 1].into(), rule: "localhost:3000".into() });
         assert!(
             said.ends_with(": allow it with --allow-net localhost:3000 if this page may reach it"),
             "{said}"

@@ -223,8 +223,8 @@ pub struct Machine {
     ending: Option<EndReason>,
     /// When the maximum running time is over: counted from the start until the outputs have the page, and then anew.
     ends_at: Option<HostTime>,
-    /// When the first load is not tried again any more.
-    first_load_until: HostTime,
+    /// When the first load is not tried again any more, once it failed.
+    first_load_until: Option<HostTime>,
     /// Times the first load was tried again.
     load_retries: u32,
     /// When the page must be ready.
@@ -258,7 +258,7 @@ impl Machine {
             ends_at: None,
             ready_by: None,
             retry_at: None,
-            first_load_until: HostTime(0),
+            first_load_until: None,
             load_retries: 0,
             ladders: Check::ALL.map(|check| (check, Ladder::new(check))),
             attempts: 0,
@@ -319,9 +319,6 @@ impl Machine {
             (_, Input::OutputFailed) => self.stop(EndReason::OutputFailed),
             (State::Queued, Input::Start) => {
                 self.ends_at = Some(now + self.limits.max_time);
-                let timeout = self.readiness.timeout;
-                let window = if timeout.is_zero() { FIRST_LOAD_WINDOW } else { timeout };
-                self.first_load_until = now + window;
                 self.open();
             }
             (State::Queued, _) => {}
@@ -447,14 +444,18 @@ impl Machine {
 
     /// A first load is tried again in the same browser while there is time: nothing was shown yet that would have to be healed.
     fn open_failed_for_now(&mut self, now: HostTime) {
-        if !self.is_first_load() || now >= self.first_load_until {
+        let timeout = self.readiness.timeout;
+        let window = if timeout.is_zero() { FIRST_LOAD_WINDOW } else { timeout };
+        // Counted from the first failure: a browser that is slow to start takes nothing of it.
+        let until = *self.first_load_until.get_or_insert(now + window);
+        if !self.is_first_load() || now >= until {
             return self.open_failed(now);
         }
         // Doubled no more often than it takes to reach the longest pause.
         let pause = FIRST_LOAD_PAUSE * (1 << self.load_retries.min(3));
         self.load_retries += 1;
         // The last try is made when the time is up, so that all of it is used.
-        self.retry_at = Some((now + pause.min(MAX_LOAD_PAUSE)).min(self.first_load_until));
+        self.retry_at = Some((now + pause.min(MAX_LOAD_PAUSE)).min(until));
     }
 
     /// A page that was there once is tried again; one that never was has failed.

@@ -100,14 +100,29 @@ impl SelfSigned {
         Self::with(scratch, &identity)
     }
 
-    /// Starts one with this certificate and key, which serves the files in the scratch folder besides a page of its own.
+    /// Starts one with this certificate and key, which serves the files in the scratch folder.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
-    pub fn with(scratch: Scratch, (certificate, key): &(PathBuf, PathBuf)) -> Result<Self> {
+    pub fn with(scratch: Scratch, identity: &(PathBuf, PathBuf)) -> Result<Self> {
+        Self::with_chain(scratch, identity, None)
+    }
+
+    /// The same, which also shows the certificates of this file, as if they vouched for its own.
+    ///
+    /// # Errors
+    /// `openssl` is missing or fails.
+    pub fn with_chain(
+        scratch: Scratch,
+        (certificate, key): &(PathBuf, PathBuf),
+        chain: Option<&Path>,
+    ) -> Result<Self> {
         let mut server = program("openssl");
         server.args(["s_server", "-WWW", "-accept", "127.0.0.1:0"]).current_dir(scratch.path());
         server.arg("-key").arg(key).arg("-cert").arg(certificate);
+        if let Some(chain) = chain {
+            server.arg("-cert_chain").arg(chain);
+        }
         server.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = server.spawn().with_context(|| missing("openssl"))?;
         let output = child.stdout.take().context("openssl has no output")?;

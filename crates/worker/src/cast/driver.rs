@@ -227,6 +227,10 @@ impl<'a> Driver<'a> {
     }
 
     fn carry_out(&mut self, output: Output) {
+        if matches!(output, Output::Open | Output::Reload) {
+            // What is asked of a page on its way out may never be answered.
+            self.hangs.forget(Instant::now());
+        }
         match output {
             Output::Open => self.open(),
             Output::Reload => self.load(),
@@ -291,7 +295,6 @@ impl<'a> Driver<'a> {
             Ok(()) => {
                 self.opened = Some((Instant::now(), None));
                 self.looked = Looked::default();
-                self.hangs.forget(Instant::now());
                 self.give(Input::Opened);
             }
             // What there is instead is found in a moment.
