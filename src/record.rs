@@ -90,7 +90,9 @@ pub(crate) fn cast(
         News::Room(status) => line.note_room(&status),
         News::Delivery(status) => line.note_delivery(&status),
         News::Restarted => line.warn("the cast's process died: another one goes on with the recording"),
-        News::Snapshot(..) | News::Failing(_) => {}
+        News::Warning(warning) => line.warn(screen::warning(warning)),
+        News::Retrying(why) => line.warn(&format!("{why}; trying again")),
+        News::Snapshot(..) | News::Failing(..) => {}
         News::Unrecorded => line.warn("nothing is recorded any more; everything else goes on"),
     });
     line.clear();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
-use pagecast_core::cast::{Event, Trouble};
+use pagecast_core::cast::{Event, Trouble, Warning};
 use pagecast_core::push::State;
 use pagecast_core::spec::Source;
 use pagecast_worker::cast::{
@@ -256,6 +256,34 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// What the page's owner should know, in the words of this command line.
+pub(crate) fn warning(warning: Warning) -> &'static str {
+    match warning {
+        Warning::WebRtcWithoutUdp => {
+            "the page uses WebRTC, which may not get through without UDP: allow it with --allow-udp"
+        }
+        Warning::InsecureTls => {
+            "the page's own server has a certificate that is not trusted; it was accepted (--insecure-tls)"
+        }
+    }
+}
+
+/// Lines of a summary about what was odd with the page.
+fn remarks(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(longest) = report.hangs.iter().max_by_key(|hang| hang.ms) {
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        lines.push(format!(
+            "hung     the page's scripts did not run {} times, longest for {:.1} s at {:.1} s",
+            report.hangs.len(),
+            seconds(longest.ms),
+            seconds(longest.at_ms)
+        ));
+    }
+    lines.extend(report.warnings.iter().map(|kind| format!("warning  {}", warning(*kind))));
+    lines
+}
+
 /// What became of a recording, in a few lines.
 pub(crate) fn summary(source: &Source, report: &Report) -> String {
     // Most of the CPU time of a short recording is spent before its first frame.
@@ -294,6 +322,7 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
         let evidence = report.evidence.as_ref().map(|e| format!("; see {}", e.display())).unwrap_or_default();
         lines.push(format!("healed   {} reloads, {} fresh browsers{evidence}", report.reloads, report.moves));
     }
+    lines.extend(remarks(report));
     for push in &report.pushes {
         let trouble = push.error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
         lines.push(format!(

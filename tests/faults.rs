@@ -1,5 +1,6 @@
 //! What cannot be recorded is said in a sentence, with the right exit code, and nothing is left behind.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -32,6 +33,58 @@ fn nobody_listens() -> Result<()> {
     let _turn = Turn::shared()?;
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     check(record(&format!("http://{free}/")), PAGE, &["refused", &free.to_string()]).map(drop)
+}
+
+/// Answers one request after the other: with these, and the last one again and again. `None` closes the connection.
+fn answering(answers: &'static [Option<&'static str>]) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        let mut asked = 0;
+        for mut stream in listener.incoming().flatten() {
+            let mut line = [0; 4096];
+            let read = stream.read(&mut line).unwrap_or(0);
+            // Not for its icon, nor by a connection in advance.
+            if !line[..read].starts_with(b"GET / ") {
+                continue;
+            }
+            if let Some(answer) = answers[asked.min(answers.len() - 1)] {
+                let _gone = stream.write_all(answer.as_bytes());
+            }
+            asked += 1;
+        }
+    });
+    Ok(format!("http://{address}/"))
+}
+
+#[test]
+fn a_server_that_is_not_up_yet_is_waited_for() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let url = answering(&[
+        None,
+        Some("HTTP/1.1 503 Later\r\nContent-Length: 5\r\nConnection: close\r\n\r\nLater"),
+        Some(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<p>Up",
+        ),
+    ])?;
+    let outcome = Pagecast::record(PAGECAST, &url).with("duration", "1s").finish(LIMIT)?;
+    let report = outcome.report()?;
+    ensure!((report.end.as_str(), report.moves, report.reloads) == ("complete", 0, 0), "{report:?}");
+    ensure!(outcome.stderr.contains("HTTP 503; trying again"), "{}", outcome.stderr);
+    outcome.recording().map(drop)
+}
+
+#[test]
+fn the_ready_timeout_bounds_how_long_a_server_is_waited_for() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let url =
+        answering(&[Some("HTTP/1.1 503 Later\r\nContent-Length: 5\r\nConnection: close\r\n\r\nLater")])?;
+    let run = record(&url).with("ready-timeout", "2s");
+    let begin = std::time::Instant::now();
+    let outcome = check(run, PAGE, &["HTTP 503"])?;
+    ensure!(outcome.stderr.matches("trying again").count() >= 2, "{}", outcome.stderr);
+    ensure!(begin.elapsed() >= Duration::from_secs(2), "it was given up at once");
+    Ok(())
 }
 
 #[test]

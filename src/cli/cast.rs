@@ -57,7 +57,7 @@ pub(crate) struct Cast {
     /// Never let the page reach this, even if it is public or allowed; written like --allow-net; may be repeated
     #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
     pub(crate) deny_net: Vec<Rule>,
-    /// Let the page send UDP, to any address: some calls (WebRTC) need it
+    /// Let the page send UDP, to any address: some calls (WebRTC) need it, and a page that makes one without it is warned of
     #[arg(long, help_heading = NETWORK)]
     pub(crate) allow_udp: bool,
 }

@@ -64,6 +64,18 @@ pub struct Report {
     #[serde(default)]
     pub pushes: Vec<Push>,
     pub room: Option<serde_json::Value>,
+    #[serde(default)]
+    pub hangs: Vec<Hang>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// A time during which the page's scripts did not run.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the words of the command line's own reference")]
+pub struct Hang {
+    pub at_ms: u64,
+    pub ms: u64,
 }
 
 /// What became of a push.

@@ -44,9 +44,9 @@ impl Source {
 
     /// Whether a browser that was made ready for this page can show that one.
     pub(super) fn could_be(&self, other: &Self) -> bool {
-        let Context { headers, cookies, basic_auth, .. } = &self.context;
+        let Context { headers, cookies, basic_auth, tls, .. } = &self.context;
         // These are for one server only.
-        let bound = !headers.is_empty() || !cookies.is_empty() || basic_auth.is_some();
+        let bound = !headers.is_empty() || !cookies.is_empty() || basic_auth.is_some() || tls.insecure;
         let same_server = !bound || self.url.origin() == other.url.origin();
         same_server && Self { url: other.url.clone(), ..self.clone() } == *other
     }

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use pagecast_core::MediaTime;
-use pagecast_core::cast::{EndReason, Event, Trouble};
+use pagecast_core::cast::{EndReason, Event, Trouble, Warning};
 use pagecast_media::record::deliver::Delivered;
 use serde::{Deserialize, Serialize};
 
 use super::RoomStatus;
+use super::hang::Hang;
 use super::pushes::PushReport;
 
 /// How far a cast has come.
@@ -71,6 +72,12 @@ pub struct Report {
     pub reloads: u32,
     /// Times the page got a fresh browser because something was wrong with it.
     pub moves: u32,
+    /// When the page's scripts did not run for two seconds or more, if it is watched for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hangs: Vec<Hang>,
+    /// What the page's owner should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
     /// Ticks that brought a changed picture.
     pub frames_captured: u64,
     /// Frames encoded: changes, refinements and heartbeats.

@@ -57,6 +57,8 @@ impl Driver<'_> {
             timeline: std::mem::take(&mut self.timeline),
             reloads: self.reloads,
             moves: self.moves,
+            hangs: self.hangs.take(Instant::now()),
+            warnings: std::mem::take(&mut self.warnings),
             frames_captured: display.frames,
             frames_encoded: 0,
             frames_unchanged: 0,
