@@ -301,7 +301,7 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
             size(report.bytes)
         ),
         format!(
-            "frames   {} from the page, {} ticks unchanged, {} encoded, {} late; first after {} ms",
+            "frames   {} from the page, {} unchanged, {} encoded, {} late; first after {} ms",
             report.frames_captured,
             report.frames_unchanged,
             report.frames_encoded,
@@ -309,14 +309,13 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
             report.first_frame_ms
         ),
         format!(
-            "cost     {:.2} cores: browser {:.2}, display and sound {:.2}, encoding {:.2}; memory {} + {}",
+            "cost     {:.2} cores: browser {:.2}, display and sound {:.2}, encoding {:.2}",
             cores(cpu.total),
             cores(cpu.browser),
             cores(cpu.display),
             cores(cpu.encode),
-            size(memory.browser),
-            size(memory.pagecast),
         ),
+        format!("memory   {} browser, {} Pagecast", size(memory.browser), size(memory.pagecast)),
     ];
     if report.reloads + report.moves > 0 {
         let evidence = report.evidence.as_ref().map(|e| format!("; see {}", e.display())).unwrap_or_default();

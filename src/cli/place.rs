@@ -69,7 +69,7 @@ fn how_to_serve(path: &Path) -> String {
     let mut page = String::from("http://localhost:8000/");
     page.extend(url::form_urlencoded::byte_serialize(name.as_bytes()).map(|part| part.replace('+', "%20")));
     format!(
-        "it is a path of this machine, and pages are opened by http: or https: only. Serve it:\n\n  \
+        "it is a path of this machine, and pages are opened over HTTP or HTTPS only. Serve it:\n\n  \
          python3 -m http.server --bind 127.0.0.1 --directory {folder} 8000\n\n\
          and open it with\n\n  {page} --allow-net localhost:8000"
     )
