@@ -513,11 +513,16 @@ impl<'a> Driver<'a> {
 
     /// Asks the page's scripts for a sign of life, if it is watched for that.
     fn watch_scripts(&mut self) {
-        if self.spec.checks.crash.is_none() || self.machine.state() != State::Live {
+        let Some(limit) = self.spec.checks.crash.filter(|_| self.machine.state() == State::Live) else {
             return;
-        }
+        };
         let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
-        self.hangs.poll(Instant::now(), Ping::is_answered, || Some(browser.ping()));
+        let now = Instant::now();
+        self.hangs.poll(now, Ping::is_answered, || Some(browser.ping()));
+        // The next look may be almost as far away.
+        if self.hangs.silence(now) >= limit {
+            self.give(Input::Looked(Check::Crash, true));
+        }
     }
 
     /// Tells once what the page's owner should know.
