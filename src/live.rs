@@ -114,6 +114,7 @@ impl Own {
         let server = Server::start(config).map_err(no_room)?;
         let address = server.http_addr();
         let (name, user) = (room.name(), room.user());
+        server.expect(name, user);
         let mint = |publish: bool| match &access {
             embedded::Access::Open => Ok(None),
             embedded::Access::Jwt(secret) => {
