@@ -5,7 +5,7 @@ CARGO ?= cargo
 # What a build, a recording, the tests and the bench need from Debian.
 BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev libsqlite3-dev \
          libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libavfilter-dev libavdevice-dev
-RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
+RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji libnss3-tools
 TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream python3-venv systemd
 BENCH := xvfb pulseaudio ffmpeg nginx-light libnginx-mod-rtmp
 

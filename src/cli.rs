@@ -5,6 +5,7 @@ pub(crate) mod cast;
 mod care;
 mod output;
 mod page;
+mod place;
 pub(crate) mod room;
 
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ Exit codes:
   3  the page cannot be opened: unknown host, no answer, HTTP error, certificate, out of reach;
      or it never became ready, or the end came before it was there, and nothing was recorded
   4  the recording cannot be written or stored: it exists, no folder, read-only, disk full, wrong keys;
-     or the room refuses the page, or somebody else took its place
+     or the room refuses the page, somebody else took its place, or its port is in use
   5  the browser is missing or cannot start, or the page was in trouble too often";
 
 const CALL_HELP: &str = "\
@@ -101,19 +102,19 @@ pub(crate) struct Live {
 /// `pagecast serve`.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// The configuration; pagecast.toml here, if there is one, or the defaults. See docs/reference/config.md
+    /// Configuration file [default: pagecast.toml in the current folder, if there is one]; its keys are in docs/reference/config.md
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Where the APIs listen
+    /// Address and port of the APIs, instead of the configuration's [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where casts, recordings and keys are kept
+    /// Folder for casts, recordings and keys, instead of the configuration's [default: pagecast-data]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) data: Option<PathBuf>,
-    /// Say what is wrong with the configuration, and end
+    /// Check the configuration, print all that is wrong with it, and exit
     #[arg(long)]
     pub(crate) check_config: bool,
-    /// How to log, to standard error
+    /// Format of the log on standard error
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) log: LogFormat,
 }
@@ -124,7 +125,7 @@ pub(crate) enum LogFormat {
     /// Lines for people
     #[default]
     Pretty,
-    /// An object a line
+    /// One JSON object per line
     Json,
 }
 
@@ -134,12 +135,12 @@ pub(crate) enum LogFormat {
 pub(crate) struct Call {
     /// An action of either cloud, or a method and a path of the REST API
     pub(crate) action: String,
-    /// Parameters, or the body, as JSON
+    /// Parameters of the action, or body of the request, as JSON
     pub(crate) body: Option<String>,
-    /// The service
+    /// Address of the service
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) endpoint: String,
-    /// Keys, unless PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET (PAGECAST_CALL_TOKEN for the REST API) are set
+    /// File with the keys, unless PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET (PAGECAST_CALL_TOKEN for the REST API) are set
     #[arg(long, default_value = "pagecast-data/credentials.json", value_name = "FILE")]
     pub(crate) credentials: PathBuf,
 }
@@ -147,10 +148,10 @@ pub(crate) struct Call {
 /// `pagecast recover`.
 #[derive(Debug, Args)]
 pub(crate) struct Recover {
-    /// The spool of a recording (NAME.spool), or a folder with some
+    /// The spool of a recording (NAME.spool), or a folder with some in it or in the folders below it
     #[arg(value_name = "FOLDER")]
     pub(crate) folder: PathBuf,
-    /// How long storage is waited for
+    /// How long to wait for a storage that does not answer
     #[arg(long, default_value = "10m", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) storage_patience: Duration,
     /// Print the result as one JSON object for each recording on standard output
@@ -193,6 +194,22 @@ fn parse_size(text: &str) -> Result<Size, String> {
 fn parse_fps(text: &str) -> Result<Fps, String> {
     let fps: u32 = text.parse().map_err(|_| "write a whole number from 1 to 60")?;
     Fps::new(fps).ok_or_else(|| SpecError::Fps(fps).to_string())
+}
+
+/// A bitrate in kbit/s, of `3M`, `2500k`, `1.5Mbit/s` or `2500`: without a unit it is kbit/s.
+fn parse_kbps(text: &str) -> Result<u32, String> {
+    const HELP: &str = "write a bitrate like 3M, 2500k or 2500, which is in kbit/s";
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let bits_per_s = match unit {
+        "" | "k" | "K" | "kbit" | "Kbit" | "kbit/s" | "Kbit/s" | "kbps" | "Kbps" => 1e3,
+        "M" | "m" | "Mbit" | "mbit" | "Mbit/s" | "mbit/s" | "Mbps" | "mbps" => 1e6,
+        "bit" | "bit/s" | "bps" => 1.0,
+        _ => return Err(HELP.into()),
+    };
+    let number: f64 = number.parse().map_err(|_| HELP)?;
+    // What is larger than the type is out of the range that is checked later, too.
+    Ok((number * bits_per_s / 1e3).round() as u32)
 }
 
 /// `800M`, `2G`, or bytes.
@@ -254,6 +271,27 @@ mod tests {
         }
         for bad in ["", "s", "10x", "-5s", "1..5s", "10 s", "1e999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bitrates() {
+        for (text, kbps) in [
+            ("3M", 3000),
+            ("3m", 3000),
+            ("2500k", 2500),
+            ("2500", 2500),
+            ("1.5Mbit/s", 1500),
+            ("3Mbit", 3000),
+            ("800kbps", 800),
+            ("2500000bit/s", 2500),
+            ("0", 0),
+            ("99999999999M", u32::MAX),
+        ] {
+            assert_eq!(parse_kbps(text), Ok(kbps), "{text}");
+        }
+        for bad in ["", "M", "3MB", "3 M", "-3M", "3G", "1..5M", "3MiB", "x", "NaN", "inf", "1e3"] {
+            assert!(parse_kbps(bad).is_err_and(|said| said.contains("3M")), "{bad}");
         }
     }
 

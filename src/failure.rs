@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use pagecast_core::error_text::chain;
+use pagecast_core::cast::LoadError;
 use pagecast_media::record;
 use pagecast_worker::cast::{self, Kind};
 use pagecast_worker::process::Failed;
@@ -26,6 +28,11 @@ impl Failure {
         Self { error, code: BAD_VALUE }
     }
 
+    /// What is made cannot go where it should.
+    pub(crate) fn of_output(error: anyhow::Error) -> Self {
+        Self { error, code: OUTPUT }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }
@@ -34,7 +41,7 @@ impl Failure {
 impl fmt::Display for Failure {
     /// The error and what it came from, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+        f.write_str(&chain(self.error.as_ref()))
     }
 }
 
@@ -57,7 +64,22 @@ impl From<cast::Error> for Failure {
 
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {
-        Self { error: anyhow::Error::msg(failed.message), code: code(failed.kind) }
+        let advice = failed.cause.as_ref().and_then(advice);
+        let message = advice.map(|advice| format!("{}: {advice}", failed.message)).unwrap_or(failed.message);
+        Self { error: anyhow::Error::msg(message), code: code(failed.kind) }
+    }
+}
+
+/// What to do about a page that could not be loaded, in the words of this command line.
+fn advice(cause: &LoadError) -> Option<String> {
+    match cause {
+        LoadError::NotPublic { rule, .. } => {
+            Some(format!("allow it with --allow-net {rule} if this page may reach it"))
+        }
+        LoadError::Certificate { .. } => {
+            Some("if it is of your own authority, name that with --ca FILE".to_owned())
+        }
+        _ => None,
     }
 }
 
@@ -96,9 +118,28 @@ mod tests {
     }
 
     #[test]
+    fn the_command_line_says_which_flag_helps() {
+        let said = |cause| {
+            let message = "cannot open http://localhost:3000/: why".to_owned();
+            Failure::from(Failed { kind: Kind::Page, message, cause: Some(cause) }).to_string()
+        };
+        let untrusted = said(LoadError::Certificate { code: "net::ERR_CERT_AUTHORITY_INVALID".into() });
+        assert!(untrusted.contains("--ca FILE"), "{untrusted}");
+        assert_eq!(said(LoadError::TimedOut), "cannot open http://localhost:3000/: why");
+        let said =
+            said(LoadError::NotPublic { address: [127, 0, 0, 1].into(), rule: "localhost:3000".into() });
+        assert!(
+            said.ends_with(": allow it with --allow-net localhost:3000 if this page may reach it"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn the_whole_chain_is_said_in_one_line() {
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let error = record::Error::Create(PathBuf::from("a.mp4"), denied);
         assert_eq!(Failure::from(error).to_string(), "cannot write a.mp4: permission denied");
+        let denied = anyhow::Error::from(std::io::Error::from_raw_os_error(13)).context("cannot write a.mp4");
+        assert_eq!(Failure::from(denied).to_string(), "cannot write a.mp4: permission denied");
     }
 }

@@ -1,10 +1,13 @@
 //! `pagecast cast`.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use pagecast_core::error_text::io_reason;
 use pagecast_core::spec::{RoomService, RoomUrl, Secret};
 use pagecast_core::{HostTime, SpecError};
 use pagecast_room::embedded::{
@@ -51,6 +54,39 @@ pub(crate) fn run(args: &cli::Live, started: HostTime) -> Result<ExitCode, Failu
     record::finish(&args.cast, &spec, outcome)
 }
 
+/// Why there is no room, and which option helps.
+fn no_room(error: embedded::Error) -> Failure {
+    let embedded::Error::Listen { address, what, source } = error else {
+        return anyhow::Error::from(error).context("cannot open a room").into();
+    };
+    let option = if what == "media" { "--listen-media" } else { "--listen" };
+    let port = address.port();
+    let why = match source.kind() {
+        ErrorKind::AddrInUse => {
+            format!(
+                "port {port} is in use by another program: choose another with {option} {}",
+                any_port(address)
+            )
+        }
+        ErrorKind::AddrNotAvailable => {
+            format!("this machine has no address {}: name one of its own with {option}", address.ip())
+        }
+        ErrorKind::PermissionDenied => {
+            format!("this user may not listen on port {port}: choose one from 1024 to 65535 with {option}")
+        }
+        _ => format!("{}; choose another address with {option}", io_reason(&source)),
+    };
+    Failure::of_output(anyhow!("cannot open the room at {address}: {why}"))
+}
+
+/// The next port of the address, as an example that can be typed; or port 0, with which the system chooses one that is free.
+fn any_port(address: SocketAddr) -> String {
+    match address.port().checked_add(1) {
+        Some(port) => format!("{}, or any that is free with port 0", SocketAddr::new(address.ip(), port)),
+        None => format!("{}, which takes any that is free", SocketAddr::new(address.ip(), 0)),
+    }
+}
+
 /// Pagecast's own room.
 struct Own {
     server: Arc<Server>,
@@ -75,9 +111,10 @@ impl Own {
             access: access.clone(),
             ..embedded::Config::default()
         };
-        let server = Server::start(config).context("cannot open a room")?;
+        let server = Server::start(config).map_err(no_room)?;
         let address = server.http_addr();
         let (name, user) = (room.name(), room.user());
+        server.expect(name, user);
         let mint = |publish: bool| match &access {
             embedded::Access::Open => Ok(None),
             embedded::Access::Jwt(secret) => {

@@ -1,6 +1,7 @@
 //! What is told while a command runs: lines on standard error and, of a service that is built for it, spans for a collector.
 
 use std::env;
+use std::io;
 
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -13,6 +14,25 @@ use crate::traces::Traces;
 
 /// Variables of OpenTelemetry that say where traces go: either switches them on.
 const COLLECTOR: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+
+/// Standard error, line by line.
+struct Lines {
+    /// Whether the cursor may stand at the beginning of the live line, which a shorter line would not cover.
+    over_live_line: bool,
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let erase: &[u8] = if self.over_live_line { b"\x1b[K" } else { b"" };
+        // In one piece: other processes of the cast write there, too.
+        io::stderr().write_all(&[erase, line].concat())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
 
 /// Without the feature there are none.
 #[cfg(not(feature = "otlp"))]
@@ -30,7 +50,8 @@ pub(crate) fn start(command: &Command) -> Option<Traces> {
     let level = command.log_level();
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},smithay=warn")));
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let over_live_line = screen::stderr_is_terminal();
+    let lines = fmt::layer().with_writer(move || Lines { over_live_line });
     let lines = match command {
         Command::Serve(args) if args.log == LogFormat::Json => lines.json().flatten_event(true).boxed(),
         _ => lines.with_target(false).with_ansi(screen::stderr_is_terminal()).boxed(),

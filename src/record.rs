@@ -51,7 +51,8 @@ pub(crate) fn finish(args: &cli::cast::Cast, spec: &CastSpec, outcome: Outcome) 
     if let Some(report) = &outcome.report {
         if args.json {
             screen::print(&serde_json::to_string(report).context("the report cannot be written as JSON")?);
-        } else if !args.quiet && (report.recording.is_some() || report.room.is_some()) {
+        } else if !args.quiet && report.duration_ms > 0 {
+            // Of a cast that never began there is nothing to sum up but why, which is told anyway.
             screen::say(&screen::summary(&spec.source, report));
         }
     }
@@ -89,7 +90,9 @@ pub(crate) fn cast(
         News::Room(status) => line.note_room(&status),
         News::Delivery(status) => line.note_delivery(&status),
         News::Restarted => line.warn("the cast's process died: another one goes on with the recording"),
-        News::Snapshot(..) | News::Failing(_) => {}
+        News::Warning(warning) => line.warn(screen::warning(warning)),
+        News::Retrying(why) => line.warn(&format!("{why}; trying again")),
+        News::Snapshot(..) | News::Failing(..) => {}
         News::Unrecorded => line.warn("nothing is recorded any more; everything else goes on"),
     });
     line.clear();

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use pagecast_core::error_text::io_reason;
 use pagecast_core::spec::Keys;
 use pagecast_worker::cast::{self, DeliveryState, News};
 
@@ -11,11 +12,26 @@ use crate::failure::Failure;
 use crate::record::stop_by_signals;
 use crate::{cli, screen};
 
+/// Files by which a spool is known.
+const DESCRIBED: [&str; 2] = ["recording.json", "recorded.log"];
+/// How many folders down spools are looked for: more than people and services make.
+const MAX_DEPTH: usize = 12;
+/// Folders that are looked into, so that a whole disk takes seconds rather than hours.
+const MAX_FOLDERS: usize = 100_000;
+
 pub(crate) fn run(args: &cli::Recover) -> Result<ExitCode, Failure> {
+    if !args.folder.is_dir() {
+        return Err(Failure::of_value(anyhow!("there is no folder {}", args.folder.display())));
+    }
+    let spools = spools(&args.folder);
+    if spools.is_empty() {
+        screen::say(&format!("nothing to recover in {}", args.folder.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
     let stop = stop_by_signals();
     let keys = keys_of_vod();
     let mut failed = None;
-    for spool in spools(&args.folder) {
+    for spool in spools {
         let tell = |news| {
             if let News::Delivery(status) = news {
                 let problem = status.problem.map(|problem| format!(": {problem}")).unwrap_or_default();
@@ -60,14 +76,65 @@ fn keys_of_vod() -> Option<Keys> {
     Some(Keys::new(&read("TENCENTCLOUD_SECRET_ID")?, &read("TENCENTCLOUD_SECRET_KEY")?))
 }
 
-/// This spool, or those in this folder.
+/// The spool that this folder is, or those in it and below it, sorted.
 fn spools(folder: &Path) -> Vec<PathBuf> {
-    let is_spool = |path: &Path| path.join("recording.json").exists();
-    let inside = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<_> = inside.filter(|path| is_spool(path)).collect();
-    if is_spool(folder) || found.is_empty() {
+    if DESCRIBED.map(|name| folder.join(name)).iter().any(|file| file.exists()) {
         return vec![folder.to_owned()];
+    }
+    let (mut found, mut seen) = (Vec::new(), 0);
+    let mut todo = vec![(folder.to_owned(), 0)];
+    while let Some((folder, depth)) = todo.pop() {
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                screen::say(&format!("cannot look into {}: {}", folder.display(), io_reason(&error)));
+                continue;
+            }
+        };
+        // Links are not followed: they could lead round in circles.
+        let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        for path in folders.map(|entry| entry.path()) {
+            seen += 1;
+            if DESCRIBED.iter().all(|name| path.join(name).exists()) {
+                found.push(path);
+            } else if depth < MAX_DEPTH && seen < MAX_FOLDERS {
+                todo.push((path, depth + 1));
+            } else {
+                screen::say(&format!("not looked into: {}; name it to have it done", path.display()));
+            }
+        }
     }
     found.sort();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn spools_are_found_below_a_folder() {
+        let root = std::env::temp_dir().join(format!("pagecast-recover-{}", std::process::id()));
+        let spool = |name: &str| {
+            let folder = root.join(name);
+            fs::create_dir_all(&folder).unwrap();
+            DESCRIBED.iter().for_each(|file| fs::write(folder.join(file), "").unwrap());
+            folder
+        };
+        fs::create_dir_all(root.join("empty/folder")).unwrap();
+        assert!(spools(&root).is_empty());
+        let deep = spool(&"d/".repeat(MAX_DEPTH));
+        let _deeper = spool(&"e/".repeat(MAX_DEPTH + 2));
+        let (near, week) = (spool("a.mp4.spool"), spool("2026/week 48/b.spool"));
+        // Of something else.
+        fs::create_dir_all(root.join("other")).unwrap();
+        fs::write(root.join("other/recording.json"), "{}").unwrap();
+        // Into a circle, and out of the folder.
+        std::os::unix::fs::symlink(&root, root.join("2026/round")).unwrap();
+        assert_eq!(spools(&root), [week.clone(), near.clone(), deep]);
+        assert_eq!(spools(&near), [near]);
+        assert_eq!(spools(&root.join("2026")), [week]);
+        fs::remove_dir_all(&root).unwrap();
+    }
 }

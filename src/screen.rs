@@ -1,19 +1,27 @@
 //! What a person sees: one live line, and a summary.
 #![expect(clippy::print_stderr, reason = "this is where the program speaks")]
 
+mod terminal;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
-use pagecast_core::cast::{Event, Trouble};
+use pagecast_core::cast::{Event, Trouble, Warning};
 use pagecast_core::push::State;
 use pagecast_core::spec::Source;
 use pagecast_worker::cast::{
     Delivered, DeliveryState, DeliveryStatus, Progress, PushNews, Report, RoomStatus,
 };
 
-/// Whether standard error is a terminal.
+use terminal::Field;
+
+/// Moves to the beginning of the line and erases it, and what is left below of a line that was wrapped.
+const ERASE: &str = "\r\x1b[J";
+
+/// Whether standard error is a terminal that understands escape sequences.
 pub(crate) fn stderr_is_terminal() -> bool {
-    std::io::stderr().is_terminal()
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
 
 /// A line for the person.
@@ -66,18 +74,19 @@ impl LiveLine {
 
     /// Shows how far the cast has come; not on a terminal, logs it every ten seconds.
     pub(crate) fn show(&mut self, now: &Progress) {
-        let mut text = describe(&self.last, now);
+        let mut fields = describe(&self.last, now, self.room.is_some());
         if let Some(room) = &self.room {
-            text =
-                format!("{text}  {}", describe_room(room, self.viewers.as_ref().and_then(|count| count())));
+            fields.extend(describe_room(room, self.viewers.as_ref().and_then(|count| count())));
         }
         let ten_seconds = |p: &Progress| p.elapsed.as_millis() / 10_000;
         if self.enabled {
-            eprint!("\r\x1b[2K{text}");
+            // The cursor stays at the beginning: there it also is when the window gets narrower and the terminal wraps the line, and
+            // what somebody else writes takes the line's place.
+            eprint!("\r{}\x1b[J\r", terminal::fit(fields, terminal::columns()));
             let _unflushed = std::io::stderr().flush();
             self.shown = true;
         } else if ten_seconds(now) > ten_seconds(&self.last) {
-            tracing::info!("{text}");
+            tracing::info!("{}", terminal::join(&fields));
         }
         self.last = *now;
     }
@@ -155,6 +164,8 @@ impl LiveLine {
             DeliveryState::Failed => {
                 format!("the recording cannot be stored, {pending} files to go{problem}")
             }
+            // The summary says so.
+            DeliveryState::Stored | DeliveryState::Empty => return,
         };
         if self.delivery.replace(text.clone()).is_some_and(|told| told == text) {
             return;
@@ -180,7 +191,7 @@ impl LiveLine {
     /// Makes room for other lines.
     pub(crate) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[2K");
+            eprint!("{ERASE}");
         }
     }
 }
@@ -195,36 +206,42 @@ fn words(trouble: Trouble) -> &'static str {
     }
 }
 
-fn describe(last: &Progress, now: &Progress) -> String {
+/// What the live line says of the cast. `in_room`: a room takes the page, and perhaps nothing else does.
+fn describe(last: &Progress, now: &Progress, in_room: bool) -> Vec<Field> {
     let seconds = (now.elapsed - last.elapsed).as_secs_f64().max(0.001);
     let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-    let level = now.peak.map(decibels);
-    format!(
-        "{}  page {:.0} fps  encoded {:.0} fps  unchanged {:.0}/s  {:.0} kbit/s  {}  sound {}/{} dB",
-        now.elapsed,
-        rate(now.frames_captured, last.frames_captured),
-        rate(now.frames_encoded, last.frames_encoded),
-        rate(now.frames_unchanged, last.frames_unchanged),
-        rate(now.bytes, last.bytes) * 8.0 / 1000.0,
-        size(now.bytes),
-        level[0],
-        level[1],
-    )
+    let [left, right] = now.peak.map(decibels);
+    let mut fields = vec![
+        Field::new(0, now.elapsed.to_string()),
+        Field::new(2, format!("page {:.0} fps", rate(now.frames_captured, last.frames_captured))),
+        Field::new(9, format!("encoded {:.0} fps", rate(now.frames_encoded, last.frames_encoded))),
+        Field::new(10, format!("unchanged {:.0}/s", rate(now.frames_unchanged, last.frames_unchanged))),
+    ];
+    // Without a recording and pushes, nothing is encoded but for the room.
+    if now.bytes > 0 || !in_room {
+        fields.push(Field::new(3, format!("{:.0} kbit/s", rate(now.bytes, last.bytes) * 8.0 / 1000.0)));
+        fields.push(Field::new(4, size(now.bytes)));
+    }
+    fields.push(Field::new(6, format!("sound {left}/{right} dB")));
+    fields
 }
 
-fn describe_room(room: &RoomStatus, viewers: Option<usize>) -> String {
+/// What the live line says of the room.
+fn describe_room(room: &RoomStatus, viewers: Option<usize>) -> Vec<Field> {
     if room.state != State::Running {
-        return "room: not connected".to_owned();
+        return vec![Field::new(1, "room: not connected".to_owned())];
     }
     let layers = room.layers.iter().map(|layer| match layer.target_kbps {
         0 => format!("{}p paused", layer.height),
         target => format!("{}p{} {}/{target}", layer.height, layer.fps, layer.bitrate_kbps),
     });
     let loss = room.layers.iter().map(|layer| layer.loss).fold(0.0, f32::max);
-    let rtt = room.rtt_ms.map(|ms| format!("  rtt {ms:.0} ms")).unwrap_or_default();
-    let viewers = viewers.map(|count| format!("  viewers {count}")).unwrap_or_default();
-    let layers: Vec<_> = layers.collect();
-    format!("room {} kbit/s{rtt}  loss {:.1} %{viewers}", layers.join(" + "), loss * 100.0)
+    let layers = layers.collect::<Vec<_>>().join(" + ");
+    let mut fields = vec![Field::new(1, format!("room {layers} kbit/s"))];
+    fields.extend(room.rtt_ms.map(|ms| Field::new(8, format!("rtt {ms:.0} ms"))));
+    fields.push(Field::new(7, format!("loss {:.1} %", loss * 100.0)));
+    fields.extend(viewers.map(|count| Field::new(5, format!("viewers {count}"))));
+    fields
 }
 
 fn decibels(peak: f32) -> String {
@@ -239,22 +256,52 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// What the page's owner should know, in the words of this command line.
+pub(crate) fn warning(warning: Warning) -> &'static str {
+    match warning {
+        Warning::WebRtcWithoutUdp => {
+            "the page uses WebRTC, which may not get through without UDP: allow it with --allow-udp"
+        }
+        Warning::InsecureTls => {
+            "the page's own server has a certificate that is not trusted; it was accepted (--insecure-tls)"
+        }
+    }
+}
+
+/// Lines of a summary about what was odd with the page.
+fn remarks(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(longest) = report.hangs.iter().max_by_key(|hang| hang.ms) {
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        lines.push(format!(
+            "hung     the page's scripts did not run {} times, longest for {:.1} s at {:.1} s",
+            report.hangs.len(),
+            seconds(longest.ms),
+            seconds(longest.at_ms)
+        ));
+    }
+    lines.extend(report.warnings.iter().map(|kind| format!("warning  {}", warning(*kind))));
+    lines
+}
+
 /// What became of a recording, in a few lines.
 pub(crate) fn summary(source: &Source, report: &Report) -> String {
-    let seconds = (report.duration_ms as f64 / 1000.0).max(0.001);
-    let cpu = report.cpu_seconds;
+    // Most of the CPU time of a short recording is spent before its first frame.
+    let began_ms = report.first_frame_ms + report.duration_ms;
+    let cores = |cpu_ms: u64| cpu_ms as f64 / began_ms.max(1) as f64;
+    let cpu = report.cpu_ms;
     let memory = report.peak_rss_bytes;
     let mut lines = vec![
         format!(
             "{}  {:.1} s, {} at {} fps, {}",
             recorded_to(report),
-            seconds,
+            report.duration_ms as f64 / 1000.0,
             source.size,
             source.fps.get(),
             size(report.bytes)
         ),
         format!(
-            "frames   {} from the page, {} ticks unchanged, {} encoded, {} late; first after {} ms",
+            "frames   {} from the page, {} unchanged, {} encoded, {} late; first after {} ms",
             report.frames_captured,
             report.frames_unchanged,
             report.frames_encoded,
@@ -262,19 +309,19 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
             report.first_frame_ms
         ),
         format!(
-            "cost     {:.2} cores: browser {:.2}, display and sound {:.2}, encoding {:.2}; memory {} + {}",
-            cpu.total / seconds,
-            cpu.browser / seconds,
-            cpu.display / seconds,
-            cpu.encode / seconds,
-            size(memory.browser),
-            size(memory.pagecast),
+            "cost     {:.2} cores: browser {:.2}, display and sound {:.2}, encoding {:.2}",
+            cores(cpu.total),
+            cores(cpu.browser),
+            cores(cpu.display),
+            cores(cpu.encode),
         ),
+        format!("memory   {} browser, {} Pagecast", size(memory.browser), size(memory.pagecast)),
     ];
     if report.reloads + report.moves > 0 {
         let evidence = report.evidence.as_ref().map(|e| format!("; see {}", e.display())).unwrap_or_default();
         lines.push(format!("healed   {} reloads, {} fresh browsers{evidence}", report.reloads, report.moves));
     }
+    lines.extend(remarks(report));
     for push in &report.pushes {
         let trouble = push.error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
         lines.push(format!(
@@ -309,9 +356,13 @@ pub(crate) fn place(recording: &Delivered) -> String {
         (_, Some(spool)) => spool.display().to_string(),
         ([], None) => recording.place.clone(),
         ([file, more @ ..], None) => {
-            let first = format!("{}/{}", recording.place, file.name);
-            let first = first.strip_prefix("./").unwrap_or(&first);
-            if more.is_empty() { first.to_owned() } else { format!("{first} and {} more", more.len()) }
+            let here = std::env::current_dir().unwrap_or_default();
+            let folder = Path::new(&recording.place);
+            let first = match folder.strip_prefix(&here) {
+                Ok(below) => below.join(&file.name).display().to_string(),
+                Err(_) => format!("{}/{}", recording.place, file.name),
+            };
+            if more.is_empty() { first } else { format!("{first} and {} more", more.len()) }
         }
     }
 }
@@ -336,8 +387,38 @@ mod tests {
             peak: [1.0, 0.0],
             ..Progress::default()
         };
-        let line = describe(&before, &now);
+        let line = terminal::join(&describe(&before, &now, false));
         assert!(line.starts_with("00:00:02.000  page 30 fps") && line.contains("1000 kbit/s"), "{line}");
         assert!(line.ends_with("126 kB  sound 0/-∞ dB"), "{line}");
+    }
+
+    #[test]
+    fn no_width_wraps_the_live_line() {
+        let now = Progress {
+            elapsed: MediaTime::of_index(86_399, 1),
+            frames_captured: 60,
+            frames_encoded: 60,
+            frames_unchanged: 60,
+            bytes: 1_000_000_000_000,
+            peak: [0.001, 0.0],
+            ..Progress::default()
+        };
+        for columns in 1..250 {
+            let line = terminal::fit(describe(&Progress::default(), &now, false), columns);
+            // Of what can be in it, ∞ alone may take two columns.
+            let width = line.chars().count() + line.matches('∞').count();
+            assert!(width < columns, "{width} of {columns}: {line}");
+        }
+        let line = terminal::fit(describe(&Progress::default(), &now, false), 80);
+        assert!(line.contains("page") && line.contains("kbit/s") && line.contains("GB"), "{line}");
+    }
+
+    #[test]
+    fn a_short_recording_costs_what_it_cost() {
+        let source = Source::new(pagecast_core::spec::SourceUrl::parse("http://a.example").unwrap());
+        let cpu_ms = pagecast_worker::cast::CpuMs { browser: 400, display: 10, encode: 90, total: 500 };
+        let report = Report { first_frame_ms: 900, duration_ms: 100, cpu_ms, ..Report::default() };
+        let summary = summary(&source, &report);
+        assert!(summary.contains("cost     0.50 cores: browser 0.40"), "{summary}");
     }
 }

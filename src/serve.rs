@@ -232,6 +232,14 @@ fn rooms(config: &Config) -> anyhow::Result<Option<OwnRooms>> {
         addresses: config.addresses.clone(),
         access,
         connections: limits,
+        limits: embedded::Limits {
+            rooms: config.max_rooms,
+            rooms_per_application: config.max_rooms_per_application,
+            viewers: config.max_viewers,
+            viewers_per_application: config.max_viewers_per_application,
+            viewers_per_room: config.max_viewers_per_room,
+            ..embedded::Limits::default()
+        },
         ..embedded::Config::default()
     });
     let server = Arc::new(server.context("cannot open the rooms")?);

@@ -1,9 +1,11 @@
 //! What cannot be recorded is said in a sentence, with the right exit code, and nothing is left behind.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use pagecast_testkit::command::{output_of, program};
 use pagecast_testkit::{Outcome, Pagecast, Recording, Reply, Scratch, SelfSigned, Server, Tmpfs, Turn};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -31,6 +33,69 @@ fn nobody_listens() -> Result<()> {
     let _turn = Turn::shared()?;
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     check(record(&format!("http://{free}/")), PAGE, &["refused", &free.to_string()]).map(drop)
+}
+
+/// Answers one request after the other: with these, and the last one again and again. `None` closes the connection.
+fn answering(answers: &'static [Option<&'static str>]) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        let mut asked = 0;
+        for mut stream in listener.incoming().flatten() {
+            let mut line = [0; 4096];
+            let read = stream.read(&mut line).unwrap_or(0);
+            // Not for its icon, nor by a connection in advance.
+            if !line[..read].starts_with(b"GET / ") {
+                continue;
+            }
+            if let Some(answer) = answers[asked.min(answers.len() - 1)] {
+                let _gone = stream.write_all(answer.as_bytes());
+            }
+            asked += 1;
+        }
+    });
+    Ok(format!("http://{address}/"))
+}
+
+#[test]
+fn a_server_that_is_not_up_yet_is_waited_for() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let url = answering(&[
+        None,
+        Some("HTTP/1.1 503 Later\r\nContent-Length: 5\r\nConnection: close\r\n\r\nLater"),
+        Some(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<p>Up",
+        ),
+    ])?;
+    let outcome = Pagecast::record(PAGECAST, &url).with("duration", "1s").finish(LIMIT)?;
+    let report = outcome.report()?;
+    ensure!((report.end.as_str(), report.moves, report.reloads) == ("complete", 0, 0), "{report:?}");
+    ensure!(outcome.stderr.contains("HTTP 503; trying again"), "{}", outcome.stderr);
+    outcome.recording().map(drop)
+}
+
+#[test]
+fn the_ready_timeout_bounds_how_long_a_server_is_waited_for() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let url =
+        answering(&[Some("HTTP/1.1 503 Later\r\nContent-Length: 5\r\nConnection: close\r\n\r\nLater")])?;
+    let run = record(&url).with("ready-timeout", "2s");
+    let begin = std::time::Instant::now();
+    let outcome = check(run, PAGE, &["HTTP 503"])?;
+    ensure!(outcome.stderr.matches("trying again").count() >= 2, "{}", outcome.stderr);
+    ensure!(begin.elapsed() >= Duration::from_secs(2), "it was given up at once");
+    Ok(())
+}
+
+#[test]
+fn a_page_that_cannot_be_opened_is_not_summed_up() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let outcome = check(record(&format!("http://{free}/")).for_people(), PAGE, &["refused"])?;
+    ensure!(outcome.stdout.is_empty() && !outcome.stderr.contains("cores"), "{}", outcome.stderr);
+    let said = outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+    ensure!(said == 1, "{}", outcome.stderr);
+    Ok(())
 }
 
 #[test]
@@ -87,6 +152,80 @@ fn only_web_addresses() -> Result<()> {
     ] {
         check(record(address), BAD_VALUE, &[word])?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_path_is_no_address_but_can_be_served() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let page = scratch.join("x.html");
+    std::fs::write(&page, "<h1>Served</h1>")?;
+    let (folder, page) = (scratch.path().display(), page.display());
+    for address in [format!("{page}"), format!("file://{page}")] {
+        let serve = format!("--directory {folder} 8000");
+        check(
+            record(&address),
+            BAD_VALUE,
+            &["http.server", &serve, "http://localhost:8000/x.html --allow-net localhost:8000"],
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn only_what_can_be_made_is_recorded() -> Result<()> {
+    let page = || record("http://127.0.0.1:9/");
+    for output in ["y.webm", "-", "y.m3u8"] {
+        check(page().output(output.into()), BAD_VALUE, &["--output", "MP4", ".mp4", "folder or bucket"])?;
+    }
+    // A kernel's file system says that there is no such folder.
+    check(page().output("/proc/x.mp4".into()), OUTPUT, &["no files can be made in /proc"])?;
+    let outcome = page().with("name", "a").output("/dev/null".into()).finish(LIMIT)?;
+    outcome.expect_failure(OUTPUT, &["/dev/null", "not a directory"])
+}
+
+#[test]
+fn bitrates_have_units() -> Result<()> {
+    for bitrate in ["3M", "2500k", "3Mbit", "2.5Mbit/s", "2500"] {
+        // Fails only after the values are found good.
+        check(
+            record("http://127.0.0.1:9/").with("bitrate", bitrate).output("/proc/x.mp4".into()),
+            OUTPUT,
+            &["/proc"],
+        )?;
+    }
+    check(record("http://127.0.0.1:9/").with("bitrate", "3MB"), BAD_VALUE, &["--bitrate", "3M, 2500k"])
+        .map(drop)
+}
+
+#[test]
+fn a_port_that_is_taken() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let taken = listener.local_addr()?;
+    for option in ["listen", "listen-media"] {
+        let run = Pagecast::cast(PAGECAST, "http://127.0.0.1:9/");
+        let run = if option == "listen" { run } else { run.with("listen", "127.0.0.1:0") };
+        let run = run.with(option, taken);
+        let port = format!("port {} is in use", taken.port());
+        let outcome = check(run, OUTPUT, &[&port, &format!("--{option} 127.0.0.1:")])?;
+        ensure!(
+            !outcome.stderr.contains("os error") && !outcome.stderr.contains("a bug"),
+            "{}",
+            outcome.stderr
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_to_recover() -> Result<()> {
+    let scratch = Scratch::new()?;
+    std::fs::create_dir_all(scratch.join("some/folders"))?;
+    let said = output_of(program(PAGECAST).arg("recover").arg(scratch.path()))?;
+    ensure!(said.stdout.is_empty() && String::from_utf8_lossy(&said.stderr).contains("nothing to recover"));
+    let missing = program(PAGECAST).arg("recover").arg(scratch.join("nowhere")).output()?;
+    let said = String::from_utf8_lossy(&missing.stderr);
+    ensure!(missing.status.code() == Some(BAD_VALUE) && said.contains("there is no folder"), "{said}");
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::command::program;
 use pagecast_testkit::media::probe;
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::{Pagecast, Scratch, Server, Turn};
@@ -46,8 +47,37 @@ fn a_faststart_mp4_of_tagged_h264_and_aac() -> Result<()> {
     );
     ensure!((report.duration_ms - 4000.0).abs() < 100.0, "{report:?}");
     ensure!(report.bytes == fs::metadata(file.path())?.len(), "{report:?}");
-    let recording = report.recording.context("no recording")?;
+    let recording = report.recording.clone().context("no recording")?;
     ensure!(recording["files"][0]["name"] == "out.mp4" && recording["spool"].is_null(), "{recording}");
+    let folder = file.path().parent().context("no folder")?.display().to_string();
+    ensure!(recording["place"] == folder && recording["status"]["state"] == "stored", "{recording}");
+    ensure!(recording["duration_ms"] == report.duration_ms, "{recording}");
+    ensure!(report.cpu_ms.total > 100 && report.cpu_ms.browser < report.cpu_ms.total, "{report:?}");
+    times_are_in_ms(&serde_json::from_str(&outcome.stdout)?)
+}
+
+/// Checks that whatever is called like a time is in milliseconds, and is called so.
+fn times_are_in_ms(value: &serde_json::Value) -> Result<()> {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let is_time = ["duration", "cpu", "second", "elapsed"].iter().any(|word| name.contains(word));
+        ensure!(!is_time || name.ends_with("_ms"), "{name} is a time in some other unit: {value}");
+    }
+    let inner = value.as_object().into_iter().flatten().map(|(_, value)| value);
+    inner.chain(value.as_array().into_iter().flatten()).try_for_each(times_are_in_ms)
+}
+
+#[test]
+fn the_report_of_a_relative_file_says_where_it_is() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let output = program(PAGECAST)
+        .args(["record", &server.url("empty.html"), "--json", "--duration", "1s", "-o", "talk.mp4"])
+        .args(["--allow-net", "127.0.0.0/8"])
+        .current_dir(scratch.path())
+        .output()?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(report["recording"]["place"] == scratch.path().display().to_string(), "{report}");
+    ensure!(scratch.join("talk.mp4").exists());
     Ok(())
 }
 

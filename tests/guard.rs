@@ -113,6 +113,31 @@ fn what_is_denied_is_said_to_be() -> Result<()> {
 }
 
 #[test]
+fn a_page_that_makes_a_call_without_udp_is_warned_of() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let looks = "<script>window.RTCPeerConnection && RTCPeerConnection.prototype.createOffer</script>A page";
+    let calls = "<script>const call = new RTCPeerConnection(); call.createDataChannel('a');
+        call.createOffer().then((offer) => call.setLocalDescription(offer))
+            .then(() => call.setLocalDescription())</script>A page";
+    let html = |text: &str| Reply::Html(200, text.to_owned());
+    let server = Server::start()?.route("/looks", html(looks)).route("/calls", html(calls));
+    for (page, udp, warnings) in
+        [("/looks", false, &[][..]), ("/calls", true, &[]), ("/calls", false, &["webrtc-without-udp"])]
+    {
+        let mut run = Pagecast::record(PAGECAST, &server.url(page)).with("duration", "2s");
+        if udp {
+            run = run.flag("allow-udp");
+        }
+        let outcome = run.finish(LIMIT)?;
+        let report = outcome.report()?;
+        ensure!(report.warnings == warnings, "{page}: {:?}", report.warnings);
+        let said = outcome.stderr.matches("--allow-udp").count();
+        ensure!(said == warnings.len(), "{page}: {}", outcome.stderr);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_redirect_leads_nowhere_else() -> Result<()> {
     let _turn = Turn::shared()?;
     let other = Other::start()?;

@@ -67,9 +67,10 @@ fn viewers_get_what_is_in_the_file_and_a_dead_server_is_found_again() -> Result<
         "{alive:?}"
     );
     ensure!(
-        dead.lost > 0 && dead.reconnects == 1 && dead.error.is_some() && dead.state == "idle",
+        dead.lost > 0 && dead.reconnects == 1 && dead.interruption.is_some() && dead.state == "idle",
         "{dead:?}"
     );
+    ensure!(dead.error.is_none(), "it ran to the end: {dead:?}");
     ensure!(alive.url.ends_with("/live/…") && !outcome.stderr.contains("hunter2"), "{}", outcome.stderr);
     Ok(())
 }

@@ -71,6 +71,9 @@ fn a_recording_arrives_whole_whoever_fails_meanwhile() -> Result<()> {
     let outcome = run.finish(LIMIT)?;
     let report = outcome.report()?;
     ensure!(report.restarts == 1 && !spool.exists(), "{report:?}");
+    let stored = report.recording.as_ref().context("no recording")?;
+    ensure!(stored["place"] == "s3://rec/room/talk" && stored["status"]["state"] == "stored", "{stored}");
+    ensure!(stored["endpoint"] == format!("{}/", storage.url()) && stored["spool"].is_null(), "{stored}");
     for told in [&outcome.stdout, &outcome.stderr] {
         ensure!(!told.contains("hunter2") && !told.contains(ACCESS), "keys are told: {told}");
     }
@@ -107,24 +110,29 @@ fn what_could_not_be_stored_is_stored_later() -> Result<()> {
     let _turn = Turn::shared()?;
     let (server, scratch) = (Server::start()?, Scratch::new()?);
     let mut storage = storage(&scratch)?;
-    let spool = scratch.join("talk.spool");
+    let spool = scratch.join("of/the week/talk.spool");
+    std::fs::create_dir_all(scratch.join("of/the week"))?;
     storage.stop();
     let outcome = record(&server, &storage, SECRET, &spool.display().to_string())
         .with("duration", "4s")
         .with("storage-patience", "1s")
         .finish(LIMIT)?;
-    outcome.expect_failure(4, &["not stored", "pagecast recover", "talk.spool"])?;
+    outcome.expect_failure(4, &["not stored", "nothing listens there", "pagecast recover", "talk.spool"])?;
+    ensure!(!outcome.stderr.contains("os error"), "{}", outcome.stderr);
+    let kept = outcome.any_report()?.recording.context("no recording")?;
+    ensure!(kept["status"]["state"] != "stored" && kept["spool"] == spool.display().to_string(), "{kept}");
+    ensure!(!outcome.stdout.contains("os error"), "{}", outcome.stdout);
     storage.restart()?;
     let said = output_of(
         program(PAGECAST)
             .arg("recover")
-            // A folder with spools.
+            // A folder with spools below it.
             .arg(scratch.path())
             .env("AWS_ACCESS_KEY_ID", ACCESS)
             .env("AWS_SECRET_ACCESS_KEY", SECRET),
     )?;
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    ensure!(said.contains("talk_0.mp4") && !spool.exists(), "{said}");
+    ensure!(said.contains("s3://rec/room/talk/talk_0.mp4") && !spool.exists(), "{said}");
     let file = drawn(&storage, "room/talk/talk_0.mp4")?;
     ensure!(file.len() > 90 && file.is_sorted(), "{} pictures", file.len());
     Ok(())

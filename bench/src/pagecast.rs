@@ -118,7 +118,7 @@ impl Pagecast {
         Ok(Claims {
             whole_pushes: pushes.map_or(0, |pushes| pushes.iter().filter(is_whole).count()),
             first_frame_s: number("/first_frame_ms")? / 1000.0,
-            cpu_s: number("/cpu_seconds/total")?,
+            cpu_s: number("/cpu_ms/total")? / 1000.0,
         })
     }
 }

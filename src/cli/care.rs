@@ -7,6 +7,10 @@ use pagecast_core::spec::{Checks, Limits, Readiness, Signal, Size};
 
 use super::{parse_bytes, parse_duration, parse_size};
 
+/// How long the page's scripts may hang unless the command line says otherwise: as long as Chromium waits before it asks a person
+/// whether to end an unresponsive page.
+const HANG_LIMIT: Duration = Duration::from_secs(15);
+
 /// Options of `record` about the life of the cast.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The life of the recording")]
@@ -23,7 +27,7 @@ pub(crate) struct Care {
     /// Begin when nothing was being loaded for half a second
     #[arg(long)]
     wait_for_network_idle: bool,
-    /// End after this time, whatever happens, 10s to 24h [default: 24h]
+    /// End when the page was shown for so long, whatever happens, 10s to 24h [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max_time: Option<Duration>,
     /// Look every 2 to 30 s whether anything on the page changed; twice in a row not: load it again; twice more: fresh browser
@@ -32,7 +36,8 @@ pub(crate) struct Care {
     /// Look every 2 to 30 s whether the page is all white, and do the same
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     blank_check: Option<Duration>,
-    /// Look every 1 to 30 s whether the page's scripts get on; if not: fresh browser. A browser that is gone is replaced in any case
+    /// Give the page a fresh browser when its scripts have not run for so long, 1 to 30 s; 0 for never [default: 15s]. A browser
+    /// that is gone is replaced in any case
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     crash_check: Option<Duration>,
     /// Browsers to try, 1 to 10, before the recording is given up [default: 3]
@@ -72,7 +77,7 @@ impl Care {
         Checks {
             freeze: some(self.freeze_check),
             blank: some(self.blank_check),
-            crash: some(self.crash_check),
+            crash: some(self.crash_check.or(Some(HANG_LIMIT))),
         }
     }
 
@@ -85,5 +90,30 @@ impl Care {
             max_video: self.max_video,
             ..usual
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        care: Care,
+    }
+
+    #[test]
+    fn pages_that_hang_are_healed_unless_nobody_wants_that() {
+        let checks = |arguments: &[&str]| {
+            Line::try_parse_from(std::iter::once(&"x").chain(arguments)).unwrap().care.checks()
+        };
+        let crash = |seconds| Checks { crash: Some(Duration::from_secs(seconds)), ..Checks::default() };
+        assert_eq!(checks(&[]), crash(15));
+        assert_eq!(checks(&["--crash-check=3s"]), crash(3));
+        assert_eq!(checks(&["--crash-check=0"]), Checks::default());
+        let freeze = Checks { freeze: Some(Duration::from_secs(2)), ..crash(15) };
+        assert_eq!(checks(&["--freeze-check=2s"]), freeze);
     }
 }

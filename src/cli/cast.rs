@@ -15,7 +15,7 @@ const NETWORK: &str = "The network";
 #[derive(Debug, Args)]
 pub(crate) struct Cast {
     /// The page, http or https
-    #[arg(value_parser = SourceUrl::parse)]
+    #[arg(value_parser = super::place::parse_page)]
     pub(crate) url: SourceUrl,
     /// Width and height of page and video in pixels, even, up to 3840x2160
     #[arg(long, default_value = "1280x720", value_name = "WxH", value_parser = super::parse_size)]
@@ -23,25 +23,26 @@ pub(crate) struct Cast {
     /// Frames per second, 1 to 60
     #[arg(long, default_value = "30", value_name = "N", value_parser = super::parse_fps)]
     pub(crate) fps: Fps,
-    /// How long, like 10s, 1m30s or 2h [default: until Ctrl-C]
+    /// Length of the recording or cast, like 10s, 1m30s or 2h, up to 24h [default: until Ctrl-C]
     #[arg(long, value_name = "TIME", value_parser = super::parse_duration)]
     pub(crate) duration: Option<Duration>,
-    /// Cap on the video bitrate of recording and pushes in kbit/s [default: by size and rate, 6000 for 1280x720 at 30]
-    #[arg(long, value_name = "KBPS")]
+    /// Cap on the video bitrate of recording and pushes, like 3M or 2500k; a plain number is kbit/s; 50k to 100M [default: by
+    /// size and rate, 6M for 1280x720 at 30]
+    #[arg(long, value_name = "RATE", value_parser = super::parse_kbps)]
     pub(crate) bitrate: Option<u32>,
     /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
     #[arg(long, default_value = "1", value_name = "F")]
     pub(crate) scale_factor: f64,
-    /// Start the browser, then wait for Enter before the page is opened: it is there at once
+    /// Start the browser, and open the page when Enter is pressed: it then appears without the browser's start-up time
     #[arg(long)]
     pub(crate) standby: bool,
-    /// Print the result as one JSON object on standard output
+    /// Print what came of it as one JSON object on standard output; its fields are in docs/guides/recording.md
     #[arg(long)]
     pub(crate) json: bool,
     /// Say nothing unless something is wrong
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Send the stream there too: rtmp://host/application/key, rtmps://… or srt://host:port?streamid=…; may be
+    /// Also send the stream to this server: rtmp://host/application/key, rtmps://… or srt://host:port?streamid=…; may be
     /// repeated, up to ten times. A connection that is lost is made again
     #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
     pub(crate) push: Vec<PushUrl>,
@@ -53,10 +54,10 @@ pub(crate) struct Cast {
     /// with :PORT if you like; may be repeated
     #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
     pub(crate) allow_net: Vec<Rule>,
-    /// Keep the page from this, though it is public or allowed; may be repeated
+    /// Never let the page reach this, even if it is public or allowed; written like --allow-net; may be repeated
     #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
     pub(crate) deny_net: Vec<Rule>,
-    /// Let the page send UDP, to any address: some calls (WebRTC) need it
+    /// Let the page send UDP, to any address: some calls (WebRTC) need it, and a page that makes one without it is warned of
     #[arg(long, help_heading = NETWORK)]
     pub(crate) allow_udp: bool,
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use pagecast_core::spec::{Format, Recording, SourceUrl, Storage, StorageError};
 use url::Url;
 
+use super::place::{is_mp4, parse_output};
 use super::{parse_bytes, parse_duration};
 
 const HEADING: &str = "The recording";
@@ -17,33 +18,33 @@ const HEADING: &str = "The recording";
 pub(crate) struct Output {
     /// A file (FILE.mp4), a folder, or a bucket: s3://BUCKET/PREFIX, gs://…, az://…, cos://…?region=…, tos://…, oss://…. Keys come
     /// from the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY [default: the page's host with .mp4]
-    #[arg(short, long, value_name = "WHERE")]
+    #[arg(short, long, value_name = "WHERE", value_parser = parse_output)]
     output: Option<String>,
-    /// Another place, which gets all of it if the first does not answer for a minute
+    /// A second folder or bucket, which gets the whole recording if the first does not answer for a minute
     #[arg(long, value_name = "WHERE")]
     backup: Option<String>,
-    /// The server of a bucket that is not the service's own, like http://127.0.0.1:9000
+    /// Server of the bucket, if it is not the service's own, like http://127.0.0.1:9000
     #[arg(long, value_name = "URL")]
     storage_endpoint: Option<Url>,
-    /// How long storage is waited for when the recording is over; then it stays in its spool [default: 10m]
+    /// How long to wait for the storage when the recording is over; what is not stored by then stays in the spool [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     storage_patience: Option<Duration>,
-    /// What the files in a folder or bucket are called: NAME/NAME_0.mp4, NAME/NAME.m3u8 [default: host and time]
+    /// Name of the files in a folder or bucket: NAME/NAME_0.mp4, NAME/NAME.m3u8 [default: host and time]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// What to make: MP4, HLS with fragmented MP4 or MPEG-TS, or MP4 and HLS
+    /// MP4, HLS with segments of fragmented MP4 (hls) or MPEG-TS (hls-ts), or MP4 and one of these (both, both-ts)
     #[arg(long, value_enum, default_value = "mp4")]
     format: FormatName,
-    /// Length of a segment, 1 to 60 s: what is closed is safe [default: 4s]
+    /// Length of a segment, 1s to 60s; each is safe on the disk when it is complete [default: 4s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     segment: Option<Duration>,
     /// Begin another MP4 after so long, or 2 GB [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     split: Option<Duration>,
-    /// Take a picture (JPEG) every so often
+    /// Store a picture of the page (JPEG) at this interval, 1s to 1h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     thumbnails: Option<Duration>,
-    /// Store a list of all files, NAME.json
+    /// Store a list of all files beside them, NAME.json
     #[arg(long)]
     manifest: bool,
     /// Record the sound alone
@@ -52,7 +53,7 @@ pub(crate) struct Output {
     /// The folder for what is not stored yet [default: beside the recording, or here, with .spool]
     #[arg(long, value_name = "FOLDER")]
     spool: Option<PathBuf>,
-    /// What the spool may hold; beyond that nothing more is recorded, and what was is kept [default: 50G]
+    /// Most that the spool may hold, like 800M or 50G; then the recording ends, and what was recorded is kept [default: 50G]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     spool_limit: Option<u64>,
     /// Replace the recording if it exists
@@ -116,7 +117,7 @@ impl Output {
     fn place(&self, page: &SourceUrl, now_unix_s: i64) -> Result<(Recording, PathBuf), StorageError> {
         let file = match &self.output {
             None => Some(free_name(page)),
-            Some(text) if !text.contains("://") && text.ends_with(".mp4") => Some(text.into()),
+            Some(text) if !text.contains("://") && is_mp4(text) => Some(text.into()),
             Some(_) => None,
         };
         if let Some(path) = file {

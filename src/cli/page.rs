@@ -6,7 +6,9 @@ use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use pagecast_core::SpecError;
-use pagecast_core::spec::{ColorScheme, Context, Device, MAX_INJECTED_LEN, Mobile, Orientation, Secret};
+use pagecast_core::spec::{
+    CaBundle, ColorScheme, Context, Device, MAX_CA_LEN, MAX_INJECTED_LEN, Mobile, Orientation, Secret, Tls,
+};
 
 /// Options of `pagecast record`.
 #[derive(Debug, Args)]
@@ -42,6 +44,12 @@ pub(crate) struct Page {
     /// A script that runs in every document before the page's own
     #[arg(long, value_name = "FILE", value_parser = read)]
     script: Option<String>,
+    /// Trust the certificates in this file (PEM), too: of your own authority, or of a server that signs for itself
+    #[arg(long, value_name = "FILE", value_parser = read_ca)]
+    ca: Option<CaBundle>,
+    /// Accept any certificate from the page's own origin. Nobody can tell then who answers: prefer --ca
+    #[arg(long)]
+    insecure_tls: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -86,6 +94,7 @@ impl Page {
             basic_auth: login
                 .map(|l| pair(l, ':', "user and password", "write USER:PASSWORD"))
                 .transpose()?,
+            tls: Tls { ca: self.ca.clone(), insecure: self.insecure_tls },
         })
     }
 }
@@ -116,15 +125,23 @@ fn pair(
 
 /// The text of a file that is put into the page.
 fn read(path: &str) -> Result<String, String> {
+    read_up_to(path, MAX_INJECTED_LEN, "1 MiB")
+}
+
+/// The certificates in a file.
+fn read_ca(path: &str) -> Result<CaBundle, String> {
+    let text = read_up_to(path, MAX_CA_LEN, "64 KiB")?;
+    CaBundle::parse(&text).map_err(|error| format!("{path}: {error}"))
+}
+
+fn read_up_to(path: &str, most: usize, in_words: &str) -> Result<String, String> {
     let fail = |why: String| format!("cannot read {path}: {why}");
     let file = fs::File::open(Path::new(path)).map_err(|error| fail(error.to_string()))?;
     let mut bytes = Vec::new();
     // A byte more than is allowed is enough to be refused.
-    file.take(MAX_INJECTED_LEN as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| fail(error.to_string()))?;
-    if bytes.len() > MAX_INJECTED_LEN {
-        return Err(fail("it has more than 1 MiB".into()));
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
+    if bytes.len() > most {
+        return Err(fail(format!("it has more than {in_words}")));
     }
     String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".into()))
 }
@@ -179,6 +196,9 @@ mod tests {
         let missing = Line::try_parse_from(["x", "--css", "/nowhere/a.css"]).unwrap_err().to_string();
         assert!(missing.contains("/nowhere/a.css") && missing.contains("--css"), "{missing}");
         assert!(read("/dev/zero").unwrap_err().contains("1 MiB"));
+        assert!(read_ca("/dev/zero").unwrap_err().contains("64 KiB"));
+        let none = read_ca("/proc/self/status").unwrap_err();
+        assert!(none.contains("/proc/self/status") && none.contains("BEGIN CERTIFICATE"), "{none}");
         assert!(read("/").unwrap_err().contains("directory"));
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use pagecast_core::SpecError;
 use pagecast_core::spec::{self, Ice, IceServer, Layer, RoomCodec, RoomIds, RoomService, RoomUrl, Secret};
 
-use super::{cast::Cast, parse_fps, parse_size};
+use super::{cast::Cast, parse_fps, parse_kbps, parse_size};
 
 const HEADING: &str = "The room";
 
@@ -17,13 +17,13 @@ pub(crate) struct Room {
     /// The room. Without one of the three servers below, Pagecast opens the room itself, and prints where to watch it
     #[arg(long, default_value = "demo", value_name = "NAME")]
     room: String,
-    /// The user that the page is shown as; whoever is there as this user already is thrown out
+    /// User that the page is published as; another publisher of the same name is removed from the room
     #[arg(long, default_value = "webcast", value_name = "NAME")]
     user: String,
-    /// The application, for templates in addresses and tokens
+    /// Application, which {app} stands for in addresses and tokens
     #[arg(long, default_value = "pagecast", value_name = "NAME")]
     app: String,
-    /// The task, for templates
+    /// Task, which {task} stands for in addresses and tokens
     #[arg(long, default_value = "cast", value_name = "NAME")]
     task: String,
     /// Publish to a WHIP endpoint, like https://host/whip/{room}; {app}, {room}, {user} and {task} are filled in. A bearer token comes
@@ -40,18 +40,18 @@ pub(crate) struct Room {
     /// A second, smaller layer of the picture for those with a bad line (simulcast), like 640x360 or 640x360@15
     #[arg(long, value_name = "WxH[@FPS]", value_parser = parse_layer)]
     layer: Option<(spec::Size, Option<pagecast_core::Fps>)>,
-    /// Most kbit/s of the picture in the room; of two layers, KBPS,KBPS; 0 is automatic [default: by size and rate, 1200
-    /// for 1280x720 at 30]
-    #[arg(long, value_name = "KBPS", value_delimiter = ',', num_args = 1..=2)]
+    /// Cap on the bitrate of the picture in the room, like 1200k or 1.2M; of two layers, RATE,RATE; a plain number is kbit/s; 0 is
+    /// automatic [default: by size and rate, 1200k for 1280x720 at 30]
+    #[arg(long, value_name = "RATE", value_delimiter = ',', num_args = 1..=2, value_parser = parse_kbps)]
     room_bitrate: Vec<u32>,
-    /// How the picture is encoded for the room
+    /// Codec of the picture in the room
     #[arg(long, value_enum, default_value = "h264")]
     room_codec: CodecName,
     /// A STUN or TURN server, like turn:host:3478?transport=udp; user and password of a TURN server come from the environment:
     /// PAGECAST_TURN_USER, PAGECAST_TURN_PASSWORD; may be repeated
     #[arg(long, value_name = "URL")]
     ice_server: Vec<String>,
-    /// Reach the room by way of a TURN server only
+    /// Send media through a TURN server only
     #[arg(long)]
     relay_only: bool,
     /// Where Pagecast's own room listens for browsers. Beyond this machine it wants tokens, which PAGECAST_ROOM_SECRET signs

@@ -12,6 +12,7 @@
 //! in [`Input::Time`] at the latest.
 
 mod ladder;
+mod load;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,11 +22,19 @@ use serde::{Deserialize, Serialize};
 use crate::spec::{CastSpec, Checks, Limits, Readiness, Signal};
 use crate::time::HostTime;
 use ladder::{Ladder, Step};
+pub use load::LoadError;
 
 /// Time before a page is opened again that could not be opened; grows with each attempt.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Longest time for which a first load that fails for a passing reason is tried again, where no ready timeout says how long: a server
+/// that restarts, or a name that is being published, is usually there by then, and nobody waits for an answer much longer.
+const FIRST_LOAD_WINDOW: Duration = Duration::from_secs(15);
+/// Pause before the second try of a first load; it doubles up to [`MAX_LOAD_PAUSE`].
+const FIRST_LOAD_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause between two tries of a first load, so that a window of 15 s holds several.
+const MAX_LOAD_PAUSE: Duration = Duration::from_secs(4);
 /// A page that was live for so long has all its attempts again: they are there to end a cast that cannot work, not one that
-/// crashes now and then.
+/// crashes now and then. After as long without a hit, a check forgets that it had the page reloaded.
 const STABLE: Duration = Duration::from_secs(600);
 
 /// Where a cast stands.
@@ -118,6 +127,8 @@ pub enum Input {
     Opened,
     /// The page cannot be opened, or no browser be started.
     OpenFailed,
+    /// The page cannot be opened at the moment, for a reason that may pass: see [`LoadError::is_passing`].
+    OpenFailedForNow,
     /// The page made the call that it was asked for, and only its first picture is missing: its time is not up any more.
     Called,
     /// The page is ready to be shown.
@@ -149,7 +160,7 @@ pub enum Input {
 pub enum Output {
     /// Start a fresh browser, instead of the one there is, and open the page in it.
     Open,
-    /// Open the page again, in the same browser.
+    /// Open the page again, in the same browser; it may never have been there.
     Reload,
     /// Let the page into the outputs, and answer with [`Input::Shown`] when they have it.
     GoLive,
@@ -179,6 +190,28 @@ pub enum Event {
     Ended(EndReason),
 }
 
+/// Something about a page that its owner should know, and that does not keep the cast from going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Warning {
+    /// The page sets up a connection of WebRTC, and the cast does not let it send UDP.
+    #[serde(rename = "webrtc-without-udp")]
+    WebRtcWithoutUdp,
+    /// A certificate of the page's own origin was accepted that the browser does not trust, as it was asked to.
+    InsecureTls,
+}
+
+impl Warning {
+    /// A stable word for it, like `insecure-tls`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::WebRtcWithoutUdp => "webrtc-without-udp",
+            Self::InsecureTls => "insecure-tls",
+        }
+    }
+}
+
 /// The life of one cast.
 #[derive(Debug)]
 pub struct Machine {
@@ -188,8 +221,12 @@ pub struct Machine {
     state: State,
     /// Why it ends, once it does.
     ending: Option<EndReason>,
-    /// When the maximum running time is over.
+    /// When the maximum running time is over: counted from the start until the outputs have the page, and then anew.
     ends_at: Option<HostTime>,
+    /// When the first load is not tried again any more, once it failed.
+    first_load_until: Option<HostTime>,
+    /// Times the first load was tried again.
+    load_retries: u32,
     /// When the page must be ready.
     ready_by: Option<HostTime>,
     /// When the page is opened again.
@@ -201,6 +238,8 @@ pub struct Machine {
     /// Whether the page was reloaded for not being ready since it got its browser.
     timed_out: bool,
     was_live: bool,
+    /// An earlier process has shown the page, and its running time goes on.
+    resumed: bool,
     /// The page was there once, perhaps for another process.
     known: bool,
     outputs: VecDeque<Output>,
@@ -219,12 +258,15 @@ impl Machine {
             ends_at: None,
             ready_by: None,
             retry_at: None,
+            first_load_until: None,
+            load_retries: 0,
             ladders: Check::ALL.map(|check| (check, Ladder::new(check))),
             attempts: 0,
             live_since: HostTime(0),
             timed_out: false,
             was_live: false,
-            known: spec.recording.as_ref().is_some_and(|recording| recording.resume),
+            resumed: spec.resumed,
+            known: spec.resumed || spec.recording.as_ref().is_some_and(|recording| recording.resume),
             outputs: VecDeque::new(),
         }
     }
@@ -239,6 +281,12 @@ impl Machine {
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// Whether the page could not be opened and will be opened again after a pause.
+    #[must_use]
+    pub fn will_retry(&self) -> bool {
+        self.retry_at.is_some() && !matches!(self.state, State::Stopping | State::Ended(_))
     }
 
     /// The next thing to do.
@@ -284,13 +332,19 @@ impl Machine {
             (State::Starting | State::Waiting, Input::OpenFailed) if self.retry_at.is_none() => {
                 self.open_failed(now);
             }
+            (State::Starting | State::Waiting, Input::OpenFailedForNow) if self.retry_at.is_none() => {
+                self.open_failed_for_now(now);
+            }
             (State::Waiting, Input::Called) => self.ready_by = None,
             (State::Waiting, Input::Ready) => self.go_live(now),
             (State::Live, Input::Shown) if !self.was_live => {
                 self.was_live = true;
+                if !self.resumed {
+                    self.ends_at = Some(now + self.limits.max_time);
+                }
                 self.outputs.push_back(Output::Tell(Event::Live));
             }
-            (State::Live, Input::Looked(check, hit)) => self.looked(check, hit),
+            (State::Live, Input::Looked(check, hit)) => self.looked(now, check, hit),
             (_, Input::Crashed) if self.retry_at.is_none() => {
                 self.outputs.push_back(Output::KeepEvidence(Trouble::Crash));
                 self.relocate(Trouble::Crash);
@@ -311,7 +365,11 @@ impl Machine {
         }
         if due(self.retry_at) {
             self.retry_at = None;
-            self.open();
+            if self.is_first_load() {
+                self.outputs.push_back(Output::Reload);
+            } else {
+                self.open();
+            }
         }
         if due(self.ready_by) {
             self.not_ready();
@@ -353,13 +411,13 @@ impl Machine {
         }
     }
 
-    fn looked(&mut self, check: Check, hit: bool) {
+    fn looked(&mut self, now: HostTime, check: Check, hit: bool) {
         let trouble = check.trouble();
         let Some((_, ladder)) = self.ladders.iter_mut().find(|(c, _)| *c == check) else { return };
         if hit {
             self.outputs.push_back(Output::KeepEvidence(trouble));
         }
-        match ladder.looked(hit) {
+        match ladder.looked(now, hit) {
             Step::None => {}
             Step::Reload => self.reload(trouble),
             Step::Move => self.relocate(trouble),
@@ -379,9 +437,30 @@ impl Machine {
         }
     }
 
+    /// Whether the page was never there, and has still got its first browser.
+    fn is_first_load(&self) -> bool {
+        !self.known && !self.timed_out && self.attempts == 1
+    }
+
+    /// A first load is tried again in the same browser while there is time: nothing was shown yet that would have to be healed.
+    fn open_failed_for_now(&mut self, now: HostTime) {
+        let timeout = self.readiness.timeout;
+        let window = if timeout.is_zero() { FIRST_LOAD_WINDOW } else { timeout };
+        // Counted from the first failure: a browser that is slow to start takes nothing of it.
+        let until = *self.first_load_until.get_or_insert(now + window);
+        if !self.is_first_load() || now >= until {
+            return self.open_failed(now);
+        }
+        // Doubled no more often than it takes to reach the longest pause.
+        let pause = FIRST_LOAD_PAUSE * (1 << self.load_retries.min(3));
+        self.load_retries += 1;
+        // The last try is made when the time is up, so that all of it is used.
+        self.retry_at = Some((now + pause.min(MAX_LOAD_PAUSE)).min(until));
+    }
+
     /// A page that was there once is tried again; one that never was has failed.
     fn open_failed(&mut self, now: HostTime) {
-        if !self.known && !self.timed_out && self.attempts == 1 {
+        if self.is_first_load() {
             self.stop(EndReason::StartFailed);
         } else if self.may_move() {
             self.outputs.push_back(Output::Tell(Event::Moved(Trouble::Unreachable)));

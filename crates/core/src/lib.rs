@@ -6,6 +6,7 @@
 //! Deliberately absent: IO, clocks, threads, libav, and anything a vendor calls by another name.
 
 pub mod cast;
+pub mod error_text;
 pub mod picture;
 pub mod push;
 pub mod spec;

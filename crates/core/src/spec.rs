@@ -8,6 +8,7 @@ mod recording;
 mod room;
 mod source;
 mod storage;
+mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ pub use storage::{
     Bucket, Keys, LIFETIME_RANGE, MAX_OBJECT_NAME_LEN, MAX_PREFIX_LEN, Media, Service, Storage, StorageError,
     Vod, is_object_name,
 };
+pub use tls::{CaBundle, MAX_CA_CERTIFICATES, MAX_CA_LEN, Tls};
 
 /// Smallest and largest cap on the video bitrate, in kbit/s.
 pub const BITRATE_KBPS_RANGE: std::ops::RangeInclusive<u32> = 50..=100_000;
@@ -83,6 +85,9 @@ pub struct CastSpec {
     /// Whether pushes may be sent anywhere, whatever the network is: they were named by whose machine this is.
     #[serde(default)]
     pub pushes_anywhere: bool,
+    /// Whether an earlier process has shown the page: then the running time goes on from the start of this one.
+    #[serde(default)]
+    pub resumed: bool,
 }
 
 impl CastSpec {
@@ -102,6 +107,7 @@ impl CastSpec {
             limits: Limits::default(),
             network: Network::default(),
             pushes_anywhere: false,
+            resumed: false,
         }
     }
 
@@ -350,6 +356,15 @@ mod tests {
         let long = |text: &str| SourceUrl::parse(&format!("http://a.example/{}", text.repeat(1024)));
         assert!(long("𠀀").is_ok(), "12 bytes each");
         assert_eq!(long("页页").unwrap_err(), SpecError::UrlLength("http://a.example/".len() + 9 * 2048));
+        for (text, hint) in [
+            ("localhost:3000", ", write http://localhost:3000 or"),
+            ("a.example:80/b", ", write http://a.example:80/b or"),
+            ("/home/me/x.html", ", write one like https://"),
+            ("", ", write one like https://"),
+        ] {
+            let said = SourceUrl::parse(text).unwrap_err().to_string();
+            assert!(said.contains(hint) && !said.contains("http:///"), "{text}: {said}");
+        }
         assert_eq!(
             SourceUrl::parse("a.example").unwrap_err().to_string(),
             "the page address is not a URL, write http://a.example or https://a.example"

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pagecast_core::CastSpec;
-use pagecast_core::cast::EndReason;
+use pagecast_core::cast::{EndReason, LoadError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -115,6 +115,9 @@ pub struct End {
     /// For people, without secrets, if there is more to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Why its page could not be loaded, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<LoadError>,
 }
 
 /// A cast that is wanted.

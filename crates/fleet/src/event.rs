@@ -1,6 +1,6 @@
 //! What happens to casts.
 
-use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::cast::{EndReason, LoadError, Trouble, Warning};
 use pagecast_core::push;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,11 @@ pub enum Happening {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         problem: Option<String>,
     },
+    /// Its owner should know this; it goes on.
+    Warning {
+        /// What.
+        warning: Warning,
+    },
     /// It is over.
     Ended {
         /// Why, in a word.
@@ -89,6 +94,9 @@ pub enum Happening {
         /// For people, without secrets.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
+        /// Why its page could not be loaded, if that is why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<LoadError>,
     },
     /// What was recorded is stored, or will not be.
     Stored {

@@ -119,7 +119,7 @@ fn nothing_secret_is_readable_in_the_files() {
         fleet.put_pushes(&claim.ticket, vec![push("replaced")]).await.unwrap();
         let message = Some("planted-message".to_owned());
         fleet
-            .report(&claim.ticket, Happening::Ended { reason: EndReason::OutputFailed, message })
+            .report(&claim.ticket, Happening::Ended { reason: EndReason::OutputFailed, message, cause: None })
             .await
             .unwrap();
         fleet.close(&claim.ticket, None, Some(json!({ "note": "planted-report" }))).await.unwrap();
@@ -294,7 +294,10 @@ fn child() {
             say(format!("told {id} 1"));
             if n % 3 == 0 {
                 fleet
-                    .report(&claim.ticket, Happening::Ended { reason: EndReason::Stopped, message: None })
+                    .report(
+                        &claim.ticket,
+                        Happening::Ended { reason: EndReason::Stopped, message: None, cause: None },
+                    )
                     .await
                     .unwrap();
                 say(format!("ended {id} 1"));

@@ -2,7 +2,7 @@
 //! answered when there are too many.
 //!
 //! A connection enters through [`serve`], is counted in `connections`, and its requests leave through the router, which finds the
-//! client's address as [`ConnectInfo`]. Deliberately absent: what is served, certificates, and how long a request's body may take.
+//! client's address as [`ConnectInfo`] and [`Source`]. Deliberately absent: what is served, certificates, and how long a request's body may take.
 
 mod address;
 mod connections;
@@ -226,6 +226,23 @@ struct Ends {
     local: IpAddr,
 }
 
+/// Where a request comes from: an extension of each, beside [`ConnectInfo`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Whoever a trusted proxy names, or else the other end of the connection.
+    client: IpAddr,
+    local: IpAddr,
+}
+
+impl Source {
+    /// The client's address, unless it is one of this machine's own.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<IpAddr> {
+        let client = self.client.to_canonical();
+        (!client.is_loopback() && client != self.local.to_canonical()).then_some(client)
+    }
+}
+
 async fn requests(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     ends: Ends,
@@ -275,6 +292,7 @@ async fn answer(
     let ended = stream::Ended::new(Arc::clone(&place));
     let mut request = request.map(|body| Body::new(stream::Arriving::new(body, place)));
     request.extensions_mut().insert(ConnectInfo(client));
+    request.extensions_mut().insert(Source { client: client.ip(), local: ends.local });
     let answered = service.router.oneshot(request).await;
     let response = answered.unwrap_or_else(|never| match never {});
     response.map(|body| Body::new(stream::Leaving::new(body, ended)))

@@ -1,3 +1,4 @@
+use axum::Extension;
 use axum::routing::{any, get};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
@@ -159,7 +160,12 @@ async fn bodies_that_do_not_come_make_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_router_hears_who_asks() {
-    let peer = get(|ConnectInfo(client): ConnectInfo<SocketAddr>| async move { client.ip().to_string() });
+    let peer = get(
+        |ConnectInfo(client): ConnectInfo<SocketAddr>, Extension(source): Extension<Source>| async move {
+            assert_eq!(source.elsewhere(), Some(client.ip()).filter(|ip| !ip.is_loopback()));
+            client.ip().to_string()
+        },
+    );
     let limits = Limits { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..Limits::default() };
     for (limits, want) in [(Limits::default(), "127.0.0.1"), (limits, "203.0.113.9")] {
         let server = Server::start(limits, Router::new().route("/peer", peer.clone())).await;

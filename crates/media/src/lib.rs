@@ -20,14 +20,9 @@ pub mod still;
 pub mod store;
 pub mod thumbnail;
 
+pub use pagecast_core::error_text::chain;
+
 /// Keeps libav from writing to standard error, errors aside; call once, before anything else here.
 pub fn quieten() {
     ffmpeg_the_third::log::set_level(ffmpeg_the_third::log::Level::Error);
-}
-
-/// An error and what it came from, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let all = std::iter::successors(Some(error), |e| e.source());
-    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

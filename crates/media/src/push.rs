@@ -108,8 +108,10 @@ pub struct Status {
     pub state: State,
     /// Whether that is for good.
     pub over: bool,
-    /// What went wrong last, if anything ever did.
+    /// Why it does not run, or was given up; `None` while it runs, and once it ended as it should.
     pub error: Option<String>,
+    /// Why the connection was lost last, if it ever was.
+    pub interruption: Option<String>,
     /// Encoded bytes sent, without what containers and protocols add.
     pub bytes: u64,
     /// Packets sent.

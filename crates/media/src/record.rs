@@ -61,6 +61,9 @@ pub enum Error {
     /// The folder is not there.
     #[error("there is no folder {}: make it first", .0.display())]
     NoFolder(PathBuf),
+    /// The folder is there, but its file system takes no files, as that of `/proc`.
+    #[error("no files can be made in {}: choose another folder", .0.display())]
+    NoFiles(PathBuf),
     /// The file cannot be made.
     #[error("cannot write {}", .0.display())]
     Create(PathBuf, #[source] io::Error),

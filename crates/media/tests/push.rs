@@ -95,7 +95,8 @@ fn of_ten_pushes_three_die_and_come_back_and_the_others_miss_nothing() -> Result
             let files = mortal.recorded(&format!("m{i}"))?;
             let [before, after] = [came.compare(&files[0])?, came.compare(&files[1])?];
             ensure!(before.1 < after.0 && after.1 == came.pictures() - 1, "{before:?} and {after:?}");
-            ensure!(came.states[i].lost > 0, "{:?}", came.states[i]);
+            let status = &came.states[i];
+            ensure!(status.lost > 0 && status.error.is_none() && status.interruption.is_some(), "{status:?}");
         }
     }
     Ok(())

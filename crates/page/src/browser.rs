@@ -10,7 +10,9 @@ mod reach;
 mod ready;
 mod signal;
 mod trace;
+mod trust;
 mod video;
+mod webrtc;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -30,6 +32,8 @@ pub use launch::{CHROMIUM_VARIABLE, find_chromium};
 pub(crate) use launch::{browser_user, profile};
 pub use log::Line;
 pub(crate) use trace::Tracer;
+pub use trust::Error as TrustError;
+pub(crate) use trust::{FOLDERS as TRUST_FOLDERS, database as trust_database};
 
 use crate::child::{self, User};
 use crate::clock::Gate;
@@ -60,6 +64,10 @@ pub struct PageState {
     pub ended: bool,
     /// Width and height of a video that is larger than the page may play.
     pub large_video: Option<(u32, u32)>,
+    /// The page has set up a connection of WebRTC, if that is watched.
+    pub webrtc: bool,
+    /// A certificate of the page's own origin was accepted that the browser does not trust.
+    pub insecure_tls: bool,
     /// Nothing was being loaded for half a second since the document came.
     pub network_idle: bool,
     /// Which document that is, as the browser numbers them; none while another one is awaited.
@@ -107,6 +115,8 @@ pub struct Rules {
     pub signal: Signal,
     /// The largest video that it may play; any, if `None`.
     pub max_video: Option<Size>,
+    /// Whether it is watched for connections of WebRTC.
+    pub watch_webrtc: bool,
 }
 
 /// A running browser. Killed when dropped.
@@ -166,7 +176,9 @@ impl Browser {
         let complaint = Complaint::collect(complaint_r).map_err(fail)?;
         let intercept = Intercept::new(source);
         let held = intercept.as_ref().map(|i| (i.for_page(), i.for_frames()));
-        let events = Events { shared: Arc::clone(&shared), gate: around.gate.clone(), rules, intercept };
+        let insecure = source.context.tls.insecure.then(|| source.url.clone());
+        let events =
+            Events { shared: Arc::clone(&shared), gate: around.gate.clone(), rules, intercept, insecure };
         let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
         let mut browser = Self {
             child,
@@ -396,9 +408,26 @@ struct Events {
     gate: Gate,
     rules: Rules,
     intercept: Option<Intercept>,
+    /// The page whose own origin may have any certificate.
+    insecure: Option<SourceUrl>,
 }
 
 impl Events {
+    /// A certificate that the browser does not trust: only the page's own origin may have one, and only if it was asked for.
+    fn judge_certificate(&self, cdp: &Cdp, session: &str, params: &Value) {
+        let accept = params["requestURL"].as_str().is_some_and(|url| {
+            // Sockets of the page's own server are its, too.
+            let url = url.strip_prefix("wss:").map_or_else(|| url.to_owned(), |rest| format!("https:{rest}"));
+            self.insecure.as_ref().is_some_and(|own| own.shares_origin_with(&url))
+        });
+        if accept {
+            self.shared.update(|s| s.insecure_tls = true);
+        }
+        let action = if accept { "continue" } else { "cancel" };
+        let answer = json!({"eventId": params["eventId"], "action": action});
+        cdp.send(session, "Security.handleCertificateError", answer);
+    }
+
     fn is_page(&self, session: &str) -> bool {
         self.shared.page.get().is_some_and(|page| page == session)
     }
@@ -433,6 +462,8 @@ impl cdp::Events for Events {
                     self.shared.update(|s| s.hear(word));
                 } else if let Some(size) = video::read(self.rules.max_video, params) {
                     self.shared.update(|s| s.large_video = Some(size));
+                } else if webrtc::is_told(params) {
+                    self.shared.update(|s| s.webrtc = true);
                 }
             }
             "Target.attachedToTarget" if !session.is_empty() => {
@@ -446,6 +477,7 @@ impl cdp::Events for Events {
                     intercept.take(cdp, session, is_page, method, params);
                 }
             }
+            "Security.certificateError" => self.judge_certificate(cdp, session, params),
             // A frame of another site that crashes is a hole in the page, no more.
             "Inspector.targetCrashed" if self.is_page(session) => {
                 // At once: the browser is about to show a page of its own.

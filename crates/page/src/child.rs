@@ -106,6 +106,23 @@ pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Chil
     command.spawn()
 }
 
+/// Runs a small program to its end, in an empty environment, and says whether it did what it should.
+///
+/// # Errors
+/// It cannot be started. Inside: what it wrote about its failure, at most 1000 characters of one line.
+pub(crate) fn run_tool<'a>(
+    program: &Path,
+    arguments: impl Iterator<Item = &'a str>,
+    folder: &Path,
+) -> io::Result<Result<(), String>> {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().current_dir(folder).stdin(Stdio::null());
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(1000).collect();
+    Ok(if output.status.success() { Ok(()) } else { Err(said) })
+}
+
 /// Whether a child has ended; it may still be waited for.
 #[must_use]
 pub fn has_ended(child: &Child) -> bool {

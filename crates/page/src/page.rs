@@ -38,6 +38,9 @@ pub enum Error {
     /// The thread that watches the browser cannot be started.
     #[error("cannot start the sync thread")]
     Probe(#[source] std::io::Error),
+    /// See [`browser::TrustError`].
+    #[error(transparent)]
+    Trust(#[from] browser::TrustError),
     /// See [`browser::Error`].
     #[error(transparent)]
     Browser(#[from] browser::Error),
@@ -71,6 +74,8 @@ pub struct Page {
     user: Option<User>,
     depth: Depth,
     gate: Gate,
+    /// Files that make its browsers trust the certificates they are given: names below the home folder, and contents.
+    trust: Vec<(String, Vec<u8>)>,
     /// Browsers started so far.
     browsers: u32,
     folder: RunFolder,
@@ -121,8 +126,22 @@ impl Page {
             give(socket, user).map_err(fail)?;
         }
         let guard = Guard::start(guard::Config::new(config.network.clone()))?;
-        let mut page =
-            Self { running: None, guard, display, sound, config, user, depth, gate, browsers: 0, folder };
+        let ca = config.source.context.tls.ca.as_ref();
+        let database = |ca| browser::trust_database(ca, &folder.path().join("nssdb"));
+        let trust = ca.map(database).transpose()?.unwrap_or_default();
+        let mut page = Self {
+            running: None,
+            guard,
+            display,
+            sound,
+            config,
+            user,
+            depth,
+            gate,
+            trust,
+            browsers: 0,
+            folder,
+        };
         page.renew()?;
         Ok(page)
     }
@@ -141,8 +160,8 @@ impl Page {
         self.browsers += 1;
         let path = path(self.browsers);
         self.folder.watch(None).map_err(fail)?;
-        make_browser_folder(&path, self.user, &profile(&self.config.source.context, &self.config.network))
-            .map_err(fail)?;
+        let profile = profile(&self.config.source.context, &self.config.network);
+        make_browser_folder(&path, self.user, &profile, &self.trust).map_err(fail)?;
         let around = browser::Surroundings {
             folder: &path,
             wayland: &self.folder.path().join("wayland"),
@@ -183,7 +202,12 @@ impl Page {
 }
 
 /// Makes the browser's home and profile. They are ours until they are complete: nobody can slip a link under what we write.
-fn make_browser_folder(path: &Path, user: Option<User>, files: &[(&str, Value)]) -> std::io::Result<()> {
+fn make_browser_folder(
+    path: &Path,
+    user: Option<User>,
+    files: &[(&str, Value)],
+    trust: &[(String, Vec<u8>)],
+) -> std::io::Result<()> {
     std::fs::DirBuilder::new().mode(0o700).create(path)?;
     let folders = ["home", "profile", "profile/Default", "tmp"];
     for name in folders {
@@ -193,6 +217,15 @@ fn make_browser_folder(path: &Path, user: Option<User>, files: &[(&str, Value)])
         let file = path.join("profile").join(name);
         std::fs::write(&file, contents.to_string())?;
         give(&file, user)?;
+    }
+    if !trust.is_empty() {
+        let home = path.join("home");
+        browser::TRUST_FOLDERS.iter().try_for_each(|name| std::fs::create_dir(home.join(name)))?;
+        for (name, contents) in trust {
+            std::fs::write(home.join(name), contents)?;
+            give(&home.join(name), user)?;
+        }
+        browser::TRUST_FOLDERS.iter().rev().try_for_each(|name| give(&home.join(name), user))?;
     }
     folders.iter().rev().try_for_each(|name| give(&path.join(name), user))?;
     give(path, user)

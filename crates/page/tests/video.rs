@@ -77,7 +77,7 @@ fn a_video_that_is_small_enough_is_none_of_our_business() -> Result<()> {
 
 #[test]
 fn a_page_finds_no_more_than_was_agreed() -> Result<()> {
-    let rules = Rules { signal: Signal::Webcast, max_video: Some(Size::HD) };
+    let rules = Rules { signal: Signal::Webcast, max_video: Some(Size::HD), ..Rules::default() };
     // Names that our own scripts use are the page's to use, too.
     let names = "const tell = 1, value = 2, watch = 3, look = 4, FUNCTIONS = 5, BINDING = 6, functions = 7, binding = 8;";
     let live = Live::open_by(

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pagecast_core::spec::{Bucket, Ice, Limits, Network, RoomCodec, RoomUrl, Secret, Storage};
+use pagecast_core::spec::{Bucket, CaBundle, Ice, Limits, Network, RoomCodec, RoomUrl, Secret, Storage};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -60,6 +60,10 @@ pub struct Application {
     /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
     #[serde(default)]
     pub network: Network,
+    /// Certificates that its pages' browsers trust besides their own, as PEM text or `{ file = "…" }`: of its own authority, or of a
+    /// server that signs for itself. At most 16, and 64 KiB.
+    #[serde(default)]
+    pub ca: Option<CaBundle>,
     /// What each of its casts may use.
     #[serde(default)]
     pub limits: Limits,
@@ -82,6 +86,7 @@ impl Application {
             ice: Ice::default(),
             storage: StorageDefaults::default(),
             network: Network::default(),
+            ca: None,
             limits: Limits::default(),
         }
     }

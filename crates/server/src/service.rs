@@ -84,7 +84,8 @@ impl Service {
 
     /// A cast of this page for this application, with all that it gets unless it says otherwise, and that goes nowhere yet.
     #[must_use]
-    pub fn cast(&self, app: &Application, id: &CastId, source: Source) -> CastSpec {
+    pub fn cast(&self, app: &Application, id: &CastId, mut source: Source) -> CastSpec {
+        source.context.tls.ca.clone_from(&app.ca);
         CastSpec {
             network: app.network.clone(),
             limits: app.limits.clone(),

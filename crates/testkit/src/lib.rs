@@ -50,7 +50,7 @@ pub use rustix::process::Signal;
 pub use s3::{Fault, S3};
 pub use scratch::{Scratch, Tmpfs};
 pub use service::{Service, Setup};
-pub use tls::SelfSigned;
+pub use tls::{Authority, SelfSigned, certificate, end_entity};
 pub use viewer::Viewer;
 pub use vod::VodServer;
 pub use whip::Whip;

@@ -56,7 +56,7 @@ pub struct Report {
     pub first_frame_ms: f64,
     pub duration_ms: f64,
     pub bytes: u64,
-    pub cpu_seconds: CpuSeconds,
+    pub cpu_ms: CpuMs,
     pub peak_rss_bytes: PeakRss,
     #[serde(default)]
     pub restarts: u32,
@@ -64,6 +64,18 @@ pub struct Report {
     #[serde(default)]
     pub pushes: Vec<Push>,
     pub room: Option<serde_json::Value>,
+    #[serde(default)]
+    pub hangs: Vec<Hang>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// A time during which the page's scripts did not run.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the words of the command line's own reference")]
+pub struct Hang {
+    pub at_ms: u64,
+    pub ms: u64,
 }
 
 /// What became of a push.
@@ -77,6 +89,7 @@ pub struct Push {
     pub lost: u64,
     pub reconnects: u64,
     pub error: Option<String>,
+    pub interruption: Option<String>,
 }
 
 /// A turn in the life of a cast.
@@ -87,14 +100,14 @@ pub struct Turn {
     pub event: serde_json::Value,
 }
 
-/// Processor time by part.
+/// Processor time by part, in milliseconds.
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "the words of the command line's own reference")]
-pub struct CpuSeconds {
-    pub browser: f64,
-    pub display: f64,
-    pub encode: f64,
-    pub total: f64,
+pub struct CpuMs {
+    pub browser: u64,
+    pub display: u64,
+    pub encode: u64,
+    pub total: u64,
 }
 
 /// Largest resident memory.
@@ -126,6 +139,13 @@ impl Pagecast {
     pub fn cast(program: impl Into<PathBuf>, url: &str) -> Self {
         let arguments = ["cast", url, "--json"].map(str::to_owned).into();
         Self { arguments, records: false, ..Self::record(program, url) }
+    }
+
+    /// Without `--json`: what it says is for people.
+    #[must_use]
+    pub fn for_people(mut self) -> Self {
+        self.arguments.retain(|argument| argument != "--json");
+        self
     }
 
     /// Pages reach loopback only where `--allow-net` says so, as they do without us.

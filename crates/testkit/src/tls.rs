@@ -40,12 +40,52 @@ pub fn end_entity(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((certificate, key))
 }
 
-/// `openssl s_server` with a certificate signed by itself; killed when dropped.
+/// An authority of its own, and a certificate for `localhost` and 127.0.0.1 that it has signed.
+#[derive(Debug)]
+pub struct Authority {
+    /// Its certificate.
+    pub ca: PathBuf,
+    /// The certificate that it has signed, and its key.
+    pub signed: (PathBuf, PathBuf),
+}
+
+impl Authority {
+    /// Makes both in a folder.
+    ///
+    /// # Errors
+    /// `openssl` is missing or fails.
+    pub fn make(folder: &Path) -> Result<Self> {
+        let file = |name: &str| folder.join(name);
+        std::fs::write(
+            file("authority.cnf"),
+            "[req]\ndistinguished_name = name\n[name]\n[ca]\nbasicConstraints = critical,CA:TRUE\n\
+             [leaf]\nbasicConstraints = critical,CA:FALSE\nsubjectAltName = DNS:localhost,IP:127.0.0.1\n",
+        )?;
+        let request = |name: &str| {
+            let mut request = program("openssl");
+            request.args(["req", "-newkey", "rsa:2048", "-nodes", "-subj", &format!("/CN={name}")]);
+            request.arg("-config").arg(file("authority.cnf"));
+            request
+        };
+        let (ca, ca_key) = (file("ca.pem"), file("ca-key.pem"));
+        let mut authority = request("Our own authority");
+        authority.args(["-x509", "-days", "2", "-extensions", "ca"]);
+        output_of(authority.arg("-keyout").arg(&ca_key).arg("-out").arg(&ca))?;
+        let (certificate, key, wish) = (file("signed.pem"), file("signed-key.pem"), file("signed.csr"));
+        output_of(request("localhost").arg("-keyout").arg(&key).arg("-out").arg(&wish))?;
+        let mut sign = program("openssl");
+        sign.args(["x509", "-req", "-days", "2", "-extensions", "leaf", "-CAcreateserial"]);
+        sign.arg("-extfile").arg(file("authority.cnf")).arg("-in").arg(wish);
+        output_of(sign.arg("-CA").arg(&ca).arg("-CAkey").arg(ca_key).arg("-out").arg(&certificate))?;
+        Ok(Self { ca, signed: (certificate, key) })
+    }
+}
+
+/// `openssl s_server` with a certificate that no browser trusts by itself; killed when dropped.
 #[derive(Debug)]
 pub struct SelfSigned {
     child: Child,
     port: u16,
-    #[expect(dead_code, reason = "key and certificate lie in it")]
     scratch: Scratch,
 }
 
@@ -56,10 +96,33 @@ impl SelfSigned {
     /// `openssl` is missing or fails.
     pub fn start() -> Result<Self> {
         let scratch = Scratch::new()?;
-        let (certificate, key) = certificate(scratch.path())?;
+        let identity = certificate(scratch.path())?;
+        Self::with(scratch, &identity)
+    }
+
+    /// Starts one with this certificate and key, which serves the files in the scratch folder.
+    ///
+    /// # Errors
+    /// `openssl` is missing or fails.
+    pub fn with(scratch: Scratch, identity: &(PathBuf, PathBuf)) -> Result<Self> {
+        Self::with_chain(scratch, identity, None)
+    }
+
+    /// The same, which also shows the certificates of this file, as if they vouched for its own.
+    ///
+    /// # Errors
+    /// `openssl` is missing or fails.
+    pub fn with_chain(
+        scratch: Scratch,
+        (certificate, key): &(PathBuf, PathBuf),
+        chain: Option<&Path>,
+    ) -> Result<Self> {
         let mut server = program("openssl");
-        server.args(["s_server", "-www", "-accept", "127.0.0.1:0"]);
-        server.arg("-key").arg(&key).arg("-cert").arg(&certificate);
+        server.args(["s_server", "-WWW", "-accept", "127.0.0.1:0"]).current_dir(scratch.path());
+        server.arg("-key").arg(key).arg("-cert").arg(certificate);
+        if let Some(chain) = chain {
+            server.arg("-cert_chain").arg(chain);
+        }
         server.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = server.spawn().with_context(|| missing("openssl"))?;
         let output = child.stdout.take().context("openssl has no output")?;
@@ -76,6 +139,14 @@ impl SelfSigned {
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}/", self.port)
+    }
+
+    /// Has it serve a page under this name.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn serve(&self, name: &str, html: &str) -> Result<()> {
+        Ok(std::fs::write(self.scratch.join(name), html)?)
     }
 }
 

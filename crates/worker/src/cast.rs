@@ -2,6 +2,7 @@
 
 mod driver;
 mod evidence;
+mod hang;
 mod line;
 mod pushes;
 mod recording;
@@ -14,14 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use pagecast_core::cast::{EndReason, Event, Trouble};
+use pagecast_core::cast::{EndReason, Event, LoadError, Trouble, Warning};
 use pagecast_core::spec::Keys;
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_media::{encode, push, record};
-use pagecast_page::browser::{self, CallError};
+use pagecast_page::browser::{self, CallError, TrustError};
 use serde::{Deserialize, Serialize};
 
 pub use driver::Warm;
+pub use hang::Hang;
 pub use pagecast_media::record::deliver::{
     Delivered, Item as RecordedFile, State as DeliveryState, Status as DeliveryStatus,
 };
@@ -29,7 +31,7 @@ pub use pagecast_room::publish::{LayerStatus as RoomLayer, Status as RoomStatus}
 pub(crate) use pushes::change as change_pushes;
 pub use pushes::{Change, PushNews, PushReport};
 use recording::Finishing;
-pub use report::{CpuSeconds, PeakRss, Progress, Report, Turn};
+pub use report::{CpuMs, PeakRss, Progress, Report, Turn};
 
 /// Why a cast cannot start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -115,12 +117,24 @@ impl Error {
                 browser::Error::Setting { .. } | browser::Error::Call(CallError::Selector(_)) => Kind::Value,
                 _ => Kind::Browser,
             },
+            Self::Page(pagecast_page::Error::Trust(TrustError::Certificate { .. })) => Kind::Value,
             Self::NothingRecorded(_) | Self::GaveUp(Trouble::StartTimeout | Trouble::Unreachable, _) => {
                 Kind::Page
             }
             Self::Page(_) | Self::GaveUp(..) => Kind::Browser,
             Self::Record(_) | Self::Storage(_) | Self::NotStored { .. } | Self::Room(_) => Kind::Output,
             Self::Encode(_) | Self::Push(_) | Self::StartRoom(_) | Self::Panic(_) => Kind::Unexpected,
+        }
+    }
+}
+
+impl Error {
+    /// Why the page could not be loaded, if that is what failed.
+    #[must_use]
+    pub fn load_error(&self) -> Option<LoadError> {
+        match self {
+            Self::Page(pagecast_page::Error::Browser(error)) => error.load_error(),
+            _ => None,
         }
     }
 }
@@ -208,8 +222,12 @@ pub enum News {
     Unrecorded,
     /// A picture of the page is there, or could not be made.
     Snapshot(PathBuf, bool),
-    /// Why it is about to end too early, for people.
-    Failing(String),
+    /// Why it is about to end too early, for people, and what could not be loaded, if that is why.
+    Failing(String, Option<LoadError>),
+    /// Its owner should know this; each is told once.
+    Warning(Warning),
+    /// The page cannot be opened yet, for this reason, and is tried again in a moment.
+    Retrying(String),
 }
 
 /// A cast that ended too early: what was recorded until then, if anything, and why.

@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use pagecast_core::cast::LoadError;
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::{child, clock};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -87,6 +88,9 @@ pub struct Failed {
     pub kind: Kind,
     /// For people: what was tried and why it failed.
     pub message: String,
+    /// Why the page could not be loaded, if that is what failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<LoadError>,
 }
 
 /// Why a cast's process cannot be had.

@@ -123,7 +123,7 @@ impl Fleet for Shelf {
     }
 
     async fn events(&self, id: &CastId, after: u64, limit: usize) -> Result<Vec<Event>, Error> {
-        let end = Happening::Ended { reason: EndReason::Stopped, message: None };
+        let end = Happening::Ended { reason: EndReason::Stopped, message: None, cause: None };
         let happened =
             if self.named(id)?.state == State::Ended { vec![Happening::Queued, end] } else { Vec::new() };
         let events = (1..).zip(happened).map(|(seq, what)| Event { seq, at_ms: 5, what });

@@ -1,15 +1,13 @@
-//! From hits to steps: two in a row reload the page, two in a row after that move it. A crash moves it at once.
+//! From hits to steps: two in a row reload the page, two in a row after that move it, whatever was seen in between. Only
+//! [`STABLE`] without a hit forgets the reload. A crash moves the page at once.
 
 use std::time::Duration;
 
-use super::Check;
+use super::{Check, STABLE};
 use crate::time::HostTime;
 
 /// Hits in a row that lead to a step.
 const HITS: u32 = 2;
-/// Looks in a row without a hit after which a page that was loaded again counts as sound. One is not enough: loading changes
-/// the page, whatever becomes of it.
-const SOUND: u32 = 4;
 
 /// What a look leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +23,15 @@ pub(super) struct Ladder {
     check: Check,
     interval: Duration,
     next: Option<HostTime>,
-    /// In a row, of whatever came last.
+    /// Hits in a row, up to the last look.
     hits: u32,
-    misses: u32,
-    reloaded: bool,
+    /// When the page was reloaded or the last hit after that came; `None` if it was not reloaded in this browser.
+    reloaded: Option<HostTime>,
 }
 
 impl Ladder {
     pub(super) fn new(check: Check) -> Self {
-        Self { check, interval: Duration::ZERO, next: None, hits: 0, misses: 0, reloaded: false }
+        Self { check, interval: Duration::ZERO, next: None, hits: 0, reloaded: None }
     }
 
     /// Looks from now on, every `interval`.
@@ -44,8 +42,10 @@ impl Ladder {
 
     /// Looks no more until it begins again, with all forgotten if the browser is another one.
     pub(super) fn pause(&mut self, forget: bool) {
-        (self.next, self.hits, self.misses) = (None, 0, 0);
-        self.reloaded &= !forget;
+        (self.next, self.hits) = (None, 0);
+        if forget {
+            self.reloaded = None;
+        }
     }
 
     pub(super) fn next_look(&self) -> Option<HostTime> {
@@ -61,17 +61,23 @@ impl Ladder {
         due
     }
 
-    pub(super) fn looked(&mut self, hit: bool) -> Step {
+    pub(super) fn looked(&mut self, now: HostTime, hit: bool) -> Step {
         if self.next.is_none() {
             return Step::None;
         }
-        (self.hits, self.misses) = if hit { (self.hits + 1, 0) } else { (0, self.misses + 1) };
-        self.reloaded &= self.misses < SOUND;
+        self.reloaded = self.reloaded.filter(|since| now.since(*since) < STABLE);
+        if !hit {
+            self.hits = 0;
+            return Step::None;
+        }
+        self.hits += 1;
+        let was_reloaded = self.reloaded.is_some();
+        self.reloaded = self.reloaded.map(|_| now);
         match (self.check, self.hits) {
-            (Check::Crash, 1..) => Step::Move,
-            (_, HITS..) if self.reloaded => Step::Move,
+            (Check::Crash, _) => Step::Move,
+            (_, HITS..) if was_reloaded => Step::Move,
             (_, HITS..) => {
-                self.reloaded = true;
+                self.reloaded = Some(now);
                 Step::Reload
             }
             _ => Step::None,

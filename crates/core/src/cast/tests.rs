@@ -111,24 +111,66 @@ fn two_hits_reload_and_two_more_move() {
 }
 
 #[test]
-fn a_page_that_was_loaded_again_must_prove_that_it_is_sound() {
+fn a_reload_is_forgotten_after_ten_minutes_without_a_hit_only() {
     let reloaded = || {
-        let mut cast = cast(|_| {}).live();
+        let mut cast = cast(|s| s.limits.max_time = Duration::from_secs(86_400)).live();
         cast.hit(Check::Freeze);
         cast.hit(Check::Freeze);
         cast.again();
         cast
     };
-    // Hits of another kind are none for this one.
-    for (sound_looks, then) in [(1, Event::Moved as fn(_) -> _), (3, Event::Moved), (4, Event::Reloaded)] {
-        let mut cast = reloaded();
-        for _ in 0..sound_looks {
+    let clean = |cast: &mut Cast, looks: u64| {
+        for _ in 0..looks {
             cast.wait(CHECK_S);
             cast.give(Input::Looked(Check::Freeze, false));
         }
+    };
+    // With the hit that follows, 119 clean looks make ten minutes.
+    for (looks, then) in [
+        (0, Event::Moved as fn(_) -> _),
+        (1, Event::Moved),
+        (4, Event::Moved),
+        (118, Event::Moved),
+        (119, Event::Reloaded),
+    ] {
+        let mut cast = reloaded();
+        clean(&mut cast, looks);
         cast.hit(Check::Freeze);
-        assert!(cast.hit(Check::Freeze).contains(&Output::Tell(then(Freeze))), "after {sound_looks}");
+        assert!(cast.hit(Check::Freeze).contains(&Output::Tell(then(Freeze))), "after {looks}");
     }
+    // A hit by itself leads to nothing, but the ten minutes begin anew. Hits of another kind are none for this one.
+    let mut cast = reloaded();
+    clean(&mut cast, 100);
+    cast.hit(Check::Freeze);
+    clean(&mut cast, 100);
+    cast.hit(Check::Freeze);
+    assert!(cast.hit(Check::Freeze).contains(&Output::Tell(Event::Moved(Freeze))));
+}
+
+#[test]
+fn a_page_that_freezes_nine_seconds_after_each_load_is_not_reloaded_for_ever() {
+    let every = Duration::from_secs(2);
+    let mut cast = cast(|s| s.checks = Checks { freeze: Some(every), ..Checks::default() }).live();
+    let mut told = Vec::new();
+    let mut loaded_s = cast.now_s;
+    while !matches!(cast.machine.state(), State::Stopping) {
+        assert!(cast.now_s < 300, "the page is loaded again for ever: {told:?}");
+        if cast.machine.state() == State::Starting {
+            cast.again();
+            loaded_s = cast.now_s;
+        }
+        let looks = cast.wait(2);
+        assert_eq!(looks, [Output::Look(Check::Freeze)]);
+        let hit = cast.now_s - loaded_s > 9;
+        let outputs = cast.give(Input::Looked(Check::Freeze, hit));
+        told.extend(outputs.into_iter().filter_map(|output| match output {
+            Output::Tell(event) => Some(event),
+            _ => None,
+        }));
+    }
+    let both = [Event::Reloaded(Freeze), Event::Moved(Freeze)];
+    assert_eq!(told, [&both[..], &both[..], &both[..1]].concat(), "three browsers, reloaded once in each");
+    cast.ended(EndReason::GaveUp(Freeze));
 }
 
 #[test]
@@ -280,7 +322,32 @@ fn ends() {
 }
 
 #[test]
-fn the_maximum_running_time_counts_from_the_start() {
+fn the_maximum_running_time_counts_from_the_first_frame() {
+    let mut cast = cast(|s| s.checks = Checks::default());
+    cast.give(Input::Start);
+    cast.wait(9);
+    let mut cast = cast.rest();
+    cast.wait(1);
+    cast.give(Input::Shown);
+    assert_eq!(cast.machine.deadline(), Some(at(cast.now_s + 600)));
+    assert_eq!(cast.give(Input::Crashed), after(Crash, Event::Moved, &HELD_OPEN));
+    cast.again();
+    cast.give(Input::Shown);
+    assert_eq!(cast.wait(599), []);
+    assert_eq!(cast.wait(1), [Output::Stop], "a fresh browser is given no more time");
+    cast.ended(EndReason::MaxTime);
+    // Of a cast that another process goes on with, what is left counts from the start.
+    let mut resumed = self::cast(|s| (s.checks, s.resumed) = (Checks::default(), true));
+    resumed.give(Input::Start);
+    resumed.wait(9);
+    let mut resumed = resumed.rest();
+    resumed.give(Input::Shown);
+    assert_eq!(resumed.wait(590), []);
+    assert_eq!(resumed.wait(1), [Output::Stop]);
+}
+
+#[test]
+fn until_the_first_frame_as_much_time_may_pass() {
     let mut cast = cast(|s| s.checks = Checks::default());
     cast.wait(1000);
     cast.give(Input::Start);
@@ -318,6 +385,50 @@ fn what_cannot_be_opened_at_first_has_failed_and_later_is_tried_again() {
 }
 
 #[test]
+fn a_first_load_that_may_yet_succeed_is_tried_again_in_the_same_browser() {
+    // The pauses grow, and the last try is made when the time is up.
+    for (timeout_s, tries) in
+        [(0, &[1, 2, 4, 8, 12, 15][..]), (2, &[1, 2]), (30, &[1, 2, 4, 8, 12, 16, 20, 24, 28, 30])]
+    {
+        let mut cast = cast(|s| s.readiness.timeout = Duration::from_secs(timeout_s));
+        let began_s = cast.now_s;
+        assert_eq!(cast.give(Input::Start), [Output::Open]);
+        let mut tried = Vec::new();
+        while cast.machine.state() == State::Starting {
+            let outputs = cast.give(Input::OpenFailedForNow);
+            assert_eq!(cast.machine.will_retry(), outputs.is_empty());
+            if outputs == [Output::Stop] {
+                break;
+            }
+            assert_eq!(cast.give(Input::OpenFailedForNow), [], "it is not tried at the moment");
+            while cast.wait(1) != [Output::Reload] {
+                assert!(cast.now_s < began_s + 60);
+            }
+            tried.push(cast.now_s - began_s);
+        }
+        assert_eq!(tried, tries, "{timeout_s} s");
+        assert_eq!(cast.machine.attempts(), 1, "it is no use to start another browser");
+        cast.ended(EndReason::StartFailed);
+    }
+    // It may come up.
+    let mut cast = cast(|_| {});
+    cast.give(Input::Start);
+    cast.give(Input::OpenFailedForNow);
+    assert_eq!(cast.wait(1), [Output::Reload]);
+    assert_eq!(cast.give(Input::Opened), []);
+    assert_eq!(cast.give(Input::Ready), [Output::GoLive]);
+    cast.give(Input::Shown);
+    // Later, a page that cannot be opened is moved as ever.
+    cast.give(Input::Crashed);
+    assert_eq!(cast.give(Input::OpenFailedForNow), [Output::Tell(Event::Moved(Unreachable))]);
+    // And what is given up meanwhile is.
+    let mut stopped = self::cast(|_| {});
+    stopped.give(Input::Start);
+    stopped.give(Input::OpenFailedForNow);
+    assert_eq!(stopped.give(Input::Stop), [Output::Stop]);
+}
+
+#[test]
 fn checks_that_are_off_never_look() {
     let mut cast =
         cast(|s| s.checks = Checks { freeze: Some(Duration::from_secs(2)), ..Checks::default() }).live();
@@ -333,6 +444,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         3 => Just(Input::Start),
         8 => Just(Input::Opened),
         2 => Just(Input::OpenFailed),
+        2 => Just(Input::OpenFailedForNow),
         2 => Just(Input::Called),
         8 => Just(Input::Ready),
         8 => Just(Input::Shown),
@@ -348,7 +460,76 @@ fn any_input() -> impl Strategy<Value = Input> {
     ]
 }
 
+/// What a check has seen since the page got its browser, and what has to be done by the rule as it is written down.
+#[derive(Default)]
+struct Model {
+    looks: Vec<(u64, bool)>,
+    /// The look that had the page reloaded.
+    reloaded: Option<usize>,
+    /// Looks before this one are of an earlier load.
+    since: usize,
+}
+
+impl Model {
+    fn look(&mut self, now_s: u64, hit: bool) -> Option<fn(Trouble) -> Event> {
+        self.looks.push((now_s, hit));
+        let loaded = &self.looks[self.since..];
+        if loaded.len() < 2 || !loaded[loaded.len() - 2..].iter().all(|(_, hit)| *hit) {
+            return None;
+        }
+        let last = self.looks.len() - 1;
+        // Every pause between two hits since the reload was shorter than ten minutes.
+        let remembered = self.reloaded.is_some_and(|reload| {
+            let hits: Vec<u64> =
+                self.looks[reload..].iter().filter(|(_, hit)| *hit).map(|(s, _)| *s).collect();
+            hits.windows(2).all(|two| two[1] - two[0] < 600)
+        });
+        self.since = last + 1;
+        if remembered {
+            *self = Self::default();
+            return Some(Event::Moved);
+        }
+        self.reloaded = Some(last);
+        Some(Event::Reloaded)
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_ladder_is_climbed_as_it_is_written_down(
+        looks in proptest::collection::vec((1_u64..80, 0_u32..5), 1..400),
+    ) {
+        let every = Some(Duration::from_secs(2));
+        let mut cast = cast(|s| {
+            s.checks = Checks { freeze: every, ..Checks::default() };
+            s.limits = Limits { max_time: Duration::from_secs(86_400), attempts: 10, ..Limits::default() };
+        })
+        .live();
+        let mut model = Model::default();
+        for (pause, chance) in looks {
+            if cast.machine.state() != State::Live {
+                break;
+            }
+            // Mostly a few seconds, now and then minutes.
+            cast.wait(if pause > 70 { pause * 5 } else { 2 + pause % 8 });
+            let hit = chance > 2;
+            let outputs = cast.give(Input::Looked(Check::Freeze, hit));
+            let told = outputs.iter().find_map(|output| match output {
+                Output::Tell(event) => Some(*event),
+                _ => None,
+            });
+            let expected = model.look(cast.now_s, hit).map(|event| event(Freeze));
+            if outputs.contains(&Output::Stop) {
+                prop_assert_eq!(expected, Some(Event::Moved(Freeze)), "there is no browser left");
+                break;
+            }
+            prop_assert_eq!(told, expected);
+            if told.is_some() {
+                cast.again();
+            }
+        }
+    }
+
     #[test]
     fn laws(
         inputs in proptest::collection::vec((any_input(), 0_u64..20), 1..300),

@@ -69,7 +69,7 @@ pub struct Checks {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Time from the start of the cast to its end, 10 s to 24 h.
+    /// Time from the first frame in the outputs to the end, 10 s to 24 h; as long may pass before that frame.
     pub max_time: Duration,
     /// Browsers that may be started for it, 1 to 10: the first one and those it is moved to.
     pub attempts: u32,

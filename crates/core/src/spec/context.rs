@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::SpecError;
+use super::{SpecError, Tls};
 
 /// Longest header value, cookie value or selector, in bytes.
 pub const MAX_VALUE_LEN: usize = 8192;
@@ -37,6 +37,8 @@ pub struct Context {
     pub script: Option<String>,
     /// For servers that ask by HTTP: user and password.
     pub basic_auth: Option<(String, Secret)>,
+    /// Which certificates of servers are accepted.
+    pub tls: Tls,
 }
 
 /// A mobile device: its viewport, its touch screen, its user agent.

@@ -44,9 +44,9 @@ impl Source {
 
     /// Whether a browser that was made ready for this page can show that one.
     pub(super) fn could_be(&self, other: &Self) -> bool {
-        let Context { headers, cookies, basic_auth, .. } = &self.context;
+        let Context { headers, cookies, basic_auth, tls, .. } = &self.context;
         // These are for one server only.
-        let bound = !headers.is_empty() || !cookies.is_empty() || basic_auth.is_some();
+        let bound = !headers.is_empty() || !cookies.is_empty() || basic_auth.is_some() || tls.insecure;
         let same_server = !bound || self.url.origin() == other.url.origin();
         same_server && Self { url: other.url.clone(), ..self.clone() } == *other
     }
@@ -155,6 +155,11 @@ impl SourceUrl {
         }
         match url.scheme() {
             "http" | "https" => Ok(Self(url)),
+            // A host and its port look like a scheme and what follows it.
+            _ if is_host_and_port(text) => Err(SpecError::UrlSyntax {
+                hint: hint_for(text),
+                source: url::ParseError::RelativeUrlWithoutBase,
+            }),
             other => Err(SpecError::UrlScheme(other.to_owned())),
         }
     }
@@ -201,8 +206,21 @@ impl fmt::Debug for SourceUrl {
     }
 }
 
+/// What to write instead, if that can be guessed.
 fn hint_for(text: &str) -> String {
-    if text.contains("://") { String::new() } else { format!(", write http://{text} or https://{text}") }
+    if text.contains("://") {
+        String::new()
+    } else if text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        format!(", write http://{text} or https://{text}")
+    } else {
+        ", write one like https://example.com/page.html".to_owned()
+    }
+}
+
+/// Whether this is `host:port`, with or without a path behind it.
+fn is_host_and_port(text: &str) -> bool {
+    let port = text.split_once(':').map_or("", |(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));
+    !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 impl TryFrom<(u32, u32)> for Size {

@@ -184,7 +184,7 @@ pub(super) fn order(tx: &mut Tx<'_>, id: &CastId, command: &Command) -> Result<(
         State::Ended => return Err(Error::Over(id.clone()).into()),
         State::Queued if stop => {
             execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ?", [known.n])?;
-            end(tx, &known, End { reason: EndReason::Stopped, message: None })?;
+            end(tx, &known, End { reason: EndReason::Stopped, message: None, cause: None })?;
             return shut(tx, &known, None);
         }
         State::Queued | State::Starting | State::Live => {}

@@ -160,7 +160,7 @@ pub(super) fn close(tx: &mut Tx<'_>, ticket: &Ticket, report: Option<&Value>) ->
     let sealed = report.map(|report| tx.shared.seal(&place(&known.id, "report"), report)).transpose()?;
     if known.state != State::Ended {
         let message = Some("whoever ran it did not say how it ended".to_owned());
-        end(tx, &known, End { reason: EndReason::OutputFailed, message })?;
+        end(tx, &known, End { reason: EndReason::OutputFailed, message, cause: None })?;
     }
     shut(tx, &known, sealed)
 }
@@ -194,7 +194,7 @@ pub(super) fn give_up(tx: &mut Tx<'_>, known: &Known, why: &str) -> Result<(), F
         State::Starting | State::Live | State::Ended => EndReason::OutputFailed,
     };
     if known.state != State::Ended {
-        end(tx, known, End { reason, message: Some(why.to_owned()) })?;
+        end(tx, known, End { reason, message: Some(why.to_owned()), cause: None })?;
     }
     shut(tx, known, None)
 }

@@ -40,14 +40,14 @@ pub(super) fn end(tx: &mut Tx<'_>, known: &Known, end: End) -> Result<(), Fail> 
         params![sealed, tx.now, known.n],
     )?;
     execute(tx.db, "DELETE FROM commands WHERE whose = ?", [known.n])?;
-    happen(tx, known, &Happening::Ended { reason: end.reason, message: end.message })
+    happen(tx, known, &Happening::Ended { reason: end.reason, message: end.message, cause: end.cause })
 }
 
 pub(super) fn report(tx: &mut Tx<'_>, ticket: &Ticket, what: Happening) -> Result<(), Fail> {
     let known = owned(tx.db, ticket)?;
     match what {
         Happening::Ended { .. } if known.state == State::Ended => Ok(()),
-        Happening::Ended { reason, message } => end(tx, &known, End { reason, message }),
+        Happening::Ended { reason, message, cause } => end(tx, &known, End { reason, message, cause }),
         Happening::Live if known.state == State::Starting => {
             let sql = "UPDATE casts SET state = 2, live_ms = ? WHERE n = ?";
             execute(tx.db, sql, params![tx.now, known.n])?;

@@ -66,7 +66,7 @@ pub(crate) async fn one_that_is_queued_stops_at_once<B: Backend>() {
     fleet.order(&id, Command::Stop).await.unwrap();
     let cast = get(&*fleet, &id).await;
     assert_eq!((cast.state, cast.closed, cast.stop_asked), (State::Ended, true, true));
-    assert_eq!(cast.end, Some(End { reason: EndReason::Stopped, message: None }));
+    assert_eq!(cast.end, Some(End { reason: EndReason::Stopped, message: None, cause: None }));
     assert!(cast.ended_ms.is_some() && cast.started_ms.is_none());
     assert_eq!(story(&*fleet, &id).await, ["queued", "ended"]);
     assert!(take::<B>(&*fleet, "w").await.is_none());

@@ -148,7 +148,11 @@ pub(crate) async fn get(fleet: &dyn Fleet, id: &CastId) -> Cast {
 
 /// The end of a cast.
 pub(crate) fn over() -> Happening {
-    Happening::Ended { reason: EndReason::PageEnded, message: Some("the page said so".to_owned()) }
+    Happening::Ended {
+        reason: EndReason::PageEnded,
+        message: Some("the page said so".to_owned()),
+        cause: None,
+    }
 }
 
 /// All that happened to a cast.

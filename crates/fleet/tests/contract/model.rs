@@ -288,7 +288,7 @@ impl<B: Backend> World<B> {
         let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, ticket) else { return };
         let happening = match what {
             What::Live => Happening::Live,
-            What::Ended => Happening::Ended { reason: EndReason::MaxTime, message: None },
+            What::Ended => Happening::Ended { reason: EndReason::MaxTime, message: None, cause: None },
             What::Restarted => Happening::Restarted,
         };
         let result = self.backend.fleet().report(&ticket, happening).await;

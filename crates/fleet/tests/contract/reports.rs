@@ -40,7 +40,7 @@ pub(crate) async fn the_state_follows<B: Backend>() {
     let ended = get(&*fleet, id).await;
     let message = Some("the page said so".to_owned());
     assert_eq!((ended.state, ended.closed), (State::Ended, false));
-    assert_eq!(ended.end, Some(End { reason: EndReason::PageEnded, message }));
+    assert_eq!(ended.end, Some(End { reason: EndReason::PageEnded, message, cause: None }));
     assert!(ended.ended_ms.unwrap() > ended.live_ms.unwrap());
     assert_eq!(story(&*fleet, id).await, ["queued", "started", "push", "live", "reloaded", "ended"]);
     let events = events(&*fleet, id).await;
@@ -58,7 +58,7 @@ pub(crate) async fn the_end_comes_once<B: Backend>() {
     let fleet = backend.fleet();
     let claim = begun::<B>(&*fleet, "w", wish(backend.now())).await;
     let (id, ticket) = (&claim.cast.id, &claim.ticket);
-    let end = |reason| Happening::Ended { reason, message: None };
+    let end = |reason| Happening::Ended { reason, message: None, cause: None };
     fleet.report(ticket, end(EndReason::GaveUp(Trouble::Crash))).await.unwrap();
     let ended = get(&*fleet, id).await;
     backend.pass(TICK);

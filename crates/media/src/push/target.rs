@@ -47,6 +47,7 @@ pub(super) struct Gauge {
 struct Latest {
     state: State,
     error: Option<String>,
+    interruption: Option<String>,
     /// None once it is over.
     tap: Option<Arc<Tap>>,
     lost: u64,
@@ -56,7 +57,14 @@ struct Latest {
 impl Gauge {
     pub(super) fn new(id: Id, url: PushUrl, tap: Arc<Tap>) -> Self {
         let count = AtomicU64::default;
-        let latest = Latest { state: State::Idle, error: None, tap: Some(tap), lost: 0, over: false };
+        let latest = Latest {
+            state: State::Idle,
+            error: None,
+            interruption: None,
+            tap: Some(tap),
+            lost: 0,
+            over: false,
+        };
         Self { id, url, bytes: count(), packets: count(), connections: count(), latest: Mutex::new(latest) }
     }
 
@@ -66,8 +74,10 @@ impl Gauge {
         if (latest.state, event.state) != (State::Failed, State::Idle) {
             latest.state = event.state;
         }
-        if event.error.is_some() {
-            latest.error.clone_from(&event.error);
+        // Once the stream runs again, nothing is wrong with it any more.
+        latest.error.clone_from(&event.error);
+        if event.state == State::Recovering {
+            latest.interruption.clone_from(&event.error);
         }
         if event.state == State::Idle
             && let Some(tap) = latest.tap.take()
@@ -89,6 +99,7 @@ impl Gauge {
             state: latest.state,
             over: latest.over,
             error: latest.error.clone(),
+            interruption: latest.interruption.clone(),
             bytes: self.bytes.load(Ordering::Relaxed),
             packets: self.packets.load(Ordering::Relaxed),
             lost: latest.lost.max(tally.lost),

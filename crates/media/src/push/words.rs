@@ -1,7 +1,8 @@
 //! What went wrong with a target, in words a person can act on.
 //!
 //! libavformat's numbers say little ("input/output error" is a name that is unknown and a certificate that is wrong), what it logs
-//! says more. So what it logs on the thread of a target is kept, and shown to nobody as it is: it may hold secrets.
+//! says more. So what it logs on the thread of a target is kept and understood. It is shown to nobody as it is: it may hold secrets, and
+//! is written for programmers. Only what the server itself said is repeated.
 #![expect(unsafe_code, reason = "libavutil's log is set up by calls that its bindings do not wrap")]
 
 use std::cell::RefCell;
@@ -10,6 +11,7 @@ use std::sync::Once;
 
 use ff::ffi;
 use ffmpeg_the_third as ff;
+use pagecast_core::error_text::io_reason;
 use pagecast_core::spec::{Protocol, PushUrl};
 use rustix::io::Errno;
 
@@ -106,14 +108,17 @@ pub(super) fn explain(url: &PushUrl, stage: Stage, error: ff::Error, late: bool,
     if lower.contains("resolve") {
         return "the host is unknown: no address was found for its name".into();
     }
-    if late || errno == Some(Errno::TIMEDOUT) {
+    if !said.is_empty() {
+        tracing::debug!(said = told(url, &said), %error, "libavformat's words for a failure");
+    }
+    if late || errno == Some(Errno::TIMEDOUT) || lower.contains("timed out") {
         return match stage {
             Stage::Connecting => "no answer in time: check host, port and firewall".into(),
             Stage::Running => "the server stopped taking the stream".into(),
         };
     }
     if lower.contains("certificate") || lower.contains("tls") || lower.contains("handshake failed") {
-        return format!("TLS: the server cannot be trusted ({})", told(url, &said));
+        return tls_fault(&lower).into();
     }
     if let Some((_, reason)) = said.split_once("Server error:") {
         return format!("the server refused the stream, check application and key ({})", told(url, reason));
@@ -127,11 +132,25 @@ pub(super) fn explain(url: &PushUrl, stage: Stage, error: ff::Error, late: bool,
             if said.is_empty() {
                 format!("the server closed the connection before it took the stream: {hint}")
             } else {
-                format!("the server did not take the stream: {hint} ({})", told(url, &said))
+                format!("the server did not take the stream: {hint}")
             }
         }
-        _ if said.is_empty() => format!("cannot connect: {error}"),
-        _ => format!("cannot connect: {}", told(url, &said)),
+        (_, Some(errno)) => format!("cannot connect: {}", io_reason(&errno.into())),
+        _ => "cannot connect: the server speaks another protocol than the address says".into(),
+    }
+}
+
+/// What libavformat's log says of a TLS connection, in small letters, as a sentence.
+fn tls_fault(said: &str) -> &'static str {
+    let is = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if is(&["expired", "not activated", "not yet"]) {
+        "TLS: the server's certificate is not valid today: renew it, or set the clock of this machine"
+    } else if is(&["hostname", "host name", "owner", "not match"]) {
+        "TLS: the server's certificate is for another host name: use the name that is in it"
+    } else if is(&["certificate", "issuer", "verify"]) {
+        "TLS: the server's certificate is not from an authority that this machine trusts: install it, or name it in SSL_CERT_FILE"
+    } else {
+        "TLS: no secure connection can be made: check that the port speaks TLS, or use rtmp://"
     }
 }
 
@@ -159,6 +178,40 @@ mod tests {
 
     fn url() -> PushUrl {
         PushUrl::parse("rtmp://a.example/live/hunter2?sign=hunter3").unwrap()
+    }
+
+    #[test]
+    fn what_the_library_says_is_not_repeated() {
+        let log = Log::listen();
+        let refused = ff::Error::Other { errno: Errno::CONNREFUSED.raw_os_error() };
+        let failed = ff::Error::Other { errno: Errno::IO.raw_os_error() };
+        for (line, error, words) in [
+            (
+                c"Connection to tcp://a.example:1935 failed: Connection refused",
+                refused,
+                "nothing listens there",
+            ),
+            (c"Error in the pull function.", failed, "the server did not take the stream: check application"),
+            (c"Cannot read RTMP handshake response", ff::Error::Eof, "the server did not take the stream"),
+            (c"Unable to verify peer certificate: x509 certificate has expired", failed, "not valid today"),
+            (c"The certificate's owner does not match hostname 127.0.0.1", failed, "another host name"),
+            (c"Peer certificate failed verification", failed, "not from an authority"),
+            (c"TLS handshake failed: -12", failed, "no secure connection"),
+            (
+                c"Connection to srt://a.example:9 failed: Connection setup failure: connection timed out",
+                failed,
+                "no answer in time",
+            ),
+            (c"Invalid chunk size 77", ff::Error::InvalidData, "another protocol"),
+        ] {
+            log.begin();
+            // SAFETY: both are C strings without anything to fill in.
+            unsafe { ffi::av_log(std::ptr::null_mut(), ffi::AV_LOG_ERROR, c"%s".as_ptr(), line.as_ptr()) };
+            let said = explain(&url(), Stage::Connecting, error, false, &log);
+            assert!(said.contains(words), "{line:?}: {said}");
+            let line = line.to_string_lossy();
+            assert!(!said.contains(&*line) && !said.contains("os error"), "{line}: {said}");
+        }
     }
 
     #[test]

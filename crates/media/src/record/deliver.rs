@@ -61,16 +61,34 @@ pub struct Status {
 /// What became of a recording.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivered {
-    /// Where it is, in words.
+    /// The folder that its files are in: an absolute path, an address like `s3://BUCKET/PREFIX/NAME`, or, for video on demand, words.
     pub place: String,
+    /// The server of the bucket, if it is not the service's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// The files that players open, with their names there.
     pub files: Vec<Item>,
     /// Its length.
+    #[serde(rename = "duration_ms", default, with = "whole_ms")]
     pub duration: MediaTime,
     /// How it got on.
     pub status: Status,
     /// The spool that holds what is not stored yet, if anything is left.
     pub spool: Option<PathBuf>,
+}
+
+/// A time as whole milliseconds.
+mod whole_ms {
+    use pagecast_core::MediaTime;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &MediaTime, serializer: S) -> Result<S::Ok, S::Error> {
+        time.as_millis().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MediaTime, D::Error> {
+        Ok(MediaTime::of_index(i64::deserialize(deserializer)?, 1000))
+    }
 }
 
 impl Delivered {

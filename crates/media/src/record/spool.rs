@@ -172,6 +172,10 @@ impl Spool {
             Err(e) => {
                 return Err(match e.kind() {
                     io::ErrorKind::AlreadyExists => Error::Unfinished(folder.clone()),
+                    // Some file systems of the kernel say so of whatever somebody wants to make in them.
+                    io::ErrorKind::NotFound if folder_of(folder).is_dir() => {
+                        Error::NoFiles(folder_of(folder).to_owned())
+                    }
                     io::ErrorKind::NotFound => Error::NoFolder(folder_of(folder).to_owned()),
                     _ => Error::Create(folder.clone(), e),
                 });
@@ -337,6 +341,9 @@ fn is_free(storage: &Storage, recording: &Recording) -> Result<(), Error> {
                 return Err(Error::NoFolder(folder.to_owned()));
             }
             if path.exists() && !recording.overwrite { Err(Error::Exists(path.clone())) } else { Ok(()) }
+        }
+        Storage::Folder(folder) if folder.exists() && !folder.is_dir() => {
+            Err(Error::Create(folder.clone(), io::ErrorKind::NotADirectory.into()))
         }
         Storage::Folder(folder) => {
             fs::create_dir_all(folder).map_err(|e| Error::Create(folder.clone(), e))?;

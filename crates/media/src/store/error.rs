@@ -93,7 +93,7 @@ impl Error {
         let Fault::Refused { status, code } = fault else {
             let why = fault.to_string();
             return match fault {
-                Fault::Connect(_) if why.contains("dns error") || why.contains("lookup address") => {
+                Fault::Connect(_) if why.contains("no host of this name") => {
                     Self::Transient(attempt, format!("{why}: check the region or the endpoint"))
                 }
                 Fault::Connect(_) if why.contains("certificate") => {

@@ -15,6 +15,7 @@ use object_store::client::{
     ClientConfigKey, ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest,
     HttpRequestBody, HttpResponse, HttpService,
 };
+use pagecast_core::error_text::root_cause;
 use reqwest::{Response, redirect};
 use tokio::time::{Instant, sleep_until};
 
@@ -72,8 +73,7 @@ impl Fault {
             return Self::Closed(*closed);
         }
         // The outermost error would name the address, with its query.
-        let why =
-            if error.source().is_some() { tame(&innermost.to_string()) } else { "of the protocol".into() };
+        let why = if error.source().is_some() { tame(&root_cause(error)) } else { "of the protocol".into() };
         if error.is_connect() { Self::Connect(why) } else { Self::Broken(why) }
     }
 }

@@ -5,7 +5,7 @@ use pagecast_core::spec::{ColorScheme, Context, Device, Mobile, Orientation, Sig
 use serde_json::{Value, json};
 
 use super::cdp::Cdp;
-use super::{Browser, CallError, Error, Rules, signal, video};
+use super::{Browser, CallError, Error, Rules, signal, video, webrtc};
 
 /// Runs in every document: nobody is there to answer a dialog.
 const UNATTENDED: &str = include_str!("unattended.js");
@@ -31,6 +31,7 @@ fn scripts(context: &Context, rules: Rules) -> Vec<String> {
     let mut all = vec![UNATTENDED.to_owned()];
     all.extend(signal::script(rules.signal));
     all.extend(rules.max_video.map(video::script));
+    all.extend(rules.watch_webrtc.then(webrtc::script));
     // A JSON string is one of JavaScript too.
     all.extend(context.css.as_ref().map(|css| format!("({STYLE})({})", json!(css))));
     all.extend(context.script.clone());
@@ -40,8 +41,11 @@ fn scripts(context: &Context, rules: Rules) -> Vec<String> {
 /// Calls that are valid for a page as for a frame in it: scripts, language, clock and looks.
 fn common(context: &Context, rules: Rules, browser: &Value) -> Vec<Call> {
     let mut all = Vec::new();
-    let bindings =
-        [(rules.signal != Signal::None).then_some(signal::BINDING), rules.max_video.map(|_| video::BINDING)];
+    let bindings = [
+        (rules.signal != Signal::None).then_some(signal::BINDING),
+        rules.max_video.map(|_| video::BINDING),
+        rules.watch_webrtc.then_some(webrtc::BINDING),
+    ];
     all.extend(bindings.into_iter().flatten().map(|name| ("Runtime.addBinding", json!({ "name": name }))));
     let scripts = scripts(context, rules).into_iter();
     all.extend(scripts.map(|source| ("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source }))));
@@ -75,6 +79,11 @@ fn common(context: &Context, rules: Rules, browser: &Value) -> Vec<Call> {
 /// Calls for the page as a whole.
 fn whole(source: &Source) -> Vec<Call> {
     let mut all = Vec::new();
+    if source.context.tls.insecure {
+        // Every certificate that is not trusted becomes an event, which is answered by whose it is.
+        all.push(("Security.enable", json!({})));
+        all.push(("Security.setOverrideCertificateErrors", json!({"override": true})));
+    }
     if let Some(mobile) = source.context.mobile {
         all.push(("Emulation.setDeviceMetricsOverride", metrics(mobile)));
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pagecast_core::cast::LoadError;
 use pagecast_core::spec::Refusal;
 
 use super::{CHROMIUM_VARIABLE, CallError, reach};
@@ -61,7 +62,7 @@ pub enum Error {
         reason: String,
     },
     /// The page, or where it redirects to, is out of reach.
-    #[error("cannot open {url}: {}", reach::advise(host, *address, *port, *why))]
+    #[error("cannot open {url}: {}", reach::describe(*address, *port, *why))]
     Refused {
         /// The page.
         url: String,
@@ -107,6 +108,22 @@ pub enum Error {
     /// The browser's process ended.
     #[error("the browser ended unexpectedly")]
     Gone,
+}
+
+impl Error {
+    /// Why the page could not be loaded, if that is what is wrong.
+    #[must_use]
+    pub fn load_error(&self) -> Option<LoadError> {
+        match self {
+            Self::Navigation { reason, .. } => Some(reach::load_error(reason)),
+            Self::Refused { host, address, port, why, .. } => {
+                Some(reach::refusal(host, *address, *port, *why))
+            }
+            Self::HttpStatus { status, .. } => Some(LoadError::HttpStatus { status: *status }),
+            Self::NavigationTimeout { .. } => Some(LoadError::TimedOut),
+            _ => None,
+        }
+    }
 }
 
 fn list(places: &[PathBuf]) -> String {

@@ -59,6 +59,14 @@ pub(crate) struct Place {
     last: u64,
 }
 
+#[cfg(test)]
+impl Place {
+    /// A place that was tried once.
+    pub(crate) fn of(host: &str, port: u16, verdict: Verdict) -> Self {
+        Self { host: host.to_owned(), port, verdict, count: 1, last: 1 }
+    }
+}
+
 /// Everything that was not reached lately.
 #[derive(Debug, Default)]
 pub(crate) struct Journal(Mutex<Book>);

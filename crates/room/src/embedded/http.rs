@@ -6,6 +6,7 @@ mod page;
 pub(super) mod serve;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
+use pagecast_listen::Source;
 use tokio::sync::{mpsc, oneshot};
 
 use self::answer::{Problem, json, with_cors};
-use super::command::{Command, Join, Patch, Patched, Refused, Session};
+use super::command::{Command, Join, Origin, Patch, Patched, Refused, Session};
 use super::stats::RoomStats;
 use super::token::{self, Action};
 use super::{Access, Limits};
@@ -40,6 +42,18 @@ pub(super) struct Rooms {
     pub(super) access: Arc<Access>,
     /// How much of everything.
     pub(super) limits: Limits,
+    /// Hashes tokens, so that they need not be kept.
+    pub(super) tokens: RandomState,
+}
+
+/// What a request may do, and by which token.
+#[derive(Debug, Default)]
+struct Allowed {
+    /// As whom.
+    user: Option<String>,
+    /// What it is told apart by from others, as far as tokens are needed.
+    token: Option<u64>,
+    own_cast: bool,
 }
 
 /// All addresses.
@@ -157,7 +171,10 @@ impl Rooms {
     async fn join(&self, room: String, publishes: bool, request: Request) -> Result<Response, Problem> {
         let action = if publishes { Action::Publish } else { Action::View };
         let (uri, headers) = (request.uri().clone(), request.headers().clone());
-        let from_token = self.allow(&room, action, &headers, &uri)?;
+        let Allowed { user: from_token, token, own_cast } = self.allow(&room, action, &headers, &uri)?;
+        // This machine's own addresses are no visitors': a proxy in front of the rooms may have one of them.
+        let address = request.extensions().get::<Source>().and_then(Source::elsewhere);
+        let origin = Origin { token, address: address.map(Origin::network), own_cast };
         expect_type(&headers, SDP)?;
         let asked = query(&uri, "user");
         if let Some(user) = asked.iter().chain(&from_token).find(|user| !is_identifier(user)) {
@@ -175,7 +192,8 @@ impl Rooms {
         };
         let body = self.body(request).await?;
         let offer = text(&body)?;
-        let joined = self.tell(|reply| Command::Join(Join { room, publishes, user, offer }, reply)).await?;
+        let join = Join { room, publishes, user, offer, origin };
+        let joined = self.tell(|reply| Command::Join(join, reply)).await?;
         let location = format!("{}/{}", uri.path(), joined.secret);
         let headers = [
             (header::CONTENT_TYPE, SDP.to_owned()),
@@ -234,29 +252,22 @@ impl Rooms {
         })
     }
 
-    /// Whether this may be done; the user that the token names.
-    fn allow(
-        &self,
-        room: &str,
-        action: Action,
-        headers: &HeaderMap,
-        uri: &Uri,
-    ) -> Result<Option<String>, Problem> {
+    /// Whether this may be done, and what the token says.
+    fn allow(&self, room: &str, action: Action, headers: &HeaderMap, uri: &Uri) -> Result<Allowed, Problem> {
         if !is_room(room) {
             let why = "a room's name has 1 to 128 of the letters a to z and A to Z, digits, and _ @ - .";
             return Err(Problem::new(StatusCode::NOT_FOUND, why));
         }
-        let Access::Jwt(secret) = &*self.access else { return Ok(None) };
+        let Access::Jwt(secret) = &*self.access else { return Ok(Allowed::default()) };
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let bearer = bearer
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let token = bearer.map(|(_, token)| token.trim().to_owned()).or_else(|| query(uri, "token"));
-        let claims = token
-            .ok_or(token::Error::Missing)
-            .and_then(|token| token::check(secret, &token, room, action))
-            .map_err(Problem::from)?;
-        Ok(claims.sub)
+        let token = token.ok_or(token::Error::Missing).map_err(Problem::from)?;
+        let claims = token::check(secret, &token, room, action).map_err(Problem::from)?;
+        let own_cast = claims.own_cast && claims.publish;
+        Ok(Allowed { user: claims.sub, token: Some(self.tokens.hash_one(&token)), own_cast })
     }
 
     async fn body(&self, request: Request) -> Result<Bytes, Problem> {

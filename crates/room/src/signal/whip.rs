@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pagecast_core::error_text::root_cause;
 use pagecast_core::spec::{IceServer, MAX_ICE_SERVERS, RoomIds, RoomUrl, Secret};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, LINK, LOCATION};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
@@ -200,11 +201,7 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "it did not answer in time".into();
     }
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    super::shorten(&inner.to_string())
+    super::shorten(&root_cause(error))
 }
 
 /// Servers for ICE that an answer names (RFC 9725, 4.6).

@@ -161,7 +161,7 @@ fn nothing_is_lost_doubled_without_its_id_or_out_of_order() {
     let fleet = open(&scratch);
     world.block_on(async {
         for ticket in &before {
-            let ended = Happening::Ended { reason: EndReason::Stopped, message: None };
+            let ended = Happening::Ended { reason: EndReason::Stopped, message: None, cause: None };
             fleet.report(ticket, ended).await.unwrap();
         }
         let (stop, stopped) = watch::channel(false);

@@ -18,10 +18,11 @@ const PREFIX: &str = "PAGECAST__";
 /// Variables with names of their own.
 const SHORT: [(&str, &str); 2] =
     [("PAGECAST_SECRET_KEY", "secret_key"), ("PAGECAST_ADMIN_TOKEN", "admin_token")];
-/// Keys whose values are secrets, or lists of them.
-const SECRETS: [&str; 10] = [
+/// Keys whose values are secrets, or lists of them, or certificates, which are kept in files as well.
+const SECRETS: [&str; 11] = [
     "access_key",
     "admin_token",
+    "ca",
     "credential",
     "pin",
     "room_secret",

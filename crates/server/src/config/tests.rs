@@ -160,6 +160,15 @@ fn secrets_may_be_in_files_of_their_own() {
     let text = "[[applications]]\nname = \"a\"\n[applications.storage]\ndefault = { folder = \"/recordings\" }\n[applications.limits]\nmax_time = 3600";
     let config = load_text(text, &[]).unwrap();
     assert_eq!(config.applications[0].limits.max_time, std::time::Duration::from_secs(3600));
+    // Certificates are kept in files as well.
+    let certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+    std::fs::write(&place, certificate).unwrap();
+    let text = format!("[[applications]]\nname = \"a\"\nca = {{ file = {place:?} }}");
+    let ca = load_text(&text, &[]).unwrap().applications[0].ca.clone();
+    assert_eq!(ca.unwrap().as_str(), certificate);
+    std::fs::write(&place, "no certificate").unwrap();
+    let wrong = load_text(&text, &[]).unwrap_err();
+    assert!(wrong[0].contains("applications[0].ca: ") && wrong[0].contains("BEGIN CERTIFICATE"), "{wrong:?}");
     std::fs::write(&place, "\n").unwrap();
     assert!(
         load_text(&format!("admin_token = {{ file = {place:?} }}"), &[]).unwrap_err()[0]
@@ -222,6 +231,8 @@ fn what_cannot_be_is_found() {
         ("[rooms]\naddresses = [\"0.0.0.0:1\"]", true, "rooms.addresses:"),
         ("[rooms]\npublic_url = \"https://rooms.example.com\"", true, "rooms.secret:"),
         ("[rooms]\npublic_url = \"rooms.example.com\"", true, "rooms.public_url:"),
+        ("[rooms]\nmax_rooms = 0", true, "rooms.max_rooms: 0 is not possible"),
+        ("[rooms]\nmax_viewers_per_application = 20000", true, "rooms.max_viewers_per_application: 20000"),
         ("[casts]\ncpu_share = 0.05", true, "casts.cpu_share: 0.1 to 16"),
         ("[casts]\ncpu_share = nan", true, "casts.cpu_share: 0.1 to 16"),
         ("[casts]\nhistory_h = 71", true, "casts.history_h: 72"),

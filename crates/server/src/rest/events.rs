@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::problem::Answer;
 use super::streams::Place;
-use super::view::{EndView, PushView, StoredView, stored, time, trouble_word};
+use super::view::{EndView, PushView, StoredView, WarningView, stored, time, trouble_word};
 use super::{Caller, Problem, Rest, answer};
 use crate::service::Service;
 
@@ -44,7 +44,7 @@ pub(super) struct EventView {
     seq: u64,
     /// When (RFC 3339).
     at: String,
-    /// `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `taken-up`, `unrecorded`, `push`, `room`, `storing`, `ended` or `stored`.
+    /// `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `taken-up`, `unrecorded`, `push`, `room`, `storing`, `warning`, `ended` or `stored`.
     #[schema(example = "live")]
     pub(super) event: &'static str,
     /// `reloaded` and `moved`: what was wrong with the page: `start-timeout`, `freeze`, `blank`, `crash` or `unreachable`.
@@ -59,6 +59,9 @@ pub(super) struct EventView {
     /// `storing`: what waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     storing: Option<Storing>,
+    /// `warning`: what the page's owner should know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<WarningView>,
     /// `ended`: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
@@ -111,6 +114,7 @@ impl EventView {
             push: None,
             room: None,
             storing: None,
+            warning: None,
             end: None,
             stored: None,
         };
@@ -125,6 +129,9 @@ impl EventView {
             Happening::Restarted => plain("restarted"),
             Happening::TakenUp => plain("taken-up"),
             Happening::Unrecorded => plain("unrecorded"),
+            Happening::Warning { warning } => {
+                Self { warning: Some(WarningView::of(*warning)), ..plain("warning") }
+            }
             Happening::Push { id, url, state, error } => {
                 Self { push: Some(PushView::new(*id, url, *state, error.as_ref())), ..plain("push") }
             }
@@ -135,8 +142,8 @@ impl EventView {
                 let storing = Storing { stuck: *stuck, pending: *pending, problem: problem.clone() };
                 Self { storing: Some(storing), ..plain("storing") }
             }
-            Happening::Ended { reason, message } => {
-                Self { end: Some(EndView::of(*reason, message.as_ref())), ..plain("ended") }
+            Happening::Ended { reason, message, cause } => {
+                Self { end: Some(EndView::of(*reason, message.as_ref(), cause.as_ref())), ..plain("ended") }
             }
             Happening::Stored { files, complete, backup, problem } => {
                 let stored = stored(files, *complete, *backup, problem.as_ref());

@@ -1,6 +1,6 @@
 //! Where recordings are kept, as it is written here.
 
-use pagecast_core::spec::{Bucket, Keys, Secret, Service, Storage};
+use pagecast_core::spec::{Bucket, Keys, Secret, Storage};
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 use utoipa::ToSchema;
@@ -46,15 +46,7 @@ pub(super) fn shown(storage: &Storage) -> Option<String> {
 }
 
 fn of_bucket(bucket: &Bucket) -> String {
-    let scheme = match bucket.service {
-        Service::S3 => "s3",
-        Service::Gcs => "gs",
-        Service::Azure => "az",
-        Service::Cos => "cos",
-        Service::Tos => "tos",
-        Service::Oss => "oss",
-    };
-    let mut text = format!("{scheme}://{}", bucket.bucket);
+    let mut text = format!("{}://{}", bucket.service.scheme(), bucket.bucket);
     for part in &bucket.prefix {
         text.push('/');
         text.push_str(part);
@@ -79,6 +71,7 @@ fn of_bucket(bucket: &Bucket) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pagecast_core::spec::Service;
 
     #[test]
     fn an_address_says_all_but_the_keys() {

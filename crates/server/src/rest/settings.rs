@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use pagecast_core::spec::{
-    Bucket, Ice, IceServer, Keys, Limits, Network, RoomCodec, RoomService, RoomUrl, Rule, Secret, Size,
-    Storage,
+    Bucket, CaBundle, Ice, IceServer, Keys, Limits, Network, RoomCodec, RoomService, RoomUrl, Rule, Secret,
+    Size, Storage,
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -45,6 +45,9 @@ pub(super) struct Settings {
     storage: StorageBody,
     /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
     network: NetworkBody,
+    /// Certificates that its pages' browsers trust besides their own, as PEM text: at most 16.
+    #[schema(max_length = 65_536)]
+    ca: Option<String>,
     /// What each of its casts may use.
     limits: LimitsBody,
 }
@@ -236,7 +239,7 @@ struct NetworkBody {
 #[serde(default, deny_unknown_fields)]
 #[schema(as = Limits)]
 struct LimitsBody {
-    /// Time from its start to its end, in seconds.
+    /// Time from its first frame to its end, in seconds.
     #[schema(minimum = 10, maximum = 86_400)]
     max_time_s: u64,
     /// Browsers that may be started for it.
@@ -277,6 +280,7 @@ impl Default for Settings {
             ice: IceBody::default(),
             storage: StorageBody::default(),
             network: NetworkBody::default(),
+            ca: None,
             limits: LimitsBody::default(),
         }
     }
@@ -303,6 +307,11 @@ fn keep(field: &str, given: Secret, old: Option<&Secret>) -> Result<Secret, Prob
 
 fn keep_some(field: &str, given: Option<Secret>, old: Option<&Secret>) -> Result<Option<Secret>, Problem> {
     given.map(|given| keep(field, given, old)).transpose()
+}
+
+/// Certificates of a request.
+pub(super) fn bundle(field: &str, text: &str) -> Result<CaBundle, Problem> {
+    CaBundle::parse(text).map_err(|error| Problem::value(field, error.to_string()))
 }
 
 fn server(field: &str, text: Option<&String>) -> Result<Option<Url>, Problem> {
@@ -337,6 +346,7 @@ impl Settings {
                 deny: app.network.deny.iter().map(ToString::to_string).collect(),
                 udp: app.network.udp,
             },
+            ca: app.ca.as_ref().map(|ca| ca.as_str().to_owned()),
             limits: LimitsBody::of(&app.limits),
         }
     }
@@ -360,6 +370,7 @@ impl Settings {
             ice: self.ice.ice(old.map(|old| &old.ice))?,
             storage: self.storage.defaults(old.map(|old| &old.storage))?,
             network: self.network.network()?,
+            ca: self.ca.as_deref().map(|text| bundle("ca", text)).transpose()?,
             limits: self.limits.limits()?,
         })
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::cast::{EndReason, LoadError, Trouble, Warning};
 use pagecast_core::push;
 use pagecast_core::spec::{Format, RoomIds};
 use pagecast_fleet::{Cast, Event, File, Happening, State, UnixMs, Vitals};
@@ -46,7 +46,7 @@ pub(super) struct CastView {
     ended_at: Option<String>,
     /// The page.
     source: SourceView,
-    /// Time from its start to its end, at most, in seconds.
+    /// Time from its first frame to its end, at most, in seconds.
     max_time_s: u64,
     /// The cast ends when the page was shown for so long, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,6 +59,9 @@ pub(super) struct CastView {
     recording: Option<RecordingView>,
     /// Servers that the stream is sent to, those that were removed included.
     pushes: Vec<PushView>,
+    /// What its owner should know of its page.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<WarningView>,
     /// How it gets on at the moment, if somebody runs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     vitals: Option<VitalsView>,
@@ -76,9 +79,24 @@ pub(super) struct EndView {
     /// What was wrong with the page, if it was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'static str>,
+    /// Why the page could not be loaded, if that is why: `name-not-found`, `connection-refused`, `connection-reset`, `timed-out`,
+    /// `unreachable`, `http-status`, `certificate`, `not-public`, `denied` or `other`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
     /// For people, if there is more to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
+}
+
+/// What the owner of a page should know of it.
+#[derive(Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[schema(as = Warning)]
+pub(super) struct WarningView {
+    /// `webrtc-without-udp` or `insecure-tls`.
+    #[schema(example = "webrtc-without-udp")]
+    kind: &'static str,
+    /// For people: what it means, and what to do.
+    message: &'static str,
 }
 
 /// A page.
@@ -258,6 +276,7 @@ pub(super) struct Outputs {
     given_up: bool,
     problem: Option<String>,
     stored: Option<StoredView>,
+    warnings: Vec<WarningView>,
 }
 
 impl Outputs {
@@ -270,6 +289,13 @@ impl Outputs {
             }
             Happening::Room { state, error } => self.room = Some((*state, error.clone())),
             Happening::Unrecorded => self.given_up = true,
+            Happening::Warning { warning } => {
+                let view = WarningView::of(*warning);
+                // Told again after a restart of the service.
+                if !self.warnings.contains(&view) {
+                    self.warnings.push(view);
+                }
+            }
             Happening::Storing { stuck, problem, .. } => {
                 self.problem = if *stuck { problem.clone() } else { None };
             }
@@ -312,7 +338,10 @@ impl CastView {
             app: cast.app.clone(),
             origin: cast.origin.clone(),
             state: cast.state,
-            end: cast.end.as_ref().map(|end| EndView::of(end.reason, end.message.as_ref())),
+            end: cast
+                .end
+                .as_ref()
+                .map(|end| EndView::of(end.reason, end.message.as_ref(), end.cause.as_ref())),
             stop_asked: cast.stop_asked,
             closed: cast.closed,
             created_at: time(cast.created_ms),
@@ -330,6 +359,7 @@ impl CastView {
             max_time_s: spec.limits.max_time.as_secs(),
             duration_s: spec.duration.map(|duration| duration.as_secs_f64()),
             pushes: pushes(cast, vitals, &outputs),
+            warnings: outputs.warnings,
             room: room(service, cast, vitals, outputs.room),
             recording: spec.recording.as_ref().map(|recording| RecordingView {
                 name: recording.name.clone(),
@@ -352,7 +382,7 @@ impl CastView {
 }
 
 impl EndView {
-    pub(super) fn of(reason: EndReason, message: Option<&String>) -> Self {
+    pub(super) fn of(reason: EndReason, message: Option<&String>, cause: Option<&LoadError>) -> Self {
         let (reason, trouble) = match reason {
             EndReason::Stopped => ("stopped", None),
             EndReason::PageEnded => ("page-ended", None),
@@ -363,7 +393,21 @@ impl EndView {
             EndReason::GaveUp(trouble) => ("gave-up", Some(trouble_word(trouble))),
             EndReason::OutputFailed => ("output-failed", None),
         };
-        Self { reason, trouble, message: message.cloned() }
+        Self { reason, trouble, cause: cause.map(LoadError::word), message: message.cloned() }
+    }
+}
+
+impl WarningView {
+    pub(super) fn of(warning: Warning) -> Self {
+        let message = match warning {
+            Warning::WebRtcWithoutUdp => {
+                "the page uses WebRTC, which may need UDP: the application's network.udp allows it"
+            }
+            Warning::InsecureTls => {
+                "a certificate of the page's own origin was accepted unchecked: tls.insecure allows it"
+            }
+        };
+        Self { kind: warning.word(), message }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{
     Bucket, ColorScheme, Context, Device, Format, Keys, Layer, MAX_DURATION, Mobile, Orientation, Push,
-    PushUrl, RoomIds, Secret, Signal, Size, Source, SourceUrl, Storage,
+    PushUrl, RoomIds, Secret, Signal, Size, Source, SourceUrl, Storage, Tls,
 };
 use pagecast_core::time::Fps;
 use pagecast_fleet::CastId;
@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::Problem;
 use super::place::KeysBody;
+use super::settings::bundle;
 use crate::app::{self, Application, Receiver};
 use crate::service::Service;
 
@@ -76,11 +77,13 @@ pub(super) struct Wish {
     script: Option<String>,
     /// For servers that ask by HTTP.
     basic_auth: Option<BasicAuth>,
+    /// Which certificates of servers are accepted.
+    tls: Option<TlsBody>,
     /// When the page may be shown.
     ready: Option<Ready>,
     /// How often to look whether the page is alive.
     checks: Option<ChecksBody>,
-    /// Time from the start of the cast to its end, in seconds; no more than the application's casts may have.
+    /// Time from the first frame of the cast to its end, in seconds; no more than the application's casts may have.
     #[schema(minimum = 10, maximum = 86_400)]
     max_time_s: Option<u64>,
     /// The cast ends when the page was shown for so long, in seconds: at least one.
@@ -149,6 +152,18 @@ struct BasicAuth {
     /// Password.
     #[schema(value_type = String)]
     password: Secret,
+}
+
+/// Which certificates of servers are accepted.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = Tls)]
+struct TlsBody {
+    /// Trusted besides the browser's own and the application's, as PEM text: at most 16 certificates together.
+    #[schema(max_length = 65_536)]
+    ca: Option<String>,
+    /// Whether any certificate is accepted from the page's own origin. Nobody can tell then who answers; it is warned of.
+    insecure: bool,
 }
 
 /// When the page may be shown; until then nothing goes into any output.
@@ -354,6 +369,9 @@ impl Wish {
         let source = self.source()?;
         let (size, fps) = (source.size, source.fps);
         let mut spec = asker.service.cast(asker.app, asker.id, source);
+        if let Some(tls) = &self.tls {
+            tls.put_into(&mut spec.source.context.tls)?;
+        }
         spec.bitrate_kbps = self.bitrate_kbps;
         if let Some(s) = self.max_time_s {
             if Duration::from_secs(s) > asker.app.limits.max_time {
@@ -413,6 +431,7 @@ impl Wish {
             css: self.css.clone(),
             script: self.script.clone(),
             basic_auth: self.basic_auth.as_ref().map(|auth| (auth.user.clone(), auth.password.clone())),
+            ..Context::default()
         };
         Ok(Source { size, fps, scale_factor: self.scale_factor.unwrap_or(1.0), context, ..Source::new(url) })
     }
@@ -425,6 +444,18 @@ fn frame_rate(field: &str, fps: u32) -> Result<Fps, Problem> {
 fn duration(s: f64) -> Result<Duration, Problem> {
     let duration = Duration::try_from_secs_f64(s).ok().filter(|d| (MIN_DURATION..=MAX_DURATION).contains(d));
     duration.ok_or_else(|| Problem::value("duration_s", "one second to 24 hours are possible, in seconds"))
+}
+
+impl TlsBody {
+    /// Adds to what the application's casts have.
+    fn put_into(&self, tls: &mut Tls) -> Result<(), Problem> {
+        tls.insecure = self.insecure;
+        let Some(text) = &self.ca else { return Ok(()) };
+        let own = bundle("tls.ca", text)?;
+        let both = tls.ca.as_ref().map_or(Ok(own.clone()), |ca| ca.and(&own));
+        tls.ca = Some(both.map_err(|error| Problem::value("tls.ca", error.to_string()))?);
+        Ok(())
+    }
 }
 
 impl MobileBody {

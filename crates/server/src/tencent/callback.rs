@@ -61,7 +61,9 @@ pub(crate) fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Mes
         }
         Happening::Reloaded { trouble: Trouble::StartTimeout } => page(UPDATED, 1, LOAD_TIMEOUT),
         Happening::Reloaded { .. } => page(UPDATED, 1, "PageRefresh"),
-        Happening::Ended { reason, message } => scribe.end(*reason, message.as_deref().unwrap_or_default()),
+        Happening::Ended { reason, message, .. } => {
+            scribe.end(*reason, message.as_deref().unwrap_or_default())
+        }
         Happening::Push { id, url, state, error } => {
             vec![scribe.push(*id, url, *state, error.as_deref())]
         }
@@ -71,6 +73,7 @@ pub(crate) fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Mes
         Happening::Queued
         | Happening::Started
         | Happening::Unrecorded
+        | Happening::Warning { .. }
         | Happening::Room { .. }
         | Happening::Storing { .. } => Vec::new(),
     }

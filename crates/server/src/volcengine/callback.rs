@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use axum::body::Bytes;
-use pagecast_core::cast::Trouble;
+use pagecast_core::cast::{EndReason, Trouble};
 use pagecast_core::spec::RoomIds;
 use pagecast_fleet::{Cast, Event, Happening};
 use serde::Serialize;
@@ -60,14 +60,19 @@ pub fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Message> {
     vec![Message { body, headers: Vec::new() }]
 }
 
-/// `Status` and `Reason`. That of 2 and 3 is not documented: the words for the end of a task are used. 1, 4 and 5 are.
+/// `Status` and `Reason`. That of 2 and 3 is not documented: the words for the end of a task are used, and for a page that was given up
+/// the word of its trouble, as for 4 and 5. 1, 4 and 5 are.
 fn words(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
     let live_before = || cast.live_ms.is_some_and(|live| live <= event.at_ms);
     match &event.what {
         Happening::Live => Some((1, "")),
         Happening::Ended { reason, .. } => {
             let verdict = verdict(*reason, cast.live_ms.is_some());
-            Some((if verdict.failed { 3 } else { 2 }, verdict.reason))
+            let word = match reason {
+                EndReason::GaveUp(trouble) => word(*trouble),
+                _ => verdict.reason,
+            };
+            Some((if verdict.failed { 3 } else { 2 }, word))
         }
         Happening::Reloaded { trouble } => Some((4, word(*trouble))),
         Happening::Moved { trouble } => Some((5, word(*trouble))),
@@ -75,6 +80,7 @@ fn words(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
         Happening::Queued
         | Happening::Started
         | Happening::Unrecorded
+        | Happening::Warning { .. }
         | Happening::Push { .. }
         | Happening::Room { .. }
         | Happening::Storing { .. }

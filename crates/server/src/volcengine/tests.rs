@@ -155,7 +155,7 @@ fn start(change: Value) -> Value {
 }
 
 fn ended(reason: EndReason) -> Happening {
-    Happening::Ended { reason, message: None }
+    Happening::Ended { reason, message: None, cause: None }
 }
 
 fn code((status, body): &Said) -> (u16, String) {

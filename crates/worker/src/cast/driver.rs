@@ -8,13 +8,14 @@ use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use pagecast_core::cast::{Check, EndReason, Event, Input, Machine, Output, State, Trouble};
+use pagecast_core::cast::{Check, EndReason, Event, Input, Machine, Output, State, Trouble, Warning};
 use pagecast_core::spec::Push;
 use pagecast_core::{CastSpec, Samples, Tick};
 use pagecast_page::browser::{self, CallError, PageState, Ping, Rules};
 use pagecast_page::{Page, clock};
 
 use super::evidence::{self, Evidence};
+use super::hang::HangWatch;
 use super::line::{Line, Prepared};
 use super::pushes::{self, Change};
 use super::recording::Finishing;
@@ -72,7 +73,11 @@ impl Warm {
 fn page_config(spec: &CastSpec) -> pagecast_page::Config {
     pagecast_page::Config {
         source: spec.source.clone(),
-        rules: Rules { signal: spec.readiness.signal, max_video: spec.limits.max_video },
+        rules: Rules {
+            signal: spec.readiness.signal,
+            max_video: spec.limits.max_video,
+            watch_webrtc: !spec.network.udp,
+        },
         network: spec.network.clone(),
     }
 }
@@ -98,6 +103,7 @@ pub(super) struct Driver<'a> {
     /// When the page was opened, and when it was first seen loaded.
     opened: Option<(Instant, Option<Instant>)>,
     looked: Looked,
+    hangs: HangWatch<Ping>,
     evidence: Evidence,
     usage: Usage,
     /// A video that is larger than the page may play.
@@ -105,6 +111,7 @@ pub(super) struct Driver<'a> {
     /// What went wrong last.
     error: Option<Error>,
     timeline: Vec<Turn>,
+    warnings: Vec<Warning>,
     reloads: u32,
     moves: u32,
 }
@@ -113,7 +120,6 @@ pub(super) struct Driver<'a> {
 #[derive(Default)]
 struct Looked {
     changes: u64,
-    ping: Option<Ping>,
     /// When the selector was looked for.
     selector: Option<Instant>,
 }
@@ -177,11 +183,13 @@ impl<'a> Driver<'a> {
             begun: None,
             opened: None,
             looked: Looked::default(),
+            hangs: HangWatch::new(started),
             evidence: Evidence::new(spec.evidence.clone()),
             usage: Usage::default(),
             large_video: None,
             error: None,
             timeline: Vec::new(),
+            warnings: Vec::new(),
             reloads: 0,
             moves: 0,
         }
@@ -219,6 +227,10 @@ impl<'a> Driver<'a> {
     }
 
     fn carry_out(&mut self, output: Output) {
+        if matches!(output, Output::Open | Output::Reload) {
+            // What is asked of a page on its way out may never be answered.
+            self.hangs.forget(Instant::now());
+        }
         match output {
             Output::Open => self.open(),
             Output::Reload => self.load(),
@@ -292,7 +304,18 @@ impl<'a> Driver<'a> {
                 | browser::Error::Gone
                 | browser::Error::Call(CallError::Closed)),
             ) => self.error = Some(error.into()),
-            Err(error) => self.fail(error, Input::OpenFailed),
+            Err(error) => self.load_failed(error),
+        }
+    }
+
+    /// The page's server did not answer as it should: whether that may pass decides what becomes of the cast.
+    fn load_failed(&mut self, error: browser::Error) {
+        let passing = error.load_error().is_some_and(|error| error.is_passing());
+        let why = error.to_string();
+        self.fail(error, if passing { Input::OpenFailedForNow } else { Input::OpenFailed });
+        if passing && self.machine.will_retry() {
+            tracing::info!(why, "the page cannot be opened yet, trying again");
+            (self.tell.get_mut().tell)(News::Retrying(why));
         }
     }
 
@@ -389,7 +412,9 @@ impl<'a> Driver<'a> {
         if let Event::Ended(reason) = event
             && let Some(why) = self.why(reason)
         {
-            (self.tell.get_mut().tell)(News::Failing(why));
+            let cause = self.error.as_ref().and_then(Error::load_error);
+            let cause = cause.filter(|_| matches!(reason, EndReason::StartFailed | EndReason::GaveUp(_)));
+            (self.tell.get_mut().tell)(News::Failing(why, cause));
         }
         (self.tell.get_mut().tell)(News::Event(event));
     }
@@ -417,9 +442,8 @@ impl<'a> Driver<'a> {
             }
             Check::Blank => page.display.snapshot().is_some_and(|picture| picture.is_white()),
             Check::Crash => {
-                let next = page.browser().ok().map(browser::Browser::ping);
-                let last = std::mem::replace(&mut self.looked.ping, next);
-                last.is_some_and(|ping| !ping.is_answered())
+                let interval = self.spec.checks.crash;
+                interval.is_some_and(|interval| self.hangs.silence(Instant::now()) >= interval)
             }
         }
     }
@@ -462,7 +486,11 @@ impl<'a> Driver<'a> {
             self.measure();
         }
         self.see_whether_shown();
+        self.watch_scripts();
         let state = self.page.as_ref().and_then(|page| page.browser().ok()).map(browser::Browser::state);
+        if let Some(state) = &state {
+            self.warn(state);
+        }
         match state {
             Some(state) if state.closed => self.fail(browser::Error::Gone, Input::Crashed),
             Some(state) if state.crashed => self.fail(browser::Error::PageCrashed, Input::Crashed),
@@ -481,6 +509,32 @@ impl<'a> Driver<'a> {
             _ => {}
         }
         self.give(Input::Time);
+    }
+
+    /// Asks the page's scripts for a sign of life, if it is watched for that.
+    fn watch_scripts(&mut self) {
+        let Some(limit) = self.spec.checks.crash.filter(|_| self.machine.state() == State::Live) else {
+            return;
+        };
+        let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
+        let now = Instant::now();
+        self.hangs.poll(now, Ping::is_answered, || Some(browser.ping()));
+        // The next look may be almost as far away.
+        if self.hangs.silence(now) >= limit {
+            self.give(Input::Looked(Check::Crash, true));
+        }
+    }
+
+    /// Tells once what the page's owner should know.
+    fn warn(&mut self, state: &PageState) {
+        let seen = [(state.webrtc, Warning::WebRtcWithoutUdp), (state.insecure_tls, Warning::InsecureTls)];
+        for (_, warning) in seen.into_iter().filter(|(seen, _)| *seen) {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+                tracing::info!(warning = warning.word(), "the page's owner should know");
+                (self.tell.get_mut().tell)(News::Warning(warning));
+            }
+        }
     }
 
     fn observe_line(&mut self) {
@@ -588,6 +642,6 @@ impl<'a> Driver<'a> {
     }
 }
 
-fn millis(d: Duration) -> u64 {
+pub(super) fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }

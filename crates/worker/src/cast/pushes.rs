@@ -51,9 +51,12 @@ pub struct PushReport {
     pub lost: u64,
     /// Connections after the first one.
     pub reconnects: u64,
-    /// What went wrong last, if anything did.
+    /// Why it did not run at the end, if it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why the connection was lost last, if it ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interruption: Option<String>,
 }
 
 impl From<push::News> for PushNews {
@@ -65,8 +68,8 @@ impl From<push::News> for PushNews {
 
 impl From<Status> for PushReport {
     fn from(status: Status) -> Self {
-        let Status { id, url, state, bytes, lost, reconnects, error, .. } = status;
-        Self { id: id.0, url: url.to_string(), state, bytes, lost, reconnects, error }
+        let Status { id, url, state, bytes, lost, reconnects, error, interruption, .. } = status;
+        Self { id: id.0, url: url.to_string(), state, bytes, lost, reconnects, error, interruption }
     }
 }
 

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use pagecast_core::MediaTime;
-use pagecast_core::cast::{EndReason, Event, Trouble};
+use pagecast_core::cast::{EndReason, Event, Trouble, Warning};
 use pagecast_media::record::deliver::Delivered;
 use serde::{Deserialize, Serialize};
 
 use super::RoomStatus;
+use super::hang::Hang;
 use super::pushes::PushReport;
 
 /// How far a cast has come.
@@ -35,17 +36,17 @@ pub struct Progress {
     pub rss_bytes: u64,
 }
 
-/// CPU seconds by part.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct CpuSeconds {
+/// CPU time by part, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuMs {
     /// All processes of the browser.
-    pub browser: f64,
+    pub browser: u64,
     /// Display, sound card and guard.
-    pub display: f64,
+    pub display: u64,
     /// Everything else of the cast's process: conversion, encoders, file.
-    pub encode: f64,
+    pub encode: u64,
     /// The sum.
-    pub total: f64,
+    pub total: u64,
 }
 
 /// Most memory by part, in bytes.
@@ -57,7 +58,7 @@ pub struct PeakRss {
     pub pagecast: u64,
 }
 
-/// What became of a cast.
+/// What became of a cast. `--json` prints it; all times in it are in milliseconds, and their names end in `_ms`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Why it is over: `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up`, `output-failed`.
@@ -71,6 +72,12 @@ pub struct Report {
     pub reloads: u32,
     /// Times the page got a fresh browser because something was wrong with it.
     pub moves: u32,
+    /// When the page's scripts did not run for two seconds or more, if it is watched for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hangs: Vec<Hang>,
+    /// What the page's owner should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
     /// Ticks that brought a changed picture.
     pub frames_captured: u64,
     /// Frames encoded: changes, refinements and heartbeats.
@@ -89,7 +96,7 @@ pub struct Report {
     /// Size of all files.
     pub bytes: u64,
     /// What it took to make.
-    pub cpu_seconds: CpuSeconds,
+    pub cpu_ms: CpuMs,
     /// What it took to hold.
     pub peak_rss_bytes: PeakRss,
     /// What was recorded, and where it is.

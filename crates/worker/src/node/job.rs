@@ -365,14 +365,15 @@ impl Runner {
             return;
         };
         // One that never was live has nothing to be finished: it is as if it had not begun.
-        if let Some(end) = told.end(reason, None) {
+        if let Some(end) = told.end(reason, None, None) {
             self.say(Report::Happening(end));
         }
     }
 
-    /// What is left of its running time.
+    /// What is left of its running time, or of the time that it may take until its page is shown.
     fn left(&self) -> Duration {
-        let since = self.cast.started_ms.map_or(0, |at| unix_ms().saturating_sub(at).max(0));
+        let since =
+            self.cast.live_ms.or(self.cast.started_ms).map_or(0, |at| unix_ms().saturating_sub(at).max(0));
         self.cast.spec.limits.max_time.saturating_sub(Duration::from_millis(since.unsigned_abs()))
     }
 
@@ -391,7 +392,11 @@ impl Runner {
     fn show(&self, told: &mut Told, taken_up: bool) -> Outcome {
         let mut spec = self.cast.spec.clone();
         if taken_up {
-            spec.limits.max_time = self.left().max(*MAX_TIME_RANGE.start());
+            // The running time of a page that was never shown has not begun.
+            spec.resumed = self.cast.live_ms.is_some();
+            if spec.resumed {
+                spec.limits.max_time = self.left().max(*MAX_TIME_RANGE.start());
+            }
             if let Some(recording) = &mut spec.recording {
                 recording.resume = true;
             }
@@ -480,5 +485,8 @@ impl Runner {
 
 fn failed(error: &process::Error) -> Outcome {
     let message = crate::chain(error);
-    Outcome { report: None, failure: Some(Failed { kind: crate::cast::Kind::Unexpected, message }) }
+    Outcome {
+        report: None,
+        failure: Some(Failed { kind: crate::cast::Kind::Unexpected, message, cause: None }),
+    }
 }

@@ -1,9 +1,9 @@
 //! What a cast's process tells becomes what the fleet is told: each turn once, and how it gets on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use pagecast_core::cast::{EndReason, Event, Trouble};
+use pagecast_core::cast::{EndReason, Event, LoadError, Trouble, Warning};
 use pagecast_core::push;
 use pagecast_fleet::{Cast, File, Happening, RoomVitals, UnixMs, Vitals};
 
@@ -22,12 +22,14 @@ pub(super) struct Told {
     ended: bool,
     /// The fleet knows that not all is stored.
     incomplete: bool,
-    failing: Option<String>,
+    /// Why it is about to end, once that is known.
+    failing: Option<(String, Option<LoadError>)>,
     stuck: bool,
     room: Option<push::State>,
     vitals: Vitals,
     last: Option<(Instant, Progress)>,
     pushes: BTreeMap<u32, push::State>,
+    warnings: BTreeSet<Warning>,
 }
 
 impl Told {
@@ -43,6 +45,7 @@ impl Told {
             vitals: Vitals::default(),
             last: None,
             pushes: BTreeMap::new(),
+            warnings: BTreeSet::new(),
         }
     }
 
@@ -59,9 +62,9 @@ impl Told {
             }
             News::Event(Event::Reloaded(trouble)) => Some(Happening::Reloaded { trouble }),
             News::Event(Event::Moved(trouble)) => Some(Happening::Moved { trouble }),
-            News::Event(Event::Ended(reason)) => self.end(reason, None),
-            News::Failing(why) => {
-                self.failing = Some(why);
+            News::Event(Event::Ended(reason)) => self.end(reason, None, None),
+            News::Failing(why, cause) => {
+                self.failing = Some((why, cause));
                 None
             }
             News::Restarted => Some(Happening::Restarted),
@@ -74,7 +77,7 @@ impl Told {
             News::Delivery(status) => {
                 (self.vitals.upload_pending, self.vitals.upload_problem) =
                     (status.pending, status.problem.clone());
-                let stuck = status.state != DeliveryState::Uploading;
+                let stuck = matches!(status.state, DeliveryState::Stuck | DeliveryState::Failed);
                 (std::mem::replace(&mut self.stuck, stuck) != stuck).then_some(Happening::Storing {
                     stuck,
                     pending: status.pending,
@@ -85,7 +88,12 @@ impl Told {
                 self.measure(progress);
                 None
             }
-            News::Snapshot(..) => None,
+            News::Warning(warning) => {
+                // Told again by each process.
+                let first = self.warnings.insert(warning);
+                first.then_some(Happening::Warning { warning })
+            }
+            News::Snapshot(..) | News::Retrying(_) => None,
         }
     }
 
@@ -124,9 +132,17 @@ impl Told {
     }
 
     /// It is over, unless the fleet knows that.
-    pub(super) fn end(&mut self, reason: EndReason, message: Option<String>) -> Option<Happening> {
-        let message = message.or_else(|| self.failing.take());
-        (!std::mem::replace(&mut self.ended, true)).then_some(Happening::Ended { reason, message })
+    pub(super) fn end(
+        &mut self,
+        reason: EndReason,
+        message: Option<String>,
+        cause: Option<LoadError>,
+    ) -> Option<Happening> {
+        let (message, cause) = match (message, self.failing.take()) {
+            (None, Some((why, of_page))) => (Some(why), of_page),
+            (message, _) => (message, cause),
+        };
+        (!std::mem::replace(&mut self.ended, true)).then_some(Happening::Ended { reason, message, cause })
     }
 
     /// What came of it when its process is gone: its end, if that was not told, and what was stored.
@@ -137,7 +153,8 @@ impl Told {
             (Some(_), true) => EndReason::GaveUp(Trouble::Crash),
             (Some(_), false) => EndReason::StartFailed,
         };
-        let end = self.end(reason, failure.map(|failure| failure.message.clone()));
+        let cause = failure.and_then(|failure| failure.cause.clone());
+        let end = self.end(reason, failure.map(|failure| failure.message.clone()), cause);
         let delivered = outcome.report.as_ref().and_then(|report| report.recording.as_ref());
         let news = delivered.filter(|delivered| {
             let incomplete = delivered.spool.is_some();
@@ -177,7 +194,7 @@ mod tests {
     use crate::cast::{DeliveryStatus, Kind, Report};
 
     fn cast(live: bool, ended: bool) -> Cast {
-        let end = pagecast_fleet::End { reason: EndReason::Stopped, message: None };
+        let end = pagecast_fleet::End { reason: EndReason::Stopped, message: None, cause: None };
         Cast {
             id: CastId::new(1, [0; 10]),
             app: String::new(),
@@ -201,7 +218,8 @@ mod tests {
 
     fn outcome(spool: Option<&str>, failure: Option<&str>) -> Outcome {
         let delivered = Delivered { spool: spool.map(Into::into), ..Delivered::default() };
-        let failure = failure.map(|message| Failed { kind: Kind::Output, message: message.into() });
+        let failure =
+            failure.map(|message| Failed { kind: Kind::Output, message: message.into(), cause: None });
         Outcome { report: Some(Report { recording: Some(delivered), ..Report::default() }), failure }
     }
 
@@ -211,9 +229,9 @@ mod tests {
         assert_eq!(told.hear(News::Event(Event::Live)), Some(Happening::Live));
         assert_eq!(told.hear(News::Restarted), Some(Happening::Restarted));
         assert_eq!(told.hear(News::Event(Event::Live)), None, "another process is live, the cast was");
-        assert_eq!(told.hear(News::Failing("why".into())), None);
+        assert_eq!(told.hear(News::Failing("why".into(), None)), None);
         let reason = EndReason::GaveUp(Trouble::Crash);
-        let ended = Happening::Ended { reason, message: Some("why".into()) };
+        let ended = Happening::Ended { reason, message: Some("why".into()), cause: None };
         assert_eq!(told.hear(News::Event(Event::Ended(reason))), Some(ended));
         assert!(told.has_ended());
         assert!(matches!(
@@ -225,12 +243,39 @@ mod tests {
     }
 
     #[test]
+    fn why_a_page_could_not_be_loaded_is_told_with_its_end() {
+        let cause = || Some(LoadError::ConnectionRefused);
+        let mut told = Told::new(&cast(false, false));
+        assert_eq!(told.hear(News::Retrying("nothing listens there".into())), None);
+        assert_eq!(told.hear(News::Failing("nothing listens there".into(), cause())), None);
+        let message = "nothing listens there".to_owned();
+        let ended = Happening::Ended {
+            reason: EndReason::StartFailed,
+            message: Some(message.clone()),
+            cause: cause(),
+        };
+        assert_eq!(told.hear(News::Event(Event::Ended(EndReason::StartFailed))), Some(ended.clone()));
+        let failure = Failed { kind: Kind::Page, message, cause: cause() };
+        let outcome = Outcome { report: None, failure: Some(failure) };
+        assert_eq!(Told::new(&cast(false, false)).conclude(&outcome), [ended]);
+    }
+
+    #[test]
+    fn a_warning_is_told_once_whatever_process_it_comes_from() {
+        let mut told = Told::new(&cast(true, false));
+        let warning = Warning::WebRtcWithoutUdp;
+        assert_eq!(told.hear(News::Warning(warning)), Some(Happening::Warning { warning }));
+        assert_eq!(told.hear(News::Restarted), Some(Happening::Restarted));
+        assert_eq!(told.hear(News::Warning(warning)), None);
+    }
+
+    #[test]
     fn a_process_that_said_nothing_ends_its_cast() {
         for (live, reason) in [(false, EndReason::StartFailed), (true, EndReason::GaveUp(Trouble::Crash))] {
             let mut told = Told::new(&cast(live, false));
-            let failure = Some(Failed { kind: Kind::Unexpected, message: "gone".into() });
+            let failure = Some(Failed { kind: Kind::Unexpected, message: "gone".into(), cause: None });
             let happened = told.conclude(&Outcome { report: None, failure });
-            assert_eq!(happened, [Happening::Ended { reason, message: Some("gone".into()) }]);
+            assert_eq!(happened, [Happening::Ended { reason, message: Some("gone".into()), cause: None }]);
         }
     }
 

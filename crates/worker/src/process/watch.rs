@@ -36,6 +36,8 @@ pub(super) struct Watch<'a, T> {
     /// Nothing is recorded any more; what was may still be being stored.
     ended: bool,
     live_since: Option<Instant>,
+    /// When the page was first shown: its running time counts from then, or from the beginning if an earlier process showed it.
+    shown_at: Option<HostTime>,
     /// Processes that died since one was stable, and in all.
     died: u32,
     restarts: u32,
@@ -52,6 +54,7 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
             stopping: None,
             ended: false,
             live_since: None,
+            shown_at: spec.resumed.then_some(began),
             died: 0,
             restarts: 0,
             timeline: Vec::new(),
@@ -73,7 +76,7 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
             if !self.go_on(&mut process) {
                 let message =
                     format!("the cast's process ended unexpectedly ({status}); what was recorded is kept");
-                return self.save(process, Some(Failed { kind: Kind::Unexpected, message }));
+                return self.save(process, Some(Failed { kind: Kind::Unexpected, message, cause: None }));
             }
         }
     }
@@ -112,7 +115,10 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
     fn pass_on(&mut self, news: News) {
         if let News::Event(event) = news {
             match event {
-                Event::Live => self.live_since = Some(Instant::now()),
+                Event::Live => {
+                    self.live_since = Some(Instant::now());
+                    self.shown_at.get_or_insert_with(now);
+                }
                 Event::Ended(_) => self.ended = true,
                 Event::Reloaded(_) | Event::Moved(_) => {}
             }
@@ -168,7 +174,9 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
         if let Some(recording) = &mut spec.recording {
             recording.resume = true;
         }
-        let left = spec.limits.max_time.saturating_sub(now().since(self.began));
+        // Only a page that was shown gets here.
+        spec.resumed = true;
+        let left = spec.limits.max_time.saturating_sub(now().since(self.shown_at.unwrap_or(self.began)));
         spec.limits.max_time = left.max(*MAX_TIME_RANGE.start());
         process.order(&Order::Run(Box::new(spec), self.began.0));
         true
@@ -197,7 +205,10 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
             Followed::Abandoned => Outcome::default(),
             Followed::Lost(status) => {
                 let message = format!("the process that stores the recording ended unexpectedly ({status})");
-                Outcome { report: None, failure: Some(Failed { kind: Kind::Unexpected, message }) }
+                Outcome {
+                    report: None,
+                    failure: Some(Failed { kind: Kind::Unexpected, message, cause: None }),
+                }
             }
         }
     }

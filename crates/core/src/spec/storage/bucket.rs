@@ -72,6 +72,9 @@ pub enum Service {
 }
 
 impl Service {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::S3, Self::Gcs, Self::Azure, Self::Cos, Self::Tos, Self::Oss];
+
     /// The service behind a `Vendor` of Tencent's API: 0 is COS, 1 is S3, more are not assigned.
     #[must_use]
     pub fn of_vendor(vendor: u64) -> Option<Self> {
@@ -79,6 +82,19 @@ impl Service {
             0 => Some(Self::Cos),
             1 => Some(Self::S3),
             _ => None,
+        }
+    }
+
+    /// What stands before `://` in the address of one of its buckets.
+    #[must_use]
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Gcs => "gs",
+            Self::Azure => "az",
+            Self::Cos => "cos",
+            Self::Tos => "tos",
+            Self::Oss => "oss",
         }
     }
 
@@ -141,14 +157,9 @@ impl Bucket {
     }
 
     pub(super) fn parse(scheme: &str, rest: &str) -> Result<Self, StorageError> {
-        let service = match scheme {
-            "s3" => Service::S3,
-            "gs" => Service::Gcs,
-            "az" => Service::Azure,
-            "cos" => Service::Cos,
-            "tos" => Service::Tos,
-            "oss" => Service::Oss,
-            _ => return Err(StorageError::Scheme(scheme.chars().take(16).collect())),
+        let service = Service::ALL.into_iter().find(|service| service.scheme() == scheme);
+        let Some(service) = service else {
+            return Err(StorageError::Scheme(scheme.chars().take(16).collect()));
         };
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         if place.contains('@') {
@@ -245,6 +256,12 @@ impl Bucket {
             url.set_host(Some(&host)).ok()?;
         }
         Some((url, !path_style))
+    }
+
+    /// The address of an object below the prefix, like `s3://BUCKET/PREFIX/NAME`: without region, endpoint and keys.
+    #[must_use]
+    pub fn object_address(&self, name: &str) -> String {
+        format!("{}://{}/{}", self.service.scheme(), self.bucket, self.key(name))
     }
 
     /// The name of an object below the prefix.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pagecast_core::HostTime;
+use pagecast_core::error_text::io_reason;
 use pagecast_core::spec::Storage;
 use tokio::task::JoinSet;
 
@@ -20,7 +21,7 @@ use super::gate::Gate;
 use super::ledger::{Ledger, Task};
 use super::{Config, Delivered, GOES_ON, Shared, State};
 use crate::chain;
-use crate::store::{self, Class, Store};
+use crate::store::{self, Class, Store, folder_of};
 
 /// Things under way at a time.
 const AT_ONCE: usize = 4;
@@ -147,13 +148,22 @@ impl Courier {
 
     /// What became of it; `spool`: what is not stored is there.
     fn delivered(&self, spool: Option<PathBuf>) -> Delivered {
-        let status = self.shared.status().clone();
+        let mut status = self.shared.status().clone();
+        if spool.is_none() {
+            status.state = if self.ledger.is_empty() { State::Empty } else { State::Stored };
+            status.problem = None;
+        }
         let (files, duration) = (self.ledger.items(), self.ledger.duration());
-        let place = match &self.home {
-            Storage::File(_) | Storage::TencentVod(_) => self.store.place(),
-            _ => format!("{}/{}", self.store.place(), self.spool.recording().name),
+        let name = &self.spool.recording().name;
+        let (place, endpoint) = match &self.home {
+            Storage::File(path) => (absolute(folder_of(path)), None),
+            Storage::Folder(folder) => (absolute(&folder.join(name)), None),
+            Storage::Bucket(bucket) => {
+                (bucket.object_address(name), bucket.endpoint.as_ref().map(ToString::to_string))
+            }
+            Storage::TencentVod(_) => (self.store.place(), None),
         };
-        Delivered { place, files, duration, status, spool }
+        Delivered { place, endpoint, files, duration, status, spool }
     }
 
     /// Until all is stored. False if that will never be.
@@ -627,7 +637,12 @@ async fn blocking(
 }
 
 fn local(error: io::Error) -> Failure {
-    Failure { class: Class::Local, words: format!("the spool: {error}") }
+    Failure { class: Class::Local, words: format!("the spool: {}", io_reason(&error)) }
+}
+
+/// The whole path: whoever reads it may be in another folder.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).as_deref().unwrap_or(path).display().to_string()
 }
 
 fn size(path: &Path) -> u64 {

@@ -21,6 +21,10 @@ pub enum State {
     Stuck,
     /// Nothing can be stored before somebody mends something: wrong keys, no bucket, no space. It is tried again now and then.
     Failed,
+    /// All of it is stored.
+    Stored,
+    /// Nothing was recorded, so there is nothing to store.
+    Empty,
 }
 
 /// Opens and closes the way to a storage.

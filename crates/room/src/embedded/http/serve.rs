@@ -10,14 +10,19 @@ use tokio::sync::watch;
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
 
-/// Serves until told to stop.
+/// Fewest connections beside one for each viewer, who may listen to events for as long as it watches.
+const BESIDE_VIEWERS: usize = 256;
+
+/// Serves until told to stop. `viewers` is the most viewers there may be.
 pub(in super::super) async fn run(
     listener: TcpListener,
     limits: Limits,
     router: Router,
+    viewers: usize,
     mut stop: watch::Receiver<bool>,
 ) {
-    let limits = Limits { head_bytes: MAX_HEAD_BYTES, headers: MAX_HEADERS, ..limits };
+    let connections = limits.connections.max(viewers.saturating_add(BESIDE_VIEWERS));
+    let limits = Limits { connections, head_bytes: MAX_HEAD_BYTES, headers: MAX_HEADERS, ..limits };
     let (sender, stopped) = watch::channel(Stop::No);
     let service = Service { router, reserved: is_own_publisher };
     let serving = serve(listener, limits, service, || None, stopped);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use pagecast_core::error_text::root_cause;
 use pagecast_core::spec::Secret;
 use prost::Message as _;
 use reqwest::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
@@ -93,7 +94,7 @@ impl Link {
     pub(super) async fn send(&mut self, request: Request) -> Result<(), Broken> {
         let bytes = SignalRequest { message: Some(request) }.encode_to_vec();
         match timeout(SEND_TIMEOUT, self.0.send(Message::binary(bytes))).await {
-            Ok(sent) => sent.map_err(|e| Broken::Failed(shorten(&e.to_string()))),
+            Ok(sent) => sent.map_err(|e| Broken::Failed(shorten(&root_cause(&e)))),
             Err(_) => Err(Broken::Unreachable("it does not read what is sent".into())),
         }
     }
@@ -103,7 +104,7 @@ impl Link {
     pub(super) async fn receive(&mut self) -> Result<Option<Response>, Broken> {
         match self.0.next().await {
             None | Some(Ok(Message::Close(_))) => Err(Broken::Failed("it closed the connection".into())),
-            Some(Err(error)) => Err(Broken::Failed(shorten(&error.to_string()))),
+            Some(Err(error)) => Err(Broken::Failed(shorten(&root_cause(&error)))),
             Some(Ok(Message::Binary(bytes))) => match SignalResponse::decode(bytes) {
                 Ok(response) => Ok(response.message),
                 Err(_) => Err(Broken::Failed("it speaks another protocol than LiveKit's".into())),

@@ -21,6 +21,7 @@ fn everything() -> Value {
             "vod_keys": {"id": "vod", "secret": "planted-vod"},
         },
         "network": {"allow": ["10.0.0.0/8", "*.example.com:443"], "deny": ["192.0.2.1"], "udp": true},
+        "ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
         "limits": {"max_time_s": 3600, "attempts": 2, "memory_mib": 1024, "cpu_weight": 50},
     })
 }
@@ -45,6 +46,7 @@ async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
     let settings = &shown["settings"];
     assert_eq!(settings["callbacks"]["volcengine"]["url"], "https://hooks.example/v?…");
     assert_eq!(settings["room"]["secret"], "…");
+    assert_eq!(settings["ca"], everything()["ca"], "certificates are no secret");
     lab.call("PUT", ADMIN, &path, settings).await.expect(200);
     assert_eq!(*lab.service.apps.named("three").unwrap(), *before, "what was shown as … is as it was");
     let mut changed = settings.clone();

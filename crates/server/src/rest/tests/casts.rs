@@ -101,7 +101,7 @@ async fn a_cast_is_stopped_once_however_often_it_is_asked() {
         assert_eq!((&shown["state"], &shown["stop_asked"]), (&json!("starting"), &json!(true)));
     }
     assert_eq!(lab.service.fleet.commands(&claim.ticket).await.unwrap().len(), 1);
-    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None }).await;
+    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     let shown = lab.send(request("POST", &path, ONE).body(Body::empty()).unwrap()).await.expect(200);
     assert_eq!((&shown["state"], &shown["end"]["reason"]), (&json!("ended"), &json!("stopped")));
     let waiting = lab.cast().await;
@@ -150,7 +150,8 @@ async fn a_cast_is_shown_with_its_outputs() {
     assert_eq!(shown["live_at"], "2026-11-21T17:00:01.000Z");
     let end = EndReason::GaveUp(pagecast_core::cast::Trouble::Freeze);
     lab.report(&claim, Happening::Unrecorded).await;
-    lab.report(&claim, Happening::Ended { reason: end, message: Some("it froze".to_owned()) }).await;
+    lab.report(&claim, Happening::Ended { reason: end, message: Some("it froze".to_owned()), cause: None })
+        .await;
     let file = File {
         name: "a_0.mp4".to_owned(),
         bytes: 5,

@@ -42,7 +42,7 @@ async fn history(lab: &Lab, claim: &Claim) {
         Happening::Push { id: 1, url, state: push::State::Recovering, error: Some("refused".to_owned()) },
         Happening::Room { state: push::State::Running, error: None },
         Happening::Storing { stuck: true, pending: 2, problem: Some("full".to_owned()) },
-        Happening::Ended { reason: EndReason::MaxTime, message: None },
+        Happening::Ended { reason: EndReason::MaxTime, message: None, cause: None },
         Happening::Stored {
             files: Vec::new(),
             complete: false,
@@ -136,7 +136,7 @@ async fn a_stream_goes_on_until_nothing_more_can_happen() {
     until(&mut body, "started").await;
     lab.report(&claim, Happening::Live).await;
     until(&mut body, "event: live").await;
-    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None }).await;
+    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     until(&mut body, "event: ended").await;
     let nothing = Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None };
     lab.report(&claim, nothing).await;
@@ -150,6 +150,41 @@ async fn a_stream_goes_on_until_nothing_more_can_happen() {
     }
     let mut body = follow(&lab, &format!("{path}?after=2"), None).await.into_body();
     assert_eq!(ids(&until(&mut body, "").await), [3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_warning_says_what_to_set_and_is_shown_once() {
+    use pagecast_core::cast::Warning;
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let claim = lab.claim().await;
+    for warning in [Warning::WebRtcWithoutUdp, Warning::InsecureTls, Warning::WebRtcWithoutUdp] {
+        lab.report(&claim, Happening::Warning { warning }).await;
+    }
+    let events = lab.get(ONE, &format!("/v1/casts/{id}/events")).await.expect(200);
+    let said = &events["events"][2];
+    assert_eq!((&said["event"], &said["warning"]["kind"]), (&json!("warning"), &json!("webrtc-without-udp")));
+    let shown = lab.get(ONE, &format!("/v1/casts/{id}")).await.expect(200);
+    let warnings = shown["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 2, "{shown}");
+    for (warning, word) in warnings.iter().zip(["network.udp", "tls.insecure"]) {
+        assert!(warning["message"].as_str().unwrap().contains(word), "{warning}");
+    }
+}
+
+#[tokio::test]
+async fn why_a_page_was_not_loaded_is_shown_in_a_word() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let claim = lab.claim().await;
+    let cause = Some(pagecast_core::cast::LoadError::HttpStatus { status: 503 });
+    let message = Some("cannot open http://a.example/: the server answered HTTP 503".to_owned());
+    let ended = Happening::Ended { reason: EndReason::StartFailed, message: message.clone(), cause };
+    lab.report(&claim, ended).await;
+    let end = json!({"reason": "start-failed", "cause": "http-status", "message": message});
+    assert_eq!(lab.get(ONE, &format!("/v1/casts/{id}")).await.expect(200)["end"], end);
+    let events = lab.get(ONE, &format!("/v1/casts/{id}/events")).await.expect(200);
+    assert_eq!(events["events"][2]["end"], end);
 }
 
 #[tokio::test]
@@ -217,7 +252,7 @@ async fn a_callback_is_the_same_each_time() {
         push(),
         Happening::Live,
         push(),
-        Happening::Ended { reason: EndReason::Stopped, message: None },
+        Happening::Ended { reason: EndReason::Stopped, message: None, cause: None },
         push(),
         Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None },
     ] {

@@ -55,7 +55,7 @@ async fn pushes_come_and_go() {
     let reply = lab.call("DELETE", ONE, &path, &url).await;
     reply.refused(503, "busy", "-");
     assert_eq!(reply.header("retry-after"), "1");
-    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None }).await;
+    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     lab.post(ONE, &path, &push).await.refused(409, "over", "-");
     lab.call("DELETE", ONE, &path, &url).await.refused(409, "over", "-");
 }
@@ -92,7 +92,7 @@ async fn a_picture_is_ordered_and_waited_for() {
     // Nobody takes the next one.
     lab.pass(1000);
     lab.get(ONE, &path).await.refused(504, "no-picture", "-");
-    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None }).await;
+    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     lab.get(ONE, &path).await.refused(409, "over", "-");
 }
 

@@ -1,4 +1,4 @@
-use pagecast_core::spec::{Bucket, Storage};
+use pagecast_core::spec::{Bucket, Source, SourceUrl, Storage};
 
 use super::*;
 
@@ -43,6 +43,8 @@ fn wrong_pages() -> Wrong {
         (json!({"color_scheme": "pink"}), "color_scheme"),
         (json!({"css": "a".repeat((1 << 20) + 1)}), "css"),
         (json!({"basic_auth": {"user": "a"}}), "basic_auth"),
+        (json!({"tls": {"ca": "none"}}), "tls.ca"),
+        (json!({"tls": {"insecure": 1}}), "tls.insecure"),
     ]
 }
 
@@ -254,6 +256,28 @@ async fn what_is_left_out_is_as_usual() {
     lab.post(ADMIN, "/v1/casts", &body).await.refused(400, "invalid-parameter", "app");
     let body = json!({"app": "nobody", "url": "http://a.example/", "recording": {}});
     lab.post(ADMIN, "/v1/casts", &body).await.refused(400, "invalid-parameter", "app");
+}
+
+#[tokio::test]
+async fn certificates_of_the_application_are_trusted_by_the_casts_of_every_api() {
+    let pem = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+    let lab = Lab::new().await;
+    let mut one = (*lab.service.apps.named("one").unwrap()).clone();
+    one.ca = Some(pagecast_core::spec::CaBundle::parse(&pem("MIIOne")).unwrap());
+    lab.service.apps.replace(vec![one.clone()]);
+    let tls = async |changes: Value| {
+        let id = lab.cast_of(ONE, &with(&changes)).await;
+        lab.service.fleet.get(&id).await.unwrap().unwrap().spec.source.context.tls
+    };
+    let usual = tls(json!({})).await;
+    assert_eq!((&usual.ca, usual.insecure), (&one.ca, false));
+    let both = tls(json!({"tls": {"ca": pem("MIITwo"), "insecure": true}})).await;
+    let all = both.ca.unwrap();
+    assert_eq!((all.as_str(), both.insecure), (&*(pem("MIIOne") + &pem("MIITwo")), true));
+    // What vendors' requests become is made here, too.
+    let source = Source::new(SourceUrl::parse("https://a.example/").unwrap());
+    let spec = lab.service.cast(&one, &lab.service.cast_id(), source);
+    assert_eq!(spec.source.context.tls.ca, one.ca);
 }
 
 #[tokio::test]

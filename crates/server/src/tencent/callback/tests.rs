@@ -114,8 +114,9 @@ fn a_body_is_signed_as_in_the_documents() {
 
 #[test]
 fn each_event_of_a_page_has_the_words_of_the_vendor() {
-    let end = |reason, message: &str| Happening::Ended { reason, message: Some(message.to_owned()) };
-    let over = |reason| Happening::Ended { reason, message: None };
+    let end =
+        |reason, message: &str| Happening::Ended { reason, message: Some(message.to_owned()), cause: None };
+    let over = |reason| Happening::Ended { reason, message: None, cause: None };
     let one = |kind, status, words: &str| vec![(8, kind, status, words.to_owned())];
     let stopped = || one(802, 1, "Success");
     let trouble = Trouble::Freeze;

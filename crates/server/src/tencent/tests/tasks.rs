@@ -56,7 +56,7 @@ async fn a_task_is_described_until_it_has_ended() {
     let commands = world.service.fleet.commands(&claim.ticket).await.unwrap();
     assert_eq!(commands.len(), 1, "it is told once: {commands:?}");
     assert_eq!(world.code(How::Json, "DescribeWebRecord", &by_id).await, "", "it is not over yet");
-    let ended = Happening::Ended { reason: EndReason::Stopped, message: None };
+    let ended = Happening::Ended { reason: EndReason::Stopped, message: None, cause: None };
     world.service.fleet.report(&claim.ticket, ended).await.unwrap();
     for (action, params) in
         [("DescribeWebRecord", &by_id), ("DescribeWebRecord", &by_record), ("StopWebRecord", &by_id)]

@@ -1,4 +1,3 @@
-use pagecast_core::cast::EndReason;
 use pagecast_core::spec::{Layer, Room, RoomService, RoomUrl, Secret, Size, Source, SourceUrl};
 use pagecast_core::{CastSpec, Fps, push};
 use pagecast_fleet::{CastId, State};
@@ -116,7 +115,7 @@ fn options() {
 fn every_happening_has_its_words_or_none() {
     use Happening as H;
     use Trouble as T;
-    let ended = |reason| H::Ended { reason, message: Some("in words".to_owned()) };
+    let ended = |reason| H::Ended { reason, message: Some("in words".to_owned()), cause: None };
     let push = H::Push { id: 1, url: String::new(), state: push::State::Connecting, error: None };
     for (what, live_ms, expected) in [
         (H::Queued, None, None),
@@ -141,8 +140,11 @@ fn every_happening_has_its_words_or_none() {
         (ended(EndReason::MaxTime), Some(LIVE_MS), Some((2, "ExceedMaxRunningTime"))),
         (ended(EndReason::PageEnded), Some(LIVE_MS), Some((2, "UnknownStopReason"))),
         (ended(EndReason::StartFailed), None, Some((3, "StartTaskFailed"))),
-        (ended(EndReason::GaveUp(T::Crash)), Some(LIVE_MS), Some((3, "UnknownStopReason"))),
-        (ended(EndReason::GaveUp(T::StartTimeout)), None, Some((3, "StartTaskFailed"))),
+        (ended(EndReason::OutputFailed), Some(LIVE_MS), Some((3, "UnknownStopReason"))),
+        (ended(EndReason::GaveUp(T::Freeze)), Some(LIVE_MS), Some((3, "PageFreeze"))),
+        (ended(EndReason::GaveUp(T::Blank)), Some(LIVE_MS), Some((3, "PageBlank"))),
+        (ended(EndReason::GaveUp(T::Crash)), Some(LIVE_MS), Some((3, "PageCrash"))),
+        (ended(EndReason::GaveUp(T::StartTimeout)), None, Some((3, "StartEventTimeout"))),
     ] {
         let (cast, event) = (cast(live_ms), event(what));
         assert_eq!(words(&cast, &event), expected, "{event:?}");

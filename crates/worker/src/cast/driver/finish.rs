@@ -7,7 +7,7 @@ use pagecast_core::MediaTime;
 use pagecast_core::cast::EndReason;
 
 use super::super::line::Ended;
-use super::super::report::{self, CpuSeconds, PeakRss, Report};
+use super::super::report::{self, CpuMs, PeakRss, Report};
 use super::super::{DeliveryState, Error, Failure, Finishing, News, Stop};
 use super::{Driver, Line, millis};
 use crate::usage;
@@ -57,6 +57,8 @@ impl Driver<'_> {
             timeline: std::mem::take(&mut self.timeline),
             reloads: self.reloads,
             moves: self.moves,
+            hangs: self.hangs.take(Instant::now()),
+            warnings: std::mem::take(&mut self.warnings),
             frames_captured: display.frames,
             frames_encoded: 0,
             frames_unchanged: 0,
@@ -64,11 +66,11 @@ impl Driver<'_> {
             first_frame_ms: 0,
             duration_ms: 0,
             bytes: 0,
-            cpu_seconds: CpuSeconds {
-                browser: round(browser_cpu),
-                display: round(display_cpu),
-                encode: round(total - browser_cpu - display_cpu),
-                total: round(total),
+            cpu_ms: CpuMs {
+                browser: whole_ms(browser_cpu),
+                display: whole_ms(display_cpu),
+                encode: whole_ms(total - browser_cpu - display_cpu),
+                total: whole_ms(total),
             },
             peak_rss_bytes: PeakRss {
                 browser: self.usage.peak_rss_bytes,
@@ -142,6 +144,7 @@ pub(in super::super) fn deliver(
     }
 }
 
-fn round(seconds: f64) -> f64 {
-    (seconds * 1000.0).round() / 1000.0
+/// Seconds as whole milliseconds.
+fn whole_ms(seconds: f64) -> u64 {
+    (seconds * 1000.0).round() as u64
 }

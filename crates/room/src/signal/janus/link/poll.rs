@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pagecast_core::error_text::root_cause;
 use pagecast_core::spec::Secret;
 use reqwest::{Client, RequestBuilder, StatusCode, redirect};
 use serde_json::Value;
@@ -110,10 +111,6 @@ fn why(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "it did not answer in time".into();
     }
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
     // Of the outermost, the address is part.
-    if std::ptr::addr_eq(inner, error) { "the request failed".into() } else { inner.to_string() }
+    if std::error::Error::source(error).is_none() { "the request failed".into() } else { root_cause(error) }
 }

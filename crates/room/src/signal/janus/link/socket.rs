@@ -1,6 +1,7 @@
 //! Janus over a WebSocket.
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use pagecast_core::error_text::root_cause;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -70,10 +71,10 @@ pub(super) async fn run(mut stream: Stream, mut outbox: mpsc::Receiver<Value>, i
 fn why(error: &Error) -> String {
     match error {
         Error::Http(response) => format!("it answered {} where a WebSocket was asked for", response.status()),
-        Error::Io(error) => error.to_string(),
+        Error::Io(error) => root_cause(error),
         Error::Capacity(_) => "it said more at once than it may".into(),
         Error::ConnectionClosed | Error::AlreadyClosed => "it closed the connection".into(),
         Error::Url(_) => "its address cannot be used for a WebSocket".into(),
-        other => other.to_string(),
+        other => root_cause(other),
     }
 }

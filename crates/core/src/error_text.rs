@@ -1,0 +1,126 @@
+//! Errors of the system and of libraries in words for people: what went wrong, without numbers and names that only a programmer knows.
+
+use std::error::Error;
+use std::io;
+
+/// What rustls calls a certificate that it does not trust, and what that means.
+const CERTIFICATE_FAULTS: [(&str, &str); 4] = [
+    ("Expired", "its certificate has expired, or the clock of this machine is wrong"),
+    ("NotValidYet", "its certificate is not valid yet, or the clock of this machine is wrong"),
+    ("NotValidForName", "its certificate is for another host name"),
+    ("UnknownIssuer", "its certificate is from an authority that this machine does not trust"),
+];
+
+/// An error and what it came from, in one line.
+#[must_use]
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    std::iter::successors(Some(error), |&e| e.source()).map(link).collect::<Vec<_>>().join(": ")
+}
+
+/// The innermost cause of an error, which says best why a connection failed. It names no address, where outer errors may.
+#[must_use]
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let innermost = std::iter::successors(Some(error), |&e| e.source()).last().unwrap_or(error);
+    plain(&link(innermost))
+}
+
+/// What the system said, in plain words and without its number: "permission denied".
+#[must_use]
+pub fn io_reason(error: &io::Error) -> String {
+    let known = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused: nothing listens there",
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            "the connection was broken off"
+        }
+        io::ErrorKind::UnexpectedEof => "the connection ended too early",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "the host cannot be reached",
+        io::ErrorKind::TimedOut => "there was no answer in time",
+        io::ErrorKind::AddrInUse => "the port is in use by another program",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+        _ => return without_number(&error.to_string()),
+    };
+    // With a text of its own, the error knows more than its kind.
+    if error.raw_os_error().is_some() { known.to_owned() } else { plain(&error.to_string()) }
+}
+
+/// One error of a chain, by itself.
+fn link(error: &(dyn Error + 'static)) -> String {
+    error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), io_reason)
+}
+
+/// Replaces what resolvers and TLS libraries say by what it means; other text stays as it is.
+fn plain(text: &str) -> String {
+    if text.contains("lookup address") || text.contains("dns error") {
+        return "there is no host of this name".to_owned();
+    }
+    if text.contains("peer certificate") {
+        let known = CERTIFICATE_FAULTS.iter().find(|(name, _)| text.contains(name));
+        return known.map_or("its certificate is not trusted", |(_, meaning)| meaning).to_owned();
+    }
+    without_number(text)
+}
+
+/// The text without `(os error N)`, and with a small letter in front unless it begins with an abbreviation.
+fn without_number(text: &str) -> String {
+    let text = text.split_once(" (os error ").map_or(text, |(before, _)| before);
+    let mut letters = text.chars();
+    match (letters.next(), letters.clone().next()) {
+        (Some(first), Some(second)) if first.is_ascii_uppercase() && !second.is_ascii_uppercase() => {
+            first.to_ascii_lowercase().to_string() + letters.as_str()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot write a.mp4")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn system_errors_have_no_numbers() {
+        for (errno, words) in [
+            (2, "no such file or directory"),
+            (13, "permission denied"),
+            (21, "is a directory"),
+            (28, "no space left on device"),
+            (30, "read-only file system"),
+            (98, "the port is in use by another program"),
+            (99, "this machine has no such address"),
+            (104, "the connection was broken off"),
+            (111, "connection refused: nothing listens there"),
+        ] {
+            assert_eq!(io_reason(&io::Error::from_raw_os_error(errno)), words);
+            let error = Outer(io::Error::from_raw_os_error(errno));
+            assert_eq!(chain(&error), format!("cannot write a.mp4: {words}"));
+            assert_eq!(root_cause(&error), words);
+        }
+    }
+
+    #[test]
+    fn an_error_with_a_text_of_its_own_keeps_it() {
+        let own = io::Error::new(io::ErrorKind::TimedOut, "the disk is asleep");
+        assert_eq!(io_reason(&own), "the disk is asleep");
+        assert_eq!(io_reason(&io::Error::from(io::ErrorKind::PermissionDenied)), "permission denied");
+        assert_eq!(io_reason(&io::Error::other("RTMP is closed")), "RTMP is closed");
+    }
+
+    #[test]
+    fn what_libraries_say_becomes_what_it_means() {
+        for (said, meaning) in [
+            (
+                "failed to lookup address information: Name or service not known",
+                "there is no host of this name",
+            ),
+            ("invalid peer certificate: UnknownIssuer", CERTIFICATE_FAULTS[3].1),
+            ("invalid peer certificate: NotValidForName", CERTIFICATE_FAULTS[2].1),
+            ("invalid peer certificate: BadSignature", "its certificate is not trusted"),
+            ("it closed the connection", "it closed the connection"),
+        ] {
+            assert_eq!(root_cause(&io::Error::other(said)), meaning);
+        }
+    }
+}
