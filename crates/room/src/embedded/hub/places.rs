@@ -108,3 +108,75 @@ impl Hub {
 fn application(room: &str) -> Option<&str> {
     room.split_once('~').map(|(application, _)| application)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::super::super::Limits;
+    use super::super::super::command::Origin;
+    use super::super::super::expected::Expected;
+    use super::super::{CONNECT_WITHIN, Setup, endure::OFFER};
+    use super::*;
+    use crate::rtc::serve::Certificate;
+
+    fn hub(now: Instant, limits: Limits) -> Hub {
+        let mut expected = Expected::default();
+        expected.add(now, "app~room", "page");
+        let here = SocketAddr::from(([127, 0, 0, 1], 4000));
+        let (certificate, expected) = (Certificate::new().unwrap(), Arc::new(Mutex::new(expected)));
+        Hub::new(now, Setup { certificate, addresses: vec![here], tcp: false, limits, expected })
+    }
+
+    fn join(publishes: bool, user: Option<&str>, address: Option<&str>) -> Join {
+        let network = |ip: &str| Origin::network(ip.parse::<IpAddr>().unwrap());
+        let origin = Origin { token: Some(7), address: address.map(network), own_cast: false };
+        Join {
+            room: "app~room".to_owned(),
+            publishes,
+            user: user.map(str::to_owned),
+            offer: OFFER.to_owned(),
+            origin,
+        }
+    }
+
+    #[test]
+    fn sessions_that_are_connecting_are_few_and_do_not_last() {
+        let (mut now, limits) = (Instant::now(), Limits::default());
+        let mut hub = hub(now, limits);
+        let from = |ip| join(false, None, Some(ip));
+        for number in 0..limits.connecting_per_address {
+            // An IPv6 network is one address, and so is an IPv4 address however it is written.
+            hub.join(now, from(["2001:db8::1", "2001:db8::ffff:2"][number % 2])).unwrap();
+        }
+        let refused = Refused::Connecting(limits.connecting_per_address, "from this address");
+        assert_eq!(hub.join(now, from("2001:db8::3")).unwrap_err(), refused);
+        for ip in ["2001:db8:0:1::1", "192.0.2.1", "::ffff:192.0.2.1"] {
+            hub.join(now, from(ip)).unwrap();
+        }
+        // This machine's own addresses are a proxy's; the token's limit holds for all.
+        let left = limits.connecting_per_token - limits.connecting_per_address - 3;
+        (0..left).for_each(|_| drop(hub.join(now, join(false, None, None)).unwrap()));
+        let refused = Refused::Connecting(limits.connecting_per_token, "with this token");
+        assert_eq!(hub.join(now, join(false, None, None)).unwrap_err(), refused);
+        assert_eq!(hub.join(now, join(true, Some("stranger"), None)).unwrap_err(), refused);
+        // A cast that was announced is not held up by those.
+        hub.join(now, join(true, Some("page"), Some("2001:db8::1"))).unwrap();
+        now += CONNECT_WITHIN + Duration::from_millis(1);
+        hub.pass(now);
+        hub.join(now, from("2001:db8::3")).unwrap();
+    }
+
+    #[test]
+    fn rooms_are_made_by_publishers() {
+        let now = Instant::now();
+        let mut hub = hub(now, Limits::default());
+        let elsewhere = |publishes| Join { room: "other".to_owned(), ..join(publishes, None, None) };
+        assert_eq!(hub.join(now, elsewhere(false)).unwrap_err(), Refused::NoRoom);
+        assert!(hub.rooms.is_empty() && hub.sessions.is_empty());
+        hub.join(now, elsewhere(true)).unwrap();
+        hub.join(now, elsewhere(false)).unwrap();
+    }
+}
