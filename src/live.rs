@@ -78,6 +78,7 @@ impl Own {
         let server = Server::start(config).context("cannot open a room")?;
         let address = server.http_addr();
         let (name, user) = (room.name(), room.user());
+        server.expect(name, user);
         let mint = |publish: bool| match &access {
             embedded::Access::Open => Ok(None),
             embedded::Access::Jwt(secret) => {

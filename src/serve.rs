@@ -229,6 +229,14 @@ fn rooms(config: &config::Rooms) -> anyhow::Result<Option<OwnRooms>> {
         media: config.media,
         addresses: config.addresses.clone(),
         access,
+        limits: embedded::Limits {
+            rooms: config.max_rooms,
+            rooms_per_application: config.max_rooms_per_application,
+            viewers: config.max_viewers,
+            viewers_per_application: config.max_viewers_per_application,
+            viewers_per_room: config.max_viewers_per_room,
+            ..embedded::Limits::default()
+        },
         ..embedded::Config::default()
     });
     let server = Arc::new(server.context("cannot open the rooms")?);

@@ -41,7 +41,8 @@ impl Embedded {
 impl Rooms for Embedded {
     fn service(&self, ids: &RoomIds) -> Result<RoomService, SpecError> {
         let room = name(ids);
-        let token = self.token(&Claims::new(&room, PUBLISHER).publisher(&ids.user));
+        let token = self.token(&Claims::new(&room, PUBLISHER).publisher(&ids.user).own_cast());
+        self.server.expect(&room, &ids.user);
         // The rooms may listen on all addresses; publishers are on this machine.
         let address = self.server.http_addr();
         let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { host(address.ip()) };

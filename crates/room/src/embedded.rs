@@ -8,6 +8,7 @@
 mod choice;
 mod clock;
 mod command;
+mod expected;
 mod frame;
 mod http;
 mod hub;
@@ -22,6 +23,7 @@ mod stats;
 mod tcp;
 pub mod token;
 
+use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +33,7 @@ use std::time::Instant;
 use pagecast_core::spec::Secret;
 use tokio::sync::{mpsc, watch};
 
+use self::expected::Expected;
 #[doc(hidden)]
 pub use self::hub::endure;
 use self::hub::{Hub, Setup};
@@ -83,21 +86,45 @@ pub enum Access {
 /// How much there may be of everything. What is more is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Rooms with somebody in them.
+    /// Rooms with somebody in them. Rooms of this service's own casts are not refused for it.
     pub rooms: usize,
+    /// Rooms of one application: what stands before the `~` in their names. Names without one have no such
+    /// limit.
+    pub rooms_per_application: usize,
     /// Users that publish in a room.
     pub publishers_per_room: usize,
     /// Viewers in a room.
     pub viewers_per_room: usize,
+    /// Viewers in all rooms of one application.
+    pub viewers_per_application: usize,
     /// Viewers in all rooms.
     pub viewers: usize,
+    /// Sessions with one token that have not connected yet. All viewers of a room may have the same one, and
+    /// connect within a second.
+    pub connecting_per_token: usize,
+    /// Sessions from one address that have not connected yet: an IPv4 address, or a network of 64 bits of
+    /// IPv6. This machine's own addresses have no such limit, as a proxy in front of the rooms has one of
+    /// them.
+    pub connecting_per_address: usize,
     /// Bytes of an offer.
     pub sdp_bytes: usize,
 }
 
 impl Default for Limits {
+    /// A gigabit carries 500 viewers at 2 Mbit/s. One application can have half of everything, so that no
+    /// other is shut out by it.
     fn default() -> Self {
-        Self { rooms: 100, publishers_per_room: 4, viewers_per_room: 200, viewers: 500, sdp_bytes: 64 * 1024 }
+        Self {
+            rooms: 100,
+            rooms_per_application: 50,
+            publishers_per_room: 4,
+            viewers_per_room: 200,
+            viewers_per_application: 250,
+            viewers: 500,
+            connecting_per_token: 32,
+            connecting_per_address: 16,
+            sdp_bytes: 64 * 1024,
+        }
     }
 }
 
@@ -130,6 +157,7 @@ pub struct Server {
     http: SocketAddr,
     media: SocketAddr,
     stats: Arc<Mutex<Vec<RoomStats>>>,
+    expected: Arc<Mutex<Expected>>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -152,7 +180,10 @@ impl Server {
         let certificate =
             Certificate::new().ok_or_else(|| Error::Start(io::Error::other("no randomness")))?;
         let addresses = sockets::advertised(&config.addresses, media).map_err(Error::Start)?;
-        let setup = Setup { certificate, addresses, tcp: config.tcp, limits: config.limits };
+        let expected = Arc::new(Mutex::new(Expected::default()));
+        let limits = config.limits;
+        let setup =
+            Setup { certificate, addresses, tcp: config.tcp, limits, expected: Arc::clone(&expected) };
         let hub = Hub::new(Instant::now(), setup);
         let stats = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = watch::channel(false);
@@ -161,13 +192,14 @@ impl Server {
             commands,
             stats: Arc::clone(&stats),
             access: Arc::new(config.access),
-            limits: config.limits,
+            limits,
+            tokens: RandomState::new(),
         };
-        let mut server = Self { http, media, stats: Arc::clone(&stats), stop, threads: Vec::new() };
+        let mut server = Self { http, media, stats: Arc::clone(&stats), expected, stop, threads: Vec::new() };
         let told = stopped.clone();
         server.spawn("room", async move || run::run(hub, sockets, orders, stats, told).await)?;
         server.spawn("room-http", async move || match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => http::serve::run(listener, http::router(rooms), stopped).await,
+            Ok(listener) => http::serve::run(listener, http::router(rooms), limits, stopped).await,
             Err(error) => tracing::error!(%error, "the room's web server cannot be started"),
         })?;
         Ok(server)
@@ -183,6 +215,14 @@ impl Server {
         let thread = thread.spawn(move || runtime.block_on(what())).map_err(Error::Start)?;
         self.threads.push(thread);
         Ok(())
+    }
+
+    /// A cast of this service is going to publish in this room as this user. From now on its viewers can wait
+    /// in the room, for two hours unless this is said again, and the cast finds a place in it however many
+    /// rooms there are.
+    pub fn expect(&self, room: &str, user: &str) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.add(Instant::now(), room, user);
     }
 
     /// Where the web server listens.

@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: encoding (packets come ready, and nothing is decoded here), and the page.
 
+mod congestion;
 pub mod embedded;
 pub mod net;
 pub mod publish;

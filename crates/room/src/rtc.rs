@@ -4,10 +4,10 @@ pub(crate) mod serve;
 
 pub(crate) mod offer;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use str0m::media::MediaTime;
-use str0m::rtp::{Extension, ExtensionMap};
+use str0m::rtp::{Extension, ExtensionMap, StreamTx};
 
 pub(crate) use str0m::Candidate;
 pub(crate) use str0m::net::{Protocol, TcpType};
@@ -19,6 +19,22 @@ const PLAYOUT_DELAY: [Duration; 2] = [Duration::from_millis(60), Duration::from_
 /// Its number; any that the others do not have.
 const PLAYOUT_DELAY_ID: u8 = 6;
 
+/// Longest time that a packet of the picture waits in the pacer while the line is clear. The pacer spreads
+/// packets by the estimate, which may be wrong, and a frame that comes later than this is seen as a stumble.
+const PACED_FOR: Duration = Duration::from_millis(40);
+
+/// How a line was when it was measured the last time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Line {
+    /// The time a packet takes there and back.
+    pub(crate) rtt: Option<Duration>,
+    /// Part of the packets of the last second that was lost, 0 to 1; unknown if none was acknowledged.
+    pub(crate) loss: Option<f32>,
+    /// What the estimator believes at this moment, in bit/s; the estimates that it reports are averages of
+    /// three seconds.
+    pub(crate) estimate_bps: Option<u64>,
+}
+
 /// What is said beside each packet.
 fn extensions() -> ExtensionMap {
     let mut extensions = ExtensionMap::standard();
@@ -28,4 +44,10 @@ fn extensions() -> ExtensionMap {
 
 fn playout_delay() -> [MediaTime; 2] {
     PLAYOUT_DELAY.map(MediaTime::from)
+}
+
+/// Whether packets of a stream have waited for the pacer for longer than they should.
+fn is_held_up(stream: &StreamTx, now: Instant) -> bool {
+    let waits_since = stream.queue_info().and_then(|queue| queue.first_unsent());
+    waits_since.is_some_and(|since| now.saturating_duration_since(since) >= PACED_FOR)
 }

@@ -16,8 +16,11 @@ const LIMIT: Duration = Duration::from_secs(40);
 /// Estimates of a line on a busy machine grow slowly.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// Rooms, of which one is going to be published in: viewers may come first.
 fn server() -> Result<Server> {
-    Ok(Server::start(Config { http: "127.0.0.1:0".parse()?, ..Config::default() })?)
+    let server = Server::start(Config { http: "127.0.0.1:0".parse()?, ..Config::default() })?;
+    server.expect("demo", "somebody");
+    Ok(server)
 }
 
 /// Waits until the room says this of itself.

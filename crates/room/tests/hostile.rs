@@ -207,6 +207,7 @@ fn whatever_comes_a_viewer_goes_on() -> Result<()> {
 fn strangers_cannot_speak_for_others() -> Result<()> {
     let server = Server::start(Config { http: "127.0.0.1:0".parse()?, ..Config::default() })?;
     let at = server.http_addr();
+    server.expect("demo", "page");
     let ufrag = ufrag(at)?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;

@@ -113,6 +113,7 @@ fn candidates_trickle_and_ice_restarts() -> Result<()> {
 fn events_tell_what_happens() -> Result<()> {
     let server = server(|_| ())?;
     let at = server.http_addr();
+    server.expect("demo", "page");
     let viewer = Peer::watch(at, &Wish::room("demo"))?;
     let mut stream = TcpStream::connect(at)?;
     stream.set_read_timeout(Some(LIMIT))?;
@@ -254,6 +255,7 @@ fn there_is_an_end_to_everything() -> Result<()> {
         Limits { rooms: 2, publishers_per_room: 1, viewers_per_room: 2, viewers: 3, ..Limits::default() };
     let server = server(|config| config.limits = limits)?;
     let at = server.http_addr();
+    ["a", "b", "c"].iter().for_each(|room| server.expect(room, "page"));
     let watch = |room: &str| offer(at, &format!("/rooms/{room}/whep"), None, &peer::offer(None, false)?.sdp);
     is(&watch("a")?, 201, "")?;
     is(&watch("a")?, 201, "")?;
@@ -274,6 +276,111 @@ fn there_is_an_end_to_everything() -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
+}
+
+#[test]
+fn viewers_make_no_rooms() -> Result<()> {
+    let server = server(|_| ())?;
+    let at = server.http_addr();
+    let watch = || offer(at, "/rooms/demo/whep", None, &peer::offer(None, false)?.sdp);
+    let early = watch()?;
+    is(&early, 404, "nobody publishes in this room")?;
+    ensure!(early.header("retry-after") == Some("2"), "{early:?}");
+    // A name that no room can have is not waited for.
+    let never = offer(at, "/rooms/a%20b/whep", None, &peer::offer(None, false)?.sdp)?;
+    ensure!(never.status == 404 && never.header("retry-after").is_none(), "{never:?}");
+    is(&ask(at, "GET", "/rooms", &[], "")?, 200, "{\"rooms\":[]}")?;
+    // Somebody publishes, or a cast of the service's own is going to.
+    is(&offer(at, "/rooms/demo/whip", None, &sdp()?)?, 201, "")?;
+    is(&watch()?, 201, "")?;
+    let other = || offer(at, "/rooms/other/whep", None, &peer::offer(None, false)?.sdp);
+    is(&other()?, 404, "nobody publishes")?;
+    server.expect("other", "page");
+    is(&other()?, 201, "")
+}
+
+/// What one application's viewers and publishers may take of everything, with as many tokens as they like.
+#[test]
+fn an_application_leaves_others_their_places() -> Result<()> {
+    let secret = Secret::new("hush");
+    let limits = Limits {
+        rooms: 4,
+        rooms_per_application: 2,
+        viewers: 6,
+        viewers_per_application: 3,
+        connecting_per_token: 2,
+        ..Limits::default()
+    };
+    let server = server(|config| {
+        (config.access, config.limits) = (Access::Jwt(secret.clone()), limits);
+    })?;
+    let at = server.http_addr();
+    let (publishes, watches) = (sdp()?, peer::offer(None, false)?.sdp);
+    let mut minted = 0;
+    let mut token = |room: &str, change: &dyn Fn(Claims) -> Claims| {
+        // Each is another one.
+        minted += 1;
+        mint(&secret, &change(Claims::new(room, Duration::from_secs(3600 + minted))))
+    };
+    let publish =
+        |room: &str, token: String| offer(at, &format!("/rooms/{room}/whip"), Some(&token), &publishes);
+    let watch = |room: &str, token: &str| offer(at, &format!("/rooms/{room}/whep"), Some(token), &watches);
+    let publisher = |claims: Claims| claims.publisher("page");
+    let viewer = |claims: Claims| claims.viewer();
+    is(&publish("evil~1", token("evil~1", &publisher)?)?, 201, "")?;
+    is(&publish("evil~2", token("evil~2", &publisher)?)?, 201, "")?;
+    is(&publish("evil~3", token("evil~3", &publisher)?)?, 503, "this application has as many rooms")?;
+    // A cast that the service has let in finds a place.
+    let own = |claims: Claims| claims.publisher("page").own_cast();
+    is(&publish("evil~3", token("evil~3", &own)?)?, 201, "")?;
+    // With one token, only so many may be connecting; with others, only so many of one application.
+    let shared = token("evil~1", &viewer)?;
+    is(&watch("evil~1", &shared)?, 201, "")?;
+    is(&watch("evil~1", &shared)?, 201, "")?;
+    let third = watch("evil~1", &shared)?;
+    is(&third, 503, "2 sessions with this token are connecting")?;
+    ensure!(third.header("retry-after") == Some("1"), "{third:?}");
+    is(&watch("evil~2", &token("evil~2", &viewer)?)?, 201, "")?;
+    is(&watch("evil~2", &token("evil~2", &viewer)?)?, 503, "this application has as many viewers")?;
+    // Another one finds everything that is its own.
+    is(&publish("good~1", token("good~1", &publisher)?)?, 201, "")?;
+    for _ in 0..3 {
+        is(&watch("good~1", &token("good~1", &viewer)?)?, 201, "")?;
+    }
+    // A full house of viewers, and of rooms; a publisher's place in a room is its own.
+    is(&watch("good~1", &token("good~1", &viewer)?)?, 503, "as many viewers")?;
+    let other = |claims: Claims| claims.publisher("other");
+    is(&publish("good~1", token("good~1", &other)?)?, 201, "")
+}
+
+#[test]
+fn a_room_that_is_only_waited_in_makes_place() -> Result<()> {
+    let limits = Limits { rooms: 2, ..Limits::default() };
+    let server = server(|config| config.limits = limits)?;
+    let at = server.http_addr();
+    let watch = |room: &str| offer(at, &format!("/rooms/{room}/whep"), None, &peer::offer(None, false)?.sdp);
+    ["a", "b", "c"].iter().for_each(|room| server.expect(room, "page"));
+    let waits = watch("a")?;
+    is(&waits, 201, "")?;
+    is(&watch("b")?, 201, "")?;
+    is(&watch("c")?, 503, "as many rooms")?;
+    is(&offer(at, "/rooms/d/whip", None, &sdp()?)?, 201, "")?;
+    let session = waits.header("location").context("no session")?;
+    is(&ask(at, "OPTIONS", session, &[], "")?, 410, "over")?;
+    is(&offer(at, "/rooms/e/whip", None, &sdp()?)?, 201, "")?;
+    is(&offer(at, "/rooms/f/whip", None, &sdp()?)?, 503, "as many rooms")
+}
+
+/// However many connections are taken, publishers of this machine find one.
+#[test]
+fn connections_are_kept_for_publishers() -> Result<()> {
+    let limits = Limits { viewers: 1, ..Limits::default() };
+    let server = server(|config| config.limits = limits)?;
+    let at = server.http_addr();
+    // One for the viewer, and those for requests: all of them say nothing.
+    let _silent: Vec<TcpStream> = (0..257).map(|_| TcpStream::connect(at)).collect::<Result<_, _>>()?;
+    is(&offer(at, "/rooms/demo/whip", None, &sdp()?)?, 201, "")?;
+    is(&ask(at, "GET", "/rooms/demo", &[], "")?, 503, "as many connections")
 }
 
 /// Whether the server closes this connection within a while, though we never do.

@@ -120,6 +120,16 @@ pub struct Rooms {
     pub public_url: Option<String>,
     /// Signs tokens, which are then needed to publish and to watch; needed beyond this machine.
     pub secret: Option<Secret>,
+    /// Most rooms at once. Rooms of this service's own casts are not refused for it.
+    pub max_rooms: usize,
+    /// Most rooms of one application. Raise it to `max_rooms` where there is only one.
+    pub max_rooms_per_application: usize,
+    /// Most viewers in all rooms. The default is what a gigabit carries at 2 Mbit/s each.
+    pub max_viewers: usize,
+    /// Most viewers in all rooms of one application. Raise it to `max_viewers` where there is only one.
+    pub max_viewers_per_application: usize,
+    /// Most viewers in one room.
+    pub max_viewers_per_room: usize,
 }
 
 impl Default for Rooms {
@@ -132,6 +142,11 @@ impl Default for Rooms {
             addresses: Vec::new(),
             public_url: None,
             secret: None,
+            max_rooms: 100,
+            max_rooms_per_application: 50,
+            max_viewers: 500,
+            max_viewers_per_application: 250,
+            max_viewers_per_room: 200,
         }
     }
 }

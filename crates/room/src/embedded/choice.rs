@@ -1,7 +1,9 @@
 //! Which layer of a picture a viewer gets. Sans-IO.
 //!
-//! Down at once, when the line carries less than what is sent; up only after it has carried more for a while, and more cautiously
-//! after each time it did not. Sound always has its share first: where not even the smallest layer fits, there is no picture for a while.
+//! Down at once, when the line carries less than what is sent; up only after it has carried more for a while,
+//! and more cautiously after each time it did not. Sound always has its share first: where not even the
+//! smallest layer fits, there is no picture for a while. A line that is clear, because nothing is lost or
+//! held up, carries what is sent, whatever the estimate says: nothing is taken away on it.
 
 use std::time::{Duration, Instant};
 
@@ -74,8 +76,15 @@ impl Choice {
         *self = Self { up_after: self.up_after, ..Self::new() };
     }
 
-    /// The layer to send. `layers` are those that there are, the largest one first; `budget_bps` is what the line carries beside the sound.
-    pub(super) fn choose(&mut self, now: Instant, layers: &[Offer], budget_bps: u64) -> Option<usize> {
+    /// The layer to send. `layers` are those that there are, the largest one first; `budget_bps` is what the
+    /// line is estimated to carry beside the sound, and `clear` whether it shows neither losses nor delays.
+    pub(super) fn choose(
+        &mut self,
+        now: Instant,
+        layers: &[Offer],
+        budget_bps: u64,
+        clear: bool,
+    ) -> Option<usize> {
         let place = self.chosen.and_then(|chosen| layers.iter().position(|option| option.layer == chosen));
         let (Some(smallest), Some(place)) = (layers.last(), place) else {
             return self.begin(layers, budget_bps, now);
@@ -83,6 +92,10 @@ impl Choice {
         let now_bps = layers[place].bps;
         if now_bps * 100 > budget_bps * TOLERANCE_PERCENT {
             self.roomy_since = None;
+            if clear {
+                self.tight_since = None;
+                return self.chosen;
+            }
             let tight_for = now - *self.tight_since.get_or_insert(now);
             // The first smaller one that fits, or the smallest.
             let fitting = layers[place + 1..].iter().find(|option| option.bps <= budget_bps);
@@ -107,11 +120,6 @@ impl Choice {
             self.go_up(now, larger.layer);
         }
         self.chosen
-    }
-
-    /// Whether the line is too small for what is chosen.
-    pub(super) fn is_tight(&self) -> bool {
-        self.tight_since.is_some()
     }
 
     /// There is no picture yet, or not any more.
@@ -153,6 +161,7 @@ fn fits_well(option: &Offer, budget_bps: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::congestion::Congestion;
 
     const LAYERS: [Offer; 2] = [Offer { layer: 0, bps: 1_200_000 }, Offer { layer: 1, bps: 300_000 }];
 
@@ -170,7 +179,7 @@ mod tests {
         fn until(&mut self, layer: Option<usize>, budget: u64, ms: u64) -> Option<u64> {
             (0..=ms / 50).map(|step| step * 50).find(|_| {
                 self.now += Duration::from_millis(50);
-                self.choice.choose(self.now, &LAYERS, budget) == layer
+                self.choice.choose(self.now, &LAYERS, budget, false) == layer
             })
         }
     }
@@ -181,7 +190,7 @@ mod tests {
         assert_eq!(Viewer::new().until(Some(1), 600_000, 0), Some(0));
         assert_eq!(Viewer::new().until(Some(1), 10_000, 0), Some(0));
         let mut nobody = Choice::new();
-        assert_eq!(nobody.choose(Instant::now(), &[], 1_000_000), None);
+        assert_eq!(nobody.choose(Instant::now(), &[], 1_000_000, false), None);
     }
 
     #[test]
@@ -222,10 +231,59 @@ mod tests {
         assert!(viewer.until(Some(1), 400_000, 10_000).unwrap() <= 2100);
     }
 
+    /// Recorded by a viewer of a full-screen video on loopback: what the estimator believed, and the round
+    /// trip in ms, each 250 ms.
+    const RECORDED: [(u64, u64); 16] = [
+        (2_500_000, 1),
+        (2_500_000, 2),
+        (2_900_000, 1),
+        (3_100_000, 4),
+        (3_100_000, 3),
+        (1_700_000, 15),
+        (900_000, 9),
+        (300_000, 5),
+        (110_000, 2),
+        (110_000, 2),
+        (130_000, 1),
+        (170_000, 3),
+        (210_000, 2),
+        (250_000, 2),
+        (280_000, 1),
+        (300_000, 2),
+    ];
+
+    /// The layer after each of the recorded estimates, `-` for none, on a line that loses so many percent and
+    /// holds packets up for so many ms from the sixth on.
+    fn replay(layers: &[Offer], loss: u32, delay: u64) -> String {
+        let (mut choice, mut line, mut now) = (Choice::new(), Congestion::new(true), Instant::now());
+        let mut chosen = String::new();
+        for (place, (estimate, rtt)) in RECORDED.into_iter().enumerate() {
+            now += Duration::from_millis(250);
+            let (loss, delay) = if place > 4 { (loss, delay) } else { (0, 0) };
+            line.measured(now, Some(Duration::from_millis(rtt + delay)), Some(loss as f32 / 100.0));
+            let layer = choice.choose(now, layers, estimate, line.is_clear(now));
+            chosen.push_str(&layer.map_or("-".to_owned(), |layer| layer.to_string()));
+        }
+        chosen
+    }
+
+    #[test]
+    fn a_clear_line_keeps_its_layer_whatever_is_estimated() {
+        let video = [Offer { layer: 0, bps: 1_900_000 }, Offer { layer: 1, bps: 400_000 }];
+        assert_eq!(replay(&video[..1], 0, 0), "0000000000000000");
+        assert_eq!(replay(&video, 0, 0), "0000000000000000");
+        // The same estimates are believed as soon as the line loses packets or holds them up, as quickly as
+        // ever.
+        for (loss, delay, paused) in [(30, 0, "---"), (0, 300, "--")] {
+            assert_eq!(replay(&video[..1], loss, delay), format!("{paused:0>16}"), "{loss} % {delay} ms");
+            assert!(replay(&video, loss, delay).starts_with("000000001111"), "{loss} % {delay} ms");
+        }
+    }
+
     #[test]
     fn a_layer_that_goes_away_is_left_at_once() {
         let mut viewer = Viewer::new();
         viewer.until(Some(0), 2_500_000, 0);
-        assert_eq!(viewer.choice.choose(viewer.now, &LAYERS[1..], 2_500_000), Some(1));
+        assert_eq!(viewer.choice.choose(viewer.now, &LAYERS[1..], 2_500_000, false), Some(1));
     }
 }

@@ -1,5 +1,7 @@
 //! What HTTP asks of the room's thread, and what it is told.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use tokio::sync::{oneshot, watch};
 
 use super::news::News;
@@ -43,6 +45,29 @@ pub(super) struct Join {
     pub(super) user: Option<String>,
     /// The SDP.
     pub(super) offer: String,
+    /// Where it comes from.
+    pub(super) origin: Origin,
+}
+
+/// Where a session comes from: those of one origin may only be few until they have connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Origin {
+    /// The token that it was begun with, by its hash; none where no tokens are needed.
+    pub(super) token: Option<u64>,
+    /// The address, without the last 64 bits of an IPv6 address; none for one of this machine's own.
+    pub(super) address: Option<IpAddr>,
+    /// Whether a cast of this service publishes.
+    pub(super) own_cast: bool,
+}
+
+impl Origin {
+    /// What counts as one address: whoever has an IPv6 address has the whole network of it.
+    pub(super) fn network(address: IpAddr) -> IpAddr {
+        match address.to_canonical() {
+            IpAddr::V4(ip) => IpAddr::V4(ip),
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        }
+    }
 }
 
 /// They have joined.
@@ -108,4 +133,10 @@ pub(super) enum Refused {
     /// There is no place left.
     #[error("no place left: {0}")]
     Full(&'static str),
+    /// Nobody publishes there, nor is going to.
+    #[error("nobody publishes in this room: try again when somebody does")]
+    NoRoom,
+    /// Too many sessions of the same origin have not connected yet.
+    #[error("{0} sessions {1} are connecting already: try again in a second")]
+    Connecting(usize, &'static str),
 }

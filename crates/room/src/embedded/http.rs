@@ -6,19 +6,21 @@ mod page;
 pub(super) mod serve;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
 use tokio::sync::{mpsc, oneshot};
 
 use self::answer::{Problem, json, with_cors};
-use super::command::{Command, Join, Patch, Patched, Refused, Session};
+use super::command::{Command, Join, Origin, Patch, Patched, Refused, Session};
 use super::stats::RoomStats;
 use super::token::{self, Action};
 use super::{Access, Limits};
@@ -40,6 +42,27 @@ pub(super) struct Rooms {
     pub(super) access: Arc<Access>,
     /// How much of everything.
     pub(super) limits: Limits,
+    /// Hashes tokens, so that they need not be kept.
+    pub(super) tokens: RandomState,
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visitor {
+    /// The address; none for one of this machine's own.
+    address: Option<IpAddr>,
+    /// Whether the connection is one of those that are kept for publishers of this machine.
+    reserved: bool,
+}
+
+/// What a request may do, and by which token.
+#[derive(Debug, Default)]
+struct Allowed {
+    /// As whom.
+    user: Option<String>,
+    /// What it is told apart by from others, as far as tokens are needed.
+    token: Option<u64>,
+    own_cast: bool,
 }
 
 /// All addresses.
@@ -63,6 +86,14 @@ async fn guard(State(rooms): State<Rooms>, request: Request, next: axum::middlew
     let origin = request.headers().get(header::ORIGIN).cloned();
     if let Err(problem) = rooms.access.check_origin(request.headers()) {
         return problem.into_response();
+    }
+    let reserved = request.extensions().get::<Visitor>().is_some_and(|visitor| visitor.reserved);
+    if reserved && !request.uri().path().split('/').any(|part| part == "whip") {
+        let problem =
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the rooms have as many connections as they may");
+        let mut response = problem.retry_after("5").into_response();
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
     }
     let mut response = next.run(request).await;
     with_cors(&mut response, origin);
@@ -157,7 +188,9 @@ impl Rooms {
     async fn join(&self, room: String, publishes: bool, request: Request) -> Result<Response, Problem> {
         let action = if publishes { Action::Publish } else { Action::View };
         let (uri, headers) = (request.uri().clone(), request.headers().clone());
-        let from_token = self.allow(&room, action, &headers, &uri)?;
+        let Allowed { user: from_token, token, own_cast } = self.allow(&room, action, &headers, &uri)?;
+        let address = request.extensions().get::<Visitor>().and_then(|visitor| visitor.address);
+        let origin = Origin { token, address: address.map(Origin::network), own_cast };
         expect_type(&headers, SDP)?;
         let asked = query(&uri, "user");
         if let Some(user) = asked.iter().chain(&from_token).find(|user| !is_identifier(user)) {
@@ -175,7 +208,8 @@ impl Rooms {
         };
         let body = self.body(request).await?;
         let offer = text(&body)?;
-        let joined = self.tell(|reply| Command::Join(Join { room, publishes, user, offer }, reply)).await?;
+        let join = Join { room, publishes, user, offer, origin };
+        let joined = self.tell(|reply| Command::Join(join, reply)).await?;
         let location = format!("{}/{}", uri.path(), joined.secret);
         let headers = [
             (header::CONTENT_TYPE, SDP.to_owned()),
@@ -234,29 +268,22 @@ impl Rooms {
         })
     }
 
-    /// Whether this may be done; the user that the token names.
-    fn allow(
-        &self,
-        room: &str,
-        action: Action,
-        headers: &HeaderMap,
-        uri: &Uri,
-    ) -> Result<Option<String>, Problem> {
+    /// Whether this may be done, and what the token says.
+    fn allow(&self, room: &str, action: Action, headers: &HeaderMap, uri: &Uri) -> Result<Allowed, Problem> {
         if !is_room(room) {
             let why = "a room's name has 1 to 128 of the letters a to z and A to Z, digits, and _ @ - .";
             return Err(Problem::new(StatusCode::NOT_FOUND, why));
         }
-        let Access::Jwt(secret) = &*self.access else { return Ok(None) };
+        let Access::Jwt(secret) = &*self.access else { return Ok(Allowed::default()) };
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let bearer = bearer
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let token = bearer.map(|(_, token)| token.trim().to_owned()).or_else(|| query(uri, "token"));
-        let claims = token
-            .ok_or(token::Error::Missing)
-            .and_then(|token| token::check(secret, &token, room, action))
-            .map_err(Problem::from)?;
-        Ok(claims.sub)
+        let token = token.ok_or(token::Error::Missing).map_err(Problem::from)?;
+        let claims = token::check(secret, &token, room, action).map_err(Problem::from)?;
+        let own_cast = claims.own_cast && claims.publish;
+        Ok(Allowed { user: claims.sub, token: Some(self.tokens.hash_one(&token)), own_cast })
     }
 
     async fn body(&self, request: Request) -> Result<Bytes, Problem> {

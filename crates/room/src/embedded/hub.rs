@@ -6,25 +6,27 @@
 
 mod endure;
 mod join;
+mod places;
 mod publisher;
 mod report;
 mod viewer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use self::endure::endure;
 use self::publisher::Publisher;
 use self::viewer::Viewer;
-use super::command::{Refused, Session as Name};
+use super::command::{Origin, Refused, Session as Name};
+use super::expected::Expected;
 use super::frame::look;
 use super::paths::{Path, Paths, is_stun};
 use super::{Limits, choice::Wish};
-use crate::rtc::Protocol;
 use crate::rtc::serve::media::Packet;
-use crate::rtc::serve::{Certificate, Datagram, Happening, Line, Peer};
+use crate::rtc::serve::{Certificate, Datagram, Happening, Peer};
+use crate::rtc::{Line, Protocol};
 
 /// How often layers are chosen, and what has to be is looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -51,6 +53,8 @@ pub(super) struct Setup {
     pub(super) tcp: bool,
     /// How much there may be of everything.
     pub(super) limits: Limits,
+    /// Where somebody is going to publish.
+    pub(super) expected: Arc<Mutex<Expected>>,
 }
 
 /// All rooms.
@@ -95,6 +99,7 @@ struct Session {
     secret: String,
     peer: Peer,
     role: Role,
+    origin: Origin,
     born: Instant,
     /// When it was heard the last time.
     heard: Instant,
@@ -236,12 +241,27 @@ impl Hub {
                     }
                     self.choose(now, key);
                 }
-                Happening::Measured(line) => {
-                    if let Some(session) = self.sessions.get_mut(&key) {
-                        session.line = line;
-                    }
-                }
+                Happening::Measured(line) => self.measured(now, key, line),
             }
+        }
+    }
+
+    /// A session's line was measured.
+    fn measured(&mut self, now: Instant, key: Key, line: Line) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.line = line;
+        let Role::Viewer(viewer) = &mut session.role else { return };
+        let restart = viewer.measured(now, line);
+        session.peer.set_clear(viewer.is_clear(now));
+        if let Some(bps) = restart {
+            tracing::debug!(
+                viewer = viewer.id,
+                bps,
+                ?line,
+                "the estimate is less than what the line carries"
+            );
+            session.peer.restart_estimate(now, bps, &mut self.scratch);
+            self.note(key);
         }
     }
 
@@ -400,6 +420,11 @@ impl Hub {
 }
 
 impl Setup {
+    /// What is going to be published.
+    fn expected(&self) -> std::sync::MutexGuard<'_, Expected> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The address of ours that somebody at `source` has sent to, as far as they know.
     fn destination(&self, source: SocketAddr) -> Option<SocketAddr> {
         self.addresses.iter().copied().find(|address| address.is_ipv4() == source.is_ipv4())

@@ -24,6 +24,10 @@ pub struct Claims {
     /// Whether it may watch.
     #[serde(default)]
     pub view: bool,
+    /// Whether a cast of this service publishes with it: the service has let it in, so rooms that are full do
+    /// not refuse it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_cast: bool,
     /// Until when it is good, in seconds since 1970.
     pub exp: u64,
     /// From when on.
@@ -41,6 +45,7 @@ impl Claims {
             sub: None,
             publish: false,
             view: false,
+            own_cast: false,
             exp: (now + good_for).as_secs(),
             nbf: None,
         }
@@ -50,6 +55,13 @@ impl Claims {
     #[must_use]
     pub fn publisher(mut self, user: &str) -> Self {
         (self.sub, self.publish) = (Some(user.to_owned()), true);
+        self
+    }
+
+    /// A cast of this service publishes with it.
+    #[must_use]
+    pub fn own_cast(mut self) -> Self {
+        self.own_cast = true;
         self
     }
 

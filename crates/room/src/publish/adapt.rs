@@ -1,13 +1,17 @@
 //! What each layer may cost, by what the line carries. Sans-IO.
 //!
 //! Sound comes first, then the smaller layer, then the larger one. A layer that gets too little for its frames loses frames
-//! before it loses sharpness for good; one that would get next to nothing is paused. Down goes at once, up in steps.
+//! before it loses sharpness for good; one that would get next to nothing is paused. Down goes at once, up in
+//! steps. A line that is clear, because nothing is lost or held up, carries what is sent, whatever the
+//! estimate says: no layer shrinks on it.
 
 use std::time::{Duration, Instant};
 
 use pagecast_core::spec::Layer;
 
 use super::Target;
+use crate::congestion::Congestion;
+use crate::rtc::Line;
 
 /// What the sound takes, with its headers, in bit/s.
 const SOUND_BPS: u32 = 110_000;
@@ -31,13 +35,24 @@ const NOTABLE: f64 = 0.04;
 /// Without estimates, losses say what the line carries: above the first part it carries less, below the second more.
 const LOSSY: [f64; 2] = [0.10, 0.02];
 
+/// What was sent in a second while the line was clear for so long, it has carried. An estimator that is less
+/// than that begins anew above it, as far as estimators themselves go beyond what was acknowledged
+/// (draft-ietf-rmcat-gcc-02, section 5.5), and not again before it could have settled.
+const CARRIED_AFTER: Duration = Duration::from_secs(2);
+const RESTART_PERCENT: u64 = 150;
+const RESTART_EVERY: Duration = Duration::from_secs(2);
+
 /// The decision for all layers.
 #[derive(Debug)]
 pub(crate) struct Adapt {
     layers: Vec<LayerState>,
     estimate_bps: Option<u32>,
+    /// What the server takes at most, whatever the line carries.
+    limit_bps: Option<u32>,
     /// What losses allow, where nobody estimates.
     lossy_bps: Option<f64>,
+    congestion: Congestion,
+    restarted: Option<Instant>,
     grown: Option<Instant>,
 }
 
@@ -61,12 +76,22 @@ impl Adapt {
             told: None,
             fewer: 0,
         });
-        Self { layers: layers.collect(), estimate_bps: None, lossy_bps: None, grown: None }
+        Self {
+            layers: layers.collect(),
+            estimate_bps: None,
+            limit_bps: None,
+            lossy_bps: None,
+            // A line of which nothing is known yet gets what it is estimated to carry.
+            congestion: Congestion::new(false),
+            restarted: None,
+            grown: None,
+        }
     }
 
     /// A new connection: what was known of the line is known no longer, and everything is to be told again.
     pub(crate) fn begin(&mut self, now: Instant) {
-        (self.estimate_bps, self.lossy_bps, self.grown) = (None, None, None);
+        (self.estimate_bps, self.limit_bps, self.lossy_bps) = (None, None, None);
+        (self.congestion, self.restarted, self.grown) = (Congestion::new(false), None, None);
         for state in &mut self.layers {
             (state.wanted, state.told, state.fewer) = (true, None, 0);
             state.target.bitrate_bps = 0;
@@ -85,6 +110,31 @@ impl Adapt {
     pub(crate) fn estimate(&mut self, now: Instant, bps: u32) {
         self.estimate_bps = Some(bps);
         self.decide(now);
+    }
+
+    /// What the server takes at most.
+    pub(crate) fn limit(&mut self, now: Instant, bps: u32) {
+        self.limit_bps = Some(bps);
+        self.decide(now);
+    }
+
+    /// The line was measured, and `sent_bps` were sent in the last second; what the estimator is to begin
+    /// anew from, in bit/s, if it believes in less than the line carries.
+    pub(crate) fn measured(&mut self, now: Instant, line: Line, sent_bps: u64) -> Option<u64> {
+        self.congestion.measured(now, line.rtt, line.loss);
+        self.decide(now);
+        let carried = if self.congestion.clear_for(now) >= CARRIED_AFTER { sent_bps } else { 0 };
+        let often = self.restarted.is_some_and(|at| now.saturating_duration_since(at) < RESTART_EVERY);
+        if often || line.estimate_bps? >= carried {
+            return None;
+        }
+        self.restarted = Some(now);
+        Some(carried * RESTART_PERCENT / 100)
+    }
+
+    /// Whether the line shows neither losses nor delays.
+    pub(crate) fn is_clear(&self, now: Instant) -> bool {
+        self.congestion.is_clear(now)
     }
 
     /// What was lost in the last second, 0 to 1: only looked at where nobody estimates.
@@ -150,7 +200,13 @@ impl Adapt {
             (None, Some(bps)) => bps,
             (None, None) => f64::from(self.most()),
         };
-        let mut left = (carries - f64::from(SOUND_BPS)).max(0.0);
+        let clear = self.congestion.is_clear(now) && self.estimate_bps.is_some();
+        let runs = self.layers.iter().map(|state| state.target.bitrate_bps).sum::<u32>() + SOUND_BPS;
+        let carries = if clear { carries.max(f64::from(runs)) } else { carries };
+        let most = self.limit_bps.map_or(f64::INFINITY, |bps| f64::from(bps) * USED);
+        let mut left = (carries.min(most) - f64::from(SOUND_BPS)).max(0.0);
+        // What the server takes is kept to on any line.
+        let keep = clear && f64::from(runs) <= most;
         let may_grow = self.grown.is_none_or(|grown| now.saturating_duration_since(grown) >= STEP_INTERVAL);
         let mut grew = false;
         let several = self.layers.len() > 1;
@@ -161,8 +217,8 @@ impl Adapt {
             if several && index == 0 {
                 least = least.max(cap * LARGER[usize::from(!runs)]);
             }
-            let share = left.min(cap);
             let now_bps = f64::from(state.target.bitrate_bps);
+            let share = if keep { left.max(now_bps).min(cap) } else { left.min(cap) };
             let next = if !state.wanted || share < least {
                 0.0
             } else if !runs || share <= now_bps {
@@ -174,7 +230,7 @@ impl Adapt {
                 now_bps
             };
             state.set(next, cap);
-            left -= next;
+            left = (left - next).max(0.0);
         }
         if grew {
             self.grown = Some(now);
@@ -245,6 +301,67 @@ mod tests {
         let after = settle(&mut adapt, &mut now, 5_000_000, 1.1)[0];
         assert!((440..=760).contains(&after.0) && after.1 == 30, "{after:?}");
         assert_eq!(settle(&mut adapt, &mut now, 5_000_000, 4.0), [(1200, 30)]);
+    }
+
+    /// Recorded on a lossless line: what the estimator believed, the round trip in ms and the loss in
+    /// percent, each 250 ms.
+    const RECORDED: [(u32, u64, u32); 12] = [
+        (1_500_000, 3, 0),
+        (1_500_000, 4, 0),
+        (2_600_000, 4, 0),
+        (2_600_000, 9, 0),
+        (300_000, 15, 0),
+        (240_000, 6, 0),
+        (110_000, 5, 0),
+        (110_000, 12, 0),
+        (130_000, 4, 0),
+        (190_000, 5, 0),
+        (260_000, 4, 0),
+        (300_000, 4, 0),
+    ];
+
+    /// Least kbit/s of each layer from the fifth measurement on, and whether the estimator had to begin anew.
+    fn replay(adapt: &mut Adapt, delay: u64, loss: u32) -> (Vec<u32>, bool) {
+        let (mut now, mut least, mut restarted) = (Instant::now(), vec![u32::MAX; 2], false);
+        adapt.begin(now);
+        for (place, (estimate, rtt, lost)) in RECORDED.into_iter().enumerate() {
+            now += Duration::from_millis(250);
+            adapt.estimate(now, estimate);
+            let (rtt, loss) = if place > 3 { (rtt + delay, lost + loss) } else { (rtt, lost) };
+            let line = Line {
+                rtt: Some(Duration::from_millis(rtt)),
+                loss: Some(loss as f32 / 100.0),
+                estimate_bps: Some(estimate.into()),
+            };
+            restarted |= adapt.measured(now, line, 1_300_000).is_some();
+            for (least, target) in least.iter_mut().zip(adapt.targets()).filter(|_| place > 3) {
+                *least = (*least).min(target.bitrate_bps / 1000);
+            }
+        }
+        (least, restarted)
+    }
+
+    #[test]
+    fn a_clear_line_keeps_what_it_has_whatever_is_estimated() {
+        let mut adapt = Adapt::new(&[layer(1280, 720), layer(640, 360)]);
+        let (least, restarted) = replay(&mut adapt, 0, 0);
+        assert!(least[0] >= 600 && least[1] == 600 && restarted, "{least:?}");
+        // The same estimates, and a line that holds packets up, or loses them.
+        for (delay, loss) in [(250, 0), (0, 15), (0, 3)] {
+            let (least, restarted) = replay(&mut adapt, delay, loss);
+            assert!(least == [0, 0] && !restarted, "{delay} ms, {loss} %: {least:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_takes_is_kept_to() {
+        let (mut now, mut adapt) = (Instant::now(), Adapt::new(&[layer(1280, 720)]));
+        adapt.begin(now);
+        settle(&mut adapt, &mut now, 5_000_000, 1.0);
+        let clear = Line { rtt: None, loss: Some(0.0), estimate_bps: None };
+        adapt.measured(now, clear, 0);
+        adapt.limit(now, 700_000);
+        assert_eq!(adapt.targets().next().unwrap().bitrate_bps, 520_000);
     }
 
     #[test]

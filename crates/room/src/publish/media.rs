@@ -11,6 +11,7 @@ use pagecast_core::spec::Layer;
 use super::adapt::Adapt;
 use super::status::{LayerStatus, Status};
 use super::{Encoders, Feed};
+use crate::rtc::Line;
 use crate::rtc::offer::Stats;
 
 /// How often what was sent is measured.
@@ -33,6 +34,8 @@ pub(crate) struct Media {
     connected: bool,
     status: Arc<Mutex<Status>>,
     measured: Option<(Instant, Vec<u64>)>,
+    /// What was sent in the last second, in bit/s.
+    sent_bps: u64,
 }
 
 impl std::fmt::Debug for Media {
@@ -44,7 +47,7 @@ impl std::fmt::Debug for Media {
 impl Media {
     pub(crate) fn new(layers: &[Layer], status: Arc<Mutex<Status>>) -> Self {
         let (layers, adapt) = (layers.to_vec(), Adapt::new(layers));
-        Self { layers, feed: None, adapt, connected: false, status, measured: None }
+        Self { layers, feed: None, adapt, connected: false, status, measured: None, sent_bps: 0 }
     }
 
     /// There is something to send from now on.
@@ -60,7 +63,7 @@ impl Media {
     /// What is sent from now on arrives. What waited is too old.
     pub(crate) fn connected(&mut self, now: Instant) {
         self.connected = true;
-        self.measured = None;
+        (self.measured, self.sent_bps) = (None, 0);
         self.adapt.begin(now);
         if let Some((feed, _)) = &mut self.feed {
             for queue in feed.video.iter_mut().chain([&mut feed.audio]) {
@@ -91,6 +94,25 @@ impl Media {
     pub(crate) fn estimate(&mut self, now: Instant, bps: u32) {
         self.adapt.estimate(now, bps);
         self.tell();
+    }
+
+    /// The server takes no more than this, in bit/s.
+    pub(crate) fn limit(&mut self, now: Instant, bps: u32) {
+        self.adapt.limit(now, bps);
+        self.tell();
+    }
+
+    /// The line was measured; what the estimator is to begin anew from, in bit/s, if it believes in less than
+    /// the line carries.
+    pub(crate) fn line(&mut self, now: Instant, line: Line) -> Option<u64> {
+        let restart = self.adapt.measured(now, line, self.sent_bps);
+        self.tell();
+        restart
+    }
+
+    /// Whether the line shows neither losses nor delays.
+    pub(crate) fn is_clear(&self, now: Instant) -> bool {
+        self.adapt.is_clear(now)
     }
 
     pub(crate) fn want(&mut self, now: Instant, layer: usize, wanted: bool) {
@@ -155,6 +177,7 @@ impl Media {
             let worst = stats.streams.iter().map(|stream| f64::from(stream.loss)).fold(0.0, f64::max);
             self.adapt.loss(now, worst);
         }
+        self.sent_bps = kbps.iter().map(|kbps| u64::from(*kbps) * 1000).sum();
         self.measured = Some((now, bytes));
         let mut status = lock(&self.status);
         status.rtt_ms = stats.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);

@@ -218,6 +218,17 @@ impl Session {
                 Event::Closed => return Err(Error::Closed),
                 Event::Keyframe(layer) => media.keyframe(layer),
                 Event::Estimate(bps) => media.estimate(now, bps),
+                Event::Limit(bps) => media.limit(now, bps),
+                Event::Measured(line) => {
+                    let restart = media.line(now, line);
+                    self.peer.set_clear(media.is_clear(now));
+                    if let Some(bps) = restart {
+                        tracing::debug!(bps, ?line, "the estimate is less than what the line carries");
+                        self.peer.restart_estimate(bps);
+                        self.peer.pass(now)?;
+                        self.pump()?;
+                    }
+                }
             }
         }
         if !self.peer.is_alive() {

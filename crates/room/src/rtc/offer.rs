@@ -17,6 +17,7 @@ use str0m::rtp::Ssrc;
 use str0m::stats::{MediaEgressStats, PeerStats};
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output as RtcOutput, Rtc};
 
+use super::Line;
 use crate::signal::{Offer, OfferedLayer};
 
 /// Payload type of H.264 and of its retransmissions, as browsers have them.
@@ -27,8 +28,9 @@ const H264_PROFILE: u32 = 0x42_e01f;
 const FIRST_ESTIMATE_BPS: u32 = 1_500_000;
 /// How often the way to the other side is tried: the answers say that it is there, also while nothing is sent.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// How often statistics are made.
-const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the line is measured, and statistics are made. A line that becomes too narrow is noticed with
+/// the second measurement.
+const STATS_INTERVAL: Duration = Duration::from_millis(250);
 /// Packets kept for retransmission: a second of a busy picture.
 const RESEND_PACKETS: usize = 2000;
 /// Ticks per second of RTP time stamps (RFC 6184, RFC 7741; RFC 7587).
@@ -71,6 +73,8 @@ pub(crate) struct Peer {
     /// When the cast's time was zero.
     origin: Option<Instant>,
     connected: bool,
+    /// Whether the line shows neither losses nor delays; see [`Self::set_clear`].
+    clear: bool,
     /// What the line carries in bit/s: as we see it (TWCC), and as the server says (REMB).
     carries: [Option<u32>; 2],
     stats: Stats,
@@ -94,7 +98,7 @@ pub(crate) enum Output {
 }
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Event {
     /// What is written from now on arrives.
     Connected,
@@ -104,8 +108,12 @@ pub(crate) enum Event {
     Closed,
     /// A keyframe of this layer is wanted.
     Keyframe(usize),
-    /// What the line carries, in bit/s.
+    /// What the line is estimated to carry, in bit/s.
     Estimate(u32),
+    /// What the server takes at most, in bit/s.
+    Limit(u32),
+    /// How the line is.
+    Measured(Line),
 }
 
 /// What was sent, and how it arrived.
@@ -169,6 +177,7 @@ impl Peer {
             fresh: Vec::new(),
             origin: None,
             connected: false,
+            clear: false,
             carries: [None; 2],
             stats,
         };
@@ -291,7 +300,7 @@ impl Peer {
     }
 
     /// Makes sure that something can be sent.
-    fn release(&mut self, mid: Mid, rid: Option<Rid>) {
+    fn release(&mut self, now: Instant, mid: Mid, rid: Option<Rid>) {
         let held = self.held.iter().position(|held| (held.0, held.1) == (mid, rid));
         if let Some(index) = held {
             let (_, _, ssrc, resend) = self.held.swap_remove(index);
@@ -302,6 +311,11 @@ impl Peer {
             self.fresh.swap_remove(index);
             if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, rid) {
                 stream.set_unpaced(mid == self.audio);
+            }
+        } else if mid == self.video {
+            let clear = self.clear;
+            if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, rid) {
+                stream.set_unpaced(clear && super::is_held_up(stream, now));
             }
         }
     }
@@ -343,7 +357,7 @@ impl Peer {
         let ticks = u64::try_from(packet.pts.to_index(rate)).unwrap_or(0);
         let frequency = if rate == VIDEO_RATE { Frequency::NINETY_KHZ } else { Frequency::FORTY_EIGHT_KHZ };
         let time = RtpTime::new(ticks, frequency);
-        self.release(mid, rid);
+        self.release(now, mid, rid);
         let Some(mut writer) = self.rtc.writer(mid) else { return Ok(()) };
         if let Some(rid) = rid {
             writer = writer.rid(rid);
@@ -413,16 +427,15 @@ impl Peer {
             }
             RtcEvent::EgressBitrateEstimate(BweKind::Twcc { estimate, can_probe: true }) => {
                 self.carries[0] = Some(u32::try_from(estimate.as_u64()).unwrap_or(u32::MAX));
-                self.estimate()
+                self.stats.estimate_bps = self.carries.into_iter().flatten().min();
+                self.carries[0].map(Event::Estimate)
             }
             RtcEvent::EgressBitrateEstimate(BweKind::Remb { estimate, .. }) => {
                 self.carries[1] = Some(u32::try_from(estimate.as_u64()).unwrap_or(u32::MAX));
-                self.estimate()
+                self.stats.estimate_bps = self.carries.into_iter().flatten().min();
+                self.carries[1].map(Event::Limit)
             }
-            RtcEvent::PeerStats(stats) => {
-                self.measure(&stats);
-                None
-            }
+            RtcEvent::PeerStats(stats) => Some(Event::Measured(self.measure(&stats))),
             RtcEvent::MediaEgressStats(stats) => {
                 self.count(&stats);
                 None
@@ -431,15 +444,22 @@ impl Peer {
         }
     }
 
-    /// The least that anybody says. A server that says what it wants at most (Janus does) says nothing about the line.
-    fn estimate(&mut self) -> Option<Event> {
-        self.stats.estimate_bps = self.carries.into_iter().flatten().min();
-        self.stats.estimate_bps.map(Event::Estimate)
-    }
-
-    fn measure(&mut self, stats: &PeerStats) {
+    fn measure(&mut self, stats: &PeerStats) -> Line {
         let pair = stats.selected_candidate_pair.as_ref();
         self.stats.rtt = pair.and_then(|pair| pair.current_round_trip_time).or(stats.rtt);
+        let estimate_bps = stats.bwe_tx.map(|estimate| estimate.as_u64());
+        Line { rtt: stats.rtt, loss: stats.egress_loss_fraction, estimate_bps }
+    }
+
+    /// Says whether the line shows neither losses nor delays. Then the pacer does not hold packets up,
+    /// however low the estimate is.
+    pub(crate) fn set_clear(&mut self, clear: bool) {
+        self.clear = clear;
+    }
+
+    /// The estimator begins anew, from this, in bit/s.
+    pub(crate) fn restart_estimate(&mut self, bps: u64) {
+        self.rtc.bwe().reset(Bitrate::bps(bps));
     }
 
     fn count(&mut self, stats: &MediaEgressStats) {

@@ -21,7 +21,7 @@ pub(crate) mod media;
 mod said;
 mod sdp;
 
-pub(crate) use self::said::{Datagram, Happening, Line, Outgoing};
+pub(crate) use self::said::{Datagram, Happening, Outgoing};
 pub(crate) use self::sdp::Refusal;
 use self::sdp::{media_sections, shorten, with_credentials};
 
@@ -31,6 +31,8 @@ const FIRST_ESTIMATE_BPS: u64 = 2_500_000;
 const LITTLE_BPS: u64 = 10_000;
 /// How often statistics are made, and sender reports sent: players need two of each to hold picture and sound together.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often a viewer's line is measured: as often as its layer is chosen.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(250);
 /// Packets kept for retransmission: a second of a busy picture.
 const RESEND_PACKETS: usize = 2000;
 const RESEND_WITHIN: Duration = Duration::from_secs(3);
@@ -100,6 +102,8 @@ pub(crate) struct Peer {
     known: Vec<(Ssrc, Track)>,
     deadline: Instant,
     connected: bool,
+    /// Whether the line shows neither losses nor delays; see [`Self::set_clear`].
+    clear: bool,
 }
 
 impl std::fmt::Debug for Peer {
@@ -125,6 +129,7 @@ impl Peer {
             known: Vec::new(),
             deadline: now,
             connected: false,
+            clear: true,
         };
         let made = catch_unwind(AssertUnwindSafe(|| peer.begin(now, setup)));
         let answer =
@@ -150,6 +155,7 @@ impl Peer {
             .set_stats_interval(Some(INTERVAL));
         if setup.role == Role::Viewer {
             config = config.enable_bwe(Some(Bitrate::bps(FIRST_ESTIMATE_BPS)));
+            config = config.set_stats_interval(Some(MEASURE_INTERVAL));
         }
         let mut rtc = config.build(now);
         for address in setup.addresses {
@@ -352,6 +358,19 @@ impl Peer {
         }
     }
 
+    /// Says whether the line shows neither losses nor delays. Then the pacer does not hold packets up,
+    /// however low the estimate is.
+    pub(crate) fn set_clear(&mut self, clear: bool) {
+        self.clear = clear;
+    }
+
+    /// The estimator begins anew, from this, in bit/s.
+    pub(crate) fn restart_estimate(&mut self, now: Instant, bps: u64, out: &mut Vec<Happening>) {
+        self.call(|rtc| rtc.bwe().reset(Bitrate::bps(bps)));
+        self.drain(now, out);
+        self.pass(now, out);
+    }
+
     /// Since when packets of the picture wait for the line.
     pub(crate) fn queued_since(&mut self) -> Option<Instant> {
         let mid = self.video.as_ref().filter(|media| media.begun)?.mid;
@@ -369,7 +388,7 @@ impl Peer {
         else {
             return false;
         };
-        let (audio, fresh) = (packet.audio, packet.fresh);
+        let (audio, fresh, clear) = (packet.audio, packet.fresh, self.clear);
         let (mid, begun) = (media.mid, std::mem::replace(&mut media.begun, true));
         let patch = packet.vp8.and_then(|(picture, base)| media::renumbered(&packet.payload, picture, base));
         let mut write = RtpWrite::new(
@@ -397,7 +416,7 @@ impl Peer {
             }
             if let Some(stream) = direct.stream_tx(&ssrc) {
                 // A stream whose first packet waits for its turn still reports that its time stamp is zero.
-                stream.set_unpaced(audio || !begun);
+                stream.set_unpaced(audio || !begun || (clear && super::is_held_up(stream, now)));
                 if fresh || !begun {
                     // What is missing of the layer before would only take the line from this one.
                     stream.set_rtx_cache(RESEND_PACKETS, RESEND_WITHIN, Some(RESEND_SHARE));
@@ -487,7 +506,8 @@ impl Peer {
                     Role::Publisher => stats.ingress_loss_fraction,
                     Role::Viewer => stats.egress_loss_fraction,
                 };
-                Happening::Measured(Line { rtt: stats.rtt, loss })
+                let estimate_bps = stats.bwe_tx.map(|estimate| estimate.as_u64());
+                Happening::Measured(super::Line { rtt: stats.rtt, loss, estimate_bps })
             }
             _ => return,
         };

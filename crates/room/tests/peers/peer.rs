@@ -56,6 +56,9 @@ pub(crate) struct Line {
     pub(crate) bps: Option<u64>,
     /// Every so manieth datagram is lost; 0: none.
     pub(crate) lose_each: u64,
+    /// The receiver does something else for so long, each time after it has read for so long. Nothing is lost
+    /// by that.
+    pub(crate) busy: Option<[Duration; 2]>,
 }
 
 /// What is known of a peer from outside.
@@ -448,7 +451,7 @@ struct Frames {
 
 impl Run {
     fn run(&mut self) -> Result<()> {
-        let (mut count, mut free_at) = (0_u64, Instant::now());
+        let (mut count, mut free_at, mut reads_since) = (0_u64, Instant::now(), Instant::now());
         let (local, protocol) = (self.wire.local()?, self.wire.protocol());
         while self.rtc.is_alive() {
             let deadline = self.drain()?;
@@ -462,6 +465,12 @@ impl Run {
             if close {
                 self.rtc.close()?;
                 continue;
+            }
+            if let Some([busy, reads]) = line.busy
+                && reads_since.elapsed() >= reads
+            {
+                std::thread::sleep(busy);
+                reads_since = Instant::now();
             }
             self.restart_ice()?;
             self.write()?;

@@ -18,6 +18,9 @@ const MAX_PATIENCE_S: u64 = PATIENCE_RANGE.end().as_secs();
 /// Clouds remember this long, in hours; longer than ten years is a mistake.
 const HISTORY_H: std::ops::RangeInclusive<u64> = 72..=87_600;
 
+/// Rooms and viewers; one process carries no more than some thousand.
+const ROOM_PLACES: std::ops::RangeInclusive<usize> = 1..=10_000;
+
 /// Something that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -123,7 +126,7 @@ impl Config {
     }
 
     fn check_rooms(&self, found: &mut Findings) {
-        let Rooms { enabled, listen, media, addresses, public_url, secret } = &self.rooms;
+        let Rooms { enabled, listen, media, addresses, public_url, secret, .. } = &self.rooms;
         if !enabled {
             return;
         }
@@ -158,6 +161,23 @@ impl Config {
         };
         if public_url.as_ref().is_some_and(|url| !good(url)) {
             found.grave("rooms.public_url: write an address like https://rooms.example.com");
+        }
+        self.check_places(found);
+    }
+
+    fn check_places(&self, found: &mut Findings) {
+        let rooms = &self.rooms;
+        for (key, value) in [
+            ("max_rooms", rooms.max_rooms),
+            ("max_rooms_per_application", rooms.max_rooms_per_application),
+            ("max_viewers", rooms.max_viewers),
+            ("max_viewers_per_application", rooms.max_viewers_per_application),
+            ("max_viewers_per_room", rooms.max_viewers_per_room),
+        ] {
+            if !ROOM_PLACES.contains(&value) {
+                let (least, most) = (ROOM_PLACES.start(), ROOM_PLACES.end());
+                found.grave(format!("rooms.{key}: {value} is not possible: {least} to {most} are"));
+            }
         }
     }
 

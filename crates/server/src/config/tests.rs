@@ -206,6 +206,8 @@ fn what_cannot_be_is_found() {
         ("[rooms]\naddresses = [\"0.0.0.0:1\"]", true, "rooms.addresses:"),
         ("[rooms]\npublic_url = \"https://rooms.example.com\"", true, "rooms.secret:"),
         ("[rooms]\npublic_url = \"rooms.example.com\"", true, "rooms.public_url:"),
+        ("[rooms]\nmax_rooms = 0", true, "rooms.max_rooms: 0 is not possible"),
+        ("[rooms]\nmax_viewers_per_application = 20000", true, "rooms.max_viewers_per_application: 20000"),
         ("[casts]\ncpu_share = 0.05", true, "casts.cpu_share: 0.1 to 16"),
         ("[casts]\ncpu_share = nan", true, "casts.cpu_share: 0.1 to 16"),
         ("[casts]\nhistory_h = 71", true, "casts.history_h: 72"),

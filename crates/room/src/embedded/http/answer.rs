@@ -44,6 +44,8 @@ impl From<Refused> for Problem {
             Refused::Unacceptable(_) => (StatusCode::UNPROCESSABLE_ENTITY, None),
             Refused::Taken(_) => (StatusCode::CONFLICT, None),
             Refused::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, Some((header::RETRY_AFTER, "10"))),
+            Refused::NoRoom => (StatusCode::NOT_FOUND, Some((header::RETRY_AFTER, "2"))),
+            Refused::Connecting(..) => (StatusCode::SERVICE_UNAVAILABLE, Some((header::RETRY_AFTER, "1"))),
         };
         Self { status, why: refused.to_string(), header }
     }

@@ -1,10 +1,11 @@
 //! Connections of the room's web server. Each has its time for a request's head, and there are only so many.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -12,8 +13,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// Most connections at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 512;
+use super::super::Limits;
+use super::Visitor;
+
+/// Most connections at once, beside one for each viewer who listens to events; more are closed.
+const MAX_REQUESTS: usize = 256;
+/// Connections of this machine beyond those, for publishers only: casts of this service publish over them,
+/// however many watch.
+const MAX_RESERVED: usize = 64;
 /// How long a request's head may take to come, and how large it may be.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -24,20 +31,34 @@ const UNREAD_FOR_AT_MOST_MS: u32 = 30_000;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until told to stop.
-pub(in super::super) async fn run(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub(in super::super) async fn run(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(limits.viewers.saturating_add(MAX_REQUESTS)));
+    let reserve = Arc::new(Semaphore::new(MAX_RESERVED));
     let mut connections = JoinSet::new();
     loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             Some(_ended) = connections.join_next(), if !connections.is_empty() => {}
-            (place, accepted) = next => match accepted {
-                Ok((stream, _)) => {
-                    let router = router.clone();
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => {
+                    let own = is_own(&stream, from);
+                    let place = Arc::clone(&places).try_acquire_owned();
+                    let reserved = place.is_err();
+                    let place = match place {
+                        Err(_) if own => Arc::clone(&reserve).try_acquire_owned(),
+                        place => place,
+                    };
+                    let Ok(place) = place else {
+                        tracing::debug!(%from, "a connection is closed: there are as many as there may be");
+                        continue;
+                    };
+                    let visitor = Visitor { address: (!own).then_some(from.ip()), reserved };
+                    let router = router.clone().layer(Extension(visitor));
                     connections.spawn(async move {
                         if let Err(error) = serve(stream, router).await {
                             tracing::trace!(%error, "a connection ends");
@@ -53,6 +74,12 @@ pub(in super::super) async fn run(listener: TcpListener, router: Router, mut sto
         }
     }
     connections.shutdown().await;
+}
+
+/// Whether a connection comes from this machine: what it was made from is what it was made to, or loopback.
+fn is_own(stream: &TcpStream, from: SocketAddr) -> bool {
+    let from = from.ip().to_canonical();
+    from.is_loopback() || stream.local_addr().is_ok_and(|here| here.ip().to_canonical() == from)
 }
 
 async fn serve(stream: TcpStream, router: Router) -> io::Result<()> {

@@ -4,10 +4,11 @@
 //! the strangers' addresses are theirs: what they send gets as far as it would from those who connected.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::super::command::{Join, Patch, Session as Name};
+use super::super::command::{Join, Origin, Patch, Session as Name};
+use super::super::expected::Expected;
 use super::super::{Limits, frame};
 use super::{Hub, Key, Setup};
 use crate::rtc::Protocol;
@@ -15,7 +16,7 @@ use crate::rtc::serve::Certificate;
 use crate::rtc::serve::media::Codec;
 
 /// An offer that is taken, for those that begin with a byte of zero: the next two say where the rest is written into it.
-const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\na=msid-semantic:WMS a\r\n\
+pub(super) const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\na=msid-semantic:WMS a\r\n\
 m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijklmn\r\n\
 a=fingerprint:sha-256 00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF\r\n\
 a=setup:actpass\r\na=mid:0\r\na=extmap:3 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n\
@@ -39,7 +40,10 @@ pub fn endure(data: &[u8]) {
     let here = SocketAddr::from(([127, 0, 0, 1], 4000));
     let mut now = Instant::now();
     let limits = Limits { rooms: 2, viewers_per_room: 3, viewers: 4, ..Limits::default() };
-    let mut hub = Hub::new(now, Setup { certificate, addresses: vec![here], tcp: true, limits });
+    let mut expected = Expected::default();
+    ["a", "b", "c"].iter().for_each(|room| expected.add(now, room, "somebody"));
+    let expected = Arc::new(Mutex::new(expected));
+    let mut hub = Hub::new(now, Setup { certificate, addresses: vec![here], tcp: true, limits, expected });
     let (mut rest, mut names) = (data, Vec::new());
     while let [kind, high, low, more @ ..] = rest {
         let (bytes, later) = more.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(more.len()));
@@ -48,9 +52,11 @@ pub fn endure(data: &[u8]) {
         let publishes = kind & 8 == 0;
         match kind & 7 {
             0 | 1 => {
-                let join = Join { room: room.to_owned(), publishes, user: None, offer: offer(bytes) };
+                let (room, offer) = (room.to_owned(), offer(bytes));
+                let join = Join { room, publishes, user: None, offer, origin: Origin::default() };
+                let room = join.room.clone();
                 if let Ok(joined) = hub.join(now, join) {
-                    names.push(Name { room: room.to_owned(), publishes, secret: joined.secret });
+                    names.push(Name { room, publishes, secret: joined.secret });
                     hub.paths.found(path(names.len()), Key(hub.next));
                 }
             }

@@ -10,7 +10,8 @@ use super::super::random;
 use super::publisher::Publisher;
 use super::viewer::Viewer;
 use super::{Hub, Key, Role, Room, Session};
-use crate::rtc::serve::{self, Line, Peer, Refusal};
+use crate::rtc::Line;
+use crate::rtc::serve::{self, Peer, Refusal};
 
 /// Whoever publishes without saying as whom.
 const NOBODY: &str = "publisher";
@@ -26,11 +27,15 @@ const MAX_CANDIDATES: usize = 32;
 impl Hub {
     /// Somebody joins.
     pub(in super::super) fn join(&mut self, now: Instant, join: Join) -> Result<Joined, Refused> {
-        let user =
-            if join.publishes { Some(join.user.unwrap_or_else(|| NOBODY.to_owned())) } else { join.user };
+        let user = if join.publishes {
+            Some(join.user.clone().unwrap_or_else(|| NOBODY.to_owned()))
+        } else {
+            join.user.clone()
+        };
         let replaces =
             user.as_deref().filter(|_| join.publishes).and_then(|user| self.publisher(&join.room, user));
-        self.is_there_a_place(&join.room, join.publishes, replaces.is_some())?;
+        let cast = user.as_deref().filter(|_| join.publishes).map(|user| self.is_own_cast(now, &join, user));
+        self.find_place(now, &join, cast == Some(true), replaces.is_some())?;
         let no_randomness = || Refused::Full("the system has no randomness yet");
         let secret = random::hex(SECRET_BYTES).ok_or_else(no_randomness)?;
         let etag = random::hex(NAME_BYTES).ok_or_else(no_randomness)?;
@@ -69,6 +74,7 @@ impl Hub {
             secret: secret.clone(),
             peer,
             role,
+            origin: join.origin,
             born: now,
             heard: now,
             wake,
@@ -78,25 +84,6 @@ impl Hub {
         self.sessions.insert(key, session);
         self.settle(now);
         Ok(Joined { secret, answer, etag })
-    }
-
-    fn is_there_a_place(&self, name: &str, publishes: bool, replaces: bool) -> Result<(), Refused> {
-        let limits = &self.setup.limits;
-        let none = Room::default();
-        let room = self.rooms.get(name).unwrap_or(&none);
-        if publishes && !replaces && room.publishers.len() >= limits.publishers_per_room {
-            return Err(Refused::Taken(limits.publishers_per_room));
-        }
-        if !publishes && room.viewers.len() >= limits.viewers_per_room {
-            return Err(Refused::Full("this room has as many viewers as it may"));
-        }
-        if self.rooms.len() >= limits.rooms && !self.rooms.contains_key(name) {
-            return Err(Refused::Full("there are as many rooms as there may be"));
-        }
-        if !publishes && self.rooms.values().map(|room| room.viewers.len()).sum::<usize>() >= limits.viewers {
-            return Err(Refused::Full("there are as many viewers as there may be"));
-        }
-        Ok(())
     }
 
     fn publisher(&self, room: &str, user: &str) -> Option<Key> {

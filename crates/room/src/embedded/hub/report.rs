@@ -90,7 +90,7 @@ impl Hub {
             layer: None,
             wish: wished(&viewer.wish),
             bitrate_bps: viewer.sent.bps(now),
-            estimate_bps: viewer.estimate,
+            estimate_bps: viewer.capacity(now),
             rtt_ms: rtt.map(ms),
             loss: loss.map(f64::from),
         };

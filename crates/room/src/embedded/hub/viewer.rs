@@ -11,6 +11,8 @@ use super::super::news::News;
 use super::super::renumber::Renumber;
 use super::Key;
 use super::publisher::{AUDIO_RATE, VIDEO_RATE};
+use crate::congestion::Congestion;
+use crate::rtc::Line;
 use crate::rtc::serve::Outgoing;
 use crate::rtc::serve::media::{Packet, Track};
 
@@ -22,6 +24,12 @@ const AUDIO_AT_LEAST_BPS: u64 = 48_000;
 const DESIRED_AT_LEAST_BPS: u64 = 1_500_000;
 /// How often it is tried whether the line carries more by now. A try is a few packets.
 const TRY_EVERY: Duration = Duration::from_millis(1000);
+/// What was sent while the line was clear for so long, it has carried: [`Meter`] counts for two seconds.
+const CARRIED_AFTER: Duration = Duration::from_secs(2);
+/// An estimator that is less than that begins anew above it, as far as estimators themselves go beyond what
+/// was acknowledged (draft-ietf-rmcat-gcc-02, section 5.5), and not again before it could have settled.
+const RESTART_PERCENT: u64 = 150;
+const RESTART_EVERY: Duration = Duration::from_secs(2);
 /// A picture that waits for the line for so long is not sent any more, until a keyframe comes.
 const QUEUE_AT_MOST: Duration = Duration::from_millis(1500);
 /// A viewer may ask for keyframes so often.
@@ -47,6 +55,10 @@ pub(super) struct Viewer {
     /// What was sent.
     pub(super) sent: Meter,
     choice: Choice,
+    congestion: Congestion,
+    restarted: Option<Instant>,
+    /// Whether the estimate is too low for the layer that is sent, or for a better one.
+    short: bool,
     /// The layer that is to be sent, and the one that is.
     target: Option<usize>,
     current: Option<usize>,
@@ -70,6 +82,10 @@ impl Viewer {
             estimate: None,
             sent: Meter::new(now),
             choice: Choice::new(),
+            // Until it shows otherwise: a line that is too narrow does so with the first pictures.
+            congestion: Congestion::new(true),
+            restarted: None,
+            short: false,
             target: None,
             current: None,
             audio: Renumber::new(AUDIO_RATE),
@@ -114,17 +130,50 @@ impl Viewer {
         Some(layer)
     }
 
+    /// The line was measured; what the estimator is to begin anew from, in bit/s, if it believes in less than
+    /// the line carries.
+    pub(super) fn measured(&mut self, now: Instant, line: Line) -> Option<u64> {
+        self.congestion.measured(now, line.rtt, line.loss);
+        let often = self.restarted.is_some_and(|at| now.saturating_duration_since(at) < RESTART_EVERY);
+        let carried = self.carried(now);
+        if often || line.estimate_bps? >= carried {
+            return None;
+        }
+        self.restarted = Some(now);
+        Some(carried * RESTART_PERCENT / 100)
+    }
+
+    /// Whether the line shows neither losses nor delays.
+    pub(super) fn is_clear(&self, now: Instant) -> bool {
+        self.congestion.is_clear(now)
+    }
+
+    /// What the line is believed to carry, in bit/s, once anything is known: what it is estimated to, but no
+    /// less than it does.
+    pub(super) fn capacity(&mut self, now: Instant) -> Option<u64> {
+        let carried = self.carried(now);
+        self.estimate.map(|estimate| estimate.max(carried))
+    }
+
+    /// What the line has carried without losses and delays, in bit/s.
+    fn carried(&mut self, now: Instant) -> u64 {
+        if self.congestion.clear_for(now) >= CARRIED_AFTER { self.sent.bps(now) } else { 0 }
+    }
+
     /// Looks again at which layer to send. `named` is the layer that the viewer asked for.
     pub(super) fn choose(&mut self, now: Instant, offers: &[Offer], named: Option<usize>, audio_bps: u64) {
         let audio = audio_bps.max(AUDIO_AT_LEAST_BPS);
         // Before there is an estimate, the line is as good as it must be.
-        let estimate = self.estimate.unwrap_or(u64::from(u32::MAX));
+        let estimate = self.capacity(now).unwrap_or(u64::from(u32::MAX));
         let budget = (estimate * USED_PERCENT / 100).saturating_sub(audio);
         let wished = named.filter(|named| offers.iter().any(|offer| offer.layer == *named));
-        let target = wished.or_else(|| self.choice.choose(now, offers, budget));
+        let clear = self.is_clear(now);
+        let target = wished.or_else(|| self.choice.choose(now, offers, budget, clear));
+        self.short = offers.first().is_some_and(|best| best.bps > budget);
         if target != self.target {
             // What the line cannot carry is not sent until the keyframe of what it can: that would come even later.
-            let tight = |current| offers.iter().any(|offer| offer.layer == current && offer.bps > budget);
+            let tight =
+                |current| !clear && offers.iter().any(|offer| offer.layer == current && offer.bps > budget);
             self.current = self.current.filter(|current| wished.is_some() || !tight(*current));
             tracing::debug!(viewer = self.id, ?target, budget, "another layer");
             (self.target, self.asked) = (target, None);
@@ -137,7 +186,7 @@ impl Viewer {
     /// Whether to try the line again: it did not carry the best there is, but may by now.
     pub(super) fn tries(&mut self, now: Instant, offers: &[Offer]) -> Option<u64> {
         let best = self.target.is_some() && self.target == offers.first().map(|offer| offer.layer);
-        let content = best && !self.choice.is_tight();
+        let content = best && !self.short;
         if content || offers.is_empty() || now.saturating_duration_since(self.tried) < TRY_EVERY {
             return None;
         }

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::media::{Codec, Packet, Report, Track};
-use crate::rtc::Protocol;
+use crate::rtc::{Line, Protocol};
 
 /// A datagram, and the way it took.
 #[derive(Debug, Clone, Copy)]
@@ -35,19 +35,10 @@ pub(crate) enum Happening {
     Keyframe,
     /// What the line carries, in bit/s.
     Estimate(u64),
-    /// How it went in the last second.
+    /// How the line is.
     Measured(Line),
     /// The other side is gone.
     Gone,
-}
-
-/// How the line was.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Line {
-    /// The time a packet takes there and back.
-    pub(crate) rtt: Option<Duration>,
-    /// Part of the packets that was lost, 0 to 1.
-    pub(crate) loss: Option<f32>,
 }
 
 /// A packet to send, renumbered already.

@@ -1,0 +1,153 @@
+//! Whether a line shows that it carries less than what is sent. Sans-IO.
+//!
+//! A bandwidth estimate alone is no evidence. It is made of packet timings, and it falls to a fraction of
+//! what the line carries when the receiver is busy, when a probe is stretched on its way, or when little was
+//! sent before. A line that really is too narrow loses packets or holds them up, within a fraction of a
+//! second. So an estimate below what is sent is believed only then.
+
+use std::time::{Duration, Instant};
+
+/// Part of the packets of the last second whose loss is evidence, and strong evidence. One lost packet a
+/// second of sound alone is 2 %; 10 % is where Google's congestion control (draft-ietf-rmcat-gcc-02, section
+/// 6) lowers the rate.
+const LOSS: f32 = 0.02;
+const STRONG_LOSS: f32 = 0.10;
+/// How much longer than usual the round trip must take to be evidence, and strong evidence, in two
+/// measurements in a row. Schedulers of busy machines delay a packet by up to 50 ms; the queue of a narrow
+/// line holds 100 ms and more.
+const DELAY: Duration = Duration::from_millis(50);
+const STRONG_DELAY: Duration = Duration::from_millis(200);
+/// How long evidence counts. Strong evidence counts for longer than a picture takes to be paused, as what is
+/// sent shrinks meanwhile and the line looks good again; weak evidence for less, as it passes.
+const WEAK_FOR: Duration = Duration::from_secs(1);
+const STRONG_FOR: Duration = Duration::from_secs(3);
+/// The usual round trip is the shortest of one to two such windows, so that a new route is accepted after a
+/// minute at most.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// What losses and round trips say about one line.
+#[derive(Debug)]
+pub(crate) struct Congestion {
+    /// Whether packets of the last second were acknowledged.
+    answered: bool,
+    /// Until when there is evidence.
+    congested_until: Option<Instant>,
+    /// Since when there is none.
+    clear_since: Option<Instant>,
+    /// By how much the last round trip was longer than usual.
+    last_delay: Duration,
+    /// The shortest round trip of the window before and of this one, and when this one began.
+    shortest: [Option<Duration>; 2],
+    window: Option<Instant>,
+}
+
+impl Congestion {
+    /// A line of which nothing was measured. Whether it is `clear` until then is up to the caller.
+    pub(crate) fn new(clear: bool) -> Self {
+        Self {
+            answered: clear,
+            congested_until: None,
+            clear_since: None,
+            last_delay: Duration::ZERO,
+            shortest: [None; 2],
+            window: None,
+        }
+    }
+
+    /// Takes the latest round trip and the part of the last second's packets that was lost, 0 to 1. No loss
+    /// is known if no packet of the last second was acknowledged.
+    pub(crate) fn measured(&mut self, now: Instant, rtt: Option<Duration>, loss: Option<f32>) {
+        self.answered = loss.is_some();
+        let delay =
+            rtt.filter(|_| self.answered).map_or(Duration::ZERO, |rtt| self.longer_than_usual(now, rtt));
+        let (loss, twice) = (loss.unwrap_or(0.0), delay.min(self.last_delay));
+        self.last_delay = delay;
+        let evidence = if loss >= STRONG_LOSS || twice >= STRONG_DELAY {
+            Some(STRONG_FOR)
+        } else if loss >= LOSS || twice >= DELAY {
+            Some(WEAK_FOR)
+        } else {
+            None
+        };
+        if let Some(lasts) = evidence {
+            self.congested_until = self.congested_until.max(Some(now + lasts));
+        }
+        if self.is_clear(now) {
+            self.clear_since.get_or_insert(now);
+        } else {
+            self.clear_since = None;
+        }
+    }
+
+    /// Whether the line carries what is sent, as far as it shows: nothing is lost, and nothing is held up.
+    pub(crate) fn is_clear(&self, now: Instant) -> bool {
+        self.answered && self.congested_until.is_none_or(|until| now >= until)
+    }
+
+    /// How long it has been so.
+    pub(crate) fn clear_for(&self, now: Instant) -> Duration {
+        let since = self.clear_since.filter(|_| self.is_clear(now));
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    fn longer_than_usual(&mut self, now: Instant, rtt: Duration) -> Duration {
+        if self.window.is_none_or(|began| now.saturating_duration_since(began) >= WINDOW) {
+            (self.shortest, self.window) = ([self.shortest[1], None], Some(now));
+        }
+        let this = self.shortest[1].map_or(rtt, |shortest| shortest.min(rtt));
+        self.shortest[1] = Some(this);
+        rtt.saturating_sub(self.shortest[0].map_or(this, |before| before.min(this)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Measurements in ms and percent, one each 250 ms, and whether the line is clear after each of them.
+    fn check(measured: &[(u64, Option<u32>)], clear: &str) {
+        let (mut line, mut now, mut found) = (Congestion::new(true), Instant::now(), String::new());
+        for (rtt, loss) in measured {
+            now += Duration::from_millis(250);
+            line.measured(now, Some(Duration::from_millis(*rtt)), loss.map(|percent| percent as f32 / 100.0));
+            found.push(if line.is_clear(now) { '.' } else { 'X' });
+        }
+        assert_eq!(found, clear, "{measured:?}");
+    }
+
+    #[test]
+    fn losses_and_growing_delays_are_evidence() {
+        let good = (5, Some(0));
+        check(&[good; 8], "........");
+        // A busy scheduler: once is nothing.
+        check(&[good, (90, Some(0)), good, (60, Some(0)), good], ".....");
+        // It lasts: a second after the last time.
+        check(&[good, (90, Some(0)), (90, Some(0)), good, good, good, good, good], "..XXXX..");
+        check(&[good, (5, Some(3)), good, good, good, good, good], ".XXXX..");
+        // A queue that is full, or overflows: long enough for a picture to be paused.
+        let mut full = vec![good, (300, Some(0)), (300, Some(0))];
+        full.extend([good; 13]);
+        check(&full, "..XXXXXXXXXXXX..");
+        let mut overflows = vec![good, (5, Some(40))];
+        overflows.extend([good; 13]);
+        check(&overflows, ".XXXXXXXXXXXX..");
+        // Nobody acknowledges anything.
+        check(&[good, (5, None), (5, None), good], ".XX.");
+    }
+
+    #[test]
+    fn a_longer_route_becomes_the_usual_one() {
+        let (mut line, mut now) = (Congestion::new(false), Instant::now());
+        assert!(!line.is_clear(now));
+        let mut pass = |line: &mut Congestion, rtt: u64, seconds: u64| {
+            for _ in 0..seconds * 4 {
+                now += Duration::from_millis(250);
+                line.measured(now, Some(Duration::from_millis(rtt)), Some(0.0));
+            }
+            (line.is_clear(now), line.clear_for(now).as_secs())
+        };
+        assert_eq!(pass(&mut line, 10, 5), (true, 4));
+        assert_eq!(pass(&mut line, 110, 10), (false, 0));
+        assert!(pass(&mut line, 110, 61).0);
+    }
+}

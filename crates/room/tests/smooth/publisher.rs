@@ -1,0 +1,180 @@
+//! What a publisher sends over a line of its own: all of it on a good one, and what fits on a narrow one.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_core::spec::{Layer, Room, RoomIds, RoomService, RoomUrl, Size};
+use pagecast_core::{Fps, MediaTime, Packet, Track};
+use pagecast_room::embedded::{Config, Server};
+use pagecast_room::publish::{Encoders, Feed, Publisher, Target};
+use pagecast_testkit::{Conditions, Link};
+use tokio::sync::mpsc;
+
+use super::{LIMIT, PATIENCE, WATCHED};
+
+/// What an encoder was told, with all of it kept.
+#[derive(Debug, Clone, Default)]
+struct Told(Arc<Mutex<Vec<(Instant, Target)>>>);
+
+impl Told {
+    fn all(&self) -> Vec<(Instant, Target)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn last(&self) -> Target {
+        self.all().last().map_or(Target { bitrate_bps: 0, fps: 0 }, |(_, target)| *target)
+    }
+
+    fn wait(&self, what: &str, limit: Duration, condition: impl Fn(Target) -> bool) -> Result<Duration> {
+        let began = Instant::now();
+        while !condition(self.last()) {
+            ensure!(began.elapsed() < limit, "not within {limit:?}: {what}; {:?}", self.last());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(began.elapsed())
+    }
+}
+
+impl Encoders for Told {
+    fn keyframe(&self, _layer: usize) {}
+
+    fn target(&self, _layer: usize, target: Target) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), target));
+    }
+}
+
+/// Sends a picture of the told size as often as it is told, until it is dropped.
+struct Encoder {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Encoder {
+    fn start(publisher: &Publisher, told: &Told) -> Self {
+        let (sender, video) = mpsc::channel(64);
+        let (sounds, audio) = mpsc::channel(25);
+        publisher.feed(Feed { video: vec![video], audio }, Box::new(told.clone()));
+        let over = Arc::new(AtomicBool::new(false));
+        let (stop, told, began) = (Arc::clone(&over), told.clone(), Instant::now());
+        let thread = std::thread::spawn(move || {
+            let (mut due, mut spoken) = (began, began);
+            while !stop.load(Ordering::Acquire) {
+                let (now, target) = (Instant::now(), told.last());
+                let pts = |at: Instant| MediaTime(i64::try_from((at - began).as_nanos()).unwrap_or(0));
+                while spoken <= now {
+                    // What finds no room is dropped, as encoders drop it.
+                    let _full = sounds.try_send(packet(Track::Audio, pts(spoken), 240, 20));
+                    spoken += Duration::from_millis(20);
+                }
+                if due <= now && target.bitrate_bps > 0 {
+                    let bytes = (target.bitrate_bps / 8 / target.fps.max(1)) as usize;
+                    let _full = sender.try_send(packet(Track::Video, pts(now), bytes, 33));
+                    due = now + Duration::from_secs(1) / target.fps.max(1);
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn packet(track: Track, pts: MediaTime, bytes: usize, ms: i64) -> Packet {
+    let mut data = match track {
+        Track::Audio => vec![0xfc],
+        Track::Video => {
+            vec![
+                0, 0, 0, 1, 0x67, 0x42, 0xE0, 0x1F, 0x8C, 0, 0, 0, 1, 0x68, 0xCE, 0x3C, 0x80, 0, 0, 0, 1,
+                0x65,
+            ]
+        }
+    };
+    data.resize(bytes.max(data.len()), 0x55);
+    Packet { track, data: data.into(), pts, dts: pts, duration: MediaTime(ms * 1_000_000), keyframe: true }
+}
+
+/// A publisher of one layer at this cap, and the line to the room.
+struct Rig {
+    told: Told,
+    link: Link,
+    server: Server,
+    // Dropped in this order: nothing is fed to a publisher that is gone.
+    _encoder: Encoder,
+    publisher: Publisher,
+}
+
+impl Rig {
+    fn start(kbps: u32, conditions: Conditions) -> Result<Self> {
+        // The room's port must be known before it is opened, as the line to it is what publishers are told.
+        let media = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        let link = Link::start(media)?;
+        link.set(conditions);
+        let addresses = vec![link.address()];
+        let server =
+            Server::start(Config { http: "127.0.0.1:0".parse()?, media, addresses, ..Config::default() })?;
+        let url = format!("http://{}/rooms/{{room}}/whip?user={{user}}", server.http_addr());
+        let service = RoomService::Whip { url: RoomUrl::parse(&url)?, token: None };
+        let id = |text: &str| text.to_owned();
+        let ids = RoomIds { app: id("app"), room: id("demo"), user: id("page"), task: id("task") };
+        let layer = Layer { size: Size::HD, fps: Fps::USUAL, bitrate_kbps: Some(kbps) };
+        let publisher = Publisher::start(Room::new(service, ids, layer))?;
+        let told = Told::default();
+        let encoder = Encoder::start(&publisher, &told);
+        Ok(Self { told, link, server, _encoder: encoder, publisher })
+    }
+
+    /// The worst of a second's bitrates of the picture that arrived, in bit/s, for so long.
+    fn least_arriving(&self, for_so_long: Duration) -> Result<u64> {
+        let (began, mut least) = (Instant::now(), u64::MAX);
+        while began.elapsed() < for_so_long {
+            let stats = self.server.stats("demo").context("no room")?;
+            let layer = stats.publishers.first().and_then(|publisher| publisher.layers.first());
+            least = least.min(layer.context("no layer")?.bitrate_bps);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Ok(least)
+    }
+}
+
+#[test]
+fn a_publisher_on_a_good_line_keeps_its_layer() -> Result<()> {
+    let rig = Rig::start(2500, Conditions::default())?;
+    rig.told.wait("all of it", PATIENCE, |target| target.bitrate_bps == 2_500_000)?;
+    let grown = rig.told.all().len();
+    let least = rig.least_arriving(WATCHED)?;
+    let later = rig.told.all().split_off(grown);
+    println!("at least {least} bit/s arrive; told meanwhile: {later:?}; {:?}", rig.publisher.status());
+    ensure!(later.is_empty(), "a layer shrinks on a good line: {later:?}");
+    Ok(())
+}
+
+#[test]
+fn a_publisher_on_a_narrow_line_sends_what_fits() -> Result<()> {
+    let narrow = |bps| Conditions { bits_per_second: Some(bps), ..Conditions::default() };
+    let rig = Rig::start(2500, Conditions::default())?;
+    rig.told.wait("all of it", PATIENCE, |target| target.bitrate_bps == 2_500_000)?;
+    rig.link.set(narrow(1_000_000));
+    let down = rig.told.wait("less", LIMIT, |target| target.bitrate_bps < 900_000)?;
+    rig.link.set(narrow(300_000));
+    let fewer = rig.told.wait("fewer frames", LIMIT, |target| {
+        target.bitrate_bps < 200_000 && (1..=8).contains(&target.fps) || target.bitrate_bps == 0
+    })?;
+    rig.link.set(Conditions::default());
+    let up = rig
+        .told
+        .wait("all of it again", PATIENCE, |target| target.bitrate_bps == 2_500_000 && target.fps == 30)?;
+    println!("down after {down:?}, fewer frames after {fewer:?}, up after {up:?}");
+    Ok(())
+}
