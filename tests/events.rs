@@ -73,7 +73,7 @@ fn webcasts() -> Vec<Webcast> {
                 (4, "StartEventTimeout"),
                 (5, "StartEventTimeout"),
                 (4, "StartEventTimeout"),
-                (3, "StartTaskFailed"),
+                (3, "StartEventTimeout"),
             ],
         ),
         cast(

@@ -120,6 +120,18 @@ fn a_frozen_page_is_loaded_again_and_then_moved() -> Result<()> {
 }
 
 #[test]
+fn a_page_that_freezes_a_while_after_each_load_is_moved_too() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    // Four looks and more find it well before it freezes again.
+    let outcome = record(&server, "counter.html?do=freeze&after=9000&loads=2")
+        .with("freeze-check", "2s")
+        .with("duration", "36s")
+        .finish(LIMIT)?;
+    happened(&outcome.report()?, &["live", "reloaded freeze", "moved freeze", "ended complete"])
+}
+
+#[test]
 fn painting_the_same_again_is_no_sign_of_life() -> Result<()> {
     let _turn = Turn::shared()?;
     let server = Server::start()?;
