@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use pagecast_core::error_text::root_cause;
 use pagecast_core::spec::Secret;
 use pagecast_server::{tencent, volcengine};
 use serde::Deserialize;
@@ -75,7 +76,8 @@ fn credentials(file: &Path) -> anyhow::Result<Credentials> {
     let no_keys = || {
         let file = file.display();
         format!(
-            "no keys: set PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET, or name a file with --credentials; {file} is none"
+            "no keys: set PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET, or name the service's credentials.json with \
+             --credentials; cannot use {file}"
         )
     };
     let text = std::fs::read(file).with_context(no_keys)?;
@@ -102,7 +104,9 @@ impl Client {
         for (name, value) in request.headers {
             builder = builder.header(name, value);
         }
-        let answer = builder.send().await.with_context(|| format!("no answer from {}", self.endpoint))?;
+        let unreachable =
+            |error: reqwest::Error| anyhow!("no answer from {}: {}", self.endpoint, root_cause(&error));
+        let answer = builder.send().await.map_err(unreachable)?;
         let status = answer.status();
         let bytes = answer.bytes().await.context("the answer broke off")?;
         let body = serde_json::from_slice(&bytes)

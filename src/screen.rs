@@ -214,11 +214,13 @@ fn describe(last: &Progress, now: &Progress, in_room: bool) -> Vec<Field> {
     let mut fields = vec![
         Field::new(0, now.elapsed.to_string()),
         Field::new(2, format!("page {:.0} fps", rate(now.frames_captured, last.frames_captured))),
-        Field::new(9, format!("encoded {:.0} fps", rate(now.frames_encoded, last.frames_encoded))),
-        Field::new(10, format!("unchanged {:.0}/s", rate(now.frames_unchanged, last.frames_unchanged))),
     ];
-    // Without a recording and pushes, nothing is encoded but for the room.
-    if now.bytes > 0 || !in_room {
+    // Without a recording and pushes, no picture is encoded but for the room.
+    if now.frames_encoded > 0 || !in_room {
+        fields
+            .push(Field::new(9, format!("encoded {:.0} fps", rate(now.frames_encoded, last.frames_encoded))));
+        let unchanged = rate(now.frames_unchanged, last.frames_unchanged);
+        fields.push(Field::new(10, format!("unchanged {unchanged:.0}/s")));
         fields.push(Field::new(3, format!("{:.0} kbit/s", rate(now.bytes, last.bytes) * 8.0 / 1000.0)));
         fields.push(Field::new(4, size(now.bytes)));
     }
@@ -301,7 +303,7 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
             size(report.bytes)
         ),
         format!(
-            "frames   {} from the page, {} unchanged, {} encoded, {} late; first after {} ms",
+            "frames   {} from the page, {} unchanged, {} encoded, {} late\nstart    first frame after {} ms",
             report.frames_captured,
             report.frames_unchanged,
             report.frames_encoded,

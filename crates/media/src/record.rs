@@ -324,6 +324,9 @@ fn av_error(spool: &Spool, error: ff::Error) -> Error {
         ff::Error::Other { errno } if errno == rustix::io::Errno::NOSPC.raw_os_error() => {
             Error::Full(spool.folder().to_owned())
         }
+        ff::Error::Other { errno } => {
+            Error::Io(spool.folder().to_owned(), io::Error::from_raw_os_error(errno))
+        }
         source => Error::Write(spool.folder().to_owned(), source),
     }
 }

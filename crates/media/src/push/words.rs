@@ -128,7 +128,11 @@ pub(super) fn explain(url: &PushUrl, stage: Stage, error: ff::Error, late: bool,
         (_, Some(Errno::HOSTUNREACH | Errno::NETUNREACH)) => "the host cannot be reached".into(),
         (Stage::Running, _) => "the server closed the connection".into(),
         (Stage::Connecting, _) if matches!(error, ff::Error::Eof) || is_cut(errno) => {
-            let hint = "check application and key, and that it is such a server";
+            let hint = if url.protocol() == Protocol::Srt {
+                "check host, port, stream id and passphrase"
+            } else {
+                "check application and key, and that it is such a server"
+            };
             if said.is_empty() {
                 format!("the server closed the connection before it took the stream: {hint}")
             } else {

@@ -121,10 +121,14 @@ impl Cdp {
             let left = timeout.saturating_sub(begin.elapsed());
             match answer.recv_timeout(left.min(PATIENCE)) {
                 Ok(Ok(result)) => return Ok(result),
-                Ok(Err(message)) => return Err(Error::Refused { method, message }),
+                Ok(Err(message)) => {
+                    tracing::debug!(method, message, "the browser refused a call");
+                    return Err(Error::Refused { method, message });
+                }
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
                 Err(RecvTimeoutError::Timeout) if given_up() => break Error::GivenUp { method },
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => {
+                    tracing::debug!(method, ?timeout, "the browser did not answer a call");
                     break Error::Timeout { method, after: timeout };
                 }
                 Err(RecvTimeoutError::Timeout) => {}

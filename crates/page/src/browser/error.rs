@@ -39,7 +39,7 @@ pub enum Error {
         said: String,
     },
     /// The browser refused a value that was asked for.
-    #[error("the browser knows no {what} {value:?} ({message}): {hint}")]
+    #[error("the browser knows no {what} {value:?}: {hint}")]
     Setting {
         /// What it was for.
         what: &'static str,
@@ -47,12 +47,12 @@ pub enum Error {
         hint: &'static str,
         /// What was asked for.
         value: String,
-        /// The browser's words.
+        /// The browser's words, for the log.
         message: String,
     },
-    /// A call failed.
-    #[error("cannot drive the browser")]
-    Call(#[from] CallError),
+    /// A call failed. It is no source, because it is in the words of the browser's protocol.
+    #[error("cannot drive the browser: {}", describe(.0))]
+    Call(CallError),
     /// The page cannot be loaded.
     #[error("cannot open {url}: {}", explain(.reason))]
     Navigation {
@@ -126,6 +126,24 @@ impl Error {
     }
 }
 
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+/// What it means that a call failed.
+fn describe(error: &CallError) -> String {
+    match error {
+        CallError::Timeout { after, .. } => format!("it did not answer within {} s", after.as_secs_f64()),
+        CallError::GivenUp { .. } => "it was not waited for any longer".to_owned(),
+        CallError::Refused { .. } => {
+            format!("it refused a command; another version of Chromium may help (see {CHROMIUM_VARIABLE})")
+        }
+        CallError::Closed | CallError::Selector(_) => error.to_string(),
+    }
+}
+
 fn list(places: &[PathBuf]) -> String {
     places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
@@ -147,4 +165,28 @@ fn explain(reason: &str) -> String {
         _ => return reason.to_owned(),
     };
     format!("{words} ({reason})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_the_protocol_are_not_told() {
+        let method = "Page.navigate";
+        for (error, words) in [
+            (CallError::Timeout { method, after: Duration::from_secs(30) }, "did not answer within 30 s"),
+            (CallError::GivenUp { method }, "not waited for any longer"),
+            (CallError::Refused { method, message: "Invalid parameters".into() }, "refused a command"),
+            (CallError::Closed, "the browser is gone"),
+            (CallError::Selector("a[".into()), "not a CSS selector"),
+        ] {
+            let said = pagecast_core::error_text::chain(&Error::from(error));
+            let is_plain = !said.contains(method) && !said.contains("Invalid parameters");
+            assert!(
+                said.starts_with("cannot drive the browser: ") && said.contains(words) && is_plain,
+                "{said}"
+            );
+        }
+    }
 }
