@@ -64,7 +64,8 @@ fn conforms(service: &Service, path: &str, token: &str, values: &Value) -> Resul
 }
 
 fn service() -> Result<Service> {
-    Service::start(PAGECAST, &Setup { full: true, ..Setup::default() })
+    let casts = "max_queue_s = 86400".to_owned();
+    Service::start(PAGECAST, &Setup { full: true, casts, ..Setup::default() })
 }
 
 #[test]
