@@ -392,7 +392,7 @@ fn of_version_1(path: &Path) -> [CastId; 3] {
     db.execute_batch(include_str!("../src/sqlite/1.sql")).unwrap();
     db.pragma_update(None, "user_version", 1).unwrap();
     db.execute("INSERT INTO meta VALUES ('vault', ?)", [vault.seal("meta/vault", b"")]).unwrap();
-    let ids = [0, 1, 3].map(|state: i64| {
+    [0, 1, 3].map(|state: i64| {
         let NewCast { id, mut spec, request, .. } = wish(state.unsigned_abs());
         spec.source.context.css = Some("x".repeat(100_000));
         let seal = |what: &str, json: String| vault.seal(&format!("cast/{id}/{what}"), json.as_bytes());
@@ -413,8 +413,7 @@ fn of_version_1(path: &Path) -> [CastId; 3] {
         let sql = "INSERT INTO outbox (whose, seq, at_ms, next_ms, tries, first_try_ms) VALUES (?1, 1, ?2, ?2, 1, ?2)";
         db.execute(sql, (row, now() + 7_200_000)).unwrap();
         id
-    });
-    ids
+    })
 }
 
 #[test]
