@@ -120,6 +120,8 @@ impl Running {
             vault,
             history: Duration::from_secs(config.casts.history_h * 3600),
             clock: Arc::clone(&clock),
+            steady: sqlite::steady_clock(),
+            max_bytes: config.casts.history_mib << 20,
         };
         let fleet: Arc<dyn Fleet> = Sqlite::open(store_config).context("cannot open the fleet")?;
         // Its pages are anybody's who can reach the listener and read its keys.
@@ -200,11 +202,35 @@ impl Running {
     }
 }
 
-/// Makes the data folder: what is in it is nobody else's business.
+/// Makes the data folder: what is in it is nobody else's business. One that is there already is looked at. Only what nobody can mean is
+/// changed: that every user of the machine may write to it.
 fn prepare(data: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let folder = || format!("cannot make the folder {}", data.display());
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).with_context(folder)
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+    let shown = data.display();
+    let folder = || format!("cannot make the folder {shown}");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).with_context(folder)?;
+    let found = std::fs::metadata(data).with_context(folder)?;
+    let (own, mode) = (rustix::process::geteuid().as_raw(), found.mode() & 0o777);
+    anyhow::ensure!(
+        found.uid() == own || found.uid() == 0,
+        "the data folder {shown} belongs to another user (uid {}), who could take over the service: chown it to uid {own}, or name \
+         another folder (data)",
+        found.uid()
+    );
+    let mode_shown = format!("{mode:03o}");
+    if mode & 0o002 != 0 && found.uid() == own {
+        let private = std::fs::Permissions::from_mode(0o700);
+        let why = || format!("cannot make {shown} private: every user may write to it (mode {mode_shown})");
+        std::fs::set_permissions(data, private).with_context(why)?;
+        tracing::warn!(folder = %shown, mode = mode_shown, "every user could write to the data folder: it is 0700 now");
+    } else if mode & 0o077 != 0 {
+        tracing::warn!(
+            folder = %shown,
+            mode = mode_shown,
+            "other users can get into the data folder, with recordings and pictures of pages in it: chmod 700 it"
+        );
+    }
+    Ok(())
 }
 
 /// What seals secrets: a key that is set, or one that is made once and kept in the data folder.
@@ -274,4 +300,30 @@ fn node_config(config: &Config) -> anyhow::Result<node::Config> {
 pub(crate) fn unix_ms() -> UnixMs {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMs::try_from(now.as_millis()).unwrap_or(UnixMs::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn a_data_folder_that_is_there_is_looked_at() {
+        let scratch = pagecast_testkit::Scratch::new().unwrap();
+        let mode = |folder: &Path| std::fs::metadata(folder).unwrap().permissions().mode() & 0o777;
+        let new = scratch.join("a/b");
+        prepare(&new).unwrap();
+        assert_eq!(mode(&new), 0o700);
+        for (before, after) in [(0o777, 0o700), (0o757, 0o700), (0o750, 0o750), (0o700, 0o700)] {
+            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(before)).unwrap();
+            prepare(&new).unwrap();
+            assert_eq!(mode(&new), after, "{before:o}");
+        }
+        // Only root can give a folder away.
+        if chown(&new, Some(12_345), None).is_ok() {
+            let words = prepare(&new).unwrap_err().to_string();
+            assert!(words.contains("12345") && words.contains("chown"), "{words}");
+        }
+    }
 }

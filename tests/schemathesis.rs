@@ -66,7 +66,8 @@ fn conforms(service: &Service, path: &str, token: &str, values: &Value) -> Resul
 fn service() -> Result<Service> {
     // As fast as it can: how often a token may ask is another test's business.
     let environment = vec![("PAGECAST__LIMITS__REQUESTS_PER_S", "1000000".to_owned())];
-    Service::start(PAGECAST, &Setup { full: true, environment, ..Setup::default() })
+    let casts = "max_queue_s = 86400".to_owned();
+    Service::start(PAGECAST, &Setup { full: true, casts, environment, ..Setup::default() })
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A cast as the fleet knows it.
 
 use std::fmt;
+use std::time::Duration;
 
 use pagecast_core::CastSpec;
 use pagecast_core::cast::{EndReason, LoadError};
@@ -137,10 +138,14 @@ pub struct NewCast {
     pub request: Value,
     /// What is to be done.
     pub spec: CastSpec,
-    /// When it has failed if nobody has begun it by then.
-    pub queue_until_ms: UnixMs,
-    /// Most casts that this application may have that have not ended. More are [`Created::TooMany`].
+    /// How long it may wait to be begun; then it has failed.
+    pub queue: Duration,
+    /// Most casts that this application may have that have not ended, and as many again that were asked for within the last minute and
+    /// ended before anybody began them. More are [`Created::TooMany`].
     pub quota: u32,
+    /// Most bytes that may be kept of this application's casts: requests, descriptions, events, delivery logs. Its oldest casts that
+    /// are over are forgotten for it; if that is not enough, [`Created::OverBytes`].
+    pub max_bytes: u64,
     /// Most casts that may be queued, of all applications. More are [`Created::Full`].
     pub queue_limit: u32,
     /// Whether its events go to the outbox.
@@ -158,6 +163,8 @@ pub enum Created {
     TooMany,
     /// As many casts are queued as may be.
     Full,
+    /// So many bytes are kept of the application's casts that with this one there would be too many.
+    OverBytes(u64),
 }
 
 /// A cast.
@@ -173,7 +180,8 @@ pub struct Cast {
     pub key: Option<Key>,
     /// As it was asked for.
     pub request: Value,
-    /// What is to be done.
+    /// What is to be done, without what is put into the page (style sheet, script, headers, cookies): only a [`crate::Claim`] has
+    /// that, since it may be megabytes.
     pub spec: CastSpec,
     /// Where it stands.
     pub state: State,
@@ -195,8 +203,20 @@ pub struct Cast {
     pub worker: Option<WorkerId>,
     /// How often it got another owner.
     pub epoch: u64,
-    /// What became of it, in the worker's words, once it is closed.
+    /// What became of it, in the worker's words, once it is closed. Not in lists and in the outbox.
     pub report: Option<Value>,
+    /// Events that are not in its history because there were more than [`crate::MAX_EVENTS`].
+    pub events_dropped: u64,
+}
+
+/// What a cast is expected to take of a machine, in thousandths of what one of 1280x720 at 30 frames per second does: a part that is the
+/// same for all, and one that grows with the picture.
+#[must_use]
+pub fn weight(spec: &CastSpec) -> u32 {
+    const BASE: u64 = 300;
+    let size = spec.source.size;
+    let pixels = u64::from(size.width()) * u64::from(size.height()) * u64::from(spec.source.fps.get());
+    u32::try_from(BASE + (1000 - BASE) * pixels / (1280 * 720 * 30)).unwrap_or(u32::MAX)
 }
 
 /// Which casts.
@@ -214,7 +234,7 @@ pub struct Filter {
     pub before_ms: Option<UnixMs>,
     /// Behind this one, which was the last of the page before.
     pub after: Option<CastId>,
-    /// At most so many, 1 to 1000.
+    /// At most so many, 1 to 1000; fewer, if they are large.
     pub limit: usize,
 }
 

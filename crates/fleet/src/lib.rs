@@ -10,10 +10,12 @@
 
 pub mod cast;
 pub mod event;
+mod injected;
 pub mod outbox;
 pub mod sqlite;
 pub mod vault;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ use tokio::sync::watch;
 
 pub use cast::{Cast, CastId, Created, End, Filter, Hold, Key, NewCast, Page, State};
 pub use event::{Event, File, Happening};
-pub use outbox::{Attempt, Backlog, Notice, Settled};
+pub use outbox::{Attempt, Backlog, MAX_RETRY_PAUSE, Notice, Redelivered, Settled};
 
 /// Milliseconds since 1970, UTC.
 pub type UnixMs = i64;
@@ -33,6 +35,10 @@ pub type UnixMs = i64;
 pub const MAX_SNAPSHOT_BYTES: usize = 8 << 20;
 /// Commands that wait for the owner of a cast. Full: more are refused, but for one to stop.
 pub const MAX_COMMANDS: usize = 64;
+
+/// Events that are kept of one cast. What happens after them is counted, but for its end and what was stored: a push that comes and goes
+/// every second for a day is 86 400.
+pub const MAX_EVENTS: usize = 10_000;
 
 /// What a server wants of a cast that runs, or will.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -68,7 +74,7 @@ pub struct Ticket {
 pub struct Claim {
     /// The right to report about it.
     pub ticket: Ticket,
-    /// As it stands. One that ended already has only a recording left to be stored.
+    /// As it stands, with what is put into its page. One that ended already has only a recording left to be stored.
     pub cast: Cast,
 }
 
@@ -190,7 +196,7 @@ pub trait Fleet: Debug + Send + Sync {
     async fn get(&self, id: &CastId) -> Result<Option<Cast>, Error>;
     /// The cast that has this key now, or had it last.
     async fn find(&self, key: &Key) -> Result<Option<Cast>, Error>;
-    /// Casts, the newest first. One that cannot be read is left out.
+    /// Casts, the newest first, without their reports. One that cannot be read is left out.
     async fn list(&self, filter: &Filter) -> Result<Page, Error>;
     /// How many casts are in each state; those of one application, or all. Ended ones that are remembered count too.
     async fn count(&self, app: Option<&str>) -> Result<Vec<(State, u64)>, Error>;
@@ -210,22 +216,26 @@ pub trait Fleet: Debug + Send + Sync {
 
     /// A worker of this name begins: all that an earlier one of the same name owned is free at once.
     async fn adopt(&self, worker: &WorkerId) -> Result<(), Error>;
-    /// Takes the cast that waited longest: one that nobody began, or one whose owner's lease is over (also of a cast that ended
-    /// and is not closed). A worker never gets what it owns itself, however late it is: [`Self::adopt`] and [`Self::release`] free that. The ticket is good for `lease`. A queued cast that `fits` refuses is left where it is, and so are those
-    /// behind it; casts that were begun before are taken without being asked.
+    /// Takes a cast: one whose owner's lease is over (also of a cast that ended and is not closed), without asking; else one that nobody
+    /// began and that `fits`. Those are asked about fairly: first those of the application whose casts take the least at the moment
+    /// ([`cast::weight`]), the older ones first. One that `fits` refuses is left where it is, and holds up nobody. A worker never gets
+    /// what it owns itself, however late it is: [`Self::adopt`] and [`Self::release`] free that. The ticket is good for `lease`.
     async fn claim(
         &self,
         worker: &WorkerId,
         lease: Duration,
         fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
     ) -> Result<Option<Claim>, Error>;
+    /// Ends a queued cast that no worker can ever take, as [`pagecast_core::cast::EndReason::StartFailed`] with this message. Nothing
+    /// happens to one that is not queued. [`Error::NoCast`].
+    async fn fail_queued(&self, id: &CastId, message: &str) -> Result<(), Error>;
     /// Keeps a ticket good for `lease` from now on. [`Error::Fenced`].
     async fn renew(&self, ticket: &Ticket, lease: Duration) -> Result<(), Error>;
     /// Commands for the owner, in order, each until it is [`Self::obeyed`]. [`Error::Fenced`].
     async fn commands(&self, ticket: &Ticket) -> Result<Vec<(u64, Command)>, Error>;
     /// The commands up to this one are carried out. [`Error::Fenced`].
     async fn obeyed(&self, ticket: &Ticket, upto: u64) -> Result<(), Error>;
-    /// What happened: history, state and outbox change together. What happens after [`Happening::Ended`] changes no state, and a
+    /// What happened: history, state and outbox change together. Beyond [`MAX_EVENTS`] it is only counted. What happens after [`Happening::Ended`] changes no state, and a
     /// second end, or being live a second time, is no event. [`Error::Fenced`].
     async fn report(&self, ticket: &Ticket, happening: Happening) -> Result<(), Error>;
     /// Replaces the pushes in the description of the cast. [`Error::Fenced`].
@@ -250,10 +260,11 @@ pub trait Fleet: Debug + Send + Sync {
 
     // --- for callbacks
 
-    /// Of each cast that has any, the first event that is not settled, if its time has come; the longest waiting first.
-    async fn due(&self, limit: usize) -> Result<Vec<Notice>, Error>;
-    /// When the next event will be due that is not yet.
-    async fn next_due(&self) -> Result<Option<UnixMs>, Error>;
+    /// Of each cast that has any and is not to be skipped, the first event that is not settled, if its time has come; the longest
+    /// waiting first. Fewer than `limit`, if they are large: none means that there are no more.
+    async fn due(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<Notice>, Error>;
+    /// How long it is until the next event is due that is not yet.
+    async fn next_due(&self) -> Result<Option<Duration>, Error>;
     /// What came of telling an event; with it an entry of the log, if something was sent. [`Error::NoCast`].
     async fn settle(
         &self,
@@ -264,8 +275,9 @@ pub trait Fleet: Debug + Send + Sync {
     ) -> Result<(), Error>;
     /// What was sent for a cast, in order, at most the last 1000 attempts. [`Error::NoCast`].
     async fn attempts(&self, cast: &CastId) -> Result<Vec<Attempt>, Error>;
-    /// Has an event told again, or all that were given up, as if never tried. How many that are. [`Error::NoCast`].
-    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<u64, Error>;
+    /// Has an event told again, or all that were given up, as if never tried; then what waits for another try is told at once, too.
+    /// [`Error::NoCast`].
+    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<Redelivered, Error>;
     /// What waits to be told.
     async fn backlog(&self) -> Result<Backlog, Error>;
 
@@ -275,7 +287,7 @@ pub trait Fleet: Debug + Send + Sync {
     async fn put_document(&self, kind: &str, name: &str, document: Option<Value>) -> Result<(), Error>;
     /// All documents of a kind, with their names, in order.
     async fn documents(&self, kind: &str) -> Result<Vec<(String, Value)>, Error>;
-    /// Ends queued casts whose deadline is over, and forgets what is older than the retention. Call it about once a second.
+    /// Ends queued casts whose deadline is over, and forgets what is older than the retention, or too much. Call it about once a second.
     async fn sweep(&self) -> Result<(), Error>;
     /// Changes whenever there is something new: a cast, a command, an event. Values mean nothing.
     fn changes(&self) -> watch::Receiver<u64>;

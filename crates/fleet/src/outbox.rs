@@ -1,20 +1,25 @@
 //! Events that somebody has yet to be told of.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Cast, Event, UnixMs};
 
+/// Longest pause between two tries to tell of an event: none lies further ahead than that, whatever clocks do.
+pub const MAX_RETRY_PAUSE: Duration = Duration::from_secs(600);
+
 /// An event whose time to be told has come.
 #[derive(Debug, Clone)]
 pub struct Notice {
-    /// Whose.
+    /// Whose, without what is put into its page.
     pub cast: Cast,
     /// Which.
     pub event: Event,
     /// How often it was tried.
     pub tries: u32,
-    /// When it was tried for the first time.
-    pub first_try_ms: Option<UnixMs>,
+    /// How long ago it was tried for the first time, whatever the system clock did since.
+    pub age: Option<Duration>,
     /// Messages of it that arrived already: an event may be several.
     pub parts_done: u32,
 }
@@ -26,10 +31,21 @@ pub enum Settled {
     Done,
     /// This many messages of it arrived; the next one can go at once.
     Part(u32),
-    /// It is to be tried again at this time.
-    Again(UnixMs),
+    /// It is to be tried again after this pause, or after [`MAX_RETRY_PAUSE`].
+    Again(Duration),
     /// Nobody tries again, unless asked to.
     GivenUp,
+}
+
+/// What comes of having events of a cast told again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Redelivered {
+    /// Events that are told again.
+    pub again: u64,
+    /// Events of the cast that wait to be told, those included.
+    pub waiting: u64,
+    /// How long it is until the first of them is due.
+    pub next: Option<Duration>,
 }
 
 /// One try to tell somebody: an entry of the delivery log.

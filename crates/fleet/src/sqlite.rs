@@ -19,12 +19,16 @@ mod schema;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod time;
+mod upgrade;
 mod writer;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,11 +39,15 @@ use tokio::sync::watch;
 use crate::vault::{self, Vault};
 use crate::{
     Attempt, Backlog, Cast, CastId, Claim, Command, Created, Error as FleetError, Event, Filter, Fleet,
-    Happening, Key, Load, NewCast, Notice, Page, Settled, State, Ticket, UnixMs, Vitals, WorkerId,
+    Happening, Key, Load, NewCast, Notice, Page, Redelivered, Settled, State, Ticket, UnixMs, Vitals,
+    WorkerId,
 };
-use claims::Next;
 use memory::Memory;
+use time::Time;
 use writer::Tx;
+
+/// Casts of the queue that are read at once while a worker is asked which fits: often the first one does.
+const ASKED_AT_ONCE: usize = 16;
 
 /// Tells the time in milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
@@ -52,8 +60,19 @@ pub struct Config {
     pub vault: Vault,
     /// How long casts that ended are remembered.
     pub history: Duration,
-    /// The time.
+    /// The time that people read.
     pub clock: Clock,
+    /// The time that is waited by: milliseconds from any origin, of a clock that nobody sets ([`steady_clock`]).
+    pub steady: Clock,
+    /// Bytes that the database may hold. Beyond them the casts that ended first are forgotten, however young they are.
+    pub max_bytes: u64,
+}
+
+/// A clock for [`Config::steady`] that begins now.
+#[must_use]
+pub fn steady_clock() -> Clock {
+    let begin = Instant::now();
+    Arc::new(move || UnixMs::try_from(begin.elapsed().as_millis()).unwrap_or(UnixMs::MAX))
 }
 
 impl fmt::Debug for Config {
@@ -127,8 +146,11 @@ pub enum Error {
 /// What all threads need.
 struct Shared {
     vault: Vault,
-    clock: Clock,
+    time: Time,
     history_ms: i64,
+    max_bytes: u64,
+    /// When a full database that nothing could be done about is looked at again, in fleet time.
+    shrink_again_ms: AtomicI64,
     memory: Memory,
     changes: watch::Sender<u64>,
 }
@@ -156,19 +178,26 @@ impl Sqlite {
     /// # Errors
     /// Another has it, it was made by a later version or with another key, or it cannot be used.
     pub fn open(config: Config) -> Result<Arc<Self>, Error> {
-        let Config { path, vault, history, clock } = config;
+        let Config { path, vault, history, clock, steady, max_bytes } = config;
         let lock = lock::Lock::take(&path)?;
-        let db = schema::open(&path, &vault)?;
+        let schema::Opened { db, is_new, noted } = schema::open(&path, &vault)?;
         let failed = |source| Error::Database { path: path.clone(), source };
         let memory = Memory::default();
         claims::owners(&db, |id, owner| memory.owns(id, owner)).map_err(failed)?;
         let shared = Arc::new(Shared {
             vault,
-            clock,
+            time: Time::go_on(clock, steady, noted, is_new),
             history_ms: i64::try_from(history.as_millis()).unwrap_or(i64::MAX),
+            max_bytes,
+            shrink_again_ms: AtomicI64::new(i64::MIN),
             memory,
             changes: watch::Sender::new(0),
         });
+        // On a full disk it can do without.
+        if let Err(error) = schema::note(&db, shared.time.note()) {
+            tracing::warn!(%error, "the clocks are not noted");
+        }
+        schema::pull_in(&db, &shared).map_err(failed)?;
         let reader = reader::Reader::start(|| schema::connect(&path), &shared)?;
         let writer = writer::Writer::start(db, Arc::clone(&shared))?;
         Ok(Arc::new(Self { writer, reader, shared, _lock: lock }))
@@ -223,7 +252,7 @@ impl Fleet for Sqlite {
     }
 
     async fn workers(&self) -> Vec<(WorkerId, Load)> {
-        self.shared.memory.workers(self.shared.now())
+        self.shared.memory.workers(self.shared.time.fleet())
     }
 
     async fn adopt(&self, worker: &WorkerId) -> Result<(), FleetError> {
@@ -237,18 +266,36 @@ impl Fleet for Sqlite {
         lease: Duration,
         fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
     ) -> Result<Option<Claim>, FleetError> {
-        let mut fitting = None;
-        loop {
-            let worker = worker.clone();
-            let take = move |tx: &mut writer::Tx<'_>| claims::claim(tx, &worker, lease, fitting);
-            match self.writer.write("handing out a cast", take).await? {
-                Next::Nothing => return Ok(None),
-                Next::Taken(claim) => return Ok(Some(*claim)),
-                // Asked here, because `fits` cannot go to the writer; if somebody is faster, the next one is asked about.
-                Next::Ask(n, cast) if fits(&cast) => fitting = Some(n),
-                Next::Ask(..) => return Ok(None),
+        let doing = "handing out a cast";
+        let id = worker.clone();
+        let take_up = move |tx: &mut Tx<'_>| claims::take_up(tx, &id, lease);
+        if let Some(claim) = self.writer.write(doing, take_up).await? {
+            return Ok(Some(claim));
+        }
+        let queue = self.reader.read(doing, claims::queue).await?;
+        for rows in queue.chunks(ASKED_AT_ONCE) {
+            let rows = rows.to_vec();
+            let read = move |db: &_, shared: &_| claims::queued(db, shared, &rows);
+            for (n, cast) in self.reader.read(doing, read).await? {
+                // Asked here, because `fits` cannot go to another thread.
+                if cast.is_some_and(|cast| !fits(&cast)) {
+                    continue;
+                }
+                let id = worker.clone();
+                let begin = move |tx: &mut Tx<'_>| claims::begin(tx, &id, lease, n);
+                // Somebody may have been faster, or it cannot be read: then it is the next one's turn.
+                if let Some(claim) = self.writer.write(doing, begin).await? {
+                    return Ok(Some(claim));
+                }
             }
         }
+        Ok(None)
+    }
+
+    async fn fail_queued(&self, id: &CastId, message: &str) -> Result<(), FleetError> {
+        let (id, message) = (id.clone(), message.to_owned());
+        let fail = move |tx: &mut Tx<'_>| casts::fail_queued(tx, &id, &message);
+        self.writer.write("ending a cast that nobody can run", fail).await
     }
 
     async fn renew(&self, ticket: &Ticket, lease: Duration) -> Result<(), FleetError> {
@@ -307,18 +354,20 @@ impl Fleet for Sqlite {
     }
 
     async fn put_snapshot(&self, ticket: &Ticket, jpeg: Bytes) {
-        self.shared.memory.put_snapshot(ticket, self.shared.now(), jpeg);
+        self.shared.memory.put_snapshot(ticket, self.shared.time.wall(), jpeg);
     }
 
     async fn beat(&self, worker: &WorkerId, load: Load) {
-        self.shared.memory.beat(worker, self.shared.now(), load);
+        self.shared.memory.beat(worker, self.shared.time.fleet(), load);
     }
 
-    async fn due(&self, limit: usize) -> Result<Vec<Notice>, FleetError> {
-        self.reader.read("looking for what is due", move |db, shared| outbox::due(db, shared, limit)).await
+    async fn due(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<Notice>, FleetError> {
+        let skip = skip.clone();
+        let read = move |db: &_, shared: &_| outbox::due(db, shared, limit, &skip);
+        self.reader.read("looking for what is due", read).await
     }
 
-    async fn next_due(&self) -> Result<Option<UnixMs>, FleetError> {
+    async fn next_due(&self) -> Result<Option<Duration>, FleetError> {
         self.reader.read("looking for what will be due", outbox::next_due).await
     }
 
@@ -340,7 +389,7 @@ impl Fleet for Sqlite {
         self.reader.read("looking for attempts", read).await
     }
 
-    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<u64, FleetError> {
+    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<Redelivered, FleetError> {
         let cast = cast.clone();
         self.writer.write("having events told again", move |tx| outbox::redeliver(tx, &cast, seq)).await
     }
@@ -366,6 +415,7 @@ impl Fleet for Sqlite {
         // In small steps, so that nobody waits for long behind one.
         while self.writer.write("ending casts that waited too long", sweep::overdue).await? {}
         while self.writer.write("forgetting old casts", sweep::forget).await? {}
+        while self.writer.write("keeping the database small", sweep::shrink).await? {}
         Ok(())
     }
 
@@ -375,11 +425,5 @@ impl Fleet for Sqlite {
 
     async fn check(&self) -> Result<(), FleetError> {
         self.writer.write("trying to store something", schema::touch).await
-    }
-}
-
-impl Shared {
-    fn now(&self) -> UnixMs {
-        (self.clock)()
     }
 }

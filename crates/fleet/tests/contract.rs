@@ -35,6 +35,8 @@ macro_rules! contract {
                 a_key_has_one_cast_until_that_has_ended
                 a_key_is_held_until_its_time
                 an_application_has_its_quota
+                what_was_asked_for_lately_takes_places
+                an_application_keeps_as_much_as_it_may
                 the_queue_has_an_end
                 of_many_who_want_a_key_one_gets_it
                 everything_is_there_after_a_restart
@@ -46,7 +48,10 @@ macro_rules! contract {
             }
             claims {
                 casts_are_taken_in_order
-                one_that_does_not_fit_holds_up_those_behind_it
+                one_that_does_not_fit_holds_up_nobody
+                applications_take_turns
+                only_a_claim_has_what_is_put_into_the_page
+                one_that_nobody_can_run_fails_at_once
                 a_lease_that_is_over_is_taken_up_and_the_old_owner_fenced
                 a_renewed_lease_lasts
                 a_ticket_that_nobody_took_over_is_good
@@ -65,6 +70,7 @@ macro_rules! contract {
             reports {
                 the_state_follows
                 the_end_comes_once
+                events_beyond_the_most_are_counted
                 a_cast_that_is_closed_without_an_end_ends
                 pushes_are_replaced
                 vitals_and_snapshots_belong_to_an_owner
@@ -78,6 +84,7 @@ macro_rules! contract {
                 parts_of_an_event_are_counted
                 what_was_given_up_is_told_when_asked_for
                 what_was_told_is_told_again_when_asked_for
+                whoever_asks_hears_what_waits
                 who_waited_longest_comes_first
                 casts_that_nobody_is_told_of
                 attempts_are_remembered
@@ -90,6 +97,10 @@ macro_rules! contract {
                 what_is_old_is_forgotten
                 what_has_yet_to_be_told_is_not_forgotten
                 a_key_that_is_held_is_not_forgotten
+                a_clock_that_is_set_back_stops_no_callbacks
+                no_pause_is_longer_than_the_longest
+                leases_and_deadlines_do_not_mind_clocks_that_are_set
+                nothing_is_forgotten_right_after_the_clock_was_set
             }
         }
 

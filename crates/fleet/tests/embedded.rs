@@ -1,7 +1,7 @@
 //! What only the embedded backend promises: about its files, and what happens to them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -33,7 +33,8 @@ fn now() -> UnixMs {
 
 fn open_with(path: PathBuf, key: &str) -> Result<Arc<Sqlite>, sqlite::Error> {
     let vault = Vault::from_text(key).unwrap();
-    Sqlite::open(Config { path, vault, history: Duration::from_secs(3600), clock: Arc::new(now) })
+    let (history, steady) = (Duration::from_secs(3600), sqlite::steady_clock());
+    Sqlite::open(Config { path, vault, history, clock: Arc::new(now), steady, max_bytes: 1 << 40 })
 }
 
 fn open(path: PathBuf) -> Arc<Sqlite> {
@@ -52,8 +53,9 @@ fn wish(n: u64) -> NewCast {
         hold: Hold::WhileLive,
         request: json!({ "Url": "planted-in-request" }),
         spec: CastSpec::new(Source::new(url)),
-        queue_until_ms: now() + 3_600_000,
+        queue: Duration::from_secs(3600),
         quota: 1_000_000,
+        max_bytes: 1 << 40,
         queue_limit: 1_000_000,
         notify: true,
     }
@@ -226,7 +228,7 @@ fn a_cast_that_is_damaged_is_in_nobodys_way() {
             let last = fleet.events(id, 0, 10).await.unwrap().pop().unwrap();
             assert!(matches!(last.what, Happening::Ended { reason: of, .. } if of == reason), "{last:?}");
         }
-        let due = fleet.due(10).await.unwrap();
+        let due = fleet.due(10, &HashSet::new()).await.unwrap();
         assert_eq!(due.len(), 1, "{due:?}");
         assert_eq!(due[0].cast.id, good);
     });
@@ -372,7 +374,7 @@ async fn check(fleet: &dyn Fleet, answered: &HashMap<(String, String), u64>) {
         let ends = events.iter().filter(|event| matches!(event.what, Happening::Ended { .. })).count();
         assert_eq!(ends, usize::from(cast.state == State::Ended), "state and history are one");
     }
-    let due = fleet.due(10_000).await.unwrap();
+    let due = fleet.due(10_000, &HashSet::new()).await.unwrap();
     for ((_, id), _) in answered.iter().filter(|((what, _), _)| what == "told") {
         let notice = due.iter().find(|notice| notice.cast.id.as_str() == id);
         assert!(
@@ -383,4 +385,118 @@ async fn check(fleet: &dyn Fleet, answered: &HashMap<(String, String), u64>) {
     let listed = fleet.list(&Filter { limit: 1000, ..Filter::default() }).await.unwrap().casts.len();
     let counted: u64 = fleet.count(None).await.unwrap().iter().map(|(_, n)| n).sum();
     assert_eq!(listed as u64, counted);
+}
+
+/// What version 1 of the schema wrote, row by row: a cast that waits, one that runs and one that is over, each with a style sheet.
+fn of_version_1(path: &Path) -> [CastId; 3] {
+    let vault = Vault::from_text(KEY).unwrap();
+    let db = rusqlite::Connection::open(path).unwrap();
+    db.pragma_update(None, "journal_mode", "WAL").unwrap();
+    db.execute_batch(include_str!("../src/sqlite/1.sql")).unwrap();
+    db.pragma_update(None, "user_version", 1).unwrap();
+    db.execute("INSERT INTO meta VALUES ('vault', ?)", [vault.seal("meta/vault", b"")]).unwrap();
+    [0, 1, 3].map(|state: i64| {
+        let NewCast { id, mut spec, request, .. } = wish(state.unsigned_abs());
+        spec.source.context.css = Some("x".repeat(100_000));
+        let seal = |what: &str, json: String| vault.seal(&format!("cast/{id}/{what}"), json.as_bytes());
+        let request = seal("request", request.to_string());
+        let spec = seal("spec", serde_json::to_string(&spec).unwrap());
+        db.execute(
+            "INSERT INTO casts (id, app, origin, key, held, notify, request, spec, state, queue_until_ms, created_ms,
+                                started_ms, ended_ms, closed, worker, lease_until_ms, epoch, last_seq)
+             VALUES (?1, 'app', 'test', NULL, 0, 1, ?2, ?3, ?4, ?5, ?6, iif(?4 > 0, ?6, NULL), iif(?4 > 2, ?6, NULL),
+                     ?4 > 2, iif(?4 = 1, 'w', NULL), 0, ?4 > 0, 1)",
+            (id.as_str(), request, spec, state, now() + 60_000, now()),
+        )
+        .unwrap();
+        let event = seal("event/1", "{\"event\":\"queued\"}".to_owned());
+        let row = db.last_insert_rowid();
+        db.execute("INSERT INTO events VALUES (?, 1, ?, ?)", (row, now(), event)).unwrap();
+        // It was to be tried again, by a clock that was set back since.
+        let sql = "INSERT INTO outbox (whose, seq, at_ms, next_ms, tries, first_try_ms) VALUES (?1, 1, ?2, ?2, 1, ?2)";
+        db.execute(sql, (row, now() + 7_200_000)).unwrap();
+        id
+    })
+}
+
+#[test]
+fn a_database_of_version_1_is_brought_up_to_date() {
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.join("fleet.db");
+    let [queued, running, over] = of_version_1(&path);
+    drop(open_with(path.clone(), "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap_err());
+    let fleet = open(path.clone());
+    block_on(async {
+        for id in [&queued, &running, &over] {
+            let cast = fleet.get(id).await.unwrap().unwrap();
+            assert!(
+                cast.spec.source.context.css.is_none()
+                    && cast.spec.source.url.to_string().contains("a.example")
+            );
+            assert_eq!(cast.request, json!({ "Url": "planted-in-request" }));
+        }
+        let due = fleet.due(10, &HashSet::new()).await.unwrap();
+        assert_eq!(due.len(), 3, "what waits for a time that is too far ahead waits no longer: {due:?}");
+        assert!(due.iter().all(|notice| notice.tries == 1 && notice.age.unwrap() < PATIENCE));
+        fleet.adopt(&worker()).await.unwrap();
+        for id in [&running, &queued] {
+            let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+            assert_eq!(&claim.cast.id, id);
+            assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), 100_000, "it is there");
+        }
+        let one_more = NewCast { max_bytes: 200_000, ..wish(9) };
+        assert!(matches!(fleet.create(one_more).await.unwrap(), Created::OverBytes(kept) if kept > 200_000));
+        assert_eq!(fleet.count(Some("app")).await.unwrap().iter().map(|(_, n)| n).sum::<u64>(), 3);
+    });
+    drop(fleet);
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let number = |sql: &str| raw.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(number("PRAGMA user_version"), 2);
+    assert_eq!(number("SELECT count(*) FROM injected"), 2, "nobody needs that of the one that is over");
+    let sum = "SELECT sum(length(request) + length(spec)) + (SELECT sum(length(what)) FROM injected)
+                      + (SELECT sum(length(what)) FROM events) FROM casts";
+    assert_eq!(number("SELECT bytes FROM kept"), number(sum));
+    assert_eq!(number("SELECT sum(weight) FROM tally WHERE state IN (1, 2)"), 2000);
+    drop(open(path));
+}
+
+#[test]
+fn the_oldest_go_when_the_database_is_too_large() {
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.join("fleet.db");
+    let steady = sqlite::steady_clock();
+    let vault = Vault::from_text(KEY).unwrap();
+    let history = Duration::from_secs(3600);
+    let max_bytes = 1 << 20;
+    let fleet =
+        Sqlite::open(Config { path, vault, history, clock: Arc::new(now), steady, max_bytes }).unwrap();
+    block_on(async {
+        let large = |n| NewCast { request: json!("x".repeat(20_000)), ..wish(n) };
+        let waits = put(&*fleet, large(0)).await;
+        let mut closed = Vec::new();
+        for n in 1..=80 {
+            let id = put(&*fleet, large(n)).await;
+            fleet.order(&id, Command::Stop).await.unwrap();
+            // Of some, somebody has yet to hear.
+            if n > 2 {
+                for seq in [1, 2] {
+                    fleet.settle(&id, seq, Settled::Done, None).await.unwrap();
+                }
+            }
+            closed.push(id);
+        }
+        fleet.sweep().await.unwrap();
+        let mut left = Vec::new();
+        for id in &closed {
+            left.push(fleet.get(id).await.unwrap().is_some());
+        }
+        assert!(left[0] && left[1], "what has yet to be told is not forgotten");
+        assert!(!left[2] && left.ends_with(&[true; 10]), "{left:?}");
+        assert!(left[2..].is_sorted(), "the oldest go first: {left:?}");
+        assert!(fleet.get(&waits).await.unwrap().is_some());
+        // Nothing more happens when it is small enough.
+        let count = fleet.count(None).await.unwrap();
+        fleet.sweep().await.unwrap();
+        assert_eq!(fleet.count(None).await.unwrap(), count);
+    });
 }

@@ -42,6 +42,11 @@ pub struct Application {
     /// Casts that it may have at the same time.
     #[serde(default = "max_casts")]
     pub max_casts: u32,
+    /// Requests, events and delivery logs that are kept of its casts, in MiB. Beyond it its casts that ended first are forgotten early,
+    /// and if that is not enough, no more are taken. The usual 256 are 200 casts with a script of 1 MiB each, beside a history of
+    /// 20 000 ordinary ones.
+    #[serde(default = "max_kept_mib")]
+    pub max_kept_mib: u32,
     /// What its casts are told about, in the words of the API they came by.
     #[serde(default)]
     pub callbacks: Callbacks,
@@ -80,6 +85,7 @@ impl Application {
             keys: Vec::new(),
             tokens: Vec::new(),
             max_casts: max_casts(),
+            max_kept_mib: max_kept_mib(),
             callbacks: Callbacks::default(),
             room: RoomProvider::default(),
             codec: RoomCodec::default(),
@@ -90,10 +96,31 @@ impl Application {
             limits: Limits::default(),
         }
     }
+
+    /// Bytes that may be kept of its casts.
+    #[must_use]
+    pub fn max_kept_bytes(&self) -> u64 {
+        u64::from(self.max_kept_mib) << 20
+    }
+
+    /// Why a cast is not taken, for whoever asked for it, if so many bytes are kept.
+    #[must_use]
+    pub(crate) fn over_bytes(&self, kept: u64) -> String {
+        let kept = kept as f64 / f64::from(1 << 20);
+        let most = self.max_kept_mib;
+        format!(
+            "{kept:.1} MiB of requests, events and delivery logs are kept for the application's casts, and with this one it would be \
+             more than {most} MiB (max_kept_mib): wait for casts to end, or send smaller style sheets, scripts and headers"
+        )
+    }
 }
 
 fn max_casts() -> u32 {
     200
+}
+
+pub(crate) fn max_kept_mib() -> u32 {
+    256
 }
 
 /// A pair that signs requests.

@@ -115,6 +115,9 @@ impl Limits {
 pub struct Casts {
     /// How long a cast waits for room on the machine before it has failed, in seconds.
     pub queue_s: u64,
+    /// Longest time that a request may ask a cast to wait for room, in seconds. The usual hour is as long as a machine that others fill
+    /// usually takes to come free, and short enough that requests that nobody waits for any more do not fill the queue for a day.
+    pub max_queue_s: u64,
     /// Casts that may wait. More are refused.
     pub queue_limit: u32,
     /// Part of the cores that casts may use, 0.1 to 16; beyond 1, more is promised than there is.
@@ -131,12 +134,24 @@ pub struct Casts {
     pub storage_patience_s: u64,
     /// How long casts that ended are remembered, in hours, 72 at least.
     pub history_h: u64,
+    /// Size of the database with all casts and what happened to them, in MiB. When it is larger, the casts that ended first are forgotten
+    /// before their time. The usual 2048 are some 500 000 ordinary casts, and 8 applications with all that they may keep.
+    pub history_mib: u64,
+}
+
+impl Casts {
+    /// Longest time that a cast may wait for room, in seconds: what requests may ask for, or what those get that ask for nothing.
+    #[must_use]
+    pub fn longest_queue_s(&self) -> u64 {
+        self.max_queue_s.max(self.queue_s)
+    }
 }
 
 impl Default for Casts {
     fn default() -> Self {
         Self {
             queue_s: 60,
+            max_queue_s: 3600,
             queue_limit: 100,
             cpu_share: 0.9,
             spare_memory_mib: 512,
@@ -145,6 +160,7 @@ impl Default for Casts {
             drain_s: 0,
             storage_patience_s: 86_400,
             history_h: 7 * 24,
+            history_mib: 2048,
         }
     }
 }

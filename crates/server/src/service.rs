@@ -122,7 +122,7 @@ impl Service {
         ids: &RoomIds,
     ) -> Result<Secret, SpecError> {
         let issued_s = u32::try_from(self.now() / 1000).unwrap_or(u32::MAX);
-        let life_s = app.limits.max_time.as_secs().saturating_add(self.config.casts.queue_s);
+        let life_s = app.limits.max_time.as_secs().saturating_add(self.config.casts.longest_queue_s());
         let expires_s = issued_s.saturating_add(u32::try_from(life_s).unwrap_or(u32::MAX));
         let token = Token {
             app_id: app.app_id.as_deref().unwrap_or_default(),

@@ -11,15 +11,15 @@ mod load;
 mod told;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pagecast_core::CastSpec;
-use pagecast_fleet::{Cast, Error, Fleet, WorkerId};
+use pagecast_fleet::{Cast, CastId, Error, Fleet, WorkerId};
 use tokio::sync::watch;
 
 use crate::process::{self, Pool};
-use admission::{Admission, Running};
+use admission::{Admission, Queue, Running};
 use job::Job;
 use load::Meter;
 
@@ -79,6 +79,7 @@ pub struct Node {
     jobs: Vec<Job>,
     meter: Meter,
     admission: Admission,
+    queue: Mutex<Queue>,
 }
 
 impl Node {
@@ -96,7 +97,8 @@ impl Node {
         let pool = pool.map(|(size, like)| Pool::start(config.program.clone(), size, like)).transpose();
         let pool = pool.map_err(StartError::Pool)?.map(Arc::new);
         let admission = Admission::new(config.admission.clone());
-        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter: Meter::default(), admission })
+        let (meter, queue) = (Meter::default(), Mutex::default());
+        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter, admission, queue })
     }
 
     /// Works until asked to end; then running casts have [`Config::drain`] to come to their own ends, and what still runs is left
@@ -192,9 +194,25 @@ impl Node {
             if running.len() - storing >= self.config.admission.max || storing >= MAX_STORING {
                 return;
             }
-            let admission = &self.admission;
-            let fits = |cast: &Cast| admission.fits(&running, &cast.spec);
-            match self.fleet.claim(&self.config.worker, self.config.lease, &fits).await {
+            let (never, is_roomiest) = (self.admission.never_fits(), self.is_roomiest().await);
+            let hopeless: Mutex<Vec<CastId>> = Mutex::default();
+            let fits = |cast: &Cast| {
+                if never.is_some() {
+                    hopeless.lock().unwrap_or_else(PoisonError::into_inner).push(cast.id.clone());
+                    return false;
+                }
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let fits = || self.admission.fits(&running, &cast.spec);
+                let may_reserve = || is_roomiest && self.admission.could_fit(&cast.spec);
+                queue.ask(Instant::now(), &cast.id, fits, may_reserve)
+            };
+            let claimed = self.fleet.claim(&self.config.worker, self.config.lease, &fits).await;
+            self.refuse(hopeless.into_inner().unwrap_or_else(PoisonError::into_inner), never).await;
+            if let Ok(claim) = &claimed {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                queue.looked(claim.as_ref().map(|claim| &claim.cast.id));
+            }
+            match claimed {
                 Ok(Some(claim)) => {
                     let ticket = claim.ticket.clone();
                     match Job::start(&self.config, &self.fleet, self.pool.clone(), claim) {
@@ -211,6 +229,31 @@ impl Node {
                     tracing::warn!(error = crate::chain(&error), "no cast can be taken");
                     return;
                 }
+            }
+        }
+    }
+
+    /// Whether no other worker has more cores free: then this one keeps room for those that fit nowhere.
+    async fn is_roomiest(&self) -> bool {
+        let free = |cores: f64, used: f64| cores - used;
+        let workers = self.fleet.workers().await;
+        let own = workers.iter().find(|(id, _)| *id == self.config.worker);
+        let own = own.map_or(0.0, |(_, load)| free(load.cores, load.cores_used));
+        let others = workers.iter().filter(|(id, load)| *id != self.config.worker && !load.draining);
+        others.map(|(_, load)| free(load.cores, load.cores_used)).all(|other| other <= own)
+    }
+
+    /// Ends casts that can be taken neither here nor anywhere else.
+    async fn refuse(&self, casts: Vec<CastId>, why: Option<String>) {
+        let Some(why) = why.filter(|_| !casts.is_empty()) else { return };
+        // Another one may be larger.
+        if self.fleet.is_shared() {
+            return;
+        }
+        for cast in casts {
+            tracing::warn!(%cast, why, "a cast can never be begun on this machine");
+            if let Err(error) = self.fleet.fail_queued(&cast, &why).await {
+                tracing::warn!(%cast, error = crate::chain(&error), "it is not ended either");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A fleet that keeps what it is given until it is emptied, in memory and on one shelf: nothing is ever run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use pagecast_core::cast::EndReason;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
     Attempt, Backlog, Cast, CastId, Claim, Command, Created, End, Error, Event, Filter, Fleet, Happening,
-    Key, Load, NewCast, Notice, Page, Settled, State, Ticket, UnixMs, Vitals, WorkerId,
+    Key, Load, NewCast, Notice, Page, Redelivered, Settled, State, Ticket, UnixMs, Vitals, WorkerId,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -76,6 +76,7 @@ fn over() -> Cast {
         worker: None,
         epoch: 1,
         report: None,
+        events_dropped: 0,
     }
 }
 
@@ -155,6 +156,10 @@ impl Fleet for Shelf {
         Ok(None)
     }
 
+    async fn fail_queued(&self, _: &CastId, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn renew(&self, _: &Ticket, _: Duration) -> Result<(), Error> {
         Ok(())
     }
@@ -193,11 +198,11 @@ impl Fleet for Shelf {
 
     async fn beat(&self, _: &WorkerId, _: Load) {}
 
-    async fn due(&self, _: usize) -> Result<Vec<Notice>, Error> {
+    async fn due(&self, _: usize, _: &HashSet<CastId>) -> Result<Vec<Notice>, Error> {
         Ok(Vec::new())
     }
 
-    async fn next_due(&self) -> Result<Option<UnixMs>, Error> {
+    async fn next_due(&self) -> Result<Option<Duration>, Error> {
         Ok(None)
     }
 
@@ -209,8 +214,8 @@ impl Fleet for Shelf {
         self.named(id).map(|_| Vec::new())
     }
 
-    async fn redeliver(&self, cast: &CastId, _: Option<u64>) -> Result<u64, Error> {
-        self.named(cast).map(|_| 0)
+    async fn redeliver(&self, cast: &CastId, _: Option<u64>) -> Result<Redelivered, Error> {
+        self.named(cast).map(|_| Redelivered::default())
     }
 
     async fn backlog(&self) -> Result<Backlog, Error> {

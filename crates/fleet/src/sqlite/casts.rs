@@ -10,8 +10,11 @@ use rusqlite::{Connection, params};
 use super::Shared;
 use super::claims::{self, shut};
 use super::history::{end, happen};
-use super::row::{CAST, Fail, Known, all, by_number, cast, execute, one, place};
+use super::row::{CAST, Fail, Known, all, by_number, cast, execute, listed, one, place};
+use super::sweep;
 use super::writer::Tx;
+use crate::cast::weight;
+use crate::injected::Injected;
 use crate::{
     Cast, CastId, Command, Created, End, Error, Filter, Happening, Hold, Key, MAX_COMMANDS, NewCast, Page,
     State, Ticket, UnixMs,
@@ -20,47 +23,55 @@ use crate::{
 /// Most casts of a page.
 const MAX_PAGE: usize = 1000;
 
+/// Most bytes of descriptions and requests on a page: 1000 usual casts are 2 MB. One that is larger is a page of its own.
+const MAX_PAGE_BYTES: i64 = 8 << 20;
+/// How long a cast that ended before anybody began it still counts, in milliseconds: whoever asks for casts that do not wait, or stops
+/// them at once, gets no more of them than that.
+const LATELY_MS: i64 = 60_000;
+
 /// A cast that is wanted, with all that needs no transaction done.
 pub(super) struct Sealed {
     new: NewCast,
     request: Vec<u8>,
     spec: Vec<u8>,
+    injected: Option<Vec<u8>>,
 }
 
 impl Sealed {
-    pub(super) fn new(shared: &Shared, new: NewCast) -> Result<Self, Fail> {
+    pub(super) fn new(shared: &Shared, mut new: NewCast) -> Result<Self, Fail> {
+        let injected = Injected::take_from(&mut new.spec);
         let request = shared.seal(&place(&new.id, "request"), &new.request)?;
         let spec = shared.seal(&place(&new.id, "spec"), &new.spec)?;
-        Ok(Self { new, request, spec })
+        let seal = |injected| shared.seal(&place(&new.id, "injected"), &injected);
+        let injected = injected.map(seal).transpose()?;
+        Ok(Self { new, request, spec, injected })
+    }
+
+    fn bytes(&self) -> usize {
+        self.request.len() + self.spec.len() + self.injected.as_ref().map_or(0, Vec::len)
     }
 }
 
 /// Takes a cast, or says why not.
 pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
-    let Sealed { new, request, spec } = sealed;
-    if let Some(n) = holder(tx, &new)? {
+    if let Some(n) = holder(tx, &sealed.new)? {
         let holder = by_number(tx.db, tx.shared, n)?;
-        return holder.map(Created::Exists).ok_or_else(|| Error::NoCast(new.id).into());
+        return holder.map(Created::Exists).ok_or_else(|| Error::NoCast(sealed.new.id).into());
     }
-    let sum = |sql| one(tx.db, sql, params![new.app], |row| Ok(row.get::<_, i64>(0)?));
-    let running = sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state < 3 AND app = ?")?;
-    if running.unwrap_or(0) >= i64::from(new.quota) {
-        return Ok(Created::TooMany);
+    if let Some(refused) = refused(tx, &sealed)? {
+        return Ok(refused);
     }
-    let queued = one(tx.db, "SELECT ifnull(sum(n), 0) FROM tally WHERE state = 0", [], |row| {
-        Ok(row.get::<_, i64>(0)?)
-    })?;
-    if queued.unwrap_or(0) >= i64::from(new.queue_limit) {
-        return Ok(Created::Full);
-    }
+    let bytes = sealed.bytes() as i64;
+    let Sealed { new, request, spec, injected } = sealed;
     let until = match (&new.key, new.hold) {
         (Some(_), Hold::Until(until)) => Some(until),
         (Some(_), Hold::WhileLive) | (None, _) => None,
     };
     execute(
         tx.db,
-        "INSERT INTO casts (id, app, origin, key, key_until_ms, held, notify, request, spec, queue_until_ms, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO casts (id, app, origin, key, key_until_ms, held, notify, request, spec, queue_until_ms, created_ms,
+                            queued_ms, weight, bytes)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             new.id.as_str(),
             new.app,
@@ -71,12 +82,18 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
             new.notify,
             request,
             spec,
-            new.queue_until_ms,
-            tx.now
+            claims::over(tx.fleet_now, new.queue),
+            tx.now,
+            tx.fleet_now,
+            weight(&new.spec),
+            bytes
         ],
     )?;
-    let known =
-        Known { n: tx.db.last_insert_rowid(), id: new.id.clone(), notify: new.notify, state: State::Queued };
+    let n = tx.db.last_insert_rowid();
+    if let Some(injected) = injected {
+        execute(tx.db, "INSERT INTO injected VALUES (?, ?)", params![n, injected])?;
+    }
+    let known = Known { n, id: new.id.clone(), notify: new.notify, state: State::Queued };
     happen(tx, &known, &Happening::Queued)?;
     Ok(Created::New(Cast {
         id: new.id,
@@ -96,7 +113,33 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
         worker: None,
         epoch: 0,
         report: None,
+        events_dropped: 0,
     }))
+}
+
+/// Why there is no place for a cast, if there is none.
+fn refused(tx: &Tx<'_>, sealed: &Sealed) -> Result<Option<Created>, Fail> {
+    let new = &sealed.new;
+    let sum = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
+        let found = one(tx.db, sql, params, |row| Ok(row.get::<_, i64>(0)?))?;
+        Ok::<_, Fail>(found.unwrap_or(0))
+    };
+    let quota = i64::from(new.quota);
+    let open = sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state < 3 AND app = ?", &[&new.app])?;
+    let most = quota.saturating_mul(2);
+    let lately = "SELECT count(*) FROM (SELECT 1 FROM casts INDEXED BY casts_unbegun
+                  WHERE app = ? AND queued_ms > ? AND state = 3 AND started_ms IS NULL LIMIT ?)";
+    let since = tx.fleet_now.saturating_sub(LATELY_MS);
+    if open >= quota || open + sum(lately, &[&new.app, &since, &most])? >= most {
+        return Ok(Some(Created::TooMany));
+    }
+    let queued = sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state = 0", &[])?;
+    if queued >= i64::from(new.queue_limit) {
+        return Ok(Some(Created::Full));
+    }
+    let most = new.max_bytes.saturating_sub(sealed.bytes() as u64);
+    let fits = new.max_bytes >= sealed.bytes() as u64 && sweep::make_room(tx, &new.app, most)?;
+    Ok(if fits { None } else { Some(Created::OverBytes(sweep::kept_bytes(tx, &new.app)?)) })
 }
 
 /// The cast that has the key, or the id, that another wants.
@@ -130,23 +173,30 @@ pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<
         None => ("?1 = ''", ""),
     };
     let sql = format!(
-        "SELECT created_ms, id, n FROM casts WHERE {by_app} AND state = ?2 AND created_ms >= ?3
+        "SELECT created_ms, id, n, length(request) + length(spec) FROM casts WHERE {by_app} AND state = ?2 AND created_ms >= ?3
          AND (created_ms, id) < (?4, ?5) AND (?6 IS NULL OR origin = ?6)
          ORDER BY created_ms DESC, id DESC LIMIT ?7",
     );
     // Each state by itself, so that an index has them in order.
     let states = State::ALL.iter().filter(|state| filter.states.is_empty() || filter.states.contains(state));
-    let mut found: Vec<(i64, String, i64)> = Vec::new();
+    let mut found: Vec<(i64, String, i64, i64)> = Vec::new();
     for state in states {
         let since = filter.since_ms.unwrap_or(i64::MIN);
         let params = params![app, state, since, before, id, filter.origin, limit as i64 + 1];
-        found.extend(all(db, &sql, params, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?);
+        found.extend(all(db, &sql, params, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?);
     }
     found.sort_unstable_by(|a, b| Reverse((a.0, &a.1)).cmp(&Reverse((b.0, &b.1))));
-    let more = found.len() > limit;
-    let mut casts = Vec::with_capacity(found.len().min(limit));
-    for (_, id, n) in found.iter().take(limit) {
-        match by_number(db, shared, *n) {
+    let mut bytes = 0;
+    let fit = found.iter().take(limit).take_while(|(.., size)| {
+        let first = bytes == 0;
+        bytes += size.max(&1);
+        first || bytes <= MAX_PAGE_BYTES
+    });
+    let fit = fit.count();
+    let more = found.len() > fit;
+    let mut casts = Vec::with_capacity(fit);
+    for (_, id, n, _) in found.iter().take(fit) {
+        match listed(db, shared, *n) {
             Ok(cast) => casts.extend(cast),
             Err(Fail::Told(error @ Error::Unreadable { .. })) => {
                 tracing::warn!(cast = id, %error, "a cast is left out of a list");
@@ -206,15 +256,23 @@ pub(super) fn order(tx: &mut Tx<'_>, id: &CastId, command: &Command) -> Result<(
     Ok(())
 }
 
+/// Ends a cast that nobody can ever run, if it is still queued.
+pub(super) fn fail_queued(tx: &mut Tx<'_>, id: &CastId, message: &str) -> Result<(), Fail> {
+    let known = Known::find(tx.db, id)?;
+    if known.state == State::Queued { claims::give_up(tx, &known, message) } else { Ok(()) }
+}
+
 pub(super) fn put_pushes(tx: &mut Tx<'_>, ticket: &Ticket, pushes: Vec<Push>) -> Result<(), Fail> {
     let known = claims::owned(tx.db, ticket)?;
     let place = place(&known.id, "spec");
     let sealed: Option<Vec<u8>> =
         one(tx.db, "SELECT spec FROM casts WHERE n = ?", [known.n], |row| Ok(row.get(0)?))?;
-    let mut spec: CastSpec = tx.shared.open(&place, &sealed.unwrap_or_default())?;
+    let before = sealed.unwrap_or_default();
+    let mut spec: CastSpec = tx.shared.open(&place, &before)?;
     spec.pushes = pushes;
     let sealed = tx.shared.seal(&place, &spec)?;
-    execute(tx.db, "UPDATE casts SET spec = ? WHERE n = ?", params![sealed, known.n])?;
+    let sql = "UPDATE casts SET bytes = bytes + ? - ?, spec = ? WHERE n = ?";
+    execute(tx.db, sql, params![sealed.len() as i64, before.len() as i64, sealed, known.n])?;
     tx.news();
     Ok(())
 }

@@ -9,19 +9,16 @@ use serde_json::Value;
 use super::Shared;
 use super::history::{end, happen};
 use super::memory::Owner;
-use super::row::{Fail, Known, all, by_number, execute, int, one, place};
+use super::row::{Fail, Known, all, by_number, execute, int, listed, one, place};
 use super::writer::Tx;
-use crate::{Cast, CastId, Claim, Command, End, Error, Happening, State, Ticket, UnixMs, WorkerId};
+use crate::injected::Injected;
+use crate::{Cast, CastId, Claim, Command, End, Error, Happening, State, Ticket, WorkerId};
 
-/// What there is for a worker.
-pub(super) enum Next {
-    /// Nothing.
-    Nothing,
-    /// A cast that waits in this row, if it fits.
-    Ask(i64, Box<Cast>),
-    /// This one is the worker's now.
-    Taken(Box<Claim>),
-}
+/// Casts of each application that a worker is asked about in one look at the queue: an application whose first ones fit nowhere keeps
+/// only itself waiting.
+const MAX_ASKED_OF_APP: i64 = 100;
+/// Casts that a worker is asked about in one look at the queue, of all applications.
+const MAX_ASKED: usize = 2000;
 
 /// Whose casts are.
 pub(super) fn owners(db: &Connection, mut found: impl FnMut(CastId, Owner)) -> rusqlite::Result<()> {
@@ -59,56 +56,90 @@ pub(super) fn adopt(tx: &mut Tx<'_>, worker: &WorkerId) -> Result<(), Fail> {
     Ok(())
 }
 
-/// Takes what is to be gone on with, or the head of the queue if that is known to fit.
-pub(super) fn claim(
-    tx: &mut Tx<'_>,
-    worker: &WorkerId,
-    lease: Duration,
-    fitting: Option<i64>,
-) -> Result<Next, Fail> {
-    loop {
-        let Some(known) = waiting(tx, worker)? else {
-            return Ok(Next::Nothing);
-        };
-        let cast = match by_number(tx.db, tx.shared, known.n) {
-            Ok(Some(cast)) => cast,
-            Ok(None) => return Ok(Next::Nothing),
-            // It would be in everybody's way for ever.
-            Err(Fail::Told(error @ Error::Unreadable { .. })) => {
-                tracing::warn!(whose = %known.id, %error, "a cast is given up");
-                give_up(tx, &known, "its description cannot be read any more")?;
-                continue;
-            }
-            Err(fail) => return Err(fail),
-        };
-        if known.state == State::Queued && fitting != Some(known.n) {
-            return Ok(Next::Ask(known.n, Box::new(cast)));
-        }
-        return take(tx, worker, lease, &known).map(|claim| Next::Taken(Box::new(claim)));
-    }
-}
-
-/// The cast whose turn it is.
-fn waiting(tx: &Tx<'_>, worker: &WorkerId) -> Result<Option<Known>, Fail> {
-    let begun = format!(
+/// Takes a cast that is to be gone on with, if there is one.
+pub(super) fn take_up(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration) -> Result<Option<Claim>, Fail> {
+    let sql = format!(
         "SELECT {} FROM casts INDEXED BY casts_begun WHERE closed = 0 AND state > 0 AND lease_until_ms <= ?
          AND worker IS NOT ? ORDER BY lease_until_ms, n LIMIT 1",
         Known::COLUMNS
     );
-    if let Some(known) = one(tx.db, &begun, params![tx.now, worker.0], Known::read)? {
-        return Ok(Some(known));
+    while let Some(known) = one(tx.db, &sql, params![tx.fleet_now, worker.0], Known::read)? {
+        if let Some(claim) = take(tx, worker, lease, &known)? {
+            return Ok(Some(claim));
+        }
     }
-    let queued = format!(
-        "SELECT {} FROM casts INDEXED BY casts_queued WHERE state = 0 AND queue_until_ms > ?
-         ORDER BY n LIMIT 1",
-        Known::COLUMNS
-    );
-    one(tx.db, &queued, [tx.now], Known::read)
+    Ok(None)
 }
 
-fn take(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration, known: &Known) -> Result<Claim, Fail> {
+/// The queue in the order in which casts are begun: first of the applications whose casts take the least at the moment, the older ones
+/// first. Rows only: what they are is read when somebody is asked about them.
+pub(super) fn queue(db: &Connection, shared: &Shared) -> Result<Vec<i64>, Fail> {
+    let apps = "SELECT q.app, (SELECT ifnull(sum(weight), 0) FROM tally t WHERE t.state IN (1, 2) AND t.app = q.app) share,
+                       (SELECT min(n) FROM casts c INDEXED BY casts_waiting WHERE c.state = 0 AND c.app = q.app) first
+                FROM tally q WHERE q.state = 0 AND q.n > 0 ORDER BY share, first";
+    let apps: Vec<String> = all(db, apps, [], |row| Ok(row.get(0)?))?;
+    let of_app =
+        "SELECT n FROM casts INDEXED BY casts_waiting WHERE state = 0 AND app = ? AND queue_until_ms > ?
+                  ORDER BY n LIMIT ?";
+    let mut queue: Vec<i64> = Vec::new();
+    for app in apps {
+        let params = params![app, shared.time.fleet(), MAX_ASKED_OF_APP];
+        queue.extend(all(db, of_app, params, |row| Ok(row.get::<_, i64>(0)?))?);
+        if queue.len() >= MAX_ASKED {
+            queue.truncate(MAX_ASKED);
+            break;
+        }
+    }
+    Ok(queue)
+}
+
+/// Some casts of the queue, without what is put into their pages. One that cannot be read has no description, and nobody is asked
+/// about it.
+pub(super) fn queued(
+    db: &Connection,
+    shared: &Shared,
+    rows: &[i64],
+) -> Result<Vec<(i64, Option<Cast>)>, Fail> {
+    let mut casts = Vec::with_capacity(rows.len());
+    for n in rows {
+        match listed(db, shared, *n) {
+            Ok(Some(cast)) if cast.state == State::Queued => casts.push((*n, Some(cast))),
+            Ok(_) => {}
+            Err(Fail::Told(Error::Unreadable { .. })) => casts.push((*n, None)),
+            Err(fail) => return Err(fail),
+        }
+    }
+    Ok(casts)
+}
+
+/// Takes a cast of the queue, unless somebody was faster.
+pub(super) fn begin(
+    tx: &mut Tx<'_>,
+    worker: &WorkerId,
+    lease: Duration,
+    n: i64,
+) -> Result<Option<Claim>, Fail> {
+    let sql =
+        format!("SELECT {} FROM casts WHERE n = ? AND state = 0 AND queue_until_ms > ?", Known::COLUMNS);
+    match one(tx.db, &sql, [n, tx.fleet_now], Known::read)? {
+        Some(known) => take(tx, worker, lease, &known),
+        None => Ok(None),
+    }
+}
+
+/// Makes a cast the worker's. One that cannot be read would be in everybody's way for ever: it is given up.
+fn take(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration, known: &Known) -> Result<Option<Claim>, Fail> {
+    let spec = match whole(tx, known.n) {
+        Ok(cast) => cast.spec,
+        Err(Fail::Told(error @ Error::Unreadable { .. })) => {
+            tracing::warn!(whose = %known.id, %error, "a cast is given up");
+            give_up(tx, known, "its description cannot be read any more")?;
+            return Ok(None);
+        }
+        Err(fail) => return Err(fail),
+    };
     let sql = "UPDATE casts SET worker = ?, epoch = epoch + 1, lease_until_ms = ? WHERE n = ?";
-    execute(tx.db, sql, params![worker.0, over(tx.now, lease), known.n])?;
+    execute(tx.db, sql, params![worker.0, over(tx.fleet_now, lease), known.n])?;
     match known.state {
         State::Queued => {
             let sql = "UPDATE casts SET state = 1, started_ms = ? WHERE n = ?";
@@ -119,20 +150,33 @@ fn take(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration, known: &Known) -> R
         State::Ended => {}
     }
     let cast = by_number(tx.db, tx.shared, known.n)?.ok_or_else(|| Error::NoCast(known.id.clone()))?;
+    let cast = Cast { spec, ..cast };
     tx.owned(cast.id.clone(), Owner { worker: worker.clone(), epoch: cast.epoch });
     let ticket = Ticket { cast: cast.id.clone(), worker: worker.clone(), epoch: cast.epoch };
-    Ok(Claim { ticket, cast })
+    Ok(Some(Claim { ticket, cast }))
 }
 
-/// When a lease from now is over.
-fn over(now: UnixMs, lease: Duration) -> UnixMs {
-    now.saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
+/// A cast with what is put into its page.
+fn whole(tx: &Tx<'_>, n: i64) -> Result<Cast, Fail> {
+    let gone = || Fail::Told(Error::Unreadable { what: format!("cast {n}"), why: "it is gone".to_owned() });
+    let mut cast = by_number(tx.db, tx.shared, n)?.ok_or_else(gone)?;
+    let sql = "SELECT what FROM injected WHERE whose = ?";
+    if let Some(sealed) = one(tx.db, sql, [n], |row| Ok(row.get::<_, Vec<u8>>(0)?))? {
+        let injected: Injected = tx.shared.open(&place(&cast.id, "injected"), &sealed)?;
+        injected.put_into(&mut cast.spec);
+    }
+    Ok(cast)
+}
+
+/// When so much time from now is over, in fleet time.
+pub(super) fn over(now: i64, time: Duration) -> i64 {
+    now.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
 pub(super) fn renew(tx: &Tx<'_>, ticket: &Ticket, lease: Duration) -> Result<(), Fail> {
     let known = owned(tx.db, ticket)?;
     let sql = "UPDATE casts SET lease_until_ms = ? WHERE n = ?";
-    execute(tx.db, sql, params![over(tx.now, lease), known.n])?;
+    execute(tx.db, sql, params![over(tx.fleet_now, lease), known.n])?;
     Ok(())
 }
 
@@ -167,8 +211,13 @@ pub(super) fn close(tx: &mut Tx<'_>, ticket: &Ticket, report: Option<&Value>) ->
 
 /// Nothing is left to do for a cast.
 pub(super) fn shut(tx: &mut Tx<'_>, known: &Known, report: Option<Vec<u8>>) -> Result<(), Fail> {
-    let sql = "UPDATE casts SET closed = 1, worker = NULL, report = ? WHERE n = ?";
-    execute(tx.db, sql, params![report, known.n])?;
+    let sql = "SELECT length(what) FROM injected WHERE whose = ?";
+    let injected = one(tx.db, sql, [known.n], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or(0);
+    // Nobody opens its page any more.
+    execute(tx.db, "DELETE FROM injected WHERE whose = ?", [known.n])?;
+    let grown = report.as_ref().map_or(0, |report| report.len() as i64) - injected;
+    let sql = "UPDATE casts SET closed = 1, worker = NULL, report = ?, bytes = bytes + ? WHERE n = ?";
+    execute(tx.db, sql, params![report, grown, known.n])?;
     tx.freed(known.id.clone());
     tx.news();
     Ok(())

@@ -7,28 +7,46 @@ use super::claims::owned;
 use super::outbox;
 use super::row::{Fail, Known, all, execute, int, number, one, place};
 use super::writer::Tx;
-use crate::{CastId, End, Error, Event, Happening, State, Ticket};
+use crate::{CastId, End, Error, Event, Happening, MAX_EVENTS, State, Ticket};
 
 /// Most events that are read at once.
-const MAX_EVENTS: usize = 10_000;
+const MAX_READ: usize = 10_000;
 
 /// Where an event is sealed.
 pub(super) fn event_place(id: &CastId, seq: i64) -> String {
     place(id, &format!("event/{seq}"))
 }
 
-/// One step more in the history of a cast.
+/// One step more in the history of a cast. One too many is only counted.
 pub(super) fn happen(tx: &mut Tx<'_>, known: &Known, what: &Happening) -> Result<(), Fail> {
-    let next = "UPDATE casts SET last_seq = last_seq + 1 WHERE n = ? RETURNING last_seq";
-    let seq: Option<i64> = one(tx.db, next, [known.n], |row| Ok(row.get(0)?))?;
-    let seq = seq.ok_or_else(|| Error::NoCast(known.id.clone()))?;
+    let last: Option<i64> =
+        one(tx.db, "SELECT last_seq FROM casts WHERE n = ?", [known.n], |row| Ok(row.get(0)?))?;
+    let seq = last.ok_or_else(|| Error::NoCast(known.id.clone()))? + 1;
+    if !is_kept(seq, what) {
+        let sql = "UPDATE casts SET events_dropped = events_dropped + 1 WHERE n = ?";
+        execute(tx.db, sql, [known.n])?;
+        return Ok(());
+    }
     let sealed = tx.shared.seal(&event_place(&known.id, seq), what)?;
+    let sql = "UPDATE casts SET last_seq = ?, bytes = bytes + ? WHERE n = ?";
+    execute(tx.db, sql, params![seq, sealed.len() as i64, known.n])?;
     execute(tx.db, "INSERT INTO events VALUES (?, ?, ?, ?)", params![known.n, seq, tx.now, sealed])?;
     if known.notify {
         outbox::put(tx, known.n, seq)?;
     }
     tx.news();
     Ok(())
+}
+
+/// Whether an event still has room in the history of its cast: how it ended always has, and what was stored as long as it is not
+/// itself what comes without end.
+fn is_kept(seq: i64, what: &Happening) -> bool {
+    let most = MAX_EVENTS as i64;
+    match what {
+        Happening::Ended { .. } => true,
+        Happening::Stored { .. } => seq <= most + most / 10,
+        _ => seq <= most,
+    }
 }
 
 /// A cast is over: the one place where that is written down.
@@ -67,7 +85,7 @@ pub(super) fn events(
 ) -> Result<Vec<Event>, Fail> {
     let n = number(db, id)?;
     let sql = "SELECT seq, at_ms, what FROM events WHERE whose = ? AND seq > ? ORDER BY seq LIMIT ?";
-    let limit = limit.min(MAX_EVENTS) as i64;
+    let limit = limit.min(MAX_READ) as i64;
     all(db, sql, params![n, int(after), limit], |row| event(shared, id, row))
 }
 

@@ -3,24 +3,29 @@
 //! Of each cast, only the first event that is not settled has a time at which it is due; those behind it get one when it is settled.
 //! So nobody has to look at a long backlog to find what comes next.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use rusqlite::{Connection, params};
 
-use super::Shared;
 use super::history::event;
-use super::row::{CAST, Fail, all, cast, execute, id, int, number, one, place};
+use super::row::{Fail, LISTED, all, cast, execute, id, int, number, one, place};
 use super::writer::Tx;
-use crate::{Attempt, Backlog, CastId, Error, Notice, Settled, UnixMs};
+use super::{Shared, claims};
+use crate::{Attempt, Backlog, CastId, Error, MAX_RETRY_PAUSE, Notice, Redelivered, Settled};
 
 /// Attempts that are remembered of each cast.
 const MAX_ATTEMPTS: i64 = 1000;
+/// Sealed bytes after which no more events are read at once: a thousand usual ones. Whoever wants more skips these.
+const MAX_DUE_BYTES: usize = 4 << 20;
 
 /// An event that happened just now is to be told.
 pub(super) fn put(tx: &Tx<'_>, n: i64, seq: i64) -> Result<(), Fail> {
     execute(
         tx.db,
         "INSERT INTO outbox (whose, seq, at_ms, next_ms)
-         SELECT ?1, ?2, ?3, iif(EXISTS (SELECT 1 FROM outbox WHERE whose = ?1 AND given_up = 0), NULL, ?3)",
-        params![n, seq, tx.now],
+         SELECT ?1, ?2, ?3, iif(EXISTS (SELECT 1 FROM outbox WHERE whose = ?1 AND given_up = 0), NULL, ?4)",
+        params![n, seq, tx.now, tx.fleet_now],
     )?;
     Ok(())
 }
@@ -32,23 +37,33 @@ fn line_up(tx: &Tx<'_>, n: i64) -> Result<(), Fail> {
         "UPDATE outbox SET next_ms = iif(seq = ({first}), ifnull(next_ms, ?2), NULL)
          WHERE whose = ?1 AND given_up = 0 AND (next_ms IS NOT NULL OR seq = ({first}))"
     );
-    execute(tx.db, &sql, params![n, tx.now])?;
+    execute(tx.db, &sql, params![n, tx.fleet_now])?;
     Ok(())
 }
 
-pub(super) fn due(db: &Connection, shared: &Shared, limit: usize) -> Result<Vec<Notice>, Fail> {
+pub(super) fn due(
+    db: &Connection,
+    shared: &Shared,
+    limit: usize,
+    skip: &HashSet<CastId>,
+) -> Result<Vec<Notice>, Fail> {
     let sql = format!(
-        "SELECT {CAST}, o.seq, o.tries, o.first_try_ms, o.parts_done, e.at_ms, e.what
+        "SELECT {LISTED}, o.seq, o.tries, o.first_try_ms, o.parts_done, e.at_ms, e.what
          FROM outbox o INDEXED BY outbox_due JOIN events e ON e.whose = o.whose AND e.seq = o.seq JOIN casts ON n = o.whose
          WHERE o.next_ms <= ? ORDER BY o.next_ms, o.whose"
     );
+    let now = shared.time.fleet();
     let mut select = db.prepare_cached(&sql)?;
-    let mut rows = select.query([shared.now()])?;
-    let mut notices = Vec::new();
+    let mut rows = select.query([now])?;
+    let (mut notices, mut bytes) = (Vec::new(), 0);
     while notices.len() < limit
+        && bytes < MAX_DUE_BYTES
         && let Some(row) = rows.next()?
     {
-        match notice(shared, row) {
+        if id(row).is_ok_and(|id| skip.contains(&id)) {
+            continue;
+        }
+        match notice(shared, row, now) {
             Ok(notice) => notices.push(notice),
             // One that cannot be read must not be in the way of all others.
             Err(Fail::Told(error @ Error::Unreadable { .. })) => {
@@ -56,23 +71,33 @@ pub(super) fn due(db: &Connection, shared: &Shared, limit: usize) -> Result<Vec<
             }
             Err(fail) => return Err(fail),
         }
+        for column in ["request", "spec", "what"] {
+            bytes += row.get_ref(column)?.as_blob().map_or(0, <[u8]>::len);
+        }
     }
     Ok(notices)
 }
 
-fn notice(shared: &Shared, row: &rusqlite::Row<'_>) -> Result<Notice, Fail> {
+fn notice(shared: &Shared, row: &rusqlite::Row<'_>, now: i64) -> Result<Notice, Fail> {
+    let first_try: Option<i64> = row.get("first_try_ms")?;
     Ok(Notice {
         cast: cast(shared, row)?,
         event: event(shared, &id(row)?, row)?,
         tries: row.get("tries")?,
-        first_try_ms: row.get("first_try_ms")?,
+        age: first_try.map(|at| between(at, now)),
         parts_done: row.get("parts_done")?,
     })
 }
 
-pub(super) fn next_due(db: &Connection, shared: &Shared) -> Result<Option<UnixMs>, Fail> {
+/// The time from one moment to a later one; none, if it is not later.
+fn between(from: i64, to: i64) -> Duration {
+    Duration::from_millis(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
+}
+
+pub(super) fn next_due(db: &Connection, shared: &Shared) -> Result<Option<Duration>, Fail> {
+    let now = shared.time.fleet();
     let sql = "SELECT next_ms FROM outbox INDEXED BY outbox_due WHERE next_ms > ? ORDER BY next_ms LIMIT 1";
-    one(db, sql, [shared.now()], |row| Ok(row.get(0)?))
+    one(db, sql, [now], |row| Ok(between(now, row.get(0)?)))
 }
 
 pub(super) fn settle(
@@ -86,7 +111,8 @@ pub(super) fn settle(
     if let Some(attempt) = attempt {
         log(tx, id, n, attempt)?;
     }
-    let first_try = attempt.map_or(tx.now, |attempt| attempt.at_ms);
+    let took = attempt.map_or(0, |attempt| i64::try_from(attempt.took_ms).unwrap_or(0));
+    let first_try = tx.fleet_now.saturating_sub(took);
     let waiting = "WHERE whose = ? AND seq = ? AND given_up = 0";
     match settled {
         Settled::Done => {
@@ -97,7 +123,8 @@ pub(super) fn settle(
             let set = "UPDATE outbox SET parts_done = max(parts_done, ?), tries = 0, first_try_ms = NULL";
             execute(tx.db, &format!("{set} {waiting}"), params![parts, n, seq])?;
         }
-        Settled::Again(at) => {
+        Settled::Again(pause) => {
+            let at = claims::over(tx.fleet_now, pause.min(MAX_RETRY_PAUSE));
             let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
                        next_ms = iif(next_ms IS NULL, NULL, ?)";
             execute(tx.db, &format!("{set} {waiting}"), params![first_try, at, n, seq])?;
@@ -115,13 +142,14 @@ pub(super) fn settle(
 
 fn log(tx: &Tx<'_>, id: &CastId, n: i64, attempt: &Attempt) -> Result<(), Fail> {
     let sealed = tx.shared.seal(&place(id, "attempt"), attempt)?;
+    let added = sealed.len() as i64;
     execute(tx.db, "INSERT INTO attempts (whose, attempt) VALUES (?, ?)", params![n, sealed])?;
-    execute(
-        tx.db,
-        "DELETE FROM attempts WHERE whose = ?1
-         AND n <= (SELECT n FROM attempts WHERE whose = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)",
-        params![n, MAX_ATTEMPTS],
-    )?;
+    let too_many =
+        "whose = ?1 AND n <= (SELECT n FROM attempts WHERE whose = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)";
+    let removed = format!("DELETE FROM attempts WHERE {too_many} RETURNING length(attempt)");
+    let removed: Vec<i64> = all(tx.db, &removed, params![n, MAX_ATTEMPTS], |row| Ok(row.get(0)?))?;
+    let grown = added - removed.iter().sum::<i64>();
+    execute(tx.db, "UPDATE casts SET bytes = bytes + ? WHERE n = ?", [grown, n])?;
     Ok(())
 }
 
@@ -134,10 +162,10 @@ pub(super) fn attempts(db: &Connection, shared: &Shared, id: &CastId) -> Result<
     })
 }
 
-pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Result<u64, Fail> {
+pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Result<Redelivered, Fail> {
     let n = number(tx.db, id)?;
     let fresh = "next_ms = ?2, tries = 0, first_try_ms = NULL, parts_done = 0, given_up = 0";
-    let told = match seq {
+    let again = match seq {
         Some(seq) => {
             let sql = format!(
                 "INSERT INTO outbox (whose, seq, at_ms, next_ms)
@@ -145,16 +173,27 @@ pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Resul
                  WHERE e.whose = ?1 AND e.seq = ?3 AND notify = 1
                  ON CONFLICT DO UPDATE SET {fresh}"
             );
-            execute(tx.db, &sql, params![n, tx.now, int(seq)])?
+            execute(tx.db, &sql, params![n, tx.fleet_now, int(seq)])?
         }
         None => {
             let sql = format!("UPDATE outbox SET {fresh} WHERE whose = ?1 AND given_up = 1");
-            execute(tx.db, &sql, params![n, tx.now])?
+            let again = execute(tx.db, &sql, params![n, tx.fleet_now])?;
+            // Whoever asks does not want to wait for the end of a pause.
+            let sql = "UPDATE outbox SET next_ms = ?2 WHERE whose = ?1 AND given_up = 0 AND next_ms > ?2";
+            execute(tx.db, sql, params![n, tx.fleet_now])?;
+            again
         }
     };
     line_up(tx, n)?;
     tx.news();
-    Ok(told as u64)
+    let sql = "SELECT count(*), min(next_ms) FROM outbox WHERE whose = ? AND given_up = 0";
+    let waiting = one(tx.db, sql, [n], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+    let (waiting, next) = waiting.unwrap_or_default();
+    Ok(Redelivered {
+        again: again as u64,
+        waiting: waiting.unsigned_abs(),
+        next: next.map(|at| between(tx.fleet_now, at)),
+    })
 }
 
 pub(super) fn backlog(db: &Connection) -> Result<Backlog, Fail> {

@@ -92,9 +92,12 @@ pub(super) fn place(id: &CastId, what: &str) -> String {
 
 /// Columns of `casts` for [`cast`].
 pub(super) const CAST: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, started_ms, \
-     live_ms, ended_ms, stop_asked, closed, worker, epoch, report";
+     live_ms, ended_ms, stop_asked, closed, worker, epoch, report, events_dropped";
+/// The same without the worker's report, which may be long, for lists and the outbox.
+pub(super) const LISTED: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, started_ms, \
+     live_ms, ended_ms, stop_asked, closed, worker, epoch, NULL AS report, events_dropped";
 
-/// A cast from [`CAST`].
+/// A cast from [`CAST`] or [`LISTED`], without what is put into its page.
 pub(super) fn cast(shared: &Shared, row: &Row<'_>) -> Result<Cast, Fail> {
     let id = id(row)?;
     let sealed = |column: &str| -> Result<Option<Vec<u8>>, Fail> { Ok(row.get(column)?) };
@@ -116,6 +119,7 @@ pub(super) fn cast(shared: &Shared, row: &Row<'_>) -> Result<Cast, Fail> {
         worker: row.get::<_, Option<String>>("worker")?.map(WorkerId),
         epoch: row.get::<_, i64>("epoch")?.unsigned_abs(),
         report: sealed("report")?.map(|report| shared.open(&place(&id, "report"), &report)).transpose()?,
+        events_dropped: row.get::<_, i64>("events_dropped")?.unsigned_abs(),
         id,
     })
 }
@@ -131,6 +135,11 @@ pub(super) fn id(row: &Row<'_>) -> Result<CastId, Fail> {
 /// A cast by its number.
 pub(super) fn by_number(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, Fail> {
     one(db, &format!("SELECT {CAST} FROM casts WHERE n = ?"), [n], |row| cast(shared, row))
+}
+
+/// The same without the worker's report.
+pub(super) fn listed(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, Fail> {
+    one(db, &format!("SELECT {LISTED} FROM casts WHERE n = ?"), [n], |row| cast(shared, row))
 }
 
 /// The first row, if there is one.

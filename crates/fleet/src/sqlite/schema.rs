@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
-use super::Error;
 use super::row::Fail;
+use super::time::Noted;
 use super::writer::Tx;
+use super::{Error, Shared, upgrade};
+use crate::MAX_RETRY_PAUSE;
 use crate::vault::Vault;
 
-/// Each brings the schema one number up.
-const MIGRATIONS: &[&str] = &[include_str!("1.sql")];
+/// Each brings the schema one number up. With some goes work that SQL cannot do, because values are sealed: see [`migrate`].
+const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql")];
 /// Statements that are kept ready in each connection.
 const STATEMENTS: usize = 128;
 /// How long is waited for somebody else who looks into the file.
@@ -19,8 +21,18 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Where the vault's key is tried.
 const PROOF: &str = "meta/vault";
 
-/// The connection that writes, to a database that is as this version wants it.
-pub(super) fn open(path: &Path, vault: &Vault) -> Result<Connection, Error> {
+/// A database that is as this version wants it.
+pub(super) struct Opened {
+    /// The connection that writes.
+    pub(super) db: Connection,
+    /// Whether there was nothing before.
+    pub(super) is_new: bool,
+    /// The clocks, as the last run noted them.
+    pub(super) noted: Option<Noted>,
+}
+
+/// Opens the database, makes it if there is none, and brings an older one up to date.
+pub(super) fn open(path: &Path, vault: &Vault) -> Result<Opened, Error> {
     let failed = |source| Error::Database { path: path.to_owned(), source };
     let mut db = connect(path)?;
     let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
@@ -33,11 +45,16 @@ pub(super) fn open(path: &Path, vault: &Vault) -> Result<Connection, Error> {
     if found == 0 && tables > 0 {
         return Err(Error::Foreign(path.to_owned()));
     }
+    // First: with another key nothing could be moved.
+    if found > 0 {
+        prove(&db, path, vault)?;
+    }
     for (number, sql) in (1..).zip(MIGRATIONS).skip(found as usize) {
-        migrate(&mut db, number, sql).map_err(failed)?;
+        migrate(&mut db, number, sql, vault).map_err(failed)?;
     }
     prove(&db, path, vault)?;
-    Ok(db)
+    let noted = noted(&db).map_err(failed)?;
+    Ok(Opened { db, is_new: found == 0, noted })
 }
 
 /// A connection.
@@ -63,9 +80,12 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Error> {
     Ok(db)
 }
 
-fn migrate(db: &mut Connection, number: i64, sql: &str) -> rusqlite::Result<()> {
+fn migrate(db: &mut Connection, number: i64, sql: &str, vault: &Vault) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
     tx.execute_batch(sql)?;
+    if number == 2 {
+        upgrade::split_descriptions(&tx, vault)?;
+    }
     tx.pragma_update(None, "user_version", number)?;
     tx.commit()
 }
@@ -87,6 +107,30 @@ fn prove(db: &Connection, path: &Path, vault: &Vault) -> Result<(), Error> {
             .map(drop)
             .map_err(failed),
     }
+}
+
+fn noted(db: &Connection) -> rusqlite::Result<Option<Noted>> {
+    let sql = "SELECT value FROM meta WHERE name = 'clocks'";
+    let bytes: Option<Vec<u8>> = db.query_row(sql, [], |row| row.get(0)).optional()?;
+    Ok(bytes.and_then(|bytes| Noted::from_bytes(&bytes)))
+}
+
+/// Notes the clocks, so that the next run goes on from there.
+pub(super) fn note(db: &Connection, noted: Noted) -> rusqlite::Result<()> {
+    let mut note = db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('clocks', ?)")?;
+    note.execute([noted.to_bytes()]).map(drop)
+}
+
+/// Pulls in what waits for a time that is too far ahead to be meant, as in a database of a version that waited by a clock that was
+/// set back since.
+pub(super) fn pull_in(db: &Connection, shared: &Shared) -> rusqlite::Result<()> {
+    let now = shared.time.fleet();
+    let latest = now.saturating_add(MAX_RETRY_PAUSE.as_millis() as i64);
+    db.execute("UPDATE outbox SET next_ms = ?1 WHERE next_ms > ?2", [now, latest])?;
+    db.execute("UPDATE outbox SET first_try_ms = ?1 WHERE first_try_ms > ?1", [now])?;
+    let until = "UPDATE casts SET queue_until_ms = ?1 + queue_until_ms - queued_ms, queued_ms = ?1
+                 WHERE queued_ms > ?1 AND (state = 0 OR state = 3 AND started_ms IS NULL)";
+    db.execute(until, [now]).map(drop)
 }
 
 /// Writes something.

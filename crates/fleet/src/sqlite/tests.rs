@@ -23,6 +23,8 @@ fn open(scratch: &Scratch) -> Arc<Sqlite> {
         vault: Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap(),
         history: Duration::from_secs(3600),
         clock: Arc::new(|| NOW),
+        steady: Arc::new(|| 0),
+        max_bytes: 1 << 40,
     })
     .unwrap()
 }
@@ -36,8 +38,9 @@ fn wish(n: u8) -> NewCast {
         hold: Hold::WhileLive,
         request: json!({}),
         spec: CastSpec::new(Source::new(SourceUrl::parse("http://a.example/").unwrap())),
-        queue_until_ms: NOW + 60_000,
+        queue: Duration::from_secs(60),
         quota: 1000,
+        max_bytes: 1 << 40,
         queue_limit: 1000,
         notify: true,
     }
@@ -137,7 +140,7 @@ fn a_transaction_that_is_lost_is_lost_for_all_and_the_next_one_is_good() {
     let rows = block_on(fleet.reader.read("testing", |db, _| {
         row::one(db, "SELECT count(*) FROM meta", [], |row| Ok(row.get::<_, i64>(0)?))
     }));
-    assert_eq!(rows.unwrap(), Some(2), "the vault's proof, and the check");
+    assert_eq!(rows.unwrap(), Some(3), "the vault's proof, the clocks, and the check");
 }
 
 /// Steps of SQLite's machine that something takes.
@@ -197,11 +200,12 @@ fn costs(history: i64) -> Vec<(&'static str, u64)> {
         cost("create again", steps(db, || casts::create(tx, new)).1);
         let worker = WorkerId("w".to_owned());
         let first = db.query_row("SELECT max(n) - 2 FROM casts", [], |row| row.get(0))?;
-        cost("ask", steps(db, || claims::claim(tx, &worker, LEASE, None)).1);
-        let (next, taken) = steps(db, || claims::claim(tx, &worker, LEASE, Some(first)));
-        let Next::Taken(claim) = next else { panic!("it fits") };
+        cost("take up", steps(db, || claims::take_up(tx, &worker, LEASE)).1);
+        cost("queue", steps(db, || claims::queue(db, shared)).1);
+        cost("ask", steps(db, || claims::queued(db, shared, &[first])).1);
+        let (claim, taken) = steps(db, || claims::begin(tx, &worker, LEASE, first));
         cost("claim", taken);
-        let Claim { ticket, cast } = *claim;
+        let Some(Claim { ticket, cast }) = claim else { panic!("it fits") };
         cost("renew", steps(db, || claims::renew(tx, &ticket, LEASE)).1);
         cost("order", steps(db, || casts::order(tx, &cast.id, &Command::Snapshot)).1);
         cost("commands", steps(db, || claims::commands(db, shared, &ticket)).1);
@@ -214,7 +218,7 @@ fn costs(history: i64) -> Vec<(&'static str, u64)> {
         for (what, filter) in lists() {
             cost(what, steps(db, || casts::list(db, shared, &filter)).1);
         }
-        cost("due", steps(db, || outbox::due(db, shared, 10)).1);
+        cost("due", steps(db, || outbox::due(db, shared, 10, &HashSet::new())).1);
         cost("next due", steps(db, || outbox::next_due(db, shared)).1);
         let log = Attempt {
             seq: 1,
@@ -232,6 +236,7 @@ fn costs(history: i64) -> Vec<(&'static str, u64)> {
         cost("adopt", steps(db, || claims::adopt(tx, &worker)).1);
         cost("sweep the queue", steps(db, || sweep::overdue(tx)).1);
         cost("sweep the past", steps(db, || sweep::forget(tx)).1);
+        cost("shrink", steps(db, || sweep::shrink(tx)).1);
         db.execute("UPDATE casts SET ended_ms = 0 WHERE n % ?1 = 0", [history / 10])?;
         let (more, forgotten) = steps(db, || sweep::forget(tx));
         assert!(

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::memory::Owner;
 use super::row::Fail;
-use super::{Error as OpenError, Shared};
+use super::{Error as OpenError, Shared, schema};
 use crate::{CastId, Error, UnixMs};
 
 /// Writes that wait. Full: callers wait for [`PATIENCE`], then hear that the fleet is not available.
@@ -30,8 +30,10 @@ pub(super) struct Tx<'a> {
     pub db: &'a Connection,
     /// The vault, mainly.
     pub shared: &'a Shared,
-    /// The time.
+    /// The time that people read, in milliseconds since 1970.
     pub now: UnixMs,
+    /// The time that is waited by ([`super::time`]), in milliseconds.
+    pub fleet_now: i64,
     effects: Vec<Effect>,
 }
 
@@ -169,6 +171,9 @@ fn serve(db: &Connection, shared: &Shared, mut queue: mpsc::Receiver<Box<dyn Job
         };
         batch.into_iter().for_each(|job| job.answer(undone.as_deref()));
     }
+    if let Err(error) = schema::note(db, shared.time.note()) {
+        tracing::warn!(%error, "the clocks are not noted");
+    }
 }
 
 fn commit(db: &Connection, shared: &Shared, batch: &mut [Box<dyn Job>]) -> rusqlite::Result<Vec<Effect>> {
@@ -177,7 +182,8 @@ fn commit(db: &Connection, shared: &Shared, batch: &mut [Box<dyn Job>]) -> rusql
     let mut effects = Vec::new();
     for job in batch {
         run("SAVEPOINT write")?;
-        let mut tx = Tx { db, shared, now: shared.now(), effects: Vec::new() };
+        let (now, fleet_now) = (shared.time.wall(), shared.time.fleet());
+        let mut tx = Tx { db, shared, now, fleet_now, effects: Vec::new() };
         let kept = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(false);
         if kept {
             effects.append(&mut tx.effects);

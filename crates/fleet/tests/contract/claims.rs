@@ -1,9 +1,12 @@
 //! Casts are taken by workers.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 
 use bytes::Bytes;
+use pagecast_core::CastSpec;
+use pagecast_core::cast::EndReason;
+use pagecast_core::spec::{Secret, Size};
 use pagecast_fleet::*;
 use tokio::task::JoinSet;
 
@@ -31,27 +34,113 @@ pub(crate) async fn casts_are_taken_in_order<B: Backend>() {
     assert!(take::<B>(&*fleet, "w").await.is_none());
 }
 
-pub(crate) async fn one_that_does_not_fit_holds_up_those_behind_it<B: Backend>() {
+pub(crate) async fn one_that_does_not_fit_holds_up_nobody<B: Backend>() {
     let backend = B::make();
     let fleet = backend.fleet();
     let worker = WorkerId("w".to_owned());
     let begun = begun::<B>(&*fleet, "v", wish(backend.now())).await;
-    let large = put(&*fleet, NewCast { app: "large".to_owned(), ..wish(backend.now()) }).await;
-    let small = put(&*fleet, NewCast { app: "small".to_owned(), ..wish(backend.now()) }).await;
-    let asked = AtomicUsize::new(0);
+    let of = |app: &str| NewCast { app: app.to_owned(), ..wish(backend.now()) };
+    let large = put(&*fleet, of("large")).await;
+    let also_large = put(&*fleet, of("large")).await;
+    let small = put(&*fleet, of("small")).await;
+    let asked = Mutex::new(Vec::new());
     let fits = |cast: &Cast| {
-        assert_eq!((&cast.id, cast.state), (&large, State::Queued), "only the first one is asked about");
-        asked.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(cast.state, State::Queued);
+        asked.lock().unwrap().push(cast.id.clone());
         cast.app != "large"
     };
+    assert_eq!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().unwrap().cast.id, small);
+    assert_eq!(asked.lock().unwrap()[..], [large.clone(), also_large.clone(), small], "in their order");
     assert!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().is_none());
-    assert_eq!(asked.load(Ordering::SeqCst), 1);
     assert_eq!(get(&*fleet, &large).await.state, State::Queued);
     fleet.release(&begun.ticket).await.unwrap();
     let again = fleet.claim(&worker, B::LEASE, &|_| false).await.unwrap().unwrap();
     assert_eq!(again.cast.id, begun.cast.id, "what was begun goes first, and nobody is asked");
     assert_eq!(take::<B>(&*fleet, "w").await.unwrap().cast.id, large);
-    assert_eq!(take::<B>(&*fleet, "w").await.unwrap().cast.id, small);
+    assert_eq!(take::<B>(&*fleet, "w").await.unwrap().cast.id, also_large);
+}
+
+pub(crate) async fn applications_take_turns<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let of = |app: &str| NewCast { app: app.to_owned(), ..wish(backend.now()) };
+    let mut many = Vec::new();
+    for _ in 0..6 {
+        many.push(put(&*fleet, of("many")).await);
+    }
+    let mut few = Vec::new();
+    for _ in 0..2 {
+        few.push(put(&*fleet, of("few")).await);
+    }
+    let mut order = Vec::new();
+    let mut tickets = Vec::new();
+    while let Some(claim) = take::<B>(&*fleet, "w").await {
+        order.push(claim.cast.id.clone());
+        tickets.push(claim.ticket);
+    }
+    let expected = [&many[0], &few[0], &many[1], &few[1]].map(Clone::clone);
+    assert_eq!((&order[..4], &order[4..]), (&expected[..], &many[2..]), "each has its turn, the older first");
+    // What ended counts no more, and what takes more counts more.
+    for ticket in tickets {
+        fleet.report(&ticket, over()).await.unwrap();
+    }
+    let mut large = of("few");
+    large.spec.source.size = Size::FULL_HD;
+    begun::<B>(&*fleet, "w", large).await;
+    for app in ["few", "few", "many", "many", "many"] {
+        put(&*fleet, of(app)).await;
+    }
+    let mut apps = Vec::new();
+    while let Some(claim) = take::<B>(&*fleet, "w").await {
+        apps.push(claim.cast.app);
+    }
+    assert_eq!(apps, ["many", "many", "few", "many", "few"], "the large one counts nearly twice");
+}
+
+pub(crate) async fn only_a_claim_has_what_is_put_into_the_page<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let mut new = keyed(backend.now(), "key", Hold::WhileLive);
+    let plain = new.spec.clone();
+    let context = &mut new.spec.source.context;
+    (context.css, context.script) = (Some("css".to_owned()), Some("script".to_owned()));
+    context.headers = vec![("X-A".to_owned(), Secret::new("header"))];
+    context.cookies = vec![("a".to_owned(), Secret::new("cookie"))];
+    let whole = new.spec.clone();
+    let Created::New(made) = fleet.create(new.clone()).await.unwrap() else { panic!("it is new") };
+    let found = fleet.find(new.key.as_ref().unwrap()).await.unwrap().unwrap();
+    let listed = fleet.list(&Filter { limit: 1, ..Filter::default() }).await.unwrap().casts.remove(0);
+    let told = due(&*fleet, 1).await.remove(0).cast;
+    for cast in [made, get(&*fleet, &new.id).await, found, listed, told] {
+        assert_eq!(cast.spec, plain);
+    }
+    let seen = |cast: &Cast| {
+        assert_eq!(cast.spec, plain);
+        true
+    };
+    let claim = fleet.claim(&WorkerId("w".to_owned()), B::LEASE, &seen).await.unwrap().unwrap();
+    assert_eq!(claim.cast.spec, whole);
+    fleet.put_pushes(&claim.ticket, vec![push(1)]).await.unwrap();
+    fleet.release(&claim.ticket).await.unwrap();
+    let again = take::<B>(&*fleet, "w").await.unwrap();
+    assert_eq!(again.cast.spec, CastSpec { pushes: vec![push(1)], ..whole });
+}
+
+pub(crate) async fn one_that_nobody_can_run_fails_at_once<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let id = put(&*fleet, wish(backend.now())).await;
+    fleet.fail_queued(&id, "it is too large for any machine").await.unwrap();
+    let cast = get(&*fleet, &id).await;
+    assert_eq!((cast.state, cast.closed, cast.started_ms), (State::Ended, true, None));
+    let message = Some("it is too large for any machine".to_owned());
+    assert_eq!(cast.end, Some(End { reason: EndReason::StartFailed, message }));
+    assert_eq!(story(&*fleet, &id).await, ["queued", "ended"]);
+    let claim = begun::<B>(&*fleet, "w", wish(backend.now())).await;
+    fleet.fail_queued(&claim.cast.id, "it runs").await.unwrap();
+    fleet.fail_queued(&id, "it is over").await.unwrap();
+    assert_eq!(get(&*fleet, &claim.cast.id).await.state, State::Starting, "one that runs, runs on");
+    assert_eq!(story(&*fleet, &id).await.len(), 2);
 }
 
 pub(crate) async fn a_lease_that_is_over_is_taken_up_and_the_old_owner_fenced<B: Backend>() {

@@ -95,6 +95,81 @@ pub(crate) async fn an_application_has_its_quota<B: Backend>() {
     assert!(matches!(fleet.create(NewCast { quota: 0, ..of("c") }).await.unwrap(), Created::TooMany));
 }
 
+pub(crate) async fn what_was_asked_for_lately_takes_places<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let of = |app: &str, quota| NewCast {
+        quota,
+        queue: Duration::ZERO,
+        app: app.to_owned(),
+        ..wish(backend.now())
+    };
+    let mut made = 0;
+    for n in 0..40 {
+        match fleet.create(of("a", 4)).await.unwrap() {
+            // One does not wait, and another is stopped.
+            Created::New(cast) if n % 2 == 0 => fleet.order(&cast.id, Command::Stop).await.unwrap(),
+            Created::New(_) => fleet.sweep().await.unwrap(),
+            Created::TooMany => continue,
+            other => panic!("{other:?}"),
+        }
+        made += 1;
+    }
+    assert_eq!(made, 8, "as many as may run, and as many again");
+    put(&*fleet, of("b", 4)).await;
+    backend.pass(Duration::from_secs(60));
+    put(&*fleet, of("a", 4)).await;
+    // What was begun takes a place as long as it runs.
+    for _ in 0..20 {
+        let claim =
+            begun::<B>(&*fleet, "w", NewCast { app: "c".to_owned(), quota: 1, ..wish(backend.now()) }).await;
+        fleet.report(&claim.ticket, over()).await.unwrap();
+    }
+}
+
+pub(crate) async fn an_application_keeps_as_much_as_it_may<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let of = |app: &str| {
+        let mut new =
+            NewCast { app: app.to_owned(), max_bytes: 450_000, notify: false, ..wish(backend.now()) };
+        new.spec.source.context.css = Some("x".repeat(100_000));
+        new
+    };
+    let mut made = Vec::new();
+    let kept = loop {
+        match fleet.create(of("a")).await.unwrap() {
+            Created::New(cast) => made.push(cast.id),
+            Created::OverBytes(kept) => break kept,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(made.len() == 4 && (400_000..450_000).contains(&kept), "{kept} for {}", made.len());
+    put(&*fleet, of("b")).await;
+    assert!(matches!(fleet.create(of("a")).await.unwrap(), Created::OverBytes(_)));
+    // What is put into the page of one that is over is not needed any more.
+    fleet.order(&made[0], Command::Stop).await.unwrap();
+    backend.pass(TICK);
+    put(&*fleet, of("a")).await;
+    // What is over makes room, the oldest first.
+    let over = put(&*fleet, NewCast { app: "c".to_owned(), notify: false, ..wish(backend.now()) }).await;
+    fleet.order(&over, Command::Stop).await.unwrap();
+    let before = fleet.get(&over).await.unwrap();
+    let small = NewCast { app: "c".to_owned(), max_bytes: 2500, notify: false, ..wish(backend.now()) };
+    let mut held = 0;
+    for _ in 0..10 {
+        let id = put(&*fleet, NewCast { id: wish(backend.now()).id, ..small.clone() }).await;
+        fleet.order(&id, Command::Stop).await.unwrap();
+        held += 1;
+        backend.pass(TICK);
+    }
+    assert!(before.is_some() && held == 10 && fleet.get(&over).await.unwrap().is_none());
+    let left = fleet.count(Some("c")).await.unwrap()[3].1;
+    assert!((1..6).contains(&left), "{left}");
+    let too_large = NewCast { max_bytes: 10, ..of("d") };
+    assert!(matches!(fleet.create(too_large).await.unwrap(), Created::OverBytes(0)));
+}
+
 pub(crate) async fn the_queue_has_an_end<B: Backend>() {
     let backend = B::make();
     let fleet = backend.fleet();
@@ -170,6 +245,6 @@ async fn everything(fleet: &dyn Fleet, ids: &[&CastId]) -> String {
             fleet.find(cast.key.as_ref().unwrap()).await
         );
     }
-    let due = fleet.due(100).await.unwrap();
+    let due = due(fleet, 100).await;
     said + &format!("{due:?} {:?} {:?}", fleet.backlog().await.unwrap(), fleet.count(None).await.unwrap())
 }

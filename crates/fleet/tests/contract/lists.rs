@@ -99,8 +99,10 @@ pub(crate) async fn casts_are_counted<B: Backend>() {
         put(&*fleet, NewCast { app: app.to_owned(), ..wish(backend.now()) }).await;
     }
     assert_eq!((count(None).await, count(Some("a")).await), ([5, 0, 0, 0], [3, 0, 0, 0]));
-    let first = take::<B>(&*fleet, "w").await.unwrap();
-    take::<B>(&*fleet, "w").await.unwrap();
+    let worker = WorkerId("w".to_owned());
+    let of_a = |cast: &Cast| cast.app == "a";
+    let first = fleet.claim(&worker, B::LEASE, &of_a).await.unwrap().unwrap();
+    fleet.claim(&worker, B::LEASE, &of_a).await.unwrap().unwrap();
     fleet.report(&first.ticket, Happening::Live).await.unwrap();
     assert_eq!((count(None).await, count(Some("a")).await), ([3, 1, 1, 0], [1, 1, 1, 0]));
     fleet.report(&first.ticket, over()).await.unwrap();

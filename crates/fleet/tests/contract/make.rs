@@ -1,5 +1,6 @@
 //! Fleets to be tested, and casts to put into them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -11,7 +12,8 @@ use pagecast_core::spec::{Push, PushUrl, Source, SourceUrl};
 use pagecast_fleet::sqlite::{Config, Sqlite};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
-    Cast, CastId, Claim, Created, Error, Event, Fleet, Happening, Hold, Key, NewCast, UnixMs, WorkerId,
+    Cast, CastId, Claim, Created, Error, Event, Fleet, Happening, Hold, Key, NewCast, Notice, UnixMs,
+    WorkerId,
 };
 use pagecast_testkit::Scratch;
 use serde_json::json;
@@ -35,22 +37,30 @@ pub(crate) trait Backend: Sized {
     fn now(&self) -> UnixMs;
     /// Lets so much time pass: really, or so that the fleet believes it.
     fn pass(&self, time: Duration);
+    /// Sets the system clock, by so many milliseconds: no time passes.
+    fn set_clock(&self, by_ms: i64);
 }
 
-/// [`Sqlite`] in a folder of its own, with a clock that stands until it is moved.
+/// [`Sqlite`] in a folder of its own, with clocks that stand until they are moved.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     fleet: Option<Arc<Sqlite>>,
     clock: Arc<AtomicI64>,
+    /// Moves with the other one, and nobody sets it.
+    steady: Arc<AtomicI64>,
     scratch: Scratch,
 }
 
 impl Embedded {
-    fn open(path: PathBuf, clock: &Arc<AtomicI64>) -> Arc<Sqlite> {
-        let clock = Arc::clone(clock);
+    fn open(path: PathBuf, clock: &Arc<AtomicI64>, steady: &Arc<AtomicI64>) -> Arc<Sqlite> {
         let vault = Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
-        let clock = Arc::new(move || clock.load(Ordering::SeqCst));
-        Sqlite::open(Config { path, vault, history: Self::HISTORY, clock }).unwrap()
+        let reads = |clock: &Arc<AtomicI64>| {
+            let clock = Arc::clone(clock);
+            Arc::new(move || clock.load(Ordering::SeqCst))
+        };
+        let (clock, steady) = (reads(clock), reads(steady));
+        let history = Self::HISTORY;
+        Sqlite::open(Config { path, vault, history, clock, steady, max_bytes: 1 << 40 }).unwrap()
     }
 }
 
@@ -62,7 +72,9 @@ impl Backend for Embedded {
     fn make() -> Self {
         let scratch = Scratch::new().unwrap();
         let clock = Arc::new(AtomicI64::new(1_760_000_000_000));
-        Self { fleet: Some(Self::open(scratch.join("fleet.db"), &clock)), clock, scratch }
+        let steady = Arc::new(AtomicI64::new(5_000));
+        let fleet = Some(Self::open(scratch.join("fleet.db"), &clock, &steady));
+        Self { fleet, clock, steady, scratch }
     }
 
     fn fleet(&self) -> Arc<dyn Fleet> {
@@ -73,7 +85,9 @@ impl Backend for Embedded {
         let fleet = self.fleet.take().unwrap();
         assert_eq!(Arc::strong_count(&fleet), 1, "nobody else uses it");
         drop(fleet);
-        self.fleet = Some(Self::open(self.scratch.join("fleet.db"), &self.clock));
+        // Another process's clock has another origin.
+        self.steady.store(1, Ordering::SeqCst);
+        self.fleet = Some(Self::open(self.scratch.join("fleet.db"), &self.clock, &self.steady));
     }
 
     fn now(&self) -> UnixMs {
@@ -81,7 +95,13 @@ impl Backend for Embedded {
     }
 
     fn pass(&self, time: Duration) {
-        self.clock.fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
+        let ms = i64::try_from(time.as_millis()).unwrap();
+        self.clock.fetch_add(ms, Ordering::SeqCst);
+        self.steady.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    fn set_clock(&self, by_ms: i64) {
+        self.clock.fetch_add(by_ms, Ordering::SeqCst);
     }
 }
 
@@ -102,8 +122,9 @@ pub(crate) fn wish(now: UnixMs) -> NewCast {
         hold: Hold::WhileLive,
         request: json!({ "Url": "https://example.com/page" }),
         spec: CastSpec::new(Source::new(url)),
-        queue_until_ms: now + 60_000,
+        queue: Duration::from_secs(60),
         quota: 1_000_000,
+        max_bytes: 1 << 40,
         queue_limit: 1_000_000,
         notify: true,
     }
@@ -153,6 +174,11 @@ pub(crate) fn over() -> Happening {
         message: Some("the page said so".to_owned()),
         cause: None,
     }
+}
+
+/// What is due.
+pub(crate) async fn due(fleet: &dyn Fleet, limit: usize) -> Vec<Notice> {
+    fleet.due(limit, &HashSet::new()).await.unwrap()
 }
 
 /// All that happened to a cast.

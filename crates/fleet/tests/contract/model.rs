@@ -16,7 +16,7 @@ const QUEUE_LIMIT: usize = 5;
 #[derive(Debug, Clone)]
 enum Op {
     Create { key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool },
-    Claim { worker: u8, fits: bool },
+    Claim { worker: u8, fits: Option<u8> },
     Adopt { worker: u8 },
     Report { ticket: Index, what: What },
     Renew { ticket: Index },
@@ -28,6 +28,7 @@ enum Op {
     Redeliver { cast: Index, seq: Option<u8> },
     Pass { s: u8 },
     Age,
+    SetClock { by_h: i8 },
     Sweep,
     Restart,
 }
@@ -53,7 +54,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         8 => (of(0..3_u8), of(0..100_u8), 0..2_u8, prop::bool::weighted(0.8))
             .prop_map(|(key, hold_s, app, notify)| Op::Create { key, hold_s, app, notify }),
-        8 => (0..3_u8, prop::bool::weighted(0.8)).prop_map(|(worker, fits)| Op::Claim { worker, fits }),
+        8 => (0..3_u8, of(0..3_u8)).prop_map(|(worker, fits)| Op::Claim { worker, fits }),
         1 => (0..3_u8).prop_map(|worker| Op::Adopt { worker }),
         8 => (any::<Index>(), what).prop_map(|(ticket, what)| Op::Report { ticket, what }),
         2 => any::<Index>().prop_map(|ticket| Op::Renew { ticket }),
@@ -65,6 +66,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (any::<Index>(), of(0..6_u8)).prop_map(|(cast, seq)| Op::Redeliver { cast, seq }),
         3 => (1..40_u8).prop_map(|s| Op::Pass { s }),
         1 => Just(Op::Age),
+        1 => (-100..100_i8).prop_map(|by_h| Op::SetClock { by_h }),
         3 => Just(Op::Sweep),
         1 => Just(Op::Restart),
     ];
@@ -78,22 +80,26 @@ struct Model {
     state: State,
     reason: Option<EndReason>,
     ended_ms: Option<UnixMs>,
+    /// When it was asked for, and whether anybody began it.
+    queued_at: Duration,
+    begun: bool,
     closed: bool,
     stop_asked: bool,
     owner: Option<String>,
     epoch: u64,
-    lease_until_ms: UnixMs,
+    /// In the time that passed, as all that is waited for; whatever the clock was set to.
+    lease_until: Duration,
     commands: usize,
     events: u64,
     /// Events that are not done: number, tries, when, and whether it was given up.
-    outbox: Vec<(u64, u32, UnixMs, bool)>,
+    outbox: Vec<(u64, u32, Duration, bool)>,
 }
 
 impl Model {
     fn happen(&mut self) {
         self.events += 1;
         if self.new.notify {
-            self.outbox.push((self.events, 0, 0, false));
+            self.outbox.push((self.events, 0, Duration::ZERO, false));
         }
     }
 
@@ -110,16 +116,25 @@ impl Model {
         self.state != State::Ended || matches!(self.new.hold, Hold::Until(until) if until > now)
     }
 
-    fn is_free(&self, now: UnixMs) -> bool {
-        self.state != State::Queued && !self.closed && self.lease_until_ms <= now
+    fn is_free(&self, passed: Duration) -> bool {
+        self.state != State::Queued && !self.closed && self.lease_until <= passed
+    }
+
+    fn is_waiting(&self, passed: Duration) -> bool {
+        self.state == State::Queued && self.queued_at + self.new.queue > passed
+    }
+
+    /// Whether it takes a place though it is over.
+    fn is_of_lately(&self, passed: Duration) -> bool {
+        self.state == State::Ended && !self.begun && self.queued_at + Duration::from_secs(60) > passed
     }
 
     /// The first event that waits; those behind it are due as soon as they are the first.
-    fn head(&mut self) -> Option<&mut (u64, u32, UnixMs, bool)> {
+    fn head(&mut self) -> Option<&mut (u64, u32, Duration, bool)> {
         self.outbox.sort_unstable();
         let mut waiting = self.outbox.iter_mut().filter(|entry| !entry.3);
         let head = waiting.next();
-        waiting.for_each(|entry| entry.2 = 0);
+        waiting.for_each(|entry| entry.2 = Duration::ZERO);
         head
     }
 }
@@ -128,13 +143,28 @@ struct World<B> {
     backend: B,
     casts: Vec<Model>,
     tickets: Vec<Ticket>,
+    /// What passed since the beginning.
+    passed: Duration,
+    /// How far the clock was set, all in all, and how far it was when the fleet last looked.
+    set_ms: i64,
+    seen_ms: i64,
+    /// Nothing is forgotten before.
+    sure_from: Duration,
 }
 
 pub(crate) fn random_operations<B: Backend>() {
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&ops(), |ops| {
-            let mut world = World { backend: B::make(), casts: Vec::new(), tickets: Vec::new() };
+            let mut world = World {
+                backend: B::make(),
+                casts: Vec::new(),
+                tickets: Vec::new(),
+                passed: Duration::ZERO,
+                set_ms: 0,
+                seen_ms: 0,
+                sure_from: Duration::ZERO,
+            };
             block_on(async {
                 for op in ops {
                     world.step(op).await;
@@ -155,7 +185,7 @@ impl<B: Backend> World<B> {
                 let worker = format!("w{worker}");
                 self.backend.fleet().adopt(&WorkerId(worker.clone())).await.unwrap();
                 for cast in self.casts.iter_mut().filter(|cast| cast.owner.as_ref() == Some(&worker)) {
-                    (cast.owner, cast.lease_until_ms) = (None, 0);
+                    (cast.owner, cast.lease_until) = (None, Duration::ZERO);
                 }
             }
             Op::Report { ticket, what } => self.report(&ticket, what).await,
@@ -163,7 +193,7 @@ impl<B: Backend> World<B> {
                 let until = self.lease_end();
                 if let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, &ticket) {
                     let result = self.backend.fleet().renew(&ticket, B::LEASE).await;
-                    assert_eq!(result.is_ok(), cast.map(|cast| cast.lease_until_ms = until).is_some());
+                    assert_eq!(result.is_ok(), cast.map(|cast| cast.lease_until = until).is_some());
                 }
             }
             Op::Obeyed { ticket } => {
@@ -177,7 +207,7 @@ impl<B: Backend> World<B> {
             Op::Release { ticket } => {
                 if let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, &ticket) {
                     let result = self.backend.fleet().release(&ticket).await;
-                    let free = |cast: &mut Model| (cast.owner, cast.lease_until_ms) = (None, 0);
+                    let free = |cast: &mut Model| (cast.owner, cast.lease_until) = (None, Duration::ZERO);
                     assert_eq!(result.is_ok(), cast.map(free).is_some());
                 }
             }
@@ -197,15 +227,35 @@ impl<B: Backend> World<B> {
             Op::Order { cast, stop } => self.order(&cast, stop).await,
             Op::Settle { what } => self.settle(what).await,
             Op::Redeliver { cast, seq } => self.redeliver(&cast, seq).await,
-            Op::Pass { s } => self.backend.pass(Duration::from_secs(s.into())),
-            Op::Age => self.backend.pass(B::HISTORY),
+            Op::Pass { s } => self.pass(Duration::from_secs(s.into())),
+            Op::Age => self.pass(B::HISTORY),
+            Op::SetClock { by_h } => {
+                let by_ms = 3_600_000 * i64::from(by_h);
+                self.set_ms += by_ms;
+                self.backend.set_clock(by_ms);
+            }
             Op::Sweep => self.sweep().await,
-            Op::Restart => self.backend.restart(),
+            Op::Restart => {
+                self.look();
+                self.backend.restart();
+            }
         }
     }
 
-    fn lease_end(&self) -> UnixMs {
-        self.backend.now() + millis(B::LEASE)
+    fn pass(&mut self, time: Duration) {
+        self.passed += time;
+        self.backend.pass(time);
+    }
+
+    /// The fleet looks at the clock.
+    fn look(&mut self) {
+        if std::mem::replace(&mut self.seen_ms, self.set_ms) != self.set_ms {
+            self.sure_from = self.passed + Duration::from_secs(3600);
+        }
+    }
+
+    fn lease_end(&self) -> Duration {
+        self.passed + B::LEASE
     }
 
     async fn create(&mut self, key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool) {
@@ -215,31 +265,36 @@ impl<B: Backend> World<B> {
             hold: hold_s.map_or(Hold::WhileLive, |s| Hold::Until(now + 1000 * i64::from(s))),
             app: format!("app {app}"),
             notify,
-            queue_until_ms: now + millis(B::QUEUE),
+            queue: B::QUEUE,
             quota: QUOTA as u32,
             queue_limit: QUEUE_LIMIT as u32,
             ..wish(now)
         };
         let created = self.backend.fleet().create(new.clone()).await.unwrap();
         let holder = self.casts.iter().find(|cast| cast.new.key == new.key && cast.holds_key(now));
-        let running = self.casts.iter().filter(|cast| cast.new.app == new.app && cast.state != State::Ended);
-        let queued = self.casts.iter().filter(|cast| cast.state == State::Queued);
+        let own = || self.casts.iter().filter(|cast| cast.new.app == new.app);
+        let running = own().filter(|cast| cast.state != State::Ended).count();
+        let lately = own().filter(|cast| cast.is_of_lately(self.passed)).count();
+        let too_many = running >= QUOTA || running + lately >= 2 * QUOTA;
+        let queued = self.casts.iter().filter(|cast| cast.state == State::Queued).count();
         match (created, holder.filter(|_| new.key.is_some())) {
             (Created::Exists(cast), Some(holder)) => assert_eq!(cast.id, holder.new.id),
-            (Created::TooMany, None) => assert!(running.count() >= QUOTA),
-            (Created::Full, None) => assert!(queued.count() >= QUEUE_LIMIT),
+            (Created::TooMany, None) => assert!(too_many),
+            (Created::Full, None) => assert!(queued >= QUEUE_LIMIT),
             (Created::New(cast), None) => {
-                assert!(cast.id == new.id && running.count() < QUOTA && queued.count() < QUEUE_LIMIT);
+                assert!(cast.id == new.id && !too_many && queued < QUEUE_LIMIT);
                 let mut cast = Model {
                     new,
                     state: State::Queued,
                     reason: None,
                     ended_ms: None,
+                    queued_at: self.passed,
+                    begun: false,
                     closed: false,
                     stop_asked: false,
                     owner: None,
                     epoch: 0,
-                    lease_until_ms: 0,
+                    lease_until: Duration::ZERO,
                     commands: 0,
                     events: 0,
                     outbox: Vec::new(),
@@ -251,27 +306,44 @@ impl<B: Backend> World<B> {
         }
     }
 
-    async fn claim(&mut self, worker: String, fits: bool) {
-        let (now, until) = (self.backend.now(), self.lease_end());
+    /// The worker has room for casts of one application, or of none, or of any.
+    async fn claim(&mut self, worker: String, fits: Option<u8>) {
+        let (passed, until) = (self.passed, self.lease_end());
         let id = WorkerId(worker.clone());
-        let claim = self.backend.fleet().claim(&id, B::LEASE, &|_| fits).await.unwrap();
+        let app = fits.map(|app| format!("app {app}"));
+        let good = |of: &str| app.as_ref().is_none_or(|app| app == of);
+        let claim = self.backend.fleet().claim(&id, B::LEASE, &|cast| good(&cast.app)).await.unwrap();
         // Never one's own, however late.
-        let open = |cast: &Model| cast.is_free(now) && cast.owner.as_ref() != Some(&worker);
+        let open = |cast: &Model| cast.is_free(passed) && cast.owner.as_ref() != Some(&worker);
         let free = self.casts.iter().any(open);
-        let mut queue =
-            self.casts.iter().filter(|cast| cast.state == State::Queued && cast.new.queue_until_ms > now);
-        let head = queue.next().filter(|_| fits).map(|cast| cast.new.id.clone());
+        let share = |app: &str| {
+            let runs =
+                |cast: &&Model| matches!(cast.state, State::Starting | State::Live) && cast.new.app == app;
+            self.casts.iter().filter(runs).count()
+        };
+        let first = |app: &str| {
+            let of = |cast: &Model| cast.state == State::Queued && cast.new.app == app;
+            self.casts.iter().position(of)
+        };
+        let waiting = |cast: &&Model| cast.is_waiting(passed) && good(&cast.new.app);
+        let head =
+            self.casts.iter().filter(waiting).min_by_key(|cast| (share(&cast.new.app), first(&cast.new.app)));
+        let head = head.map(|cast| cast.new.id.clone());
         let Some(claim) = claim else {
             assert!(!free && head.is_none(), "something could be taken");
             return;
         };
         let cast = self.casts.iter_mut().find(|cast| cast.new.id == claim.cast.id).unwrap();
         if free {
-            assert!(cast.is_free(now) && cast.owner.as_ref() != Some(&worker), "what was begun goes first");
+            assert!(
+                cast.is_free(passed) && cast.owner.as_ref() != Some(&worker),
+                "what was begun goes first"
+            );
         } else {
             assert_eq!(Some(&cast.new.id), head.as_ref());
         }
-        (cast.owner, cast.epoch, cast.lease_until_ms) = (Some(worker), cast.epoch + 1, until);
+        (cast.owner, cast.epoch, cast.lease_until) = (Some(worker), cast.epoch + 1, until);
+        cast.begun = true;
         match cast.state {
             State::Queued => {
                 cast.state = State::Starting;
@@ -330,14 +402,14 @@ impl<B: Backend> World<B> {
     }
 
     async fn settle(&mut self, what: Told) {
-        let now = self.backend.now();
-        let Some(notice) = self.backend.fleet().due(1).await.unwrap().pop() else { return };
+        let passed = self.passed;
+        let Some(notice) = due(&*self.backend.fleet(), 1).await.pop() else { return };
         let cast = self.casts.iter_mut().find(|cast| cast.new.id == notice.cast.id).unwrap();
-        let again = |s: u8| now + 1000 * i64::from(s);
+        let pause = |s: u8| Duration::from_secs(s.into());
         let settled = match what {
             Told::Done => Settled::Done,
             Told::GivenUp => Settled::GivenUp,
-            Told::Again { s } => Settled::Again(again(s)),
+            Told::Again { s } => Settled::Again(pause(s)),
         };
         self.backend.fleet().settle(&notice.cast.id, notice.event.seq, settled, None).await.unwrap();
         let head = cast.head().unwrap();
@@ -345,7 +417,7 @@ impl<B: Backend> World<B> {
         match what {
             Told::Done => cast.outbox.retain(|entry| entry.0 != notice.event.seq),
             Told::GivenUp => head.3 = true,
-            Told::Again { s } => (head.1, head.2) = (head.1 + 1, again(s)),
+            Told::Again { s } => (head.1, head.2) = (head.1 + 1, passed + pause(s)),
         }
     }
 
@@ -361,19 +433,32 @@ impl<B: Backend> World<B> {
             Some(seq) => (1..=cast.events).filter(|n| *n == seq && cast.new.notify).collect(),
             None => cast.outbox.iter().filter(|entry| entry.3).map(|entry| entry.0).collect(),
         };
-        assert_eq!(told, again.len() as u64);
+        assert_eq!(told.again, again.len() as u64);
         cast.outbox.retain(|entry| !again.contains(&entry.0));
-        cast.outbox.extend(again.iter().map(|seq| (*seq, 0, 0, false)));
-        cast.head();
+        cast.outbox.extend(again.iter().map(|seq| (*seq, 0, Duration::ZERO, false)));
+        let passed = self.passed;
+        if let Some(head) = cast.head().filter(|_| seq.is_none()) {
+            head.2 = head.2.min(passed);
+        }
+        let next = cast.head().map(|head| head.2.saturating_sub(passed));
+        assert_eq!(
+            (told.waiting, told.next),
+            (cast.outbox.iter().filter(|entry| !entry.3).count() as u64, next)
+        );
     }
 
     async fn sweep(&mut self) {
         let now = self.backend.now();
         self.backend.fleet().sweep().await.unwrap();
-        let late = |cast: &&mut Model| cast.state == State::Queued && cast.new.queue_until_ms <= now;
+        self.look();
+        let passed = self.passed;
+        let late = |cast: &&mut Model| cast.state == State::Queued && !cast.is_waiting(passed);
         for cast in self.casts.iter_mut().filter(late) {
             cast.end(EndReason::StartFailed, now);
             cast.shut();
+        }
+        if passed < self.sure_from {
+            return;
         }
         let oldest = now - millis(B::HISTORY);
         self.casts.retain(|cast| {
@@ -384,8 +469,8 @@ impl<B: Backend> World<B> {
     }
 
     async fn compare(&mut self) {
-        let (fleet, now) = (self.backend.fleet(), self.backend.now());
-        let mut due = Vec::new();
+        let (fleet, passed) = (self.backend.fleet(), self.passed);
+        let mut expected = Vec::new();
         for cast in &mut self.casts {
             let found = get(&*fleet, &cast.new.id).await;
             assert_eq!((found.state, found.epoch, found.closed), (cast.state, cast.epoch, cast.closed));
@@ -394,13 +479,13 @@ impl<B: Backend> World<B> {
             assert_eq!(found.stop_asked, cast.stop_asked);
             assert_eq!(events(&*fleet, &cast.new.id).await.len() as u64, cast.events);
             let id = cast.new.id.clone();
-            due.extend(cast.head().filter(|head| head.2 <= now).map(|head| (id, head.0, head.1)));
+            expected.extend(cast.head().filter(|head| head.2 <= passed).map(|head| (id, head.0, head.1)));
         }
-        let told = fleet.due(1000).await.unwrap().into_iter();
+        let told = due(&*fleet, 1000).await.into_iter();
         let mut told: Vec<_> = told.map(|notice| (notice.cast.id, notice.event.seq, notice.tries)).collect();
         told.sort();
-        due.sort();
-        assert_eq!(told, due);
+        expected.sort();
+        assert_eq!(told, expected);
         let waiting = self.casts.iter().flat_map(|cast| &cast.outbox).filter(|entry| !entry.3).count();
         assert_eq!(fleet.backlog().await.unwrap().waiting, waiting as u64);
         for state in fleet.count(None).await.unwrap() {

@@ -85,6 +85,35 @@ pub(crate) async fn the_end_comes_once<B: Backend>() {
     assert_eq!((closed.closed, closed.report, closed.worker), (true, Some(json!({ "files": 1 })), None));
 }
 
+pub(crate) async fn events_beyond_the_most_are_counted<B: Backend>() {
+    let backend = B::make();
+    let fleet = backend.fleet();
+    let claim = begun::<B>(&*fleet, "w", NewCast { notify: false, ..wish(backend.now()) }).await;
+    let (id, ticket) = (&claim.cast.id, &claim.ticket);
+    // The first two are there.
+    let mut reports = tokio::task::JoinSet::new();
+    for _ in 2..MAX_EVENTS + 100 {
+        let (fleet, ticket) = (backend.fleet(), ticket.clone());
+        reports.spawn(async move { fleet.report(&ticket, Happening::Restarted).await.unwrap() });
+        // Not more at once than may wait.
+        if reports.len() >= 500 {
+            reports.join_next().await;
+        }
+    }
+    reports.join_all().await;
+    fleet.report(ticket, Happening::Live).await.unwrap();
+    let live = get(&*fleet, id).await;
+    assert_eq!((live.state, live.events_dropped), (State::Live, 101), "the state follows all the same");
+    fleet.report(ticket, over()).await.unwrap();
+    let stored = Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None };
+    fleet.close(ticket, Some(stored.clone()), None).await.unwrap();
+    let last = fleet.events(id, MAX_EVENTS as u64, 100).await.unwrap();
+    let last: Vec<_> = last.into_iter().map(|event| (event.seq, event.what)).collect();
+    let most = MAX_EVENTS as u64;
+    assert_eq!(last, [(most + 1, over()), (most + 2, stored)], "how it ended is told, without a gap");
+    assert_eq!(get(&*fleet, id).await.events_dropped, 101);
+}
+
 pub(crate) async fn a_cast_that_is_closed_without_an_end_ends<B: Backend>() {
     let backend = B::make();
     let fleet = backend.fleet();
@@ -184,6 +213,7 @@ pub(crate) async fn unknown_casts_are_told<B: Backend>() {
     assert!(no(fleet.redeliver(&id, None).await.unwrap_err()));
     assert!(no(fleet.settle(&id, 1, Settled::Done, None).await.unwrap_err()));
     assert!(no(fleet.order(&id, Command::Snapshot).await.unwrap_err()));
+    assert!(no(fleet.fail_queued(&id, "why").await.unwrap_err()));
     assert!(fleet.vitals(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
     let ticket = Ticket { cast: id, worker: WorkerId("w".to_owned()), epoch: 1 };
     super::claims::all_is_refused(&*fleet, &ticket).await;

@@ -26,6 +26,8 @@ pub const MAX_RECEIVER_LEN: usize = 2048;
 pub const MAX_RETRY_S: u64 = 7 * 86_400;
 /// Most casts at the same time.
 pub const MAX_CASTS: u32 = 100_000;
+/// Most that may be kept of an application's casts, in MiB: more than a database in one file is good for.
+const MAX_KEPT_MIB: u32 = 1 << 20;
 
 /// Why an application cannot be as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +69,9 @@ impl Application {
         }
         if !(1..=MAX_CASTS).contains(&self.max_casts) {
             return wrong("max_casts", "1 to 100000 are possible");
+        }
+        if !(1..=MAX_KEPT_MIB).contains(&self.max_kept_mib) {
+            return wrong("max_kept_mib", "1 to 1048576 are possible, 1 TiB");
         }
         self.check_keys()?;
         for (name, receiver) in [
@@ -307,6 +312,7 @@ mod tests {
             (r#""name": "a", "app_id": """#, "app_id"),
             (r#""name": "a", "sdk_app_id": 0"#, "sdk_app_id"),
             (r#""name": "a", "max_casts": 0"#, "max_casts"),
+            (r#""name": "a", "max_kept_mib": 0"#, "max_kept_mib"),
             (r#""name": "a", "keys": [{"id": "a b", "secret": "s"}]"#, "keys[0].id"),
             (r#""name": "a", "keys": [{"id": "a", "secret": ""}]"#, "keys[0].secret"),
             (

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pagecast_fleet::{Attempt, CastId, Error, Notice, Settled, UnixMs};
+use pagecast_fleet::{Attempt, CastId, Error, MAX_RETRY_PAUSE, Notice, Settled};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -21,6 +21,8 @@ use crate::service::Service;
 const MAX_AT_ONCE: usize = 64;
 /// Of them, those of one receiver: slow ones leave room for others.
 const MAX_PER_HOST: usize = 8;
+/// Events that are read at once, with their casts: a few kilobytes each.
+const AT_ONCE: usize = 2 * MAX_AT_ONCE;
 /// Events that are looked through for one that can go; behind so many that wait for a slow receiver, others wait too.
 const MAX_LOOKED_AT: usize = 4096;
 /// When the outbox is looked at though nothing was heard.
@@ -32,7 +34,7 @@ const STORAGE_PAUSE: Duration = Duration::from_secs(1);
 /// Tries to note what became of a message that was sent: one that is not noted is sent again.
 const MAX_NOTES: u32 = 30;
 /// When an event is tried again that could not even be put in words, by a bug of ours.
-const AFTER_A_BUG: Duration = Duration::from_secs(600);
+const AFTER_A_BUG: Duration = MAX_RETRY_PAUSE;
 /// What is on its way has so long to arrive when the service ends; what is not known to have arrived is sent again by the next one.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -62,8 +64,6 @@ struct Flights {
     by_task: HashMap<Id, Flight>,
     casts: HashSet<CastId>,
     per_host: HashMap<String, usize>,
-    /// Casts that waited for their receiver when the outbox was last looked at.
-    held_up: usize,
 }
 
 /// What is to be done about an event.
@@ -111,44 +111,45 @@ impl Courier {
             return LOOK_AFTER;
         }
         let fleet = &self.service.fleet;
-        let limit = (2 * MAX_AT_ONCE + flights.casts.len() + 2 * flights.held_up).min(MAX_LOOKED_AT);
-        let (due, next) = match (fleet.due(limit).await, fleet.next_due().await) {
-            (Ok(due), Ok(next)) => (due, next),
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "cannot look for callbacks that are due");
-                return STORAGE_PAUSE;
-            }
-        };
-        let all = due.len() < limit;
-        flights.held_up = 0;
-        for notice in due {
-            if !flights.has_room() {
+        // Never two messages about one cast at a time; and those that wait for their receiver are looked at once.
+        let mut seen = flights.casts.clone();
+        while flights.has_room() && seen.len() < MAX_LOOKED_AT {
+            let due = match fleet.due(AT_ONCE, &seen).await {
+                Ok(due) => due,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for callbacks that are due");
+                    return STORAGE_PAUSE;
+                }
+            };
+            if due.is_empty() {
                 break;
             }
-            if flights.casts.contains(&notice.cast.id) {
-                continue;
-            }
-            if !self.begin(flights, notice) {
-                flights.held_up += 1;
+            for notice in due {
+                if !flights.has_room() {
+                    break;
+                }
+                seen.insert(notice.cast.id.clone());
+                self.begin(flights, notice);
             }
         }
-        // There is more behind what waits for a receiver: next time, twice as much is looked at.
-        if !all && flights.has_room() && limit < MAX_LOOKED_AT {
-            return Duration::ZERO;
+        match fleet.next_due().await {
+            Ok(next) => next.map_or(LOOK_AFTER, |wait| wait.clamp(AT_MOST_EVERY, LOOK_AFTER)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for when callbacks will be due");
+                STORAGE_PAUSE
+            }
         }
-        let wait = next.map(|at| millis(at.saturating_sub(self.service.now())));
-        wait.map_or(LOOK_AFTER, |wait| wait.clamp(AT_MOST_EVERY, LOOK_AFTER))
     }
 
     /// Begins to tell an event, unless its receiver has enough to do.
-    fn begin(self: &Arc<Self>, flights: &mut Flights, notice: Notice) -> bool {
+    fn begin(self: &Arc<Self>, flights: &mut Flights, notice: Notice) {
         let plan = self.plan(&notice);
         let host = match &plan {
             Plan::Nothing => String::new(),
             Plan::Tell { receiver, .. } => send::host(&receiver.url),
         };
         if !host.is_empty() && flights.per_host.get(&host).is_some_and(|n| *n >= MAX_PER_HOST) {
-            return false;
+            return;
         }
         *flights.per_host.entry(host.clone()).or_default() += 1;
         let flight = Flight { cast: notice.cast.id.clone(), seq: notice.event.seq, host };
@@ -156,7 +157,6 @@ impl Courier {
         let courier = Arc::clone(self);
         let task = flights.tasks.spawn(async move { courier.tell(notice, plan).await });
         flights.by_task.insert(task.id(), flight);
-        true
     }
 
     fn plan(&self, notice: &Notice) -> Plan {
@@ -187,7 +187,7 @@ impl Courier {
                         let settled = match done {
                             Ok(()) if more => Settled::Part(part + 1),
                             Ok(()) => Settled::Done,
-                            Err(fault) => self.after(&fault, &notice, attempt.at_ms, &receiver, dialect),
+                            Err(fault) => Self::after(&fault, &notice, attempt.took_ms, &receiver, dialect),
                         };
                         (settled, Some(attempt))
                     }
@@ -230,15 +230,14 @@ impl Courier {
 
     /// What to do about a message that did not arrive.
     fn after(
-        &self,
         fault: &Fault,
         notice: &Notice,
-        tried_ms: UnixMs,
+        took_ms: u64,
         receiver: &Receiver,
         dialect: &Dialect,
     ) -> Settled {
-        let now = self.service.now();
-        let age = millis(now.saturating_sub(notice.first_try_ms.unwrap_or(tried_ms)));
+        // Told by clocks that nobody sets.
+        let age = notice.age.unwrap_or_default().saturating_add(Duration::from_millis(took_ms));
         let tries = notice.tries.saturating_add(1);
         let (cast, event, to) = (&notice.cast.id, notice.event.seq, send::shown(&receiver.url));
         let patience = Duration::from_secs(receiver.retry_s);
@@ -247,7 +246,7 @@ impl Courier {
             return Settled::GivenUp;
         };
         tracing::debug!(%cast, event, to, tries, why = %fault, "a callback did not arrive");
-        Settled::Again(now.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX)))
+        Settled::Again(pause)
     }
 
     /// Keeps what came of an event; until that is done, its cast is told nothing more.
@@ -284,8 +283,7 @@ impl Courier {
         let (courier, cast, seq) = (Arc::clone(self), flight.cast.clone(), flight.seq);
         *flights.per_host.entry(String::new()).or_default() += 1;
         let task = flights.tasks.spawn(async move {
-            let later = courier.service.now().saturating_add(AFTER_A_BUG.as_millis() as UnixMs);
-            courier.note(&cast, seq, Settled::Again(later), None).await;
+            courier.note(&cast, seq, Settled::Again(AFTER_A_BUG), None).await;
         });
         flights.by_task.insert(task.id(), Flight { host: String::new(), ..flight });
     }
@@ -311,8 +309,4 @@ fn span(notice: &Notice, dialect: &Dialect) -> Span {
         outcome = Empty,
         status = Empty,
     )
-}
-
-fn millis(ms: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }

@@ -35,6 +35,8 @@ fn open(scratch: &Scratch) -> Arc<Sqlite> {
         vault: Vault::from_file(&scratch.join("key")).unwrap(),
         history: Duration::from_secs(7 * 86_400),
         clock: Arc::new(now),
+        steady: sqlite::steady_clock(),
+        max_bytes: 1 << 40,
     };
     Sqlite::open(config).unwrap()
 }
@@ -82,7 +84,8 @@ fn wanted(n: u8) -> NewCast {
         hold: Hold::WhileLive,
         request: json!({"SdkAppId": 1_400_000_001, "TaskId": task()}),
         spec,
-        queue_until_ms: now() + 600_000,
+        queue: Duration::from_secs(600),
+        max_bytes: 1 << 40,
         quota: 100,
         queue_limit: 100,
         notify: true,

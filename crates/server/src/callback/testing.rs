@@ -1,6 +1,6 @@
 //! A fleet that has nothing but an outbox, and receivers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use pagecast_core::CastSpec;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
     Attempt, Backlog, Cast, CastId, Claim, Command, Created, Error, Event, Filter, Fleet, Happening, Key,
-    Load, NewCast, Notice, Page, Settled, State, Ticket, UnixMs, Vitals, WorkerId,
+    Load, NewCast, Notice, Page, Redelivered, Settled, State, Ticket, UnixMs, Vitals, WorkerId,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -44,6 +44,7 @@ pub(crate) fn cast(id: CastId, app: &str, origin: &str) -> Cast {
         worker: None,
         epoch: 0,
         report: None,
+        events_dropped: 0,
     }
 }
 
@@ -136,25 +137,26 @@ impl Outbox {
 
 #[async_trait]
 impl Fleet for Outbox {
-    async fn due(&self, limit: usize) -> Result<Vec<Notice>, Error> {
+    async fn due(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<Notice>, Error> {
         let (kept, now) = (self.kept.lock().unwrap(), now());
         let first = |(cast, entries): &(Cast, Vec<Entry>)| {
             let entry = entries.iter().find(|entry| entry.settled.is_none())?;
-            (entry.at <= now).then(|| Notice {
+            (entry.at <= now && !skip.contains(&cast.id)).then(|| Notice {
                 cast: cast.clone(),
                 event: entry.event.clone(),
                 tries: entry.tries,
-                first_try_ms: entry.first_try_ms,
+                age: entry.first_try_ms.map(|at| Duration::from_millis((now - at).unsigned_abs())),
                 parts_done: entry.parts_done,
             })
         };
         Ok(kept.casts.values().filter_map(first).take(limit).collect())
     }
 
-    async fn next_due(&self) -> Result<Option<UnixMs>, Error> {
+    async fn next_due(&self) -> Result<Option<Duration>, Error> {
         let (kept, now) = (self.kept.lock().unwrap(), now());
         let firsts = kept.casts.values().filter_map(|(_, e)| e.iter().find(|entry| entry.settled.is_none()));
-        Ok(firsts.map(|entry| entry.at).filter(|at| *at > now).min())
+        let next = firsts.map(|entry| entry.at).filter(|at| *at > now).min();
+        Ok(next.map(|at| Duration::from_millis((at - now).unsigned_abs())))
     }
 
     async fn settle(
@@ -179,7 +181,7 @@ impl Fleet for Outbox {
         entry.first_try_ms = entry.first_try_ms.or(attempt.as_ref().map(|attempt| attempt.at_ms));
         match settled {
             Settled::Done | Settled::GivenUp => entry.settled = Some(settled),
-            Settled::Again(at) => entry.at = at,
+            Settled::Again(pause) => entry.at = now() + pause.as_millis() as UnixMs,
             Settled::Part(done) => (entry.parts_done, entry.tries, entry.first_try_ms) = (done, 0, None),
         }
         kept.attempts.extend(attempt.map(|attempt| (cast.clone(), attempt)));
@@ -246,6 +248,9 @@ impl Fleet for Outbox {
     ) -> Result<Option<Claim>, Error> {
         Err(Error::Unavailable)
     }
+    async fn fail_queued(&self, _: &CastId, _: &str) -> Result<(), Error> {
+        Err(Error::Unavailable)
+    }
     async fn renew(&self, _: &Ticket, _: Duration) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
@@ -276,7 +281,7 @@ impl Fleet for Outbox {
     async fn attempts(&self, _: &CastId) -> Result<Vec<Attempt>, Error> {
         Err(Error::Unavailable)
     }
-    async fn redeliver(&self, _: &CastId, _: Option<u64>) -> Result<u64, Error> {
+    async fn redeliver(&self, _: &CastId, _: Option<u64>) -> Result<Redelivered, Error> {
         Err(Error::Unavailable)
     }
     async fn put_document(&self, _: &str, _: &str, _: Option<Value>) -> Result<(), Error> {

@@ -22,6 +22,10 @@ const HISTORY_H: std::ops::RangeInclusive<u64> = 72..=87_600;
 
 /// Rooms and viewers; one process carries no more than some thousand.
 const ROOM_PLACES: std::ops::RangeInclusive<usize> = 1..=10_000;
+/// Longest time that a request may ask for, in seconds: what the description of the REST API says.
+const MAX_QUEUE_S: u64 = 86_400;
+/// Sizes of the database, in MiB: less than 64 is hardly a day, more than 1 TiB more than a database in one file is good for.
+const HISTORY_MIB: std::ops::RangeInclusive<u64> = 64..=1 << 20;
 
 /// Something that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +107,11 @@ impl Config {
                 "casts.history_h: 72 to 87600 are possible: clients may look back 72 hours",
             ),
             (casts.queue_s <= MAX_WAIT_S, "casts.queue_s: at most 604800 are possible, a week"),
+            (casts.max_queue_s <= MAX_QUEUE_S, "casts.max_queue_s: at most 86400 are possible, a day"),
+            (
+                HISTORY_MIB.contains(&casts.history_mib),
+                "casts.history_mib: 64 to 1048576 are possible, 1 TiB",
+            ),
             (
                 casts.queue_limit >= 1,
                 "casts.queue_limit: 1 is the least: casts are queued before they are begun",

@@ -63,7 +63,7 @@ fn what_is_wrong_is_told_with_its_place_and_all_at_once() {
         (
             "\n[casts]\nqueue_seconds = 1\n[tencent]\nregion = []",
             &[
-                "FILE, line 3: casts.queue_seconds: there is no such key; there are queue_s, queue_limit, cpu_share, spare_memory_mib, max, warm, drain_s, storage_patience_s, history_h",
+                "FILE, line 3: casts.queue_seconds: there is no such key; there are queue_s, max_queue_s, queue_limit, cpu_share, spare_memory_mib, max, warm, drain_s, storage_patience_s, history_h, history_mib",
                 "FILE, line 5: tencent.region: there is no such key; perhaps regions?",
             ],
         ),
@@ -239,6 +239,8 @@ fn what_cannot_be_is_found() {
         ("[casts]\nmax = 0", true, "casts.max:"),
         ("[casts]\nqueue_limit = 0", true, "casts.queue_limit:"),
         ("[casts]\nqueue_s = 604801", true, "casts.queue_s:"),
+        ("[casts]\nmax_queue_s = 86401", true, "casts.max_queue_s:"),
+        ("[casts]\nhistory_mib = 63", true, "casts.history_mib: 64"),
         ("[tencent]\nmin_duration_s = 86401", true, "tencent.min_duration_s:"),
         ("[limits]\nconnections = 127", true, "limits.connections: 128 to 100000"),
         ("[limits]\nconnections_per_address = 0", true, "limits.connections_per_address:"),

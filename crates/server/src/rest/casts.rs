@@ -1,6 +1,7 @@
 //! Casts: asked for, looked at, listed, ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Path, RawQuery, State};
@@ -74,7 +75,7 @@ struct Wanted {
             headers(("Idempotent-Replayed" = String, description = "`true`"))),
         (status = 400, description = "`invalid-json`, `invalid-parameter`, `no-output`.", body = Answer),
         (status = 409, description = "`idempotency-key-reused`: with another body; `no-rooms`.", body = Answer),
-        (status = 429, description = "`too-many-casts`, `queue-full`, `too-many-requests`.", body = Answer,
+        (status = 429, description = "`too-many-casts`, `queue-full`, `too-many-bytes`, `too-many-requests`.", body = Answer,
             headers(("Retry-After" = u64, description = "When to try again, in seconds."))),
     ))]
 pub(super) async fn create(
@@ -110,7 +111,8 @@ pub(super) async fn create(
         }
         Created::TooMany => {
             let words = format!(
-                "the application has {} casts, as many as it may have at the same time",
+                "the application has as many casts as it may have at the same time, {}, with those of the last minute that were \
+                 stopped or failed before they began",
                 app.max_casts
             );
             Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, "too-many-casts", words, RETRY_S))
@@ -118,6 +120,10 @@ pub(super) async fn create(
         Created::Full => {
             let words = "as many casts wait for room on the machines as may wait";
             Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, "queue-full", words, RETRY_S))
+        }
+        Created::OverBytes(kept) => {
+            let words = app.over_bytes(kept);
+            Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, "too-many-bytes", words, RETRY_S))
         }
     }
 }
@@ -132,7 +138,7 @@ fn new_cast(
 ) -> Result<NewCast, Problem> {
     let id = service.cast_id();
     let now = service.now();
-    let queue_ms = UnixMs::try_from(wish.queue_s(service)?.saturating_mul(1000)).unwrap_or(UnixMs::MAX);
+    let queue = Duration::from_secs(wish.queue_s(service)?);
     let asker = Asker { service, app, id: &id, trusted: caller.is_administrator() };
     let spec = wish.spec(&asker)?;
     Ok(NewCast {
@@ -143,8 +149,9 @@ fn new_cast(
         key,
         request: serde_json::to_value(asked).unwrap_or_default(),
         spec,
-        queue_until_ms: now.saturating_add(queue_ms),
+        queue,
         quota: app.max_casts,
+        max_bytes: app.max_kept_bytes(),
         queue_limit: service.config.casts.queue_limit,
         notify: asked.callback.is_some() || app.callbacks.native.is_some(),
     })

@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use pagecast_fleet::{Attempt, CastId};
+use pagecast_fleet::{Attempt, CastId, Redelivered as Waiting, UnixMs};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -72,6 +72,11 @@ pub(super) struct Redelivery {
 pub(super) struct Redelivered {
     /// How many events.
     events: u64,
+    /// Events of the cast that wait to be told, those included.
+    waiting: u64,
+    /// When the first of them will be tried (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_at: Option<String>,
 }
 
 impl AttemptView {
@@ -112,7 +117,7 @@ pub(super) async fn list(
     Ok(answer(StatusCode::OK, &Deliveries { attempts, backlog }))
 }
 
-/// Has an event told again, or all that were given up.
+/// Has an event told again, or all that were given up; then what waits for another try is tried at once, too.
 #[utoipa::path(post, path = "/v1/casts/{id}/deliveries/redeliver", tag = "casts", operation_id = "redeliver",
     params(("id" = String, Path, description = "The cast.")), request_body = Option<Redelivery>,
     responses((status = 202, description = "So many will be.", body = Redelivered),
@@ -133,6 +138,10 @@ pub(super) async fn redeliver(
             return Err(Problem::not_found("no-such-event", "this cast has no such event").field("seq"));
         }
     }
-    let events = fleet.redeliver(&cast.id, seq).await?;
-    Ok(answer(StatusCode::ACCEPTED, &Redelivered { events }))
+    let Waiting { again, waiting, next } = fleet.redeliver(&cast.id, seq).await?;
+    let next_at = next.map(|next| {
+        let next_ms = UnixMs::try_from(next.as_millis()).unwrap_or(UnixMs::MAX);
+        time(rest.service.now().saturating_add(next_ms))
+    });
+    Ok(answer(StatusCode::ACCEPTED, &Redelivered { events: again, waiting, next_at }))
 }

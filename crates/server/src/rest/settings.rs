@@ -33,6 +33,10 @@ pub(super) struct Settings {
     /// Casts that it may have at the same time.
     #[schema(minimum = 1, maximum = 100_000)]
     max_casts: u32,
+    /// Requests, events and delivery logs that are kept of its casts, in MiB. Beyond it those that ended first are forgotten early, and if
+    /// that is not enough, no more are taken.
+    #[schema(minimum = 1, maximum = 1_048_576)]
+    max_kept_mib: u32,
     /// What its casts are told about, in the words of the API they came by.
     callbacks: CallbacksBody,
     /// Where its pages are published.
@@ -274,6 +278,7 @@ impl Default for Settings {
             app_id: None,
             sdk_app_id: None,
             max_casts: 200,
+            max_kept_mib: crate::app::max_kept_mib(),
             callbacks: CallbacksBody::default(),
             room: ProviderBody::default(),
             codec: CodecBody::default(),
@@ -326,6 +331,7 @@ impl Settings {
             app_id: app.app_id.clone(),
             sdk_app_id: app.sdk_app_id,
             max_casts: app.max_casts,
+            max_kept_mib: app.max_kept_mib,
             callbacks: CallbacksBody {
                 volcengine: app.callbacks.volcengine.as_ref().map(ReceiverBody::of),
                 tencent: app.callbacks.tencent.as_ref().map(ReceiverBody::of),
@@ -364,6 +370,7 @@ impl Settings {
             keys: old.map(|old| old.keys.clone()).unwrap_or_default(),
             tokens: old.map(|old| old.tokens.clone()).unwrap_or_default(),
             max_casts: self.max_casts,
+            max_kept_mib: self.max_kept_mib,
             callbacks: self.callbacks.callbacks(old.map(|old| &old.callbacks))?,
             room: self.room.provider(old.map(|old| &old.room))?,
             codec,

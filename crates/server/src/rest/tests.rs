@@ -131,6 +131,8 @@ impl Lab {
             vault: Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap(),
             history: Duration::from_secs(100 * 3600),
             clock: clock.clone(),
+            steady: clock.clone(),
+            max_bytes: 1 << 40,
         })
         .unwrap();
         let service = Service {

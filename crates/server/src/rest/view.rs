@@ -65,6 +65,10 @@ pub(super) struct CastView {
     /// How it gets on at the moment, if somebody runs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     vitals: Option<VitalsView>,
+    /// Events that are not in its history, because it has 10 000 already.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
+    events_dropped: u64,
     /// More about it.
     links: Links,
 }
@@ -370,6 +374,7 @@ impl CastView {
                 stored: outputs.stored,
             }),
             vitals: vitals.map(VitalsView::of),
+            events_dropped: cast.events_dropped,
             links: Links {
                 this: link(""),
                 events: link("/events"),
@@ -379,6 +384,11 @@ impl CastView {
             },
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl EndView {

@@ -23,8 +23,6 @@ mod field;
 
 pub(super) use field::refused;
 
-/// Longest time that a cast may wait for a worker, in seconds.
-const MAX_QUEUE_S: u64 = 86_400;
 /// Shortest cast that can be asked for: no frame is longer.
 const MIN_DURATION: Duration = Duration::from_secs(1);
 
@@ -98,7 +96,8 @@ pub(super) struct Wish {
     pushes: Option<Vec<PushBody>>,
     /// Who is told what happens, instead of the application's own receiver.
     pub(super) callback: Option<CallbackBody>,
-    /// How long the cast may wait for room on the machine before it has failed, in seconds; as the operator has it if left out.
+    /// How long the cast may wait for room on the machine before it has failed, in seconds; as the operator has it if left out, and at most
+    /// as long as the operator allows (`casts.max_queue_s`, usually 3600).
     #[schema(maximum = 86_400)]
     queue_s: Option<u64>,
 }
@@ -355,7 +354,10 @@ impl Wish {
     /// How long the cast may wait for a worker, in seconds.
     pub(super) fn queue_s(&self, service: &Service) -> Result<u64, Problem> {
         match self.queue_s {
-            Some(s) if s > MAX_QUEUE_S => Err(Problem::value("queue_s", "at most 86400 s are possible")),
+            Some(s) if s > service.config.casts.longest_queue_s() => {
+                let most = service.config.casts.longest_queue_s();
+                Err(Problem::value("queue_s", format!("it is {s}, and at most {most} s are possible here")))
+            }
             s => Ok(s.unwrap_or(service.config.casts.queue_s)),
         }
     }

@@ -55,6 +55,10 @@ pub(super) async fn start(
             "ResourceInsufficient.RequestRejection",
             "too many tasks are waiting to be started",
         )),
+        Created::OverBytes(_) => Err(Fault::new(
+            "ResourceInsufficient.RequestRejection",
+            "too much is kept of the application's tasks (max_kept_mib): wait for some to end",
+        )),
     }
 }
 
@@ -110,7 +114,6 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
         request[super::callback::PUSH_URLS] = spec.pushes.iter().map(|push| push.url.reveal()).collect();
     }
     let casts = &service.config.casts;
-    let patience_ms = i64::try_from(casts.queue_s.saturating_mul(1000)).unwrap_or(i64::MAX);
     Ok(NewCast {
         id,
         app: app.name.clone(),
@@ -119,8 +122,9 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
         hold: Hold::WhileLive,
         request,
         spec,
-        queue_until_ms: service.now().saturating_add(patience_ms),
+        queue: Duration::from_secs(casts.queue_s),
         quota: app.max_casts,
+        max_bytes: app.max_kept_bytes(),
         queue_limit: casts.queue_limit,
         notify: true,
     })

@@ -74,6 +74,8 @@ impl World {
             vault: Vault::from_text("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap(),
             history: Duration::from_secs(72 * 3600),
             clock: Arc::clone(&clock),
+            steady: Arc::clone(&clock),
+            max_bytes: 1 << 40,
         })
         .unwrap();
         let mut config = Config { data: folder.path().join("data"), ..Config::default() };

@@ -45,6 +45,9 @@ pub(super) async fn start(
                 let message = "as many tasks run as may: stop one, or try again later";
                 return Err(Fault::new(Code::TaskNumberOverLimit, message));
             }
+            Created::OverBytes(kept) => {
+                return Err(Fault::new(Code::TaskNumberOverLimit, app.over_bytes(kept)));
+            }
             Created::Exists(other) => other,
         };
         if !other.stop_asked && strict {
@@ -114,7 +117,6 @@ fn cast_of(service: &Service, app: &Application, start: &Start) -> Result<NewCas
         _ => broken("describing a task", &error),
     })?;
     let casts = &service.config.casts;
-    let patience = i64::try_from(casts.queue_s.saturating_mul(1000)).unwrap_or(i64::MAX);
     Ok(NewCast {
         id,
         app: app.name.clone(),
@@ -123,8 +125,9 @@ fn cast_of(service: &Service, app: &Application, start: &Start) -> Result<NewCas
         hold: Hold::WhileLive,
         request: serde_json::to_value(start).map_err(|error| broken("describing a task", &error))?,
         spec,
-        queue_until_ms: service.now().saturating_add(patience),
+        queue: Duration::from_secs(casts.queue_s),
         quota: app.max_casts,
+        max_bytes: app.max_kept_bytes(),
         queue_limit: casts.queue_limit,
         notify: app.callbacks.volcengine.is_some(),
     })

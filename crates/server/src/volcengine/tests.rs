@@ -61,6 +61,8 @@ impl Bench {
             vault: Vault::from_file(&scratch.join("key")).unwrap(),
             history: Duration::from_secs(7 * 86_400),
             clock: Arc::clone(&clock),
+            steady: Arc::clone(&clock),
+            max_bytes: 1 << 40,
         })
         .unwrap();
         let apps = Arc::new(Apps::default());
@@ -310,7 +312,7 @@ async fn a_task_becomes_a_cast() {
     );
     assert_eq!((spec.readiness.signal, spec.readiness.timeout), (Signal::Webcast, s(60)));
     assert!(spec.recording.is_none() && spec.pushes.is_empty() && spec.evidence.is_some());
-    let notices = bench.fleet.due(10).await.unwrap();
+    let notices = bench.fleet.due(10, &std::collections::HashSet::new()).await.unwrap();
     assert_eq!(notices.len(), 1, "somebody wants to know");
 }
 
@@ -322,7 +324,10 @@ async fn values_that_are_off_stay_off() {
     assert_eq!(spec.limits.max_time, Duration::from_secs(7200), "what the operator allows");
     assert_eq!((spec.checks.freeze, spec.checks.blank, spec.checks.crash), (None, None, None));
     assert_eq!((spec.readiness.signal, spec.readiness.timeout), (Signal::None, Duration::ZERO));
-    assert!(bench.fleet.due(10).await.unwrap().is_empty(), "nobody wants to know");
+    assert!(
+        bench.fleet.due(10, &std::collections::HashSet::new()).await.unwrap().is_empty(),
+        "nobody wants to know"
+    );
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Whether there is room for one more cast, by what the machine and the casts on it take. Told everything, so it can be tested
 //! without a machine.
 
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use pagecast_core::CastSpec;
-use pagecast_fleet::Load;
+use pagecast_fleet::{CastId, Load};
 
 /// Cores that a cast of 1280x720 at 30 pictures a second is taken to need before any was measured.
 const CORES: f64 = 0.5;
@@ -16,6 +17,15 @@ const MEMORY_BYTES: f64 = 400e6;
 const STARTING: Duration = Duration::from_secs(10);
 /// How fast measurements take over what was believed before.
 const LEARNING: f64 = 0.05;
+
+/// A cast that was passed over for so long has room kept for it: long enough that most fit somewhere before, short beside the minute
+/// that casts usually wait.
+const RESERVE_AFTER: Duration = Duration::from_secs(10);
+/// Room is kept for one cast for so long. If it does not come to fit in that time, those that run are long ones, and the room is worth
+/// more to others: nobody waits longer than this because of another's cast.
+const RESERVED_FOR: Duration = Duration::from_secs(20);
+/// Room is kept for the same cast again after so long.
+const RESERVE_PAUSE: Duration = Duration::from_secs(60);
 
 /// How much of the machine casts may use.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +91,24 @@ impl Admission {
         }
     }
 
+    /// Why no cast can ever be taken here, if that is so: by what is known for certain. What a page takes of the cores is not: one cast is
+    /// always possible.
+    pub(super) fn never_fits(&self) -> Option<String> {
+        let all = self.load.memory_bytes as f64;
+        let mib = |bytes: f64| bytes / f64::from(1 << 20);
+        // Before the first measurement nothing is known.
+        (all > 0.0 && self.memory > all).then(|| {
+            let (wanted, all) = (mib(self.memory), mib(all));
+            format!("a cast takes about {wanted:.0} MiB of memory, and the whole machine has {all:.0} MiB")
+        })
+    }
+
+    /// Whether a cast like this one would have room on this machine if others of its kind ended: whether it is worth keeping room for
+    /// it. One that fits only alone would keep everybody away until all others have ended.
+    pub(super) fn could_fit(&self, spec: &CastSpec) -> bool {
+        self.cores * part(scale(spec)) <= self.load.cores * self.config.cpu_share
+    }
+
     /// Whether a cast like this one can be taken beside those that run.
     pub(super) fn fits(&self, running: &[Running], spec: &CastSpec) -> bool {
         let expected = self.cores * part(scale(spec));
@@ -102,6 +130,71 @@ impl Admission {
         // What others do is not ours to wait for: one cast is always possible.
         let others = (self.load.cores_used - own).max(0.0);
         alone || others + wanted <= self.load.cores * self.config.cpu_share
+    }
+}
+
+/// The queue as a node sees it: who was passed over since when, and for whom room is kept.
+///
+/// Without it large casts would wait for ever, since small ones take each bit of room that comes free.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    passed_over: HashMap<CastId, Instant>,
+    /// For which cast, and until when.
+    reserved: Option<(CastId, Instant)>,
+    /// When room was last kept for a cast.
+    tried: HashMap<CastId, Instant>,
+    /// Those asked about in this look.
+    asked: HashSet<CastId>,
+}
+
+impl Queue {
+    /// Whether a cast of the queue is taken, `fits` if there is room for it. `may_reserve` says whether no other node has more room.
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        id: &CastId,
+        fits: impl FnOnce() -> bool,
+        may_reserve: impl FnOnce() -> bool,
+    ) -> bool {
+        self.asked.insert(id.clone());
+        match &self.reserved {
+            Some((_, until)) if now >= *until => self.reserved = None,
+            Some((other, _)) if other != id => return false,
+            _ => {}
+        }
+        if fits() {
+            return true;
+        }
+        let since = *self.passed_over.entry(id.clone()).or_insert(now);
+        let again = self.tried.get(id).is_none_or(|at| now >= *at + RESERVED_FOR + RESERVE_PAUSE);
+        if self.reserved.is_none() && now >= since + RESERVE_AFTER && again && may_reserve() {
+            self.reserved = Some((id.clone(), now + RESERVED_FOR));
+            self.tried.insert(id.clone(), now);
+        }
+        false
+    }
+
+    /// All of the queue was asked about: what is known of others is forgotten. `taken` is the one that was taken, if one was; then others
+    /// were perhaps not asked about.
+    pub(super) fn looked(&mut self, taken: Option<&CastId>) {
+        let asked = std::mem::take(&mut self.asked);
+        if let Some(taken) = taken {
+            self.forget(taken);
+            return;
+        }
+        self.passed_over.retain(|id, _| asked.contains(id));
+        self.tried.retain(|id, _| asked.contains(id));
+        if self.reserved.as_ref().is_some_and(|(id, _)| !asked.contains(id)) {
+            self.reserved = None;
+        }
+    }
+
+    fn forget(&mut self, id: &CastId) {
+        self.passed_over.remove(id);
+        self.tried.remove(id);
+        if self.reserved.as_ref().is_some_and(|(reserved, _)| reserved == id) {
+            self.reserved = None;
+        }
     }
 }
 
@@ -160,6 +253,78 @@ mod tests {
         let settled = running(60, Some((0.1, 400_000_000)));
         assert!(admission(2.0, 0.1, 1).fits(&[settled], &hd), "its memory is not free any more");
         assert!(!admission(2.0, 0.0, 0).fits(&[], &hd));
+    }
+
+    #[test]
+    fn what_needs_more_memory_than_there_is_never_fits() {
+        let mut admission = admission(2.0, 0.1, 8);
+        assert_eq!(admission.never_fits(), None, "the memory of the machine is not known");
+        let load = |bytes| Load { cores: 2.0, memory_bytes: bytes, ..Load::default() };
+        admission.note(&load(700_000_000));
+        assert_eq!(admission.never_fits(), None, "it is in use at the moment, and will not always be");
+        admission.note(&load(200_000_000));
+        let why = admission.never_fits().unwrap();
+        assert!(why.contains("381 MiB") && why.contains("191 MiB"), "{why}");
+        assert!(!admission.could_fit(&spec(3840, 2160, 60)) && admission.could_fit(&spec(1280, 720, 30)));
+    }
+
+    fn id(n: u8) -> CastId {
+        CastId::new(1, [n; 10])
+    }
+
+    #[test]
+    fn room_is_kept_for_one_that_waits_and_not_for_ever() {
+        let (begin, s) = (Instant::now(), Duration::from_secs);
+        let (mut queue, large, small) = (Queue::default(), id(1), id(2));
+        // A large cast that never comes to fit, and a small one that always would: who is taken at each second.
+        let mut look = |at: u64, may_reserve| {
+            let now = begin + s(at);
+            let taken = if queue.ask(now, &large, || false, || may_reserve) {
+                Some(large.clone())
+            } else {
+                queue.ask(now, &small, || true, || may_reserve).then(|| small.clone())
+            };
+            queue.looked(taken.as_ref());
+            taken.is_some()
+        };
+        let taken: Vec<bool> = (0..200).map(|at| look(at, true)).collect();
+        let kept: Vec<usize> = (0..200).filter(|at| !taken[*at]).collect();
+        let expected: Vec<usize> = (10..30).chain(90..110).chain(170..190).collect();
+        assert_eq!(kept, expected);
+        let mut queue = Queue::default();
+        for at in 0..100 {
+            let now = begin + s(at);
+            assert!(!queue.ask(now, &large, || false, || false));
+            assert!(queue.ask(now, &small, || true, || false), "another node has more room");
+            queue.looked(Some(&small));
+        }
+    }
+
+    #[test]
+    fn room_that_is_kept_goes_to_whom_it_is_kept_for() {
+        let (begin, s) = (Instant::now(), Duration::from_secs);
+        let (mut queue, large, small) = (Queue::default(), id(1), id(2));
+        for at in [0, 10] {
+            assert!(!queue.ask(begin + s(at), &large, || false, || true));
+            queue.looked(None);
+        }
+        assert!(
+            !queue.ask(begin + s(11), &small, || true, || true),
+            "others wait, whoever is asked about first"
+        );
+        assert!(queue.ask(begin + s(11), &large, || true, || true));
+        queue.looked(Some(&large));
+        assert!(queue.ask(begin + s(11), &small, || true, || true));
+        queue.looked(Some(&small));
+        // One that is not in the queue any more keeps nobody waiting.
+        for at in [20, 31] {
+            assert!(!queue.ask(begin + s(at), &large, || false, || true));
+            queue.looked(None);
+        }
+        assert!(!queue.ask(begin + s(32), &small, || true, || true));
+        queue.looked(None);
+        assert!(queue.ask(begin + s(32), &small, || true, || true), "the large one was stopped");
+        assert!(queue.passed_over.is_empty() && queue.tried.is_empty());
     }
 
     #[test]

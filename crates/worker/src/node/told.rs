@@ -213,6 +213,7 @@ mod tests {
             worker: None,
             epoch: 1,
             report: None,
+            events_dropped: 0,
         }
     }
 

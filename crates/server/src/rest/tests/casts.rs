@@ -240,3 +240,41 @@ async fn lists_are_filtered_and_paged() {
         lab.get(ADMIN, &format!("/v1/casts?{query}")).await.refused(400, "invalid-parameter", field);
     }
 }
+
+#[tokio::test]
+async fn an_application_keeps_as_much_as_it_may() {
+    let lab = Lab::new().await;
+    let all = lab
+        .service
+        .apps
+        .all()
+        .iter()
+        .map(|app| crate::app::Application { max_kept_mib: 1, ..(**app).clone() })
+        .collect();
+    lab.service.apps.replace(all);
+    let wish = json!({"url": "http://a.example/", "recording": {}, "css": "x".repeat(400_000)});
+    let first = lab.cast_of(TWO, &wish).await;
+    lab.cast_of(TWO, &wish).await;
+    let refused = lab.post(TWO, "/v1/casts", &wish).await;
+    refused.refused(429, "too-many-bytes", "-");
+    assert_eq!(refused.header("retry-after"), "10");
+    let words = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(words.contains("0.8 MiB") && words.contains("1 MiB (max_kept_mib)"), "{words}");
+    lab.cast_of(ONE, &wish).await;
+    lab.post(TWO, &format!("/v1/casts/{first}/stop"), &json!({})).await.expect(200);
+    lab.cast_of(TWO, &wish).await;
+}
+
+#[tokio::test]
+async fn casts_that_do_not_wait_take_places() {
+    let lab = Lab::new().await;
+    let wish = json!({"url": "http://a.example/", "recording": {}, "queue_s": 0});
+    // `one` may have 3.
+    for _ in 0..6 {
+        lab.cast_of(ONE, &wish).await;
+        lab.service.fleet.sweep().await.unwrap();
+    }
+    lab.post(ONE, "/v1/casts", &wish).await.refused(429, "too-many-casts", "-");
+    lab.pass(60_000);
+    lab.cast_of(ONE, &wish).await;
+}

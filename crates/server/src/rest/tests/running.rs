@@ -122,13 +122,14 @@ async fn deliveries_are_shown_and_made_again() {
         "url": "http://127.0.0.1/hook", "status": 500,
     });
     assert_eq!(shown, json!({"attempts": [expected]}), "the backlog of all is the administrator's");
-    assert!(lab.service.fleet.due(10).await.unwrap().is_empty());
+    assert!(lab.service.fleet.due(10, &std::collections::HashSet::new()).await.unwrap().is_empty());
     let empty = request("POST", &again, ONE).body(Body::empty()).unwrap();
-    assert_eq!(lab.send(empty).await.expect(202), json!({"events": 1}));
-    assert_eq!(lab.service.fleet.due(10).await.unwrap().len(), 1);
+    let at_once = json!({"events": 1, "waiting": 1, "next_at": "2026-11-21T17:00:00.000Z"});
+    assert_eq!(lab.send(empty).await.expect(202), at_once);
+    assert_eq!(lab.service.fleet.due(10, &std::collections::HashSet::new()).await.unwrap().len(), 1);
     lab.service.fleet.settle(&id, 1, Settled::Done, None).await.unwrap();
-    assert_eq!(lab.post(ONE, &again, &json!({})).await.expect(202), json!({"events": 0}));
-    assert_eq!(lab.post(ONE, &again, &json!({"seq": 1})).await.expect(202), json!({"events": 1}));
+    assert_eq!(lab.post(ONE, &again, &json!({})).await.expect(202), json!({"events": 0, "waiting": 0}));
+    assert_eq!(lab.post(ONE, &again, &json!({"seq": 1})).await.expect(202), at_once);
     for (body, status, code) in [
         (json!({"seq": 2}), 404, "no-such-event"),
         (json!({"seq": u64::MAX}), 400, "invalid-parameter"),
@@ -151,4 +152,19 @@ async fn casts_that_somebody_wants_to_hear_of_are_told() {
     assert_eq!(lab.service.fleet.backlog().await.unwrap().waiting, 1);
     lab.cast_of(ONE, &quiet).await;
     assert_eq!(lab.service.fleet.backlog().await.unwrap().waiting, 2);
+}
+
+#[tokio::test]
+async fn whoever_wants_something_told_again_hears_what_waits() {
+    let lab = Lab::new().await;
+    let id = lab.cast().await;
+    let again = format!("/v1/casts/{id}/deliveries/redeliver");
+    lab.service.fleet.settle(&id, 1, Settled::Again(Duration::from_secs(60)), None).await.unwrap();
+    // Two hours back: what waits, waits no longer for that.
+    lab.time.fetch_sub(7_200_000, Ordering::SeqCst);
+    let told = lab.post(ONE, &again, &json!({"seq": 1})).await.expect(202);
+    assert_eq!((&told["events"], &told["waiting"]), (&json!(1), &json!(1)), "{told}");
+    lab.service.fleet.settle(&id, 1, Settled::Again(Duration::from_secs(60)), None).await.unwrap();
+    let told = lab.post(ONE, &again, &json!({})).await.expect(202);
+    assert_eq!(told, json!({"events": 0, "waiting": 1, "next_at": "2026-11-21T15:00:00.000Z"}), "at once");
 }

@@ -68,6 +68,7 @@ fn wrong_care() -> Wrong {
         (json!({"duration_s": 0.999}), "duration_s"),
         (json!({"duration_s": 86_400.001}), "duration_s"),
         (json!({"duration_s": 1e300}), "duration_s"),
+        (json!({"queue_s": 3601}), "queue_s"),
         (json!({"queue_s": 86_401}), "queue_s"),
         (json!({"queue_s": u64::MAX}), "queue_s"),
         (json!({"room": {"room": "a/b", "user": "u"}}), "room.room"),
@@ -174,13 +175,15 @@ fn everything() -> Value {
 #[tokio::test]
 async fn everything_arrives_in_the_description() {
     let lab = Lab::new().await;
-    let body = everything();
+    let mut body = everything();
+    // So that a worker can take it: only workers see what is put into the page.
+    body["queue_s"] = json!(60);
     let reply = lab.post(ONE, "/v1/casts", &body).await;
     let shown = reply.expect(201);
     clean(&shown);
     let id = CastId::parse(shown["id"].as_str().unwrap()).unwrap();
     assert_eq!(reply.header("location"), format!("/v1/casts/{id}"));
-    let cast = lab.service.fleet.get(&id).await.unwrap().unwrap();
+    let cast = lab.claim().await.cast;
     let (spec, recording) = (&cast.spec, cast.spec.recording.as_ref().unwrap());
     let spec_text = format!("{spec:?}");
     for words in [
@@ -327,4 +330,19 @@ async fn bodies_that_are_none() {
     unknown.insert("x".repeat(1 << 20), Value::Null);
     let reply = send(json, Value::Object(unknown).to_string().into_bytes()).await;
     assert!(reply.body.len() < 2000, "what was sent is not repeated at length");
+}
+
+#[tokio::test]
+async fn the_operator_says_how_long_casts_may_wait() {
+    let wish = |s: u64| json!({"url": "http://a.example/", "recording": {}, "queue_s": s});
+    for (casts, most) in
+        [(json!({}), 3600), (json!({"max_queue_s": 90}), 90), (json!({"max_queue_s": 9, "queue_s": 20}), 20)]
+    {
+        let lab = Lab::with(casts).await;
+        lab.post(ONE, "/v1/casts", &wish(most)).await.expect(201);
+        let refused = lab.post(ONE, "/v1/casts", &wish(most + 1)).await;
+        refused.refused(400, "invalid-parameter", "queue_s");
+        let words = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(words.contains(&format!("at most {most} s")), "{words}");
+    }
 }

@@ -42,6 +42,7 @@ fn cast(to: Storage, format: Format) -> Cast {
         worker: None,
         epoch: 1,
         report: None,
+        events_dropped: 0,
     }
 }
 

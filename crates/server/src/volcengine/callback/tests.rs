@@ -33,6 +33,7 @@ fn cast(live_ms: Option<i64>) -> Cast {
         worker: None,
         epoch: 1,
         report: None,
+        events_dropped: 0,
     }
 }
 
