@@ -213,6 +213,9 @@ fn what_cannot_be_is_found() {
         ("[casts]\nqueue_limit = 0", true, "casts.queue_limit:"),
         ("[casts]\nqueue_s = 604801", true, "casts.queue_s:"),
         ("[tencent]\nmin_duration_s = 86401", true, "tencent.min_duration_s:"),
+        ("[tencent]\nmax_duration_s = 86401", true, "tencent.max_duration_s:"),
+        ("[tencent]\nmax_duration_s = 1799", true, "tencent.max_duration_s:"),
+        ("[tencent]\nmin_duration_s = 0\nmax_duration_s = 9", true, "tencent.max_duration_s:"),
     ];
     for (text, grave, want) in cases {
         found(text, *grave, want);

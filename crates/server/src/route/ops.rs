@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
@@ -10,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Desk;
 use crate::metrics;
+use crate::refused::RefusedAuth;
 use crate::service::{Service, same};
 
 /// The fleet must have answered by then.
@@ -64,7 +66,9 @@ async fn unready(service: &Service) -> Option<String> {
 pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Response {
     if !open(&desk.service, &headers) && !is_admin(&desk.service, &headers) {
         let ask = [(WWW_AUTHENTICATE, "Bearer")];
-        return (StatusCode::UNAUTHORIZED, ask, "the administrator's token is needed\n").into_response();
+        let refused = RefusedAuth::new("metrics", "", "401");
+        let words = "the administrator's token is needed\n";
+        return (StatusCode::UNAUTHORIZED, Extension(refused), ask, words).into_response();
     }
     match metrics::scrape(&desk.metrics, &desk.service).await {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
