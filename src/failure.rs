@@ -51,14 +51,24 @@ fn code(kind: Kind) -> u8 {
 impl From<cast::Error> for Failure {
     fn from(error: cast::Error) -> Self {
         let code = code(error.kind());
-        Self { error: error.into(), code }
+        match error.allow_rule() {
+            Some(rule) => Self { error: anyhow::Error::msg(with_flag(&error.to_string(), &rule)), code },
+            None => Self { error: error.into(), code },
+        }
     }
 }
 
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {
-        Self { error: anyhow::Error::msg(failed.message), code: code(failed.kind) }
+        let Failed { kind, message, allow_rule } = failed;
+        let message = allow_rule.map_or(message.clone(), |rule| with_flag(&message, &rule));
+        Self { error: anyhow::Error::msg(message), code: code(kind) }
     }
+}
+
+/// On a command line, a network rule is a flag.
+fn with_flag(message: &str, rule: &str) -> String {
+    format!("{message}; allow it with --allow-net {rule} if this page may reach it")
 }
 
 impl From<record::Error> for Failure {
@@ -93,6 +103,24 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(Failure::from(error).code, code);
         }
+    }
+
+    #[test]
+    fn the_command_line_says_its_own_flag() {
+        let refused = browser::Error::Refused {
+            url: "http://localhost:3000/".into(),
+            host: "localhost".into(),
+            address: "127.0.0.1".parse().unwrap(),
+            port: 3000,
+            why: pagecast_core::spec::Refusal::NotPublic,
+        };
+        let words = "cannot open http://localhost:3000/: 127.0.0.1 is not a public address; \
+                     allow it with --allow-net localhost:3000 if this page may reach it";
+        let (message, allow_rule) = (refused.to_string(), refused.allow_rule());
+        assert!(!message.contains("--"), "others have no flags: {message}");
+        let failed = Failed { allow_rule, ..Failed::new(Kind::Page, message) };
+        assert_eq!(Failure::from(failed).to_string(), words);
+        assert_eq!(Failure::from(cast::Error::from(refused)).to_string(), words);
     }
 
     #[test]

@@ -101,6 +101,15 @@ pub enum Kind {
 }
 
 impl Error {
+    /// The network rule that would let the page be reached, if that is all that is wrong.
+    #[must_use]
+    pub fn allow_rule(&self) -> Option<String> {
+        match self {
+            Self::Page(pagecast_page::Error::Browser(error)) => error.allow_rule(),
+            _ => None,
+        }
+    }
+
     /// What kind of thing failed.
     #[must_use]
     pub fn kind(&self) -> Kind {

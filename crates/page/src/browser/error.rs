@@ -61,7 +61,7 @@ pub enum Error {
         reason: String,
     },
     /// The page, or where it redirects to, is out of reach.
-    #[error("cannot open {url}: {}", reach::advise(host, *address, *port, *why))]
+    #[error("cannot open {url}: {}", reach::explain(*address, *port, *why))]
     Refused {
         /// The page.
         url: String,
@@ -107,6 +107,19 @@ pub enum Error {
     /// The browser's process ended.
     #[error("the browser ended unexpectedly")]
     Gone,
+}
+
+impl Error {
+    /// The network rule that would let the page be reached, if it is out of reach only because no rule allows it.
+    #[must_use]
+    pub fn allow_rule(&self) -> Option<String> {
+        match self {
+            Self::Refused { host, address, port, why: Refusal::NotPublic, .. } => {
+                Some(reach::rule(host, *address, *port))
+            }
+            _ => None,
+        }
+    }
 }
 
 fn list(places: &[PathBuf]) -> String {

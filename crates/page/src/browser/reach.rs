@@ -25,19 +25,21 @@ pub(super) fn failure(url: &SourceUrl, reason: &str, place: Option<Place>) -> Er
     Error::Navigation { url, reason: reason.to_owned() }
 }
 
-/// Why an address is out of reach, and what to do about it.
-pub(super) fn advise(host: &str, address: IpAddr, port: u16, why: Refusal) -> String {
-    let rule = match address {
+/// Why an address is out of reach, for whoever asked by whichever way: what to do about it differs by way.
+pub(super) fn explain(address: IpAddr, port: u16, why: Refusal) -> String {
+    match why {
+        Refusal::Denied => format!("a rule of this cast denies it ({address}, port {port})"),
+        Refusal::NotPublic => format!("{address} is not a public address"),
+    }
+}
+
+/// The network rule that would let the page reach this.
+pub(super) fn rule(host: &str, address: IpAddr, port: u16) -> String {
+    match address {
         // Servers listen on one of its addresses, and nobody knows which.
         _ if guard::is_this_machine(host) => format!("{host}:{port}"),
         IpAddr::V4(address) => format!("{address}:{port}"),
         IpAddr::V6(address) => format!("[{address}]:{port}"),
-    };
-    match why {
-        Refusal::Denied => format!("a rule of this cast denies it ({address}, port {port})"),
-        Refusal::NotPublic => format!(
-            "{address} is not a public address; allow it with --allow-net {rule} if this page may reach it"
-        ),
     }
 }
 
@@ -53,12 +55,13 @@ mod tests {
             ("wiki.corp.example", "10.1.2.3", "10.1.2.3:3000"),
             ("::1", "::1", "[::1]:3000"),
         ] {
-            let said = advise(host, address.parse().unwrap(), 3000, Refusal::NotPublic);
+            let (url, host, address) = ("http://a/".into(), host.into(), address.parse().unwrap());
+            let error = |why| Error::Refused { url, host, address, port: 3000, why };
+            let refused = error(Refusal::NotPublic);
+            assert_eq!(refused.allow_rule().as_deref(), Some(rule));
             assert_eq!(
-                said,
-                format!(
-                    "{address} is not a public address; allow it with --allow-net {rule} if this page may reach it"
-                )
+                refused.to_string(),
+                format!("cannot open http://a/: {address} is not a public address")
             );
             assert!(Rule::parse(rule).is_ok());
         }

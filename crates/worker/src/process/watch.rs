@@ -73,7 +73,7 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
             if !self.go_on(&mut process) {
                 let message =
                     format!("the cast's process ended unexpectedly ({status}); what was recorded is kept");
-                return self.save(process, Some(Failed { kind: Kind::Unexpected, message }));
+                return self.save(process, Some(Failed::new(Kind::Unexpected, message)));
             }
         }
     }
@@ -197,7 +197,7 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
             Followed::Abandoned => Outcome::default(),
             Followed::Lost(status) => {
                 let message = format!("the process that stores the recording ended unexpectedly ({status})");
-                Outcome { report: None, failure: Some(Failed { kind: Kind::Unexpected, message }) }
+                Outcome { report: None, failure: Some(Failed::new(Kind::Unexpected, message)) }
             }
         }
     }
