@@ -57,8 +57,8 @@ fn code(kind: Kind) -> u8 {
 
 impl From<cast::Error> for Failure {
     fn from(error: cast::Error) -> Self {
-        let code = code(error.kind());
-        Self { error: error.into(), code }
+        let (kind, message, cause) = (error.kind(), chain(&error), error.load_error());
+        Failed { cause, ..Failed::new(kind, message) }.into()
     }
 }
 
@@ -121,7 +121,7 @@ mod tests {
     fn the_command_line_says_which_flag_helps() {
         let said = |cause| {
             let message = "cannot open http://localhost:3000/: why".to_owned();
-            Failure::from(Failed { kind: Kind::Page, message, cause: Some(cause) }).to_string()
+            Failure::from(Failed { cause: Some(cause), ..Failed::new(Kind::Page, message) }).to_string()
         };
         let untrusted = said(LoadError::Certificate { code: "net::ERR_CERT_AUTHORITY_INVALID".into() });
         assert!(untrusted.contains("--ca FILE"), "{untrusted}");

@@ -20,7 +20,7 @@ use pagecast_server::app::{self, Apps};
 use pagecast_server::callback::Courier;
 use pagecast_server::config::{self, Config};
 use pagecast_server::metrics::Metrics;
-use pagecast_server::{Rooms, Service, listen, route};
+use pagecast_server::{Rooms, Service, listen, route, volcengine};
 use pagecast_worker::node::{self, AdmissionConfig, Node};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -124,6 +124,10 @@ impl Running {
             max_bytes: config.casts.history_mib << 20,
         };
         let fleet: Arc<dyn Fleet> = Sqlite::open(store_config).context("cannot open the fleet")?;
+        // The fleet holds the lock of the folder now.
+        volcengine::keep_signatures(&config.data, unix_ms()).with_context(|| {
+            format!("cannot keep the signatures of requests in {}", config.data.display())
+        })?;
         // Its pages are anybody's who can reach the listener and read its keys.
         let made = config.applications.is_empty() && config.listen.ip().is_loopback();
         if made {
@@ -159,8 +163,11 @@ impl Running {
 
     /// Where its APIs are.
     pub(crate) fn url(&self) -> String {
-        let scheme = if self.service.config.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.server.addr)
+        format!("{}://{}", self.scheme(), self.server.addr)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.service.config.tls.is_some() { "https" } else { "http" }
     }
 
     /// What handlers have.
@@ -172,7 +179,10 @@ impl Running {
     fn introduce(&self) {
         let url = self.url();
         screen::say(&format!("Pagecast {} listens on {url}", env!("CARGO_PKG_VERSION")));
-        screen::say("  Volcengine and Tencent APIs: this address as the endpoint of their SDKs");
+        let (endpoint, protocol) = (self.server.addr, self.scheme());
+        screen::say(&format!(
+            "  Volcengine and Tencent APIs: endpoint {endpoint}, protocol {protocol}, for their SDKs"
+        ));
         screen::say(&format!("  REST API: {url}/v1"));
         if let Some(addr) = self.rooms {
             screen::say(&format!("  rooms: http://{addr}/rooms/…"));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::command::{output_of, program, signal_pid};
-use pagecast_testkit::service::{ADMIN, CALLBACK_SECRET};
+use pagecast_testkit::service::{ADMIN, APP_ID, CALLBACK_SECRET, SDK_APP_ID};
 use pagecast_testkit::strip::Place;
 use pagecast_testkit::{Receiver, Recording, Scratch, Server, Service, Setup, Signal, Turn, http, signed};
 use serde_json::{Value, json};
@@ -136,6 +136,37 @@ fn find(service: &Service, name: &str) -> Result<std::path::PathBuf> {
         }
     }
     anyhow::bail!("{name} is not there")
+}
+
+/// A vendor's API has a word for a failure; the log and the REST API have the reason, and neither speaks of flags.
+#[test]
+fn a_failure_is_told_with_its_reason() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let service = Service::start(PAGECAST, &Setup::default())?;
+    let page = "http://10.1.2.3:81/";
+    let bucket = json!({ "Vendor": 0, "Region": "r", "Bucket": "b-1", "AccessKey": "a", "SecretKey": "s" });
+    let record = json!({ "SdkAppId": SDK_APP_ID, "RecordUrl": page, "StorageParams": { "CloudStorage": bucket } });
+    let (good, started) = service.call("StartWebRecord", &record)?;
+    let record = started["Response"]["TaskId"].as_str().context("no TaskId")?.to_owned();
+    let webcast =
+        json!({ "AppId": APP_ID, "RoomId": "r", "TaskId": "chosen-by-us", "UserId": "u", "SourceURL": page });
+    ensure!(good && service.call("StartWebcast", &webcast)?.0, "it was refused");
+    let casts = service.rest("GET", "/v1/casts?origin=volcengine", None)?.json()?;
+    let webcast = casts["casts"][0]["id"].as_str().context("no cast")?.to_owned();
+    for (id, task) in [(&record, record.as_str()), (&webcast, "chosen-by-us")] {
+        let cast = wait_until(&service, id, "it has failed", |cast| cast["state"] == "ended")?;
+        let message = cast["end"]["message"].as_str().context("no message")?;
+        ensure!(cast["end"]["reason"] == "start-failed", "{cast:#}");
+        ensure!(message.ends_with("10.1.2.3 is not a public address"), "{message}");
+        let log = service.log();
+        let line = log.lines().find(|line| line.contains("cast failed") && line.contains(task));
+        let line = line.with_context(|| format!("no line about {task} in {log}"))?;
+        ensure!(line.contains(message) && line.contains("start-failed") && line.contains(id.as_str()), "{line}");
+        ensure!(!log.contains("--allow-net"), "{log}");
+    }
+    let endpoint = format!("endpoint {}, protocol http,", service.host());
+    ensure!(service.log().contains(&endpoint), "SDKs want it without http://: {}", service.log());
+    Ok(())
 }
 
 #[test]

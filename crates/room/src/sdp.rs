@@ -12,6 +12,28 @@ fn find<'a>(sdp: &'a str, prefix: &str) -> Option<&'a str> {
     lines(sdp).find(|line| line.starts_with(prefix))
 }
 
+/// What is wrong with an SDP, with the line where its parser names a place: that is an address in memory, which is nobody's business.
+pub(crate) fn complaint(sdp: &str, error: &str) -> String {
+    const PLACE: &str = "PointerOffset(";
+    let mut parts = error.split(PLACE);
+    let mut said = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (address, rest) = part.split_once(')').unwrap_or((part, ""));
+        let address = usize::from_str_radix(address.trim_start_matches("0x"), 16).ok();
+        let offset = address.and_then(|address| address.checked_sub(sdp.as_ptr().addr()));
+        let before = offset.and_then(|offset| sdp.as_bytes().get(..offset));
+        match before {
+            Some(before) => {
+                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                said.push_str(&format!("line {line}"));
+            }
+            None => said.push_str("an unknown place"),
+        }
+        said.push_str(rest);
+    }
+    said
+}
+
 /// The first media line of an SDP, and its `mid`: what a fragment hangs on (RFC 8840, 9).
 fn head(sdp: &str) -> String {
     let media = find(sdp, "m=").unwrap_or("m=audio 9 UDP/TLS/RTP/SAVPF 0");
@@ -98,6 +120,21 @@ mod tests {
     const OFFER: &str = "v=0\r\na=ice-ufrag:u1\r\na=ice-pwd:p1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n\
         a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\nm=video 9 UDP/TLS/RTP/SAVPF 108\r\na=mid:1\r\n\
         a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\n";
+
+    #[test]
+    fn a_complaint_names_the_line_and_no_address() {
+        let offer = OFFER.replace("m=video 9", "m=video nine");
+        let error = str0m::change::SdpOffer::from_sdp_string(&offer).unwrap_err().to_string();
+        assert!(error.contains("PointerOffset(0x"), "the parser has learned to speak: {error}");
+        let said = complaint(&offer, &error);
+        assert!(said.contains("line ") && !said.contains("0x") && !said.contains("Pointer"), "{said}");
+        let at = |offset: usize| format!("at PointerOffset({:#x}): bad", offer.as_ptr().addr() + offset);
+        assert_eq!(complaint(&offer, &at(0)), "at line 1: bad");
+        assert_eq!(complaint(&offer, &at(6)), "at line 2: bad");
+        for elsewhere in ["at PointerOffset(0x1): bad", "at PointerOffset(x): bad"] {
+            assert_eq!(complaint(&offer, elsewhere), "at an unknown place: bad");
+        }
+    }
 
     #[test]
     fn a_restart_tells_credentials_and_candidates_once() {

@@ -13,6 +13,7 @@ pub mod config;
 mod limit;
 pub mod listen;
 pub mod metrics;
+mod refused;
 pub mod rest;
 pub mod route;
 mod service;

@@ -23,7 +23,7 @@ use tracing::{Instrument as _, Span};
 use crate::callback::{self, Dialect};
 use crate::metrics::Metrics;
 use crate::service::{Service, request_id};
-use crate::{rest, tencent, volcengine};
+use crate::{refused, rest, tencent, volcengine};
 
 /// Names a request, in requests, answers and logs.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -159,6 +159,7 @@ fn build(desk: Desk, rest: Router) -> Router {
         .route("/metrics", get(ops::metrics))
         .with_state(desk)
         .merge(rest)
+        .layer(from_fn_with_state(Arc::<refused::AuthLog>::default(), refused::log))
         .layer(from_fn(named))
 }
 

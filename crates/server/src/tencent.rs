@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 
 use crate::Service;
 use crate::limit::Limits;
+use crate::refused::RefusedAuth;
 use crate::route::{Call, Lost};
 use answer::Fault;
 pub(crate) use request::claims;
@@ -43,7 +44,14 @@ static LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits::new(PER_SECOND));
 pub(crate) async fn handle(service: &Service, call: Call) -> Response {
     let result = tokio::time::timeout(DEADLINE, act(service, &call, &LIMITS)).await;
     let late = || Err(Fault::new("InternalError", "this takes too long: try again later"));
-    answer::respond(&call, result.unwrap_or_else(|_| late()))
+    let result = result.unwrap_or_else(|_| late());
+    let refused =
+        result.as_ref().err().map(|fault| fault.code).filter(|code| code.starts_with("AuthFailure."));
+    let mut response = answer::respond(&call, result);
+    if let Some(code) = refused {
+        response.extensions_mut().insert(RefusedAuth::new(ORIGIN, request::claimed_key(&call), code));
+    }
+    response
 }
 
 /// Answers one whose body did not come, or not whole.

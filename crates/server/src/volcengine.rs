@@ -13,16 +13,20 @@ mod start;
 mod task;
 pub mod token;
 
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{Method, header};
 use axum::response::Response;
 use pagecast_core::spec::Secret;
+use pagecast_fleet::UnixMs;
 use serde_json::{Map, Value};
 
 use crate::app::Application;
 use crate::limit::Limits;
+use crate::refused::RefusedAuth;
 use crate::route::{Call, Lost};
 use crate::service::{Service, request_id};
 use answer::{About, Code, Fault, shown};
@@ -108,11 +112,21 @@ fn about(call: &Call, region: &str) -> About {
     About::new(request_id(), named("Action"), named("Version"), region)
 }
 
+/// What a key may ask for, it may ask for of the whole process.
+static DESK: LazyLock<Desk> = LazyLock::new(Desk::default);
+
 /// Answers a request that [`claims`] took.
 pub async fn handle(service: &Service, call: Call) -> Response {
-    // What a key may ask for, it may ask for of the whole process.
-    static DESK: LazyLock<Desk> = LazyLock::new(Desk::default);
     DESK.handle(service, &call).await
+}
+
+/// Has this process remember which requests were answered, over restarts: by files in the data folder.
+///
+/// # Errors
+/// The files cannot be read or written.
+pub fn keep_signatures(data: &Path, now: UnixMs) -> io::Result<()> {
+    *DESK.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen::open(data, now)?;
+    Ok(())
 }
 
 /// What is remembered from call to call.
@@ -142,10 +156,15 @@ impl Desk {
             },
             Err(fault) => Err(fault),
         };
+        let mut response = answer::respond(&about, &result);
         if let Err(fault) = &result {
             tracing::debug!(request = about.request_id, action = about.action, code = ?fault.code, "refused");
+            if fault.code.is_authentication() {
+                let refused = RefusedAuth::new("volcengine", sign::claimed_key(call), fault.code.word());
+                response.extensions_mut().insert(refused);
+            }
         }
-        answer::respond(&about, &result)
+        response
     }
 
     /// Everything that is checked before anything is read or done.
@@ -158,6 +177,7 @@ impl Desk {
         let now = service.now();
         let regions = &service.config.volcengine.regions;
         let verified = sign::verify(call, now, regions, |id| secrets(service, id))?;
+        refuse_temporary(call, &verified)?;
         about.region.clear();
         about.region.extend(verified.region.chars().take(64));
         let (action, version) = known(&verified)?;
@@ -178,6 +198,17 @@ impl Desk {
         }
         Ok(Asked { action, version, verified })
     }
+}
+
+/// Refuses the token of a temporary key, as Tencent's API does: this service issues none, so nothing could say whether the token is
+/// good, or until when. An empty one is none.
+fn refuse_temporary(call: &Call, verified: &Verified) -> Result<(), Fault> {
+    let has_text = |token: Option<&str>| token.is_some_and(|token| !token.trim().is_empty());
+    if !has_text(call.header("x-security-token")) && !has_text(item(&verified.query, "X-Security-Token")) {
+        return Ok(());
+    }
+    let message = "there are no temporary keys here: use an access key of the application, and leave out X-Security-Token";
+    Err(Fault::new(Code::InvalidAccessKey, message))
 }
 
 /// A call that may be carried out.
@@ -219,8 +250,14 @@ async fn act(service: &Service, call: &Call, asked: &Asked) -> Result<Value, Fau
             let strict = service.config.volcengine.strict_repeat && asked.version != VERSION_2023;
             start::start(service, &app, &start, strict).await
         }
-        Action::Stop => task::stop(service, &owner(&fields)?.1).await,
-        Action::Get => task::get(service, &owner(&fields)?.1).await,
+        Action::Stop => {
+            let (app, task) = owner(&fields)?;
+            task::stop(service, &app, &task).await
+        }
+        Action::Get => {
+            let (app, task) = owner(&fields)?;
+            task::get(service, &app, &task).await
+        }
     }
 }
 

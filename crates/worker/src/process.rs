@@ -88,9 +88,17 @@ pub struct Failed {
     pub kind: Kind,
     /// For people: what was tried and why it failed.
     pub message: String,
-    /// Why the page could not be loaded, if that is what failed.
+    /// Why the page could not be loaded, if that is what failed. Whoever asked is told in its own words what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<LoadError>,
+}
+
+impl Failed {
+    /// For this reason.
+    #[must_use]
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), cause: None }
+    }
 }
 
 /// Why a cast's process cannot be had.

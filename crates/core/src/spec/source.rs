@@ -55,17 +55,8 @@ impl Source {
         if !SCALE_FACTOR_RANGE.contains(&self.scale_factor) {
             return Err(SpecError::ScaleFactor(self.scale_factor));
         }
-        if let Some(mobile) = self.context.mobile {
-            let (width, height) = mobile.viewport();
-            let ratio = |pixels: u32, css: u32| f64::from(pixels) / f64::from(css);
-            let fits = ratio(self.size.width(), width).min(ratio(self.size.height(), height));
-            let why = if self.scale_factor != 1.0 {
-                "a mobile device has its own, as large as it fits into the picture: leave it at 1"
-            } else if fits < *SCALE_FACTOR_RANGE.start() {
-                "a mobile device needs a picture of at least a quarter of its own size"
-            } else {
-                return self.context.check();
-            };
+        if self.context.mobile.is_some() && self.scale_factor != 1.0 {
+            let why = "a mobile device has its own, as large as it fits into the picture: leave it at 1";
             return Err(SpecError::Context { what: "scale factor", why });
         }
         self.context.check()
@@ -291,15 +282,17 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_its_own_scale_and_needs_some_room() {
+    fn a_device_has_its_own_scale_and_fits_into_every_picture() {
         let check = |width, height, scale_factor| {
-            let phone = Mobile { device: Device::Phone, orientation: Orientation::Portrait };
-            let context = Context { mobile: Some(phone), ..Context::default() };
+            let tablet = Mobile { device: Device::Tablet, orientation: Orientation::Portrait };
+            let context = Context { mobile: Some(tablet), ..Context::default() };
             let (url, size) = (SourceUrl::parse("http://a/").unwrap(), Size::new(width, height).unwrap());
             Source { url, size, fps: Fps::new(30).unwrap(), scale_factor, context }.check()
         };
         assert_eq!(check(1280, 720, 1.0), Ok(()));
         assert!(check(1280, 720, 2.0).unwrap_err().to_string().contains("mobile device has its own"));
-        assert!(check(1280, 180, 1.0).unwrap_err().to_string().contains("a quarter"));
+        for (width, height) in [(320, 180), (MIN_SIDE, MIN_SIDE), (1920, MIN_SIDE), (MIN_SIDE, 1080)] {
+            assert_eq!(check(width, height, 1.0), Ok(()), "{width}x{height}");
+        }
     }
 }

@@ -18,6 +18,7 @@ use str0m::stats::{MediaEgressStats, PeerStats};
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output as RtcOutput, Rtc};
 
 use super::Line;
+use crate::sdp::complaint;
 use crate::signal::{Offer, OfferedLayer};
 
 /// Payload type of H.264 and of its retransmissions, as browsers have them.
@@ -255,7 +256,7 @@ impl Peer {
     /// It cannot be understood, or refuses the picture.
     pub(crate) fn answer(&mut self, sdp: &str) -> Result<(), Error> {
         let bad = |why: String| Error::Answer(why.chars().take(200).collect());
-        let answer = SdpAnswer::from_sdp_string(sdp).map_err(|e| bad(e.to_string()))?;
+        let answer = SdpAnswer::from_sdp_string(sdp).map_err(|e| bad(complaint(sdp, &e.to_string())))?;
         let Some(pending) = self.pending.take() else { return Ok(()) };
         self.rtc.sdp_api().accept_answer(pending, answer).map_err(|e| bad(e.to_string()))?;
         let wanted = match self.codec {

@@ -24,6 +24,7 @@ mod sdp;
 pub(crate) use self::said::{Datagram, Happening, Outgoing};
 pub(crate) use self::sdp::Refusal;
 use self::sdp::{media_sections, shorten, with_credentials};
+use crate::sdp::complaint;
 
 /// What a viewer's line is believed to carry before anything is known about it, in bit/s: enough for a page in HD to begin with.
 const FIRST_ESTIMATE_BPS: u64 = 2_500_000;
@@ -166,7 +167,8 @@ impl Peer {
             }
         }
         let malformed = |why: &dyn std::fmt::Display| Refusal::Malformed(shorten(&why.to_string()));
-        let offer = SdpOffer::from_sdp_string(&self.offer).map_err(|e| malformed(&e))?;
+        let offer = SdpOffer::from_sdp_string(&self.offer)
+            .map_err(|e| malformed(&complaint(&self.offer, &e.to_string())))?;
         if media_sections(&self.offer) > MAX_MEDIA {
             return Err(Refusal::Unacceptable("more than one sound and one picture"));
         }
@@ -244,8 +246,8 @@ impl Peer {
     /// [`Refusal`]; the connection goes on as it was, or is over.
     pub(crate) fn restart(&mut self, ufrag: &str, password: &str) -> Result<(String, String), Refusal> {
         let offer = with_credentials(&self.offer, ufrag, password);
-        let parsed =
-            SdpOffer::from_sdp_string(&offer).map_err(|e| Refusal::Malformed(shorten(&e.to_string())))?;
+        let malformed = |error: &str| Refusal::Malformed(shorten(&complaint(&offer, error)));
+        let parsed = SdpOffer::from_sdp_string(&offer).map_err(|e| malformed(&e.to_string()))?;
         for media in [&self.audio, &self.video].into_iter().flatten().filter(|media| !media.begun) {
             if let (Some((ssrc, resend)), Some(rtc)) = (media.ssrc, &mut self.rtc) {
                 rtc.direct_api().declare_stream_tx(ssrc, resend, media.mid, None);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use pagecast_core::spec::{PATIENCE_RANGE, Secret};
+use pagecast_core::spec::{MAX_TIME_RANGE, PATIENCE_RANGE, Secret};
 use url::{Host, Url};
 
 use super::{Config, Rooms};
@@ -139,6 +139,11 @@ impl Config {
             (
                 self.tencent.min_duration_s <= 86_400,
                 "tencent.min_duration_s: at most 86400 are possible, a day",
+            ),
+            (
+                (self.tencent.min_duration_s..=86_400).contains(&self.tencent.max_duration_s)
+                    && self.tencent.max_duration_s >= MAX_TIME_RANGE.start().as_secs(),
+                "tencent.max_duration_s: at least 10 and tencent.min_duration_s, and at most 86400 are possible",
             ),
         ] {
             found.unless(holds, text);

@@ -245,6 +245,9 @@ fn what_cannot_be_is_found() {
         ("[limits]\nconnections = 127", true, "limits.connections: 128 to 100000"),
         ("[limits]\nconnections_per_address = 0", true, "limits.connections_per_address:"),
         ("[limits]\nrequests_per_s = 0", true, "limits.requests_per_s:"),
+        ("[tencent]\nmax_duration_s = 86401", true, "tencent.max_duration_s:"),
+        ("[tencent]\nmax_duration_s = 1799", true, "tencent.max_duration_s:"),
+        ("[tencent]\nmin_duration_s = 0\nmax_duration_s = 9", true, "tencent.max_duration_s:"),
     ];
     for (text, grave, want) in cases {
         found(text, *grave, want);

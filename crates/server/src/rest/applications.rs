@@ -150,7 +150,7 @@ pub(super) async fn list(State(rest): State<Rest>, _: Administrator) -> Response
     responses(
         (status = 201, description = "It is added.", body = ApplicationView,
             headers(("Location" = String, description = "Where it is."))),
-        (status = 409, description = "`taken`: its name, or something else that is its own, is another one's.", body = super::problem::Answer),
+        (status = 409, description = "`taken`: its name, or something else that is its own, is another one's, or casts of a removed application of this name are remembered.", body = super::problem::Answer),
     ))]
 pub(super) async fn create(
     State(rest): State<Rest>,
@@ -163,6 +163,11 @@ pub(super) async fn create(
     let taken = all.iter().any(|kept| kept.application.name == name);
     if taken || store::fixed(&rest.service).contains(&name) {
         return Err(Problem::conflict("taken", "there is an application of this name").field("name"));
+    }
+    // Its casts, and what is still to be told of them, are found by its name.
+    if rest.service.fleet.count(Some(&name)).await?.iter().any(|(_, casts)| *casts > 0) {
+        let words = "an application of this name was removed, and its casts are still remembered: take another name, or wait until they are forgotten";
+        return Err(Problem::conflict("taken", words).field("name"));
     }
     if all.len() >= MAX_APPLICATIONS {
         return Err(Problem::conflict("too-many-applications", "there are 10000 applications already"));

@@ -9,6 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::applications::tokens;
+use crate::refused::RefusedAuth;
 use crate::service::request_id;
 
 /// Most characters of a message: parsers repeat what they were given.
@@ -164,12 +166,17 @@ impl From<pagecast_fleet::Error> for Problem {
 /// Names each request, and puts whatever is wrong into the one shape.
 pub(super) async fn finish(request: Request, next: Next) -> Response {
     let id = request_id();
+    let token = tokens::claimed(request.headers());
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<Problem>();
     if problem.is_some() || response.status().is_client_error() || response.status().is_server_error() {
         let problem = problem.unwrap_or_else(|| Problem::of_status(response.status()));
         let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        let refused = (problem.status == StatusCode::UNAUTHORIZED).then_some(problem.code);
         response = problem.render(&id);
+        if let Some(code) = refused {
+            response.extensions_mut().insert(RefusedAuth::new(super::ORIGIN, token, code));
+        }
         if let Some(allow) = allow {
             response.headers_mut().insert(axum::http::header::ALLOW, allow);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -11,6 +12,7 @@ use url::{Host, Url};
 
 use super::Desk;
 use crate::metrics;
+use crate::refused::RefusedAuth;
 use crate::service::{Service, same};
 
 /// The fleet must have answered by then.
@@ -66,12 +68,11 @@ async fn unready(service: &Service) -> Option<String> {
 pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Response {
     if !open(&desk.service, &headers) && !is_admin(&desk.service, &headers) {
         let ask = [(WWW_AUTHENTICATE, "Bearer")];
-        return (
-            StatusCode::UNAUTHORIZED,
-            ask,
-            "the administrator's token is needed; if there is none, ask from this machine for localhost\n",
-        )
-            .into_response();
+        let refused = RefusedAuth::new("metrics", "", "401");
+        let words =
+            "the administrator's token is needed; if there is none, ask from this machine for localhost
+";
+        return (StatusCode::UNAUTHORIZED, Extension(refused), ask, words).into_response();
     }
     match metrics::scrape(&desk.metrics, &desk.service).await {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),

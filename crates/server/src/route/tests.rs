@@ -8,6 +8,7 @@ use super::*;
 use crate::app::Apps;
 use crate::callback::testing::{Outbox, now};
 use crate::config::Config;
+use crate::refused::tests::Lines;
 
 fn parrot(name: &'static str, call: &Call) -> Response {
     let len = call.body.len();
@@ -345,4 +346,50 @@ async fn the_real_ones_answer_in_their_own_words() {
     ] {
         assert!(text.contains(labels), "{labels} is not in\n{text}");
     }
+}
+
+/// What an operator counts to ban an address: each front end tells who was not believed, from where, and what was answered.
+#[tokio::test]
+async fn refused_authentication_is_logged() {
+    let token = "an-administrators-token";
+    let config = Config { admin_token: Some(Secret::new(token)), ..Config::default() };
+    let house = furnished(config, TONGUES, rest::router);
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let peer = axum::extract::ConnectInfo::<std::net::SocketAddr>("192.0.2.7:4711".parse().unwrap());
+    let from = |request: axum::http::request::Builder| request.extension(peer);
+    let webcast = Request::post("/?Action=StartWebcast&Version=2020-12-01");
+    let volcengine = "HMAC-SHA256 Credential=AKLTNOBODY/20231114/cn-north-1/rtc/request, SignedHeaders=x-date, Signature=00";
+    let bearer = "Bearer a-token-that-is-nobodys";
+    for (request, words) in [
+        (
+            webcast.header("authorization", volcengine).header("x-date", "20231114T221320Z"),
+            r#"api="volcengine" key_id="AKLTNOBODY" address=192.0.2.7 code="InvalidAccessKey""#,
+        ),
+        (
+            Request::post("/")
+                .header("x-tc-action", "StopWebRecord")
+                .header("authorization", "TC3-HMAC-SHA256 Credential=AKID1/x"),
+            r#"api="tencent" key_id="AKID1" address=192.0.2.7 code="AuthFailure.InvalidAuthorization""#,
+        ),
+        (
+            Request::get("/v1/casts")
+                .header("authorization", bearer)
+                .header("x-forwarded-for", "198.51.100.1"),
+            r#"api="v1" key_id="2a6d1ceb342b" address=192.0.2.7 forwarded_for="198.51.100.1" code="unauthorized""#,
+        ),
+        (Request::get("/v1/casts"), r#"api="v1" key_id="" address=192.0.2.7 code="unauthorized""#),
+        (Request::get("/metrics"), r#"api="metrics" key_id="" address=192.0.2.7 code="401""#),
+    ] {
+        let before = lines.said().len();
+        house.ask(from(request), "{}").await;
+        let said = lines.said()[before..].to_owned();
+        let line = said.lines().find(|line| line.contains("authentication refused")).unwrap_or_default();
+        assert!(line.contains(" INFO ") && line.contains(words), "{words} is not in {said}");
+        assert!(!said.contains("a-token-that"), "{said}");
+    }
+    let before = lines.said().len();
+    house.ask(from(Request::get("/metrics").header("authorization", format!("Bearer {token}"))), "").await;
+    assert!(!lines.said()[before..].contains("authentication"), "whoever is believed is not told of");
 }

@@ -137,10 +137,13 @@ impl<'a> Object<'a> {
         self.word(member)?.ok_or_else(|| Fault::missing(code, &self.name(member)))
     }
 
-    /// A whole number. One that is too large to be held is as large as can be.
+    /// A whole number, also when it is written as a double (`60.0`), as some JSON libraries write integers. A number beyond 64 bits
+    /// becomes the nearest number of 64 bits: no range goes that far.
     pub(super) fn integer(&self, member: &str) -> Result<Option<i64>, Fault> {
         let read = |value: &Value| match value {
-            Value::Number(number) => number.as_i64().or(number.is_u64().then_some(i64::MAX)),
+            Value::Number(number) => number.as_i64().or(number.is_u64().then_some(i64::MAX)).or_else(|| {
+                number.as_f64().filter(|double| double.fract() == 0.0).map(|double| double as i64)
+            }),
             Value::String(text) if self.flat => whole(text),
             _ => None,
         };
@@ -160,6 +163,18 @@ impl<'a> Object<'a> {
             }
             number => Ok(number),
         }
+    }
+
+    /// A whole number of this range. 0 is as good as absent: clients that serialise unset integers send it.
+    pub(super) fn within_unless_zero(
+        &self,
+        member: &str,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<Option<i64>, Fault> {
+        if self.integer(member)? == Some(0) {
+            return Ok(None);
+        }
+        self.within(member, range)
     }
 
     /// An object.
@@ -193,8 +208,12 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A whole number in digits.
+/// A whole number in digits, perhaps with zeros behind a point.
 fn whole(text: &str) -> Option<i64> {
+    let (text, zeros) = text.split_once('.').unwrap_or((text, "0"));
+    if zeros.is_empty() || zeros.bytes().any(|b| b != b'0') {
+        return None;
+    }
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -253,6 +272,11 @@ mod tests {
             ("-1", "-1", Some(-1)),
             ("18446744073709551615", "99999999999999999999", Some(i64::MAX)),
             ("30.5", "30.5", None),
+            ("30.0", "30.0", Some(30)),
+            ("-3e1", "-30.00", Some(-30)),
+            ("-0.0", "-0.0", Some(0)),
+            ("1e300", "9223372036854775808.0", Some(i64::MAX)),
+            ("1e-3", "30.", None),
             ("true", "", None),
             ("\"30\"", "0x1e", None),
             ("[]", "--3", None),

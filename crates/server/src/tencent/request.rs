@@ -64,6 +64,15 @@ pub(crate) fn claims(call: &Call) -> bool {
         || kind(call) == Kind::Form && marked(&call.body, MAX_FORM)
 }
 
+/// The id of the key that a request names, whether it proves it or not; empty if it names none.
+pub(super) fn claimed_key(call: &Call) -> String {
+    if let Some(authorization) = call.header("authorization") {
+        return sign::claimed_key(authorization).to_owned();
+    }
+    let form = read_form(call).ok().flatten().unwrap_or_default();
+    form.into_iter().find(|(name, _)| name == "SecretId").map(|(_, id)| id).unwrap_or_default()
+}
+
 impl Asked {
     /// Reads a request and has it prove whose it is.
     pub(super) fn read(service: &Service, call: &Call) -> Result<Self, Fault> {
@@ -79,6 +88,10 @@ impl Asked {
         };
         let first_version = !by_header && (of_form("SecretId").is_some() || of_form("Signature").is_some());
         let claim = match &form {
+            Some(_) if first_version && !service.config.tencent.v1_signatures => {
+                let words = "signatures of version 1 (HmacSHA1, HmacSHA256) are not accepted here: sign with TC3-HMAC-SHA256";
+                return Err(Fault::new("AuthFailure.SignatureFailure", words));
+            }
             Some(pairs) if first_version => Claim::v1(call, pairs)?,
             _ => Claim::v3(call)?,
         };
@@ -89,7 +102,9 @@ impl Asked {
             if first_version { of_form(name) } else { of_header() }
         };
         if common("Token").is_some() {
-            return Err(Fault::new("AuthFailure.TokenFailure", "there are no temporary keys here"));
+            let words =
+                "there are no temporary keys here: use a key of the application, and leave out the token";
+            return Err(Fault::new("AuthFailure.TokenFailure", words));
         }
         let needed = |name| common(name).ok_or_else(|| Fault::missing("MissingParameter", name));
         let action = needed("Action")?;

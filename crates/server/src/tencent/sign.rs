@@ -165,6 +165,12 @@ pub fn sign_v3(
     ]
 }
 
+/// The id of the key that an `Authorization` header names, whether the rest of it is well formed or not.
+pub(super) fn claimed_key(authorization: &str) -> &str {
+    let (_, credential) = authorization.split_once("Credential=").unwrap_or_default();
+    credential.split(['/', ',']).next().unwrap_or_default()
+}
+
 const MALFORMED: &str = "the header Authorization must be TC3-HMAC-SHA256 \
     Credential=ID/YYYY-MM-DD/SERVICE/tc3_request, SignedHeaders=content-type;host, Signature=HEX";
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pagecast_core::SpecError;
 use pagecast_core::spec::{
-    Device, Format, MAX_PUSHES, MIN_SIDE, Mobile, Orientation, Protocol, Push, PushUrl, Readiness, Signal,
-    Size, Source, SourceUrl,
+    Device, Field, Format, MAX_PUSHES, MIN_SIDE, Mobile, Orientation, Protocol, Push, PushUrl, Readiness,
+    Signal, Size, Source, SourceUrl,
 };
 use pagecast_fleet::{Created, Hold, Key, NewCast};
 use serde_json::{Map, Value, json};
@@ -17,16 +17,15 @@ use super::params::{Object, Params};
 use super::{ORIGIN, storage, unavailable};
 use crate::Service;
 use crate::app::Application;
+use crate::config;
 
 /// Longest `RecordId`, in bytes.
 const MAX_RECORD_ID: usize = 31;
-/// Most seconds that a task may last, and how long it lasts unless it says otherwise.
-const MAX_DURATION_S: i64 = 86_400;
 /// Seconds that a page may take to be ready; 0 waits for nothing.
 const READY_S: RangeInclusive<i64> = 0..=60;
-/// Width in pixels; 0 is [`USUAL`].
+/// Width in pixels. The vendor's lower bound is 0, which stands for a width that is not given.
 const WIDTH: RangeInclusive<i64> = 0..=1920;
-/// Height in pixels; 0 is [`USUAL`].
+/// Height in pixels, likewise.
 const HEIGHT: RangeInclusive<i64> = 0..=1080;
 /// Width and height of a task that does not say otherwise.
 const USUAL: (i64, i64) = (1280, 720);
@@ -89,9 +88,8 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
         recording.split = video.split;
         recording
     });
-    let least = i64::try_from(service.config.tencent.min_duration_s).unwrap_or(MAX_DURATION_S);
-    let longest = root.within("MaxDurationLimit", least..=MAX_DURATION_S)?.unwrap_or(MAX_DURATION_S);
-    spec.limits.max_time = spec.limits.max_time.min(Duration::from_secs(longest.unsigned_abs()));
+    let longest_s = max_duration_s(&service.config.tencent, root)?;
+    spec.limits.max_time = spec.limits.max_time.min(Duration::from_secs(longest_s));
     if service.config.tencent.limit_video {
         // Unless the application has a limit of its own.
         spec.limits.max_video.get_or_insert(Size::FULL_HD);
@@ -146,6 +144,16 @@ fn application(apps: &[Arc<Application>], root: &Object<'_>) -> Result<Arc<Appli
     })
 }
 
+/// `MaxDurationLimit` in seconds: the operator's maximum if the request does not give it.
+fn max_duration_s(config: &config::Tencent, root: &Object<'_>) -> Result<u64, Fault> {
+    // The configuration has been checked: neither is more than a day.
+    let bound = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+    let (low, high) = (bound(config.min_duration_s), bound(config.max_duration_s));
+    Ok(root
+        .within_unless_zero("MaxDurationLimit", low..=high)?
+        .map_or(config.max_duration_s, i64::unsigned_abs))
+}
+
 fn source(root: &Object<'_>) -> Result<Source, Fault> {
     let url = root.needed("RecordUrl", "MissingParameter")?;
     let url = SourceUrl::parse(url)
@@ -159,7 +167,7 @@ fn source(root: &Object<'_>) -> Result<Source, Fault> {
 fn size(root: &Object<'_>) -> Result<Size, Fault> {
     let Some(video) = root.object("WebRecordVideoParams")? else { return Ok(Size::HD) };
     let side = |member: &str, range, usual: i64| -> Result<u32, Fault> {
-        let asked = video.within(member, range)?.filter(|side| *side != 0).unwrap_or(usual);
+        let asked = video.within_unless_zero(member, range)?.unwrap_or(usual);
         // Half of the colour planes would be half a pixel wide; the least is the nearest to what is even less.
         Ok(u32::try_from(asked).map_or(MIN_SIDE, |side| side - side % 2).max(MIN_SIDE))
     };
@@ -196,8 +204,8 @@ impl Video {
                 return Err(Fault::new("InvalidParameter", words));
             }
         };
-        let minutes =
-            video.map_or(Ok(None), |video| video.within("MaxMediaFileDuration", SPLIT_MIN.clone()))?;
+        let minutes = video
+            .map_or(Ok(None), |video| video.within_unless_zero("MaxMediaFileDuration", SPLIT_MIN.clone()))?;
         let minutes = minutes.unwrap_or(*SPLIT_MIN.end()).unsigned_abs();
         Ok(Self { format, split: Duration::from_secs(60 * minutes) })
     }
@@ -244,12 +252,18 @@ fn push(app: &Application, target: &Object<'_>) -> Result<Push, Fault> {
     Ok(Push { url, patience: Some(PUSH_PATIENCE) })
 }
 
-/// What the description of a cast finds wrong, in the vendor's codes.
+/// What the description of a cast finds wrong, in the vendor's codes and with the vendor's name for it.
 fn refused(error: &SpecError) -> Fault {
-    let code = match error {
-        SpecError::Push(_) => "InvalidParameter.PublishCdnUrls",
-        SpecError::Storage(_) => "InvalidParameter",
-        _ => "InvalidParameter.OutOfRange",
+    let (code, parameter) = match error {
+        SpecError::Push(_) => ("InvalidParameter.PublishCdnUrls", "PublishCdnParams"),
+        SpecError::Storage(_) => ("InvalidParameter", "StorageParams"),
+        SpecError::Context { .. } => ("InvalidParameter.OutOfRange", "EmulateMobileParams"),
+        SpecError::Time { field: Field::ReadyTimeout, .. } => ("InvalidParameter.OutOfRange", "ReadyTimeout"),
+        SpecError::Time { field: Field::MaxTime, .. } => ("InvalidParameter.OutOfRange", "MaxDurationLimit"),
+        SpecError::Size { .. } | SpecError::Time { .. } => {
+            ("InvalidParameter.OutOfRange", "WebRecordVideoParams")
+        }
+        _ => return Fault::new("InvalidParameter.OutOfRange", error.to_string()),
     };
-    Fault::new(code, error.to_string())
+    Fault::new(code, format!("`{parameter}`: {error}"))
 }

@@ -80,6 +80,26 @@ impl Code {
     }
 }
 
+impl Code {
+    /// The vendor's word.
+    pub(super) fn word(self) -> &'static str {
+        self.row().0
+    }
+
+    /// Whether it says that the caller did not prove who it is.
+    pub(super) fn is_authentication(self) -> bool {
+        matches!(
+            self,
+            Self::MissingAuthenticationToken
+                | Self::MissingRequestInfo
+                | Self::MissingSignature
+                | Self::InvalidTimestamp
+                | Self::InvalidAccessKey
+                | Self::SignatureDoesNotMatch
+        )
+    }
+}
+
 /// A refusal, for whoever asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {

@@ -20,13 +20,12 @@ pub const MAX_SOLUTIONS: usize = 2;
 struct Number {
     name: &'static str,
     range: RangeInclusive<u32>,
+    /// The value of a field that is absent, `null` or 0: clients that serialise unset integers send 0.
     default: u32,
-    /// Whether 0 is possible though it is out of the range, because it is the default and means "off".
-    or_zero: bool,
 }
 
 const fn number(name: &'static str, low: u32, high: u32, default: u32) -> Number {
-    Number { name, range: low..=high, default, or_zero: low > 0 && default == 0 }
+    Number { name, range: low..=high, default }
 }
 
 const WIDTH: Number = number("Width", 50, 1920, 1280);
@@ -289,20 +288,29 @@ impl<'a> Fields<'a> {
     }
 
     fn number(&self, field: &Number) -> Result<u32, Fault> {
-        let Number { name, range, default, or_zero } = field;
+        let Number { name, range, default } = field;
         let number = match self.get(name) {
             None => return Ok(*default),
             Some(Value::Number(number)) => number,
             Some(other) => return Err(self.wrong(name, "an integer", other)),
         };
-        if number.is_f64() && number.as_f64().is_some_and(|number| number.fract() != 0.0) {
+        // Some JSON libraries write integers as doubles: `60.0` is one.
+        let double = number.as_f64().filter(|_| number.is_f64());
+        if double.is_some_and(|double| double.fract() != 0.0) {
             return Err(invalid(format!("{}{name} must be an integer, it is {number}", self.of)));
         }
-        let whole = number.as_u64().and_then(|number| u32::try_from(number).ok());
+        let whole = match double {
+            Some(double) => (0.0..=f64::from(u32::MAX)).contains(&double).then_some(double as u32),
+            None => number.as_u64().and_then(|number| u32::try_from(number).ok()),
+        };
         match whole {
-            Some(number) if range.contains(&number) || (*or_zero && number == 0) => Ok(number),
+            Some(number) if range.contains(&number) => Ok(number),
+            Some(0) => Ok(*default),
             _ => {
-                let (low, high, zero) = (range.start(), range.end(), if *or_zero { "0, and " } else { "" });
+                // Where 0 switches something off, it is worth saying.
+                let (low, high, zero) =
+                    (range.start(), range.end(), if *default == 0 { "0, and " } else { "" });
+                let zero = if range.contains(&0) { "" } else { zero };
                 Err(invalid(format!("{}{name} is {number}: {zero}{low} to {high} are possible", self.of)))
             }
         }

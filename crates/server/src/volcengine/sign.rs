@@ -167,6 +167,18 @@ pub fn verify(
     })
 }
 
+/// The id of the access key that a request names, whether it proves it or not; empty if it names none.
+pub(super) fn claimed_key(call: &Call) -> String {
+    let of_header =
+        call.header(header::AUTHORIZATION.as_str()).and_then(|text| text.split_once("Credential="));
+    let of_query = || {
+        let query = items(&call.query).unwrap_or_default();
+        item(&query, "X-Credential").map(str::to_owned)
+    };
+    let credential = of_header.map(|(_, credential)| credential.to_owned()).or_else(of_query);
+    credential.unwrap_or_default().split(['/', ',']).next().unwrap_or_default().to_owned()
+}
+
 fn check_date(claim: &Claim<'_>, now: UnixMs) -> Result<(), Fault> {
     let bad = |message: String| Err(Fault::new(Code::InvalidTimestamp, message));
     let Some(date_ms) = parse_date(claim.date) else {
@@ -437,6 +449,21 @@ pub fn sign(
 pub(super) fn query_signature(query: &str, secret: &Secret, date: &str, region: &str) -> String {
     let canonical = canonical("GET", &items(query).unwrap(), &[], "", &hash(b""));
     hex(&signature(secret, &date[..8], region, &string_to_sign(date, &date[..8], region, &canonical)))
+}
+
+/// Adds the token of a temporary key to a POST that is signed in its headers, and signs it anew.
+#[cfg(test)]
+pub(super) fn add_token(call: &mut Call, token: &str, secret: &Secret) {
+    use axum::http::HeaderValue;
+    call.headers.insert("x-security-token", HeaderValue::from_str(token).unwrap());
+    let text = call.header("authorization").unwrap().replace(", Signature=", ";x-security-token, Signature=");
+    call.headers.insert("authorization", HeaderValue::from_str(&text).unwrap());
+    let claim = Claim::of_headers(call).unwrap();
+    let request = claim.canonical(call, &items(&call.query).unwrap()).unwrap();
+    let to_sign = string_to_sign(claim.date, claim.day, claim.region, &request);
+    let signed = hex(&signature(secret, claim.day, claim.region, &to_sign));
+    let text = text.replace(claim.signature, &signed);
+    call.headers.insert("authorization", HeaderValue::from_str(&text).unwrap());
 }
 
 #[cfg(test)]

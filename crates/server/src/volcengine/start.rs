@@ -50,6 +50,11 @@ pub(super) async fn start(
             }
             Created::Exists(other) => other,
         };
+        if other.app != app.name {
+            // The `AppId` was another application's, and one of its tasks still runs: it is none of this caller's business.
+            let message = "the task cannot be started under this name at the moment: try again later, or take another TaskId";
+            return Err(Fault::new(Code::TaskAlreadyExists, message));
+        }
         if !other.stop_asked && strict {
             return Err(Fault::new(Code::TaskAlreadyExists, "the task runs already"));
         }
@@ -112,7 +117,7 @@ fn cast_of(service: &Service, app: &Application, start: &Start) -> Result<NewCas
     }
     spec.check().map_err(|error| match error {
         // Identifiers that the address of the application's rooms has no place for.
-        SpecError::Room { .. } => invalid(error.to_string()),
+        SpecError::Room { .. } => invalid(format!("AppId, RoomId, UserId and TaskId: {error}")),
         // All else that a caller can get wrong was told before.
         _ => broken("describing a task", &error),
     })?;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Code, Fault};
 use super::broken;
 use super::request::Task;
+use crate::app::Application;
 use crate::service::Service;
 
 /// How long ago a task may have been started to be found, in milliseconds.
@@ -47,14 +48,15 @@ fn not_found() -> Fault {
     Fault::new(Code::ErrorActiveTaskNotFound, "there is no such task, or it is over")
 }
 
-async fn find(service: &Service, task: &Task) -> Result<Cast, Fault> {
+/// A task of this application. Another one's is not found, though it had the same `AppId` once.
+async fn find(service: &Service, app: &Application, task: &Task) -> Result<Cast, Fault> {
     let found = service.fleet.find(&key(task)).await.map_err(|error| broken("finding a task", &error))?;
-    found.ok_or_else(not_found)
+    found.filter(|cast| cast.app == app.name).ok_or_else(not_found)
 }
 
 /// Ends a task that runs. One that was told so before is told so again as long as it has not ended.
-pub(super) async fn stop(service: &Service, task: &Task) -> Result<Value, Fault> {
-    let cast = find(service, task).await?;
+pub(super) async fn stop(service: &Service, app: &Application, task: &Task) -> Result<Value, Fault> {
+    let cast = find(service, app, task).await?;
     if cast.state == State::Ended {
         return Err(not_found());
     }
@@ -69,8 +71,8 @@ pub(super) async fn stop(service: &Service, task: &Task) -> Result<Value, Fault>
 }
 
 /// How a task stands that was started within the last 72 hours.
-pub(super) async fn get(service: &Service, task: &Task) -> Result<Value, Fault> {
-    let cast = find(service, task).await?;
+pub(super) async fn get(service: &Service, app: &Application, task: &Task) -> Result<Value, Fault> {
+    let cast = find(service, app, task).await?;
     if cast.created_ms < service.now().saturating_sub(LOOK_BACK_MS) {
         return Err(not_found());
     }

@@ -601,6 +601,66 @@ async fn the_same_bytes_are_good_for_a_minute() {
 }
 
 #[tokio::test]
+async fn a_restart_makes_no_old_request_good_again() {
+    let mut bench = Bench::new();
+    let data = bench.service.config.data.clone();
+    bench.desk.seen = Mutex::new(Seen::open(&data, NOW).unwrap());
+    let body = start(json!({})).to_string();
+    let call = bench.signed("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+    assert_eq!(bench.send(&call).await.0, 200);
+    bench.stop().await;
+    bench.pass(replay::REPEAT_MS + 1);
+    bench.desk = Desk::default();
+    bench.desk.seen = Mutex::new(Seen::open(&data, bench.service.now()).unwrap());
+    assert_eq!(code(&bench.send(&call).await), is(403, "InvalidTimestamp"));
+    assert_eq!(code(&bench.start(json!({})).await), is(200, "none"), "one that is signed anew");
+}
+
+#[tokio::test]
+async fn there_are_no_temporary_keys() {
+    let bench = Bench::new();
+    let signed = |token: &str| {
+        // As SDKs do: the token is a signed header.
+        let body = start(json!({})).to_string();
+        let mut call = bench.signed("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+        sign::add_token(&mut call, token, &Secret::new("secret"));
+        call
+    };
+    assert_eq!(code(&bench.send(&signed("STS2abc")).await), is(401, "InvalidAccessKey"));
+    assert_eq!(code(&bench.send(&signed("")).await), is(200, "none"), "an empty one is none");
+    let mut forged = signed("STS2abc");
+    forged.headers.insert("x-security-token", HeaderValue::from_static("STS2abd"));
+    assert_eq!(code(&bench.send(&forged).await), is(401, "SignatureDoesNotMatch"));
+}
+
+/// An `AppId` that another application has now: the tasks of before are nobody's to see, to stop or to take for one's own.
+#[tokio::test]
+async fn an_identifier_in_other_hands_shows_nothing_of_before() {
+    let bench = Bench::new();
+    bench.start(json!({})).await;
+    let apps: Vec<Application> = bench.service.apps.all().iter().map(|app| (**app).clone()).collect();
+    let (mut before, mut after) = (apps[0].clone(), apps[1].clone());
+    (before.app_id, after.app_id) = (None, before.app_id);
+    bench.service.apps.replace(vec![before.clone(), after.clone()]);
+    let ask = async |action: &str| {
+        let query = format!("Action={action}&Version=2020-12-01");
+        let body = if action == "StartWebcast" { start(json!({})) } else { task() };
+        code(&bench.send(&bench.signed("AKLTTHEIRS", "POST", &query, &body.to_string())).await)
+    };
+    let query = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
+    let get = bench.send(&bench.signed("AKLTTHEIRS", "GET", query, "")).await;
+    let unknown = is(400, "InvalidParameter.ErrorActiveTaskNotFound");
+    assert_eq!(code(&get), unknown);
+    assert_eq!(ask("StopWebcast").await, unknown);
+    assert!(!bench.cast().await.stop_asked, "it goes on");
+    assert_eq!(ask("StartWebcast").await, is(400, "InvalidParameter.TaskAlreadyExists"));
+    // It is found again where it belongs.
+    (before.app_id, after.app_id) = (after.app_id, None);
+    bench.service.apps.replace(vec![before, after]);
+    assert_eq!(bench.get().await.0, 200);
+}
+
+#[tokio::test]
 async fn a_signature_may_stand_in_the_query() {
     let bench = Bench::new();
     bench.start(json!({})).await;

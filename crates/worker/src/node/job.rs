@@ -485,8 +485,5 @@ impl Runner {
 
 fn failed(error: &process::Error) -> Outcome {
     let message = crate::chain(error);
-    Outcome {
-        report: None,
-        failure: Some(Failed { kind: crate::cast::Kind::Unexpected, message, cause: None }),
-    }
+    Outcome { report: None, failure: Some(Failed::new(crate::cast::Kind::Unexpected, message)) }
 }

@@ -13,6 +13,42 @@ use tracing::field::Empty;
 pub(super) struct Life {
     span: RefCell<Option<Span>>,
     began: Instant,
+    names: Names,
+}
+
+/// What a cast is called, for the log.
+#[derive(Debug)]
+struct Names {
+    cast: String,
+    app: String,
+    api: String,
+    /// The id of the task, in the words of the API: the id of the cast where a caller does not choose it.
+    task: String,
+    room: Option<String>,
+}
+
+impl Names {
+    fn of(cast: &Cast) -> Self {
+        let (cast_id, ids) = (cast.id.to_string(), cast.spec.room.as_ref().map(|room| &room.ids));
+        Self {
+            app: cast.app.clone(),
+            api: cast.origin.clone(),
+            task: ids.map_or_else(|| cast_id.clone(), |ids| ids.task.clone()),
+            room: ids.map(|ids| ids.room.clone()),
+            cast: cast_id,
+        }
+    }
+
+    /// The end, in full: a vendor's API tells only a word of it.
+    fn log_end(&self, reason: EndReason, error: Option<&str>) {
+        let Self { cast, app, api, task, room } = self;
+        let (room, reason_word) = (room.as_deref(), word(reason));
+        if is_failure(reason) {
+            tracing::warn!(cast, app, api, task, room, reason = reason_word, error, "cast failed");
+        } else {
+            tracing::info!(cast, app, api, task, room, reason = reason_word, error, "cast ended");
+        }
+    }
 }
 
 impl Life {
@@ -30,7 +66,7 @@ impl Life {
             end = Empty,
             otel.status_code = Empty,
         );
-        Self { span: RefCell::new(Some(span)), began: Instant::now() }
+        Self { span: RefCell::new(Some(span)), began: Instant::now(), names: Names::of(cast) }
     }
 
     /// Something happened to it.
@@ -42,7 +78,10 @@ impl Life {
                     span.record("live_after_ms", ms);
                 }
             }
-            Happening::Ended { reason, .. } => self.close(&word(*reason), is_failure(*reason)),
+            Happening::Ended { reason, message, .. } => {
+                self.names.log_end(*reason, message.as_deref());
+                self.close(&word(*reason), is_failure(*reason));
+            }
             _ => {}
         }
     }

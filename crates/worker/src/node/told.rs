@@ -219,8 +219,7 @@ mod tests {
 
     fn outcome(spool: Option<&str>, failure: Option<&str>) -> Outcome {
         let delivered = Delivered { spool: spool.map(Into::into), ..Delivered::default() };
-        let failure =
-            failure.map(|message| Failed { kind: Kind::Output, message: message.into(), cause: None });
+        let failure = failure.map(|message| Failed::new(Kind::Output, message));
         Outcome { report: Some(Report { recording: Some(delivered), ..Report::default() }), failure }
     }
 
@@ -274,7 +273,7 @@ mod tests {
     fn a_process_that_said_nothing_ends_its_cast() {
         for (live, reason) in [(false, EndReason::StartFailed), (true, EndReason::GaveUp(Trouble::Crash))] {
             let mut told = Told::new(&cast(live, false));
-            let failure = Some(Failed { kind: Kind::Unexpected, message: "gone".into(), cause: None });
+            let failure = Some(Failed::new(Kind::Unexpected, "gone"));
             let happened = told.conclude(&Outcome { report: None, failure });
             assert_eq!(happened, [Happening::Ended { reason, message: Some("gone".into()), cause: None }]);
         }

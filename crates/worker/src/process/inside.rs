@@ -37,7 +37,8 @@ pub fn run(stop: &Stop) -> ExitCode {
     let outcome = match done {
         Ok(report) => Outcome { report: Some(report), failure: None },
         Err(Failure { error, report }) => {
-            let failed = Failed { kind: error.kind(), message: chain(&error), cause: error.load_error() };
+            let cause = error.load_error();
+            let failed = Failed { cause, ..Failed::new(error.kind(), chain(&error)) };
             Outcome { report: report.map(|r| *r), failure: Some(failed) }
         }
     };

@@ -76,7 +76,7 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
             if !self.go_on(&mut process) {
                 let message =
                     format!("the cast's process ended unexpectedly ({status}); what was recorded is kept");
-                return self.save(process, Some(Failed { kind: Kind::Unexpected, message, cause: None }));
+                return self.save(process, Some(Failed::new(Kind::Unexpected, message)));
             }
         }
     }
@@ -205,10 +205,7 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
             Followed::Abandoned => Outcome::default(),
             Followed::Lost(status) => {
                 let message = format!("the process that stores the recording ended unexpectedly ({status})");
-                Outcome {
-                    report: None,
-                    failure: Some(Failed { kind: Kind::Unexpected, message, cause: None }),
-                }
+                Outcome { report: None, failure: Some(Failed::new(Kind::Unexpected, message)) }
             }
         }
     }

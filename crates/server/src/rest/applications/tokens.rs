@@ -2,7 +2,8 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use pagecast_core::spec::Secret;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use utoipa::ToSchema;
 use super::super::{Administrator, Maybe, Problem, Rest, answer, problem};
 use super::keys::hex;
 use super::{change, named};
-use crate::app::check_token;
+use crate::app::{MIN_TOKEN_LEN, check_token};
 use crate::service::random;
 
 /// A token that is wanted; made, if left out.
@@ -58,6 +59,15 @@ fn id(token: &Secret) -> String {
     let mut id = hex(digest(&SHA256, token.reveal().as_bytes()).as_ref());
     id.truncate(12);
     id
+}
+
+/// The name of the token that a request carries, as [`TokenView`] has it; empty if there is none, or one that is too short to be a token:
+/// what somebody sends by mistake could be found out from its hash.
+pub(in crate::rest) fn claimed(headers: &HeaderMap) -> String {
+    let given = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
+    let token =
+        given.and_then(|text| text.split_once(' ')).map(|(_, token)| token.trim()).unwrap_or_default();
+    if token.len() < MIN_TOKEN_LEN { String::new() } else { id(&Secret::new(token)) }
 }
 
 /// The tokens of an application.

@@ -239,6 +239,13 @@ async fn applications_outlive_the_service() {
     lab.call("DELETE", ADMIN, &format!("{BASE}/three"), &json!({})).await.expect(204);
     lab.get(token, "/v1/casts").await.refused(401, "unauthorized", "-");
     assert_eq!(lab.service.fleet.get(&id).await.unwrap().unwrap().app, "three", "its casts are remembered");
+    // Whoever got the name now would see them.
+    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.refused(409, "taken", "name");
+    let again = lab.post(ADMIN, BASE, &json!({"name": "four"})).await;
+    again.expect(201);
+    lab.pass(101 * 3_600_000);
+    lab.service.fleet.sweep().await.unwrap();
+    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
 }
 
 #[tokio::test]

@@ -212,6 +212,18 @@ async fn keys_are_changed_without_a_pause_and_refused_when_disabled() {
 }
 
 #[tokio::test]
+async fn the_operator_may_refuse_the_first_version_of_signatures() {
+    let world =
+        World::with(vec![application("demo", SDK_APP_ID)], |config| config.tencent.v1_signatures = false);
+    let stop = json!({ "TaskId": "abc" });
+    for (how, code) in [(How::Json, GONE), (How::Get, GONE), (How::Form, MISMATCH), (How::OldGet, MISMATCH)] {
+        let fault = world.ask(how, "StopWebRecord", &stop).await.unwrap_err();
+        assert_eq!(fault.code, code, "{how:?}");
+        assert!(code == GONE || fault.message.contains("sign with TC3-HMAC-SHA256"), "{}", fault.message);
+    }
+}
+
+#[tokio::test]
 async fn regions_are_served_as_configured() {
     let world = World::with(vec![application("demo", SDK_APP_ID)], |config| {
         config.tencent.regions = vec!["ap-beijing".into(), "ap-guangzhou".into()];

@@ -83,8 +83,11 @@ async fn the_fields_of_the_request() {
             ("MaxDurationLimit", json!(1799), RANGE),
             ("MaxDurationLimit", json!(1800), GOOD),
             ("MaxDurationLimit", json!(36_000), GOOD),
-            ("MaxDurationLimit", json!(86_400), GOOD),
-            ("MaxDurationLimit", json!(86_401), RANGE),
+            ("MaxDurationLimit", json!(36_000.0), GOOD),
+            ("MaxDurationLimit", json!(36_001), RANGE),
+            ("MaxDurationLimit", json!(86_400), RANGE),
+            ("MaxDurationLimit", json!(0), GOOD),
+            ("MaxDurationLimit", json!(3600.5), INVALID),
             ("MaxDurationLimit", json!(-1), RANGE),
             ("MaxDurationLimit", json!("3600"), INVALID),
             ("ReadyTimeout", Value::Null, GOOD),
@@ -115,6 +118,29 @@ async fn the_fields_of_the_request() {
     .await;
 }
 
+/// What the Chinese document says by default; what the international one says if the operator wants it.
+#[tokio::test]
+async fn the_longest_duration_is_the_operators() {
+    let day =
+        World::with(vec![application("demo", SDK_APP_ID)], |config| config.tencent.max_duration_s = 86_400);
+    for (world, most) in [(World::new(), 36_000), (day, 86_400)] {
+        let limited = |limit| with(least(), "MaxDurationLimit", limit);
+        for (limit, longest) in [
+            (None, most),
+            (Some(json!(0)), most),
+            (Some(json!(0.0)), most),
+            (Some(json!(1800.0)), 1800),
+            (Some(json!(most)), most),
+        ] {
+            let cast = world.start(How::Json, &limited(limit)).await.unwrap();
+            assert_eq!(cast.spec.limits.max_time, Duration::from_secs(longest));
+        }
+        let fault = world.start(How::Json, &limited(Some(json!(most + 1)))).await.unwrap_err();
+        let words = format!("the parameter `MaxDurationLimit` is {}: 1800 to {most} are possible", most + 1);
+        assert_eq!((fault.code, fault.message), (RANGE, words));
+    }
+}
+
 #[tokio::test]
 async fn the_fields_of_the_video() {
     let place = |member: &str| format!("WebRecordVideoParams.{member}");
@@ -129,6 +155,7 @@ async fn the_fields_of_the_video() {
         for (value, code) in [
             (Value::Null, GOOD),
             (json!(0), GOOD),
+            (json!(0.0), GOOD),
             (json!(1), GOOD),
             (json!(49), GOOD),
             (json!(50), GOOD),
@@ -154,7 +181,7 @@ async fn the_fields_of_the_video() {
     }
     for (value, code) in [
         (Value::Null, GOOD),
-        (json!(0), RANGE),
+        (json!(0), GOOD),
         (json!(1), GOOD),
         (json!(1440), GOOD),
         (json!(1441), RANGE),
@@ -377,7 +404,7 @@ async fn a_whole_request_becomes_a_cast() {
     assert_eq!((recording.format, recording.split), (Format::Mp4, Duration::from_secs(86_400)));
     let Storage::Bucket(bucket) = recording.to else { panic!("{:?}", recording.to) };
     assert_eq!((bucket.endpoint, bucket.path_style), (None, None));
-    assert_eq!(cast.spec.limits.max_time, Duration::from_secs(86_400));
+    assert_eq!(cast.spec.limits.max_time, Duration::from_secs(36_000));
     assert_eq!((cast.spec.readiness.signal, cast.key), (Signal::None, None));
     assert!(cast.spec.source.context.mobile.is_none() && cast.spec.pushes.is_empty());
 }

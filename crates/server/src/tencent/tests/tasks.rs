@@ -159,5 +159,5 @@ async fn the_operator_sets_the_shortest_and_the_longest_time() {
     }
     let params = with(least(), "MaxDurationLimit", Some(json!(9)));
     let fault = world.start(How::Json, &params).await.unwrap_err();
-    assert_eq!(fault.message, "the parameter `MaxDurationLimit` is 9: 10 to 86400 are possible");
+    assert_eq!(fault.message, "the parameter `MaxDurationLimit` is 9: 10 to 36000 are possible");
 }
