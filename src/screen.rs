@@ -288,9 +288,9 @@ fn remarks(report: &Report) -> Vec<String> {
 
 /// What became of a recording, in a few lines.
 pub(crate) fn summary(source: &Source, report: &Report) -> String {
-    // Most of the CPU time of a short recording is spent before its first frame.
-    let began_ms = report.first_frame_ms + report.duration_ms;
-    let cores = |cpu_ms: u64| cpu_ms as f64 / began_ms.max(1) as f64;
+    // From the start to the end: most of the CPU time of a short recording is spent before its first frame.
+    let lasted_ms = report.timeline.last().map_or(0, |turn| turn.at_ms).max(report.duration_ms);
+    let cores = |cpu_ms: u64| cpu_ms as f64 / lasted_ms.max(1) as f64;
     let cpu = report.cpu_ms;
     let memory = report.peak_rss_bytes;
     let mut lines = vec![
@@ -419,7 +419,9 @@ mod tests {
     fn a_short_recording_costs_what_it_cost() {
         let source = Source::new(pagecast_core::spec::SourceUrl::parse("http://a.example").unwrap());
         let cpu_ms = pagecast_worker::cast::CpuMs { browser: 400, display: 10, encode: 90, total: 500 };
-        let report = Report { first_frame_ms: 900, duration_ms: 100, cpu_ms, ..Report::default() };
+        let event = Event::Ended(pagecast_core::cast::EndReason::Stopped);
+        let timeline = vec![pagecast_worker::cast::Turn { at_ms: 1000, event }];
+        let report = Report { timeline, duration_ms: 100, cpu_ms, ..Report::default() };
         let summary = summary(&source, &report);
         assert!(summary.contains("cost     0.50 cores: browser 0.40"), "{summary}");
     }

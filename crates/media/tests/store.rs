@@ -179,7 +179,7 @@ fn a_place_that_cannot_be_used_says_why() -> Result<()> {
         }
         server.stop();
         let (class, text) = said(&good).await?;
-        ensure!(class == Class::Transient && text.contains("Connection refused"), "{text}");
+        ensure!(class == Class::Transient && text.contains("connection refused"), "{text}");
         let impostor = SelfSigned::start()?;
         let (class, text) = said(&with(&|b| b.endpoint = impostor.url().parse().ok())).await?;
         ensure!(
