@@ -145,7 +145,8 @@ fn a_failure_is_told_with_its_reason() -> Result<()> {
     let service = Service::start(PAGECAST, &Setup::default())?;
     let page = "http://10.1.2.3:81/";
     let bucket = json!({ "Vendor": 0, "Region": "r", "Bucket": "b-1", "AccessKey": "a", "SecretKey": "s" });
-    let record = json!({ "SdkAppId": SDK_APP_ID, "RecordUrl": page, "StorageParams": { "CloudStorage": bucket } });
+    let record =
+        json!({ "SdkAppId": SDK_APP_ID, "RecordUrl": page, "StorageParams": { "CloudStorage": bucket } });
     let (good, started) = service.call("StartWebRecord", &record)?;
     let record = started["Response"]["TaskId"].as_str().context("no TaskId")?.to_owned();
     let webcast =
@@ -161,7 +162,10 @@ fn a_failure_is_told_with_its_reason() -> Result<()> {
         let log = service.log();
         let line = log.lines().find(|line| line.contains("cast failed") && line.contains(task));
         let line = line.with_context(|| format!("no line about {task} in {log}"))?;
-        ensure!(line.contains(message) && line.contains("start-failed") && line.contains(id.as_str()), "{line}");
+        ensure!(
+            line.contains(message) && line.contains("start-failed") && line.contains(id.as_str()),
+            "{line}"
+        );
         ensure!(!log.contains("--allow-net"), "{log}");
     }
     let endpoint = format!("endpoint {}, protocol http,", service.host());

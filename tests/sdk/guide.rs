@@ -11,7 +11,8 @@ use pagecast_testkit::{Scratch, Server, Service, Setup, Turn};
 use crate::client::install;
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const EXAMPLES: usize = 7;
+/// Programs in the guide. Commands for a shell are not run: they are about other machines, or packages too large for a test.
+const EXAMPLES: usize = 11;
 
 #[test]
 fn the_examples_of_the_guide_work() -> Result<()> {
@@ -20,13 +21,16 @@ fn the_examples_of_the_guide_work() -> Result<()> {
     let (pages, service) = (Server::start()?, Service::start(PAGECAST, &Setup::default())?);
     let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guides/sdks.md");
     let guide = fs::read_to_string(&guide)?;
-    let examples: Vec<&str> = guide.split("\n```").skip(1).step_by(2).collect();
-    ensure!(examples.len() == EXAMPLES, "{} examples", examples.len());
-    for example in examples {
-        let (language, code) = example.split_once('\n').context("an empty example")?;
+    let examples = guide.split("\n```").skip(1).step_by(2).map(|example| example.split_once('\n'));
+    let mut programs: Vec<_> = examples.collect::<Option<_>>().context("an empty example")?;
+    programs.retain(|(language, _)| *language != "sh");
+    ensure!(programs.len() == EXAMPLES, "{} programs", programs.len());
+    for (language, code) in programs {
         let code = code.replace("127.0.0.1:8080", &service.host());
         let code = code.replace("https://example.com", &pages.url("counter.html"));
         let code = code.replace("\"demo\"", &format!("\"{APP_ID}\""));
+        // Java has its JSON in texts.
+        let code = code.replace("\\\"demo\\\"", &format!("\\\"{APP_ID}\\\""));
         let folder = Scratch::new()?;
         let file = |name: &str| fs::write(folder.join(name), &code).map(|()| folder.join(name));
         let mut command = match language {
@@ -51,6 +55,15 @@ fn the_examples_of_the_guide_work() -> Result<()> {
                 let mut go = program("go");
                 go.args(["run", "."]).env("CGO_ENABLED", "0");
                 go
+            }
+            "java" => {
+                let Ok(classpath) = fs::read_to_string(installed.join("java/classpath")) else {
+                    println!("skipped: an example in Java (no JDK and Maven)");
+                    continue;
+                };
+                let mut java = program("java");
+                java.arg("-cp").arg(classpath.trim()).arg(file("Example.java")?);
+                java
             }
             other => anyhow::bail!("an example in {other}"),
         };
