@@ -30,8 +30,9 @@ const WINDOW: Duration = Duration::from_secs(30);
 pub(crate) struct Congestion {
     /// Whether packets of the last second were acknowledged.
     answered: bool,
-    /// Until when there is evidence.
+    /// Until when there is evidence, and strong evidence.
     congested_until: Option<Instant>,
+    jammed_until: Option<Instant>,
     /// Since when there is none.
     clear_since: Option<Instant>,
     /// By how much the last round trip was longer than usual.
@@ -47,6 +48,7 @@ impl Congestion {
         Self {
             answered: clear,
             congested_until: None,
+            jammed_until: None,
             clear_since: None,
             last_delay: Duration::ZERO,
             shortest: [None; 2],
@@ -72,6 +74,9 @@ impl Congestion {
         if let Some(lasts) = evidence {
             self.congested_until = self.congested_until.max(Some(now + lasts));
         }
+        if evidence == Some(STRONG_FOR) {
+            self.jammed_until = Some(now + STRONG_FOR);
+        }
         if self.is_clear(now) {
             self.clear_since.get_or_insert(now);
         } else {
@@ -84,7 +89,18 @@ impl Congestion {
         self.answered && self.congested_until.is_none_or(|until| now >= until)
     }
 
-    /// How long it has been so.
+    /// Whether packets of the last second were acknowledged, so that it is known how the line is.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Whether much is lost, or held up for long: enough to take a picture away rather than to make it
+    /// smaller.
+    pub(crate) fn is_jammed(&self, now: Instant) -> bool {
+        self.jammed_until.is_some_and(|until| now < until)
+    }
+
+    /// How long it has been clear.
     pub(crate) fn clear_for(&self, now: Instant) -> Duration {
         let since = self.clear_since.filter(|_| self.is_clear(now));
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
@@ -104,13 +120,18 @@ impl Congestion {
 mod tests {
     use super::*;
 
-    /// Measurements in ms and percent, one each 250 ms, and whether the line is clear after each of them.
+    /// Measurements in ms and percent, one each 250 ms, and how the line is after each of them: clear,
+    /// congested or jammed.
     fn check(measured: &[(u64, Option<u32>)], clear: &str) {
         let (mut line, mut now, mut found) = (Congestion::new(true), Instant::now(), String::new());
         for (rtt, loss) in measured {
             now += Duration::from_millis(250);
             line.measured(now, Some(Duration::from_millis(*rtt)), loss.map(|percent| percent as f32 / 100.0));
-            found.push(if line.is_clear(now) { '.' } else { 'X' });
+            found.push(match (line.is_clear(now), line.is_jammed(now)) {
+                (true, _) => '.',
+                (false, false) => 'x',
+                (false, true) => 'X',
+            });
         }
         assert_eq!(found, clear, "{measured:?}");
     }
@@ -122,8 +143,8 @@ mod tests {
         // A busy scheduler: once is nothing.
         check(&[good, (90, Some(0)), good, (60, Some(0)), good], ".....");
         // It lasts: a second after the last time.
-        check(&[good, (90, Some(0)), (90, Some(0)), good, good, good, good, good], "..XXXX..");
-        check(&[good, (5, Some(3)), good, good, good, good, good], ".XXXX..");
+        check(&[good, (90, Some(0)), (90, Some(0)), good, good, good, good, good], "..xxxx..");
+        check(&[good, (5, Some(3)), good, good, good, good, good], ".xxxx..");
         // A queue that is full, or overflows: long enough for a picture to be paused.
         let mut full = vec![good, (300, Some(0)), (300, Some(0))];
         full.extend([good; 13]);
@@ -132,7 +153,7 @@ mod tests {
         overflows.extend([good; 13]);
         check(&overflows, ".XXXXXXXXXXXX..");
         // Nobody acknowledges anything.
-        check(&[good, (5, None), (5, None), good], ".XX.");
+        check(&[good, (5, None), (5, None), good], ".xx.");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::super::choice::{Choice, Offer, Wish};
+use super::super::choice::{Choice, Offer, Shows, Wish};
 use super::super::frame::Glance;
 use super::super::meter::Meter;
 use super::super::news::News;
@@ -167,8 +167,8 @@ impl Viewer {
         let estimate = self.capacity(now).unwrap_or(u64::from(u32::MAX));
         let budget = (estimate * USED_PERCENT / 100).saturating_sub(audio);
         let wished = named.filter(|named| offers.iter().any(|offer| offer.layer == *named));
-        let clear = self.is_clear(now);
-        let target = wished.or_else(|| self.choice.choose(now, offers, budget, clear));
+        let (clear, shows) = (self.is_clear(now), Shows::of(&self.congestion, now));
+        let target = wished.or_else(|| self.choice.choose(now, offers, budget, shows));
         self.short = offers.first().is_some_and(|best| best.bps > budget);
         if target != self.target {
             // What the line cannot carry is not sent until the keyframe of what it can: that would come even later.
