@@ -128,7 +128,7 @@ pub(super) fn pull_in(db: &Connection, shared: &Shared) -> rusqlite::Result<()> 
     let latest = now.saturating_add(MAX_RETRY_PAUSE.as_millis() as i64);
     db.execute("UPDATE outbox SET next_ms = ?1 WHERE next_ms > ?2", [now, latest])?;
     db.execute("UPDATE outbox SET first_try_ms = ?1 WHERE first_try_ms > ?1", [now])?;
-    let until = "UPDATE casts SET queue_until_ms = ?1 + queue_until_ms - queued_ms, queued_ms = ?1
+    let until = "UPDATE casts SET queue_until_ms = ?1 + (queue_until_ms - queued_ms), queued_ms = ?1
                  WHERE queued_ms > ?1 AND (state = 0 OR state = 3 AND started_ms IS NULL)";
     db.execute(until, [now]).map(drop)
 }
