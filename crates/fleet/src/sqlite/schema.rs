@@ -12,7 +12,8 @@ use super::{Error, Shared, upgrade};
 use crate::MAX_RETRY_PAUSE;
 use crate::vault::Vault;
 
-/// Each brings the schema one number up. With some goes work that SQL cannot do, because values are sealed: see [`migrate`].
+/// Each brings the schema one number up. With some goes work that SQL cannot do, because values are sealed:
+/// see [`migrate`].
 const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql")];
 /// Statements that are kept ready in each connection.
 const STATEMENTS: usize = 128;
@@ -121,8 +122,8 @@ pub(super) fn note(db: &Connection, noted: Noted) -> rusqlite::Result<()> {
     note.execute([noted.to_bytes()]).map(drop)
 }
 
-/// Pulls in what waits for a time that is too far ahead to be meant, as in a database of a version that waited by a clock that was
-/// set back since.
+/// Pulls in what waits for a time that is too far ahead to be meant, as in a database of a version that
+/// waited by a clock that was set back since.
 pub(super) fn pull_in(db: &Connection, shared: &Shared) -> rusqlite::Result<()> {
     let now = shared.time.fleet();
     let latest = now.saturating_add(MAX_RETRY_PAUSE.as_millis() as i64);
