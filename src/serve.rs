@@ -212,8 +212,8 @@ impl Running {
     }
 }
 
-/// Makes the data folder: what is in it is nobody else's business. One that is there already is looked at. Only what nobody can mean is
-/// changed: that every user of the machine may write to it.
+/// Makes the data folder: what is in it is nobody else's business. One that is there already is looked at.
+/// Only what nobody can mean is changed: that every user of the machine may write to it.
 fn prepare(data: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
     let shown = data.display();

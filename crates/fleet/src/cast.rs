@@ -140,11 +140,12 @@ pub struct NewCast {
     pub spec: CastSpec,
     /// How long it may wait to be begun; then it has failed.
     pub queue: Duration,
-    /// Most casts that this application may have that have not ended, and as many again that were asked for within the last minute and
-    /// ended before anybody began them. More are [`Created::TooMany`].
+    /// Most casts that this application may have that have not ended, and as many again that were asked for
+    /// within the last minute and ended before anybody began them. More are [`Created::TooMany`].
     pub quota: u32,
-    /// Most bytes that may be kept of this application's casts: requests, descriptions, events, delivery logs. Its oldest casts that
-    /// are over are forgotten for it; if that is not enough, [`Created::OverBytes`].
+    /// Most bytes that may be kept of this application's casts: requests, descriptions, events, delivery
+    /// logs. Its oldest casts that are over are forgotten for it; if that is not enough,
+    /// [`Created::OverBytes`].
     pub max_bytes: u64,
     /// Most casts that may be queued, of all applications. More are [`Created::Full`].
     pub queue_limit: u32,
@@ -180,8 +181,8 @@ pub struct Cast {
     pub key: Option<Key>,
     /// As it was asked for.
     pub request: Value,
-    /// What is to be done, without what is put into the page (style sheet, script, headers, cookies): only a [`crate::Claim`] has
-    /// that, since it may be megabytes.
+    /// What is to be done, without what is put into the page (style sheet, script, headers, cookies): only a
+    /// [`crate::Claim`] has that, since it may be megabytes.
     pub spec: CastSpec,
     /// Where it stands.
     pub state: State,
@@ -209,8 +210,8 @@ pub struct Cast {
     pub events_dropped: u64,
 }
 
-/// What a cast is expected to take of a machine, in thousandths of what one of 1280x720 at 30 frames per second does: a part that is the
-/// same for all, and one that grows with the picture.
+/// What a cast is expected to take of a machine, in thousandths of what one of 1280x720 at 30 frames per
+/// second does: a part that is the same for all, and one that grows with the picture.
 #[must_use]
 pub fn weight(spec: &CastSpec) -> u32 {
     const BASE: u64 = 300;

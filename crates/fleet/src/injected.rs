@@ -1,11 +1,12 @@
-//! What is put into a page and sent for it: the part of a description that can be large, and that nobody needs who does not open the
-//! page.
+//! What is put into a page and sent for it: the part of a description that can be large, and that nobody
+//! needs who does not open the page.
 
 use pagecast_core::CastSpec;
 use pagecast_core::spec::Secret;
 use serde::{Deserialize, Serialize};
 
-/// Style sheet, script, headers and cookies of a page: up to some megabytes, where all else of a description is some kilobytes.
+/// Style sheet, script, headers and cookies of a page: up to some megabytes, where all else of a description
+/// is some kilobytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Injected {

@@ -36,8 +36,8 @@ pub const MAX_SNAPSHOT_BYTES: usize = 8 << 20;
 /// Commands that wait for the owner of a cast. Full: more are refused, but for one to stop.
 pub const MAX_COMMANDS: usize = 64;
 
-/// Events that are kept of one cast. What happens after them is counted, but for its end and what was stored: a push that comes and goes
-/// every second for a day is 86 400.
+/// Events that are kept of one cast. What happens after them is counted, but for its end and what was stored:
+/// a push that comes and goes every second for a day is 86 400.
 pub const MAX_EVENTS: usize = 10_000;
 
 /// What a server wants of a cast that runs, or will.
@@ -74,7 +74,8 @@ pub struct Ticket {
 pub struct Claim {
     /// The right to report about it.
     pub ticket: Ticket,
-    /// As it stands, with what is put into its page. One that ended already has only a recording left to be stored.
+    /// As it stands, with what is put into its page. One that ended already has only a recording left to be
+    /// stored.
     pub cast: Cast,
 }
 
@@ -216,18 +217,19 @@ pub trait Fleet: Debug + Send + Sync {
 
     /// A worker of this name begins: all that an earlier one of the same name owned is free at once.
     async fn adopt(&self, worker: &WorkerId) -> Result<(), Error>;
-    /// Takes a cast: one whose owner's lease is over (also of a cast that ended and is not closed), without asking; else one that nobody
-    /// began and that `fits`. Those are asked about fairly: first those of the application whose casts take the least at the moment
-    /// ([`cast::weight`]), the older ones first. One that `fits` refuses is left where it is, and holds up nobody. A worker never gets
-    /// what it owns itself, however late it is: [`Self::adopt`] and [`Self::release`] free that. The ticket is good for `lease`.
+    /// Takes a cast: one whose owner's lease is over (also of a cast that ended and is not closed), without
+    /// asking; else one that nobody began and that `fits`. Those are asked about fairly: first those of the
+    /// application whose casts take the least at the moment ([`cast::weight`]), the older ones first. One
+    /// that `fits` refuses is left where it is, and holds up nobody. A worker never gets what it owns itself,
+    /// however late it is: [`Self::adopt`] and [`Self::release`] free that. The ticket is good for `lease`.
     async fn claim(
         &self,
         worker: &WorkerId,
         lease: Duration,
         fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
     ) -> Result<Option<Claim>, Error>;
-    /// Ends a queued cast that no worker can ever take, as [`pagecast_core::cast::EndReason::StartFailed`] with this message. Nothing
-    /// happens to one that is not queued. [`Error::NoCast`].
+    /// Ends a queued cast that no worker can ever take, as [`pagecast_core::cast::EndReason::StartFailed`]
+    /// with this message. Nothing happens to one that is not queued. [`Error::NoCast`].
     async fn fail_queued(&self, id: &CastId, message: &str) -> Result<(), Error>;
     /// Keeps a ticket good for `lease` from now on. [`Error::Fenced`].
     async fn renew(&self, ticket: &Ticket, lease: Duration) -> Result<(), Error>;
@@ -235,8 +237,9 @@ pub trait Fleet: Debug + Send + Sync {
     async fn commands(&self, ticket: &Ticket) -> Result<Vec<(u64, Command)>, Error>;
     /// The commands up to this one are carried out. [`Error::Fenced`].
     async fn obeyed(&self, ticket: &Ticket, upto: u64) -> Result<(), Error>;
-    /// What happened: history, state and outbox change together. Beyond [`MAX_EVENTS`] it is only counted. What happens after [`Happening::Ended`] changes no state, and a
-    /// second end, or being live a second time, is no event. [`Error::Fenced`].
+    /// What happened: history, state and outbox change together. Beyond [`MAX_EVENTS`] it is only counted.
+    /// What happens after [`Happening::Ended`] changes no state, and a second end, or being live a second
+    /// time, is no event. [`Error::Fenced`].
     async fn report(&self, ticket: &Ticket, happening: Happening) -> Result<(), Error>;
     /// Replaces the pushes in the description of the cast. [`Error::Fenced`].
     async fn put_pushes(&self, ticket: &Ticket, pushes: Vec<pagecast_core::spec::Push>) -> Result<(), Error>;
@@ -260,8 +263,9 @@ pub trait Fleet: Debug + Send + Sync {
 
     // --- for callbacks
 
-    /// Of each cast that has any and is not to be skipped, the first event that is not settled, if its time has come; the longest
-    /// waiting first. Fewer than `limit`, if they are large: none means that there are no more.
+    /// Of each cast that has any and is not to be skipped, the first event that is not settled, if its time
+    /// has come; the longest waiting first. Fewer than `limit`, if they are large: none means that there are
+    /// no more.
     async fn due(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<Notice>, Error>;
     /// How long it is until the next event is due that is not yet.
     async fn next_due(&self) -> Result<Option<Duration>, Error>;
@@ -275,8 +279,8 @@ pub trait Fleet: Debug + Send + Sync {
     ) -> Result<(), Error>;
     /// What was sent for a cast, in order, at most the last 1000 attempts. [`Error::NoCast`].
     async fn attempts(&self, cast: &CastId) -> Result<Vec<Attempt>, Error>;
-    /// Has an event told again, or all that were given up, as if never tried; then what waits for another try is told at once, too.
-    /// [`Error::NoCast`].
+    /// Has an event told again, or all that were given up, as if never tried; then what waits for another try
+    /// is told at once, too. [`Error::NoCast`].
     async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<Redelivered, Error>;
     /// What waits to be told.
     async fn backlog(&self) -> Result<Backlog, Error>;
@@ -287,7 +291,8 @@ pub trait Fleet: Debug + Send + Sync {
     async fn put_document(&self, kind: &str, name: &str, document: Option<Value>) -> Result<(), Error>;
     /// All documents of a kind, with their names, in order.
     async fn documents(&self, kind: &str) -> Result<Vec<(String, Value)>, Error>;
-    /// Ends queued casts whose deadline is over, and forgets what is older than the retention, or too much. Call it about once a second.
+    /// Ends queued casts whose deadline is over, and forgets what is older than the retention, or too much.
+    /// Call it about once a second.
     async fn sweep(&self) -> Result<(), Error>;
     /// Changes whenever there is something new: a cast, a command, an event. Values mean nothing.
     fn changes(&self) -> watch::Receiver<u64>;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Cast, Event, UnixMs};
 
-/// Longest pause between two tries to tell of an event: none lies further ahead than that, whatever clocks do.
+/// Longest pause between two tries to tell of an event: none lies further ahead than that, whatever clocks
+/// do.
 pub const MAX_RETRY_PAUSE: Duration = Duration::from_secs(600);
 
 /// An event whose time to be told has come.

@@ -62,9 +62,11 @@ pub struct Config {
     pub history: Duration,
     /// The time that people read.
     pub clock: Clock,
-    /// The time that is waited by: milliseconds from any origin, of a clock that nobody sets ([`steady_clock`]).
+    /// The time that is waited by: milliseconds from any origin, of a clock that nobody sets
+    /// ([`steady_clock`]).
     pub steady: Clock,
-    /// Bytes that the database may hold. Beyond them the casts that ended first are forgotten, however young they are.
+    /// Bytes that the database may hold. Beyond them the casts that ended first are forgotten, however young
+    /// they are.
     pub max_bytes: u64,
 }
 

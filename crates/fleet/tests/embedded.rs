@@ -387,7 +387,8 @@ async fn check(fleet: &dyn Fleet, answered: &HashMap<(String, String), u64>) {
     assert_eq!(listed as u64, counted);
 }
 
-/// What version 1 of the schema wrote, row by row: a cast that waits, one that runs and one that is over, each with a style sheet.
+/// What version 1 of the schema wrote, row by row: a cast that waits, one that runs and one that is over,
+/// each with a style sheet.
 fn of_version_1(path: &Path) -> [CastId; 3] {
     let vault = Vault::from_text(KEY).unwrap();
     let db = rusqlite::Connection::open(path).unwrap();

@@ -23,10 +23,11 @@ use crate::{
 /// Most casts of a page.
 const MAX_PAGE: usize = 1000;
 
-/// Most bytes of descriptions and requests on a page: 1000 usual casts are 2 MB. One that is larger is a page of its own.
+/// Most bytes of descriptions and requests on a page: 1000 usual casts are 2 MB. One that is larger is a page
+/// of its own.
 const MAX_PAGE_BYTES: i64 = 8 << 20;
-/// How long a cast that ended before anybody began it still counts, in milliseconds: whoever asks for casts that do not wait, or stops
-/// them at once, gets no more of them than that.
+/// How long a cast that ended before anybody began it still counts, in milliseconds: whoever asks for casts
+/// that do not wait, or stops them at once, gets no more of them than that.
 const LATELY_MS: i64 = 60_000;
 
 /// A cast that is wanted, with all that needs no transaction done.

@@ -14,8 +14,8 @@ use super::writer::Tx;
 use crate::injected::Injected;
 use crate::{Cast, CastId, Claim, Command, End, Error, Happening, State, Ticket, WorkerId};
 
-/// Casts of each application that a worker is asked about in one look at the queue: an application whose first ones fit nowhere keeps
-/// only itself waiting.
+/// Casts of each application that a worker is asked about in one look at the queue: an application whose
+/// first ones fit nowhere keeps only itself waiting.
 const MAX_ASKED_OF_APP: i64 = 100;
 /// Casts that a worker is asked about in one look at the queue, of all applications.
 const MAX_ASKED: usize = 2000;
@@ -71,8 +71,8 @@ pub(super) fn take_up(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration) -> Re
     Ok(None)
 }
 
-/// The queue in the order in which casts are begun: first of the applications whose casts take the least at the moment, the older ones
-/// first. Rows only: what they are is read when somebody is asked about them.
+/// The queue in the order in which casts are begun: first of the applications whose casts take the least at
+/// the moment, the older ones first. Rows only: what they are is read when somebody is asked about them.
 pub(super) fn queue(db: &Connection, shared: &Shared) -> Result<Vec<i64>, Fail> {
     let apps = "SELECT q.app, (SELECT ifnull(sum(weight), 0) FROM tally t WHERE t.state IN (1, 2) AND t.app = q.app) share,
                        (SELECT min(n) FROM casts c INDEXED BY casts_waiting WHERE c.state = 0 AND c.app = q.app) first
@@ -93,8 +93,8 @@ pub(super) fn queue(db: &Connection, shared: &Shared) -> Result<Vec<i64>, Fail> 
     Ok(queue)
 }
 
-/// Some casts of the queue, without what is put into their pages. One that cannot be read has no description, and nobody is asked
-/// about it.
+/// Some casts of the queue, without what is put into their pages. One that cannot be read has no description,
+/// and nobody is asked about it.
 pub(super) fn queued(
     db: &Connection,
     shared: &Shared,

@@ -38,8 +38,8 @@ pub(super) fn happen(tx: &mut Tx<'_>, known: &Known, what: &Happening) -> Result
     Ok(())
 }
 
-/// Whether an event still has room in the history of its cast: how it ended always has, and what was stored as long as it is not
-/// itself what comes without end.
+/// Whether an event still has room in the history of its cast: how it ended always has, and what was stored
+/// as long as it is not itself what comes without end.
 fn is_kept(seq: i64, what: &Happening) -> bool {
     let most = MAX_EVENTS as i64;
     match what {

@@ -16,7 +16,8 @@ use crate::{Attempt, Backlog, CastId, Error, MAX_RETRY_PAUSE, Notice, Redelivere
 
 /// Attempts that are remembered of each cast.
 const MAX_ATTEMPTS: i64 = 1000;
-/// Sealed bytes after which no more events are read at once: a thousand usual ones. Whoever wants more skips these.
+/// Sealed bytes after which no more events are read at once: a thousand usual ones. Whoever wants more skips
+/// these.
 const MAX_DUE_BYTES: usize = 4 << 20;
 
 /// An event that happened just now is to be told.

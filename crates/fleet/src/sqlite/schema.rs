@@ -12,7 +12,8 @@ use super::{Error, Shared, upgrade};
 use crate::MAX_RETRY_PAUSE;
 use crate::vault::Vault;
 
-/// Each brings the schema one number up. With some goes work that SQL cannot do, because values are sealed: see [`migrate`].
+/// Each brings the schema one number up. With some goes work that SQL cannot do, because values are sealed:
+/// see [`migrate`].
 const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql")];
 /// Statements that are kept ready in each connection.
 const STATEMENTS: usize = 128;
@@ -121,14 +122,14 @@ pub(super) fn note(db: &Connection, noted: Noted) -> rusqlite::Result<()> {
     note.execute([noted.to_bytes()]).map(drop)
 }
 
-/// Pulls in what waits for a time that is too far ahead to be meant, as in a database of a version that waited by a clock that was
-/// set back since.
+/// Pulls in what waits for a time that is too far ahead to be meant, as in a database of a version that
+/// waited by a clock that was set back since.
 pub(super) fn pull_in(db: &Connection, shared: &Shared) -> rusqlite::Result<()> {
     let now = shared.time.fleet();
     let latest = now.saturating_add(MAX_RETRY_PAUSE.as_millis() as i64);
     db.execute("UPDATE outbox SET next_ms = ?1 WHERE next_ms > ?2", [now, latest])?;
     db.execute("UPDATE outbox SET first_try_ms = ?1 WHERE first_try_ms > ?1", [now])?;
-    let until = "UPDATE casts SET queue_until_ms = ?1 + queue_until_ms - queued_ms, queued_ms = ?1
+    let until = "UPDATE casts SET queue_until_ms = ?1 + (queue_until_ms - queued_ms), queued_ms = ?1
                  WHERE queued_ms > ?1 AND (state = 0 OR state = 3 AND started_ms IS NULL)";
     db.execute(until, [now]).map(drop)
 }

@@ -13,12 +13,15 @@ use super::writer::Tx;
 const STEP: usize = 50;
 /// Steps in which room is made for one request: others wait behind it.
 const MAX_STEPS: usize = 8;
-/// Oldest casts of an application among which room is made: nobody can make the service look through a long history again and again.
+/// Oldest casts of an application among which room is made: nobody can make the service look through a long
+/// history again and again.
 const LOOKED_AT: usize = 1000;
-/// How long a full database that nothing can be done about is left alone, in milliseconds: a look goes through all that ended.
+/// How long a full database that nothing can be done about is left alone, in milliseconds: a look goes
+/// through all that ended.
 const SHRINK_PAUSE_MS: i64 = 60_000;
 
-/// Casts that may be forgotten: closed, known to everybody who wants to know, and of a key that others may have.
+/// Casts that may be forgotten: closed, known to everybody who wants to know, and of a key that others may
+/// have.
 const PAST: &str = "closed = 1 AND (held = 0 OR ifnull(key_until_ms, 0) <= ?1)
                     AND NOT EXISTS (SELECT 1 FROM outbox WHERE whose = n AND given_up = 0)";
 
@@ -36,8 +39,8 @@ pub(super) fn overdue(tx: &mut Tx<'_>) -> Result<bool, Fail> {
     Ok(overdue.len() == STEP)
 }
 
-/// Forgets casts that are closed and old, unless somebody has yet to be told of them or nobody else may have their key. Nothing, while
-/// the clock is in doubt.
+/// Forgets casts that are closed and old, unless somebody has yet to be told of them or nobody else may have
+/// their key. Nothing, while the clock is in doubt.
 pub(super) fn forget(tx: &mut Tx<'_>) -> Result<bool, Fail> {
     let sure = tx.shared.time.is_sure();
     if let Some(noted) = tx.shared.time.to_note() {
@@ -81,8 +84,8 @@ fn used_bytes(tx: &Tx<'_>) -> Result<u64, Fail> {
     Ok(pages.saturating_mul(number("PRAGMA page_size")?).unsigned_abs())
 }
 
-/// Forgets the oldest casts of an application that may be forgotten, a few at a time, until so many bytes are free. Says whether they
-/// are.
+/// Forgets the oldest casts of an application that may be forgotten, a few at a time, until so many bytes are
+/// free. Says whether they are.
 pub(super) fn make_room(tx: &Tx<'_>, app: &str, most: u64) -> Result<bool, Fail> {
     let sql = format!(
         "DELETE FROM casts WHERE n IN (

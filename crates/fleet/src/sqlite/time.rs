@@ -1,27 +1,29 @@
 //! The two clocks of a fleet.
 //!
-//! What people read (when something happened) is *wall time*, which an administrator or NTP may set at any moment, in either
-//! direction. What is decided by waiting (deadlines in the queue, leases, pauses between deliveries) is *fleet time*: within a run it
-//! moves with a clock that nobody sets, and from one run to the next by what the wall clock says has passed in between, never back.
+//! What people read (when something happened) is *wall time*, which an administrator or NTP may set at any
+//! moment, in either direction. What is decided by waiting (deadlines in the queue, leases, pauses between
+//! deliveries) is *fleet time*: within a run it moves with a clock that nobody sets, and from one run to the
+//! next by what the wall clock says has passed in between, never back.
 //!
-//! Old casts are forgotten by wall time, since only that knows how long the service was off. So nothing is forgotten while the wall
-//! clock is in doubt: for an hour of running time after it jumped.
+//! Old casts are forgotten by wall time, since only that knows how long the service was off. So nothing is
+//! forgotten while the wall clock is in doubt: for an hour of running time after it jumped.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::Clock;
 use crate::UnixMs;
 
-/// A wall clock that is so far from where it should be by the other clock has been set, in milliseconds. Slewing (NTP: 0.5 ms a
-/// second) stays far below it between two looks.
+/// A wall clock that is so far from where it should be by the other clock has been set, in milliseconds.
+/// Slewing (NTP: 0.5 ms a second) stays far below it between two looks.
 const JUMP_MS: i64 = 10_000;
-/// A service that was off for longer than this, by the wall clock, may as well have one that was set meanwhile, in milliseconds.
+/// A service that was off for longer than this, by the wall clock, may as well have one that was set
+/// meanwhile, in milliseconds.
 const PLAUSIBLE_GAP_MS: i64 = 3_600_000;
-/// How long the service must run after a jump before it forgets anything, in milliseconds: time for whoever sets clocks (NTP, a
-/// person) to set it right, and short beside the least retention of 72 hours.
+/// How long the service must run after a jump before it forgets anything, in milliseconds: time for whoever
+/// sets clocks (NTP, a person) to set it right, and short beside the least retention of 72 hours.
 const DOUBT_MS: i64 = 3_600_000;
-/// How often the clocks are noted in the database, in milliseconds: what a crash loses of fleet time at most, if the wall clock is
-/// set back before the next start.
+/// How often the clocks are noted in the database, in milliseconds: what a crash loses of fleet time at most,
+/// if the wall clock is set back before the next start.
 const NOTE_EVERY_MS: i64 = 60_000;
 
 /// Both clocks as they were when they were noted.
@@ -62,8 +64,8 @@ struct Watch {
 }
 
 impl Time {
-    /// Goes on where the last run ended. `trusted` says whether the wall clock is believed although there is nothing to compare it
-    /// with: in a database that was made just now.
+    /// Goes on where the last run ended. `trusted` says whether the wall clock is believed although there is
+    /// nothing to compare it with: in a database that was made just now.
     pub(super) fn go_on(wall: Clock, steady: Clock, noted: Option<Noted>, trusted: bool) -> Self {
         let now = wall();
         let (fleet_ms, doubt_ms) = match noted {

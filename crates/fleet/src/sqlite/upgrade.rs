@@ -8,8 +8,9 @@ use crate::CastId;
 use crate::injected::Injected;
 use crate::vault::Vault;
 
-/// To schema 2: what is put into pages goes into a table of its own, casts have their weight, and bytes are counted. One cast at a
-/// time: all together may be more than fits into memory. What cannot be read stays as it is: whoever needs it is told then.
+/// To schema 2: what is put into pages goes into a table of its own, casts have their weight, and bytes are
+/// counted. One cast at a time: all together may be more than fits into memory. What cannot be read stays as
+/// it is: whoever needs it is told then.
 pub(super) fn split_descriptions(db: &Connection, vault: &Vault) -> rusqlite::Result<()> {
     let mut after = i64::MIN;
     while let Some((n, id, sealed, closed)) = next(db, after)? {

@@ -18,11 +18,11 @@ const STARTING: Duration = Duration::from_secs(10);
 /// How fast measurements take over what was believed before.
 const LEARNING: f64 = 0.05;
 
-/// A cast that was passed over for so long has room kept for it: long enough that most fit somewhere before, short beside the minute
-/// that casts usually wait.
+/// A cast that was passed over for so long has room kept for it: long enough that most fit somewhere before,
+/// short beside the minute that casts usually wait.
 const RESERVE_AFTER: Duration = Duration::from_secs(10);
-/// Room is kept for one cast for so long. If it does not come to fit in that time, those that run are long ones, and the room is worth
-/// more to others: nobody waits longer than this because of another's cast.
+/// Room is kept for one cast for so long. If it does not come to fit in that time, those that run are long
+/// ones, and the room is worth more to others: nobody waits longer than this because of another's cast.
 const RESERVED_FOR: Duration = Duration::from_secs(20);
 /// Room is kept for the same cast again after so long.
 const RESERVE_PAUSE: Duration = Duration::from_secs(60);
@@ -91,8 +91,8 @@ impl Admission {
         }
     }
 
-    /// Why no cast can ever be taken here, if that is so: by what is known for certain. What a page takes of the cores is not: one cast is
-    /// always possible.
+    /// Why no cast can ever be taken here, if that is so: by what is known for certain. What a page takes of
+    /// the cores is not: one cast is always possible.
     pub(super) fn never_fits(&self) -> Option<String> {
         let all = self.load.memory_bytes as f64;
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
@@ -103,8 +103,9 @@ impl Admission {
         })
     }
 
-    /// Whether a cast like this one would have room on this machine if others of its kind ended: whether it is worth keeping room for
-    /// it. One that fits only alone would keep everybody away until all others have ended.
+    /// Whether a cast like this one would have room on this machine if others of its kind ended: whether it
+    /// is worth keeping room for it. One that fits only alone would keep everybody away until all others have
+    /// ended.
     pub(super) fn could_fit(&self, spec: &CastSpec) -> bool {
         self.cores * part(scale(spec)) <= self.load.cores * self.config.cpu_share
     }
@@ -148,7 +149,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Whether a cast of the queue is taken, `fits` if there is room for it. `may_reserve` says whether no other node has more room.
+    /// Whether a cast of the queue is taken, `fits` if there is room for it. `may_reserve` says whether no
+    /// other node has more room.
     pub(super) fn ask(
         &mut self,
         now: Instant,
@@ -174,8 +176,8 @@ impl Queue {
         false
     }
 
-    /// All of the queue was asked about: what is known of others is forgotten. `taken` is the one that was taken, if one was; then others
-    /// were perhaps not asked about.
+    /// All of the queue was asked about: what is known of others is forgotten. `taken` is the one that was
+    /// taken, if one was; then others were perhaps not asked about.
     pub(super) fn looked(&mut self, taken: Option<&CastId>) {
         let asked = std::mem::take(&mut self.asked);
         if let Some(taken) = taken {
@@ -276,7 +278,8 @@ mod tests {
     fn room_is_kept_for_one_that_waits_and_not_for_ever() {
         let (begin, s) = (Instant::now(), Duration::from_secs);
         let (mut queue, large, small) = (Queue::default(), id(1), id(2));
-        // A large cast that never comes to fit, and a small one that always would: who is taken at each second.
+        // A large cast that never comes to fit, and a small one that always would: who is taken at each
+        // second.
         let mut look = |at: u64, may_reserve| {
             let now = begin + s(at);
             let taken = if queue.ask(now, &large, || false, || may_reserve) {
