@@ -87,8 +87,8 @@ pub struct Failed {
     pub kind: Kind,
     /// For people: what was tried and why it failed.
     pub message: String,
-    /// The network rule that would let the page be reached, if that is all that is wrong. Whoever asked is told in its own words how
-    /// to set it.
+    /// The network rule that would let the page be reached, if that is all that is wrong. Whoever asked is
+    /// told in its own words how to set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_rule: Option<String>,
 }

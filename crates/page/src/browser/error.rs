@@ -110,7 +110,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The network rule that would let the page be reached, if it is out of reach only because no rule allows it.
+    /// The network rule that would let the page be reached, if it is out of reach only because no rule allows
+    /// it.
     #[must_use]
     pub fn allow_rule(&self) -> Option<String> {
         match self {
