@@ -310,6 +310,32 @@ fn frames_of_other_sites_are_no_exception() -> Result<()> {
     ensure_colour(&file.picture_at(3.9)?, RIGHT, TEAL, "the frames")
 }
 
+/// The smallest picture that both vendors' documents allow beside a device, and the smallest there is.
+#[test]
+fn a_tablet_fits_into_every_picture() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let halves =
+        "<meta name=viewport content='width=device-width'><style>body { margin: 0; background: #f00 }
+        div { position: fixed; inset: 0 0 0 50%; background: #0f766e }</style><div></div>
+        <script>const more = [innerWidth - 820, innerHeight - 1180].map(more => more * devicePixelRatio);
+        say(more.every(more => 0 <= more && more <= 1) ? 'a tablet' : more.join(' '))</script>";
+    let server = Server::start()?.route("/", html(halves));
+    for (size, (width, height), tablet) in [("320x180", (320, 180), 98..221), ("50x50", (50, 50), 7..42)] {
+        let run = record(&server.url("/")).with("mobile", "tablet").with("size", size);
+        let picture = run.finish(LIMIT)?.recording()?.picture_at(3.9)?;
+        // The viewport is that of the device, rounded up to a pixel of the picture.
+        ensure_said(&server, "a tablet")?;
+        ensure!((picture.width, picture.height) == (width, height), "{}x{}", picture.width, picture.height);
+        let middle = width / 2;
+        let part = |from: usize, to: usize| Area { x: from, y: 4, width: to - from, height: height - 8 };
+        ensure_colour(&picture, part(0, tablet.start - 3), BLACK, "left of the tablet")?;
+        ensure_colour(&picture, part(tablet.start + 4, middle - 3), RED, "its left half")?;
+        ensure_colour(&picture, part(middle + 3, tablet.end - 4), TEAL, "its right half")?;
+        ensure_colour(&picture, part(tablet.end + 3, width), BLACK, "right of the tablet")?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_phone_is_in_the_middle_and_sharp() -> Result<()> {
     let _turn = Turn::shared()?;

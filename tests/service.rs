@@ -138,7 +138,8 @@ fn find(service: &Service, name: &str) -> Result<std::path::PathBuf> {
     anyhow::bail!("{name} is not there")
 }
 
-/// A vendor's API has a word for a failure; the log and the REST API have the reason, and neither speaks of flags.
+/// A vendor's API has a word for a failure; the log and the REST API have the reason, and neither speaks of
+/// flags.
 #[test]
 fn a_failure_is_told_with_its_reason() -> Result<()> {
     let _turn = Turn::shared()?;

@@ -11,7 +11,8 @@ use pagecast_testkit::{Scratch, Server, Service, Setup, Turn};
 use crate::client::install;
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// Programs in the guide. Commands for a shell are not run: they are about other machines, or packages too large for a test.
+/// Programs in the guide. Commands for a shell are not run: they are about other machines, or packages too
+/// large for a test.
 const EXAMPLES: usize = 11;
 
 #[test]

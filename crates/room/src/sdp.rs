@@ -12,7 +12,8 @@ fn find<'a>(sdp: &'a str, prefix: &str) -> Option<&'a str> {
     lines(sdp).find(|line| line.starts_with(prefix))
 }
 
-/// What is wrong with an SDP, with the line where its parser names a place: that is an address in memory, which is nobody's business.
+/// What is wrong with an SDP, with the line where its parser names a place: that is an address in memory,
+/// which is nobody's business.
 pub(crate) fn complaint(sdp: &str, error: &str) -> String {
     const PLACE: &str = "PointerOffset(";
     let mut parts = error.split(PLACE);
@@ -31,7 +32,8 @@ pub(crate) fn complaint(sdp: &str, error: &str) -> String {
         }
         said.push_str(rest);
     }
-    said
+    // The parser writes a line for each thing that it would have liked better.
+    said.trim_end().replace('\n', ", ")
 }
 
 /// The first media line of an SDP, and its `mid`: what a fragment hangs on (RFC 8840, 9).
@@ -128,6 +130,7 @@ mod tests {
         assert!(error.contains("PointerOffset(0x"), "the parser has learned to speak: {error}");
         let said = complaint(&offer, &error);
         assert!(said.contains("line ") && !said.contains("0x") && !said.contains("Pointer"), "{said}");
+        assert_eq!(said.lines().count(), 1);
         let at = |offset: usize| format!("at PointerOffset({:#x}): bad", offer.as_ptr().addr() + offset);
         assert_eq!(complaint(&offer, &at(0)), "at line 1: bad");
         assert_eq!(complaint(&offer, &at(6)), "at line 2: bad");

@@ -231,11 +231,12 @@ pub struct Tencent {
     pub regions: Vec<String>,
     /// Smallest `MaxDurationLimit` of a request, in seconds.
     pub min_duration_s: u64,
-    /// Largest `MaxDurationLimit` of a request, and that of a request without one, in seconds: `min_duration_s` to 86400. The Chinese
-    /// document says 36000, the international one 86400.
+    /// Largest `MaxDurationLimit` of a request, and that of a request without one, in seconds:
+    /// `min_duration_s` to 86400. The Chinese document says 36000, the international one 86400.
     pub max_duration_s: u64,
-    /// Whether signatures of version 1 (`HmacSHA1`, `HmacSHA256`) are accepted beside those of version 3. They use the secret itself as
-    /// their key, and SHA-1 unless told otherwise: set this to `false` if no client needs them.
+    /// Whether signatures of version 1 (`HmacSHA1`, `HmacSHA256`) are accepted beside those of version 3.
+    /// They use the secret itself as their key, and SHA-1 unless told otherwise: set this to `false` if no
+    /// client needs them.
     pub v1_signatures: bool,
     /// Whether a video above 1920x1080 in its page ends a task (callback 804 with 2), as the documents have it.
     pub limit_video: bool,

@@ -1,7 +1,8 @@
 //! Refused authentication, in the log: which key was named, from which address, and what was answered.
 //!
-//! A front end that refuses to believe who asks attaches [`RefusedAuth`] to its answer. One layer around all of them knows the address
-//! and writes the line. It is at level info: operators count such lines, and ban addresses by them.
+//! A front end that refuses to believe who asks attaches [`RefusedAuth`] to its answer. One layer around all
+//! of them knows the address and writes the line. It is at level info: operators count such lines, and ban
+//! addresses by them.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -14,7 +15,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-/// Lines a second at most: a flood of forged requests must not fill the disk with log. The next line says how many were left out.
+/// Lines a second at most: a flood of forged requests must not fill the disk with log. The next line says how
+/// many were left out.
 const MAX_LINES_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 /// Longest part of a text from outside that a line repeats, in characters; as long as an id of a key may be.
 const MAX_REPEATED: usize = 128;

@@ -200,8 +200,8 @@ impl Desk {
     }
 }
 
-/// Refuses the token of a temporary key, as Tencent's API does: this service issues none, so nothing could say whether the token is
-/// good, or until when. An empty one is none.
+/// Refuses the token of a temporary key, as Tencent's API does: this service issues none, so nothing could
+/// say whether the token is good, or until when. An empty one is none.
 fn refuse_temporary(call: &Call, verified: &Verified) -> Result<(), Fault> {
     let has_text = |token: Option<&str>| token.is_some_and(|token| !token.trim().is_empty());
     if !has_text(call.header("x-security-token")) && !has_text(item(&verified.query, "X-Security-Token")) {

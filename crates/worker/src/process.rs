@@ -88,7 +88,8 @@ pub struct Failed {
     pub kind: Kind,
     /// For people: what was tried and why it failed.
     pub message: String,
-    /// Why the page could not be loaded, if that is what failed. Whoever asked is told in its own words what to do.
+    /// Why the page could not be loaded, if that is what failed. Whoever asked is told in its own words what
+    /// to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<LoadError>,
 }

@@ -243,6 +243,8 @@ pub(super) fn give_up(tx: &mut Tx<'_>, known: &Known, why: &str) -> Result<(), F
         State::Starting | State::Live | State::Ended => EndReason::OutputFailed,
     };
     if known.state != State::Ended {
+        // Nobody runs it who would log its end.
+        tracing::warn!(cast = %known.id, error = why, "cast failed");
         end(tx, known, End { reason, message: Some(why.to_owned()), cause: None })?;
     }
     shut(tx, known, None)

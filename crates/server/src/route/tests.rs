@@ -348,7 +348,8 @@ async fn the_real_ones_answer_in_their_own_words() {
     }
 }
 
-/// What an operator counts to ban an address: each front end tells who was not believed, from where, and what was answered.
+/// What an operator counts to ban an address: each front end tells who was not believed, from where, and what
+/// was answered.
 #[tokio::test]
 async fn refused_authentication_is_logged() {
     let token = "an-administrators-token";

@@ -137,8 +137,8 @@ impl<'a> Object<'a> {
         self.word(member)?.ok_or_else(|| Fault::missing(code, &self.name(member)))
     }
 
-    /// A whole number, also when it is written as a double (`60.0`), as some JSON libraries write integers. A number beyond 64 bits
-    /// becomes the nearest number of 64 bits: no range goes that far.
+    /// A whole number, also when it is written as a double (`60.0`), as some JSON libraries write integers. A
+    /// number beyond 64 bits becomes the nearest number of 64 bits: no range goes that far.
     pub(super) fn integer(&self, member: &str) -> Result<Option<i64>, Fault> {
         let read = |value: &Value| match value {
             Value::Number(number) => number.as_i64().or(number.is_u64().then_some(i64::MAX)).or_else(|| {

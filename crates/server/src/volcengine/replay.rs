@@ -5,7 +5,8 @@
 //! signature is answered again for a minute, which does no harm because starting and stopping can be repeated; later than that, no
 //! SDK sends it, and it could start a task again that was stopped meanwhile.
 //!
-//! [`Seen::open`] keeps them on the disk ([`log`]), so that a restart of the service makes no old request good again.
+//! [`Seen::open`] keeps them on the disk ([`log`]), so that a restart of the service makes no old request
+//! good again.
 
 mod log;
 

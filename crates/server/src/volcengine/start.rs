@@ -51,7 +51,8 @@ pub(super) async fn start(
             Created::Exists(other) => other,
         };
         if other.app != app.name {
-            // The `AppId` was another application's, and one of its tasks still runs: it is none of this caller's business.
+            // The `AppId` was another application's, and one of its tasks still runs: it is none of this
+            // caller's business.
             let message = "the task cannot be started under this name at the moment: try again later, or take another TaskId";
             return Err(Fault::new(Code::TaskAlreadyExists, message));
         }

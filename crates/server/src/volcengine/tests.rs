@@ -633,7 +633,8 @@ async fn there_are_no_temporary_keys() {
     assert_eq!(code(&bench.send(&forged).await), is(401, "SignatureDoesNotMatch"));
 }
 
-/// An `AppId` that another application has now: the tasks of before are nobody's to see, to stop or to take for one's own.
+/// An `AppId` that another application has now: the tasks of before are nobody's to see, to stop or to take
+/// for one's own.
 #[tokio::test]
 async fn an_identifier_in_other_hands_shows_nothing_of_before() {
     let bench = Bench::new();

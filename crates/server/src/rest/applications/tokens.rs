@@ -61,8 +61,8 @@ fn id(token: &Secret) -> String {
     id
 }
 
-/// The name of the token that a request carries, as [`TokenView`] has it; empty if there is none, or one that is too short to be a token:
-/// what somebody sends by mistake could be found out from its hash.
+/// The name of the token that a request carries, as [`TokenView`] has it; empty if there is none, or one that
+/// is too short to be a token: what somebody sends by mistake could be found out from its hash.
 pub(in crate::rest) fn claimed(headers: &HeaderMap) -> String {
     let given = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
     let token =

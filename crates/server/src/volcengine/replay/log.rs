@@ -1,9 +1,11 @@
-//! Signatures on the disk: two append-only files of fixed records, the newer of which becomes the older one when it is full or old.
+//! Signatures on the disk: two append-only files of fixed records, the newer of which becomes the older one
+//! when it is full or old.
 //!
-//! A record is written before its request is carried out, but not synced: it survives the process, however that dies. A thread syncs the
-//! file at most once a second, so that no request waits for the disk; when the machine itself goes down, the records of the last
-//! second may be lost. Refusing all older signatures after such a start would be worse: clients that got no answer send the same
-//! bytes again, and those whose clock is behind would be shut out.
+//! A record is written before its request is carried out, but not synced: it survives the process, however
+//! that dies. A thread syncs the file at most once a second, so that no request waits for the disk; when the
+//! machine itself goes down, the records of the last second may be lost. Refusing all older signatures after
+//! such a start would be worse: clients that got no answer send the same bytes again, and those whose clock
+//! is behind would be shut out.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -18,8 +20,8 @@ use super::{KEPT_MS, Mark};
 
 /// Bytes of a record: when it was seen (Unix milliseconds, little-endian), and the signature.
 const RECORD_BYTES: usize = 8 + 32;
-/// Time between two syncs, and most that is lost when the machine goes down: short enough that hardly any request is in it, and
-/// one sync a second costs nothing that can be measured.
+/// Time between two syncs, and most that is lost when the machine goes down: short enough that hardly any
+/// request is in it, and one sync a second costs nothing that can be measured.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const CURRENT: &str = "signatures.log";
 const OLDER: &str = "signatures.old.log";
@@ -86,7 +88,8 @@ impl SignatureLog {
         Ok((log, records))
     }
 
-    /// Adds a signature. One that cannot be written, as the disk is full, is remembered until the service ends, which is logged.
+    /// Adds a signature. One that cannot be written, as the disk is full, is remembered until the service
+    /// ends, which is logged.
     pub(super) fn append(&mut self, at: UnixMs, mark: Mark) {
         match self.write(at, mark) {
             Ok(()) => self.failing = false,
@@ -117,7 +120,8 @@ impl SignatureLog {
         Ok(())
     }
 
-    /// Begins a new file. What was in the older one is older than any signature holds, or more than is remembered.
+    /// Begins a new file. What was in the older one is older than any signature holds, or more than is
+    /// remembered.
     fn rotate(&mut self) -> io::Result<()> {
         // The thread syncs the new file from now on.
         self.file.sync_data()?;
