@@ -66,7 +66,7 @@ fn over() -> Cast {
         request: json!({}),
         spec: CastSpec::new(Source::new(url)),
         state: State::Ended,
-        end: Some(End { reason: EndReason::Stopped, message: None }),
+        end: Some(End { reason: EndReason::Stopped, message: None, cause: None }),
         created_ms: 1,
         started_ms: Some(2),
         live_ms: Some(3),
