@@ -127,7 +127,9 @@ fn an_emulator_of_google_needs_no_keys() -> Result<()> {
     ensure!(!requests.is_empty());
     for (method, path, authorization) in &requests {
         ensure!(path.starts_with("/rec/room"), "{method} {path}");
-        ensure!(authorization.is_none(), "{method} {path} is signed");
+        // The library says of some requests that there is a token, but has none to give.
+        let bare = authorization.as_deref().is_none_or(|said| said == "Bearer");
+        ensure!(bare, "{method} {path} is signed: {authorization:?}");
     }
     Ok(())
 }
