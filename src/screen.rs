@@ -42,6 +42,8 @@ pub(crate) struct LiveLine {
     enabled: bool,
     /// What was told last of storing the recording.
     delivery: Option<String>,
+    /// Since when storage fails, in ms since 1970, once that is told.
+    outage_unix_ms: Option<i64>,
     /// What was told last of each push: its state, and what was wrong.
     pushes: BTreeMap<u32, (State, Option<String>)>,
     /// How the room gets on.
@@ -61,6 +63,7 @@ impl LiveLine {
             shown: false,
             enabled,
             delivery: None,
+            outage_unix_ms: None,
             pushes: BTreeMap::new(),
             room: None,
             viewers: None,
@@ -153,6 +156,10 @@ impl LiveLine {
         let problem = status.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
         let backup = if status.backup { " in its backup" } else { "" };
         let pending = status.pending;
+        if let Some(text) = outage(self.outage_unix_ms, status) {
+            self.outage_unix_ms = status.failing_since_unix_ms;
+            return self.warn(&text);
+        }
         let text = match status.state {
             DeliveryState::Uploading if pending == 0 => format!("the recording is being stored{backup}"),
             DeliveryState::Uploading => {
@@ -194,6 +201,31 @@ impl LiveLine {
             eprint!("{ERASE}");
         }
     }
+}
+
+/// What to say of storage that began to fail, or works again; `told` is since when it fails, if that was told.
+fn outage(told: Option<i64>, status: &DeliveryStatus) -> Option<String> {
+    let pending = status.pending;
+    match (told, status.failing_since_unix_ms) {
+        (None, Some(since)) => {
+            let problem = status.problem.as_deref().unwrap_or("it does not answer");
+            Some(format!(
+                "storage fails since {} UTC: {problem}; {pending} files wait in the spool, all else goes on",
+                time_of_day(since)
+            ))
+        }
+        (Some(since), None) => Some(format!(
+            "storage works again; it failed since {} UTC; {pending} files to go",
+            time_of_day(since)
+        )),
+        _ => None,
+    }
+}
+
+/// Like `14:03:20`, of milliseconds since 1970.
+fn time_of_day(unix_ms: i64) -> String {
+    let seconds = unix_ms.div_euclid(1000).rem_euclid(86_400);
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 fn words(trouble: Trouble) -> &'static str {

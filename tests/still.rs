@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use pagecast_testkit::media::Rgb;
 use pagecast_testkit::media::picture::Area;
-use pagecast_testkit::{Outcome, Pagecast, Server, Turn, screenshot};
+use pagecast_testkit::{Outcome, Pagecast, Scratch, Server, Turn, screenshot};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const FPS: u32 = 30;
@@ -55,6 +55,26 @@ fn only_heartbeats_are_encoded() -> Result<()> {
     ensure!((expected - 1..=expected + 1).contains(&beats), "{beats} pictures in {expected} s: {ticks:?}");
     ensure!(report.frames_unchanged > u64::from(FPS * (SECONDS - 2)), "{report:?}");
     ensure!(file.end_s() > f64::from(SECONDS) - 0.1, "the last picture ends at {} s", file.end_s());
+    Ok(())
+}
+
+#[test]
+fn thumbnails_have_the_colours_of_the_page() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let outcome = Pagecast::record(PAGECAST, &server.url("still.html"))
+        .output(scratch.join("out"))
+        .with("name", "still")
+        .with("thumbnails", "1s")
+        .with("duration", "5s")
+        .finish(Duration::from_secs(40))?;
+    outcome.report()?;
+    let shown = Rgb::open(&scratch.join("out/still/still_4.jpg"))?;
+    for (n, wanted) in BARS.into_iter().enumerate() {
+        let bar = shown.mean(Area { x: 160 * n + 20, y: 20, width: 120, height: 160 });
+        let off = (0..3).map(|c| (bar[c] - wanted[c]).abs()).fold(0.0, f64::max);
+        ensure!(off <= 3.0, "bar {n} is {bar:.1?} instead of {wanted:?}");
+    }
     Ok(())
 }
 

@@ -17,13 +17,15 @@ const HEADING: &str = "The recording";
 #[command(next_help_heading = HEADING)]
 pub(crate) struct Output {
     /// A file (FILE.mp4), a folder, or a bucket: s3://BUCKET/PREFIX, gs://…, az://…, cos://…?region=…, tos://…, oss://…. Keys come
-    /// from the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY [default: the page's host with .mp4]
+    /// from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs: GOOGLE_SERVICE_ACCOUNT, az:
+    /// AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY) [default: the page's host with .mp4]
     #[arg(short, long, value_name = "WHERE", value_parser = parse_output)]
     output: Option<String>,
     /// A second folder or bucket, which gets the whole recording if the first does not answer for a minute
     #[arg(long, value_name = "WHERE")]
     backup: Option<String>,
-    /// Server of the bucket, if it is not the service's own, like http://127.0.0.1:9000
+    /// The server of a bucket that is not the service's own, like http://127.0.0.1:9000; for az:// with a path, like
+    /// http://127.0.0.1:10000/devstoreaccount1
     #[arg(long, value_name = "URL")]
     storage_endpoint: Option<Url>,
     /// How long to wait for the storage when the recording is over; what is not stored by then stays in the spool [default: 10m]
@@ -38,7 +40,7 @@ pub(crate) struct Output {
     /// Length of a segment, 1s to 60s; each is safe on the disk when it is complete [default: 4s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     segment: Option<Duration>,
-    /// Begin another MP4 after so long, or 2 GB [default: 24h]
+    /// Begin another MP4 after so long, to a frame, or 2 GB [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     split: Option<Duration>,
     /// Store a picture of the page (JPEG) at this interval, 1s to 1h

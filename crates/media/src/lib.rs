@@ -8,8 +8,10 @@
 //! Deliberately absent: where frames come from, and when a cast begins or ends.
 
 pub mod convert;
+mod cuts;
 pub mod encode;
 pub mod fanout;
+mod jpeg;
 mod mux;
 mod own;
 pub mod push;

@@ -29,6 +29,7 @@ use ffmpeg_the_third as ff;
 use pagecast_core::{MediaTime, Packet, Track};
 use tokio::sync::Notify;
 
+use crate::cuts::Cuts;
 use crate::encode::Tracks;
 use crate::fanout::Tap;
 use crate::thumbnail::Jpeg;
@@ -129,9 +130,11 @@ pub struct Recorder {
     run: u32,
     /// Where the run begins in the recording.
     base: MediaTime,
-    /// Which track segments are cut by, and half of its interval.
+    /// Which track segments are cut by, and its interval.
     lead: Track,
-    half_tick: MediaTime,
+    tick: MediaTime,
+    /// Where its MP4 files end, if there are any.
+    cuts: Option<Cuts>,
     segment: u32,
     thumbnails: u32,
     /// When the open segment began, and when its next fragment does.
@@ -166,7 +169,8 @@ impl Recorder {
             run,
             base: past.end(),
             lead,
-            half_tick: MediaTime(interval.0 / 2),
+            tick: interval,
+            cuts: spool.recording().format.has_mp4().then(|| Cuts::new(spool.recording().split, interval)),
             segment,
             thumbnails: past.thumbnails,
             open: None,
@@ -245,8 +249,9 @@ impl Recorder {
                 None => self.begin(packet.dts)?,
                 Some((start, fragment)) => {
                     // Keyframes are on ticks, and a length is a whole number of them only nearly.
-                    let due = start + self.spool.recording().segment.into() - self.half_tick;
-                    if packet.keyframe && packet.dts >= due {
+                    let due = start + self.spool.recording().segment.into() - MediaTime(self.tick.0 / 2);
+                    let cut = self.cuts.is_some_and(|cuts| cuts.before(packet.dts) > cuts.before(start));
+                    if packet.keyframe && (packet.dts >= due || cut) {
                         self.close(packet.dts)?;
                         self.open = Some((packet.dts, packet.dts + FRAGMENT));
                     } else if packet.dts >= fragment {
@@ -263,7 +268,7 @@ impl Recorder {
     fn begin(&mut self, at: MediaTime) -> Result<(), Error> {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = i64::try_from(unix.as_millis()).unwrap_or(0) - at.as_millis();
-        self.add(&Recorded::Run(Run { index: self.run, unix_ms }))?;
+        self.add(&Recorded::Run(Run { index: self.run, unix_ms, tick: self.tick }))?;
         self.open = Some((at, at + FRAGMENT));
         Ok(())
     }

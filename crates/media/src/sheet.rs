@@ -113,7 +113,8 @@ fn bt709_scaler(frame: &Video, (width, height): (u32, u32)) -> Result<scaling::C
         Pixel::RGB24,
         width,
         height,
-        scaling::Flags::AREA,
+        // Without the other two, libswscale rounds colours by up to 4 levels.
+        scaling::Flags::AREA | scaling::Flags::ACCURATE_RND | scaling::Flags::FULL_CHR_H_INT,
     )?;
     // SAFETY: the context is open, and the table of coefficients is a constant of the library.
     let set = unsafe {

@@ -7,7 +7,7 @@ use ff::frame::Video;
 use ffmpeg_the_third as ff;
 use pagecast_core::Picture;
 
-use crate::thumbnail;
+use crate::jpeg;
 
 /// Why there is no file.
 #[derive(Debug, thiserror::Error)]
@@ -44,15 +44,7 @@ pub fn write(picture: &Picture, path: &Path) -> Result<(), Error> {
 /// # Errors
 /// See [`Error`].
 pub fn write_jpeg(picture: &Picture, path: &Path) -> Result<(), Error> {
-    let mut bgr = Video::new(Pixel::BGRZ, picture.width(), picture.height());
-    let stride = bgr.stride(0);
-    for (line, row) in
-        bgr.data_mut(0).chunks_exact_mut(stride).zip(picture.bgrx().chunks_exact(picture.stride()))
-    {
-        let width = line.len().min(row.len());
-        line[..width].copy_from_slice(&row[..width]);
-    }
-    let jpeg = thumbnail::encode(&bgr).map_err(Error::Encode)?;
+    let jpeg = jpeg::of_picture(picture).map_err(Error::Encode)?;
     std::fs::write(path, jpeg).map_err(|e| Error::Write(path.to_owned(), e))
 }
 

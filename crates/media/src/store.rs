@@ -156,6 +156,15 @@ impl Store {
         }
     }
 
+    /// Whether the storage answers at all, with whatever: one small request, for `name`, changes nothing.
+    pub async fn answers(&self, name: &str) -> bool {
+        let answer = match &self.0 {
+            Kind::Local(_) | Kind::Remote(_) => self.head(name).await.map(drop),
+            Kind::Vod(vod) => vod.probe().await,
+        };
+        answer.err().is_none_or(|error| error.class() != Class::Transient)
+    }
+
     /// Takes something away that is not needed any more; nothing there is fine, too.
     ///
     /// # Errors

@@ -177,6 +177,25 @@ fn storage_that_is_away_is_waited_for() -> Result<()> {
 }
 
 #[test]
+fn storage_that_is_back_is_tried_at_once_and_its_outage_is_told() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let server = storage(&scratch, "s3")?;
+    server.set(Some(Fault::Down));
+    // The pause after the first failure is 45 to 75 s.
+    let config = Config { first_pause: Duration::from_secs(60), ..config() };
+    let mut running = Running::start(&spec(&scratch, &server, Format::Both), config)?;
+    running.send(&in_order(some(FPS, 10)?))?;
+    running.end();
+    running.wait("told", |status| status.failing_since_unix_ms.is_some() && status.problem.is_some())?;
+    server.set(None);
+    let back = Instant::now();
+    running.wait("back", |status| status.failing_since_unix_ms.is_none() && status.problem.is_none())?;
+    ensure!(back.elapsed() < Duration::from_secs(40), "it waited for its pause: {:?}", back.elapsed());
+    ensure!(running.finish()?.spool.is_none(), "something is left");
+    is_whole(&server)
+}
+
+#[test]
 fn every_trouble_passes() -> Result<()> {
     for fault in [Fault::Drop, Fault::Error500, Fault::HalfUpload, Fault::Stall, Fault::Slow(40_000)] {
         let scratch = Scratch::new()?;

@@ -7,12 +7,13 @@ mod stream;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::{Format, Recording as Spec, Storage};
-use pagecast_core::{Packet, Track};
-use pagecast_media::encode::{End, Tracks};
+use pagecast_core::{MediaTime, Packet, Track};
+use pagecast_media::encode::{End, Tracks, video};
 use pagecast_media::record::deliver::{self, Delivered};
 use pagecast_media::record::{Added, Error, Recorder, Spool};
 use pagecast_media::sheet;
@@ -211,6 +212,92 @@ fn a_split_loses_and_doubles_nothing() -> Result<()> {
         times[0].1 == times[1].0 && times[1].1 == times[2].0 && times[2].1 - times[0].0 == 22_000,
         "{times:?}"
     );
+    Ok(())
+}
+
+/// A second of picture and sound for each of `seconds`, with keyframes where files of `split` end; it begins at `begins_at`.
+fn some_for(split: Duration, begins_at: MediaTime, seconds: i64) -> Result<Vec<Packet>> {
+    let ticks =
+        (0..seconds * i64::from(FPS)).map(|i| stream::tick(FPS, i, true)).collect::<Result<Vec<_>>>()?;
+    let mut encoder = video::Encoder::open(stream::config(FPS)?)?;
+    encoder.end_files_every(split, begins_at);
+    let (packets_in, packets) = sync_channel(10_000);
+    let end = || End::new(Some(MediaTime::of_index(seconds, 1)));
+    let thread = encoder.spawn(stream::through(ticks), end(), packets_in)?;
+    ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
+    let mut all: Vec<_> = packets.iter().collect();
+    all.extend(stream::encode_audio(Vec::new(), end())?.0);
+    Ok(all)
+}
+
+/// How long the pictures of each file last, in ticks; each file begins with a keyframe at zero.
+fn lengths(scratch: &Scratch, done: &Delivered) -> Result<Vec<u32>> {
+    let length = |name: &str| {
+        let path = scratch.join("out/rec").join(name);
+        let file = Recording::open(&path)?;
+        ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+        ensure!(packets(&path, "v:0")?.first().is_some_and(|p| p.pts == 0 && p.keyframe));
+        let pictures = u32::try_from(counters(&path)?.len())?;
+        ensure!(
+            (file.end_s() - f64::from(pictures) / f64::from(FPS)).abs() < 0.05,
+            "{name}: {}",
+            file.end_s()
+        );
+        Ok(pictures)
+    };
+    done.files.iter().filter(|file| file.name.ends_with(".mp4")).map(|file| length(&file.name)).collect()
+}
+
+#[test]
+fn files_are_as_long_as_asked_to_a_frame() -> Result<()> {
+    for (split, wanted) in [(5, &[150, 150, 60][..]), (10, &[300, 60]), (12, &[360])] {
+        let scratch = Scratch::new()?;
+        let spec = Spec { split: secs(split), ..into_folder(&scratch, Format::Both) };
+        let all = some_for(spec.split, MediaTime::ZERO, 12)?;
+        let done = all_stored(record(&spec, tracks(FPS)?, all)?)?;
+        ensure!(lengths(&scratch, &done)? == wanted, "{split} s: {:?}", lengths(&scratch, &done)?);
+        // No segment is longer than the playlist says, and none is lost.
+        let playlist = scratch.join("out/rec/rec.m3u8");
+        ensure!(fs::read_to_string(&playlist)?.contains("#EXT-X-TARGETDURATION:4\n"));
+        ensure!(counters(&playlist)? == (0..360).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_recording_that_goes_on_is_cut_where_it_would_have_been() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let spec = Spec { split: secs(5), ..into_folder(&scratch, Format::Mp4) };
+    broken_off(&spec, some_for(spec.split, MediaTime::ZERO, 8)?)?;
+    let spec = Spec { resume: true, ..spec };
+    let begins_at = Recorder::create(Spool::create(&spec)?, tracks(FPS)?)?.begins_at();
+    ensure!((6500..8000).contains(&begins_at.as_millis()), "{begins_at:?}");
+    let done = all_stored(record(&spec, tracks(FPS)?, some_for(spec.split, begins_at, 9)?)?)?;
+    let rest = u32::try_from(begins_at.to_index(FPS))? + 9 * FPS - 450;
+    ensure!(lengths(&scratch, &done)? == [150, 150, 150, rest], "{:?}", lengths(&scratch, &done)?);
+    Ok(())
+}
+
+#[test]
+fn a_file_says_when_it_was_recorded() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let spec = Spec { split: secs(5), ..into_folder(&scratch, Format::Mp4) };
+    let all = some_for(spec.split, MediaTime::ZERO, 7)?;
+    let done = all_stored(record(&spec, tracks(FPS)?, all)?)?;
+    ensure!(done.files.len() == 2, "{done:?}");
+    for file in &done.files {
+        let path = scratch.join("out/rec").join(&file.name);
+        let opened = Recording::open(&path)?;
+        for track in [Some(&opened.video), opened.audio.as_ref()].into_iter().flatten() {
+            let created = track.all["tags"]["creation_time"].as_str().context("no creation time")?;
+            let created: chrono::DateTime<chrono::Utc> = created.parse()?;
+            ensure!(
+                created.timestamp() == file.start_unix_ms / 1000,
+                "{created} is not {}",
+                file.start_unix_ms
+            );
+        }
+    }
     Ok(())
 }
 

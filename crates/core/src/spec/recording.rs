@@ -53,7 +53,8 @@ pub struct Recording {
     /// Length of a segment, 1 to 60 s.
     #[serde(default = "segment")]
     pub segment: Duration,
-    /// Longest MP4 file, 5 s to 24 h; a longer recording, or more than [`MAX_FILE_BYTES`], goes on in another.
+    /// Length of an MP4 file, 5 s to 24 h, exact to a frame. The recording goes on in another one at every multiple of it, counted from
+    /// its beginning, and before a file would exceed [`MAX_FILE_BYTES`].
     #[serde(default = "split")]
     pub split: Duration,
     /// Time between two thumbnails (JPEG), 1 s to 1 h.

@@ -104,11 +104,21 @@ fn is_label(text: &str) -> bool {
 
 /// An endpoint is a server and nothing else, so that nothing secret can be in it.
 fn check_endpoint(url: &Url) -> Result<(), StorageError> {
+    if url.path() == "/" { check_server(url) } else { Err(StorageError::Endpoint) }
+}
+
+/// As [`check_endpoint`], but the address may have a path, as that of an emulator of Azure has.
+fn check_endpoint_path(url: &Url) -> Result<(), StorageError> {
+    let path = url.path().trim_start_matches('/').trim_end_matches('/');
+    let plain = path.is_empty() || path.split('/').all(is_part);
+    if plain && path.len() <= MAX_PREFIX_LEN { check_server(url) } else { Err(StorageError::EndpointPath) }
+}
+
+fn check_server(url: &Url) -> Result<(), StorageError> {
     let bare = matches!(url.scheme(), "http" | "https")
         && url.has_host()
         && url.username().is_empty()
         && url.password().is_none()
-        && url.path() == "/"
         && url.query().is_none()
         && url.fragment().is_none();
     if bare { Ok(()) } else { Err(StorageError::Endpoint) }
@@ -164,6 +174,11 @@ pub enum StorageError {
     /// More than a server.
     #[error("cannot use this endpoint: write http:// or https://, a host and a port, and nothing else")]
     Endpoint,
+    /// The path of an endpoint of Azure.
+    #[error(
+        "cannot use the path of this endpoint: write folders of a–z A–Z 0–9 . _ -, as in http://127.0.0.1:10000/devstoreaccount1"
+    )]
+    EndpointPath,
     /// Not an account.
     #[error("{0:?} cannot be a storage account: 3 to 24 small letters and digits are possible")]
     Account(String),

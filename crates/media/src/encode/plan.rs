@@ -2,11 +2,14 @@
 //!
 //! A changed tick always is, or, where less frames per second are allowed than there are ticks, the first one at which the next frame
 //! is due. After the picture came to rest it is encoded a few more times, finer each time, until it is as good as the page; from
-//! then on only heartbeats are, which cost next to nothing and tell players that we live. A keyframe that is due is always encoded.
+//! then on only heartbeats are, which cost next to nothing and tell players that we live. A keyframe that is due is always encoded:
+//! on a grid, where a file ends, and when somebody asks for one.
 
 use std::time::Duration;
 
 use pagecast_core::{Fps, MediaTime};
+
+use crate::cuts::Cuts;
 
 /// How long after the last change each refinement comes, in milliseconds.
 const REFINE_AFTER_MS: [i64; 3] = [120, 350, 800];
@@ -58,8 +61,11 @@ pub struct Plan {
     fps: i64,
     /// Most frames per second, at most `fps`.
     cap: i64,
-    /// Ticks from one keyframe of the grid to the next.
+    /// Ticks from one keyframe of the grid to the next, and the tick that the grid is counted from.
     interval: Option<i64>,
+    origin: i64,
+    /// Where files end, and when tick 0 is in their recording.
+    cuts: Option<(Cuts, MediaTime)>,
     request_gap_ms: i64,
     requested: bool,
     last_encoded: Option<i64>,
@@ -85,6 +91,8 @@ impl Plan {
             fps: fps.get().into(),
             cap: fps.get().into(),
             interval: keying.interval.map(|every| MediaTime::from(every).to_index(fps.get()).max(1)),
+            origin: 0,
+            cuts: None,
             request_gap_ms: MediaTime::from(keying.request_gap).as_millis(),
             requested: false,
             last_encoded: None,
@@ -100,6 +108,12 @@ impl Plan {
     /// Asks for a keyframe: the next tick is one, or the first that is far enough from the last one.
     pub fn request_keyframe(&mut self) {
         self.requested = true;
+    }
+
+    /// Puts keyframes where files end, too. Tick 0 is at `begins_at` in the recording. After such a keyframe the grid begins anew, so
+    /// that all files are divided alike.
+    pub(crate) fn cut(&mut self, cuts: Cuts, begins_at: MediaTime) {
+        self.cuts = Some((cuts, begins_at));
     }
 
     /// Allows so many frames per second from now on. Those that are left out are spread evenly.
@@ -162,6 +176,9 @@ impl Plan {
         self.last_encoded = Some(index);
         self.owed = false;
         if keyframe {
+            if self.is_cut(index) {
+                self.origin = index;
+            }
             self.last_keyframe = index;
             self.requested = false;
             if self.interval.is_none() {
@@ -179,11 +196,21 @@ impl Plan {
         self.last_encoded.is_none_or(|last| slot(index) > slot(last))
     }
 
-    /// On the grid, so that what is cut there is as long as it was asked to be, and at a request.
+    /// On the grid, so that what is cut there is as long as it was asked to be, where files end, and at a request.
     fn keyframe_is_due(&self, index: i64) -> bool {
+        let slot = |index: i64, every: i64| (index - self.origin) / every;
         self.last_encoded.is_none()
-            || self.interval.is_some_and(|every| index / every > self.last_keyframe / every)
+            || self.interval.is_some_and(|every| slot(index, every) > slot(self.last_keyframe, every))
+            || self.is_cut(index)
             || self.requested && self.millis(index - self.last_keyframe) >= self.request_gap_ms
+    }
+
+    /// Whether a file ends between the last keyframe and tick `index`.
+    fn is_cut(&self, index: i64) -> bool {
+        let at = |index: i64| MediaTime::of_index(index, u32::try_from(self.fps).unwrap_or(1));
+        self.cuts.is_some_and(|(cuts, begins_at)| {
+            cuts.before(begins_at + at(index)) > cuts.before(begins_at + at(self.last_keyframe))
+        })
     }
 
     fn millis(&self, ticks: i64) -> i64 {
@@ -266,6 +293,35 @@ mod tests {
             .collect();
         // The grid goes on as if nothing had been requested, and its keyframes are answers too.
         assert_eq!(keys, [0, 10, 25, 39, 40, 60, 70, 80]);
+    }
+
+    /// The keyframes of the first 20 s of a run that begins at `begins_at`, in files of `split`.
+    fn cut(fps: u32, split: Duration, begins_at: MediaTime) -> Vec<i64> {
+        let fps = Fps::new(fps).unwrap();
+        let mut plan = Plan::new(fps, FILES);
+        plan.cut(Cuts::new(split, fps.interval().into()), begins_at);
+        (0..20 * i64::from(fps.get())).filter(|i| is_key(plan.tick(*i, i % 7 == 3))).collect()
+    }
+
+    #[test]
+    fn a_file_ends_with_a_keyframe_and_the_grid_begins_anew() {
+        assert_eq!(cut(10, Duration::from_secs(5), MediaTime::ZERO), [0, 40, 50, 90, 100, 140, 150, 190]);
+        assert_eq!(cut(10, Duration::from_secs(8), MediaTime::ZERO), [0, 40, 80, 120, 160]);
+        // A recording that goes on at 7.3 s is cut at 10 and 15 s all the same.
+        let seven = MediaTime::of_index(73, 10);
+        assert_eq!(cut(10, Duration::from_secs(5), seven), [0, 27, 67, 77, 117, 127, 167, 177]);
+        // Time that is rounded moves no cut by a tick: 51 sevenths of a second.
+        let rounded = MediaTime::of_index(51, 7);
+        assert_eq!(cut(7, Duration::from_secs(10), rounded), [0, 19, 47, 75, 89, 117]);
+    }
+
+    #[test]
+    fn a_cut_that_is_missing_hands_its_keyframe_to_the_next() {
+        let mut plan = Plan::new(Fps::new(10).unwrap(), FILES);
+        plan.cut(Cuts::new(Duration::from_secs(5), MediaTime::of_index(1, 10)), MediaTime::ZERO);
+        let keys: Vec<_> =
+            [0, 40, 49, 53, 92, 93, 99, 100].into_iter().filter(|i| is_key(plan.tick(*i, false))).collect();
+        assert_eq!(keys, [0, 40, 53, 93, 100]);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use super::out::{Chain, Out, Took};
 use super::rate::{Budget, Rate};
 use super::{Choice, End, Error, Keyframes, Keying, Plan, receive, spawn, split};
 use crate::convert::{Matrix, Planes, convert};
+use crate::cuts::Cuts;
 use crate::scale::Scaler;
 use crate::thumbnail::Thumbnails;
 
@@ -268,6 +269,12 @@ impl Encoder {
         self.thumbnails = Some(thumbnails);
     }
 
+    /// Puts a keyframe where a file of the recording ends: at every multiple of `length`, to a tick. The first tick is at `begins_at`
+    /// in the recording.
+    pub fn end_files_every(&mut self, length: Duration, begins_at: MediaTime) {
+        self.plan.cut(Cuts::new(length, self.config.fps.interval().into()), begins_at);
+    }
+
     /// What a muxer must know.
     #[must_use]
     pub fn parameters(&self) -> Parameters {
@@ -355,7 +362,7 @@ impl Encoder {
             self.draw()?;
         }
         if let Some(thumbnails) = &mut self.thumbnails {
-            thumbnails.offer(tick.index, &self.picture);
+            thumbnails.offer(tick.index, &self.picture, self.config.codec.matrix());
         }
         self.obey();
         if self.budget.bitrate_bps == 0 {

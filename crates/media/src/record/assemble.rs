@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, SecondsFormat};
 use ff::format::context::Output;
 use ffmpeg_the_third as ff;
 use pagecast_core::MediaTime;
@@ -39,9 +40,9 @@ pub(super) struct Piece {
     pub(super) segment: PathBuf,
 }
 
-/// Writes pieces as one MP4, through `draft`.
-pub(super) fn mp4(pieces: &[Piece], path: &Path, draft: &Path) -> Result<(), Error> {
-    let made = join(pieces, draft).map_err(|e| Error::Write(path.to_owned(), e));
+/// Writes pieces as one MP4, through `draft`. Its creation time is when its first picture was shown, in ms since 1970.
+pub(super) fn mp4(pieces: &[Piece], unix_ms: i64, path: &Path, draft: &Path) -> Result<(), Error> {
+    let made = join(pieces, unix_ms, draft).map_err(|e| Error::Write(path.to_owned(), e));
     let moved = made.and_then(|()| {
         let sync = File::open(draft).and_then(|file| file.sync_all());
         let moved = sync.and_then(|()| std::fs::rename(draft, path));
@@ -55,8 +56,10 @@ pub(super) fn mp4(pieces: &[Piece], path: &Path, draft: &Path) -> Result<(), Err
     moved
 }
 
-fn join(pieces: &[Piece], path: &Path) -> Result<(), ff::Error> {
+fn join(pieces: &[Piece], unix_ms: i64, path: &Path) -> Result<(), ff::Error> {
     let mut output = ff::format::output_as(url(path), "mp4")?;
+    let created = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
+    output.metadata_mut().set("creation_time", created.to_rfc3339_opts(SecondsFormat::Micros, true));
     let mut units = Vec::new();
     // A file begins at zero, wherever it is in the recording.
     let begin_at = pieces.first().map_or(MediaTime::ZERO, |piece| piece.start);

@@ -2,7 +2,7 @@
 //! difference whether the recording still runs, has ended, or was broken off days ago.
 //!
 //! A file is struck off when its storage has confirmed it, and the spool is removed when all of them are. Until then it is tried
-//! again, for ever or until somebody loses patience.
+//! again, for ever or until somebody loses patience. A storage that is away is asked every few seconds whether it is back.
 
 mod courier;
 mod gate;
@@ -30,7 +30,7 @@ pub use gate::State;
 pub struct Config {
     /// After so long without success a delivery is stuck, and a backup is turned to.
     pub stuck_after: Duration,
-    /// The first pause after a failure; it doubles up to a minute.
+    /// The first pause after a failure; it doubles up to a minute, and ends when a storage that did not answer does again.
     pub first_pause: Duration,
     /// Whether to find out at once if anything can be stored.
     pub probe: bool,
@@ -56,6 +56,9 @@ pub struct Status {
     pub problem: Option<String>,
     /// Whether the backup is used.
     pub backup: bool,
+    /// Since when nothing could be stored, in ms since 1970, if that lasts for some seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since_unix_ms: Option<i64>,
 }
 
 /// What became of a recording.

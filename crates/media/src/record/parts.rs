@@ -6,7 +6,8 @@ use pagecast_core::MediaTime;
 use pagecast_core::spec::MAX_FILE_BYTES;
 use serde::{Deserialize, Serialize};
 
-use super::spool::Segment;
+use super::spool::{Run, Segment};
+use crate::cuts::Cuts;
 
 /// The segments of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,17 +22,27 @@ pub(super) struct Part {
 /// Cuts a recording into files.
 #[derive(Debug)]
 pub(super) struct Splitter {
-    max: MediaTime,
+    max: Duration,
+    /// Where segments of the current run were cut. `None`: the recorder knew nothing of files.
+    cuts: Option<Cuts>,
     open: Option<Part>,
+    /// Where the open file begins in the recording.
+    start: MediaTime,
     duration: MediaTime,
     bytes: u64,
     next: u32,
 }
 
 impl Splitter {
-    /// Files last at most so long, and are at most [`MAX_FILE_BYTES`] large; each has at least one segment.
+    /// Files end at the multiples of `max`, to a tick, and are at most [`MAX_FILE_BYTES`] large; each has at least one segment.
     pub(super) fn new(max: Duration) -> Self {
-        Self { max: max.into(), open: None, duration: MediaTime::ZERO, bytes: 0, next: 0 }
+        let start = MediaTime::ZERO;
+        Self { max, cuts: None, open: None, start, duration: MediaTime::ZERO, bytes: 0, next: 0 }
+    }
+
+    /// The segments that follow are of this run.
+    pub(super) fn run(&mut self, run: Run) {
+        self.cuts = (run.tick > MediaTime::ZERO).then(|| Cuts::new(self.max, run.tick));
     }
 
     /// The file that still grows.
@@ -42,8 +53,12 @@ impl Splitter {
     /// Takes the next segment. The file that it did not fit into, which is closed then.
     pub(super) fn push(&mut self, segment: &Segment, fits: bool) -> Option<Part> {
         let (duration, bytes) = (self.duration + segment.duration, self.bytes + segment.bytes);
+        let in_time = match self.cuts {
+            Some(cuts) => cuts.before(segment.start) <= cuts.before(self.start),
+            None => duration <= self.max.into(),
+        };
         match &mut self.open {
-            Some(part) if fits && duration <= self.max && bytes <= MAX_FILE_BYTES => {
+            Some(part) if fits && in_time && bytes <= MAX_FILE_BYTES => {
                 part.last = segment.index;
                 (self.duration, self.bytes) = (duration, bytes);
                 None
@@ -52,6 +67,7 @@ impl Splitter {
                 let part = Part { index: self.next, first: segment.index, last: segment.index };
                 let closed = open.replace(part);
                 self.next += 1;
+                self.start = segment.start;
                 (self.duration, self.bytes) = (segment.duration, segment.bytes);
                 closed
             }
@@ -91,6 +107,39 @@ mod tests {
         let another = (0..4).map(|i| (segment(i, 4, 1), i != 2));
         assert_eq!(files(86_400, another), [(0, 0, 1), (1, 2, 3)], "encoded differently");
         assert!(files(10, same(0)).is_empty());
+    }
+
+    #[test]
+    fn files_end_where_segments_were_cut_for_them() {
+        // Of a page at 10 fps, in runs that begin anew: where each segment begins, in ticks, and its run.
+        let files = |split_s: u64, begins: &[(i64, u32)], end: i64| {
+            let mut splitter = Splitter::new(Duration::from_secs(split_s));
+            let at = |tick: i64| MediaTime::of_index(tick, 10);
+            let ends = begins.iter().map(|(tick, _)| *tick).skip(1).chain([end]);
+            let (mut lengths, mut begun, mut last) = (Vec::new(), 0, None);
+            for (index, ((begin, run), end)) in begins.iter().copied().zip(ends).enumerate() {
+                if last.replace(run) != Some(run) {
+                    splitter.run(Run { index: run, unix_ms: 0, tick: at(1) });
+                }
+                let (start, duration) = (at(begin), at(end) - at(begin));
+                let index = u32::try_from(index).unwrap();
+                if splitter.push(&Segment { index, run, start, duration, bytes: 1 }, true).is_some() {
+                    lengths.push(begin - begun);
+                    begun = begin;
+                }
+            }
+            lengths.push(end - begun);
+            lengths
+        };
+        let whole = [(0, 0), (40, 0), (50, 0), (90, 0), (100, 0)];
+        assert_eq!(files(5, &whole, 120), [50, 50, 20]);
+        assert_eq!(files(5, &whole, 101), [50, 50, 1], "a last file of one picture");
+        let ten = [(0, 0), (40, 0), (80, 0), (100, 0), (140, 0), (180, 0), (200, 0)];
+        assert_eq!(files(10, &ten, 220), [100, 100, 20]);
+        // It was broken off at 7.3 s and went on.
+        assert_eq!(files(5, &[(0, 0), (40, 0), (50, 0), (73, 1), (100, 1)], 130), [50, 50, 30]);
+        // The picture at the cut was missing, so that the next one made the keyframe.
+        assert_eq!(files(5, &[(0, 0), (40, 0), (52, 0), (92, 0), (100, 0)], 120), [52, 48, 20]);
     }
 
     #[test]

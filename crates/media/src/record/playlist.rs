@@ -142,7 +142,11 @@ mod tests {
         for index in 0..count {
             let run = u32::try_from(seams.iter().filter(|at| **at <= index).count()).unwrap();
             if index == 0 || seams.contains(&index) {
-                playlists.run(Run { index: run, unix_ms: 1_700_000_000_000 + i64::from(run) * 3_600_000 });
+                playlists.run(Run {
+                    index: run,
+                    unix_ms: 1_700_000_000_000 + i64::from(run) * 3_600_000,
+                    tick: MediaTime::ZERO,
+                });
             }
             let duration = MediaTime::of_index(4, 1);
             playlists.push(Segment { index, run, start: MediaTime::of_index(start, 1), duration, bytes: 1 });

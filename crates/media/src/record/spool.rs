@@ -40,6 +40,8 @@ const DELIVERED: &str = "delivered.log";
 /// What no recording exceeds: a year of nanoseconds, a petabyte in one piece, the year 9999.
 const MAX_NANOS: i64 = 366 * 86_400 * 1_000_000_000;
 const MAX_BYTES: u64 = 1 << 50;
+/// One picture a second is the slowest.
+const MAX_TICK_NANOS: i64 = 1_000_000_000;
 const MAX_UNIX_MS: i64 = 253_402_300_799_000;
 /// How a description of another kind is told from this one.
 const VERSION: u32 = 1;
@@ -61,7 +63,11 @@ impl Recorded {
     pub(super) fn check(&self, segments: usize, thumbnails: usize) -> io::Result<()> {
         let time = |t: MediaTime| (-1_000_000_000..=MAX_NANOS).contains(&t.0);
         let good = match self {
-            Self::Run(run) => run.index < u32::MAX && (0..=MAX_UNIX_MS).contains(&run.unix_ms),
+            Self::Run(run) => {
+                run.index < u32::MAX
+                    && (0..=MAX_UNIX_MS).contains(&run.unix_ms)
+                    && (0..=MAX_TICK_NANOS).contains(&run.tick.0)
+            }
             Self::Segment(s) => {
                 s.index as usize == segments
                     && time(s.start)
@@ -85,6 +91,9 @@ pub(super) struct Run {
     pub(super) index: u32,
     /// What time it was at zero of the recording, had the run begun there; in milliseconds since 1970.
     pub(super) unix_ms: i64,
+    /// Time from one picture, or frame of sound, to the next. Zero in spools of versions that did not cut segments where files end.
+    #[serde(default)]
+    pub(super) tick: MediaTime,
 }
 
 /// A segment; the first one starts at zero, each at the end of the one before it.

@@ -10,11 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::path::Path as Key;
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, RetryConfig,
+    PutMultipartOptions, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
 };
 use pagecast_core::spec::{Bucket, Secret, Service};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -28,6 +28,16 @@ use super::{Pace, Stored, probe_name};
 const MAX_PARTS: u64 = 9_000;
 /// Failed uploads that are remembered until their parts can be taken back. Beyond that the bucket's own rules must do it.
 const MAX_ORPHANS: usize = 64;
+
+/// Where an emulator of Google's storage is, by the name that Google's own libraries know.
+const GCS_EMULATOR: &str = "STORAGE_EMULATOR_HOST";
+/// The environment's key files of Google.
+const GCS_KEYS: [&str; 4] = [
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "SERVICE_ACCOUNT",
+];
 
 type Orphans = Arc<Mutex<Vec<Box<dyn MultipartUpload>>>>;
 
@@ -48,6 +58,7 @@ impl std::fmt::Debug for Remote {
 
 impl Remote {
     pub(super) fn open(bucket: &Bucket, pace: Pace) -> Result<Self, Error> {
+        let bucket = &with_emulator(bucket, std::env::var(GCS_EMULATOR).ok());
         let host = bucket.address().map(|(url, _)| url).or_else(|| bucket.endpoint.clone());
         let host = host.map_or_else(
             || bucket.service.to_string(),
@@ -277,11 +288,33 @@ async fn read_part(file: &Arc<File>, at: u64, length: u64) -> io::Result<Bytes> 
     read.await.map_err(io::Error::other)?
 }
 
-/// A client of the service. Errors are in words that hold nothing secret.
+/// The bucket in the emulator that the environment names, if it is one of Google and says nothing else. What a request named is left
+/// alone: its network would be held to something that it did not name.
+fn with_emulator(bucket: &Bucket, emulator: Option<String>) -> Bucket {
+    let mut bucket = bucket.clone();
+    if bucket.service != Service::Gcs || bucket.endpoint.is_some() || bucket.network.is_some() {
+        return bucket;
+    }
+    if let Some(host) = emulator.filter(|host| !host.is_empty()) {
+        let address = if host.contains("://") { host } else { format!("http://{host}") };
+        let parsed = url::Url::parse(&address).ok();
+        bucket.endpoint = parsed.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    }
+    bucket
+}
+
+/// Whether requests to Google's storage carry no token. An emulator wants none; and the token of this machine's role is sent to nobody
+/// without encryption.
+fn is_unsigned(plain: bool, environment: impl Fn(&str) -> Option<String>) -> bool {
+    let asked = environment("GOOGLE_SKIP_SIGNATURE").is_some_and(|value| value == "1" || value == "true");
+    asked || plain && GCS_KEYS.iter().all(|name| environment(name).is_none())
+}
+
 fn is_account(name: &str) -> bool {
     (3..=24).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
+/// A client of the service. Errors are in words that hold nothing secret.
 fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> {
     let direct = bucket.endpoint.as_ref().is_some_and(is_loopback);
     let guard = Guard::of(bucket)?;
@@ -305,6 +338,12 @@ fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> 
             };
             if let Some(endpoint) = endpoint {
                 builder = builder.with_base_url(&endpoint);
+            }
+            if bucket.keys.is_none() && is_unsigned(plain, |name| std::env::var(name).ok()) {
+                // The library asks the machine's role for a token all the same when it stores, unless it is given an empty one.
+                let nobody = GcpCredential { bearer: String::new() };
+                let nobody = Arc::new(StaticCredentialProvider::new(nobody));
+                builder = builder.with_skip_signature(true).with_credentials(nobody);
             }
             builder = builder.with_bucket_name(&bucket.bucket).with_retry(retry);
             let store = builder.with_client_options(options).with_http_connector(http).build();
@@ -375,5 +414,28 @@ pub(super) fn is_loopback(url: &url::Url) -> bool {
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emulator_of_the_environment_is_for_google_and_for_who_named_no_server() {
+        let place = |service, emulator: &str| {
+            let bucket = with_emulator(&Bucket::new(service, "rec"), Some(emulator.to_owned()));
+            bucket.endpoint.map(String::from)
+        };
+        assert_eq!(place(Service::Gcs, "localhost:4443").as_deref(), Some("http://localhost:4443/"));
+        assert_eq!(place(Service::Gcs, "https://gcs.test").as_deref(), Some("https://gcs.test/"));
+        assert_eq!((place(Service::Gcs, ""), place(Service::Gcs, "ftp://a")), (None, None));
+        assert_eq!(place(Service::S3, "localhost:4443"), None);
+        let unsigned =
+            |plain, set: &[&str]| is_unsigned(plain, |name| set.contains(&name).then(|| "true".to_owned()));
+        assert!(unsigned(true, &[]) && !unsigned(false, &[]) && unsigned(false, &["GOOGLE_SKIP_SIGNATURE"]));
+        assert!(!unsigned(true, &["GOOGLE_SERVICE_ACCOUNT"]));
+        let named = Bucket { network: Some(Default::default()), ..Bucket::new(Service::Gcs, "rec") };
+        assert_eq!(with_emulator(&named, Some("localhost:4443".into())).endpoint, None);
     }
 }

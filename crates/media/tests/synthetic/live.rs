@@ -182,6 +182,9 @@ pub(crate) struct Seen {
     pub(crate) size: (u32, u32),
     /// Luma from 0 to 255.
     pub(crate) gray: Gray,
+    /// Cb and Cr, row by row.
+    #[allow(dead_code, reason = "only the test of colours reads it")]
+    pub(crate) chroma: [Vec<u8>; 2],
     /// Y, U and V in the middle.
     pub(crate) middle: [u8; 3],
 }
@@ -244,5 +247,15 @@ fn seen(tick: i64, frame: &ff::frame::Video) -> Seen {
         .enumerate()
         .map(|(plane, half)| frame.data(plane)[height / half / 2 * frame.stride(plane) + width / half / 2]);
     let middle: Vec<_> = middle.collect();
-    Seen { tick, size: (frame.width(), frame.height()), gray, middle: [middle[0], middle[1], middle[2]] }
+    let chroma = [1, 2].map(|plane| {
+        let rows = frame.data(plane).chunks(frame.stride(plane)).take(height / 2);
+        rows.flat_map(|row| &row[..width / 2]).copied().collect()
+    });
+    Seen {
+        tick,
+        size: (frame.width(), frame.height()),
+        gray,
+        chroma,
+        middle: [middle[0], middle[1], middle[2]],
+    }
 }

@@ -137,7 +137,7 @@ struct Teller<'a> {
     tell: &'a mut dyn FnMut(News),
     told: Instant,
     /// How storing the recording got on when that was told last.
-    delivery: (DeliveryState, bool),
+    delivery: (DeliveryState, bool, bool),
     /// It was told that nothing is recorded any more.
     unrecorded: bool,
 }
@@ -607,7 +607,7 @@ impl<'a> Driver<'a> {
             }
             // How much waits changes all the time; what it is called is news.
             if let Some(status) = self.line.as_ref().and_then(Line::delivery) {
-                let word = (status.state, status.backup);
+                let word = (status.state, status.backup, status.failing_since_unix_ms.is_some());
                 if std::mem::replace(&mut teller.delivery, word) != word {
                     (teller.tell)(News::Delivery(status));
                 }

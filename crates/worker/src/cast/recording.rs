@@ -54,6 +54,9 @@ impl Recording {
         let spec = spool.recording();
         let recorder = Recorder::create(Arc::clone(&spool), tracks)?;
         let begins_at = recorder.begins_at();
+        if spec.format.has_mp4() {
+            video.end_files_every(spec.split, begins_at);
+        }
         let probe = !spec.resume && !matches!(spec.to, Storage::File(_) | Storage::Folder(_));
         let config = Config { probe, ..Config::default() };
         let delivery = Delivery::spawn(Arc::clone(&spool), recorder.bell(), config)?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use url::{Url, form_urlencoded};
 
 use super::super::{Network, Secret};
-use super::{MAX_PREFIX_LEN, StorageError, check_endpoint, is_label, is_part};
+use super::{MAX_PREFIX_LEN, StorageError, check_endpoint, check_endpoint_path, is_label, is_part};
 
 /// Longest key of any service; a key file of Google is the longest, with about 2400 bytes.
 const MAX_KEY_LEN: usize = 16 * 1024;
@@ -24,7 +24,7 @@ pub struct Bucket {
     /// The bucket's region, like `ap-guangzhou`. `None`: of the environment (`AWS_REGION`), or the service has none.
     #[serde(default)]
     pub region: Option<String>,
-    /// Another server than the service's own, http or https.
+    /// Another server than the service's own, http or https. In Azure it may have a path, like `http://127.0.0.1:10000/devstoreaccount1`.
     #[serde(default)]
     pub endpoint: Option<Url>,
     /// The storage account, in Azure only. `None`: of the environment.
@@ -201,7 +201,10 @@ impl Bucket {
             return Err(StorageError::Region(region.chars().take(64).collect()));
         }
         if let Some(endpoint) = &self.endpoint {
-            check_endpoint(endpoint)?;
+            match self.service {
+                Service::Azure => check_endpoint_path(endpoint)?,
+                _ => check_endpoint(endpoint)?,
+            }
         } else if self.service.wants_virtual_hosts() && self.region.is_none() {
             return Err(StorageError::NoRegion(self.service));
         }

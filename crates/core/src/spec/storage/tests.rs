@@ -19,6 +19,12 @@ fn places_are_read() {
     assert_eq!((b.key("x"), b.path_style), ("x".to_owned(), Some(true)));
     assert_eq!(bucket("az://rec?account=mine2").account.as_deref(), Some("mine2"));
     assert_eq!(bucket("gs://rec_1.a").service, Service::Gcs);
+    // Emulators of Azure have the account in their path.
+    for path in ["", "/", "/devstoreaccount1", "/devstoreaccount1/", "/a/b_c.d"] {
+        let endpoint = format!("http://127.0.0.1:10000{path}");
+        let found = bucket(&format!("az://rec/p?endpoint={endpoint}")).endpoint;
+        assert_eq!(found, Url::parse(&endpoint).ok());
+    }
 }
 
 #[test]
@@ -65,6 +71,13 @@ fn what_cannot_be_a_place_is_named() {
         ("s3://rec?endpoint=ftp://a", "endpoint"),
         ("s3://rec?endpoint=http://u:hunter2@a", "endpoint"),
         ("s3://rec?endpoint=http://a/b?c=hunter2", "endpoint"),
+        ("s3://rec?endpoint=http://a/b", "endpoint"),
+        ("gs://rec?endpoint=http://a/b", "endpoint"),
+        ("az://rec?endpoint=http://a/b?c=hunter2", "endpoint"),
+        ("az://rec?endpoint=http://u:hunter2@a/b", "endpoint"),
+        ("az://rec?endpoint=http://a//b", "path of this endpoint"),
+        ("az://rec?endpoint=http://a/b%252Fc", "path of this endpoint"),
+        ("az://rec?endpoint=http://a/b;c", "path of this endpoint"),
         ("cos://rec-1", "needs the region of the bucket, as in ?region=ap-guangzhou"),
         ("az://rec?account=No-Account", "storage account"),
     ] {

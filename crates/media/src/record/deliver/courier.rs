@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use pagecast_core::HostTime;
@@ -17,7 +17,7 @@ use super::super::names::sibling;
 use super::super::playlist::State as Growth;
 use super::super::spool::{Delivered as Done, Recorded, Segment, Spool, Stored, whole_file};
 use super::super::{assemble, manifest::Item};
-use super::gate::Gate;
+use super::gate::{Gate, LOOK_TIMEOUT};
 use super::ledger::{Ledger, Task};
 use super::{Config, Delivered, GOES_ON, Shared, State};
 use crate::chain;
@@ -89,6 +89,8 @@ pub(super) struct Courier {
     began: Instant,
     on_backup: bool,
     tasks: JoinSet<Outcome>,
+    /// The look whether a storage that failed answers again, one at a time.
+    look: JoinSet<bool>,
     /// Segments in the playlists as they are stored; when that of the whole recording was, and its length.
     listed: [usize; 2],
     whole: Option<(Instant, usize)>,
@@ -122,6 +124,7 @@ impl Courier {
             began: Instant::now(),
             on_backup: false,
             tasks: JoinSet::new(),
+            look: JoinSet::new(),
             listed: [0; 2],
             whole: None,
             recorded: None,
@@ -270,8 +273,9 @@ impl Courier {
         match task {
             Task::Make(part) => {
                 let segments = self.ledger.segments(Some(part));
+                let unix_ms = self.ledger.item(part, 0).start_unix_ms;
                 self.tasks.spawn(async move {
-                    let made = blocking(move || make(&spool, &segments, &name)).await;
+                    let made = blocking(move || make(&spool, &segments, unix_ms, &name)).await;
                     (Some(task), made.map(|()| None))
                 });
             }
@@ -406,6 +410,7 @@ impl Courier {
         if self.listed[0] != listed {
             self.put_playlist(names.live_playlist(), self.ledger.live_playlist(Growth::Running)).await?;
             self.listed[0] = listed;
+            self.gate.succeeded();
         }
         let pause = |length: usize| Duration::from_secs((length / PLAYLIST_BYTES_PER_S) as u64);
         if self.listed[1] != listed && self.whole.is_none_or(|(at, length)| at.elapsed() >= pause(length)) {
@@ -469,6 +474,7 @@ impl Courier {
         if let (Some(store), Some(home)) = (&self.backup, &self.spool.recording().backup) {
             (self.store, self.home, self.on_backup) = (Arc::clone(store), home.clone(), true);
             self.gate.succeeded();
+            self.look.abort_all();
             self.ill.clear();
             self.taken = false;
             (self.listed, self.whole) = ([0; 2], None);
@@ -499,17 +505,39 @@ impl Courier {
         status.state = if hopeless { State::Failed } else { self.gate.state(self.now()) };
         status.pending = self.ledger.pending();
         status.backup = self.on_backup;
+        let since = self.gate.outage(self.now()).map(|since| self.now().since(since));
+        status.failing_since_unix_ms = since.map(unix_ms_ago);
+    }
+
+    /// Asks a storage that failed for something small: whatever it answers, it is there.
+    fn look(&mut self) {
+        let due = self.gate.look_at().is_some_and(|at| at <= self.now());
+        if !due || !self.look.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        let name = self.object(&self.spool.names().manifest(), "").target;
+        self.look.spawn(async move {
+            let answer = tokio::time::timeout(LOOK_TIMEOUT, store.answers(&name)).await;
+            answer.unwrap_or(false)
+        });
     }
 
     /// Sleeps until something has happened or is due. False if something has happened that must not.
     async fn wait(&mut self) -> bool {
+        self.look();
         let now = self.now();
-        let idle = self.tasks.is_empty();
+        let (idle, waits) = (self.tasks.is_empty(), self.look.is_empty());
         let retries = self.ill.iter().map(|ill| ill.retry_at).chain(self.gate.retry_at().filter(|_| idle));
+        let retries = retries.chain(self.gate.look_at().filter(|_| waits));
         let due = retries.map(|at| at.since(now)).min().map_or(LOOK, |due| due.min(LOOK));
         let bell = Arc::clone(&self.shared.bell);
         let ended = tokio::select! {
             Some(ended) = self.tasks.join_next() => Some(ended),
+            Some(answered) = self.look.join_next() => {
+                self.gate.looked(self.now(), answered.unwrap_or(false));
+                None
+            }
             () = bell.notified() => None,
             () = tokio::time::sleep(due.max(Duration::from_millis(10))) => None,
         };
@@ -575,11 +603,11 @@ async fn probe(store: &Store, names: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes a file of its segments.
-fn make(spool: &Spool, segments: &[Segment], name: &str) -> Result<(), assemble::Error> {
+/// Makes a file of its segments, which began at `unix_ms`.
+fn make(spool: &Spool, segments: &[Segment], unix_ms: i64, name: &str) -> Result<(), assemble::Error> {
     let pieces: Vec<_> = segments.iter().map(|segment| spool.piece(segment)).collect();
     let path = spool.path(name);
-    assemble::mp4(&pieces, &path, &spool.path(&format!("{name}.part")))?;
+    assemble::mp4(&pieces, unix_ms, &path, &spool.path(&format!("{name}.part")))?;
     spool.grew(size(&path));
     Ok(())
 }
@@ -643,6 +671,12 @@ fn local(error: io::Error) -> Failure {
 /// The whole path: whoever reads it may be in another folder.
 fn absolute(path: &Path) -> String {
     std::path::absolute(path).as_deref().unwrap_or(path).display().to_string()
+}
+
+/// The time that was so long ago, in ms since 1970.
+fn unix_ms_ago(ago: Duration) -> i64 {
+    let then = SystemTime::now().checked_sub(ago).and_then(|then| then.duration_since(UNIX_EPOCH).ok());
+    i64::try_from(then.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
 fn size(path: &Path) -> u64 {

@@ -9,6 +9,13 @@ use crate::store::Class;
 
 /// Longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// Pause between two looks whether a storage that failed answers again. With [`LOOK_TIMEOUT`], what waits is tried within five
+/// seconds of its return; a look is one small request.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest time for a look: a connection that is made while the storage is away may never know that it is back.
+pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Failures that pass sooner are not worth telling anybody.
+const OUTAGE_AFTER: Duration = Duration::from_secs(3);
 
 /// How storing gets on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,13 +42,29 @@ pub(super) struct Gate {
     failures: u32,
     failing_since: Option<HostTime>,
     retry_at: Option<HostTime>,
+    /// When to look whether the storage answers.
+    look_at: Option<HostTime>,
+    /// What is tried now is tried because the storage answered a look.
+    looked: bool,
+    /// Looks say nothing: the storage answers them, and fails all the same.
+    deceived: bool,
     class: Option<Class>,
 }
 
 impl Gate {
     /// Pauses grow from `first_pause`, doubling; after `stuck_after` without success it is stuck.
     pub(super) fn new(stuck_after: Duration, first_pause: Duration) -> Self {
-        Self { stuck_after, first_pause, failures: 0, failing_since: None, retry_at: None, class: None }
+        Self {
+            stuck_after,
+            first_pause,
+            failures: 0,
+            failing_since: None,
+            retry_at: None,
+            look_at: None,
+            looked: false,
+            deceived: false,
+            class: None,
+        }
     }
 
     /// Whether anything may be tried now: one thing at a time while things fail.
@@ -52,6 +75,24 @@ impl Gate {
     /// When to look again, if it is closed.
     pub(super) fn retry_at(&self) -> Option<HostTime> {
         self.retry_at
+    }
+
+    /// When to look whether the storage answers, while that is not known.
+    pub(super) fn look_at(&self) -> Option<HostTime> {
+        self.look_at
+    }
+
+    /// Whether the storage answered a look, with whatever. If it did, what waits is tried now: once, as one that answers and still
+    /// fails is given its growing pauses, until it no longer answers either.
+    pub(super) fn looked(&mut self, now: HostTime, answered: bool) {
+        if self.look_at.is_none() {
+            return;
+        }
+        self.look_at = Some(now + LOOK_INTERVAL);
+        self.deceived &= answered;
+        if answered && !self.deceived && self.retry_at.is_some_and(|at| at > now) {
+            (self.retry_at, self.look_at, self.looked) = (Some(now), None, true);
+        }
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -69,6 +110,14 @@ impl Gate {
         let pause = self.first_pause.saturating_mul(1 << (self.failures - 1).min(16)).min(MAX_PAUSE);
         self.retry_at = Some(now + pause.mul_f64(0.75 + noise.clamp(0.0, 1.0) / 2.0));
         self.class = Some(class);
+        self.deceived |= std::mem::take(&mut self.looked);
+        // What somebody has to mend, a look does not see.
+        self.look_at = (class == Class::Transient).then(|| now + LOOK_INTERVAL);
+    }
+
+    /// Since when nothing could be stored, if that is worth telling.
+    pub(super) fn outage(&self, now: HostTime) -> Option<HostTime> {
+        self.failing_since.filter(|since| now.since(*since) >= OUTAGE_AFTER)
     }
 
     pub(super) fn state(&self, now: HostTime) -> State {
@@ -108,6 +157,59 @@ mod tests {
         assert_eq!(gate.state(at(now)), State::Stuck);
         gate.succeeded();
         assert!(gate.is_open(at(now), 3) && gate.state(at(now)) == State::Uploading);
+    }
+
+    /// A storage that is away for `away_s`, tried whenever the gate is open. How long after its return the first try is, in ms.
+    fn tried_after_return(away_s: u64, answers_meanwhile: bool) -> u64 {
+        let mut gate = Gate::new(Duration::from_secs(60), Duration::from_secs(1));
+        for ms in (0..).step_by(100) {
+            let back = ms >= 1000 * away_s;
+            if gate.look_at().is_some_and(|due| due <= at(ms)) {
+                gate.looked(at(ms), back || answers_meanwhile);
+            }
+            if !gate.is_open(at(ms), 0) {
+                continue;
+            }
+            if back {
+                return ms - 1000 * away_s;
+            }
+            gate.failed(at(ms), Class::Transient, 0.5);
+        }
+        unreachable!("it is tried at last")
+    }
+
+    #[test]
+    fn a_storage_that_is_back_is_tried_within_seconds() {
+        for away_s in [1, 5, 17, 18, 40, 100, 1000] {
+            let after = tried_after_return(away_s, false);
+            assert!(after <= 2000, "away for {away_s} s, tried after {after} ms");
+        }
+    }
+
+    #[test]
+    fn a_storage_that_answers_and_fails_gets_pauses_that_grow() {
+        let mut gate = Gate::new(Duration::from_secs(60), Duration::from_secs(1));
+        let mut tries = Vec::new();
+        for s in 0..300 {
+            if gate.look_at().is_some_and(|due| due <= at(1000 * s)) {
+                gate.looked(at(1000 * s), !(200..250).contains(&s));
+            }
+            if gate.is_open(at(1000 * s), 0) {
+                tries.push(s);
+                gate.failed(at(1000 * s), Class::Transient, 0.5);
+            }
+        }
+        // The look at 5 s brings one try forward. Once looks have failed, the next one that is answered does so again.
+        assert_eq!(tries, [0, 1, 3, 5, 13, 29, 61, 121, 181, 241, 251]);
+    }
+
+    #[test]
+    fn an_outage_is_told_when_it_lasts() {
+        let mut gate = Gate::new(Duration::from_secs(60), Duration::from_secs(1));
+        gate.failed(at(500), Class::Transient, 0.5);
+        assert_eq!((gate.outage(at(3400)), gate.outage(at(3500))), (None, Some(at(500))));
+        gate.succeeded();
+        assert_eq!(gate.outage(at(9000)), None);
     }
 
     #[test]

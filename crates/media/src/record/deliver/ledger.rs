@@ -118,6 +118,7 @@ impl Ledger {
             Recorded::Run(run) => {
                 self.runs.push(run);
                 self.playlists.run(run);
+                self.splitter.run(run);
             }
             Recorded::Segment(segment) => {
                 let begins = self.segments.last().is_none_or(|last| last.segment.run != segment.run);

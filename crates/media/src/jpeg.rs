@@ -1,0 +1,252 @@
+//! JPEG files whose colours are those of the page.
+//!
+//! Every reader takes a JPEG for BT.601 in full range (JFIF 1.02, section "Color Space"), and nothing in the file can say otherwise.
+//! So a picture is converted to exactly that, wherever it comes from.
+
+use ff::codec::Context;
+use ff::format::Pixel;
+use ff::frame::Video;
+use ffmpeg_the_third as ff;
+use pagecast_core::Picture;
+use yuv::{
+    BufferStoreMut, YuvConversionMode, YuvPlanarImageMut, YuvRange, YuvStandardMatrix, bgra_to_yuv420,
+};
+
+use crate::convert::Matrix;
+
+/// Quality of a JPEG in libavcodec's scale, 1 (best) to 31: text stays readable at about a tenth of a PNG's size.
+const QUALITY: i32 = 3;
+/// libavcodec's unit of quality (`FF_QP2LAMBDA`).
+const LAMBDA: i32 = 118;
+/// Bits behind the point of the fixed-point factors: products of 8-bit values stay below 2³¹.
+const FRACTION: u32 = 16;
+
+/// A picture of the page as a JPEG.
+pub(crate) fn of_picture(picture: &Picture) -> Result<Vec<u8>, ff::Error> {
+    let mut frame = Video::new(Pixel::YUVJ420P, picture.width(), picture.height());
+    let strides = [0, 1, 2].map(|plane| frame.stride(plane));
+    let mut planes = [0, 1, 2].map(|plane| vec![0; frame.data(plane).len()]);
+    let [y, u, v] = &mut planes;
+    let mut image = YuvPlanarImageMut {
+        y_plane: BufferStoreMut::Borrowed(y),
+        y_stride: strides[0] as u32,
+        u_plane: BufferStoreMut::Borrowed(u),
+        u_stride: strides[1] as u32,
+        v_plane: BufferStoreMut::Borrowed(v),
+        v_stride: strides[2] as u32,
+        width: picture.width(),
+        height: picture.height(),
+    };
+    bgra_to_yuv420(
+        &mut image,
+        picture.bgrx(),
+        picture.stride() as u32,
+        YuvRange::Full,
+        YuvStandardMatrix::Bt601,
+        YuvConversionMode::Balanced,
+    )
+    .map_err(|_| ff::Error::InvalidData)?;
+    for (plane, data) in planes.iter().enumerate() {
+        frame.data_mut(plane).copy_from_slice(data);
+    }
+    encode(&frame)
+}
+
+/// A 4:2:0 picture in limited range, as encoders of video take it, as a JPEG.
+pub(crate) fn of_video(picture: &Video, matrix: Matrix) -> Result<Vec<u8>, ff::Error> {
+    let mut frame = Video::new(Pixel::YUVJ420P, picture.width(), picture.height());
+    Conversion::from(matrix).run(picture, &mut frame);
+    encode(&frame)
+}
+
+/// A picture in full-range BT.601 as the bytes of a file.
+fn encode(frame: &Video) -> Result<Vec<u8>, ff::Error> {
+    let codec = ff::encoder::find(ff::codec::Id::MJPEG).ok_or(ff::Error::EncoderNotFound)?;
+    let mut context = Context::new_with_codec(codec).encoder().video()?;
+    context.set_width(frame.width());
+    context.set_height(frame.height());
+    context.set_format(Pixel::YUVJ420P);
+    context.set_time_base((1, 1));
+    context.set_flags(ff::codec::Flags::QSCALE);
+    context.set_global_quality(QUALITY * LAMBDA);
+    let mut encoder = context.open()?;
+    encoder.send_frame(frame)?;
+    encoder.send_eof()?;
+    let mut packet = ff::Packet::empty();
+    encoder.receive_packet(&mut packet)?;
+    Ok(packet.data().unwrap_or_default().to_vec())
+}
+
+/// From Y'CbCr of one matrix in limited range to BT.601 in full range.
+///
+/// The difference of two lumas is a sum of the colour differences alone. So chroma is made of chroma, and one correction of luma
+/// holds for the four pixels that share a chroma sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Conversion {
+    /// Full range of luma.
+    scale: i32,
+    /// What Cb and Cr add to luma, Cb and Cr, in fixed-point with [`FRACTION`] bits.
+    luma: [i32; 2],
+    blue: [i32; 2],
+    red: [i32; 2],
+}
+
+/// Luma's share of red and blue, of BT.601 and BT.709.
+const BT601: (f64, f64) = (0.299, 0.114);
+const BT709: (f64, f64) = (0.2126, 0.0722);
+
+impl From<Matrix> for Conversion {
+    fn from(matrix: Matrix) -> Self {
+        let (red, blue) = match matrix {
+            Matrix::Bt709 => BT709,
+            Matrix::Bt601 => BT601,
+        };
+        let green = 1.0 - red - blue;
+        let (red_601, blue_601) = BT601;
+        let green_601 = 1.0 - red_601 - blue_601;
+        // R - Y, B - Y and G - Y as (factor of Cb, factor of Cr), both from -0.5 to 0.5 of full range.
+        let (r, b) = ((0.0, 2.0 * (1.0 - red)), (2.0 * (1.0 - blue), 0.0));
+        let g = (-blue * b.0 / green, -red * r.1 / green);
+        let luma = |of: &dyn Fn((f64, f64)) -> f64| red_601 * of(r) + green_601 * of(g) + blue_601 * of(b);
+        let (from_cb, from_cr) = (luma(&|c| c.0), luma(&|c| c.1));
+        let fixed = |value: f64| (value * f64::from(1 << FRACTION)).round() as i32;
+        let chroma = 255.0 / 224.0;
+        let cb = 0.5 / (1.0 - blue_601) * chroma;
+        let cr = 0.5 / (1.0 - red_601) * chroma;
+        Self {
+            scale: fixed(255.0 / 219.0),
+            luma: [fixed(from_cb * chroma), fixed(from_cr * chroma)],
+            blue: [fixed((b.0 - from_cb) * cb), fixed((b.1 - from_cr) * cb)],
+            red: [fixed((r.0 - from_cb) * cr), fixed((r.1 - from_cr) * cr)],
+        }
+    }
+}
+
+impl Conversion {
+    fn run(&self, from: &Video, to: &mut Video) {
+        const HALF: i32 = 1 << (FRACTION - 1);
+        let (width, height) = (from.width() as usize, from.height() as usize);
+        let columns = width.div_ceil(2);
+        let byte = |value: i32| (value >> FRACTION).clamp(0, 255) as u8;
+        // What luma is corrected by, and both colours, of one line of chroma.
+        let (mut offsets, mut blue, mut red) =
+            (vec![0_i32; columns], vec![0_u8; columns], vec![0_u8; columns]);
+        for line in 0..height.div_ceil(2) {
+            let chroma = |plane: usize| &from.data(plane)[line * from.stride(plane)..][..columns];
+            let pairs = chroma(1).iter().zip(chroma(2));
+            let targets = offsets.iter_mut().zip(&mut blue).zip(&mut red);
+            for ((cb, cr), ((offset, blue), red)) in pairs.zip(targets) {
+                let (cb, cr) = (i32::from(*cb) - 128, i32::from(*cr) - 128);
+                let sum = |factors: [i32; 2]| factors[0] * cb + factors[1] * cr;
+                *offset = sum(self.luma) + HALF - 16 * self.scale;
+                *blue = byte(sum(self.blue) + HALF + (128 << FRACTION));
+                *red = byte(sum(self.red) + HALF + (128 << FRACTION));
+            }
+            for (plane, chroma) in [(1, &blue), (2, &red)] {
+                let stride = to.stride(plane);
+                to.data_mut(plane)[line * stride..][..columns].copy_from_slice(chroma);
+            }
+            for row in (2 * line..height).take(2) {
+                let source = &from.data(0)[row * from.stride(0)..][..width];
+                let stride = to.stride(0);
+                let target = &mut to.data_mut(0)[row * stride..][..width];
+                for ((target, source), offset) in target.chunks_mut(2).zip(source.chunks(2)).zip(&offsets) {
+                    for (target, source) in target.iter_mut().zip(source) {
+                        *target = byte(i32::from(*source) * self.scale + offset);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pagecast_core::{Picture, Tiles};
+
+    use super::*;
+    use crate::convert::{Planes, convert};
+
+    /// Largest difference of a channel from the page's colour: all that 8 bits of limited range and of JPEG allow.
+    const MAX_OFF: f64 = 3.0;
+    /// Side of a patch: what a JPEG quantizes as one, of luma and of chroma.
+    const PATCH: usize = 16;
+    /// Patches from left to right.
+    const COLUMNS: usize = 64;
+
+    /// Every 15th level of each channel, and colours that pages have.
+    fn colours() -> Vec<[u8; 3]> {
+        let level = |i: usize| (i % 18 * 15) as u8;
+        let mut all: Vec<_> = (0..18 * 18 * 18).map(|i| [level(i), level(i / 18), level(i / 324)]).collect();
+        all.extend([[220, 20, 60], [212, 175, 55], [18, 52, 86], [254, 1, 127], [1, 2, 3]]);
+        all.extend((0..=255).map(|grey| [grey; 3]));
+        all
+    }
+
+    /// A picture with a patch of each colour, in R, G and B.
+    fn chart(colours: &[[u8; 3]]) -> Picture {
+        let (width, height) = (COLUMNS * PATCH, colours.len().div_ceil(COLUMNS) * PATCH);
+        let mut picture = Picture::new(width as u32, height as u32);
+        for (i, pixel) in picture.bgrx_mut().chunks_exact_mut(4).enumerate() {
+            let patch = i / width / PATCH * COLUMNS + i % width / PATCH;
+            let [r, g, b] = colours.get(patch).copied().unwrap_or_default();
+            pixel.copy_from_slice(&[b, g, r, 0]);
+        }
+        picture
+    }
+
+    /// What a reader of JPEG shows of each patch (JFIF 1.02: R = Y + 1.402 Cr, and so on), before it rounds.
+    fn shown(jpeg: &[u8], count: usize) -> Vec<[f64; 3]> {
+        let codec = ff::decoder::find(ff::codec::Id::MJPEG).unwrap();
+        let mut decoder = Context::new_with_codec(codec).decoder().video().unwrap();
+        decoder.send_packet(&ff::Packet::copy(jpeg)).unwrap();
+        let mut frame = Video::empty();
+        decoder.receive_frame(&mut frame).unwrap();
+        assert_eq!(frame.format(), Pixel::YUVJ420P);
+        let colour = |patch: usize| {
+            let (x, y) = (patch % COLUMNS * PATCH + PATCH / 2, patch / COLUMNS * PATCH + PATCH / 2);
+            let at =
+                |plane: usize, x: usize, y: usize| f64::from(frame.data(plane)[y * frame.stride(plane) + x]);
+            let (y, cb, cr) = (at(0, x, y), at(1, x / 2, y / 2) - 128.0, at(2, x / 2, y / 2) - 128.0);
+            [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|c| c.clamp(0.0, 255.0))
+        };
+        (0..count).map(colour).collect()
+    }
+
+    fn assert_near(colours: &[[u8; 3]], shown: &[[f64; 3]]) {
+        for (wanted, seen) in colours.iter().zip(shown) {
+            let off = (0..3).map(|c| (seen[c].round() - f64::from(wanted[c])).abs()).fold(0.0, f64::max);
+            assert!(off <= MAX_OFF, "{wanted:?} became {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_of_the_page_has_its_colours() {
+        let colours = colours();
+        let jpeg = of_picture(&chart(&colours)).unwrap();
+        assert_near(&colours, &shown(&jpeg, colours.len()));
+    }
+
+    #[test]
+    fn a_picture_of_the_encoder_has_the_colours_of_the_page() {
+        let colours = colours();
+        let picture = chart(&colours);
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
+        for matrix in [Matrix::Bt709, Matrix::Bt601] {
+            let mut planes =
+                [vec![0; width * height], vec![0; width * height / 4], vec![0; width * height / 4]];
+            let [y, u, v] = &mut planes;
+            let mut into = Planes { data: [y, u, v], stride: [width, width / 2, width / 2] };
+            convert(&picture, &Tiles::all(picture.width(), picture.height()), matrix, &mut into);
+            let mut frame = Video::new(Pixel::YUV420P, picture.width(), picture.height());
+            for (plane, data) in planes.iter().enumerate() {
+                let (stride, width) = (frame.stride(plane), if plane == 0 { width } else { width / 2 });
+                for (row, line) in data.chunks_exact(width).enumerate() {
+                    frame.data_mut(plane)[row * stride..][..width].copy_from_slice(line);
+                }
+            }
+            let jpeg = of_video(&frame, matrix).unwrap();
+            assert_near(&colours, &shown(&jpeg, colours.len()));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Colours: what comes to rest in a room is refined in colour as it is in brightness.
+
+#[path = "synthetic/live.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod live;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_core::spec::RoomCodec;
+use pagecast_core::{Picture, Tiles};
+use pagecast_media::convert::{Matrix, Planes, convert};
+
+use live::{Live, PAGE, see};
+
+/// What one room's layer may cost, in kbit/s.
+const BITRATE_KBPS: u32 = 1000;
+/// Ticks that move, and that rest afterwards: three seconds and five.
+const MOVING: i64 = 90;
+const RESTING: i64 = 150;
+/// Side of a chroma block that is coded as one, in samples.
+const BLOCK: usize = 8;
+
+/// Bars of all saturated colours that move above a ramp of greys.
+fn bars(index: i64) -> Picture {
+    let mut picture = Picture::new(PAGE.0, PAGE.1);
+    let width = PAGE.0 as usize;
+    for (i, pixel) in picture.bgrx_mut().as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let (x, y) = (i % width, i / width);
+        let bar = (x + 3 * index as usize) / 80 % 8;
+        let channel = |bit: usize| if bar & bit > 0 { 255 } else { 0 };
+        let grey = ((3 * x + 5 * index as usize) % 256) as u8;
+        *pixel = if y > 300 { [grey; 4] } else { [channel(4), channel(2), channel(1), 0] };
+    }
+    picture
+}
+
+/// Cb and Cr as the encoder gets them.
+fn chroma(picture: &Picture, matrix: Matrix) -> [Vec<u8>; 2] {
+    let (width, height) = (PAGE.0 as usize, PAGE.1 as usize);
+    let (mut y, mut u, mut v) =
+        (vec![0; width * height], vec![0; width * height / 4], vec![0; width * height / 4]);
+    let mut planes = Planes { data: [&mut y, &mut u, &mut v], stride: [width, width / 2, width / 2] };
+    convert(picture, &Tiles::all(PAGE.0, PAGE.1), matrix, &mut planes);
+    [u, v]
+}
+
+/// How far a plane is off at most: a sample, and the mean of a block.
+fn off(wanted: &[u8], seen: &[u8]) -> (u8, f64) {
+    let width = PAGE.0 as usize / 2;
+    let sample = wanted.iter().zip(seen).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+    let block = |x: usize, y: usize| {
+        let rows = (y..y + BLOCK).map(|y| y * width + x..y * width + x + BLOCK);
+        let sum: i32 = rows.flatten().map(|i| i32::from(seen[i]) - i32::from(wanted[i])).sum();
+        f64::from(sum.abs()) / (BLOCK * BLOCK) as f64
+    };
+    let (across, down) = (width / BLOCK, wanted.len() / width / BLOCK);
+    let blocks = (0..across * down).map(|i| block(i % across * BLOCK, i / across * BLOCK));
+    (sample, blocks.fold(0.0, f64::max))
+}
+
+#[test]
+fn what_came_to_rest_has_its_colours() -> Result<()> {
+    // VP8 has no quantizer of its own for chroma, and is coarser for that.
+    for (codec, matrix, sample, block) in
+        [(RoomCodec::H264, Matrix::Bt709, 3, 0.6), (RoomCodec::Vp8, Matrix::Bt601, 6, 0.8)]
+    {
+        let mut live = Live::start(codec, BITRATE_KBPS)?;
+        live.feed(MOVING + RESTING, |index| (index < MOVING).then(|| bars(index)))?;
+        let shown = see(codec, &live.end()?)?;
+        let wanted = chroma(&bars(MOVING - 1), matrix);
+        for (plane, wanted) in wanted.iter().enumerate() {
+            let found = off(wanted, &shown.last().context("a picture")?.chroma[plane]);
+            println!("{codec:?}, {}: {found:?}", ["Cb", "Cr"][plane]);
+            ensure!(found.0 <= sample && found.1 <= block, "{codec:?}, {}: {found:?}", ["Cb", "Cr"][plane]);
+        }
+    }
+    Ok(())
+}
