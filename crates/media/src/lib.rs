@@ -8,6 +8,7 @@
 //! Deliberately absent: where frames come from, and when a cast begins or ends.
 
 pub mod convert;
+pub mod disk;
 pub mod encode;
 pub mod fanout;
 mod mux;

@@ -24,6 +24,8 @@ pub struct Config {
     pub cpu_share: f64,
     /// Memory that is left to others, in bytes.
     pub spare_memory_bytes: u64,
+    /// Space that is left on each disk, in bytes. No cast is taken while one has less.
+    pub spare_disk_bytes: u64,
     /// Most casts, whatever the machine could carry.
     pub max: usize,
 }
@@ -46,6 +48,8 @@ pub(super) struct Running {
 pub(super) struct Admission {
     config: Config,
     load: Load,
+    /// Free bytes of the fullest disk.
+    disk_free_bytes: u64,
     /// Cores of a cast of scale 1, and memory of one.
     cores: f64,
     memory: f64,
@@ -64,12 +68,28 @@ fn part(scale: f64) -> f64 {
 
 impl Admission {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, load: Load::default(), cores: CORES, memory: MEMORY_BYTES }
+        let disk_free_bytes = u64::MAX;
+        Self { config, load: Load::default(), disk_free_bytes, cores: CORES, memory: MEMORY_BYTES }
     }
 
     /// How the machine is.
     pub(super) fn note(&mut self, load: &Load) {
         self.load = load.clone();
+    }
+
+    /// How many bytes the fullest disk has left.
+    pub(super) fn note_disk(&mut self, free_bytes: u64) {
+        let was_full = self.is_disk_full();
+        self.disk_free_bytes = free_bytes;
+        match (was_full, self.is_disk_full()) {
+            (false, true) => tracing::warn!(free_bytes, "the disk is nearly full: no more casts are taken"),
+            (true, false) => tracing::info!(free_bytes, "the disk has room again: casts are taken"),
+            _ => {}
+        }
+    }
+
+    fn is_disk_full(&self) -> bool {
+        self.disk_free_bytes < self.config.spare_disk_bytes
     }
 
     /// Learns what casts take.
@@ -83,6 +103,10 @@ impl Admission {
 
     /// Whether a cast like this one can be taken beside those that run.
     pub(super) fn fits(&self, running: &[Running], spec: &CastSpec) -> bool {
+        // What runs must be able to finish: not even one more is possible.
+        if self.is_disk_full() {
+            return false;
+        }
         let expected = self.cores * part(scale(spec));
         // How much of what is in use is theirs, and how much of it they will still come to use.
         let (mut own, mut wanted, mut coming) = (0.0, expected, self.memory);
@@ -119,8 +143,12 @@ mod tests {
     }
 
     fn admission(cores: f64, used: f64, free_gb: u64) -> Admission {
-        let mut admission =
-            Admission::new(Config { cpu_share: 0.9, spare_memory_bytes: 500_000_000, max: 100 });
+        let mut admission = Admission::new(Config {
+            cpu_share: 0.9,
+            spare_memory_bytes: 500_000_000,
+            spare_disk_bytes: 2_000_000_000,
+            max: 100,
+        });
         let load =
             Load { cores, cores_used: used, memory_free_bytes: free_gb * 1_000_000_000, ..Load::default() };
         admission.note(&load);
@@ -150,6 +178,17 @@ mod tests {
         let fits = |n| admission(2.0, 0.1, 8).fits(&starting(n), &hd);
         assert_eq!((0..5).map(fits).collect::<Vec<_>>(), [true, true, true, false, false]);
         assert!(!admission(2.0, 0.1, 8).fits(&starting(1), &spec(1920, 1080, 60)), "a large one needs more");
+    }
+
+    #[test]
+    fn nothing_is_taken_while_the_disk_is_nearly_full() {
+        let hd = spec(1280, 720, 30);
+        let mut admission = admission(2.0, 0.1, 8);
+        assert!(admission.fits(&[], &hd), "as long as nobody has looked");
+        admission.note_disk(1_999_999_999);
+        assert!(!admission.fits(&[], &hd));
+        admission.note_disk(2_000_000_000);
+        assert!(admission.fits(&[], &hd));
     }
 
     #[test]
