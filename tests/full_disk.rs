@@ -42,7 +42,7 @@ fn a_cast_is_stopped_and_stored_though_the_disk_is_full() -> Result<()> {
         return Ok(());
     }
     let (server, scratch) = (Server::start()?, Scratch::new()?);
-    let disk = Tmpfs::mount(scratch.join("disk"), 128 << 20)?;
+    let disk = Tmpfs::mount(scratch.join("disk"), 256 << 20)?;
     let data = disk.path().join("data").display().to_string();
     // Else no cast would be begun on a disk as small as this one.
     let setup = Setup {

@@ -7,16 +7,34 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// Reserves `bytes` behind the end of a file, whose length stays. What is appended next, up to so much, finds room however full the
-/// disk has become. File systems that cannot reserve anything are left as they are.
+/// Free space from which on something is reserved early: a hundred times what is reserved so.
+const PLENTY_BYTES: u64 = 64 << 20;
+
+/// Reserves `bytes` behind the end of a file, whose length stays. What is appended next, up to so much, finds
+/// room however full the disk has become. File systems that cannot reserve anything are left as they are.
 ///
 /// # Errors
-/// There is no such file, or the disk is full ([`io::ErrorKind::StorageFull`]): what was reserved before stays.
+/// There is no such file, or the disk is full ([`io::ErrorKind::StorageFull`]): what was reserved before
+/// stays.
 pub fn reserve_behind(path: &Path, bytes: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
+    if bytes == 0 {
+        return Ok(());
+    }
     match fallocate(&file, FallocateFlags::KEEP_SIZE, file.metadata()?.len(), bytes) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The same as long as the disk has plenty of room. On one that is nearly full already, or very small, what is
+/// left is for what is written now.
+pub(crate) fn reserve_early(path: &Path, bytes: u64) {
+    let has_plenty =
+        path.parent().and_then(|folder| space(folder).ok()).is_some_and(|s| s.free_bytes >= PLENTY_BYTES);
+    if has_plenty {
+        // Without it, things go on as long as there is room.
+        let _reserved = reserve_behind(path, bytes);
     }
 }
 
@@ -29,13 +47,23 @@ pub fn release_behind(path: &Path) -> io::Result<()> {
     file.set_len(file.metadata()?.len())
 }
 
-/// Bytes that can be written in a folder before its disk is full.
+/// The disk that a folder is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can be written before it is full.
+    pub free_bytes: u64,
+    /// All of its bytes.
+    pub total_bytes: u64,
+}
+
+/// The space of the disk that a folder is on.
 ///
 /// # Errors
 /// There is no such folder.
-pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+pub fn space(folder: &Path) -> io::Result<Space> {
     let disk = rustix::fs::statvfs(folder)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    Ok(Space { free_bytes: bytes(disk.f_bavail), total_bytes: bytes(disk.f_blocks) })
 }
 
 #[cfg(test)]
@@ -55,7 +83,8 @@ mod tests {
         release_behind(&path).unwrap();
         assert!(std::fs::metadata(&path).unwrap().blocks() * 512 <= 1 << 16);
         std::fs::remove_file(&path).unwrap();
-        assert!(reserve_behind(&path, 1).is_err() && free_bytes(&path).is_err());
-        assert!(free_bytes(&std::env::temp_dir()).unwrap() > 0);
+        assert!(reserve_behind(&path, 1).is_err() && space(&path).is_err());
+        let here = space(&std::env::temp_dir()).unwrap();
+        assert!(0 < here.free_bytes && here.free_bytes <= here.total_bytes, "{here:?}");
     }
 }

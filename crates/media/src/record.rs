@@ -29,7 +29,7 @@ use ffmpeg_the_third as ff;
 use pagecast_core::{MediaTime, Packet, Track};
 use tokio::sync::Notify;
 
-use crate::disk::{release_behind, reserve_behind};
+use crate::disk::{release_behind, reserve_behind, reserve_early};
 use crate::encode::Tracks;
 use crate::fanout::Tap;
 use crate::thumbnail::Jpeg;
@@ -43,8 +43,8 @@ pub use spool::Spool;
 /// Length of a fragment: what a segment that is not closed may lose.
 const FRAGMENT: MediaTime = MediaTime(1_000_000_000);
 
-/// Space that is kept reserved for the open segment, in multiples of its recording's largest fragment so far: one for the next, and
-/// as much again, because it may be larger.
+/// Space that is kept reserved for the open segment, in multiples of its recording's largest fragment so far:
+/// one for the next, and as much again, because it may be larger.
 const FRAGMENTS_AHEAD: u64 = 2;
 /// Space that is reserved for a segment before the first fragment is known: a second at 4 Mbit/s.
 const FIRST_RESERVE_BYTES: u64 = 512 << 10;
@@ -164,7 +164,8 @@ impl Recorder {
         };
         let (init, path) =
             (spool.path(&spool.names().init(run)), spool.path(&spool.names().segment(segment)));
-        let _reserved = prepare(&path, FIRST_RESERVE_BYTES).map_err(fail)?;
+        prepare(&path).map_err(fail)?;
+        reserve_early(&path, FIRST_RESERVE_BYTES);
         let muxer = Muxer::create(&init, path, tracks, run == 0).map_err(|e| av_error(&spool, e))?;
         Ok(Self {
             log: spool.record().map_err(fail)?,
@@ -288,11 +289,11 @@ impl Recorder {
         Ok(bytes)
     }
 
-    /// Has room for what comes next in the open segment. When there is none, the segment is closed at `end`, in order, and the
-    /// recording is over: what was reserved before is enough for that.
+    /// Has room for what comes next in the open segment. When there is none, the segment is closed at `end`,
+    /// in order, and the recording is over: what was reserved before is enough for that.
     fn reserve(&mut self, end: MediaTime) -> Result<(), Error> {
         let path = self.spool.path(&self.spool.names().segment(self.segment));
-        match reserve_behind(&path, FRAGMENTS_AHEAD * self.largest) {
+        match reserve_fragments(&path, self.largest) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 self.close(end)?;
                 Err(Error::Full(self.spool.folder().to_owned()))
@@ -337,10 +338,9 @@ impl Recorder {
     /// Has a file with room in it for the segment after the one that was closed.
     fn prepare_next(&mut self) -> Result<(), Error> {
         let next = self.spool.path(&self.spool.names().segment(self.segment));
-        let has_room =
-            prepare(&next, FRAGMENTS_AHEAD * self.largest).map_err(|e| io_error(&self.spool, e))?;
+        let has_room = prepare(&next).and_then(|()| reserve_fragments(&next, self.largest));
         self.muxer.next_file(next);
-        if has_room { Ok(()) } else { Err(Error::Full(self.spool.folder().to_owned())) }
+        has_room.map_err(|e| io_error(&self.spool, e))
     }
 
     fn keep(&mut self, picture: &Jpeg) -> Result<(), Error> {
@@ -368,14 +368,14 @@ impl Recorder {
     }
 }
 
-/// Makes an empty file for a segment, with room for its beginning. False if the disk has none.
-fn prepare(path: &Path, bytes: u64) -> io::Result<bool> {
-    // One may be there that was torn when its recorder died.
-    let made = File::create(path).and_then(|_| reserve_behind(path, bytes));
-    match made {
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(false),
-        made => made.map(|()| true),
-    }
+/// Makes an empty file for a segment. One may be there that was torn when its recorder died.
+fn prepare(path: &Path) -> io::Result<()> {
+    File::create(path).map(drop)
+}
+
+/// Reserves room for the next fragments behind a segment: as many as shall be, or just one.
+fn reserve_fragments(path: &Path, largest: u64) -> io::Result<()> {
+    reserve_behind(path, FRAGMENTS_AHEAD * largest).or_else(|_| reserve_behind(path, largest))
 }
 
 fn av_error(spool: &Spool, error: ff::Error) -> Error {

@@ -486,7 +486,7 @@ fn a_disk_that_others_fill_costs_nothing_that_was_recorded() -> Result<()> {
         return Ok(());
     }
     let scratch = Scratch::new()?;
-    let disk = Tmpfs::mount(scratch.join("disk"), 64 << 20)?;
+    let disk = Tmpfs::mount(scratch.join("disk"), 128 << 20)?;
     let path = scratch.join("out.mp4");
     let spec = Spec { spool: disk.path().join("spool"), ..Spec::to_file(path.clone()) };
     let spool = Spool::create(&spec)?;

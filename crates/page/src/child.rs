@@ -29,8 +29,9 @@ const LOCK: &str = "lock";
 
 /// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when the process
 /// that started it is gone, however it died. Each line names the group; an empty one says that it is gone. Signals meant for
-/// the terminal's foreground do not reach it. A second argument is the user of these processes, if it is theirs alone: then all that
-/// run as it are ended, also those that left the group. Its standard error is the lock of that user: nothing is written to it.
+/// the terminal's foreground do not reach it. A second argument is the user of these processes, if it is
+/// theirs alone: then all that run as it are ended, also those that left the group. Its standard error is the
+/// lock of that user: nothing is written to it.
 const JANITOR: &str = r#"
 trap '' HUP INT TERM
 while read -r line; do group=$line; done
@@ -98,8 +99,8 @@ pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
 /// The user ids that casts of this process are told, if they are told any.
 static BROWSER_UIDS: OnceLock<String> = OnceLock::new();
 
-/// Has all casts that are started from now on take their browsers' user ids from this range, both ends included. The first call
-/// counts.
+/// Has all casts that are started from now on take their browsers' user ids from this range, both ends
+/// included. The first call counts.
 pub fn use_browser_uids(first: u32, last: u32) {
     let _first_counts = BROWSER_UIDS.set(format!("{first}-{last}"));
 }
@@ -206,8 +207,8 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes a folder of the caller's under the system's folder for temporary files. The user of the browser, if it has one, may pass
-    /// through it, to what is given to it by name, and nobody else may.
+    /// Makes a folder of the caller's under the system's folder for temporary files. The user of the browser,
+    /// if it has one, may pass through it, to what is given to it by name, and nobody else may.
     pub(crate) fn create(user: Option<UserLease>) -> io::Result<Self> {
         let path = make_private_folder(0o700)?;
         Self::keep(&path, user).inspect_err(|_| {

@@ -18,8 +18,8 @@ use crate::guard::{self, Guard};
 use crate::sound::{self, Sound};
 use crate::sync::{Depth, PlayerDelay, Probe};
 
-/// Files of a browser that are looked at to see what it takes. An ordinary profile has some 200; a look at so many takes a quarter
-/// of a second.
+/// Files of a browser that are looked at to see what it takes. An ordinary profile has some 200; a look at so
+/// many takes a quarter of a second.
 const MAX_FILES: usize = 100_000;
 
 /// Why there is no page.
@@ -58,8 +58,8 @@ pub struct Config {
     pub rules: Rules,
     /// What it may reach.
     pub network: Network,
-    /// What the browser may write to the disk, in bytes. Its own quota and the largest size of a file come from it;
-    /// [`Page::disk_bytes`] says what it takes in all.
+    /// What the browser may write to the disk, in bytes. Its own quota and the largest size of a file come
+    /// from it; [`Page::disk_bytes`] says what it takes in all.
     pub disk_bytes: u64,
 }
 
@@ -201,8 +201,8 @@ impl Page {
         self.folder.path().join(format!("browser-{browser}"))
     }
 
-    /// Removes what earlier browsers wrote. Their last processes may still be dying and writing: what cannot be removed now is tried
-    /// again later, and goes with the folder at the latest.
+    /// Removes what earlier browsers wrote. Their last processes may still be dying and writing: what cannot
+    /// be removed now is tried again later, and goes with the folder at the latest.
     fn remove_old_folders(&self) {
         for browser in 1..self.browsers {
             let path = self.browser_folder(browser);
@@ -212,8 +212,9 @@ impl Page {
         }
     }
 
-    /// What the browser takes of the disk, in bytes, and what is free there: its profile, its home and its temporary files. Looks at
-    /// each file, but at no more than [`MAX_FILES`]; a browser with more is taken for one without limit.
+    /// What the browser takes of the disk, in bytes, and what is free there: its profile, its home and its
+    /// temporary files. Looks at each file, but at no more than [`MAX_FILES`]; a browser with more is taken
+    /// for one without limit.
     #[must_use]
     pub fn disk_bytes(&self) -> (u64, u64) {
         self.remove_old_folders();

@@ -11,7 +11,8 @@ const LIMIT_MIB: u64 = 256;
 /// What it tries to store by each way, in MiB.
 const WANTED_MIB: u64 = 640;
 
-/// Stores `WANTED_MIB` in pieces, each by `store(name, bytes)`: the MiB that were stored, and why no more were.
+/// Stores `WANTED_MIB` in pieces, each by `store(name, bytes)`: the MiB that were stored, and why no more
+/// were.
 fn script(prepare: &str, store: &str) -> String {
     format!(
         "(async () => {{

@@ -1,4 +1,5 @@
-//! What belongs to one cast, nobody else of this machine can use: neither the browser of another cast nor a stranger.
+//! What belongs to one cast, nobody else of this machine can use: neither the browser of another cast nor a
+//! stranger.
 
 #[path = "live/rig.rs"]
 mod rig;

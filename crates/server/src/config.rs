@@ -76,10 +76,11 @@ pub struct Casts {
     pub cpu_share: f64,
     /// Memory that is left to others, in MiB.
     pub spare_memory_mib: u64,
-    /// Disk space that is left, in MiB: while the disk of the data folder, or that of temporary files, has less, no cast is begun. The usual
-    /// value is twice what the browser of one cast may write.
+    /// Disk space that is left, in MiB: while the disk of the data folder, or that of temporary files, has
+    /// less, no cast is begun. The usual value is twice what the browser of one cast may write.
     pub spare_disk_mib: u64,
-    /// Started by root, the service runs the browser of each cast as a user of its own, out of this range, like
+    /// Started by root, the service runs the browser of each cast as a user of its own, out of this range,
+    /// like
     /// `[2000000000, 2000065535]`. The ids must belong to nobody else.
     pub browser_uids: Option<[u32; 2]>,
     /// Most casts at once, whatever the machine could carry.

@@ -185,8 +185,8 @@ impl Stop {
         self.asked.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether the end was asked for. The main loop of a cast calls this all the time, wherever it is, which shows that it runs:
-    /// see [`Stop::unasked_for`].
+    /// Whether the end was asked for. The main loop of a cast calls this all the time, wherever it is, which
+    /// shows that it runs: see [`Stop::unasked_for`].
     #[must_use]
     pub fn asked(&self) -> bool {
         self.checked_at.store(clock::now().0, Ordering::Relaxed);

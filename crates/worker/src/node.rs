@@ -52,7 +52,8 @@ pub struct Config {
     pub evidence: PathBuf,
     /// Folders on all the disks that casts use: where they record, and where their browsers write.
     pub disks: Vec<PathBuf>,
-    /// Files of which nothing that is appended may fail because others have filled the disk: the log of the fleet's database.
+    /// Files of which nothing that is appended may fail because others have filled the disk: the log of the
+    /// fleet's database.
     pub reserved: Vec<PathBuf>,
     /// How long running casts may go on when the node is asked to end.
     pub drain: Duration,
@@ -163,8 +164,8 @@ impl Node {
         let load = self.meter.measure(self.jobs.len(), draining);
         self.admission.note(&load);
         // A disk that cannot be looked at is not known to be full.
-        let free = self.config.disks.iter().filter_map(|folder| disk::free_bytes(folder).ok());
-        self.admission.note_disk(free.min().unwrap_or(u64::MAX));
+        let disks = self.config.disks.iter().filter_map(|folder| disk::space(folder).ok());
+        self.admission.note_disks(disks);
         self.admission.learn(&self.jobs.iter().map(Job::running).collect::<Vec<_>>());
         self.fleet.beat(&self.config.worker, load).await;
     }

@@ -47,8 +47,9 @@ const LOOK: Duration = Duration::from_millis(50);
 const STOP_GRACE: Duration = Duration::from_secs(600);
 /// How often the process of a cast reports that it runs.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// A process that has reported nothing for so long hangs, and is killed. Ten heartbeats: on a machine with four times more work than
-/// cores, a thread that needs microseconds a second was never seen to wait for half as long.
+/// A process that has reported nothing for so long hangs, and is killed. Ten heartbeats: on a machine with
+/// four times more work than cores, a thread that needs microseconds a second was never seen to wait for half
+/// as long.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a process that has nothing left to do to exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,7 +78,8 @@ enum Order {
 enum Message {
     /// The browser is ready.
     Warm,
-    /// The process runs. Sent every [`HEARTBEAT_INTERVAL`]; `idle_ms` is how long ago its main loop last turned.
+    /// The process runs. Sent every [`HEARTBEAT_INTERVAL`]; `idle_ms` is how long ago its main loop last
+    /// turned.
     Heartbeat {
         idle_ms: u64,
     },
@@ -408,8 +410,8 @@ fn next_line(lines: &mut impl BufRead) -> Option<Vec<u8>> {
     (read > 0 && line.pop() == Some(b'\n')).then_some(line)
 }
 
-/// Casts that are started from now on run their browsers as users of this range, one for each cast, if we are root. Said once; without
-/// it, they take what the environment names or the usual range.
+/// Casts that are started from now on run their browsers as users of this range, one for each cast, if we are
+/// root. Said once; without it, they take what the environment names or the usual range.
 pub fn use_browser_uids(first: u32, last: u32) {
     child::use_browser_uids(first, last);
 }

@@ -8,12 +8,14 @@ use rustix::time::{ClockId, clock_gettime};
 /// Processes of one browser that are looked at; a page with more frames than that is counted too low.
 const MAX_PROCESSES: usize = 512;
 
-/// Free space of the disk below which browsers are cut: then the most that any of them may have is [`SCARCE_DISK_BYTES`].
+/// Free space of the disk below which browsers are cut: then the most that any of them may have is
+/// [`SCARCE_DISK_BYTES`].
 const LOW_DISK_BYTES: u64 = 1 << 30;
 /// What a browser may have of a disk that is nearly full. Ordinary pages need a tenth of it.
 const SCARCE_DISK_BYTES: u64 = 256 << 20;
 
-/// What a browser may have of the disk when so much of it is free: its limit, or less when the recordings would suffer.
+/// What a browser may have of the disk when so much of it is free: its limit, or less when the recordings
+/// would suffer.
 pub(crate) fn disk_allowed(limit_bytes: u64, free_bytes: u64) -> u64 {
     if free_bytes < LOW_DISK_BYTES { limit_bytes.min(SCARCE_DISK_BYTES) } else { limit_bytes }
 }

@@ -83,7 +83,8 @@ impl Muxer {
         self.next = Some(path);
     }
 
-    /// Closes the file that is open and opens another, which is empty: what is reserved for it would go if it were truncated.
+    /// Closes the file that is open and opens another, which is empty: what is reserved for it would go if it
+    /// were truncated.
     fn open(&mut self, path: &Path) -> Result<(), ff::Error> {
         let url = CString::new(url(path).as_bytes())
             .map_err(|_| ff::Error::Other { errno: rustix::io::Errno::INVAL.raw_os_error() })?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::disk::reserve_behind;
+use crate::disk::reserve_early;
 
 /// Longest line.
 const MAX_LINE: u64 = 64 * 1024;
@@ -48,9 +48,8 @@ impl<T: Serialize + DeserializeOwned> Log<T> {
         Ok(log)
     }
 
-    /// Without it, entries are written as long as there is room.
     fn reserve(&self) {
-        let _reserved = reserve_behind(&self.path, RESERVE_BYTES);
+        reserve_early(&self.path, RESERVE_BYTES);
     }
 
     /// Adds an entry; it survives a power cut when this returns.

@@ -1,7 +1,8 @@
 //! A system user of its own for the browser of each cast, where we are root.
 //!
-//! User ids come from a range that nobody else uses. A locked file in [`lock_folder`] says that one is taken, for all processes of
-//! this machine; the cast and its janitor hold the lock, and it goes with the later of them, however they end.
+//! User ids come from a range that nobody else uses. A locked file in [`lock_folder`] says that one is taken,
+//! for all processes of this machine; the cast and its janitor hold the lock, and it goes with the later of
+//! them, however they end.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -18,7 +19,8 @@ use rustix::process::{Pid, Signal, kill_process};
 pub const BROWSER_UIDS_VARIABLE: &str = "PAGECAST_BROWSER_UIDS";
 /// The usual range: within 1879048192 to 2147483647, which systemd's list of user ids leaves unused.
 const USUAL: UidRange = UidRange { first: 2_000_000_000, last: 2_000_065_535 };
-/// The range in a user namespace that maps ids of 16 bits only, as containers have it: unused by the same list.
+/// The range in a user namespace that maps ids of 16 bits only, as containers have it: unused by the same
+/// list.
 const SMALL: UidRange = UidRange { first: 60_706, last: 61_183 };
 /// The least that a range may begin with: smaller ids belong to the system and to people.
 const MIN_UID: u32 = 1000;
@@ -85,8 +87,8 @@ pub(crate) struct UserLease {
 }
 
 impl UserLease {
-    /// A user that no other cast of this machine has, with no process that an earlier one left. `None` if we are not root: then the
-    /// browser runs as we do.
+    /// A user that no other cast of this machine has, with no process that an earlier one left. `None` if we
+    /// are not root: then the browser runs as we do.
     ///
     /// # Errors
     /// The range cannot be read, is not ours to give, or all of it is taken; no lock can be made.
@@ -192,7 +194,8 @@ fn lock(folder: &Path, uid: u32) -> io::Result<Option<File>> {
     }
 }
 
-/// Kills what still runs as a user whose cast is gone, its janitor included. Does nothing if another cast has the user by now.
+/// Kills what still runs as a user whose cast is gone, its janitor included. Does nothing if another cast has
+/// the user by now.
 pub(super) fn clear(uid: u32) {
     let in_range = range(std::env::var(BROWSER_UIDS_VARIABLE).ok().as_deref())
         .is_ok_and(|range| (range.first..=range.last).contains(&uid));
@@ -226,7 +229,8 @@ fn processes_of(uid: u32) -> io::Result<Vec<Pid>> {
     let entries = std::fs::read_dir("/proc")?.flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let of_user = |pid: &i32| {
-        // A sandboxed process belongs to root as far as the owner of its folder goes, so that is not looked at.
+        // A sandboxed process belongs to root as far as the owner of its folder goes, so that is not looked
+        // at.
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let is_dead =
             status.lines().any(|line| line.starts_with("State:\tZ") || line.starts_with("State:\tX"));
@@ -236,8 +240,8 @@ fn processes_of(uid: u32) -> io::Result<Vec<Pid>> {
     Ok(pids.filter(of_user).filter_map(Pid::from_raw).collect())
 }
 
-/// Whether the process at the other end of a socket is the browser, which runs as `uid`, or one of ours. Without a user of its own
-/// the browser runs as we do.
+/// Whether the process at the other end of a socket is the browser, which runs as `uid`, or one of ours.
+/// Without a user of its own the browser runs as we do.
 pub(crate) fn is_from_browser(socket: &UnixStream, uid: Option<u32>) -> bool {
     let Ok(peer) = rustix::net::sockopt::socket_peercred(socket) else { return false };
     Some(peer.uid.as_raw()) == uid || peer.uid == rustix::process::geteuid()

@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection to the guard. Any process of this machine can connect to a port of 127.0.0.1, and Chromium
-//! gives a SOCKS proxy no password; but the kernel knows whose socket it is.
+//! Who is at the other end of a connection to the guard. Any process of this machine can connect to a port of
+//! 127.0.0.1, and Chromium gives a SOCKS proxy no password; but the kernel knows whose socket it is.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -145,8 +145,8 @@ fn find_in(table: &str, from: SocketAddrV4, to: SocketAddrV4) -> Option<Owner> {
     })
 }
 
-/// Whether the browser that leads this session has a socket: its main process or the one that it has for the network. One of whose
-/// files nothing can be seen, because it is sandboxed, is believed.
+/// Whether the browser that leads this session has a socket: its main process or the one that it has for the
+/// network. One of whose files nothing can be seen, because it is sandboxed, is believed.
 fn is_held_by(leader: u32, inode: u32) -> bool {
     if leader == 0 {
         return false;
@@ -178,7 +178,8 @@ fn processes_of(leader: u32) -> impl Iterator<Item = u32> {
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(move |pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name may hold anything, but no field after it holds a parenthesis; the session is the fourth of those.
+        // The name may hold anything, but no field after it holds a parenthesis; the session is the fourth of
+        // those.
         let session = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(3));
         session.is_some_and(|session| session.parse() == Ok(leader))
     })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pagecast_core::CastSpec;
 use pagecast_fleet::Load;
+use pagecast_media::disk::Space;
 
 /// Cores that a cast of 1280x720 at 30 pictures a second is taken to need before any was measured.
 const CORES: f64 = 0.5;
@@ -12,6 +13,8 @@ const CORES: f64 = 0.5;
 const BASE: f64 = 0.3;
 /// Memory that a cast is taken to need before any was measured.
 const MEMORY_BYTES: f64 = 400e6;
+/// Of a disk that is too small for what is to be left on it, this part is left: one in so many.
+const SMALL_DISK_PART: u64 = 4;
 /// A cast that runs for less is still starting: it counts with what is expected of it.
 const STARTING: Duration = Duration::from_secs(10);
 /// How fast measurements take over what was believed before.
@@ -24,7 +27,8 @@ pub struct Config {
     pub cpu_share: f64,
     /// Memory that is left to others, in bytes.
     pub spare_memory_bytes: u64,
-    /// Space that is left on each disk, in bytes. No cast is taken while one has less.
+    /// Space that is left on each disk, in bytes. No cast is taken while one has less, unless all of it is so
+    /// small that a quarter has to do.
     pub spare_disk_bytes: u64,
     /// Most casts, whatever the machine could carry.
     pub max: usize,
@@ -48,8 +52,7 @@ pub(super) struct Running {
 pub(super) struct Admission {
     config: Config,
     load: Load,
-    /// Free bytes of the fullest disk.
-    disk_free_bytes: u64,
+    is_disk_full: bool,
     /// Cores of a cast of scale 1, and memory of one.
     cores: f64,
     memory: f64,
@@ -68,8 +71,7 @@ fn part(scale: f64) -> f64 {
 
 impl Admission {
     pub(super) fn new(config: Config) -> Self {
-        let disk_free_bytes = u64::MAX;
-        Self { config, load: Load::default(), disk_free_bytes, cores: CORES, memory: MEMORY_BYTES }
+        Self { config, load: Load::default(), is_disk_full: false, cores: CORES, memory: MEMORY_BYTES }
     }
 
     /// How the machine is.
@@ -77,19 +79,18 @@ impl Admission {
         self.load = load.clone();
     }
 
-    /// How many bytes the fullest disk has left.
-    pub(super) fn note_disk(&mut self, free_bytes: u64) {
-        let was_full = self.is_disk_full();
-        self.disk_free_bytes = free_bytes;
-        match (was_full, self.is_disk_full()) {
-            (false, true) => tracing::warn!(free_bytes, "the disk is nearly full: no more casts are taken"),
-            (true, false) => tracing::info!(free_bytes, "the disk has room again: casts are taken"),
+    /// How much room the disks have.
+    pub(super) fn note_disks(&mut self, disks: impl Iterator<Item = Space>) {
+        let spare = self.config.spare_disk_bytes;
+        let short = |disk: &Space| disk.free_bytes < spare.min(disk.total_bytes / SMALL_DISK_PART);
+        let full = disks.into_iter().find(short);
+        match (std::mem::replace(&mut self.is_disk_full, full.is_some()), full) {
+            (false, Some(Space { free_bytes, .. })) => {
+                tracing::warn!(free_bytes, "a disk is nearly full: no more casts are begun");
+            }
+            (true, None) => tracing::info!("all disks have room again: casts are begun"),
             _ => {}
         }
-    }
-
-    fn is_disk_full(&self) -> bool {
-        self.disk_free_bytes < self.config.spare_disk_bytes
     }
 
     /// Learns what casts take.
@@ -104,7 +105,7 @@ impl Admission {
     /// Whether a cast like this one can be taken beside those that run.
     pub(super) fn fits(&self, running: &[Running], spec: &CastSpec) -> bool {
         // What runs must be able to finish: not even one more is possible.
-        if self.is_disk_full() {
+        if self.is_disk_full {
             return false;
         }
         let expected = self.cores * part(scale(spec));
@@ -185,10 +186,13 @@ mod tests {
         let hd = spec(1280, 720, 30);
         let mut admission = admission(2.0, 0.1, 8);
         assert!(admission.fits(&[], &hd), "as long as nobody has looked");
-        admission.note_disk(1_999_999_999);
-        assert!(!admission.fits(&[], &hd));
-        admission.note_disk(2_000_000_000);
-        assert!(admission.fits(&[], &hd));
+        let mut fits = |free_bytes, total_bytes| {
+            let large = Space { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000 };
+            admission.note_disks([large, Space { free_bytes, total_bytes }].into_iter());
+            admission.fits(&[], &hd)
+        };
+        assert!(!fits(1_999_999_999, 100_000_000_000) && fits(2_000_000_000, 100_000_000_000));
+        assert!(fits(250_000_000, 1_000_000_000) && !fits(249_999_999, 1_000_000_000), "it is small");
     }
 
     #[test]

@@ -11,8 +11,9 @@ use pagecast_media::disk;
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often space is reserved anew, for what was written meanwhile.
 const RESERVE: Duration = Duration::from_secs(2);
-/// Space behind each file: some 500 commands and events, for a disk that stays full until somebody makes room. With what a log of
-/// SQLite has by itself, it stays below the 4062 pages of 4 KiB for which SQLite would need room in another file.
+/// Space behind each file: some 500 commands and events, for a disk that stays full until somebody makes
+/// room. With what a log of SQLite has by itself, it stays below the 4062 pages of 4 KiB for which SQLite
+/// would need room in another file.
 const RESERVE_BYTES: u64 = 8 << 20;
 /// How often evidence of casts that are forgotten is looked for.
 const TIDY: Duration = Duration::from_secs(3600);

@@ -14,15 +14,17 @@ use crate::cast::{Change, Kind, News, Report, Stop, Turn, change_pushes, end_wor
 const STABLE: Duration = Duration::from_secs(600);
 /// Turns kept for the report; a cast that has more is the same all the time.
 const MAX_TURNS: usize = 1000;
-/// A main loop that has not turned for so long hangs, and its process is killed. Longer than the start of a browser that answers each
-/// of its about eight calls only just within the 20 s it has.
+/// A main loop that has not turned for so long hangs, and its process is killed. Longer than the start of a
+/// browser that answers each of its about eight calls only just within the 20 s it has.
 const MAIN_LOOP_TIMEOUT: Duration = Duration::from_secs(180);
-/// How much longer than its maximum time a cast may run before the supervisor ends it: as a rule the cast does so itself.
+/// How much longer than its maximum time a cast may run before the supervisor ends it: as a rule the cast
+/// does so itself.
 const MAX_TIME_GRACE: Duration = Duration::from_secs(3);
-/// Time for a cast that was asked to stop to end its page; what it recorded may be stored long after. One call to a browser that
-/// hangs takes 20 s.
+/// Time for a cast that was asked to stop to end its page; what it recorded may be stored long after. One
+/// call to a browser that hangs takes 20 s.
 const END_TIMEOUT: Duration = Duration::from_secs(25);
-/// A process that has been silent for so long when its cast is to end is killed at once. Half of [`HEARTBEAT_TIMEOUT`].
+/// A process that has been silent for so long when its cast is to end is killed at once. Half of
+/// [`HEARTBEAT_TIMEOUT`].
 const END_SILENCE: Duration = Duration::from_secs(5);
 /// Longest time between two looks that counts as silence: what is longer was the supervisor's own pause.
 const MAX_SILENT_STEP: Duration = Duration::from_secs(1);
@@ -36,8 +38,8 @@ struct Silence {
 }
 
 impl Silence {
-    /// Its length at `at`, when `lines` have been received in all. Call it often: a supervisor that was itself stopped for a minute
-    /// has listened to nobody meanwhile.
+    /// Its length at `at`, when `lines` have been received in all. Call it often: a supervisor that was
+    /// itself stopped for a minute has listened to nobody meanwhile.
     fn note(&mut self, at: Instant, lines: u64) -> Duration {
         let step = self.looked.replace(at).map_or(Duration::ZERO, |last| at.saturating_duration_since(last));
         self.length =
@@ -184,11 +186,13 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
         let _refused = change_pushes(&mut self.spec.pushes, change);
     }
 
-    /// Hands on that the cast shall stop. False if it does not, if it hangs, or if whoever asked has asked again.
+    /// Hands on that the cast shall stop. False if it does not, if it hangs, or if whoever asked has asked
+    /// again.
     fn may_go_on(&mut self, process: &mut Process) -> bool {
         if self.stop.take() {
             // Asked while the recording is being stored, it leaves that to others.
-            let first = self.stopping.is_none() || std::mem::take(&mut self.ended);
+            let asked_before = matches!(self.stopping, Some((_, EndReason::Stopped)));
+            let first = !asked_before || std::mem::take(&mut self.ended);
             if !first {
                 tracing::warn!("asked to stop again: the cast is killed");
                 return false;
@@ -211,7 +215,8 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
         process.order(&Order::Stop);
     }
 
-    /// Why a process that has been silent for so long, and whose main loop has not turned for `idle`, must not go on.
+    /// Why a process that has been silent for so long, and whose main loop has not turned for `idle`, must
+    /// not go on.
     fn reason_to_kill(&self, silent: Duration, idle: Duration) -> Option<&'static str> {
         if silent >= HEARTBEAT_TIMEOUT {
             return Some("the cast reports nothing");
@@ -225,8 +230,8 @@ impl<'a, T: FnMut(News)> Watch<'a, T> {
         (page_stays || since > STOP_GRACE + patience).then_some("the cast does not stop")
     }
 
-    /// Whether its maximum time is over. A process ends its cast itself then; one that took it over was given at least the shortest
-    /// time there is, however little was left.
+    /// Whether its maximum time is over. A process ends its cast itself then; one that took it over was given
+    /// at least the shortest time there is, however little was left.
     fn is_out_of_time(&self) -> bool {
         let grace = if self.restarts == 0 { MAX_TIME_GRACE } else { Duration::ZERO };
         self.first_live.is_some_and(|at| at.elapsed() >= self.spec.limits.max_time + grace)
