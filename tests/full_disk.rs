@@ -74,7 +74,7 @@ fn a_cast_is_stopped_and_stored_though_the_disk_is_full() -> Result<()> {
     let name = cast["recording"]["stored"]["files"][0]["name"].as_str().context("no name")?;
     let file = find(Path::new(&data), name)?;
     let recording = Recording::open(&file)?;
-    let last = recording.strips(Place::PAGE)?.iter().filter_map(|p| p.strip).last().context("no page")?;
+    let last = recording.strips(Place::PAGE)?.iter().rev().find_map(|p| p.strip).context("no page")?;
     // The page was six seconds old when the disk became full.
     ensure!(last.page_s() >= 5.5, "the page is seen to {:.2} s", last.page_s());
     ensure!(recording.complaints()?.is_empty(), "{}", recording.complaints()?);

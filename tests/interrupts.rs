@@ -221,7 +221,7 @@ fn the_maximum_running_time_holds_for_a_cast_that_stands_still() -> Result<()> {
     let report = outcome.report()?;
     ensure!(report.end == "max-time" && report.restarts == 0, "{report:?}");
     let pictures = outcome.remains()?.strips(Place::PAGE)?;
-    let last = pictures.iter().filter_map(|p| p.strip).last().context("no picture shows the page")?;
+    let last = pictures.iter().rev().find_map(|p| p.strip).context("no picture shows the page")?;
     ensure!(last.page_s() > 1.0, "the last picture was drawn at {:.2} s", last.page_s());
     Ok(())
 }
