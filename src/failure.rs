@@ -3,8 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use pagecast_core::error_text::chain;
 use pagecast_core::cast::LoadError;
+use pagecast_core::error_text::chain;
 use pagecast_media::record;
 use pagecast_worker::cast::{self, Kind};
 use pagecast_worker::process::Failed;

@@ -22,6 +22,7 @@ use pagecast_server::config::{self, Config};
 use pagecast_server::metrics::Metrics;
 use pagecast_server::{Rooms, Service, listen, route, volcengine};
 use pagecast_worker::node::{self, AdmissionConfig, Node};
+use pagecast_worker::process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -154,6 +155,9 @@ impl Running {
         // First: casts are not taken up by a service that nobody reaches.
         let server =
             listen::Server::start(config.listen, config.tls.as_ref(), &config.limits, router).await?;
+        if let Some([first, last]) = config.casts.browser_uids {
+            process::use_browser_uids(first, last);
+        }
         let node = Node::join(node_config(config)?, Arc::clone(&fleet)).await?;
         let node = tokio::spawn(node.run(stopped));
         let (silence, silenced) = watch::channel(false);
@@ -296,12 +300,16 @@ fn node_config(config: &Config) -> anyhow::Result<node::Config> {
         admission: AdmissionConfig {
             cpu_share: config.casts.cpu_share,
             spare_memory_bytes: config.casts.spare_memory_mib << 20,
+            spare_disk_bytes: config.casts.spare_disk_mib << 20,
             max: config.casts.max as usize,
         },
         warm: Some((config.casts.warm, like)),
         scratch: folder("scratch"),
         folders: ["spool", "recordings", "receipts"].map(folder).into(),
         evidence: folder("evidence"),
+        disks: vec![config.data.clone(), std::env::temp_dir()],
+        // Closing the database itself would give up SQLite's locks; its log has none.
+        reserved: vec![folder("fleet.db-wal")],
         drain: Duration::from_secs(config.casts.drain_s),
     })
 }

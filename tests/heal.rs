@@ -200,6 +200,24 @@ fn a_page_that_needs_too_much_memory_is_moved() -> Result<()> {
     plays(&outcome, 8.0)
 }
 
+#[test]
+fn a_browser_that_fills_the_disk_is_replaced() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run = record(&server, "counter.html").with("max-disk", "256M").with("duration", "12s").start()?;
+    run.wait_for_bytes(20_000, LIMIT)?;
+    // As a page would that found a way past the browser's own quota.
+    let folders = std::fs::read_dir(run.temp())?.flatten().map(|e| e.path().join("browser-1/tmp"));
+    let folder = folders.into_iter().find(|path| path.exists()).context("there is no browser")?;
+    std::fs::write(folder.join("large"), vec![1; 300 << 20])?;
+    run.wait_until("the large file was removed", LIMIT, |_| !folder.exists())?;
+    let outcome = run.finish(LIMIT)?;
+    let report = outcome.report()?;
+    happened(&report, &["live", "moved crash", "ended complete"])?;
+    ensure!(evidence(&report)? == ["crash"]);
+    plays(&outcome, 12.0)
+}
+
 /// Starts a recording of the page with beeps and waits until it runs for a second or two.
 fn beeping(server: &Server, seconds: u32) -> Result<Run> {
     let mut run = record(server, "sync.html").with("duration", format!("{seconds}s")).start()?;

@@ -173,3 +173,55 @@ fn a_display_that_dies_ends_the_cast_and_keeps_the_file() -> Result<()> {
     ensure!(outcome.took < Duration::from_secs(10), "it took {:?} to notice", outcome.took);
     keeps_all_but(&outcome, 3.0)
 }
+
+#[test]
+fn a_cast_that_stands_still_goes_on_in_another_process() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run = recording_for_a_while(&server)?;
+    run.pause_those_with("run-cast")?;
+    server.wait_for_times("/said/second-3", 2, Duration::from_secs(60))?;
+    run.signal(Signal::INT)?;
+    let outcome = run.finish(LIMIT)?;
+    let report = outcome.report()?;
+    ensure!(report.restarts == 1 && report.end == "stopped", "{report:?}");
+    let file = outcome.recording()?;
+    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+    let pages: Vec<_> = file.strips(Place::PAGE)?.iter().filter_map(|p| Some(p.strip?.page_s())).collect();
+    let seam = pages.windows(2).position(|pair| pair[1] < pair[0]).context("no second page")?;
+    ensure!(pages[seam] > f64::from(AGE_S) - 3.0, "the first page was seen to {:.2} s", pages[seam]);
+    ensure!(pages[seam + 1..].is_sorted() && pages[pages.len() - 1] > 2.5, "{:?}", &pages[seam..]);
+    Ok(())
+}
+
+#[test]
+fn one_signal_is_enough_for_a_cast_that_stands_still() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run = recording_for_a_while(&server)?;
+    run.pause_those_with("run-cast")?;
+    run.signal(Signal::INT)?;
+    let outcome = run.finish(Duration::from_secs(40))?;
+    println!("it took {:?} to end", outcome.took);
+    let report = outcome.report()?;
+    ensure!(report.end == "stopped" && report.restarts == 0, "{report:?}");
+    keeps_all_but(&outcome, 3.0)
+}
+
+#[test]
+fn the_maximum_running_time_holds_for_a_cast_that_stands_still() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut run =
+        Pagecast::record(PAGECAST, &server.url("counter.html?say")).with("max-time", "10s").start()?;
+    server.wait_for("/said/second-3", LIMIT)?;
+    run.pause_those_with("run-cast")?;
+    let outcome = run.finish(Duration::from_secs(60))?;
+    println!("it took {:?} to end", outcome.took);
+    let report = outcome.report()?;
+    ensure!(report.end == "max-time" && report.restarts == 0, "{report:?}");
+    let pictures = outcome.remains()?.strips(Place::PAGE)?;
+    let last = pictures.iter().rev().find_map(|p| p.strip).context("no picture shows the page")?;
+    ensure!(last.page_s() > 1.0, "the last picture was drawn at {:.2} s", last.page_s());
+    Ok(())
+}

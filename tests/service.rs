@@ -205,6 +205,29 @@ fn what_is_full_waits_and_then_fails() -> Result<()> {
 }
 
 #[test]
+fn a_stop_reaches_a_cast_whose_process_stands_still() -> Result<()> {
+    let _turn = Turn::shared()?;
+    let server = Server::start()?;
+    let mut service = Service::start(PAGECAST, &Setup::default())?;
+    let wish = json!({ "url": server.url("counter.html?say"), "width": 320, "height": 180, "fps": 15, "recording": {} });
+    let made = service.rest("POST", "/v1/casts", Some(&wish))?;
+    let id = made.json()?["id"].as_str().with_context(|| made.text())?.to_owned();
+    wait_until(&service, &id, "it is live", |cast| cast["state"] == "live")?;
+    server.wait_for("/said/second-3", LIMIT)?;
+    service.signal_those_with("run-cast", Signal::STOP)?;
+    ensure!(
+        service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?.status < 300,
+        "it cannot be stopped"
+    );
+    let cast = wait_until(&service, &id, "it is stored", |cast| {
+        cast["recording"]["stored"]["files"].as_array().is_some_and(|files| !files.is_empty())
+    })?;
+    ensure!(cast["state"] == "ended" && cast["end"]["reason"] == "stopped", "{cast:#}");
+    service.stop(STOP)?;
+    service.wait_until_gone(STOP)
+}
+
+#[test]
 fn it_starts_with_nothing_and_says_what_is_wrong() -> Result<()> {
     let scratch = Scratch::new()?;
     let check = |config: &str| -> Result<std::process::Output> {

@@ -46,6 +46,9 @@ pub(crate) struct Care {
     /// Memory for the browser, like 2G; one that needs more is replaced [default: 4G]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     max_memory: Option<u64>,
+    /// What the browser may write to the disk, like 2G; one that writes more is replaced [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    max_disk: Option<u64>,
     /// End when the page plays a video larger than this, upright or not [default: any may be played]
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
     max_video: Option<Size>,
@@ -87,6 +90,7 @@ impl Care {
             max_time: self.max_time.unwrap_or(usual.max_time),
             attempts: self.attempts.unwrap_or(usual.attempts),
             memory_bytes: self.max_memory.unwrap_or(usual.memory_bytes),
+            disk_bytes: self.max_disk.unwrap_or(usual.disk_bytes),
             max_video: self.max_video,
             ..usual
         }

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::time::Fps;
 
 pub use care::{
-    ATTEMPTS_RANGE, CHECK_RANGE, CPU_WEIGHT_RANGE, CRASH_CHECK_RANGE, Checks, Limits, MAX_TIME_RANGE,
-    MEMORY_RANGE, READY_TIMEOUT_RANGE, Readiness, Signal,
+    ATTEMPTS_RANGE, CHECK_RANGE, CPU_WEIGHT_RANGE, CRASH_CHECK_RANGE, Checks, DISK_RANGE, Limits,
+    MAX_TIME_RANGE, MEMORY_RANGE, READY_TIMEOUT_RANGE, Readiness, Signal,
 };
 pub use context::{
     ColorScheme, Context, Device, MAX_HEADERS, MAX_INJECTED_LEN, MAX_VALUE_LEN, Mobile, Orientation, Secret,
@@ -144,6 +144,7 @@ impl CastSpec {
         self.source.could_be(&other.source)
             && self.readiness.signal == other.readiness.signal
             && self.limits.max_video == other.limits.max_video
+            && self.limits.disk_bytes == other.limits.disk_bytes
             && self.network == other.network
     }
 
@@ -291,6 +292,7 @@ pub enum Field {
     MaxTime,
     Attempts,
     Memory,
+    Disk,
     CpuWeight,
     Segment,
     Split,
@@ -309,6 +311,7 @@ impl fmt::Display for Field {
             Self::MaxTime => "maximum running time",
             Self::Attempts => "number of attempts",
             Self::Memory => "memory of the browser in bytes",
+            Self::Disk => "disk space of the browser in bytes",
             Self::CpuWeight => "CPU weight",
             Self::Segment => "length of a segment",
             Self::Split => "length of a file",
@@ -410,6 +413,7 @@ mod tests {
             (refused(&|s| s.limits.max_time = secs(9)), "9 s as maximum running time: 10 to 86400 s"),
             (refused(&|s| s.limits.attempts = 0), "0 as number of attempts: 1 to 10"),
             (refused(&|s| s.limits.memory_bytes = 1), "1 as memory"),
+            (refused(&|s| s.limits.disk_bytes = 1), "1 as disk space of the browser in bytes: 268435456 to"),
             (refused(&|s| s.limits.cpu_weight = 0), "0 as CPU weight"),
             (refused(&recording(&|r| r.name = "../a".into())), "call a recording"),
             (refused(&recording(&|r| r.name = ".a".into())), "call a recording"),
@@ -437,6 +441,7 @@ mod tests {
         };
         assert!(other(&|s| s.source.url = SourceUrl::parse("http://b.example/c").unwrap()));
         assert!(other(&|s| s.recording = None) && !other(&|s| s.network.udp = true));
+        assert!(!other(&|s| s.limits.disk_bytes *= 2), "its browser has its quota from the start");
         assert!(
             !other(&|s| s.source.fps = Fps::new(29).unwrap())
                 && !other(&|s| s.readiness.signal = Signal::Webcast)

@@ -9,6 +9,7 @@
 
 pub mod convert;
 mod cuts;
+pub mod disk;
 pub mod encode;
 pub mod fanout;
 mod jpeg;

@@ -30,6 +30,7 @@ use pagecast_core::{MediaTime, Packet, Track};
 use tokio::sync::Notify;
 
 use crate::cuts::Cuts;
+use crate::disk::{release_behind, reserve_behind, reserve_early};
 use crate::encode::Tracks;
 use crate::fanout::Tap;
 use crate::thumbnail::Jpeg;
@@ -42,6 +43,12 @@ pub use spool::Spool;
 
 /// Length of a fragment: what a segment that is not closed may lose.
 const FRAGMENT: MediaTime = MediaTime(1_000_000_000);
+
+/// Space that is kept reserved for the open segment, in multiples of its recording's largest fragment so far:
+/// one for the next, and as much again, because it may be larger.
+const FRAGMENTS_AHEAD: u64 = 2;
+/// Space that is reserved for a segment before the first fragment is known: a second at 4 Mbit/s.
+const FIRST_RESERVE_BYTES: u64 = 512 << 10;
 
 /// Length of an AAC frame.
 const AAC_FRAME: MediaTime = MediaTime(21_333_333);
@@ -139,6 +146,9 @@ pub struct Recorder {
     thumbnails: u32,
     /// When the open segment began, and when its next fragment does.
     open: Option<(MediaTime, MediaTime)>,
+    /// Bytes of the open segment, and of the largest fragment.
+    written: u64,
+    largest: u64,
     /// Where the recording ends so far.
     end: MediaTime,
     added: Added,
@@ -160,6 +170,8 @@ impl Recorder {
         };
         let (init, path) =
             (spool.path(&spool.names().init(run)), spool.path(&spool.names().segment(segment)));
+        prepare(&path).map_err(fail)?;
+        reserve_early(&path, FIRST_RESERVE_BYTES);
         let muxer = Muxer::create(&init, path, tracks, run == 0).map_err(|e| av_error(&spool, e))?;
         Ok(Self {
             log: spool.record().map_err(fail)?,
@@ -174,6 +186,8 @@ impl Recorder {
             segment,
             thumbnails: past.thumbnails,
             open: None,
+            written: 0,
+            largest: 0,
             end: past.end(),
             added: Added { duration: MediaTime::ZERO, bytes: 0, lost: 0 },
             spool,
@@ -203,6 +217,7 @@ impl Recorder {
     ) -> Result<JoinHandle<Result<Added, Error>>, Error> {
         let run = move || {
             let done = self.run(&packets, pictures.as_ref());
+            self.discard_prepared();
             self.bell.notify_one();
             done.map(|()| self.added)
         };
@@ -253,10 +268,12 @@ impl Recorder {
                     let cut = self.cuts.is_some_and(|cuts| cuts.before(packet.dts) > cuts.before(start));
                     if packet.keyframe && (packet.dts >= due || cut) {
                         self.close(packet.dts)?;
+                        self.prepare_next()?;
                         self.open = Some((packet.dts, packet.dts + FRAGMENT));
                     } else if packet.dts >= fragment {
                         self.cut()?;
                         self.open = Some((start, packet.dts + FRAGMENT));
+                        self.reserve(packet.dts)?;
                     }
                 }
             }
@@ -274,16 +291,44 @@ impl Recorder {
     }
 
     fn cut(&mut self) -> Result<u64, Error> {
-        self.muxer.cut().map_err(|e| av_error(&self.spool, e))
+        let bytes = self.muxer.cut().map_err(|e| av_error(&self.spool, e))?;
+        self.largest = self.largest.max(bytes.saturating_sub(self.written));
+        self.written = bytes;
+        Ok(bytes)
+    }
+
+    /// Has room for what comes next in the open segment. When there is none, the segment is closed at `end`,
+    /// in order, and the recording is over: what was reserved before is enough for that.
+    fn reserve(&mut self, end: MediaTime) -> Result<(), Error> {
+        let path = self.spool.path(&self.spool.names().segment(self.segment));
+        match reserve_fragments(&path, self.largest) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.close(end)?;
+                Err(Error::Full(self.spool.folder().to_owned()))
+            }
+            // Only the disk itself can refuse a write.
+            _ => Ok(()),
+        }
+    }
+
+    /// A segment that was prepared and has nothing in it is not left.
+    fn discard_prepared(&self) {
+        let path = self.spool.path(&self.spool.names().segment(self.segment));
+        if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == 0) {
+            let _later = std::fs::remove_file(path);
+        }
     }
 
     /// Closes the open segment, which ends at `end`.
     fn close(&mut self, end: MediaTime) -> Result<(), Error> {
         let Some((start, _)) = self.open.take() else { return Ok(()) };
         let bytes = self.cut()?;
+        self.written = 0;
         let names = self.spool.names();
         let path = self.spool.path(&names.segment(self.segment));
         let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
+        // What is behind its end is for others.
+        let _kept = release_behind(&path);
         let mut synced = sync(&path);
         if self.added.bytes == 0 {
             synced = synced.and_then(|()| sync(&self.spool.path(&names.init(self.run))));
@@ -295,8 +340,15 @@ impl Recorder {
         self.segment += 1;
         self.added.duration = self.added.duration + duration;
         self.added.bytes += bytes;
-        self.muxer.next_file(self.spool.path(&self.spool.names().segment(self.segment)));
         self.grew(bytes)
+    }
+
+    /// Has a file with room in it for the segment after the one that was closed.
+    fn prepare_next(&mut self) -> Result<(), Error> {
+        let next = self.spool.path(&self.spool.names().segment(self.segment));
+        let has_room = prepare(&next).and_then(|()| reserve_fragments(&next, self.largest));
+        self.muxer.next_file(next);
+        has_room.map_err(|e| io_error(&self.spool, e))
     }
 
     fn keep(&mut self, picture: &Jpeg) -> Result<(), Error> {
@@ -322,6 +374,16 @@ impl Recorder {
     fn add(&mut self, entry: &Recorded) -> Result<(), Error> {
         self.log.add(entry).map_err(|e| io_error(&self.spool, e))
     }
+}
+
+/// Makes an empty file for a segment. One may be there that was torn when its recorder died.
+fn prepare(path: &Path) -> io::Result<()> {
+    File::create(path).map(drop)
+}
+
+/// Reserves room for the next fragments behind a segment: as many as shall be, or just one.
+fn reserve_fragments(path: &Path, largest: u64) -> io::Result<()> {
+    reserve_behind(path, FRAGMENTS_AHEAD * largest).or_else(|_| reserve_behind(path, largest))
 }
 
 fn av_error(spool: &Spool, error: ff::Error) -> Error {

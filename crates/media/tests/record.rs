@@ -5,6 +5,7 @@
 mod stream;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -538,6 +539,75 @@ fn a_full_disk_keeps_what_was_recorded() -> Result<()> {
     // Room for the recording, but not for a second one beside it.
     let (added, seen) = on_a_disk_with(whole * 3 / 2)?;
     ensure!(added.is_ok() && seen.len() == 600, "{added:?}: {} pictures", seen.len());
+    Ok(())
+}
+
+/// Waits until what was sent is written, but for what is still to become a fragment.
+fn wait_until_written(spool: &Path) -> Result<()> {
+    let bytes = || -> Result<u64> {
+        Ok(fs::read_dir(spool)?.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum())
+    };
+    loop {
+        let before = bytes()?;
+        std::thread::sleep(Duration::from_millis(300));
+        if before > 0 && before == bytes()? {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes all room that a disk has.
+fn fill(disk: &Path) -> Result<()> {
+    let mut filler = fs::File::create(disk.join("filler"))?;
+    for size in [1 << 20, 4096, 1] {
+        while filler.write_all(&vec![0; size]).is_ok() {}
+    }
+    Ok(())
+}
+
+/// Others fill the disk in the middle of a segment, 10.5 s from the beginning.
+#[test]
+fn a_disk_that_others_fill_costs_nothing_that_was_recorded() -> Result<()> {
+    if !Tmpfs::possible() {
+        eprintln!("skipped: mounting a small disk needs root");
+        return Ok(());
+    }
+    let scratch = Scratch::new()?;
+    let disk = Tmpfs::mount(scratch.join("disk"), 128 << 20)?;
+    let path = scratch.join("out.mp4");
+    let spec = Spec { spool: disk.path().join("spool"), ..Spec::to_file(path.clone()) };
+    let spool = Spool::create(&spec)?;
+    let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
+    let (sender, tap) = tapped(Track::Video)?;
+    let thread = recorder.spawn(tap, None)?;
+    let all = in_order(some(FPS, 20)?);
+    let half = all.iter().position(|p| p.dts.as_secs_f64() >= 10.5).context("a middle")?;
+    for packet in &all[..half] {
+        sender.send(packet.clone())?;
+    }
+    wait_until_written(&spec.spool)?;
+    fill(disk.path())?;
+    for packet in &all[half..] {
+        // It may be over by now.
+        let _over = sender.send(packet.clone());
+    }
+    drop(sender);
+    let ended = thread.join().ok().context("a panic")?;
+    ensure!(matches!(ended, Err(Error::Full(_))), "{ended:?}");
+    drop(spool);
+    // As it was closed, not as it could be salvaged: the disk is still full.
+    let segments = fs::read_to_string(spec.spool.join("recorded.log"))?.matches("\"segment\"").count();
+    ensure!(segments == 3, "{segments} segments of 4 s are in the log");
+    let done = delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+    ensure!(done.spool.is_some() || path.exists(), "{done:?}");
+    fs::remove_file(disk.path().join("filler"))?;
+    if done.spool.is_some() {
+        delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+    }
+    let seen = counters(&path)?;
+    ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>());
+    ensure!(seen.len() >= 315, "{} pictures are kept of the 315 from before", seen.len());
+    ensure!(Recording::open(&path)?.complaints()?.is_empty(), "what is left is torn");
     Ok(())
 }
 

@@ -28,8 +28,8 @@ use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
 pub use error::Error;
+pub(crate) use launch::profile;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
-pub(crate) use launch::{browser_user, profile};
 pub use log::Line;
 pub(crate) use trace::Tracer;
 pub use trust::Error as TrustError;
@@ -140,6 +140,8 @@ pub(crate) struct Surroundings<'a> {
     /// Whether it may send UDP past the guard.
     pub(crate) udp: bool,
     pub(crate) user: Option<User>,
+    /// What it may write to the disk, in bytes: one file, and what pages may store in all.
+    pub(crate) disk_bytes: u64,
     /// Shut when the page is gone.
     pub(crate) gate: &'a Gate,
 }
@@ -164,11 +166,13 @@ impl Browser {
                 around.guard.address(),
                 around.udp,
                 &around.folder.join("profile"),
+                launch::DiskShare::of(around.folder, around.disk_bytes),
             ),
             env: launch::environment(around.folder, around.wayland, around.pulse),
             folder: around.folder,
             fds: vec![commands_r, answers_w],
             user: around.user,
+            max_file_bytes: Some(around.disk_bytes),
             stderr: Stdio::from(complaint_w),
         };
         let child = child::spawn(spec).map_err(fail)?;

@@ -2,16 +2,23 @@
 #![expect(unsafe_code, reason = "sets up the child between fork and exec")]
 #![expect(clippy::disallowed_methods, reason = "this is the one place where child processes start")]
 
-use std::fs::File;
+mod user;
+
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, waitid};
+
+pub use user::BROWSER_UIDS_VARIABLE;
+pub(crate) use user::{User, UserLease, is_from_browser};
 
 /// First descriptor that cannot be one of a child's well-known ones.
 const HIGH_FD: RawFd = 10;
@@ -22,21 +29,17 @@ const LOCK: &str = "lock";
 
 /// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when the process
 /// that started it is gone, however it died. Each line names the group; an empty one says that it is gone. Signals meant for
-/// the terminal's foreground do not reach it.
+/// the terminal's foreground do not reach it. A second argument is the user of these processes, if it is
+/// theirs alone: then all that run as it are ended, also those that left the group. Its standard error is the
+/// lock of that user: nothing is written to it.
 const JANITOR: &str = r#"
 trap '' HUP INT TERM
 while read -r line; do group=$line; done
 [ -n "$group" ] && kill -s KILL -- "-$group" 2>/dev/null
+[ -n "$2" ] && setpriv --reuid "$2" --regid "$2" --clear-groups /bin/sh -c 'kill -s KILL -- -1' 2>/dev/null
 for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" 2>/dev/null; [ -e "$1" ] || exit 0; sleep 0.1; done
 exit 1
 "#;
-
-/// The user that a child runs as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct User {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
 
 /// What to start.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) fds: Vec<OwnedFd>,
     /// Another user to run as; only root can ask for it.
     pub(crate) user: Option<User>,
+    /// Largest file that it may write, in bytes; any, if `None`.
+    pub(crate) max_file_bytes: Option<u64>,
     pub(crate) stderr: Stdio,
 }
 
@@ -72,6 +77,14 @@ pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
             rustix::process::setsid()?;
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+            if let Some(bytes) = spec.max_file_bytes {
+                let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+                rustix::process::setrlimit(Resource::Fsize, limit)?;
+                // A write beyond the limit then fails; by default the signal would end the process.
+                if libc::signal(libc::SIGXFSZ, libc::SIG_IGN) == libc::SIG_ERR {
+                    return Err(io::Error::last_os_error());
+                }
+            }
             for (fd, target) in fds.iter().zip(3..) {
                 // SAFETY: nothing in the child owns the target descriptor yet; it stays open for the program.
                 let mut target = ManuallyDrop::new(OwnedFd::from_raw_fd(target));
@@ -83,6 +96,15 @@ pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
+/// The user ids that casts of this process are told, if they are told any.
+static BROWSER_UIDS: OnceLock<String> = OnceLock::new();
+
+/// Has all casts that are started from now on take their browsers' user ids from this range, both ends
+/// included. The first call counts.
+pub fn use_browser_uids(first: u32, last: u32) {
+    let _first_counts = BROWSER_UIDS.set(format!("{first}-{last}"));
+}
+
 /// Starts the process of a cast, in a process group of its own, with pipes for input and output, and for what it logs if it is
 /// `heard`. It sees its input end when the caller is gone.
 ///
@@ -92,6 +114,7 @@ pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Chil
     let mut command = Command::new(program);
     let stderr = if heard { Stdio::piped() } else { Stdio::inherit() };
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    command.envs(BROWSER_UIDS.get().map(|range| (BROWSER_UIDS_VARIABLE, range)));
     if heard {
         // Nothing but this: so the standard library need not copy the caller's memory map, which takes a service longer than
         // all else that it does for a cast.
@@ -148,6 +171,13 @@ pub fn sweep(base: &Path) -> Vec<PathBuf> {
             continue;
         }
         kill_those_that_name(&path);
+        // The group of the folder is that of the browser.
+        if let Ok(meta) = entry.metadata()
+            && me == 0
+            && meta.gid() != 0
+        {
+            user::clear(meta.gid());
+        }
         if std::fs::remove_dir_all(&path).is_ok() {
             removed.push(path);
         }
@@ -189,33 +219,42 @@ pub(crate) struct RunFolder {
     janitor: Child,
     line: Option<File>,
     _lock: File,
+    // Given back when the janitor, which has it too, is gone.
+    _user: Option<UserLease>,
 }
 
 impl RunFolder {
-    /// Makes a folder of the caller's under the system's folder for temporary files. `guest` may pass through it, to what is
-    /// given to it by name.
-    pub(crate) fn create(guest: Option<User>) -> io::Result<Self> {
-        let path = make_private_folder(if guest.is_some() { 0o711 } else { 0o700 })?;
-        Self::keep(&path).inspect_err(|_| {
+    /// Makes a folder of the caller's under the system's folder for temporary files. The user of the browser,
+    /// if it has one, may pass through it, to what is given to it by name, and nobody else may.
+    pub(crate) fn create(user: Option<UserLease>) -> io::Result<Self> {
+        let path = make_private_folder(0o700)?;
+        Self::keep(&path, user).inspect_err(|_| {
             // It is empty but for the lock.
             let _gone = std::fs::remove_dir_all(&path);
         })
     }
 
-    fn keep(path: &Path) -> io::Result<Self> {
-        let lock = File::create_new(path.join(LOCK))?;
+    fn keep(path: &Path, user: Option<UserLease>) -> io::Result<Self> {
+        if let Some(UserLease { user, .. }) = &user {
+            std::os::unix::fs::chown(path, None, Some(user.gid))?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o710))?;
+        }
+        let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.join(LOCK))?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", JANITOR, JANITOR_NAME]).arg(path).current_dir("/");
-        // The janitor holds the lock as well, and says nothing.
+        // The janitor holds the locks as well, and says nothing.
         command.stdin(Stdio::from(reader)).stdout(Stdio::from(lock.try_clone()?)).stderr(Stdio::null());
+        if let Some(user) = &user {
+            command.arg(user.user.uid.to_string()).stderr(Stdio::from(user.lock()?));
+        }
         // SAFETY: the closure only makes a system call.
         unsafe {
             command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
         }
         let janitor = command.spawn()?;
-        Ok(Self { path: path.to_owned(), janitor, line: Some(File::from(writer)), _lock: lock })
+        Ok(Self { path: path.to_owned(), janitor, line: Some(File::from(writer)), _lock: lock, _user: user })
     }
 
     /// The folder.
@@ -272,6 +311,7 @@ mod tests {
             folder,
             fds: vec![],
             user: None,
+            max_file_bytes: None,
             stderr: Stdio::null(),
         };
         spawn(spec).unwrap()
@@ -302,6 +342,7 @@ mod tests {
             folder: Path::new("/"),
             fds: vec![in_r, out_w],
             user: None,
+            max_file_bytes: None,
             stderr: Stdio::null(),
         };
         let mut child = spawn(spec).unwrap();

@@ -27,6 +27,7 @@ use pagecast_core::{Fps, HostTime, Picture, Tick};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smithay::reexports::wayland_server::Display as Wayland;
 
+use crate::child::is_from_browser;
 use crate::clock::{self, Gate, Origin};
 use crate::sync::Depth;
 use pacer::Pacer;
@@ -56,6 +57,8 @@ pub struct Config {
     pub gate: Gate,
     /// Ticks that the page takes from the begin of a picture to its commit.
     pub depth: Depth,
+    /// The user that clients run as, if it is not ours.
+    pub client_uid: Option<u32>,
 }
 
 /// Why the display cannot start.
@@ -157,12 +160,12 @@ impl Display {
             commits: AtomicU64::new(0),
             stumbles: AtomicU64::new(0),
         });
-        let socket = config.socket.clone();
+        let (socket, client_uid) = (config.socket.clone(), config.client_uid);
         let beats = Beats::new(&config, out, Arc::clone(&shared));
         let state = State::new(&wayland.handle(), &config, beats);
         let thread = std::thread::Builder::new()
             .name("display".into())
-            .spawn(move || run(wayland, state, &listener))
+            .spawn(move || run(wayland, state, &listener, client_uid))
             .map_err(Error::Thread)?;
         Ok(Self { shared, thread: Some(thread), socket })
     }
@@ -330,7 +333,7 @@ impl Beats {
     }
 }
 
-fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
+fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener, client_uid: Option<u32>) {
     let alive = Arc::new(());
     let shared = Arc::clone(&state.beats.shared);
     let mut counted = state.beats.pacer.slot();
@@ -367,7 +370,11 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener) {
         }
         wait(&mut wayland, &state, listener, &shared);
         while let Ok((stream, _)) = listener.accept() {
-            accept(&wayland, stream, &alive);
+            if is_from_browser(&stream, client_uid) {
+                accept(&wayland, stream, &alive);
+            } else {
+                tracing::warn!("display client refused: it runs as another user than the browser");
+            }
         }
     }
 }

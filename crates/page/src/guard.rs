@@ -4,6 +4,7 @@
 //! SOCKS and not HTTP, because then `http`, `https`, `ws` and `wss` are all the same: the browser says a name and a port, and
 //! all that follows is bytes that nobody here reads.
 
+mod client;
 mod connect;
 mod journal;
 mod own;
@@ -24,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+pub use client::Clients;
 pub(crate) use journal::{Journal, Place};
 pub use journal::{Refused, Verdict};
 pub(crate) use resolve::is_this_machine;
@@ -53,13 +55,15 @@ pub struct Config {
     pub network: Network,
     /// Who knows addresses.
     pub resolver: Arc<dyn Resolve>,
+    /// Who may connect.
+    pub clients: Clients,
 }
 
 impl Config {
-    /// A guard that asks this machine's resolver.
+    /// A guard that asks this machine's resolver, and takes anybody on this machine for its client.
     #[must_use]
     pub fn new(network: Network) -> Self {
-        Self { network, resolver: Arc::new(System) }
+        Self { network, resolver: Arc::new(System), clients: Clients::Any }
     }
 }
 
@@ -103,10 +107,11 @@ impl Guard {
             runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(Error::Listen)?;
         let address = listener.local_addr().map_err(Error::Listen)?;
         let journal = Arc::new(Journal::default());
-        let Config { network, resolver } = config;
+        let Config { network, resolver, clients } = config;
         let shared = Arc::new(Shared {
             network,
             resolver,
+            clients,
             resolving: Arc::new(Semaphore::new(RESOLVERS)),
             journal: Arc::clone(&journal),
             address,
@@ -159,6 +164,7 @@ impl Drop for Guard {
 struct Shared {
     network: Network,
     resolver: Arc<dyn Resolve>,
+    clients: Clients,
     /// A place for each question that may be asked at a time.
     resolving: Arc<Semaphore>,
     journal: Arc<Journal>,
@@ -195,7 +201,13 @@ async fn serve(
                 }
             }
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) => admit(client, &shared, &places, &mut clients),
+                Ok((client, peer)) => {
+                    if shared.clients.admit(peer, shared.address) {
+                        admit(client, &shared, &places, &mut clients);
+                    } else {
+                        tracing::debug!(%peer, "a connection to the guard was closed: it is not the browser's");
+                    }
+                }
                 Err(error) => {
                     if !std::mem::replace(&mut warned, true) {
                         tracing::warn!(%error, "the guard cannot accept a connection");

@@ -1,20 +1,26 @@
 //! The three together: a browser on its own display and sound card.
 
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use pagecast_core::spec::{Mobile, Network, Source};
 use pagecast_core::{Samples, Tick};
 use serde_json::Value;
 
-use crate::browser::{self, Browser, Rules, browser_user, profile};
-use crate::child::{RunFolder, User};
+use crate::browser::{self, Browser, Rules, profile};
+use crate::child::{RunFolder, User, UserLease};
 use crate::clock::{Gate, Origin};
 use crate::display::{self, Display};
 use crate::guard::{self, Guard};
 use crate::sound::{self, Sound};
 use crate::sync::{Depth, PlayerDelay, Probe};
+
+/// Files of a browser that are looked at to see what it takes. An ordinary profile has some 200; a look at so
+/// many takes a quarter of a second.
+const MAX_FILES: usize = 100_000;
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +30,7 @@ pub enum Error {
     #[error("cannot prepare a folder for the browser under {}", .0.display())]
     Folder(PathBuf, #[source] std::io::Error),
     /// There is nobody to run the browser as.
-    #[error("started as root, the browser must run as another user")]
+    #[error("started as root, the browser must run as a user of its own, and there is none")]
     User(#[source] std::io::Error),
     /// See [`display::Error`].
     #[error(transparent)]
@@ -55,6 +61,9 @@ pub struct Config {
     pub rules: Rules,
     /// What it may reach.
     pub network: Network,
+    /// What the browser may write to the disk, in bytes. Its own quota and the largest size of a file come
+    /// from it; [`Page::disk_bytes`] says what it takes in all.
+    pub disk_bytes: u64,
 }
 
 /// A page in a browser, shown and heard by nobody but us. Everything it consists of goes when it is dropped.
@@ -72,6 +81,8 @@ pub struct Page {
     pub sound: Sound,
     config: Config,
     user: Option<User>,
+    /// Process id of the browser, which leads its session; 0 before there is one.
+    leader: Arc<AtomicU32>,
     depth: Depth,
     gate: Gate,
     /// Files that make its browsers trust the certificates they are given: names below the home folder, and contents.
@@ -99,9 +110,11 @@ impl Page {
         ticks: SyncSender<Tick>,
         samples: SyncSender<Samples>,
     ) -> Result<Self, Error> {
-        let user = browser_user().map_err(Error::User)?;
+        let lease = UserLease::acquire().map_err(Error::User)?;
+        let user = lease.as_ref().map(|lease| lease.user);
+        let uid = user.map(|user| user.uid);
         let fail = |e| Error::Folder(std::env::temp_dir(), e);
-        let folder = RunFolder::create(user).map_err(fail)?;
+        let folder = RunFolder::create(lease).map_err(fail)?;
         let (wayland, pulse) = (folder.path().join("wayland"), folder.path().join("pulse"));
         let (origin, gate, depth) = (Origin::unset(), Gate::default(), Depth::default());
         let display = display::Config {
@@ -113,6 +126,7 @@ impl Page {
             origin: origin.clone(),
             gate: gate.clone(),
             depth: depth.clone(),
+            client_uid: uid,
         };
         let display = Display::start(display, ticks)?;
         let sound = sound::Config {
@@ -120,12 +134,19 @@ impl Page {
             origin,
             gate: gate.clone(),
             player_delay: PlayerDelay::new(&depth, config.source.fps),
+            client_uid: uid,
         };
         let sound = sound::start(sound, samples)?;
         for socket in [&wayland, &pulse] {
+            std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
             give(socket, user).map_err(fail)?;
         }
-        let guard = Guard::start(guard::Config::new(config.network.clone()))?;
+        let leader = Arc::new(AtomicU32::new(0));
+        let clients = match uid {
+            Some(uid) => guard::Clients::User(uid),
+            None => guard::Clients::Session(Arc::clone(&leader)),
+        };
+        let guard = Guard::start(guard::Config { clients, ..guard::Config::new(config.network.clone()) })?;
         let ca = config.source.context.tls.ca.as_ref();
         let database = |ca| browser::trust_database(ca, &folder.path().join("nssdb"));
         let trust = ca.map(database).transpose()?.unwrap_or_default();
@@ -136,6 +157,7 @@ impl Page {
             sound,
             config,
             user,
+            leader,
             depth,
             gate,
             trust,
@@ -152,13 +174,11 @@ impl Page {
     /// See [`Error`]; then there is no browser.
     pub fn renew(&mut self) -> Result<(), Error> {
         let fail = |e| Error::Folder(std::env::temp_dir(), e);
-        let path = |browser: u32| self.folder.path().join(format!("browser-{browser}"));
-        if self.running.take().is_some() {
-            // Its last processes may still be dying and writing: what cannot be removed now goes with the folder.
-            let _later = std::fs::remove_dir_all(path(self.browsers));
-        }
+        self.leader.store(0, Ordering::Release);
+        drop(self.running.take());
         self.browsers += 1;
-        let path = path(self.browsers);
+        self.remove_old_folders();
+        let path = self.browser_folder(self.browsers);
         self.folder.watch(None).map_err(fail)?;
         let profile = profile(&self.config.source.context, &self.config.network);
         make_browser_folder(&path, self.user, &profile, &self.trust).map_err(fail)?;
@@ -169,16 +189,47 @@ impl Page {
             guard: &self.guard,
             udp: self.config.network.udp,
             user: self.user,
+            disk_bytes: self.config.disk_bytes,
             gate: &self.gate,
         };
         let Config { source, rules, .. } = &self.config;
         self.depth.forget();
-        let folder = &mut self.folder;
-        let browser = Browser::start(source, *rules, &around, |child| folder.watch(Some(child)))?;
+        let (folder, leader) = (&mut self.folder, &self.leader);
+        let watch = |child: &std::process::Child| {
+            leader.store(child.id(), Ordering::Release);
+            folder.watch(Some(child))
+        };
+        let browser = Browser::start(source, *rules, &around, watch)?;
         let probe = Probe::start(browser.tracer(), self.display.commits(), source.fps, self.depth.clone())
             .map_err(Error::Probe)?;
         self.running = Some(Running { browser, _probe: probe });
         Ok(())
+    }
+
+    fn browser_folder(&self, browser: u32) -> PathBuf {
+        self.folder.path().join(format!("browser-{browser}"))
+    }
+
+    /// Removes what earlier browsers wrote. Their last processes may still be dying and writing: what cannot
+    /// be removed now is tried again later, and goes with the folder at the latest.
+    fn remove_old_folders(&self) {
+        for browser in 1..self.browsers {
+            let path = self.browser_folder(browser);
+            if path.exists() {
+                let _later = std::fs::remove_dir_all(path);
+            }
+        }
+    }
+
+    /// What the browser takes of the disk, in bytes, and what is free there: its profile, its home and its
+    /// temporary files. Looks at each file, but at no more than [`MAX_FILES`]; a browser with more is taken
+    /// for one without limit.
+    #[must_use]
+    pub fn disk_bytes(&self) -> (u64, u64) {
+        self.remove_old_folders();
+        let free = rustix::fs::statvfs(self.folder.path())
+            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        (bytes_in(&self.browser_folder(self.browsers)), free)
     }
 
     /// The browser.
@@ -187,6 +238,12 @@ impl Page {
     /// There is none, because it could not be replaced.
     pub fn browser(&self) -> Result<&Browser, browser::Error> {
         self.running.as_ref().map(|running| &running.browser).ok_or(browser::Error::Gone)
+    }
+
+    /// The user that the browser runs as, if that is not ours.
+    #[must_use]
+    pub fn browser_uid(&self) -> Option<u32> {
+        self.user.map(|user| user.uid)
     }
 
     /// Starts the capture: the next tick is the first frame and the origin of all time stamps.
@@ -199,6 +256,28 @@ impl Page {
     pub fn hold(&self, out: bool) {
         if out { self.gate.shut() } else { self.gate.open() }
     }
+}
+
+/// Bytes on the disk of all that is in a folder, holes left out.
+fn bytes_in(folder: &Path) -> u64 {
+    let (mut bytes, mut files) = (0_u64, 0);
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        // What goes away meanwhile is not there.
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            files += 1;
+            if files > MAX_FILES {
+                return u64::MAX;
+            }
+            // Of a link, not of what it leads to.
+            let Ok(meta) = entry.metadata() else { continue };
+            bytes = bytes.saturating_add(meta.blocks().saturating_mul(512));
+            if meta.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    bytes
 }
 
 /// Makes the browser's home and profile. They are ours until they are complete: nobody can slip a link under what we write.

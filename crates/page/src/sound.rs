@@ -53,6 +53,8 @@ pub struct Config {
     pub gate: Gate,
     /// How much later than it is a media element is told that it will be heard, so that its pictures match.
     pub player_delay: PlayerDelay,
+    /// The user that clients run as, if it is not ours.
+    pub client_uid: Option<u32>,
 }
 
 /// What the sound card has to say about itself.
@@ -103,13 +105,13 @@ pub struct Sound {
 /// # Errors
 /// The socket or the thread could not be made.
 pub fn start(config: Config, out: SyncSender<Samples>) -> Result<Sound, Error> {
-    let Config { socket, origin, gate, player_delay } = config;
+    let Config { socket, origin, gate, player_delay, client_uid } = config;
     let listener = listen(&socket).map_err(|source| Error::Listen { path: socket.clone(), source })?;
     let shared = Arc::new(Shared::default());
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
     let stop = Arc::new(rustix::event::eventfd(0, flags).map_err(|e| Error::Start(e.into()))?);
     let server = Server::new(
-        listener,
+        (listener, client_uid),
         Arc::clone(&stop),
         (origin, gate),
         out,

@@ -49,6 +49,7 @@ impl Rig {
             origin: origin.clone(),
             gate: Gate::default(),
             depth: pagecast_page::sync::Depth::default(),
+            client_uid: None,
         };
         Self { display: Some(Display::start(config, out).unwrap()), ticks, folder, origin }
     }

@@ -99,7 +99,7 @@ fn rules(texts: &[&str]) -> Result<Vec<Rule>> {
 
 fn guard(allow: &[&str], deny: &[&str], resolver: Arc<dyn Resolve>) -> Result<Guard> {
     let network = Network { allow: rules(allow)?, deny: rules(deny)?, udp: false };
-    Ok(Guard::start(Config { network, resolver })?)
+    Ok(Guard::start(Config { resolver, ..Config::new(network) })?)
 }
 
 fn client(guard: &Guard) -> Result<TcpStream> {

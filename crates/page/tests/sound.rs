@@ -39,6 +39,7 @@ impl Card {
             origin: origin.clone(),
             gate: Gate::default(),
             player_delay: PlayerDelay::default(),
+            client_uid: None,
         };
         Self { sound: Some(sound::start(config, sender).unwrap()), out, origin, folder }
     }
@@ -280,6 +281,7 @@ fn a_socket_in_use_is_not_taken() {
         origin: Origin::unset(),
         gate: Gate::default(),
         player_delay: PlayerDelay::default(),
+        client_uid: None,
     };
     let error = sound::start(config, sync_channel(1).0).unwrap_err();
     assert!(error.to_string().starts_with("cannot listen on "), "{error}");

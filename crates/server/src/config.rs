@@ -124,6 +124,13 @@ pub struct Casts {
     pub cpu_share: f64,
     /// Memory that is left to others, in MiB.
     pub spare_memory_mib: u64,
+    /// Disk space that is left, in MiB: while the disk of the data folder, or that of temporary files, has
+    /// less, no cast is begun. The usual value is twice what the browser of one cast may write.
+    pub spare_disk_mib: u64,
+    /// Started by root, the service runs the browser of each cast as a user of its own, out of this range,
+    /// like
+    /// `[2000000000, 2000065535]`. The ids must belong to nobody else.
+    pub browser_uids: Option<[u32; 2]>,
     /// Most casts at once, whatever the machine could carry.
     pub max: u32,
     /// Browsers that are kept ready.
@@ -155,6 +162,8 @@ impl Default for Casts {
             queue_limit: 100,
             cpu_share: 0.9,
             spare_memory_mib: 512,
+            spare_disk_mib: 2048,
+            browser_uids: None,
             max: 1000,
             warm: 0,
             drain_s: 0,

@@ -11,15 +11,16 @@ mod room;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use pagecast_core::cast::{EndReason, Event, LoadError, Trouble, Warning};
 use pagecast_core::spec::Keys;
-use pagecast_core::{CastSpec, SpecError};
+use pagecast_core::{CastSpec, HostTime, SpecError};
 use pagecast_media::{encode, push, record};
 use pagecast_page::browser::{self, CallError, TrustError};
+use pagecast_page::clock;
 use serde::{Deserialize, Serialize};
 
 pub use driver::Warm;
@@ -31,6 +32,7 @@ pub use pagecast_room::publish::{LayerStatus as RoomLayer, Status as RoomStatus}
 pub(crate) use pushes::change as change_pushes;
 pub use pushes::{Change, PushNews, PushReport};
 use recording::Finishing;
+pub(crate) use report::words as end_word;
 pub use report::{CpuMs, PeakRss, Progress, Report, Turn};
 
 /// Why a cast cannot start, or ended before it was asked to.
@@ -165,6 +167,8 @@ fn gave_up(trouble: Trouble, attempts: u32) -> String {
 pub struct Stop {
     asked: Arc<AtomicBool>,
     abandoned: Arc<AtomicBool>,
+    /// When [`Stop::asked`] was called last, on the clock of the page; 0 if never.
+    checked_at: Arc<AtomicI64>,
 }
 
 impl Stop {
@@ -195,10 +199,20 @@ impl Stop {
         self.asked.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether the end was asked for.
+    /// Whether the end was asked for. The main loop of a cast calls this all the time, wherever it is, which
+    /// shows that it runs: see [`Stop::unasked_for`].
     #[must_use]
     pub fn asked(&self) -> bool {
+        self.checked_at.store(clock::now().0, Ordering::Relaxed);
         self.asked.load(Ordering::Acquire)
+    }
+
+    /// How long ago [`Stop::asked`] was called last. Zero if it never was: the main loop has not begun.
+    pub(crate) fn unasked_for(&self) -> Duration {
+        match self.checked_at.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            at => clock::now().since(HostTime(at)),
+        }
     }
 }
 

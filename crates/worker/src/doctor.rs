@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pagecast_core::Fps;
-use pagecast_core::spec::{Context, KEYFRAME_INTERVAL, Network, Size, Source, SourceUrl};
+use pagecast_core::spec::{Context, KEYFRAME_INTERVAL, Limits, Network, Size, Source, SourceUrl};
 use pagecast_media::encode::{audio, video};
 use pagecast_page::browser::Rules;
 use pagecast_page::{Config, Page, browser};
@@ -96,8 +96,19 @@ fn in_the_browser() -> Vec<Check> {
         if sandboxed { "pages run without privileges and with seccomp" } else { "pages are not confined" },
         "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1), or apt install chromium-sandbox",
     ));
+    let user = page.as_ref().ok().and_then(Page::browser_uid);
+    checks.push(Check::new("users of browsers", true, users(user), ""));
     checks.extend(features(browser));
     checks
+}
+
+/// Who a browser runs as, and what that keeps apart. Both are possible.
+fn users(uid: Option<u32>) -> String {
+    match uid {
+        Some(uid) => format!("each browser runs as a user of its own, this one as {uid}"),
+        None => "all browsers run as this user: one that breaks out of its sandbox can reach the others. Started by root,                  pagecast gives each a user of its own"
+            .into(),
+    }
 }
 
 fn start() -> Result<Page, String> {
@@ -110,7 +121,12 @@ fn start() -> Result<Page, String> {
     };
     let (ticks, _) = std::sync::mpsc::sync_channel(1);
     let (samples, _) = std::sync::mpsc::sync_channel(1);
-    let config = Config { source, rules: Rules::default(), network: Network::default() };
+    let config = Config {
+        source,
+        rules: Rules::default(),
+        network: Network::default(),
+        disk_bytes: Limits::default().disk_bytes,
+    };
     Page::start(config, ticks, samples).map_err(|e| chain(&e))
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use pagecast_core::CastSpec;
 use pagecast_fleet::{Cast, CastId, Error, Fleet, WorkerId};
+use pagecast_media::disk;
 use tokio::sync::watch;
 
 use crate::process::{self, Pool};
@@ -49,6 +50,11 @@ pub struct Config {
     pub folders: Vec<PathBuf>,
     /// Where evidence and logs are, in a folder for each cast; they go when the fleet forgets the cast.
     pub evidence: PathBuf,
+    /// Folders on all the disks that casts use: where they record, and where their browsers write.
+    pub disks: Vec<PathBuf>,
+    /// Files of which nothing that is appended may fail because others have filled the disk: the log of the
+    /// fleet's database.
+    pub reserved: Vec<PathBuf>,
     /// How long running casts may go on when the node is asked to end.
     pub drain: Duration,
 }
@@ -105,6 +111,7 @@ impl Node {
     /// to the next node.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let tidying = tokio::spawn(housekeeping::run(Arc::clone(&self.fleet), self.config.evidence.clone()));
+        let reserving = tokio::spawn(housekeeping::reserve(self.config.reserved.clone()));
         let mut changes = self.fleet.changes();
         let mut looked: Option<Instant> = None;
         let mut drain_until: Option<Instant> = None;
@@ -138,9 +145,11 @@ impl Node {
         for job in self.jobs.drain(..) {
             job.hand_over(self.fleet.as_ref()).await;
         }
-        tidying.abort();
-        // It was aborted, as a rule.
-        let _ended = tidying.await;
+        for task in [tidying, reserving] {
+            task.abort();
+            // It was aborted, as a rule.
+            let _ended = task.await;
+        }
     }
 
     /// Lets go of casts that are over, or somebody else's. One that was not closed, whatever its thread died of, is free again.
@@ -156,6 +165,9 @@ impl Node {
     async fn look(&mut self, draining: bool) {
         let load = self.meter.measure(self.jobs.len(), draining);
         self.admission.note(&load);
+        // A disk that cannot be looked at is not known to be full.
+        let disks = self.config.disks.iter().filter_map(|folder| disk::space(folder).ok());
+        self.admission.note_disks(disks);
         self.admission.learn(&self.jobs.iter().map(Job::running).collect::<Vec<_>>());
         self.fleet.beat(&self.config.worker, load).await;
     }

@@ -10,16 +10,20 @@ mod inside;
 mod pool;
 mod watch;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pagecast_core::cast::LoadError;
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::{child, clock};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +46,14 @@ const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 /// Time for a cast that was asked to stop, beside that for storage: the index of a day's recording is moved to its front.
 const STOP_GRACE: Duration = Duration::from_secs(600);
+/// How often the process of a cast reports that it runs.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// A process that has reported nothing for so long hangs, and is killed. Ten heartbeats: on a machine with
+/// four times more work than cores, a thread that needs microseconds a second was never seen to wait for half
+/// as long.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a process that has nothing left to do to exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the supervisor wants.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,6 +79,11 @@ enum Order {
 enum Message {
     /// The browser is ready.
     Warm,
+    /// The process runs. Sent every [`HEARTBEAT_INTERVAL`]; `idle_ms` is how long ago its main loop last
+    /// turned.
+    Heartbeat {
+        idle_ms: u64,
+    },
     News(News),
     /// The last message.
     Done(Box<Outcome>),
@@ -126,6 +143,42 @@ impl Changes {
     }
 }
 
+/// What the thread that reads a process's messages knows of its life.
+#[derive(Debug)]
+struct LifeSigns {
+    /// Lines received so far.
+    lines: AtomicU64,
+    /// When the last one was, on the clock of [`now`].
+    last: AtomicI64,
+    /// How long the process's main loop had not turned by the last heartbeat, in milliseconds.
+    idle_ms: AtomicU64,
+}
+
+impl Default for LifeSigns {
+    fn default() -> Self {
+        Self { lines: AtomicU64::new(0), last: AtomicI64::new(now().0), idle_ms: AtomicU64::new(0) }
+    }
+}
+
+impl LifeSigns {
+    fn note_line(&self) {
+        self.lines.fetch_add(1, Ordering::Relaxed);
+        self.last.store(now().0, Ordering::Relaxed);
+    }
+
+    fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms.load(Ordering::Relaxed))
+    }
+
+    fn is_recent(&self) -> bool {
+        now().since(HostTime(self.last.load(Ordering::Relaxed))) < HEARTBEAT_TIMEOUT
+    }
+}
+
 /// A process for one cast. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -133,6 +186,7 @@ pub struct Process {
     child: Child,
     orders: Option<ChildStdin>,
     messages: Receiver<Message>,
+    life_signs: Arc<LifeSigns>,
     changes: (SyncSender<Change>, Receiver<Change>),
     reader: Option<JoinHandle<()>>,
     cgroup: Option<Cgroup>,
@@ -168,10 +222,19 @@ impl Process {
         let cgroup = Cgroup::enter(child.id());
         let missing = || Error::Start(std::io::ErrorKind::BrokenPipe.into());
         let (orders, lines) = (child.stdin.take(), child.stdout.take().ok_or_else(missing)?);
+        if let Some(orders) = &orders {
+            // A process that hangs reads nothing, and must not make us wait.
+            let flags = fcntl_getfl(orders).map_err(|e| Error::Start(e.into()))?;
+            fcntl_setfl(orders, flags | OFlags::NONBLOCK).map_err(|e| Error::Start(e.into()))?;
+        }
         let (tell, messages) = sync_channel(MESSAGES);
+        let life_signs = Arc::new(LifeSigns::default());
         let reader = std::thread::Builder::new()
             .name("cast-messages".into())
-            .spawn(move || read(lines, &tell))
+            .spawn({
+                let life_signs = Arc::clone(&life_signs);
+                move || read(lines, &tell, &life_signs)
+            })
             .map_err(Error::Start)?;
         let changes = sync_channel(CHANGES);
         Ok(Self {
@@ -179,6 +242,7 @@ impl Process {
             child,
             orders,
             messages,
+            life_signs,
             changes,
             reader: Some(reader),
             cgroup,
@@ -254,15 +318,31 @@ impl Process {
         }
     }
 
+    /// Whether it has neither ended nor stopped to report.
     fn is_alive(&self) -> bool {
-        !child::has_ended(&self.child)
+        !child::has_ended(&self.child) && self.life_signs.is_recent()
     }
 
     fn order(&mut self, order: &Order) {
         let Ok(mut line) = serde_json::to_vec(order) else { return };
         line.push(b'\n');
+        let Some(orders) = &mut self.orders else { return };
         // A process that is gone is seen by the end of its messages.
-        let _gone = self.orders.as_mut().map(|orders| orders.write_all(&line));
+        if write_within(orders, &line, HEARTBEAT_TIMEOUT).is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
+        {
+            tracing::warn!("the cast's process takes no orders: it is killed");
+            self.kill();
+        }
+    }
+
+    /// The process has nothing left to do: it ends, or is killed.
+    fn wait_for_exit(&mut self) {
+        self.orders = None;
+        let deadline = Instant::now() + EXIT_TIMEOUT;
+        while !child::has_ended(&self.child) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.wait();
     }
 
     /// The process is gone, or must be. Its status.
@@ -295,11 +375,36 @@ impl Drop for Process {
     }
 }
 
+/// Writes all of it to a pipe that does not block, waiting for its reader no longer than `timeout` at a time.
+fn write_within(mut pipe: &ChildStdin, mut bytes: &[u8], timeout: Duration) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match pipe.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+                let mut fds = [PollFd::new(pipe, PollFlags::OUT)];
+                match poll(&mut fds, Some(&timeout)) {
+                    Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Reads messages until the process ends or says nonsense.
-fn read(lines: impl Read, tell: &SyncSender<Message>) {
+fn read(lines: impl Read, tell: &SyncSender<Message>, life_signs: &LifeSigns) {
     let mut lines = BufReader::new(lines);
     while let Some(line) = next_line(&mut lines) {
+        life_signs.note_line();
         match serde_json::from_slice(&line) {
+            // These are never waited with: a supervisor that is busy must not take its casts for dead.
+            Ok(Message::Heartbeat { idle_ms }) => life_signs.idle_ms.store(idle_ms, Ordering::Relaxed),
             // Nobody listens any more.
             Ok(message) => {
                 if tell.send(message).is_err() {
@@ -316,6 +421,12 @@ fn next_line(lines: &mut impl BufRead) -> Option<Vec<u8>> {
     let mut line = Vec::new();
     let read = lines.take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
     (read > 0 && line.pop() == Some(b'\n')).then_some(line)
+}
+
+/// Casts that are started from now on run their browsers as users of this range, one for each cast, if we are
+/// root. Said once; without it, they take what the environment names or the usual range.
+pub fn use_browser_uids(first: u32, last: u32) {
+    child::use_browser_uids(first, last);
 }
 
 /// Removes what casts left behind whose processes were all killed at once. Call when a supervisor starts.

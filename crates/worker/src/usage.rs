@@ -8,6 +8,18 @@ use rustix::time::{ClockId, clock_gettime};
 /// Processes of one browser that are looked at; a page with more frames than that is counted too low.
 const MAX_PROCESSES: usize = 512;
 
+/// Free space of the disk below which browsers are cut: then the most that any of them may have is
+/// [`SCARCE_DISK_BYTES`].
+const LOW_DISK_BYTES: u64 = 1 << 30;
+/// What a browser may have of a disk that is nearly full. Ordinary pages need a tenth of it.
+const SCARCE_DISK_BYTES: u64 = 256 << 20;
+
+/// What a browser may have of the disk when so much of it is free: its limit, or less when the recordings
+/// would suffer.
+pub(crate) fn disk_allowed(limit_bytes: u64, free_bytes: u64) -> u64 {
+    if free_bytes < LOW_DISK_BYTES { limit_bytes.min(SCARCE_DISK_BYTES) } else { limit_bytes }
+}
+
 /// CPU seconds and bytes of the browser's processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Browser {
@@ -113,6 +125,13 @@ fn seconds(ticks: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn browsers_are_cut_before_the_disk_is_full() {
+        assert_eq!(disk_allowed(4 << 30, LOW_DISK_BYTES), 4 << 30);
+        assert_eq!(disk_allowed(4 << 30, LOW_DISK_BYTES - 1), SCARCE_DISK_BYTES);
+        assert_eq!(disk_allowed(1 << 20, 0), 1 << 20);
+    }
 
     #[test]
     fn sees_itself() {

@@ -24,6 +24,9 @@ pub const MAX_TIME_RANGE: RangeInclusive<Duration> = secs(10)..=secs(86_400);
 pub const ATTEMPTS_RANGE: RangeInclusive<u32> = 1..=10;
 /// Memory for the browser of a cast.
 pub const MEMORY_RANGE: RangeInclusive<u64> = 256 << 20..=256 << 30;
+/// What the browser of a cast may write to the disk. A fresh profile takes 6 MB, and one file of shared
+/// memory may be as large as this.
+pub const DISK_RANGE: RangeInclusive<u64> = 256 << 20..=256 << 30;
 /// Share of a busy machine.
 pub const CPU_WEIGHT_RANGE: RangeInclusive<u32> = 1..=10_000;
 
@@ -75,6 +78,9 @@ pub struct Limits {
     pub attempts: u32,
     /// Memory of its browser in bytes, 256 MiB to 256 GiB; a browser that needs more has crashed.
     pub memory_bytes: u64,
+    /// What its browser may write to the disk in bytes, 256 MiB to 256 GiB: profile, caches, what pages
+    /// store. A browser that writes more has crashed.
+    pub disk_bytes: u64,
     /// Weight of its CPU time against other casts, 1 to 10000, where control groups allow it.
     pub cpu_weight: u32,
     /// The largest video that its page may play, upright or not, like `[1920, 1080]`; one that is larger ends the cast.
@@ -87,6 +93,7 @@ impl Default for Limits {
             max_time: *MAX_TIME_RANGE.end(),
             attempts: 3,
             memory_bytes: 4 << 30,
+            disk_bytes: 1 << 30,
             cpu_weight: 100,
             max_video: None,
         }
@@ -128,6 +135,7 @@ impl Limits {
         let wide = |range: &RangeInclusive<u32>| u64::from(*range.start())..=u64::from(*range.end());
         number(Field::Attempts, self.attempts.into(), wide(&ATTEMPTS_RANGE))?;
         number(Field::Memory, self.memory_bytes, MEMORY_RANGE)?;
+        number(Field::Disk, self.disk_bytes, DISK_RANGE)?;
         number(Field::CpuWeight, self.cpu_weight.into(), wide(&CPU_WEIGHT_RANGE))
     }
 }

@@ -134,7 +134,7 @@ pub(crate) async fn one_that_nobody_can_run_fails_at_once<B: Backend>() {
     let cast = get(&*fleet, &id).await;
     assert_eq!((cast.state, cast.closed, cast.started_ms), (State::Ended, true, None));
     let message = Some("it is too large for any machine".to_owned());
-    assert_eq!(cast.end, Some(End { reason: EndReason::StartFailed, message }));
+    assert_eq!(cast.end, Some(End { reason: EndReason::StartFailed, message, cause: None }));
     assert_eq!(story(&*fleet, &id).await, ["queued", "ended"]);
     let claim = begun::<B>(&*fleet, "w", wish(backend.now())).await;
     fleet.fail_queued(&claim.cast.id, "it runs").await.unwrap();

@@ -83,7 +83,8 @@ impl Muxer {
         self.next = Some(path);
     }
 
-    /// Closes the file that is open and opens another.
+    /// Closes the file that is open and opens another, which is empty: what is reserved for it would go if it
+    /// were truncated.
     fn open(&mut self, path: &Path) -> Result<(), ff::Error> {
         let url = CString::new(url(path).as_bytes())
             .map_err(|_| ff::Error::Other { errno: rustix::io::Errno::INVAL.raw_os_error() })?;
@@ -91,8 +92,17 @@ impl Muxer {
         unsafe {
             let context = self.output.as_mut_ptr();
             let closed = ffi::avio_closep(&raw mut (*context).pb);
-            let opened = ffi::avio_open(&raw mut (*context).pb, url.as_ptr(), ffi::AVIO_FLAG_WRITE);
-            check(closed.min(opened))
+            let mut options = std::ptr::null_mut();
+            let set = ffi::av_dict_set(&raw mut options, c"truncate".as_ptr(), c"0".as_ptr(), 0);
+            let opened = ffi::avio_open2(
+                &raw mut (*context).pb,
+                url.as_ptr(),
+                ffi::AVIO_FLAG_WRITE,
+                std::ptr::null(),
+                &raw mut options,
+            );
+            ffi::av_dict_free(&raw mut options);
+            check(closed.min(set).min(opened))
         }
     }
 

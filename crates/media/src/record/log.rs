@@ -3,18 +3,23 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::disk::reserve_early;
+
 /// Longest line.
 const MAX_LINE: u64 = 64 * 1024;
+/// Space that is reserved for entries, so that a disk that others have filled costs none: some 600 of them.
+const RESERVE_BYTES: u64 = 64 * 1024;
 
 /// The one who writes.
 #[derive(Debug)]
 pub(super) struct Log<T> {
     file: File,
+    path: PathBuf,
     entries: PhantomData<fn(T)>,
 }
 
@@ -38,7 +43,13 @@ impl<T: Serialize + DeserializeOwned> Log<T> {
         }
         file.set_len(whole)?;
         file.seek(SeekFrom::Start(whole))?;
-        Ok(Self { file, entries: PhantomData })
+        let log = Self { file, path: path.to_owned(), entries: PhantomData };
+        log.reserve();
+        Ok(log)
+    }
+
+    fn reserve(&self) {
+        reserve_early(&self.path, RESERVE_BYTES);
     }
 
     /// Adds an entry; it survives a power cut when this returns.
@@ -52,6 +63,7 @@ impl<T: Serialize + DeserializeOwned> Log<T> {
             self.file.set_len(before)?;
             self.file.seek(SeekFrom::Start(before))?;
         }
+        self.reserve();
         written
     }
 }

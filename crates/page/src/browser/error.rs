@@ -105,6 +105,14 @@ pub enum Error {
         /// Bytes allowed.
         allowed: u64,
     },
+    /// The browser has written more to the disk than the cast may use.
+    #[error("the page needs {} MB of disk, {} MB are allowed", .used / 1_000_000, .allowed / 1_000_000)]
+    Disk {
+        /// Bytes in use.
+        used: u64,
+        /// Bytes allowed.
+        allowed: u64,
+    },
     /// The browser's process ended.
     #[error("the browser ended unexpectedly")]
     Gone,

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use pagecast_core::spec::{Context, Network, Source};
 use serde_json::{Value, json};
 
-use crate::child::User;
-
 /// Names a Chromium other than the installed ones.
 pub const CHROMIUM_VARIABLE: &str = "PAGECAST_CHROMIUM";
 
@@ -20,9 +18,6 @@ const PLACES: [&str; 6] = [
     "/usr/bin/chromium",
     "/usr/bin/chromium-browser",
 ];
-
-/// The user that a browser started by root runs as: Chromium's sandbox refuses to work for root, rightly.
-const UNPRIVILEGED: &str = "nobody";
 
 const SWITCHES: &[&str] = &[
     // Our display and sound card, and nothing else of the host.
@@ -92,8 +87,32 @@ const NO_UDP: &str = "disable_non_proxied_udp";
 /// A window without tabs: one with tabs is never narrower than 500 pixels.
 const EMPTY_PAGE: &str = "--app=data:text/html,";
 
+/// What pages may store, as the browser's quota counts it: as a part of all space of the disk, free or not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct DiskShare(f64);
+
+impl DiskShare {
+    /// `bytes` of the disk that `folder` is on.
+    pub(super) fn of(folder: &Path, bytes: u64) -> Option<Self> {
+        let disk = rustix::fs::statvfs(folder).ok()?;
+        let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+        (total > 0).then(|| Self((bytes as f64 / total as f64).min(1.0)))
+    }
+
+    /// The pool is for all origins together, so that a page gets no more with more of them.
+    fn switch(self) -> String {
+        format!("--enable-features=StorageQuotaSettings:PoolSizeRatio/{:.12}", self.0)
+    }
+}
+
 /// All switches for a page whose only way to the network is `guard`.
-pub(super) fn switches(source: &Source, guard: SocketAddr, udp: bool, profile: &Path) -> Vec<String> {
+pub(super) fn switches(
+    source: &Source,
+    guard: SocketAddr,
+    udp: bool,
+    profile: &Path,
+    disk: Option<DiskShare>,
+) -> Vec<String> {
     let mut all: Vec<String> = SWITCHES.iter().map(|&s| s.to_owned()).collect();
     all.push(if udp { FEATURES_OFF.to_owned() } else { format!("{FEATURES_OFF},{MULTICAST_NAMES}") });
     all.push(format!("--proxy-server=socks5://{guard}"));
@@ -103,6 +122,7 @@ pub(super) fn switches(source: &Source, guard: SocketAddr, udp: bool, profile: &
         all.push(format!("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {}", guard.ip()));
     }
     all.push(format!("--user-data-dir={}", profile.display()));
+    all.extend(disk.map(DiskShare::switch));
     all.push(format!("--window-size={},{}", source.size.width(), source.size.height()));
     all.push(EMPTY_PAGE.to_owned());
     all
@@ -180,26 +200,6 @@ pub fn find_chromium() -> Result<PathBuf, Vec<PathBuf>> {
     places.iter().find(|p| p.is_file()).cloned().ok_or(places)
 }
 
-/// Whom the browser runs as: `None` is the caller.
-///
-/// # Errors
-/// If we are root and the unprivileged user does not exist.
-pub(crate) fn browser_user() -> Result<Option<User>, std::io::Error> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let users = std::fs::read_to_string("/etc/passwd")?;
-    let found = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-        (name == UNPRIVILEGED && uid != 0).then_some(User { uid, gid })
-    });
-    let missing =
-        || std::io::Error::new(std::io::ErrorKind::NotFound, format!("there is no user {UNPRIVILEGED}"));
-    found.map(Some).ok_or_else(missing)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,11 +223,13 @@ mod tests {
         };
         for udp in [false, true] {
             let guard = SocketAddr::from(([127, 0, 0, 1], 1080));
-            let all = switches(&source, guard, udp, Path::new("/profile"));
+            let all = switches(&source, guard, udp, Path::new("/profile"), Some(DiskShare(0.5)));
             let lists: Vec<_> = all.iter().filter(|s| s.starts_with("--disable-features=")).collect();
             assert_eq!(lists.len(), 1, "the browser takes the last list only");
             assert_eq!(lists[0].contains(MULTICAST_NAMES), !udp);
             assert!(all.iter().any(|s| s == "--proxy-server=socks5://127.0.0.1:1080"));
+            let quota = "--enable-features=StorageQuotaSettings:PoolSizeRatio/0.500000000000";
+            assert!(all.iter().filter(|s| s.starts_with("--enable-features=")).eq([quota]));
         }
     }
 }

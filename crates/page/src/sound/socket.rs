@@ -14,6 +14,7 @@ use rustix::fd::OwnedFd;
 
 use super::Shared;
 use super::server::{Core, Moment};
+use crate::child::is_from_browser;
 use crate::clock::{self, Gate, Origin};
 
 /// Bytes taken from one client before the others have their turn.
@@ -27,6 +28,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Server {
     listener: UnixListener,
+    /// The user that clients run as, if it is not ours.
+    client_uid: Option<u32>,
     stop: Arc<OwnedFd>,
     origin: Origin,
     gate: Gate,
@@ -49,7 +52,7 @@ enum Event {
 
 impl Server {
     pub(super) fn new(
-        listener: UnixListener,
+        (listener, client_uid): (UnixListener, Option<u32>),
         stop: Arc<OwnedFd>,
         (origin, gate): (Origin, Gate),
         out: SyncSender<Samples>,
@@ -59,6 +62,7 @@ impl Server {
         let now = clock::now();
         Self {
             listener,
+            client_uid,
             stop,
             origin,
             gate,
@@ -150,6 +154,12 @@ impl Server {
     }
 
     fn welcome(&mut self, socket: UnixStream) {
+        if !is_from_browser(&socket, self.client_uid) {
+            tracing::warn!(
+                "a connection to the sound card was refused: it runs as another user than the browser"
+            );
+            return;
+        }
         if let Err(error) = socket.set_nonblocking(true) {
             tracing::warn!(%error, "a connection to the sound card could not be used");
             return;

@@ -19,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// A page, and what the display showed of it last.
 pub(crate) struct Live {
     pub(crate) page: Page,
+    config: Config,
     ticks: Receiver<Tick>,
     picture: Option<std::sync::Arc<Picture>>,
     _samples: Receiver<Samples>,
@@ -42,11 +43,25 @@ impl Live {
         Self::start(rules, Context::default(), (320, 180), 1.0, html)
     }
 
-    fn start(
+    /// The same with so many bytes of the disk.
+    pub(crate) fn open_with_disk(disk_bytes: u64, html: &str) -> Result<Self> {
+        Self::start_with(disk_bytes, Rules::default(), Context::default(), ((320, 180), 1.0), html)
+    }
+
+    /// Another browser like this one, with an empty page.
+    pub(crate) fn another(&self) -> Result<Page> {
+        Ok(Page::start(self.config.clone(), sync_channel(4).0, sync_channel(4).0)?)
+    }
+
+    fn start(rules: Rules, context: Context, size: (u32, u32), scale: f64, html: &str) -> Result<Self> {
+        Self::start_with(1 << 30, rules, context, (size, scale), html)
+    }
+
+    fn start_with(
+        disk_bytes: u64,
         rules: Rules,
         context: Context,
-        (width, height): (u32, u32),
-        scale: f64,
+        ((width, height), scale): ((u32, u32), f64),
         html: &str,
     ) -> Result<Self> {
         let turn = Turn::shared()?;
@@ -64,12 +79,12 @@ impl Live {
         let (samples_in, samples) = sync_channel(4);
         let allow = ["127.0.0.0/8", "[::1]"].into_iter().map(Rule::parse).collect::<Result<_, _>>()?;
         let network = Network { allow, ..Network::default() };
-        let config = Config { source: source.clone(), rules, network };
-        let page = Page::start(config, ticks_in, samples_in)?;
+        let config = Config { source: source.clone(), rules, network, disk_bytes };
+        let page = Page::start(config.clone(), ticks_in, samples_in)?;
         page.browser()?.open(&source.url, &|| false)?;
         page.browser()?.wait_until(LIMIT, |state| state.painted)?;
         page.begin();
-        Ok(Self { page, ticks, picture: None, _samples: samples, _server: server, _turn: turn })
+        Ok(Self { page, config, ticks, picture: None, _samples: samples, _server: server, _turn: turn })
     }
 
     /// What JavaScript gives, run as if a person had just clicked; a promise is waited for.

@@ -137,6 +137,14 @@ impl Config {
                 "casts.spare_memory_mib: less than 1048576 are possible, 1 TiB",
             ),
             (
+                casts.spare_disk_mib < 1 << 30,
+                "casts.spare_disk_mib: less than 1073741824 are possible, 1 PiB",
+            ),
+            (
+                casts.browser_uids.is_none_or(|[first, last]| (1000..=last).contains(&first)),
+                "casts.browser_uids: two user ids from 1000 on are wanted, the smaller one first",
+            ),
+            (
                 self.tencent.min_duration_s <= 86_400,
                 "tencent.min_duration_s: at most 86400 are possible, a day",
             ),

@@ -63,7 +63,7 @@ fn what_is_wrong_is_told_with_its_place_and_all_at_once() {
         (
             "\n[casts]\nqueue_seconds = 1\n[tencent]\nregion = []",
             &[
-                "FILE, line 3: casts.queue_seconds: there is no such key; there are queue_s, max_queue_s, queue_limit, cpu_share, spare_memory_mib, max, warm, drain_s, storage_patience_s, history_h, history_mib",
+                "FILE, line 3: casts.queue_seconds: there is no such key; there are queue_s, max_queue_s, queue_limit, cpu_share, spare_memory_mib, spare_disk_mib, browser_uids, max, warm, drain_s, storage_patience_s, history_h, history_mib",
                 "FILE, line 5: tencent.region: there is no such key; perhaps regions?",
             ],
         ),
@@ -237,6 +237,9 @@ fn what_cannot_be_is_found() {
         ("[casts]\ncpu_share = nan", true, "casts.cpu_share: 0.1 to 16"),
         ("[casts]\nhistory_h = 71", true, "casts.history_h: 72"),
         ("[casts]\nmax = 0", true, "casts.max:"),
+        ("[casts]\nbrowser_uids = [0, 70000]", true, "casts.browser_uids: two user ids from 1000 on"),
+        ("[casts]\nbrowser_uids = [3000, 2000]", true, "casts.browser_uids: two user ids from 1000 on"),
+        ("[casts]\nspare_disk_mib = 1073741824", true, "casts.spare_disk_mib: less than"),
         ("[casts]\nqueue_limit = 0", true, "casts.queue_limit:"),
         ("[casts]\nqueue_s = 604801", true, "casts.queue_s:"),
         ("[casts]\nmax_queue_s = 86401", true, "casts.max_queue_s:"),

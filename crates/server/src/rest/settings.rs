@@ -252,6 +252,9 @@ struct LimitsBody {
     /// Memory of its browser, in MiB.
     #[schema(minimum = 256, maximum = 262_144)]
     memory_mib: u64,
+    /// What its browser may write to the disk, in MiB.
+    #[schema(minimum = 256, maximum = 262_144)]
+    disk_mib: u64,
     /// Weight of its CPU time against other casts.
     #[schema(minimum = 1, maximum = 10_000)]
     cpu_weight: u32,
@@ -625,15 +628,16 @@ impl LimitsBody {
             max_time_s: limits.max_time.as_secs(),
             attempts: limits.attempts,
             memory_mib: limits.memory_bytes >> 20,
+            disk_mib: limits.disk_bytes >> 20,
             cpu_weight: limits.cpu_weight,
             max_video: limits.max_video.map(|size| VideoBody { width: size.width(), height: size.height() }),
         }
     }
 
     fn limits(self) -> Result<Limits, Problem> {
-        let memory_bytes = self.memory_mib.checked_mul(1 << 20);
-        let memory_bytes = memory_bytes
-            .ok_or_else(|| Problem::value("limits.memory_mib", "256 to 262144 MiB are possible"))?;
+        let bytes = |field: &str, mib: u64| {
+            mib.checked_mul(1 << 20).ok_or_else(|| Problem::value(field, "256 to 262144 MiB are possible"))
+        };
         let video = |video: VideoBody| {
             let size = Size::new(video.width, video.height);
             size.map_err(|error| Problem::value("limits.max_video", error.to_string()))
@@ -641,7 +645,8 @@ impl LimitsBody {
         Ok(Limits {
             max_time: Duration::from_secs(self.max_time_s),
             attempts: self.attempts,
-            memory_bytes,
+            memory_bytes: bytes("limits.memory_mib", self.memory_mib)?,
+            disk_bytes: bytes("limits.disk_mib", self.disk_mib)?,
             cpu_weight: self.cpu_weight,
             max_video: self.max_video.map(video).transpose()?,
         })

@@ -79,6 +79,7 @@ fn page_config(spec: &CastSpec) -> pagecast_page::Config {
             watch_webrtc: !spec.network.udp,
         },
         network: spec.network.clone(),
+        disk_bytes: spec.limits.disk_bytes,
     }
 }
 
@@ -130,6 +131,9 @@ struct Usage {
     before_s: f64,
     now: usage::Browser,
     peak_rss_bytes: u64,
+    /// What the running browser has of the disk, and what it may have.
+    disk_bytes: u64,
+    disk_allowed: u64,
     measured: Option<Instant>,
 }
 
@@ -503,6 +507,10 @@ impl<'a> Driver<'a> {
                 let (used, allowed) = (self.usage.now.rss_bytes, self.spec.limits.memory_bytes);
                 self.fail(browser::Error::Memory { used, allowed }, Input::Crashed);
             }
+            Some(_) if self.usage.disk_bytes > self.usage.disk_allowed => {
+                let (used, allowed) = (self.usage.disk_bytes, self.usage.disk_allowed);
+                self.fail(browser::Error::Disk { used, allowed }, Input::Crashed);
+            }
             Some(state) if self.machine.state() == State::Waiting && self.is_ready(&state) => {
                 self.give(Input::Ready);
             }
@@ -634,7 +642,11 @@ impl<'a> Driver<'a> {
 
     fn measure(&mut self) {
         self.usage.measured = Some(Instant::now());
-        let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
+        let Some(page) = &self.page else { return };
+        let (disk_bytes, free_bytes) = page.disk_bytes();
+        self.usage.disk_bytes = disk_bytes;
+        self.usage.disk_allowed = usage::disk_allowed(self.spec.limits.disk_bytes, free_bytes);
+        let Ok(browser) = page.browser() else { return };
         let now = usage::browser(browser.pid());
         self.usage.peak_rss_bytes = self.usage.peak_rss_bytes.max(now.rss_bytes);
         let cpu_seconds = now.cpu_seconds.max(self.usage.now.cpu_seconds);

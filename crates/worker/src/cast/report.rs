@@ -123,7 +123,7 @@ pub struct Turn {
 }
 
 /// The word for a reason, and the trouble behind it.
-pub(super) fn words(reason: EndReason) -> (&'static str, Option<Trouble>) {
+pub(crate) fn words(reason: EndReason) -> (&'static str, Option<Trouble>) {
     match reason {
         EndReason::Stopped => ("stopped", None),
         EndReason::PageEnded => ("page-ended", None),

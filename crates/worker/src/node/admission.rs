@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pagecast_core::CastSpec;
 use pagecast_fleet::{CastId, Load};
+use pagecast_media::disk::Space;
 
 /// Cores that a cast of 1280x720 at 30 pictures a second is taken to need before any was measured.
 const CORES: f64 = 0.5;
@@ -13,6 +14,8 @@ const CORES: f64 = 0.5;
 const BASE: f64 = 0.3;
 /// Memory that a cast is taken to need before any was measured.
 const MEMORY_BYTES: f64 = 400e6;
+/// Of a disk that is too small for what is to be left on it, this part is left: one in so many.
+const SMALL_DISK_PART: u64 = 4;
 /// A cast that runs for less is still starting: it counts with what is expected of it.
 const STARTING: Duration = Duration::from_secs(10);
 /// How fast measurements take over what was believed before.
@@ -34,6 +37,9 @@ pub struct Config {
     pub cpu_share: f64,
     /// Memory that is left to others, in bytes.
     pub spare_memory_bytes: u64,
+    /// Space that is left on each disk, in bytes. No cast is taken while one has less, unless all of it is so
+    /// small that a quarter has to do.
+    pub spare_disk_bytes: u64,
     /// Most casts, whatever the machine could carry.
     pub max: usize,
 }
@@ -56,6 +62,7 @@ pub(super) struct Running {
 pub(super) struct Admission {
     config: Config,
     load: Load,
+    is_disk_full: bool,
     /// Cores of a cast of scale 1, and memory of one.
     cores: f64,
     memory: f64,
@@ -74,12 +81,26 @@ fn part(scale: f64) -> f64 {
 
 impl Admission {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, load: Load::default(), cores: CORES, memory: MEMORY_BYTES }
+        Self { config, load: Load::default(), is_disk_full: false, cores: CORES, memory: MEMORY_BYTES }
     }
 
     /// How the machine is.
     pub(super) fn note(&mut self, load: &Load) {
         self.load = load.clone();
+    }
+
+    /// How much room the disks have.
+    pub(super) fn note_disks(&mut self, disks: impl Iterator<Item = Space>) {
+        let spare = self.config.spare_disk_bytes;
+        let short = |disk: &Space| disk.free_bytes < spare.min(disk.total_bytes / SMALL_DISK_PART);
+        let full = disks.into_iter().find(short);
+        match (std::mem::replace(&mut self.is_disk_full, full.is_some()), full) {
+            (false, Some(Space { free_bytes, .. })) => {
+                tracing::warn!(free_bytes, "a disk is nearly full: no more casts are begun");
+            }
+            (true, None) => tracing::info!("all disks have room again: casts are begun"),
+            _ => {}
+        }
     }
 
     /// Learns what casts take.
@@ -112,6 +133,10 @@ impl Admission {
 
     /// Whether a cast like this one can be taken beside those that run.
     pub(super) fn fits(&self, running: &[Running], spec: &CastSpec) -> bool {
+        // What runs must be able to finish: not even one more is possible.
+        if self.is_disk_full {
+            return false;
+        }
         let expected = self.cores * part(scale(spec));
         // How much of what is in use is theirs, and how much of it they will still come to use.
         let (mut own, mut wanted, mut coming) = (0.0, expected, self.memory);
@@ -214,8 +239,12 @@ mod tests {
     }
 
     fn admission(cores: f64, used: f64, free_gb: u64) -> Admission {
-        let mut admission =
-            Admission::new(Config { cpu_share: 0.9, spare_memory_bytes: 500_000_000, max: 100 });
+        let mut admission = Admission::new(Config {
+            cpu_share: 0.9,
+            spare_memory_bytes: 500_000_000,
+            spare_disk_bytes: 2_000_000_000,
+            max: 100,
+        });
         let load =
             Load { cores, cores_used: used, memory_free_bytes: free_gb * 1_000_000_000, ..Load::default() };
         admission.note(&load);
@@ -245,6 +274,20 @@ mod tests {
         let fits = |n| admission(2.0, 0.1, 8).fits(&starting(n), &hd);
         assert_eq!((0..5).map(fits).collect::<Vec<_>>(), [true, true, true, false, false]);
         assert!(!admission(2.0, 0.1, 8).fits(&starting(1), &spec(1920, 1080, 60)), "a large one needs more");
+    }
+
+    #[test]
+    fn nothing_is_taken_while_the_disk_is_nearly_full() {
+        let hd = spec(1280, 720, 30);
+        let mut admission = admission(2.0, 0.1, 8);
+        assert!(admission.fits(&[], &hd), "as long as nobody has looked");
+        let mut fits = |free_bytes, total_bytes| {
+            let large = Space { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000 };
+            admission.note_disks([large, Space { free_bytes, total_bytes }].into_iter());
+            admission.fits(&[], &hd)
+        };
+        assert!(!fits(1_999_999_999, 100_000_000_000) && fits(2_000_000_000, 100_000_000_000));
+        assert!(fits(250_000_000, 1_000_000_000) && !fits(249_999_999, 1_000_000_000), "it is small");
     }
 
     #[test]

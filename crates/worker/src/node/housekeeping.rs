@@ -5,9 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pagecast_fleet::{CastId, Fleet};
+use pagecast_media::disk;
 
 /// How often the fleet is swept.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How often space is reserved anew, for what was written meanwhile.
+const RESERVE: Duration = Duration::from_secs(2);
+/// Space behind each file: some 500 commands and events, for a disk that stays full until somebody makes
+/// room. With what a log of SQLite has by itself, it stays below the 4062 pages of 4 KiB for which SQLite
+/// would need room in another file.
+const RESERVE_BYTES: u64 = 8 << 20;
 /// How often evidence of casts that are forgotten is looked for.
 const TIDY: Duration = Duration::from_secs(3600);
 
@@ -23,6 +30,21 @@ pub(super) async fn run(fleet: Arc<dyn Fleet>, evidence: PathBuf) {
             tidied = Some(Instant::now());
         }
         tokio::time::sleep(SWEEP).await;
+    }
+}
+
+/// Keeps space reserved behind files, for ever.
+pub(super) async fn reserve(files: Vec<PathBuf>) {
+    loop {
+        let files = files.clone();
+        let reserved = tokio::task::spawn_blocking(move || {
+            for file in files {
+                // It is not there yet, or the disk is full and what was reserved before has to do.
+                let _later = disk::reserve_behind(&file, RESERVE_BYTES);
+            }
+        });
+        let _done = reserved.await;
+        tokio::time::sleep(RESERVE).await;
     }
 }
 

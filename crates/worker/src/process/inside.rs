@@ -9,7 +9,7 @@ use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::clock;
 use rustix::process::{Signal, kill_current_process_group};
 
-use super::{CHANGES, Failed, Message, Order, Outcome, STOP_GRACE, next_line};
+use super::{CHANGES, Failed, HEARTBEAT_INTERVAL, Message, Order, Outcome, STOP_GRACE, next_line};
 use crate::cast::{self, Change, Failure, News, Stop, Warm};
 use crate::chain;
 
@@ -24,6 +24,14 @@ pub fn run(stop: &Stop) -> ExitCode {
     });
     if let Err(error) = listener {
         tracing::error!(%error, "cannot listen to the supervisor");
+        return ExitCode::FAILURE;
+    }
+    let heartbeat = std::thread::Builder::new().name("heartbeat".into()).spawn({
+        let stop = stop.clone();
+        move || send_heartbeats(&stop)
+    });
+    if let Err(error) = heartbeat {
+        tracing::error!(%error, "cannot start the heartbeat thread");
         return ExitCode::FAILURE;
     }
     let tell = |news: News| say(&Message::News(news));
@@ -104,6 +112,15 @@ fn listen(orders: SyncSender<Order>, changes: SyncSender<Change>, stop: &Stop) {
     std::thread::sleep(STOP_GRACE);
     tracing::error!("nobody watches this cast any more, and it does not stop");
     std::process::abort();
+}
+
+/// Reports that the process runs, and how long ago its main loop last looked whether it should stop.
+fn send_heartbeats(stop: &Stop) {
+    loop {
+        let idle_ms = u64::try_from(stop.unasked_for().as_millis()).unwrap_or(u64::MAX);
+        say(&Message::Heartbeat { idle_ms });
+        std::thread::sleep(HEARTBEAT_INTERVAL);
+    }
 }
 
 fn say(message: &Message) {

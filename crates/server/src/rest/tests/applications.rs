@@ -22,7 +22,7 @@ fn everything() -> Value {
         },
         "network": {"allow": ["10.0.0.0/8", "*.example.com:443"], "deny": ["192.0.2.1"], "udp": true},
         "ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
-        "limits": {"max_time_s": 3600, "attempts": 2, "memory_mib": 1024, "cpu_weight": 50},
+        "limits": {"max_time_s": 3600, "attempts": 2, "memory_mib": 1024, "disk_mib": 512, "cpu_weight": 50},
     })
 }
 
@@ -40,6 +40,7 @@ async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
         "planted0tencent"
     );
     assert!(format!("{before:?}").contains("memory_bytes: 1073741824"));
+    assert!(format!("{before:?}").contains("disk_bytes: 536870912"));
     let path = format!("{BASE}/three");
     let shown = lab.get(ADMIN, &path).await.expect(200);
     assert_eq!(shown, made);
@@ -159,6 +160,7 @@ async fn settings_that_cannot_be_are_named() {
         (json!({"network": {"allow": ["*.example.com", "a b"]}}), "network.allow[1]"),
         (json!({"limits": {"max_time_s": 9}}), "limits"),
         (json!({"limits": {"memory_mib": u64::MAX}}), "limits.memory_mib"),
+        (json!({"limits": {"disk_mib": u64::MAX}}), "limits.disk_mib"),
         (json!({"limits": {"attempts": 0}}), "limits"),
     ] {
         lab.call("PUT", ADMIN, "/v1/applications/three", &settings).await.refused(

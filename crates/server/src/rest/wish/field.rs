@@ -56,7 +56,9 @@ fn of_range(field: Field) -> Option<&'static str> {
         Field::Segment => "recording.segment_s",
         Field::Split => "recording.split_s",
         Field::Thumbnails => "recording.thumbnails_s",
-        Field::Attempts | Field::Memory | Field::CpuWeight | Field::Patience | Field::Spool => return None,
+        Field::Attempts | Field::Memory | Field::Disk | Field::CpuWeight | Field::Patience | Field::Spool => {
+            return None;
+        }
     })
 }
 

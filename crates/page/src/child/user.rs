@@ -1,0 +1,322 @@
+//! A system user of its own for the browser of each cast, where we are root.
+//!
+//! User ids come from a range that nobody else uses. A locked file in [`lock_folder`] says that one is taken,
+//! for all processes of this machine; the cast and its janitor hold the lock, and it goes with the later of
+//! them, however they end.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Names the user ids of browsers, like `2000000000-2000065535`.
+pub const BROWSER_UIDS_VARIABLE: &str = "PAGECAST_BROWSER_UIDS";
+/// The usual range: within 1879048192 to 2147483647, which systemd's list of user ids leaves unused.
+const USUAL: UidRange = UidRange { first: 2_000_000_000, last: 2_000_065_535 };
+/// The range in a user namespace that maps ids of 16 bits only, as containers have it: unused by the same
+/// list.
+const SMALL: UidRange = UidRange { first: 60_706, last: 61_183 };
+/// The least that a range may begin with: smaller ids belong to the system and to people.
+const MIN_UID: u32 = 1000;
+/// Ids that are never anybody's: `nobody` and "no id", in 16 and in 32 bits.
+const RESERVED: [u32; 3] = [65_534, 65_535, u32::MAX];
+/// Where locks are, the first of these that can be made.
+const LOCK_FOLDERS: [&str; 2] = ["/run/pagecast-users", "/tmp/pagecast-users"];
+/// How often, and how long apart, processes of a user are looked for and killed until there are none.
+const KILL_ROUNDS: u32 = 50;
+const KILL_PAUSE: Duration = Duration::from_millis(20);
+
+/// User ids, both ends included. The group of each has the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct UidRange {
+    first: u32,
+    last: u32,
+}
+
+impl UidRange {
+    fn parse(text: &str) -> io::Result<Self> {
+        let wrong = || {
+            let what = format!(
+                "{BROWSER_UIDS_VARIABLE}={text} is no range of user ids: write two ids of at least {MIN_UID}, \
+                 like {}-{}",
+                USUAL.first, USUAL.last
+            );
+            io::Error::new(io::ErrorKind::InvalidInput, what)
+        };
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        let number = |text: &str| text.trim().parse::<u32>().map_err(|_| wrong());
+        let range = Self { first: number(first)?, last: number(last)? };
+        if range.first < MIN_UID || range.first > range.last {
+            return Err(wrong());
+        }
+        Ok(range)
+    }
+
+    /// Whether our user namespace has all of it, by the text of `/proc/self/uid_map`.
+    fn is_mapped(self, map: &str) -> bool {
+        map.lines().any(|line| {
+            let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
+            let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+                (fields.next(), fields.next(), fields.next())
+            else {
+                return false;
+            };
+            u64::from(self.first) >= first && u64::from(self.last) < first + count
+        })
+    }
+}
+
+/// The user that a child runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// A user that is ours alone for as long as this, or a janitor with a copy of its lock, lives.
+#[derive(Debug)]
+pub(crate) struct UserLease {
+    pub(crate) user: User,
+    lock: File,
+}
+
+impl UserLease {
+    /// A user that no other cast of this machine has, with no process that an earlier one left. `None` if we
+    /// are not root: then the browser runs as we do.
+    ///
+    /// # Errors
+    /// The range cannot be read, is not ours to give, or all of it is taken; no lock can be made.
+    pub(crate) fn acquire() -> io::Result<Option<Self>> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let range = range(std::env::var(BROWSER_UIDS_VARIABLE).ok().as_deref())?;
+        Self::acquire_in(&lock_folder()?, range).map(Some)
+    }
+
+    fn acquire_in(folder: &Path, range: UidRange) -> io::Result<Self> {
+        let named = named_ids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default());
+        for uid in range.first..=range.last {
+            if RESERVED.contains(&uid) || named.contains(&uid) {
+                continue;
+            }
+            let Some(lock) = lock(folder, uid)? else { continue };
+            kill_all_of(uid)?;
+            return Ok(Self { user: User { uid, gid: uid }, lock });
+        }
+        let UidRange { first, last } = range;
+        let what =
+            format!("all user ids from {first} to {last} are taken: name more in {BROWSER_UIDS_VARIABLE}");
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, what))
+    }
+
+    /// A copy of the lock, which is held until both are closed.
+    pub(super) fn lock(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+}
+
+impl Drop for UserLease {
+    fn drop(&mut self) {
+        // What left the browser's group and session is found by its user.
+        if let Err(error) = kill_all_of(self.user.uid) {
+            tracing::warn!(%error, uid = self.user.uid, "processes of a browser that is gone are left");
+        }
+    }
+}
+
+/// The range to take users from.
+fn range(set: Option<&str>) -> io::Result<UidRange> {
+    let maps: Vec<String> = ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .iter()
+        .map(std::fs::read_to_string)
+        .collect::<Result<_, _>>()?;
+    let is_mapped = |range: UidRange| maps.iter().all(|map| range.is_mapped(map));
+    let candidates = match set {
+        Some(text) => vec![UidRange::parse(text)?],
+        None => vec![USUAL, SMALL],
+    };
+    candidates.iter().copied().find(|range| is_mapped(*range)).ok_or_else(|| {
+        let UidRange { first, last } = candidates[0];
+        let what = format!(
+            "the user ids {first} to {last} do not exist in this user namespace: name others in {BROWSER_UIDS_VARIABLE}"
+        );
+        io::Error::new(io::ErrorKind::InvalidInput, what)
+    })
+}
+
+/// Ids that people and services have.
+fn named_ids(passwd: &str) -> HashSet<u32> {
+    passwd.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect()
+}
+
+/// The folder of the locks: ours, and nobody else's to write.
+fn lock_folder() -> io::Result<PathBuf> {
+    let mut failed = None;
+    for folder in LOCK_FOLDERS {
+        match make_lock_folder(Path::new(folder)) {
+            Ok(()) => return Ok(folder.into()),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+}
+
+fn make_lock_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = std::fs::symlink_metadata(folder)?;
+    let ours = found.uid() == rustix::process::geteuid().as_raw();
+    if found.is_dir() && ours && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let what = format!("{} belongs to somebody else, or others may use it: remove it", folder.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+}
+
+/// Locks a user; `None` if somebody else has.
+fn lock(folder: &Path, uid: u32) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    let file =
+        options.write(true).create(true).truncate(false).mode(0o600).open(folder.join(uid.to_string()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Kills what still runs as a user whose cast is gone, its janitor included. Does nothing if another cast has
+/// the user by now.
+pub(super) fn clear(uid: u32) {
+    let in_range = range(std::env::var(BROWSER_UIDS_VARIABLE).ok().as_deref())
+        .is_ok_and(|range| (range.first..=range.last).contains(&uid));
+    if in_range
+        && let Ok(folder) = lock_folder()
+        && let Ok(Some(_lock)) = lock(&folder, uid)
+        && let Err(error) = kill_all_of(uid)
+    {
+        tracing::warn!(%error, uid, "processes of a browser that is gone are left");
+    }
+}
+
+/// Kills all processes of a user, until there are none.
+fn kill_all_of(uid: u32) -> io::Result<()> {
+    for _ in 0..KILL_ROUNDS {
+        let found = processes_of(uid)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        for pid in found {
+            // Gone by itself.
+            let _gone = kill_process(pid, Signal::KILL);
+        }
+        std::thread::sleep(KILL_PAUSE);
+    }
+    Err(io::Error::other(format!("processes of user {uid} cannot be killed")))
+}
+
+/// All processes that run as this user, really or in effect, but those that only wait to be waited for.
+fn processes_of(uid: u32) -> io::Result<Vec<Pid>> {
+    let entries = std::fs::read_dir("/proc")?.flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let of_user = |pid: &i32| {
+        // A sandboxed process belongs to root as far as the owner of its folder goes, so that is not looked
+        // at.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let is_dead =
+            status.lines().any(|line| line.starts_with("State:\tZ") || line.starts_with("State:\tX"));
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+        !is_dead && ids.split_ascii_whitespace().any(|id| id.parse() == Ok(uid))
+    };
+    Ok(pids.filter(of_user).filter_map(Pid::from_raw).collect())
+}
+
+/// Whether the process at the other end of a socket is the browser, which runs as `uid`, or one of ours.
+/// Without a user of its own the browser runs as we do.
+pub(crate) fn is_from_browser(socket: &UnixStream, uid: Option<u32>) -> bool {
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(socket) else { return false };
+    Some(peer.uid.as_raw()) == uid || peer.uid == rustix::process::geteuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read() {
+        assert_eq!(UidRange::parse("1000-1000").unwrap(), UidRange { first: 1000, last: 1000 });
+        for wrong in ["", "5", "0-10", "999-2000", "3000-2000", "a-b", "1000-", "1000-4294967296", "-1-5"] {
+            let said = UidRange::parse(wrong).unwrap_err().to_string();
+            assert!(
+                said.contains("no range of user ids") && said.contains("2000000000-2000065535"),
+                "{said}"
+            );
+        }
+        let all = "         0          0 4294967295\n";
+        let rootless = "         0       1000          1\n         1     100000      65536\n";
+        assert!(USUAL.is_mapped(all) && SMALL.is_mapped(all));
+        assert!(!USUAL.is_mapped(rootless) && SMALL.is_mapped(rootless) && !SMALL.is_mapped("nonsense"));
+    }
+
+    #[test]
+    fn ids_with_names_are_found() {
+        let found = named_ids("root:x:0:0:root:/root:/bin/sh\nnonsense\nann:x:60706:1::/:/bin/sh\n");
+        assert_eq!(found, HashSet::from([0, 60_706]));
+    }
+
+    #[test]
+    fn no_two_casts_have_the_same_user_and_what_one_leaves_is_killed() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can start processes of other users");
+            return;
+        }
+        let folder = std::env::temp_dir().join(format!("pagecast-user-locks-{}", std::process::id()));
+        make_lock_folder(&folder).unwrap();
+        // Away from what casts of this machine use.
+        let range = UidRange { first: 1_999_000_000, last: 1_999_000_001 };
+        let first = UserLease::acquire_in(&folder, range).unwrap();
+        let second = UserLease::acquire_in(&folder, range).unwrap();
+        assert_eq!((first.user.uid, second.user.uid), (range.first, range.last));
+        assert!(UserLease::acquire_in(&folder, range).unwrap_err().to_string().contains("are taken"));
+        let spec = super::super::Spec {
+            program: Path::new("/bin/sh"),
+            args: vec!["-c".into(), "sleep 1000".into()],
+            env: vec![("PATH", "/usr/bin:/bin".into())],
+            folder: Path::new("/"),
+            fds: vec![],
+            user: Some(first.user),
+            max_file_bytes: None,
+            stderr: std::process::Stdio::null(),
+        };
+        let mut left = super::super::spawn(spec).unwrap();
+        let copy = first.lock().unwrap();
+        drop(first);
+        left.wait().unwrap();
+        assert!(processes_of(range.first).unwrap().is_empty());
+        assert!(UserLease::acquire_in(&folder, range).is_err(), "the janitor of the first still has it");
+        drop(copy);
+        assert_eq!(UserLease::acquire_in(&folder, range).unwrap().user.uid, range.first);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_is_not_used_for_locks() {
+        let folder = std::env::temp_dir().join(format!("pagecast-open-locks-{}", std::process::id()));
+        DirBuilder::new().mode(0o755).create(&folder).unwrap();
+        let said = make_lock_folder(&folder).unwrap_err().to_string();
+        assert!(said.contains("others may use it"), "{said}");
+        std::fs::remove_dir(&folder).unwrap();
+        std::os::unix::fs::symlink("/etc", &folder).unwrap();
+        assert!(make_lock_folder(&folder).is_err());
+        std::fs::remove_file(folder).unwrap();
+    }
+}

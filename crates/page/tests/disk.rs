@@ -1,0 +1,71 @@
+//! A page that stores as fast as it can is stopped by the browser's own quota, long before the disk is full.
+
+#[path = "live/rig.rs"]
+mod rig;
+
+use anyhow::{Context as _, Result, ensure};
+use rig::Live;
+
+/// What a page is given here, in MiB: the least that a cast may have.
+const LIMIT_MIB: u64 = 256;
+/// What it tries to store by each way, in MiB.
+const WANTED_MIB: u64 = 640;
+
+/// Stores `WANTED_MIB` in pieces, each by `store(name, bytes)`: the MiB that were stored, and why no more
+/// were.
+fn script(prepare: &str, store: &str) -> String {
+    format!(
+        "(async () => {{
+            // Noise, or databases would make less of it.
+            const noise = crypto.getRandomValues(new Uint8Array(1 << 16));
+            const piece = new Uint8Array(16 << 20);
+            for (let at = 0; at < piece.length; at += noise.length) {{ piece.set(noise, at); }}
+            let stored = 0, why = '';
+            try {{
+                {prepare}
+                for (let i = 0; i < {WANTED_MIB} / 16; i++) {{ await ({store})('n' + i, piece); stored += 16; }}
+            }} catch (error) {{ why = error ? error.name : 'aborted'; }}
+            return [stored, why];
+        }})()"
+    )
+}
+
+#[test]
+fn a_page_cannot_fill_the_disk() -> Result<()> {
+    let live = Live::open_with_disk(LIMIT_MIB << 20, "<h1>greedy</h1>")?;
+    let (fresh, _) = live.page.disk_bytes();
+    println!("a fresh browser takes {} MiB", fresh >> 20);
+    ensure!(fresh < 100 << 20, "{fresh} bytes of a fresh browser");
+    let files = script(
+        "const root = await navigator.storage.getDirectory();",
+        "async (name, piece) => {
+            const file = await (await root.getFileHandle(name, {create: true})).createWritable();
+            await file.write(piece); await file.close();
+        }",
+    );
+    let cache = script(
+        "const cache = await caches.open('c');",
+        "(name, piece) => cache.put('/' + name, new Response(piece))",
+    );
+    let database = script(
+        "const db = await new Promise((done, failed) => {
+            const open = indexedDB.open('d', 1);
+            open.onupgradeneeded = () => open.result.createObjectStore('s');
+            open.onsuccess = () => done(open.result); open.onerror = () => failed(open.error);
+        });",
+        "(name, piece) => new Promise((done, failed) => {
+            const all = db.transaction('s', 'readwrite');
+            all.objectStore('s').put(piece, name);
+            all.oncomplete = done; all.onabort = () => failed(all.error); all.onerror = () => failed(all.error);
+        })",
+    );
+    for (way, script) in [("OPFS", files), ("Cache", cache), ("IndexedDB", database)] {
+        let answer = live.ask(&script)?;
+        let (used, free) = live.page.disk_bytes();
+        println!("{way}: {answer}, {} MiB on the disk, {} MiB free", used >> 20, free >> 20);
+        let stored = answer[0].as_u64().context("a number")?;
+        ensure!(answer[1] == "QuotaExceededError", "{way}: {answer}");
+        ensure!(stored < LIMIT_MIB && used < (LIMIT_MIB + 64) << 20, "{way}: {stored} MiB, {used} bytes");
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! What belongs to one cast, nobody else of this machine can use: neither the browser of another cast nor a
+//! stranger.
+
+#[path = "live/rig.rs"]
+mod rig;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::command::program;
+use rig::Live;
+
+/// Tells the helper below what to try: a folder of a cast and the address of its guard.
+const TARGET: &str = "PAGECAST_TEST_TARGET";
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What the guard answers to who asks for a tunnel.
+fn ask_guard(guard: SocketAddr) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(guard)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    // It may be closed before that.
+    let _sent = stream.write_all(&[5, 1, 0]);
+    let mut answer = [0; 2];
+    let read = stream.read(&mut answer).unwrap_or(0);
+    Ok(answer[..read].to_vec())
+}
+
+/// Not a test by itself: run as another user by the one below, it says what of a cast that user can use.
+#[test]
+fn helper() -> Result<()> {
+    let Ok(target) = std::env::var(TARGET) else { return Ok(()) };
+    let (folder, guard) = target.split_once(' ').context("two words")?;
+    let folder = PathBuf::from(folder);
+    for socket in ["wayland", "pulse"] {
+        println!("{socket} {}", UnixStream::connect(folder.join(socket)).is_ok());
+    }
+    println!("list {}", std::fs::read_dir(&folder).is_ok());
+    println!("profile {}", std::fs::read_dir(folder.join("browser-1/profile")).is_ok());
+    println!("preferences {}", std::fs::read(folder.join("browser-1/profile/Default/Preferences")).is_ok());
+    println!("guard {}", !ask_guard(guard.parse()?)?.is_empty());
+    Ok(())
+}
+
+/// What a process with this user and group can use of a cast, a word each.
+fn reached_by(uid: u32, live: &Live) -> Result<Vec<String>> {
+    let folder = folder(live)?;
+    let mut command = program(&std::env::current_exe()?);
+    command.args(["--exact", "helper", "--nocapture"]);
+    command.env(TARGET, format!("{} {}", folder.display(), live.page.guard.address()));
+    let output = command.uid(uid).gid(uid).current_dir("/").output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let words = said.lines().filter_map(|line| line.strip_suffix(" true").map(str::to_owned)).collect();
+    ensure!(said.contains("guard "), "{said}");
+    Ok(words)
+}
+
+fn folder(live: &Live) -> Result<&Path> {
+    live.page.sound.socket().parent().context("no folder")
+}
+
+fn owner(path: &Path) -> Result<(u32, u32, u32)> {
+    let meta = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    Ok((meta.uid(), meta.gid(), meta.permissions().mode() & 0o777))
+}
+
+#[test]
+fn what_is_one_casts_is_no_other_users() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can run a browser as another user");
+        return Ok(());
+    }
+    let first = Live::open((320, 180), 1.0, "<h1>first</h1>")?;
+    let second = first.another()?;
+    let users: Vec<u32> = [&first.page, &second]
+        .iter()
+        .map(|page| page.browser_uid().context("no user of its own"))
+        .collect::<Result<_>>()?;
+    ensure!(users[0] != users[1] && users.iter().all(|uid| *uid >= 1000), "{users:?}");
+    let (own, other) = (users[0], users[1]);
+    let folder = folder(&first)?;
+    ensure!(owner(folder)? == (0, own, 0o710), "{:?}", owner(folder)?);
+    ensure!(owner(&folder.join("browser-1"))? == (own, own, 0o700));
+    for socket in ["wayland", "pulse"] {
+        ensure!(owner(&folder.join(socket))? == (own, own, 0o600), "{:?}", owner(&folder.join(socket))?);
+    }
+    // Its own user can, which shows that the others could if they were allowed to.
+    let all = ["wayland", "pulse", "profile", "preferences", "guard"];
+    ensure!(reached_by(own, &first)? == all, "{:?}", reached_by(own, &first)?);
+    for stranger in [other, 65_534, 1000] {
+        let reached = reached_by(stranger, &first)?;
+        ensure!(reached.is_empty(), "user {stranger} can use {reached:?} of user {own}");
+    }
+    // Nor can the other cast's own process, which connects for its page as root.
+    ensure!(ask_guard(first.page.guard.address())?.is_empty(), "root is served by the guard");
+    // The browser and all that it started are the user's, without further groups.
+    let pid = first.page.browser()?.pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    ensure!(line("Uid:") == Some(&format!("{own}\t{own}\t{own}\t{own}")), "{:?}", line("Uid:"));
+    ensure!(line("Groups:") == Some(""), "{:?}", line("Groups:"));
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! A disk that others have filled costs neither a command nor what was recorded.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::strip::Place;
+use pagecast_testkit::{Recording, Scratch, Server, Service, Setup, Tmpfs, Turn};
+use serde_json::{Value, json};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+/// Storing is tried again after up to a minute.
+const LIMIT: Duration = Duration::from_secs(150);
+
+fn wait_until(service: &Service, id: &str, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
+    let begin = Instant::now();
+    loop {
+        let cast = service.rest("GET", &format!("/v1/casts/{id}"), None)?.json()?;
+        if like(&cast) {
+            return Ok(cast);
+        }
+        ensure!(begin.elapsed() < LIMIT, "not within {LIMIT:?}: {what}; it is {cast:#}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Takes all room that a disk has.
+fn fill(disk: &Path) -> Result<()> {
+    let mut filler = std::fs::File::create(disk.join("filler"))?;
+    for size in [1 << 20, 4096, 1] {
+        while filler.write_all(&vec![0; size]).is_ok() {}
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cast_is_stopped_and_stored_though_the_disk_is_full() -> Result<()> {
+    let _turn = Turn::shared()?;
+    if !Tmpfs::possible() {
+        eprintln!("skipped: mounting a small disk needs root");
+        return Ok(());
+    }
+    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let disk = Tmpfs::mount(scratch.join("disk"), 256 << 20)?;
+    let data = disk.path().join("data").display().to_string();
+    // Else no cast would be begun on a disk as small as this one.
+    let setup = Setup {
+        casts: "spare_disk_mib = 0".into(),
+        environment: vec![("PAGECAST__DATA", data.clone())],
+        ..Setup::default()
+    };
+    let service = Service::start(PAGECAST, &setup)?;
+    let wish = json!({
+        "url": server.url("counter.html?say"), "width": 640, "height": 360, "fps": 15,
+        "recording": {},
+    });
+    let made = service.rest("POST", "/v1/casts", Some(&wish))?;
+    ensure!(made.status == 201, "{}", made.text());
+    let id = made.json()?["id"].as_str().context("no id")?.to_owned();
+    wait_until(&service, &id, "it is live", |cast| cast["state"] == "live")?;
+    server.wait_for("/said/second-6", LIMIT)?;
+    fill(disk.path())?;
+    let stopped = service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?;
+    ensure!(stopped.status < 300, "a stop command is refused on a full disk: {}", stopped.text());
+    let cast = wait_until(&service, &id, "it has ended", |cast| cast["state"] == "ended")?;
+    // Whichever came first.
+    let reason = cast["end"]["reason"].as_str().unwrap_or_default().to_owned();
+    ensure!(reason == "stopped" || reason == "output-failed", "{cast:#}");
+    std::fs::remove_file(disk.path().join("filler"))?;
+    let cast = wait_until(&service, &id, "it is stored", |cast| {
+        cast["recording"]["stored"]["files"].as_array().is_some_and(|files| !files.is_empty())
+    })?;
+    let name = cast["recording"]["stored"]["files"][0]["name"].as_str().context("no name")?;
+    let file = find(Path::new(&data), name)?;
+    let recording = Recording::open(&file)?;
+    let last = recording.strips(Place::PAGE)?.iter().rev().find_map(|p| p.strip).context("no page")?;
+    // The page was six seconds old when the disk became full.
+    ensure!(last.page_s() >= 5.5, "the page is seen to {:.2} s", last.page_s());
+    ensure!(recording.complaints()?.is_empty(), "{}", recording.complaints()?);
+    Ok(())
+}
+
+/// The file of this name below a folder.
+fn find(folder: &Path, name: &str) -> Result<std::path::PathBuf> {
+    let wanted = Path::new(name).file_name().context("no name")?.to_owned();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)?.flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name() == wanted {
+                return Ok(entry.path());
+            }
+        }
+    }
+    anyhow::bail!("there is no {name}")
+}
