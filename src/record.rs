@@ -83,6 +83,7 @@ pub(crate) fn cast(
     spec.check().map_err(cast::Error::from)?;
     // The second signal kills the cast: what was recorded is stored by another process, if nobody asks a third time.
     let stop = stop_by_signals();
+    let mut retrying = None;
     let outcome = process.run(spec, started, &stop, |news| match news {
         News::Progress(progress) => line.show(&progress),
         News::Event(event) => line.note(event),
@@ -91,7 +92,12 @@ pub(crate) fn cast(
         News::Delivery(status) => line.note_delivery(&status),
         News::Restarted => line.warn("the cast's process died: another one goes on with the recording"),
         News::Warning(warning) => line.warn(screen::warning(warning)),
-        News::Retrying(why) => line.warn(&format!("{why}; trying again")),
+        // Said once, however often it is tried.
+        News::Retrying(why) if retrying.as_ref() == Some(&why) => {}
+        News::Retrying(why) => {
+            line.warn(&format!("{why}; trying again"));
+            retrying = Some(why);
+        }
         News::Snapshot(..) | News::Failing(..) => {}
         News::Unrecorded => line.warn("nothing is recorded any more; everything else goes on"),
     });

@@ -307,9 +307,12 @@ fn remarks(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(longest) = report.hangs.iter().max_by_key(|hang| hang.ms) {
         let seconds = |ms: u64| ms as f64 / 1000.0;
+        let more = match report.hangs.len() {
+            1 => String::new(),
+            count => format!(", the longest of {count} times"),
+        };
         lines.push(format!(
-            "hung     the page's scripts did not run {} times, longest for {:.1} s at {:.1} s",
-            report.hangs.len(),
+            "hung     the page's scripts did not run for {:.1} s, {:.1} s after the start{more}",
             seconds(longest.ms),
             seconds(longest.at_ms)
         ));
