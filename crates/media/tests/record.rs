@@ -89,6 +89,16 @@ fn a_file_is_what_was_sent() -> Result<()> {
 }
 
 #[test]
+fn a_relative_place_is_the_same_for_whoever_finishes_it() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let spec = Spec { spool: scratch.join("a.spool"), ..Spec::to_file("a.mp4".into()) };
+    drop(Spool::create(&spec)?);
+    let taken_up = Spool::open(&scratch.join("a.spool"))?;
+    ensure!(taken_up.recording().to == Storage::File(std::env::current_dir()?.join("a.mp4")));
+    Ok(())
+}
+
+#[test]
 fn a_file_is_not_replaced_unless_asked_for() -> Result<()> {
     let scratch = Scratch::new()?;
     let path = scratch.join("out.mp4");

@@ -369,10 +369,19 @@ fn is_stillborn(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|entries| entries.flatten().all(|e| e.file_name() == draft.as_str()))
 }
 
+/// The same place for whoever works in another folder.
+fn whole_path(storage: Storage) -> Storage {
+    match storage {
+        Storage::File(path) => Storage::File(std::path::absolute(&path).unwrap_or(path)),
+        Storage::Folder(path) => Storage::Folder(std::path::absolute(&path).unwrap_or(path)),
+        bucket => bucket,
+    }
+}
+
 fn describe(folder: &Path, recording: &Recording) -> io::Result<()> {
     let mut recording = recording.clone();
-    recording.to = recording.to.without_keys();
-    recording.backup = recording.backup.map(|backup| backup.without_keys());
+    recording.to = whole_path(recording.to.without_keys());
+    recording.backup = recording.backup.map(|backup| whole_path(backup.without_keys()));
     let text = serde_json::to_vec_pretty(&Description { version: VERSION, recording })?;
     whole_file(&folder.join(DESCRIPTION), &text)?;
     sync_folder(folder_of(folder))
