@@ -410,6 +410,29 @@ mod tests {
     use pagecast_core::MediaTime;
 
     #[test]
+    fn an_outage_of_storage_is_told_once_and_so_is_its_end() {
+        let status = |failing_since_unix_ms, pending| DeliveryStatus {
+            pending,
+            problem: Some("connection refused".into()),
+            failing_since_unix_ms,
+            ..DeliveryStatus::default()
+        };
+        let since = Some(50_600_000);
+        assert_eq!(
+            outage(None, &status(since, 3)).as_deref(),
+            Some(
+                "storage fails since 14:03:20 UTC: connection refused; 3 files wait in the spool, all else goes on"
+            )
+        );
+        assert_eq!(outage(since, &status(since, 4)), None);
+        assert_eq!(
+            outage(since, &status(None, 4)).as_deref(),
+            Some("storage works again; it failed since 14:03:20 UTC; 4 files to go")
+        );
+        assert_eq!(outage(None, &status(None, 0)), None);
+    }
+
+    #[test]
     fn rates_are_of_the_last_stretch() {
         let before = Progress {
             elapsed: MediaTime::of_index(1, 1),
