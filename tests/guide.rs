@@ -55,6 +55,7 @@ fn its_configurations_are_sound() -> Result<()> {
     // That in a container faces the network without TLS, and the service says so.
     let want = [
         "the configuration is sound\n",
+        "the configuration is sound\n",
         "listen: others can reach it and nothing is encrypted: set tls, or put a proxy that has it in front\n\
          the configuration is sound\n",
     ];
