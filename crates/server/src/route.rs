@@ -6,7 +6,7 @@ mod ops;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -46,10 +46,10 @@ pub struct Call {
     /// Names in lower case.
     pub headers: HeaderMap,
     /// As it was sent. One that is longer than [`MAX_BODY_LEN`] is cut off one byte behind it.
-    pub body: Bytes,
+    pub body: HashedBody,
 }
 
-pub use body::MAX_BODY_LEN;
+pub use body::{HashedBody, MAX_BODY_LEN};
 pub(crate) use body::{Lost, Sender, read_of};
 
 impl Call {
@@ -170,7 +170,7 @@ async fn root(State(desk): State<Desk>, request: Request) -> Response {
     if matches!(parts.method, Method::GET | Method::HEAD) && query.is_empty() && !signed(&parts.headers) {
         return for_people(&parts.headers);
     }
-    let mut call = Call { method: parts.method, query, headers: parts.headers, body: Bytes::new() };
+    let mut call = Call { method: parts.method, query, headers: parts.headers, body: HashedBody::empty() };
     let claimed = |call: &Call| desk.tongues.iter().find(|tongue| (tongue.claims)(call));
     // A form may say only in its body whose it is.
     let by_head = claimed(&call);

@@ -62,7 +62,7 @@ async fn body(request: Request) -> Result<Bytes, Problem> {
         Lost::Broken => Problem::new(StatusCode::BAD_REQUEST, "bad-request", "the body does not arrive"),
         Lost::TooLong(_) => too_large(),
     })?;
-    if bytes.len() > MAX_BODY_LEN { Err(too_large()) } else { Ok(bytes) }
+    if bytes.len() > MAX_BODY_LEN { Err(too_large()) } else { Ok(bytes.into_bytes()) }
 }
 
 fn too_large() -> Problem {

@@ -4,9 +4,11 @@
 //! not is a stranger's: strangers get less, and what they take is taken from other strangers.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use bytes::BytesMut;
@@ -76,6 +78,47 @@ impl Sender {
     }
 }
 
+/// A request's body, and its SHA-256, which was taken while the body came in.
+#[derive(Debug, Clone)]
+pub struct HashedBody {
+    bytes: Bytes,
+    sha256: digest::Digest,
+}
+
+impl HashedBody {
+    /// A request has none.
+    #[must_use]
+    pub fn empty() -> Self {
+        Bytes::new().into()
+    }
+
+    /// Its SHA-256, 32 bytes.
+    #[must_use]
+    pub fn sha256(&self) -> &[u8] {
+        self.sha256.as_ref()
+    }
+
+    /// Itself, without the hash.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+impl From<Bytes> for HashedBody {
+    fn from(bytes: Bytes) -> Self {
+        let sha256 = digest::digest(&digest::SHA256, &bytes);
+        Self { bytes, sha256 }
+    }
+}
+
+impl Deref for HashedBody {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Reads a body, of any length said or unsaid. What is longer than `most` bytes ends one byte behind it: whose request it is says it in
 /// its own words. A stranger's is lost if it is too long.
 pub(super) async fn read(
@@ -83,7 +126,7 @@ pub(super) async fn read(
     sender: &Sender,
     headers: &HeaderMap,
     most: usize,
-) -> Result<Bytes, Lost> {
+) -> Result<HashedBody, Lost> {
     let Sender::Stranger = sender else { return read_of(body, sender, most).await };
     let least = most.min(Sender::strangers_len(headers));
     let bytes = read_of(body, sender, least).await?;
@@ -91,7 +134,7 @@ pub(super) async fn read(
 }
 
 /// Reads a body of at most `most` bytes, and one more if it is longer.
-pub(crate) async fn read_of(body: Body, sender: &Sender, most: usize) -> Result<Bytes, Lost> {
+pub(crate) async fn read_of(body: Body, sender: &Sender, most: usize) -> Result<HashedBody, Lost> {
     let (large, whose, within) = match sender {
         Sender::Key(key) => (&*OF_KEYS, key.as_str(), WITHIN),
         Sender::Stranger => (&*OF_STRANGERS, "", WITHIN_OF_STRANGERS),
@@ -99,8 +142,9 @@ pub(crate) async fn read_of(body: Body, sender: &Sender, most: usize) -> Result<
     timeout(within, collect(body, most, large, whose)).await.map_err(|_| Lost::Late)?
 }
 
-async fn collect(mut body: Body, most: usize, large: &LargeBodies, whose: &str) -> Result<Bytes, Lost> {
+async fn collect(mut body: Body, most: usize, large: &LargeBodies, whose: &str) -> Result<HashedBody, Lost> {
     let mut all = BytesMut::new();
+    let mut sha256 = digest::Context::new(&digest::SHA256);
     let mut place = None;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Lost::Broken)?.into_data() else { continue };
@@ -113,15 +157,17 @@ async fn collect(mut body: Body, most: usize, large: &LargeBodies, whose: &str) 
             all.reserve(said.min(most + 1 - all.len()));
         }
         all.extend_from_slice(&data[..taken]);
+        sha256.update(&data[..taken]);
         if all.len() > most {
             break;
         }
     }
-    match place {
+    let bytes = match place {
         // Its place is taken for as long as anybody has it.
-        Some(place) => Ok(Bytes::from_owner(Held { bytes: all.freeze(), _place: place })),
-        None => Ok(all.freeze()),
-    }
+        Some(place) => Bytes::from_owner(Held { bytes: all.freeze(), _place: place }),
+        None => all.freeze(),
+    };
+    Ok(HashedBody { bytes, sha256: sha256.finish() })
 }
 
 /// A large body, and its place.

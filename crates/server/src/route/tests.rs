@@ -174,7 +174,7 @@ async fn strangers_do_not_take_the_places_of_customers() {
     use futures_util::stream::{StreamExt as _, iter, pending};
     let house = house(Config::default());
     let endless = || {
-        let begin = iter([Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 100_000]))]);
+        let begin = iter([Ok::<_, std::io::Error>(axum::body::Bytes::from(vec![b'x'; 100_000]))]);
         Body::from_stream(begin.chain(pending()))
     };
     let form = || Request::post("/").header("Content-Type", "application/x-www-form-urlencoded");

@@ -53,11 +53,10 @@ impl Claim {
             return Err(mismatch("the date of the credential is not the UTC day of X-TC-Timestamp"));
         }
         let payload = match (call.header("x-tc-content-sha256"), call.method.as_str()) {
-            (Some(UNSIGNED), _) => UNSIGNED.as_bytes(),
-            (_, "GET") => b"",
-            _ => &call.body[..],
+            (Some(UNSIGNED), _) => sha256_hex(UNSIGNED.as_bytes()),
+            (_, "GET") => sha256_hex(b""),
+            _ => hex(call.body.sha256()),
         };
-        let payload = sha256_hex(payload);
         let query = if call.method == "GET" { call.query.as_str() } else { "" };
         let mut texts = Vec::new();
         for host in hosts(header("host")?) {

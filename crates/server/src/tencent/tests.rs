@@ -34,7 +34,7 @@ pub(super) fn call(method: &str, query: &str, headers: &[(&str, &str)], body: &s
         method: method.parse::<Method>().unwrap(),
         query: query.to_owned(),
         headers: headers.iter().map(header).collect::<HeaderMap>(),
-        body: body.to_owned().into(),
+        body: axum::body::Bytes::from(body.to_owned()).into(),
     }
 }
 

@@ -73,6 +73,8 @@ async fn a_place_is_kept_until_the_body_is_gone() {
     let large = LargeBodies::new(1, 1);
     let body = || Body::from(vec![b'x'; SMALL + 1]);
     let bytes = collect(body(), MAX_BODY_LEN, &large, "a").await.unwrap();
+    assert_eq!(bytes.sha256(), HashedBody::from(Bytes::from(bytes.to_vec())).sha256(), "taken as it came");
+    let bytes = bytes.into_bytes();
     let part = bytes.slice(10..20);
     drop(bytes);
     assert!(collect(body(), MAX_BODY_LEN, &large, "a").now_or_never().is_none());

@@ -239,7 +239,7 @@ fn whatever_is_changed_in_version_3_is_refused() {
         assert!(!fault.message.contains(SECRET));
     }
     let mut body = first();
-    body.body = "{\"TaskId\": \"abc+/=deg\"}".into();
+    body.body = axum::body::Bytes::from("{\"TaskId\": \"abc+/=deg\"}").into();
     let mut method = first();
     method.method = axum::http::Method::PUT;
     for call in [

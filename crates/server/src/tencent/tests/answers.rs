@@ -68,7 +68,7 @@ fn form(change: impl FnOnce(&mut String)) -> Call {
     let mut call = signed(How::Form, ID, &Secret::new(SECRET), "StopWebRecord", &json!({}), NOW_MS / 1000);
     let mut body = String::from_utf8(call.body.to_vec()).unwrap();
     change(&mut body);
-    call.body = body.into();
+    call.body = axum::body::Bytes::from(body).into();
     call
 }
 
@@ -102,7 +102,7 @@ async fn requests_that_prove_nothing_are_refused() {
         (set("host", "elsewhere:8080"), MISMATCH),
         (set("x-tc-token", "temporary"), "AuthFailure.TokenFailure"),
         (set("x-tc-token", ""), GONE),
-        (changed(|call| call.body = "{}".into()), MISMATCH),
+        (changed(|call| call.body = axum::body::Bytes::from("{}").into()), MISMATCH),
         (by(How::Json, ID, "wrong"), MISMATCH),
         (by(How::Get, ID, "wrong"), MISMATCH),
         (by(How::Form, ID, "wrong"), MISMATCH),
@@ -146,7 +146,7 @@ async fn requests_that_make_no_sense_are_refused() {
         (get("a=&".repeat(1001)), "InvalidParameter.UrlParamsError"),
         (form(|body| body.push_str(&"a".repeat(1 << 20))), TOO_LARGE),
         (get("a=".repeat(16_385)), TOO_LARGE),
-        (changed(|call| call.body = vec![b' '; (10 << 20) + 1].into()), TOO_LARGE),
+        (changed(|call| call.body = axum::body::Bytes::from(vec![b' '; (10 << 20) + 1]).into()), TOO_LARGE),
     ])
     .await;
 }

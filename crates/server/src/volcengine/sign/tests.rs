@@ -24,7 +24,7 @@ fn request(method: &str, query: &str, headers: &[(&str, &str)], body: &str) -> C
         method: method.parse().unwrap(),
         query: query.to_owned(),
         headers: map,
-        body: Bytes::copy_from_slice(body.as_bytes()),
+        body: Bytes::copy_from_slice(body.as_bytes()).into(),
     }
 }
 
@@ -267,11 +267,11 @@ fn what_is_wrong_is_refused_with_the_vendors_code() {
 fn what_is_wrong_in_the_headers_is_refused() {
     use Code as C;
     let headers: [Change<'_>; 17] = [
-        ("another body", &|c| c.body = Bytes::from_static(b"{}"), C::SignatureDoesNotMatch),
+        ("another body", &|c| c.body = Bytes::from_static(b"{}").into(), C::SignatureDoesNotMatch),
         (
             "another body with its hash",
             &|c| {
-                c.body = Bytes::from_static(b"{}");
+                c.body = Bytes::from_static(b"{}").into();
                 set(c, "x-content-sha256", &hash(b"{}"));
             },
             C::SignatureDoesNotMatch,
@@ -330,7 +330,7 @@ fn what_is_no_signed_request_or_too_much_is_refused() {
         ),
         (
             "much",
-            changed(&header, |c| c.body = Bytes::from(vec![b' '; MAX_BODY_LEN + 1])),
+            changed(&header, |c| c.body = Bytes::from(vec![b' '; MAX_BODY_LEN + 1]).into()),
             C::InvalidParameter,
         ),
         ("a long query", changed(&header, |c| c.query = "a".repeat(MAX_QUERY_LEN + 1)), C::InvalidParameter),
