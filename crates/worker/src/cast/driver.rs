@@ -260,6 +260,8 @@ impl<'a> Driver<'a> {
     fn open(&mut self) {
         self.measure();
         self.usage.before_s += std::mem::take(&mut self.usage.now).cpu_seconds;
+        // What the last browser had of the disk is not held against the next one.
+        self.usage.disk_bytes = 0;
         let ready = match &mut self.page {
             // Nothing was opened in it yet.
             Some(page) if self.opened.is_none() && page.browser().is_ok_and(|b| b.state().is_sound()) => {
