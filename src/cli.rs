@@ -51,22 +51,25 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Record a page to a file, a folder or a bucket, and push it to servers, until Ctrl-C or for a given time
+    /// Record a page to a file, a folder or a bucket, and push it to servers, until Ctrl-C or for a given
+    /// time
     #[command(after_help = EXIT_CODES)]
     Record(Box<Record>),
-    /// Show a page live in a room (WebRTC): in one that Pagecast opens itself, or on a server that speaks WHIP, LiveKit or
-    /// Janus; with -o and --push, record and push it meanwhile
+    /// Show a page live in a room (WebRTC): in one that Pagecast opens itself, or on a server that speaks
+    /// WHIP, LiveKit or Janus; with -o and --push, record and push it meanwhile
     #[command(after_help = EXIT_CODES)]
     Cast(Box<Live>),
-    /// Run casts for others: the APIs of Volcengine (StartWebcast) and Tencent (StartWebRecord), a REST API, rooms, callbacks
+    /// Run casts for others: the APIs of Volcengine (StartWebcast) and Tencent (StartWebRecord), a REST API,
+    /// rooms, callbacks
     Serve(Serve),
-    /// Ask a service as the clouds' own SDKs do: StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord, StopWebRecord,
-    /// DescribeWebRecord; or its REST API, as in "GET /v1/casts"
+    /// Ask a service as the clouds' own SDKs do: StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord,
+    /// StopWebRecord, DescribeWebRecord; or its REST API, as in "GET /v1/casts"
     Call(Call),
     /// Finish and store recordings that were broken off, or could not be stored
     #[command(after_help = EXIT_CODES)]
     Recover(Recover),
-    /// Show and record the page that comes with Pagecast, by both clouds' APIs, and make a picture of what came out
+    /// Show and record the page that comes with Pagecast, by both clouds' APIs, and make a picture of what
+    /// came out
     Demo(Demo),
     /// Run the cast that standard input describes; started by Pagecast itself
     #[command(hide = true)]
@@ -102,7 +105,8 @@ pub(crate) struct Live {
 /// `pagecast serve`.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Configuration file [default: pagecast.toml in the current folder, if there is one]; its keys are in docs/reference/config.md
+    /// Configuration file [default: pagecast.toml in the current folder, if there is one]; its keys are in
+    /// docs/reference/config.md
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Address and port of the APIs, instead of the configuration's [default: 127.0.0.1:8080]
@@ -140,7 +144,8 @@ pub(crate) struct Call {
     /// Address of the service
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) endpoint: String,
-    /// File with the keys, unless PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET (PAGECAST_CALL_TOKEN for the REST API) are set
+    /// File with the keys, unless PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET (PAGECAST_CALL_TOKEN for the
+    /// REST API) are set
     #[arg(long, default_value = "pagecast-data/credentials.json", value_name = "FILE")]
     pub(crate) credentials: PathBuf,
 }

@@ -79,7 +79,8 @@ fn no_room(error: embedded::Error) -> Failure {
     Failure::of_output(anyhow!("cannot open the room at {address}: {why}"))
 }
 
-/// The next port of the address, as an example that can be typed; or port 0, with which the system chooses one that is free.
+/// The next port of the address, as an example that can be typed; or port 0, with which the system chooses
+/// one that is free.
 fn any_port(address: SocketAddr) -> String {
     match address.port().checked_add(1) {
         Some(port) => format!("{}, or any that is free with port 0", SocketAddr::new(address.ip(), port)),

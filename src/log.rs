@@ -1,4 +1,5 @@
-//! What is told while a command runs: lines on standard error and, of a service that is built for it, spans for a collector.
+//! What is told while a command runs: lines on standard error and, of a service that is built for it, spans
+//! for a collector.
 
 use std::env;
 use std::io;
@@ -45,7 +46,8 @@ impl Traces {
     }
 }
 
-/// Begins to log, and to send traces if there are any: they are to be ended. `RUST_LOG` beats what the command wants.
+/// Begins to log, and to send traces if there are any: they are to be ended. `RUST_LOG` beats what the
+/// command wants.
 pub(crate) fn start(command: &Command) -> Option<Traces> {
     let level = command.log_level();
     let filter =

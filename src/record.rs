@@ -81,7 +81,8 @@ pub(crate) fn cast(
 ) -> Result<Outcome, Failure> {
     // Wrong values are told before a browser is started.
     spec.check().map_err(cast::Error::from)?;
-    // The second signal kills the cast: what was recorded is stored by another process, if nobody asks a third time.
+    // The second signal kills the cast: what was recorded is stored by another process, if nobody asks a
+    // third time.
     let stop = stop_by_signals();
     let mut retrying = None;
     let outcome = process.run(spec, started, &stop, |news| match news {

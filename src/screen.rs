@@ -83,8 +83,8 @@ impl LiveLine {
         }
         let ten_seconds = |p: &Progress| p.elapsed.as_millis() / 10_000;
         if self.enabled {
-            // The cursor stays at the beginning: there it also is when the window gets narrower and the terminal wraps the line, and
-            // what somebody else writes takes the line's place.
+            // The cursor stays at the beginning: there it also is when the window gets narrower and the
+            // terminal wraps the line, and what somebody else writes takes the line's place.
             eprint!("\r{}\x1b[J\r", terminal::fit(fields, terminal::columns()));
             let _unflushed = std::io::stderr().flush();
             self.shown = true;
@@ -203,7 +203,8 @@ impl LiveLine {
     }
 }
 
-/// What to say of storage that began to fail, or works again; `told` is since when it fails, if that was told.
+/// What to say of storage that began to fail, or works again; `told` is since when it fails, if that was
+/// told.
 fn outage(told: Option<i64>, status: &DeliveryStatus) -> Option<String> {
     let pending = status.pending;
     match (told, status.failing_since_unix_ms) {

@@ -1,5 +1,5 @@
-//! What happens to a page is told as the vendors' documents have it: each row of their tables, from a real page to a callback that
-//! arrived and is signed.
+//! What happens to a page is told as the vendors' documents have it: each row of their tables, from a real
+//! page to a callback that arrived and is signed.
 #![expect(clippy::print_stdout, reason = "what was told is shown beside a failure")]
 
 use std::time::Duration;
@@ -32,7 +32,8 @@ fn webcast_events(told: &[Told], task: &str) -> Result<Vec<(u64, String)>> {
     Ok(events)
 }
 
-/// Group, type, `Status` and `EventMessage` of the events of a task by Tencent's API, in order; each is signed.
+/// Group, type, `Status` and `EventMessage` of the events of a task by Tencent's API, in order; each is
+/// signed.
 fn record_events(told: &[Told], task: &str) -> Result<Vec<(u64, u64, u64, String)>> {
     let mut events = Vec::new();
     for told in told.iter().filter(|told| told.path == "/tencent") {

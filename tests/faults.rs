@@ -35,7 +35,8 @@ fn nobody_listens() -> Result<()> {
     check(record(&format!("http://{free}/")), PAGE, &["refused", &free.to_string()]).map(drop)
 }
 
-/// Answers one request after the other: with these, and the last one again and again. `None` closes the connection.
+/// Answers one request after the other: with these, and the last one again and again. `None` closes the
+/// connection.
 fn answering(answers: &'static [Option<&'static str>]) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;

@@ -1,4 +1,5 @@
-//! `docs/guides/service.md` is true: its configurations are sound, its code verifies what is sent, and what it names exists.
+//! `docs/guides/service.md` is true: its configurations are sound, its code verifies what is sent, and what
+//! it names exists.
 
 use std::collections::BTreeSet;
 use std::fs;

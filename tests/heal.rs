@@ -1,5 +1,5 @@
-//! Pages that freeze, turn white, hang, crash or never begin: what is done about it, in which order, and that the recording
-//! plays through all of it.
+//! Pages that freeze, turn white, hang, crash or never begin: what is done about it, in which order, and that
+//! the recording plays through all of it.
 #![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
 
 use std::ops::RangeInclusive;

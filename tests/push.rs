@@ -1,4 +1,5 @@
-//! A page sent to real servers while it is recorded: viewers get what is in the file, and a server that dies is found again.
+//! A page sent to real servers while it is recorded: viewers get what is in the file, and a server that dies
+//! is found again.
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ fn counters(file: &Recording) -> Result<Vec<u32>> {
     Ok(file.strips(Place::PAGE)?.into_iter().filter_map(|seen| Some(seen.strip?.counter)).collect())
 }
 
-/// Checks that a recording of a server is a part of ours: every picture from its first to its last. Where that part ends.
+/// Checks that a recording of a server is a part of ours: every picture from its first to its last. Where
+/// that part ends.
 fn is_a_part(of: &[u32], recorded: &std::path::Path) -> Result<(usize, usize)> {
     let seen = counters(&Recording::open(recorded)?)?;
     let first = *seen.first().context("the server has a picture")?;

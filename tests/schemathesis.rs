@@ -1,4 +1,5 @@
-//! The REST API is as its description says: schemathesis asks for all that the description allows, and for what it does not.
+//! The REST API is as its description says: schemathesis asks for all that the description allows, and for
+//! what it does not.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use pagecast_testkit::{Scratch, Service};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// What must hold of each answer. That all is accepted which the description allows is not among it: it cannot say which addresses there
-/// are, nor that a number is written without a point.
+/// What must hold of each answer. That all is accepted which the description allows is not among it: it
+/// cannot say which addresses there are, nor that a number is written without a point.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
     response_schema_conformance,negative_data_rejection,missing_required_header,unsupported_method,ignored_auth";
 /// Examples for each operation, beside those that its description leads to by itself.

@@ -1,4 +1,5 @@
-//! A page recorded to a storage that checks signatures: through its failures, through those of the cast, and not with wrong keys.
+//! A page recorded to a storage that checks signatures: through its failures, through those of the cast, and
+//! not with wrong keys.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

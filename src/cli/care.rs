@@ -7,18 +7,20 @@ use pagecast_core::spec::{Checks, Limits, Readiness, Signal, Size};
 
 use super::{parse_bytes, parse_duration, parse_size};
 
-/// How long the page's scripts may hang unless the command line says otherwise: as long as Chromium waits before it asks a person
-/// whether to end an unresponsive page.
+/// How long the page's scripts may hang unless the command line says otherwise: as long as Chromium waits
+/// before it asks a person whether to end an unresponsive page.
 const HANG_LIMIT: Duration = Duration::from_secs(15);
 
 /// Options of `record` about the life of the cast.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The life of the recording")]
 pub(crate) struct Care {
-    /// Show nothing until the page calls onWebcastStart() (`webcast`, which gives it onWebcastEnd() too) or notifyReady() (`ready`)
+    /// Show nothing until the page calls onWebcastStart() (`webcast`, which gives it onWebcastEnd() too) or
+    /// notifyReady() (`ready`)
     #[arg(long, value_name = "FUNCTION", num_args = 0..=1, require_equals = true, default_missing_value = "webcast")]
     wait_for_start: Option<StartFunction>,
-    /// How long to wait until the page is ready, up to 60s; then it is loaded again, then moved to a fresh browser [default: for ever]
+    /// How long to wait until the page is ready, up to 60s; then it is loaded again, then moved to a fresh
+    /// browser [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     ready_timeout: Option<Duration>,
     /// Begin when something visible matches this selector
@@ -30,14 +32,15 @@ pub(crate) struct Care {
     /// End when the page was shown for so long, whatever happens, 10s to 24h [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max_time: Option<Duration>,
-    /// Look every 2 to 30 s whether anything on the page changed; twice in a row not: load it again; twice more: fresh browser
+    /// Look every 2 to 30 s whether anything on the page changed; twice in a row not: load it again; twice
+    /// more: fresh browser
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     freeze_check: Option<Duration>,
     /// Look every 2 to 30 s whether the page is all white, and do the same
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     blank_check: Option<Duration>,
-    /// Give the page a fresh browser when its scripts have not run for so long, 1 to 30 s; 0 for never [default: 15s]. A browser
-    /// that is gone is replaced in any case
+    /// Give the page a fresh browser when its scripts have not run for so long, 1 to 30 s; 0 for never
+    /// [default: 15s]. A browser that is gone is replaced in any case
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     crash_check: Option<Duration>,
     /// Browsers to try, 1 to 10, before the recording is given up [default: 3]

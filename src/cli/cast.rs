@@ -26,38 +26,42 @@ pub(crate) struct Cast {
     /// Length of the recording or cast, like 10s, 1m30s or 2h, up to 24h [default: until Ctrl-C]
     #[arg(long, value_name = "TIME", value_parser = super::parse_duration)]
     pub(crate) duration: Option<Duration>,
-    /// Cap on the video bitrate of recording and pushes, like 3M or 2500k; a plain number is kbit/s; 50k to 100M [default: by
-    /// size and rate, 6M for 1280x720 at 30]
+    /// Cap on the video bitrate of recording and pushes, like 3M or 2500k; a plain number is kbit/s; 50k to
+    /// 100M [default: by size and rate, 6M for 1280x720 at 30]
     #[arg(long, value_name = "RATE", value_parser = super::parse_kbps)]
     pub(crate) bitrate: Option<u32>,
     /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
     #[arg(long, default_value = "1", value_name = "F")]
     pub(crate) scale_factor: f64,
-    /// Start the browser, and open the page when Enter is pressed: it then appears without the browser's start-up time
+    /// Start the browser, and open the page when Enter is pressed: it then appears without the browser's
+    /// start-up time
     #[arg(long)]
     pub(crate) standby: bool,
-    /// Print what came of it as one JSON object on standard output; its fields are in docs/guides/recording.md
+    /// Print what came of it as one JSON object on standard output; its fields are in
+    /// docs/guides/recording.md
     #[arg(long)]
     pub(crate) json: bool,
     /// Say nothing unless something is wrong
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Also send the stream to this server: rtmp://host/application/key, rtmps://… or srt://host:port?streamid=…; may be
-    /// repeated, up to ten times. A connection that is lost is made again
+    /// Also send the stream to this server: rtmp://host/application/key, rtmps://… or
+    /// srt://host:port?streamid=…; may be repeated, up to ten times. A connection that is lost is made again
     #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
     pub(crate) push: Vec<PushUrl>,
     #[command(flatten)]
     pub(crate) page: Page,
     #[command(flatten)]
     pub(crate) care: Care,
-    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name, *.name or *, each
-    /// with :PORT if you like; may be repeated
+    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name,
+    /// *.name or *, each with :PORT if you like; may be repeated
     #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
     pub(crate) allow_net: Vec<Rule>,
-    /// Never let the page reach this, even if it is public or allowed; written like --allow-net; may be repeated
+    /// Never let the page reach this, even if it is public or allowed; written like --allow-net; may be
+    /// repeated
     #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
     pub(crate) deny_net: Vec<Rule>,
-    /// Let the page send UDP, to any address: some calls (WebRTC) need it, and a page that makes one without it is warned of
+    /// Let the page send UDP, to any address: some calls (WebRTC) need it, and a page that makes one without
+    /// it is warned of
     #[arg(long, help_heading = NETWORK)]
     pub(crate) allow_udp: bool,
 }

@@ -16,25 +16,28 @@ const HEADING: &str = "The recording";
 #[derive(Debug, Args)]
 #[command(next_help_heading = HEADING)]
 pub(crate) struct Output {
-    /// A file (FILE.mp4), a folder, or a bucket: s3://BUCKET/PREFIX, gs://…, az://…, cos://…?region=…, tos://…, oss://…. Keys come
-    /// from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs: GOOGLE_SERVICE_ACCOUNT, az:
-    /// AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY) [default: the page's host with .mp4]
+    /// A file (FILE.mp4), a folder, or a bucket: s3://BUCKET/PREFIX, gs://…, az://…, cos://…?region=…,
+    /// tos://…, oss://…. Keys come from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs:
+    /// GOOGLE_SERVICE_ACCOUNT, az: AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY) [default: the
+    /// page's host with .mp4]
     #[arg(short, long, value_name = "WHERE", value_parser = parse_output)]
     output: Option<String>,
     /// A second folder or bucket, which gets the whole recording if the first does not answer for a minute
     #[arg(long, value_name = "WHERE")]
     backup: Option<String>,
-    /// The server of a bucket that is not the service's own, like http://127.0.0.1:9000; for az:// with a path, like
-    /// http://127.0.0.1:10000/devstoreaccount1
+    /// The server of a bucket that is not the service's own, like http://127.0.0.1:9000; for az:// with a
+    /// path, like http://127.0.0.1:10000/devstoreaccount1
     #[arg(long, value_name = "URL")]
     storage_endpoint: Option<Url>,
-    /// How long to wait for the storage when the recording is over; what is not stored by then stays in the spool [default: 10m]
+    /// How long to wait for the storage when the recording is over; what is not stored by then stays in the
+    /// spool [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     storage_patience: Option<Duration>,
     /// Name of the files in a folder or bucket: NAME/NAME_0.mp4, NAME/NAME.m3u8 [default: host and time]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// MP4, HLS with segments of fragmented MP4 (hls) or MPEG-TS (hls-ts), or MP4 and one of these (both, both-ts)
+    /// MP4, HLS with segments of fragmented MP4 (hls) or MPEG-TS (hls-ts), or MP4 and one of these (both,
+    /// both-ts)
     #[arg(long, value_enum, default_value = "mp4")]
     format: FormatName,
     /// Length of a segment, 1s to 60s; each is safe on the disk when it is complete [default: 4s]
@@ -55,7 +58,8 @@ pub(crate) struct Output {
     /// The folder for what is not stored yet [default: beside the recording, or here, with .spool]
     #[arg(long, value_name = "FOLDER")]
     spool: Option<PathBuf>,
-    /// Most that the spool may hold, like 800M or 50G; then the recording ends, and what was recorded is kept [default: 50G]
+    /// Most that the spool may hold, like 800M or 50G; then the recording ends, and what was recorded is kept
+    /// [default: 50G]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     spool_limit: Option<u64>,
     /// Replace the recording if it exists

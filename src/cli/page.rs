@@ -44,7 +44,8 @@ pub(crate) struct Page {
     /// A script that runs in every document before the page's own
     #[arg(long, value_name = "FILE", value_parser = read)]
     script: Option<String>,
-    /// Trust the certificates in this file (PEM), too: of your own authority, or of a server that signs for itself
+    /// Trust the certificates in this file (PEM), too: of your own authority, or of a server that signs for
+    /// itself
     #[arg(long, value_name = "FILE", value_parser = read_ca)]
     ca: Option<CaBundle>,
     /// Accept any certificate from the page's own origin. Nobody can tell then who answers: prefer --ca

@@ -1,4 +1,5 @@
-//! Where a page is and where a recording goes, as they are typed; what cannot be meant is refused with what can.
+//! Where a page is and where a recording goes, as they are typed; what cannot be meant is refused with what
+//! can.
 
 use std::path::{Path, PathBuf};
 

@@ -14,7 +14,8 @@ const HEADING: &str = "The room";
 #[derive(Debug, Args)]
 #[command(next_help_heading = HEADING)]
 pub(crate) struct Room {
-    /// The room. Without one of the three servers below, Pagecast opens the room itself, and prints where to watch it
+    /// The room. Without one of the three servers below, Pagecast opens the room itself, and prints where to
+    /// watch it
     #[arg(long, default_value = "demo", value_name = "NAME")]
     room: String,
     /// User that the page is published as; another publisher of the same name is removed from the room
@@ -26,42 +27,45 @@ pub(crate) struct Room {
     /// Task, which {task} stands for in addresses and tokens
     #[arg(long, default_value = "cast", value_name = "NAME")]
     task: String,
-    /// Publish to a WHIP endpoint, like https://host/whip/{room}; {app}, {room}, {user} and {task} are filled in. A bearer token comes
-    /// from the environment: PAGECAST_ROOM_TOKEN
+    /// Publish to a WHIP endpoint, like https://host/whip/{room}; {app}, {room}, {user} and {task} are filled
+    /// in. A bearer token comes from the environment: PAGECAST_ROOM_TOKEN
     #[arg(long, value_name = "URL", value_parser = RoomUrl::parse, group = "server")]
     whip: Option<RoomUrl>,
-    /// Publish to a LiveKit server, like wss://host; LIVEKIT_API_KEY and LIVEKIT_API_SECRET come from the environment
+    /// Publish to a LiveKit server, like wss://host; LIVEKIT_API_KEY and LIVEKIT_API_SECRET come from the
+    /// environment
     #[arg(long, value_name = "URL", value_parser = RoomUrl::parse, group = "server")]
     livekit: Option<RoomUrl>,
-    /// Publish to a Janus VideoRoom, like ws://host:8188 or http://host:8088/janus; JANUS_SECRET (of the API), JANUS_ROOM_SECRET and
-    /// JANUS_ROOM_PIN come from the environment, where they are needed
+    /// Publish to a Janus VideoRoom, like ws://host:8188 or http://host:8088/janus; JANUS_SECRET (of the
+    /// API), JANUS_ROOM_SECRET and JANUS_ROOM_PIN come from the environment, where they are needed
     #[arg(long, value_name = "URL", value_parser = RoomUrl::parse, group = "server")]
     janus: Option<RoomUrl>,
-    /// A second, smaller layer of the picture for those with a bad line (simulcast), like 640x360 or 640x360@15
+    /// A second, smaller layer of the picture for those with a bad line (simulcast), like 640x360 or
+    /// 640x360@15
     #[arg(long, value_name = "WxH[@FPS]", value_parser = parse_layer)]
     layer: Option<(spec::Size, Option<pagecast_core::Fps>)>,
-    /// Cap on the bitrate of the picture in the room, like 1200k or 1.2M; of two layers, RATE,RATE; a plain number is kbit/s; 0 is
-    /// automatic [default: by size and rate, 1200k for 1280x720 at 30]
+    /// Cap on the bitrate of the picture in the room, like 1200k or 1.2M; of two layers, RATE,RATE; a plain
+    /// number is kbit/s; 0 is automatic [default: by size and rate, 1200k for 1280x720 at 30]
     #[arg(long, value_name = "RATE", value_delimiter = ',', num_args = 1..=2, value_parser = parse_kbps)]
     room_bitrate: Vec<u32>,
     /// Codec of the picture in the room
     #[arg(long, value_enum, default_value = "h264")]
     room_codec: CodecName,
-    /// A STUN or TURN server, like turn:host:3478?transport=udp; user and password of a TURN server come from the environment:
-    /// PAGECAST_TURN_USER, PAGECAST_TURN_PASSWORD; may be repeated
+    /// A STUN or TURN server, like turn:host:3478?transport=udp; user and password of a TURN server come from
+    /// the environment: PAGECAST_TURN_USER, PAGECAST_TURN_PASSWORD; may be repeated
     #[arg(long, value_name = "URL")]
     ice_server: Vec<String>,
     /// Send media through a TURN server only
     #[arg(long)]
     relay_only: bool,
-    /// Where Pagecast's own room listens for browsers. Beyond this machine it wants tokens, which PAGECAST_ROOM_SECRET signs
+    /// Where Pagecast's own room listens for browsers. Beyond this machine it wants tokens, which
+    /// PAGECAST_ROOM_SECRET signs
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
     /// Where Pagecast's own room sends and takes media, UDP and TCP [default: the same address, any port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen_media: Option<SocketAddr>,
-    /// The address at which viewers reach the media of Pagecast's own room, if it is another; port 0 is the same port; may be
-    /// repeated
+    /// The address at which viewers reach the media of Pagecast's own room, if it is another; port 0 is the
+    /// same port; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) public_address: Vec<SocketAddr>,
 }

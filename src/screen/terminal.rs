@@ -2,7 +2,8 @@
 
 /// Columns of a terminal that does not say how many it has.
 const USUAL_COLUMNS: usize = 80;
-/// Columns of a character that is not ASCII: terminals disagree about many of them, and none takes more than two.
+/// Columns of a character that is not ASCII: terminals disagree about many of them, and none takes more than
+/// two.
 const MAX_COLUMNS_OF_CHARACTER: usize = 2;
 const BETWEEN_FIELDS: &str = "  ";
 
@@ -33,8 +34,8 @@ pub(super) fn join(fields: &[Field]) -> String {
     fields.iter().map(|field| field.text.as_str()).collect::<Vec<_>>().join(BETWEEN_FIELDS)
 }
 
-/// The fields that matter most, in one line that no terminal of so many columns wraps. The last column stays free, because some terminals
-/// wrap as soon as it is written to.
+/// The fields that matter most, in one line that no terminal of so many columns wraps. The last column stays
+/// free, because some terminals wrap as soon as it is written to.
 pub(super) fn fit(mut fields: Vec<Field>, columns: usize) -> String {
     let room = columns.saturating_sub(1);
     loop {

@@ -11,7 +11,8 @@ use pagecast_room::embedded::{
 };
 use pagecast_server::Rooms;
 
-/// How long a token is good for: that of a publisher as long as a cast can last, with a day to be taken up again.
+/// How long a token is good for: that of a publisher as long as a cast can last, with a day to be taken up
+/// again.
 const PUBLISHER: Duration = Duration::from_secs(2 * 86_400);
 /// That of a viewer, who gets the address anew whenever it is asked for.
 const VIEWER: Duration = Duration::from_secs(86_400);

@@ -1,5 +1,5 @@
-//! The life of a cast: queued → starting → waiting → live → stopping → ended. Sans-IO: told the time and what happened, it
-//! says what to do.
+//! The life of a cast: queued → starting → waiting → live → stopping → ended. Sans-IO: told the time and what
+//! happened, it says what to do.
 //!
 //! ```text
 //!             Start         Opened          Ready          (stop, end, limits)       Drained
@@ -8,8 +8,8 @@
 //!                       └── reload, move┴────────────┘
 //! ```
 //!
-//! [`Machine::handle`] takes inputs, [`Machine::poll`] gives the outputs to carry out, [`Machine::deadline`] says when to hand
-//! in [`Input::Time`] at the latest.
+//! [`Machine::handle`] takes inputs, [`Machine::poll`] gives the outputs to carry out, [`Machine::deadline`]
+//! says when to hand in [`Input::Time`] at the latest.
 
 mod ladder;
 mod load;
@@ -26,15 +26,17 @@ pub use load::LoadError;
 
 /// Time before a page is opened again that could not be opened; grows with each attempt.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
-/// Longest time for which a first load that fails for a passing reason is tried again, where no ready timeout says how long: a server
-/// that restarts, or a name that is being published, is usually there by then, and nobody waits for an answer much longer.
+/// Longest time for which a first load that fails for a passing reason is tried again, where no ready timeout
+/// says how long: a server that restarts, or a name that is being published, is usually there by then, and
+/// nobody waits for an answer much longer.
 const FIRST_LOAD_WINDOW: Duration = Duration::from_secs(15);
 /// Pause before the second try of a first load; it doubles up to [`MAX_LOAD_PAUSE`].
 const FIRST_LOAD_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause between two tries of a first load, so that a window of 15 s holds several.
 const MAX_LOAD_PAUSE: Duration = Duration::from_secs(4);
-/// A page that was live for so long has all its attempts again: they are there to end a cast that cannot work, not one that
-/// crashes now and then. After as long without a hit, a check forgets that it had the page reloaded.
+/// A page that was live for so long has all its attempts again: they are there to end a cast that cannot
+/// work, not one that crashes now and then. After as long without a hit, a check forgets that it had the page
+/// reloaded.
 const STABLE: Duration = Duration::from_secs(600);
 
 /// Where a cast stands.
@@ -129,7 +131,8 @@ pub enum Input {
     OpenFailed,
     /// The page cannot be opened at the moment, for a reason that may pass: see [`LoadError::is_passing`].
     OpenFailedForNow,
-    /// The page made the call that it was asked for, and only its first picture is missing: its time is not up any more.
+    /// The page made the call that it was asked for, and only its first picture is missing: its time is not
+    /// up any more.
     Called,
     /// The page is ready to be shown.
     Ready,
@@ -197,7 +200,8 @@ pub enum Warning {
     /// The page sets up a connection of WebRTC, and the cast does not let it send UDP.
     #[serde(rename = "webrtc-without-udp")]
     WebRtcWithoutUdp,
-    /// A certificate of the page's own origin was accepted that the browser does not trust, as it was asked to.
+    /// A certificate of the page's own origin was accepted that the browser does not trust, as it was asked
+    /// to.
     InsecureTls,
 }
 
@@ -221,7 +225,8 @@ pub struct Machine {
     state: State,
     /// Why it ends, once it does.
     ending: Option<EndReason>,
-    /// When the maximum running time is over: counted from the start until the outputs have the page, and then anew.
+    /// When the maximum running time is over: counted from the start until the outputs have the page, and
+    /// then anew.
     ends_at: Option<HostTime>,
     /// When the first load is not tried again any more, once it failed.
     first_load_until: Option<HostTime>,
@@ -442,7 +447,8 @@ impl Machine {
         !self.known && !self.timed_out && self.attempts == 1
     }
 
-    /// A first load is tried again in the same browser while there is time: nothing was shown yet that would have to be healed.
+    /// A first load is tried again in the same browser while there is time: nothing was shown yet that would
+    /// have to be healed.
     fn open_failed_for_now(&mut self, now: HostTime) {
         let timeout = self.readiness.timeout;
         let window = if timeout.is_zero() { FIRST_LOAD_WINDOW } else { timeout };

@@ -1,4 +1,5 @@
-//! Errors of the system and of libraries in words for people: what went wrong, without numbers and names that only a programmer knows.
+//! Errors of the system and of libraries in words for people: what went wrong, without numbers and names that
+//! only a programmer knows.
 
 use std::error::Error;
 use std::io;
@@ -17,7 +18,8 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     std::iter::successors(Some(error), |&e| e.source()).map(link).collect::<Vec<_>>().join(": ")
 }
 
-/// The innermost cause of an error, which says best why a connection failed. It names no address, where outer errors may.
+/// The innermost cause of an error, which says best why a connection failed. It names no address, where outer
+/// errors may.
 #[must_use]
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let innermost = std::iter::successors(Some(error), |&e| e.source()).last().unwrap_or(error);

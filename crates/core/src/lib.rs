@@ -55,7 +55,8 @@ pub enum Track {
     Audio,
 }
 
-/// One encoded unit: an H.264 access unit (Annex B), a VP8 frame, an AAC frame (raw, no ADTS) or an Opus packet.
+/// One encoded unit: an H.264 access unit (Annex B), a VP8 frame, an AAC frame (raw, no ADTS) or an Opus
+/// packet.
 #[derive(Debug, Clone)]
 pub struct Packet {
     /// The stream it belongs to.

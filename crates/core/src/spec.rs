@@ -82,10 +82,12 @@ pub struct CastSpec {
     /// What the page may reach, and its pushes may be sent to.
     #[serde(default)]
     pub network: Network,
-    /// Whether pushes may be sent anywhere, whatever the network is: they were named by whose machine this is.
+    /// Whether pushes may be sent anywhere, whatever the network is: they were named by whose machine this
+    /// is.
     #[serde(default)]
     pub pushes_anywhere: bool,
-    /// Whether an earlier process has shown the page: then the running time goes on from the start of this one.
+    /// Whether an earlier process has shown the page: then the running time goes on from the start of this
+    /// one.
     #[serde(default)]
     pub resumed: bool,
 }
@@ -155,8 +157,8 @@ impl CastSpec {
     }
 }
 
-/// A cap that a busy page of this size reaches without visible loss: 6 Mbit/s at 1280x720 and 30 fps, growing with the
-/// square root of the frame rate and slower than the area.
+/// A cap that a busy page of this size reaches without visible loss: 6 Mbit/s at 1280x720 and 30 fps, growing
+/// with the square root of the frame rate and slower than the area.
 #[must_use]
 pub fn default_bitrate_kbps(size: Size, fps: Fps) -> u32 {
     let area = f64::from(size.width() * size.height()) / f64::from(1280 * 720);

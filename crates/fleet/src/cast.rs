@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::{UnixMs, WorkerId};
 
-/// Names a cast among all casts ever: 12 hex digits of its time in milliseconds and 20 of chance, so that later ones sort behind
-/// earlier ones. Fit for file names and addresses.
+/// Names a cast among all casts ever: 12 hex digits of its time in milliseconds and 20 of chance, so that
+/// later ones sort behind earlier ones. Fit for file names and addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CastId(String);

@@ -1,8 +1,10 @@
-//! Casts that outlive processes: who wants them, who runs them, what happened to them, and who has yet to be told.
+//! Casts that outlive processes: who wants them, who runs them, what happened to them, and who has yet to be
+//! told.
 //!
-//! A server puts casts in ([`Fleet::create`]), workers take them out ([`Fleet::claim`]) and report what happens
-//! ([`Fleet::report`]); each report is one step of the cast's history and one entry of the outbox, written together. A worker owns a
-//! cast by a lease with an epoch: who lost it is refused from then on, so that there is one owner at a time.
+//! A server puts casts in ([`Fleet::create`]), workers take them out ([`Fleet::claim`]) and report what
+//! happens ([`Fleet::report`]); each report is one step of the cast's history and one entry of the outbox,
+//! written together. A worker owns a cast by a lease with an epoch: who lost it is refused from then on, so
+//! that there is one owner at a time.
 //!
 //! [`sqlite`] is the embedded backend; `tests/contract.rs` says what any other must do.
 //!
@@ -199,12 +201,15 @@ pub trait Fleet: Debug + Send + Sync {
     async fn find(&self, key: &Key) -> Result<Option<Cast>, Error>;
     /// Casts, the newest first, without their reports. One that cannot be read is left out.
     async fn list(&self, filter: &Filter) -> Result<Page, Error>;
-    /// How many casts are in each state; those of one application, or all. Ended ones that are remembered count too.
+    /// How many casts are in each state; those of one application, or all. Ended ones that are remembered
+    /// count too.
     async fn count(&self, app: Option<&str>) -> Result<Vec<(State, u64)>, Error>;
-    /// Hands a command to whoever owns the cast, now or later. One that is still queued and is to stop ends at once, as
-    /// [`pagecast_core::cast::EndReason::Stopped`]. [`Error::NoCast`], [`Error::Over`], [`Error::Busy`].
+    /// Hands a command to whoever owns the cast, now or later. One that is still queued and is to stop ends
+    /// at once, as [`pagecast_core::cast::EndReason::Stopped`]. [`Error::NoCast`], [`Error::Over`],
+    /// [`Error::Busy`].
     async fn order(&self, id: &CastId, command: Command) -> Result<(), Error>;
-    /// What happened to a cast after this event (0: from the beginning), in order, at most `limit`. [`Error::NoCast`].
+    /// What happened to a cast after this event (0: from the beginning), in order, at most `limit`.
+    /// [`Error::NoCast`].
     async fn events(&self, id: &CastId, after: u64, limit: usize) -> Result<Vec<Event>, Error>;
     /// How it gets on, if somebody runs it.
     async fn vitals(&self, id: &CastId) -> Option<Vitals>;
@@ -243,16 +248,17 @@ pub trait Fleet: Debug + Send + Sync {
     async fn report(&self, ticket: &Ticket, happening: Happening) -> Result<(), Error>;
     /// Replaces the pushes in the description of the cast. [`Error::Fenced`].
     async fn put_pushes(&self, ticket: &Ticket, pushes: Vec<pagecast_core::spec::Push>) -> Result<(), Error>;
-    /// Nothing is left to do for a cast that ended: nobody takes it up again. What happened last, if anything did, is reported in the
-    /// same step, and what became of it, in the worker's words, is kept. One that has not ended ends, as
-    /// [`pagecast_core::cast::EndReason::OutputFailed`]. [`Error::Fenced`].
+    /// Nothing is left to do for a cast that ended: nobody takes it up again. What happened last, if anything
+    /// did, is reported in the same step, and what became of it, in the worker's words, is kept. One that has
+    /// not ended ends, as [`pagecast_core::cast::EndReason::OutputFailed`]. [`Error::Fenced`].
     async fn close(
         &self,
         ticket: &Ticket,
         last: Option<Happening>,
         report: Option<Value>,
     ) -> Result<(), Error>;
-    /// Gives a ticket back before its time: it is no good any more, and anybody may go on with the cast, at once. [`Error::Fenced`].
+    /// Gives a ticket back before its time: it is no good any more, and anybody may go on with the cast, at
+    /// once. [`Error::Fenced`].
     async fn release(&self, ticket: &Ticket) -> Result<(), Error>;
     /// How a cast gets on. Not kept over a restart; nothing happens if the ticket is no good.
     async fn tell(&self, ticket: &Ticket, vitals: Vitals);
@@ -296,7 +302,8 @@ pub trait Fleet: Debug + Send + Sync {
     async fn sweep(&self) -> Result<(), Error>;
     /// Changes whenever there is something new: a cast, a command, an event. Values mean nothing.
     fn changes(&self) -> watch::Receiver<u64>;
-    /// Whether workers elsewhere can take casts from it: then a lease that cannot be renewed is as good as lost.
+    /// Whether workers elsewhere can take casts from it: then a lease that cannot be renewed is as good as
+    /// lost.
     fn is_shared(&self) -> bool;
     /// Whether it can store anything right now: for `/readyz`.
     async fn check(&self) -> Result<(), Error>;

@@ -1,8 +1,9 @@
 //! The embedded backend: SQLite in the data folder.
 //!
-//! One thread writes ([`writer`]): it takes all that waits into one transaction, and answers when that is on the disk, so that many
-//! who write at once pay for one `fsync`. Two threads read ([`reader`]) what is committed. What a cast is, what is told of it and
-//! what is said about it is sealed ([`crate::vault`]); times, states, names and keys are not, because they are searched for.
+//! One thread writes ([`writer`]): it takes all that waits into one transaction, and answers when that is on
+//! the disk, so that many who write at once pay for one `fsync`. Two threads read ([`reader`]) what is
+//! committed. What a cast is, what is told of it and what is said about it is sealed ([`crate::vault`]);
+//! times, states, names and keys are not, because they are searched for.
 //!
 //! No SQL is anywhere but in the modules of this one.
 

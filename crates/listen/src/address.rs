@@ -7,8 +7,8 @@ use std::str::FromStr;
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-/// Bits of an IPv6 address that name a network. A single host commonly has a whole /64 to choose addresses from (RFC 6177), so
-/// these are counted as one.
+/// Bits of an IPv6 address that name a network. A single host commonly has a whole /64 to choose addresses
+/// from (RFC 6177), so these are counted as one.
 const V6_SOURCE_PREFIX: u8 = 64;
 /// Header in which a proxy names its client, the nearest one last.
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -29,7 +29,8 @@ pub struct Subnet {
 pub struct NotASubnet;
 
 impl Subnet {
-    /// Whether this address lies in it. An IPv4 address that is wrapped in an IPv6 one counts as what it wraps.
+    /// Whether this address lies in it. An IPv4 address that is wrapped in an IPv6 one counts as what it
+    /// wraps.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
@@ -92,13 +93,15 @@ pub(crate) fn source(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// The client of a request: whoever a trusted proxy names, or else the other end of the connection. The port of a named one is 0.
+/// The client of a request: whoever a trusted proxy names, or else the other end of the connection. The port
+/// of a named one is 0.
 pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &[Subnet]) -> SocketAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|subnet| subnet.contains(address));
     if !is_trusted(peer.ip()) {
         return peer;
     }
-    // Each proxy appends the address that it was asked from; what stands in front of those that are trusted was made up by anybody.
+    // Each proxy appends the address that it was asked from; what stands in front of those that are trusted
+    // was made up by anybody.
     let named = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let named: Vec<&str> = named.flat_map(|value| value.split(',')).map(str::trim).collect();
     let mut client = peer;
@@ -112,7 +115,8 @@ pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &[Subnet]) 
     client
 }
 
-/// Whether a request comes from a program on this machine, and no proxy says that it passes it on for somebody else.
+/// Whether a request comes from a program on this machine, and no proxy says that it passes it on for
+/// somebody else.
 pub(crate) fn is_from_this_machine(peer: IpAddr, local: IpAddr, headers: &HeaderMap) -> bool {
     let here = peer.to_canonical().is_loopback() || peer.to_canonical() == local.to_canonical();
     here && !PROXY_HEADERS.iter().any(|name| headers.contains_key(*name))

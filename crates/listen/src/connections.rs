@@ -1,7 +1,8 @@
-//! All connections of a listener, and which of them is closed when there are too many. No IO; callers tell the time.
+//! All connections of a listener, and which of them is closed when there are too many. No IO; callers tell
+//! the time.
 //!
-//! A new connection is never kept waiting: if there is no room, the least useful connection without an answer under way is closed.
-//! So silent connections, however many, delay nobody.
+//! A new connection is never kept waiting: if there is no room, the least useful connection without an answer
+//! under way is closed. So silent connections, however many, delay nobody.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,8 +36,8 @@ impl Phase {
         self >= Self::Body
     }
 
-    /// In which order connections are closed to make room, those with the same rank by age; never, if none. Whoever has sent
-    /// nothing useful so far goes first, an answer under way is never cut off.
+    /// In which order connections are closed to make room, those with the same rank by age; never, if none.
+    /// Whoever has sent nothing useful so far goes first, an answer under way is never cut off.
     fn rank(self) -> Option<u8> {
         match self {
             Self::Handshake | Self::Silent | Self::Head => Some(0),
@@ -197,8 +198,8 @@ impl Place {
         }
     }
 
-    /// Begins a request, and says whether it may be answered: the last [`Limits::reserved`] places are for `reserved` ones. If
-    /// there is none left, the request whose body has been coming for longest makes room.
+    /// Begins a request, and says whether it may be answered: the last [`Limits::reserved`] places are for
+    /// `reserved` ones. If there is none left, the request whose body has been coming for longest makes room.
     pub(crate) fn begin(&self, now: Instant, reserved: bool) -> bool {
         let limits = &self.connections.limits;
         let most = limits.connections - if reserved { 0 } else { limits.reserved.min(limits.connections) };

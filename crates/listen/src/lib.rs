@@ -1,8 +1,9 @@
-//! The accept loop of our web servers, HTTP/1.1, plain or in TLS: which connections stay, for how long, and whose requests are
-//! answered when there are too many.
+//! The accept loop of our web servers, HTTP/1.1, plain or in TLS: which connections stay, for how long, and
+//! whose requests are answered when there are too many.
 //!
-//! A connection enters through [`serve`], is counted in `connections`, and its requests leave through the router, which finds the
-//! client's address as [`ConnectInfo`] and [`Source`]. Deliberately absent: what is served, certificates, and how long a request's body may take.
+//! A connection enters through [`serve`], is counted in `connections`, and its requests leave through the
+//! router, which finds the client's address as [`ConnectInfo`] and [`Source`]. Deliberately absent: what is
+//! served, certificates, and how long a request's body may take.
 
 mod address;
 mod connections;
@@ -39,7 +40,8 @@ const UNREAD_FOR_AT_MOST_MS: u32 = 30_000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Time between two warnings that connections are refused: there can be thousands in a second.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-/// File descriptors beside those of connections: the database, casts' pipes, and whatever else the process has.
+/// File descriptors beside those of connections: the database, casts' pipes, and whatever else the process
+/// has.
 const OTHER_FILES: u64 = 1024;
 
 /// How many connections there may be, and how long each may take.
@@ -47,8 +49,8 @@ const OTHER_FILES: u64 = 1024;
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
-    /// Connections at once from one address, or from one /64 network of IPv6. Addresses of this machine and of
-    /// `trusted_proxies` are not limited.
+    /// Connections at once from one address, or from one /64 network of IPv6. Addresses of this machine and
+    /// of `trusted_proxies` are not limited.
     pub per_address: usize,
     /// Requests at once that are left to those that are reserved for, see [`Service::reserved`].
     pub reserved: usize,
@@ -74,17 +76,20 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
-            // Four addresses are needed to fill all places, and no SDK's pool has as many (Java's usual ones have 50 to 200).
+            // Four addresses are needed to fill all places, and no SDK's pool has as many (Java's usual ones
+            // have 50 to 200).
             per_address: 256,
             reserved: 64,
-            // A handshake takes less than a millisecond of CPU and two round trips: these are some thousand a second.
+            // A handshake takes less than a millisecond of CPU and two round trips: these are some thousand a
+            // second.
             handshakes: 256,
             handshake: Duration::from_secs(10),
-            // Clients send at once; a first byte is late when its packet was lost, which is sent again after 1 and 3 s.
+            // Clients send at once; a first byte is late when its packet was lost, which is sent again after
+            // 1 and 3 s.
             first_byte: Duration::from_secs(5),
             head: Duration::from_secs(10),
-            // Longer than proxies keep theirs (nginx and AWS 60 s), so that it is they who close: a request that meets a closing
-            // connection is lost.
+            // Longer than proxies keep theirs (nginx and AWS 60 s), so that it is they who close: a request
+            // that meets a closing connection is lost.
             idle: Duration::from_secs(75),
             head_bytes: 64 * 1024,
             headers: 100,
@@ -105,7 +110,8 @@ impl Limits {
 pub struct Service {
     /// Answers requests.
     pub router: Router,
-    /// Whether a request may use the places that are reserved, by what it asks for and whether it comes from this machine.
+    /// Whether a request may use the places that are reserved, by what it asks for and whether it comes from
+    /// this machine.
     pub reserved: fn(&Method, &Uri, bool) -> bool,
 }
 
@@ -181,7 +187,8 @@ fn warn_of(refused: Refused, peer: SocketAddr, warned: &mut Option<Instant>) {
     }
 }
 
-/// Lets the process have as many file descriptors as its connections may need, if the system's hard limit permits.
+/// Lets the process have as many file descriptors as its connections may need, if the system's hard limit
+/// permits.
 fn allow_files(connections: usize) {
     let wanted = OTHER_FILES + 2 * connections as u64;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -1,4 +1,5 @@
-//! What goes through a connection, watched: its bytes, the bodies of its requests and of its answers, and its time.
+//! What goes through a connection, watched: its bytes, the bodies of its requests and of its answers, and its
+//! time.
 
 use std::future::{Future, poll_fn};
 use std::io;

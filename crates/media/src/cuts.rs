@@ -6,8 +6,8 @@ use pagecast_core::MediaTime;
 
 /// Files end at the multiples of one length, counted from the beginning of the recording: exact to a tick.
 ///
-/// The encoder puts a keyframe there, the recorder ends a segment, and the files are made accordingly. All three ask here, so that
-/// rounding never makes them disagree.
+/// The encoder puts a keyframe there, the recorder ends a segment, and the files are made accordingly. All
+/// three ask here, so that rounding never makes them disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cuts {
     every: MediaTime,
@@ -21,7 +21,8 @@ impl Cuts {
         Self { every: MediaTime(MediaTime::from(every).0.max(1)), half_tick: MediaTime(tick.0 / 2) }
     }
 
-    /// Number of cuts up to `at`, which is counted from the beginning of the recording. Sound that primes a decoder comes before that.
+    /// Number of cuts up to `at`, which is counted from the beginning of the recording. Sound that primes a
+    /// decoder comes before that.
     pub(crate) fn before(&self, at: MediaTime) -> i64 {
         (at + self.half_tick).0.max(0) / self.every.0
     }

@@ -27,8 +27,8 @@ pub fn reserve_behind(path: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// The same as long as the disk has plenty of room. On one that is nearly full already, or very small, what is
-/// left is for what is written now.
+/// The same as long as the disk has plenty of room. On one that is nearly full already, or very small, what
+/// is left is for what is written now.
 pub(crate) fn reserve_early(path: &Path, bytes: u64) {
     let has_plenty =
         path.parent().and_then(|folder| space(folder).ok()).is_some_and(|s| s.free_bytes >= PLENTY_BYTES);

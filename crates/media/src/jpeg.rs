@@ -1,7 +1,7 @@
 //! JPEG files whose colours are those of the page.
 //!
-//! Every reader takes a JPEG for BT.601 in full range (JFIF 1.02, section "Color Space"), and nothing in the file can say otherwise.
-//! So a picture is converted to exactly that, wherever it comes from.
+//! Every reader takes a JPEG for BT.601 in full range (JFIF 1.02, section "Color Space"), and nothing in the
+//! file can say otherwise. So a picture is converted to exactly that, wherever it comes from.
 
 use ff::codec::Context;
 use ff::format::Pixel;
@@ -14,7 +14,8 @@ use yuv::{
 
 use crate::convert::Matrix;
 
-/// Quality of a JPEG in libavcodec's scale, 1 (best) to 31: text stays readable at about a tenth of a PNG's size.
+/// Quality of a JPEG in libavcodec's scale, 1 (best) to 31: text stays readable at about a tenth of a PNG's
+/// size.
 const QUALITY: i32 = 3;
 /// libavcodec's unit of quality (`FF_QP2LAMBDA`).
 const LAMBDA: i32 = 118;
@@ -79,8 +80,8 @@ fn encode(frame: &Video) -> Result<Vec<u8>, ff::Error> {
 
 /// From Y'CbCr of one matrix in limited range to BT.601 in full range.
 ///
-/// The difference of two lumas is a sum of the colour differences alone. So chroma is made of chroma, and one correction of luma
-/// holds for the four pixels that share a chroma sample.
+/// The difference of two lumas is a sum of the colour differences alone. So chroma is made of chroma, and one
+/// correction of luma holds for the four pixels that share a chroma sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Conversion {
     /// Full range of luma.
@@ -167,7 +168,8 @@ mod tests {
     use super::*;
     use crate::convert::{Planes, convert};
 
-    /// Largest difference of a channel from the page's colour: all that 8 bits of limited range and of JPEG allow.
+    /// Largest difference of a channel from the page's colour: all that 8 bits of limited range and of JPEG
+    /// allow.
     const MAX_OFF: f64 = 3.0;
     /// Side of a patch: what a JPEG quantizes as one, of luma and of chroma.
     const PATCH: usize = 16;

@@ -1,9 +1,9 @@
 //! Frames and samples become packets, and packets become files.
 //!
 //! [`encode`] takes [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples) and gives
-//! [`Packet`](pagecast_core::Packet)s; [`fanout`] hands them to the sinks. [`record`] writes them to segments, makes files of
-//! those, and has [`store`] bring them to where recordings are kept; [`push`] sends them to servers. libav lives here and nowhere
-//! else.
+//! [`Packet`](pagecast_core::Packet)s; [`fanout`] hands them to the sinks. [`record`] writes them to
+//! segments, makes files of those, and has [`store`] bring them to where recordings are kept; [`push`] sends
+//! them to servers. libav lives here and nowhere else.
 //!
 //! Deliberately absent: where frames come from, and when a cast begins or ends.
 

@@ -1,7 +1,8 @@
 //! The stream sent to servers, over RTMP, RTMPS and SRT, while a cast runs.
 //!
 //! The thread `pushes` holds a [`Machine`] for each target and decides; a thread `push-N` for each target
-//! connects and sends, and may block as long as its watch lets it. Targets come and go at any time, and know nothing of each other.
+//! connects and sends, and may block as long as its watch lets it. Targets come and go at any time, and know
+//! nothing of each other.
 
 mod reach;
 mod runner;
@@ -33,7 +34,8 @@ use watch::Watch;
 const BEHIND: Limit = Limit { bytes: 16 * 1024 * 1024, span: Duration::from_secs(8) };
 /// News that nobody took yet. Full: what is new is lost; [`Pushes::states`] knows it all the same.
 const NEWS: usize = 256;
-/// What the thread `pushes` has not heard yet. Full: who has something to say waits; the thread itself waits for nobody.
+/// What the thread `pushes` has not heard yet. Full: who has something to say waits; the thread itself waits
+/// for nobody.
 const MESSAGES: usize = 64;
 /// Commands to one target: at most one of each is under way.
 const COMMANDS: usize = 2;
@@ -67,9 +69,11 @@ pub struct Config {
     pub write: Duration,
     /// How long it may take for the end.
     pub close: Duration,
-    /// A file of certificates: who is trusted to vouch for an RTMPS server. `None`: `SSL_CERT_FILE`, or those the system trusts.
+    /// A file of certificates: who is trusted to vouch for an RTMPS server. `None`: `SSL_CERT_FILE`, or those
+    /// the system trusts.
     pub trusted: Option<PathBuf>,
-    /// What targets may lead to: their names are looked up and judged before each connection. `None`: anywhere.
+    /// What targets may lead to: their names are looked up and judged before each connection. `None`:
+    /// anywhere.
     pub network: Option<Network>,
     /// How names are looked up for that.
     pub resolve: Resolve,
@@ -220,8 +224,8 @@ impl Pushes {
         gauges.iter().map(|gauge| gauge.status()).collect()
     }
 
-    /// Ends all targets, once each has what is queued for it, and says how they did. Takes ten seconds at most, provided that the
-    /// stream is over: no encoder sends packets any more.
+    /// Ends all targets, once each has what is queued for it, and says how they did. Takes ten seconds at
+    /// most, provided that the stream is over: no encoder sends packets any more.
     #[must_use]
     pub fn finish(mut self) -> Vec<Status> {
         let _over = self.messages.send(Message::Finish);

@@ -1,8 +1,9 @@
-//! A recording is a chain of segments in a [`Spool`], written by the thread `record`. The thread `deliver` makes of them what was
-//! asked for and stores it; see [`deliver`].
+//! A recording is a chain of segments in a [`Spool`], written by the thread `record`. The thread `deliver`
+//! makes of them what was asked for and stores it; see [`deliver`].
 //!
-//! What a segment holds is on the disk when it is closed, and in the system's hands within a second: whoever is killed, nothing
-//! older is lost. A recording that was broken off goes on in another run of the same spool.
+//! What a segment holds is on the disk when it is closed, and in the system's hands within a second: whoever
+//! is killed, nothing older is lost. A recording that was broken off goes on in another run of the same
+//! spool.
 
 mod assemble;
 mod chain;
@@ -209,7 +210,8 @@ impl Recorder {
     /// Writes packets until nobody sends any more, and pictures that come meanwhile.
     ///
     /// # Errors
-    /// [`Error::Thread`]; the thread itself ends with [`Error::Full`], [`Error::Limit`], [`Error::Write`] or [`Error::Io`].
+    /// [`Error::Thread`]; the thread itself ends with [`Error::Full`], [`Error::Limit`], [`Error::Write`] or
+    /// [`Error::Io`].
     pub fn spawn(
         mut self,
         packets: Tap,

@@ -1,8 +1,8 @@
 //! Files become objects: in a folder, a bucket or video on demand.
 //!
-//! A thing is stored when the storage has confirmed it: what was sent carries its checksum, and the size is asked for
-//! afterwards. Storing the same bytes under the same name again changes nothing, so whoever calls may simply try again; nothing
-//! is tried twice in here.
+//! A thing is stored when the storage has confirmed it: what was sent carries its checksum, and the size is
+//! asked for afterwards. Storing the same bytes under the same name again changes nothing, so whoever calls
+//! may simply try again; nothing is tried twice in here.
 
 mod bucket;
 mod error;
@@ -33,7 +33,8 @@ pub struct Pace {
     pub connect: Duration,
     /// For anything to move on a connection.
     pub stall: Duration,
-    /// Bytes of a part of an upload; a file of up to so many is sent in one piece. Services want at least 5 MiB.
+    /// Bytes of a part of an upload; a file of up to so many is sent in one piece. Services want at least 5
+    /// MiB.
     pub part_bytes: u64,
     /// Parts under way at a time. So many, and one more, are in memory.
     pub parallel: usize,
@@ -91,11 +92,12 @@ impl Store {
         }))
     }
 
-    /// Stores a file under `name` and waits until that is confirmed. For a single file (`Storage::File`) any name means that
-    /// file. For video on demand the file becomes a medium.
+    /// Stores a file under `name` and waits until that is confirmed. For a single file (`Storage::File`) any
+    /// name means that file. For video on demand the file becomes a medium.
     ///
     /// # Errors
-    /// Any [`Error`]; nothing half is to be seen under that name then, and parts that were sent are taken back.
+    /// Any [`Error`]; nothing half is to be seen under that name then, and parts that were sent are taken
+    /// back.
     pub async fn put(&self, name: &str, file: &Path, content_type: &str) -> Result<Stored, Error> {
         named(name)?;
         match &self.0 {
@@ -105,8 +107,8 @@ impl Store {
         }
     }
 
-    /// Stores a playlist with its segments as one medium of video on demand; `files` has all of them, with names that are relative
-    /// to each other, the playlist at the end.
+    /// Stores a playlist with its segments as one medium of video on demand; `files` has all of them, with
+    /// names that are relative to each other, the playlist at the end.
     ///
     /// # Errors
     /// As [`Self::put`]; [`Error::Refused`] for any other storage.
@@ -123,8 +125,8 @@ impl Store {
         }
     }
 
-    /// Stores a small thing that will be replaced, like a playlist. `cache_control` says how long others may keep it, as in
-    /// `max-age=2`.
+    /// Stores a small thing that will be replaced, like a playlist. `cache_control` says how long others may
+    /// keep it, as in `max-age=2`.
     ///
     /// # Errors
     /// As [`Self::put`]; [`Error::Refused`] for a single file and for video on demand.
@@ -190,8 +192,8 @@ impl Store {
         }
     }
 
-    /// Takes back the parts of uploads that failed while the storage could not be reached, as each upload does before it begins.
-    /// How many are left.
+    /// Takes back the parts of uploads that failed while the storage could not be reached, as each upload
+    /// does before it begins. How many are left.
     pub async fn tidy(&self) -> usize {
         match &self.0 {
             Kind::Remote(remote) => remote.tidy().await,

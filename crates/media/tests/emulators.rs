@@ -1,4 +1,5 @@
-//! Emulators of Azure and of Google's storage, as far as requests differ from those to the services: an endpoint with a path, no keys.
+//! Emulators of Azure and of Google's storage, as far as requests differ from those to the services: an
+//! endpoint with a path, no keys.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -356,7 +356,8 @@ fn an_srt_listener_that_dies_is_found_again() -> Result<()> {
         file.strips(Place::PAGE)?.iter().filter_map(|seen| Some(seen.strip?.counter)).collect();
     let (first, last) = (seen[0], seen[seen.len() - 1]);
     ensure!(seen.iter().copied().eq(first..=last) && last as usize == came.pictures() - 1, "{seen:?}");
-    // `ffmpeg` shifts what it gets by nothing (`-copyts`), so these are the times of the cast, ahead by a constant.
+    // `ffmpeg` shifts what it gets by nothing (`-copyts`), so these are the times of the cast, ahead by a
+    // constant.
     let shown_s = file.video.seconds(file.pictures[0].pts);
     let ahead_s = shown_s - f64::from(first) / f64::from(rig::FPS);
     ensure!((0.0..1.0).contains(&ahead_s), "picture {first} is at {shown_s} s");

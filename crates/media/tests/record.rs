@@ -155,7 +155,8 @@ fn a_file_that_appears_meanwhile_is_kept() -> Result<()> {
     Ok(())
 }
 
-/// Every file of a spool is cut, filled with nonsense, or taken away: whatever happens, it is an error or less of a recording.
+/// Every file of a spool is cut, filled with nonsense, or taken away: whatever happens, it is an error or
+/// less of a recording.
 #[test]
 fn a_damaged_spool_harms_nobody() -> Result<()> {
     let scratch = Scratch::new()?;
@@ -226,7 +227,8 @@ fn a_split_loses_and_doubles_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A second of picture and sound for each of `seconds`, with keyframes where files of `split` end; it begins at `begins_at`.
+/// A second of picture and sound for each of `seconds`, with keyframes where files of `split` end; it begins
+/// at `begins_at`.
 fn some_for(split: Duration, begins_at: MediaTime, seconds: i64) -> Result<Vec<Packet>> {
     let ticks =
         (0..seconds * i64::from(FPS)).map(|i| stream::tick(FPS, i, true)).collect::<Result<Vec<_>>>()?;

@@ -200,11 +200,12 @@ impl Browser {
         }
     }
 
-    /// Opens a page and waits until its server answered, or until `given_up` says that nobody wants it any more.
+    /// Opens a page and waits until its server answered, or until `given_up` says that nobody wants it any
+    /// more.
     ///
     /// # Errors
-    /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], [`Error::GivenUp`], or a browser that is
-    /// gone.
+    /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], [`Error::GivenUp`], or a
+    /// browser that is gone.
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
         self.shared.update(|s| {
             (s.ended, s.large_video) = (false, None);
@@ -242,7 +243,8 @@ impl Browser {
             }
             None => {}
         }
-        // Until then the focus is in the browser's address field, out of sight, and a list that the page opens closes at once.
+        // Until then the focus is in the browser's address field, out of sight, and a list that the page
+        // opens closes at once.
         self.cdp.send(&self.session, "Page.bringToFront", json!({}));
         match answer["errorText"].as_str() {
             // The browser names a response with an error status and an empty body so: the status says more.
@@ -417,7 +419,8 @@ struct Events {
 }
 
 impl Events {
-    /// A certificate that the browser does not trust: only the page's own origin may have one, and only if it was asked for.
+    /// A certificate that the browser does not trust: only the page's own origin may have one, and only if it
+    /// was asked for.
     fn judge_certificate(&self, cdp: &Cdp, session: &str, params: &Value) {
         let accept = params["requestURL"].as_str().is_some_and(|url| {
             // Sockets of the page's own server are its, too.
@@ -453,8 +456,8 @@ impl cdp::Events for Events {
     fn event(&mut self, cdp: &Cdp, session: &str, method: &str, params: &Value) {
         match method {
             "Page.javascriptDialogOpening" => {
-                // Leaving must not be prevented. Of the others there are none, unless a page found a way around our script:
-                // they are answered as by a person who closes the dialog.
+                // Leaving must not be prevented. Of the others there are none, unless a page found a way
+                // around our script: they are answered as by a person who closes the dialog.
                 let accept = params["type"] == "beforeunload";
                 cdp.send(session, "Page.handleJavaScriptDialog", json!({"accept": accept}));
             }

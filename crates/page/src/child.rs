@@ -27,11 +27,11 @@ const JANITOR_NAME: &str = "pagecast-janitor";
 /// The file in a run folder that is locked for as long as somebody looks after the folder.
 const LOCK: &str = "lock";
 
-/// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when the process
-/// that started it is gone, however it died. Each line names the group; an empty one says that it is gone. Signals meant for
-/// the terminal's foreground do not reach it. A second argument is the user of these processes, if it is
-/// theirs alone: then all that run as it are ended, also those that left the group. Its standard error is the
-/// lock of that user: nothing is written to it.
+/// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when
+/// the process that started it is gone, however it died. Each line names the group; an empty one says that it
+/// is gone. Signals meant for the terminal's foreground do not reach it. A second argument is the user of
+/// these processes, if it is theirs alone: then all that run as it are ended, also those that left the group.
+/// Its standard error is the lock of that user: nothing is written to it.
 const JANITOR: &str = r#"
 trap '' HUP INT TERM
 while read -r line; do group=$line; done
@@ -58,7 +58,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) stderr: Stdio,
 }
 
-/// Starts a child that leads a session and process group of its own and is killed when **the calling thread** ends.
+/// Starts a child that leads a session and process group of its own and is killed when **the calling thread**
+/// ends.
 pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
     let fds = spec
         .fds
@@ -105,8 +106,8 @@ pub fn use_browser_uids(first: u32, last: u32) {
     let _first_counts = BROWSER_UIDS.set(format!("{first}-{last}"));
 }
 
-/// Starts the process of a cast, in a process group of its own, with pipes for input and output, and for what it logs if it is
-/// `heard`. It sees its input end when the caller is gone.
+/// Starts the process of a cast, in a process group of its own, with pipes for input and output, and for what
+/// it logs if it is `heard`. It sees its input end when the caller is gone.
 ///
 /// # Errors
 /// The program cannot be started.
@@ -116,8 +117,8 @@ pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Chil
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
     command.envs(BROWSER_UIDS.get().map(|range| (BROWSER_UIDS_VARIABLE, range)));
     if heard {
-        // Nothing but this: so the standard library need not copy the caller's memory map, which takes a service longer than
-        // all else that it does for a cast.
+        // Nothing but this: so the standard library need not copy the caller's memory map, which takes a
+        // service longer than all else that it does for a cast.
         command.process_group(0);
     } else {
         // Its log may go to a terminal, which may stop those of its session that are in the background.
@@ -153,7 +154,8 @@ pub fn has_ended(child: &Child) -> bool {
     !matches!(waitid(WaitId::Pid(rustix::process::Pid::from_child(child)), options), Ok(None))
 }
 
-/// Removes the folders of casts that are gone, janitor and all, and kills what still runs on them. Returns the folders.
+/// Removes the folders of casts that are gone, janitor and all, and kills what still runs on them. Returns
+/// the folders.
 #[must_use]
 pub fn sweep(base: &Path) -> Vec<PathBuf> {
     use std::os::unix::fs::MetadataExt;
@@ -165,7 +167,8 @@ pub fn sweep(base: &Path) -> Vec<PathBuf> {
         if !ours || !name.to_str().is_some_and(is_run_folder) {
             continue;
         }
-        // Held by the cast and by its janitor, whichever lives longer, also where their process ids mean nothing to us.
+        // Held by the cast and by its janitor, whichever lives longer, also where their process ids mean
+        // nothing to us.
         let Ok(lock) = File::open(path.join(LOCK)) else { continue };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
@@ -211,8 +214,8 @@ fn kill_those_that_name(folder: &Path) {
     }
 }
 
-/// A folder that lives as long as the cast, together with the processes that use it. However the cast ends, a kill -9
-/// included, the processes are killed and the folder is removed.
+/// A folder that lives as long as the cast, together with the processes that use it. However the cast ends, a
+/// kill -9 included, the processes are killed and the folder is removed.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,

@@ -1,7 +1,8 @@
 //! The display: a Wayland compositor for one browser, which owns the vblank and knows what changed.
 //!
-//! Commits come in, [`Tick`]s go out. [`pacer`] says when, `screen` and `scene` say what; this file is the thread that joins
-//! them. There is no keyboard, the pointer never enters, and what a page copies stays in the page.
+//! Commits come in, [`Tick`]s go out. [`pacer`] says when, `screen` and `scene` say what; this file is the
+//! thread that joins them. There is no keyboard, the pointer never enters, and what a page copies stays in
+//! the page.
 
 mod image;
 mod limits;
@@ -119,8 +120,8 @@ impl Commits {
         self.0.commits.load(Ordering::Relaxed)
     }
 
-    /// Times so far that a browser that draws had no picture for a slot, or more than one: what happens whenever it gets
-    /// behind or catches up.
+    /// Times so far that a browser that draws had no picture for a slot, or more than one: what happens
+    /// whenever it gets behind or catches up.
     pub(crate) fn stumbles(&self) -> u64 {
         self.0.stumbles.load(Ordering::Relaxed)
     }
@@ -140,8 +141,8 @@ struct Shared {
 }
 
 impl Display {
-    /// Starts the thread `display`. Ticks go to `out` once [`Display::begin`] was called; when it is full, a tick without a
-    /// change is forgotten and a change is told with a later tick.
+    /// Starts the thread `display`. Ticks go to `out` once [`Display::begin`] was called; when it is full, a
+    /// tick without a change is forgotten and a change is told with a later tick.
     ///
     /// # Errors
     /// See [`Error`].
@@ -176,7 +177,8 @@ impl Display {
         self.wake();
     }
 
-    /// The browser's screen as it is now, without the black around it, whether it goes into the outputs or not. `None` if the display is stuck or gone.
+    /// The browser's screen as it is now, without the black around it, whether it goes into the outputs or
+    /// not. `None` if the display is stuck or gone.
     #[must_use]
     pub fn snapshot(&self) -> Option<Picture> {
         if self.has_failed() {
@@ -272,7 +274,8 @@ impl Beats {
         }
     }
 
-    /// The oldest slot that is over at `now` is closed, and tells the beat that it still owes. False when none is over.
+    /// The oldest slot that is over at `now` is closed, and tells the beat that it still owes. False when
+    /// none is over.
     pub(crate) fn close(&mut self, now: HostTime, scene: &mut scene::Scene) -> bool {
         let owed = self.pacer.close(now, self.depth.get());
         owed.is_some_and(|owed| {
@@ -287,7 +290,8 @@ impl Beats {
         self.tell_all(due, scene);
     }
 
-    /// Tells beats of which the last has what is on the screen; there are others when the page's depth has become less.
+    /// Tells beats of which the last has what is on the screen; there are others when the page's depth has
+    /// become less.
     fn tell_all(&self, due: Range<i64>, scene: &mut scene::Scene) {
         for index in due.clone() {
             if index == 0 {
@@ -341,7 +345,8 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener, c
     while !shared.stop.load(Ordering::Acquire) {
         state.turn(clock::now());
         state.beats.begin_if_asked();
-        // The Wayland library panics at requests that no library would send, like a string that is none. It holds nothing then.
+        // The Wayland library panics at requests that no library would send, like a string that is none. It
+        // holds nothing then.
         match catch_unwind(AssertUnwindSafe(|| wayland.dispatch_clients(&mut state))) {
             Ok(Ok(_)) => {}
             Ok(Err(reason)) => tracing::debug!(%reason, "dispatch of display clients"),

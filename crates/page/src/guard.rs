@@ -1,8 +1,8 @@
-//! The page's only way to the network: a SOCKS5 proxy (RFC 1928) that resolves names itself and connects to the very
-//! address that it has checked.
+//! The page's only way to the network: a SOCKS5 proxy (RFC 1928) that resolves names itself and connects to
+//! the very address that it has checked.
 //!
-//! SOCKS and not HTTP, because then `http`, `https`, `ws` and `wss` are all the same: the browser says a name and a port, and
-//! all that follows is bytes that nobody here reads.
+//! SOCKS and not HTTP, because then `http`, `https`, `ws` and `wss` are all the same: the browser says a name
+//! and a port, and all that follows is bytes that nobody here reads.
 
 mod client;
 mod connect;
@@ -31,7 +31,8 @@ pub use journal::{Refused, Verdict};
 pub(crate) use resolve::is_this_machine;
 pub use resolve::{Resolve, System};
 
-/// Tunnels at once. Full: a client is told that it cannot be served. Chromium has up to 256 connections and as many WebSockets.
+/// Tunnels at once. Full: a client is told that it cannot be served. Chromium has up to 256 connections and
+/// as many WebSockets.
 const MAX_TUNNELS: usize = 512;
 /// Tunnels at once where the process may hardly open files.
 const MIN_TUNNELS: usize = 64;
@@ -43,7 +44,8 @@ const OTHER_FILES: u64 = 512;
 const RESOLVERS: usize = 8;
 /// How long a thread that asks name servers is kept without work.
 const RESOLVER_IDLE: Duration = Duration::from_secs(10);
-/// How long a name server is waited for at the end. A thread that still asks then ends when it has its answer.
+/// How long a name server is waited for at the end. A thread that still asks then ends when it has its
+/// answer.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// Pause when no connection can be accepted, as when the process has no file descriptor left.
 const BREATH: Duration = Duration::from_millis(100);

@@ -85,7 +85,8 @@ pub struct Page {
     leader: Arc<AtomicU32>,
     depth: Depth,
     gate: Gate,
-    /// Files that make its browsers trust the certificates they are given: names below the home folder, and contents.
+    /// Files that make its browsers trust the certificates they are given: names below the home folder, and
+    /// contents.
     trust: Vec<(String, Vec<u8>)>,
     /// Browsers started so far.
     browsers: u32,
@@ -100,8 +101,8 @@ struct Running {
 }
 
 impl Page {
-    /// Starts display, sound card, guard and browser with an empty page. `network` is what it may reach. Ticks and samples flow once the capture has begun. The
-    /// browser dies with the calling thread.
+    /// Starts display, sound card, guard and browser with an empty page. `network` is what it may reach.
+    /// Ticks and samples flow once the capture has begun. The browser dies with the calling thread.
     ///
     /// # Errors
     /// See [`Error`].
@@ -251,8 +252,8 @@ impl Page {
         self.display.begin();
     }
 
-    /// Keeps the page out of the outputs, or lets it in again; it is in at first. While it is out, the last picture stays, and
-    /// silence.
+    /// Keeps the page out of the outputs, or lets it in again; it is in at first. While it is out, the last
+    /// picture stays, and silence.
     pub fn hold(&self, out: bool) {
         if out { self.gate.shut() } else { self.gate.open() }
     }
@@ -280,7 +281,8 @@ fn bytes_in(folder: &Path) -> u64 {
     bytes
 }
 
-/// Makes the browser's home and profile. They are ours until they are complete: nobody can slip a link under what we write.
+/// Makes the browser's home and profile. They are ours until they are complete: nobody can slip a link under
+/// what we write.
 fn make_browser_folder(
     path: &Path,
     user: Option<User>,

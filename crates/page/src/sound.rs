@@ -1,12 +1,13 @@
-//! The browser's sound card: a server that speaks PulseAudio's protocol, counts on the cast's clock and hands out
-//! [`Samples`].
+//! The browser's sound card: a server that speaks PulseAudio's protocol, counts on the cast's clock and hands
+//! out [`Samples`].
 //!
 //! ```text
 //! socket ─▶ client ─▶ command ─▶ stream (queue ─▶ format ─▶ remix ─▶ resample) ─▶ mix ─▶ Samples
 //! ```
 //!
-//! [`server::Core`] is all of it but the socket, and never looks at a clock. Samples are contiguous from the cast's first
-//! frame on, silence included; what a stream is asked to give up at a moment is what is heard at that moment.
+//! [`server::Core`] is all of it but the socket, and never looks at a clock. Samples are contiguous from the
+//! cast's first frame on, silence included; what a stream is asked to give up at a moment is what is heard at
+//! that moment.
 //!
 //! Deliberately absent: recording (a page never gets a microphone), shared memory, more than one sink.
 
@@ -99,8 +100,8 @@ pub struct Sound {
     socket: PathBuf,
 }
 
-/// Starts the sound card. `out` is never waited for: samples that do not fit are dropped and counted, and the next ones that
-/// do carry their true index.
+/// Starts the sound card. `out` is never waited for: samples that do not fit are dropped and counted, and the
+/// next ones that do carry their true index.
 ///
 /// # Errors
 /// The socket or the thread could not be made.

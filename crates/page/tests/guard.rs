@@ -205,7 +205,8 @@ fn a_denied_name_is_not_reached_though_its_address_is_allowed() -> Result<()> {
     Ok(())
 }
 
-/// The trick: a name that means something harmless when it is checked and something else when it is connected to.
+/// The trick: a name that means something harmless when it is checked and something else when it is connected
+/// to.
 #[test]
 fn a_name_cannot_change_its_mind() -> Result<()> {
     let here = Echo::at(HERE, 0)?;

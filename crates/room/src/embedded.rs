@@ -1,7 +1,8 @@
 //! A room to publish and watch in, within this process: WHIP in, WHEP out, and a page.
 //!
-//! Packets are passed on as they are. Each viewer gets one layer of the picture, which is chosen by what its line carries; what it
-//! gets goes on without a gap when the layer changes, or the publisher goes and comes again.
+//! Packets are passed on as they are. Each viewer gets one layer of the picture, which is chosen by what its
+//! line carries; what it gets goes on without a gap when the layer changes, or the publisher goes and comes
+//! again.
 //!
 //! [`hub`] decides; [`run`] carries its datagrams, and [`http`] the words; nothing else here does any IO.
 

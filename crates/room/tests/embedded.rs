@@ -1,4 +1,5 @@
-//! The embedded room with peers of str0m: what is published arrives, numbered without a gap, in the layer that the line carries.
+//! The embedded room with peers of str0m: what is published arrives, numbered without a gap, in the layer
+//! that the line carries.
 
 #[path = "peers/http.rs"]
 mod http;

@@ -32,8 +32,8 @@ pub struct Application {
     /// `SdkAppId` of the Tencent API, if it uses that.
     #[serde(default)]
     pub sdk_app_id: Option<u64>,
-    /// Pairs that sign requests of either cloud's API; several, so that they can be changed without a pause. The same pair may be
-    /// another application's too.
+    /// Pairs that sign requests of either cloud's API; several, so that they can be changed without a pause.
+    /// The same pair may be another application's too.
     #[serde(default)]
     pub keys: Vec<AccessKey>,
     /// Tokens for the REST API, each at least 16 characters.
@@ -42,9 +42,9 @@ pub struct Application {
     /// Casts that it may have at the same time.
     #[serde(default = "max_casts")]
     pub max_casts: u32,
-    /// Requests, events and delivery logs that are kept of its casts, in MiB. Beyond it its casts that ended first are forgotten early,
-    /// and if that is not enough, no more are taken. The usual 256 are 200 casts with a script of 1 MiB each, beside a history of
-    /// 20 000 ordinary ones.
+    /// Requests, events and delivery logs that are kept of its casts, in MiB. Beyond it its casts that ended
+    /// first are forgotten early, and if that is not enough, no more are taken. The usual 256 are 200 casts
+    /// with a script of 1 MiB each, beside a history of 20 000 ordinary ones.
     #[serde(default = "max_kept_mib")]
     pub max_kept_mib: u32,
     /// What its casts are told about, in the words of the API they came by.
@@ -65,8 +65,8 @@ pub struct Application {
     /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
     #[serde(default)]
     pub network: Network,
-    /// Certificates that its pages' browsers trust besides their own, as PEM text or `{ file = "…" }`: of its own authority, or of a
-    /// server that signs for itself. At most 16, and 64 KiB.
+    /// Certificates that its pages' browsers trust besides their own, as PEM text or `{ file = "…" }`: of its
+    /// own authority, or of a server that signs for itself. At most 16, and 64 KiB.
     #[serde(default)]
     pub ca: Option<CaBundle>,
     /// What each of its casts may use.
@@ -157,7 +157,8 @@ pub struct Receiver {
     /// Signs them. Tencent's has up to 32 letters and digits.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// How long it is tried beyond what the vendor does, in seconds: then with pauses that grow to 10 minutes.
+    /// How long it is tried beyond what the vendor does, in seconds: then with pauses that grow to 10
+    /// minutes.
     #[serde(default)]
     pub retry_s: u64,
     /// Volcengine: whether the nonce is also sent as `Noce`, as old receivers expect it.
@@ -194,9 +195,11 @@ pub struct VolcengineRooms {
 pub struct StorageDefaults {
     /// Where recordings go that name no place; a folder of the service, if there is none.
     pub default: Option<Storage>,
-    /// A folder of this machine instead of the clouds' object storages: `CloudStorage` then goes to `BUCKET/PREFIX` in it.
+    /// A folder of this machine instead of the clouds' object storages: `CloudStorage` then goes to
+    /// `BUCKET/PREFIX` in it.
     pub buckets: Option<PathBuf>,
-    /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS), by the S3 protocol with the bucket in the path.
+    /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS), by the S3 protocol with the
+    /// bucket in the path.
     pub cos_endpoint: Option<Url>,
     /// Another server than Amazon's for `Vendor` 1 (S3).
     pub s3_endpoint: Option<Url>,

@@ -1,4 +1,5 @@
-//! JSON from strangers, bounded in values before anything is made of it: `[[],[],…` becomes thirty times its size in memory.
+//! JSON from strangers, bounded in values before anything is made of it: `[[],[],…` becomes thirty times its
+//! size in memory.
 //!
 //! Nesting is bounded by serde_json itself, at 128 levels.
 
@@ -9,8 +10,9 @@ use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// Most values in a body, those in lists and objects included. The largest that makes sense, a cast with 100 headers, 100 cookies and
-/// ten pushes, has some 300; as many as this take 2 MB of memory at most, beside their texts.
+/// Most values in a body, those in lists and objects included. The largest that makes sense, a cast with 100
+/// headers, 100 cookies and ten pushes, has some 300; as many as this take 2 MB of memory at most, beside
+/// their texts.
 pub(crate) const MAX_VALUES: usize = 10_000;
 
 /// A body has more than [`MAX_VALUES`] values.
@@ -27,8 +29,8 @@ pub(crate) enum Error {
     Syntax(#[from] serde_json::Error),
 }
 
-/// Counts the values of a body without keeping any. What is no JSON counts as far as it can be read: whoever reads it next says what is
-/// wrong with it.
+/// Counts the values of a body without keeping any. What is no JSON counts as far as it can be read: whoever
+/// reads it next says what is wrong with it.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), TooManyValues> {
     let left = Cell::new(MAX_VALUES);
     let exceeded = Cell::new(false);

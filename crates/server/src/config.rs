@@ -1,9 +1,10 @@
-//! What an operator can set: a file, `pagecast.toml`, then the environment, then flags, each before the one in front of it.
+//! What an operator can set: a file, `pagecast.toml`, then the environment, then flags, each before the one
+//! in front of it.
 //!
-//! `PAGECAST__LISTEN=0.0.0.0:8080` sets `listen`, `PAGECAST__CASTS__QUEUE_S=5` sets `queue_s` in `[casts]`: two underscores before
-//! each name. Where text is wanted, the value is the text; everything else is written as in the file (`'["cn-north-1"]'`).
-//! `PAGECAST_SECRET_KEY` and `PAGECAST_ADMIN_TOKEN` are short for two of them. Wherever a secret is wanted, `{ file = "…" }` or
-//! `{ env = "…" }` says where it is.
+//! `PAGECAST__LISTEN=0.0.0.0:8080` sets `listen`, `PAGECAST__CASTS__QUEUE_S=5` sets `queue_s` in `[casts]`:
+//! two underscores before each name. Where text is wanted, the value is the text; everything else is written
+//! as in the file (`'["cn-north-1"]'`). `PAGECAST_SECRET_KEY` and `PAGECAST_ADMIN_TOKEN` are short for two of
+//! them. Wherever a secret is wanted, `{ file = "…" }` or `{ env = "…" }` says where it is.
 
 mod check;
 mod demo;
@@ -41,7 +42,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The administrator's token, at least 16 characters; without one there is no admin API.
     pub admin_token: Option<Secret>,
-    /// Seals what is kept: 32 bytes as base64 text. Without one, a key is made once and kept in the data folder.
+    /// Seals what is kept: 32 bytes as base64 text. Without one, a key is made once and kept in the data
+    /// folder.
     pub secret_key: Option<Secret>,
     /// How much may come from outside.
     pub limits: Limits,
@@ -67,20 +69,24 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// How much may come from outside. Connections are those of the APIs, and those of the rooms likewise, each with as many of their own.
+/// How much may come from outside. Connections are those of the APIs, and those of the rooms likewise, each
+/// with as many of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Connections at once. More close those that have been without a request for longest.
     pub connections: usize,
-    /// Connections at once from one address, or from one /64 network of IPv6. A quarter of all, so that no single address takes them
-    /// all; more than usual SDKs keep. Addresses of this machine and of `trusted_proxies` are not limited.
+    /// Connections at once from one address, or from one /64 network of IPv6. A quarter of all, so that no
+    /// single address takes them all; more than usual SDKs keep. Addresses of this machine and of
+    /// `trusted_proxies` are not limited.
     pub connections_per_address: usize,
-    /// Addresses and networks of reverse proxies, like `["10.0.0.0/8"]`: all their clients come from the same address, so
-    /// `connections_per_address` does not hold for it, and their header `X-Forwarded-For` says who the client is.
+    /// Addresses and networks of reverse proxies, like `["10.0.0.0/8"]`: all their clients come from the same
+    /// address, so `connections_per_address` does not hold for it, and their header `X-Forwarded-For` says
+    /// who the client is.
     pub trusted_proxies: Vec<Subnet>,
-    /// Requests a second for each token of the REST API, and as many at once after a pause; more are answered with status 429. The
-    /// administrator's are not counted. As many as vendors allow for each key: Volcengine 60 to 150, Tencent 20, for each action.
+    /// Requests a second for each token of the REST API, and as many at once after a pause; more are answered
+    /// with status 429. The administrator's are not counted. As many as vendors allow for each key:
+    /// Volcengine 60 to 150, Tencent 20, for each action.
     pub requests_per_s: u32,
 }
 
@@ -115,8 +121,9 @@ impl Limits {
 pub struct Casts {
     /// How long a cast waits for room on the machine before it has failed, in seconds.
     pub queue_s: u64,
-    /// Longest time that a request may ask a cast to wait for room, in seconds. The usual hour is as long as a machine that others fill
-    /// usually takes to come free, and short enough that requests that nobody waits for any more do not fill the queue for a day.
+    /// Longest time that a request may ask a cast to wait for room, in seconds. The usual hour is as long as
+    /// a machine that others fill usually takes to come free, and short enough that requests that nobody
+    /// waits for any more do not fill the queue for a day.
     pub max_queue_s: u64,
     /// Casts that may wait. More are refused.
     pub queue_limit: u32,
@@ -135,19 +142,22 @@ pub struct Casts {
     pub max: u32,
     /// Browsers that are kept ready.
     pub warm: usize,
-    /// How long running casts may go on when the service is asked to end, in seconds; what still runs then goes on with the next start.
+    /// How long running casts may go on when the service is asked to end, in seconds; what still runs then
+    /// goes on with the next start.
     pub drain_s: u64,
     /// How long storage is tried for a recording, in seconds; then it stays in its spool.
     pub storage_patience_s: u64,
     /// How long casts that ended are remembered, in hours, 72 at least.
     pub history_h: u64,
-    /// Size of the database with all casts and what happened to them, in MiB. When it is larger, the casts that ended first are forgotten
-    /// before their time. The usual 2048 are some 500 000 ordinary casts, and 8 applications with all that they may keep.
+    /// Size of the database with all casts and what happened to them, in MiB. When it is larger, the casts
+    /// that ended first are forgotten before their time. The usual 2048 are some 500 000 ordinary casts, and
+    /// 8 applications with all that they may keep.
     pub history_mib: u64,
 }
 
 impl Casts {
-    /// Longest time that a cast may wait for room, in seconds: what requests may ask for, or what those get that ask for nothing.
+    /// Longest time that a cast may wait for room, in seconds: what requests may ask for, or what those get
+    /// that ask for nothing.
     #[must_use]
     pub fn longest_queue_s(&self) -> u64 {
         self.max_queue_s.max(self.queue_s)
@@ -225,8 +235,9 @@ impl Default for Rooms {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Volcengine {
-    /// Whether a task that runs already is an error in version 2020-12-01 (`InvalidParameter.TaskAlreadyExists`), as an old list of
-    /// errors has it, and not a success as in 2023-11-01.
+    /// Whether a task that runs already is an error in version 2020-12-01
+    /// (`InvalidParameter.TaskAlreadyExists`), as an old list of errors has it, and not a success as in
+    /// 2023-11-01.
     pub strict_repeat: bool,
     /// Regions that requests may be signed for; any, if empty.
     pub regions: Vec<String>,
@@ -247,7 +258,8 @@ pub struct Tencent {
     /// They use the secret itself as their key, and SHA-1 unless told otherwise: set this to `false` if no
     /// client needs them.
     pub v1_signatures: bool,
-    /// Whether a video above 1920x1080 in its page ends a task (callback 804 with 2), as the documents have it.
+    /// Whether a video above 1920x1080 in its page ends a task (callback 804 with 2), as the documents have
+    /// it.
     pub limit_video: bool,
 }
 

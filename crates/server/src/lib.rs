@@ -1,8 +1,9 @@
-//! What answers: both clouds' APIs and one of our own on one listener, callbacks to whoever wants to know, metrics.
+//! What answers: both clouds' APIs and one of our own on one listener, callbacks to whoever wants to know,
+//! metrics.
 //!
-//! A request enters through [`listen`], is told apart in [`route`], and becomes a [`pagecast_fleet::NewCast`] in one of the dialects
-//! [`volcengine`], [`tencent`] and [`rest`], each a thin translation into it and back. What happens to casts leaves through
-//! [`callback`], in the words of the dialect that the cast came by.
+//! A request enters through [`listen`], is told apart in [`route`], and becomes a [`pagecast_fleet::NewCast`]
+//! in one of the dialects [`volcengine`], [`tencent`] and [`rest`], each a thin translation into it and back.
+//! What happens to casts leaves through [`callback`], in the words of the dialect that the cast came by.
 //!
 //! Deliberately absent: pages, media, and the running of casts.
 

@@ -1,5 +1,5 @@
-//! The listener of all APIs: HTTP/1.1, plain or in TLS. [`pagecast_listen`] bounds its connections, and the time for a handshake and for
-//! a request's head; what a request's body may be is up to [`crate::route`].
+//! The listener of all APIs: HTTP/1.1, plain or in TLS. [`pagecast_listen`] bounds its connections, and the
+//! time for a handshake and for a request's head; what a request's body may be is up to [`crate::route`].
 
 mod tls;
 
@@ -20,7 +20,8 @@ use tls::Certificates;
 
 pub(crate) use tls::check as check_tls;
 
-/// Largest head of a request, in bytes, and most headers: a signed query of 32 KiB, as Tencent allows, and the SDKs' headers.
+/// Largest head of a request, in bytes, and most headers: a signed query of 32 KiB, as Tencent allows, and
+/// the SDKs' headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
 /// How often the files of the certificate are looked at.
@@ -48,7 +49,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens, and answers by this router, which finds the client's address as [`axum::extract::ConnectInfo`].
+    /// Listens, and answers by this router, which finds the client's address as
+    /// [`axum::extract::ConnectInfo`].
     ///
     /// # Errors
     /// The address is taken, or the certificate cannot be used.
@@ -90,7 +92,8 @@ impl Server {
     }
 }
 
-/// Whether whoever watches over the service asks for its health: they may come from anywhere, and are answered at once.
+/// Whether whoever watches over the service asks for its health: they may come from anywhere, and are
+/// answered at once.
 fn is_health(method: &Method, uri: &Uri, _from_here: bool) -> bool {
     matches!(*method, Method::GET | Method::HEAD) && matches!(uri.path(), "/healthz" | "/readyz")
 }

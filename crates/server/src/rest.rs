@@ -1,7 +1,7 @@
 //! The native API: casts, their events and evidence, and the applications that may ask for them.
 //!
-//! Bearer tokens say who asks ([`caller`]); a body becomes a description of a cast ([`wish`]), a cast what is shown of it
-//! ([`view`]); whatever is wrong has one shape ([`problem`]).
+//! Bearer tokens say who asks ([`caller`]); a body becomes a description of a cast ([`wish`]), a cast what is
+//! shown of it ([`view`]); whatever is wrong has one shape ([`problem`]).
 
 mod applications;
 pub(crate) mod callback;
@@ -36,7 +36,8 @@ use caller::{Administrator, Caller};
 use json::{Json, Maybe};
 use problem::{Problem, answer};
 
-/// Largest body of a request, in bytes: a style sheet and a script of 1 MiB each, and all headers there may be, as JSON.
+/// Largest body of a request, in bytes: a style sheet and a script of 1 MiB each, and all headers there may
+/// be, as JSON.
 const MAX_BODY_LEN: usize = 8 << 20;
 /// By which API a cast of this one was asked for.
 pub(crate) const ORIGIN: &str = "v1";

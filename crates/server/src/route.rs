@@ -1,4 +1,5 @@
-//! One listener, one path: requests to `/` are told apart by what they carry. Beside it the REST API, and what operators ask for.
+//! One listener, one path: requests to `/` are told apart by what they carry. Beside it the REST API, and
+//! what operators ask for.
 
 mod body;
 mod ops;
@@ -186,7 +187,8 @@ async fn root(State(desk): State<Desk>, request: Request) -> Response {
         return StatusCode::NOT_FOUND.into_response();
     };
     let action = call.action();
-    // The clock of metrics begins where the service's work does: how long a body took to come is the sender's.
+    // The clock of metrics begins where the service's work does: how long a body took to come is the
+    // sender's.
     let waited = begun.elapsed();
     let span = span(tongue.api, action, &call.headers);
     let answer = match lost {
@@ -245,7 +247,8 @@ fn by_status(status: StatusCode) -> String {
     if status.is_success() { "ok".into() } else { status.as_str().into() }
 }
 
-/// `Code` of the object `Error`, as both vendors' envelopes have it. In a text of the answer its quotes would be escaped.
+/// `Code` of the object `Error`, as both vendors' envelopes have it. In a text of the answer its quotes would
+/// be escaped.
 fn vendor_code(answer: &[u8]) -> Option<String> {
     let answer = std::str::from_utf8(answer).ok()?;
     let (_, error) = answer.split_once(r#""Error":{"#)?;

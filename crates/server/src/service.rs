@@ -82,7 +82,8 @@ impl Service {
         CastId::new(self.now(), random())
     }
 
-    /// A cast of this page for this application, with all that it gets unless it says otherwise, and that goes nowhere yet.
+    /// A cast of this page for this application, with all that it gets unless it says otherwise, and that
+    /// goes nowhere yet.
     #[must_use]
     pub fn cast(&self, app: &Application, id: &CastId, mut source: Source) -> CastSpec {
         source.context.tls.ca.clone_from(&app.ca);

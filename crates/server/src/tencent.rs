@@ -1,8 +1,10 @@
-//! Tencent Cloud's web recording: `StartWebRecord`, `StopWebRecord` and `DescribeWebRecord` of TRTC, version 2019-07-22.
+//! Tencent Cloud's web recording: `StartWebRecord`, `StopWebRecord` and `DescribeWebRecord` of TRTC, version
+//! 2019-07-22.
 //!
-//! A request comes as JSON or as a form, by GET or by POST, signed by version 3 or 1 (`sign`); all of them become the same
-//! parameters (`params`). Messages are in English, whatever `X-TC-Language` asks for: the SDKs send `zh-CN` unless they are told
-//! otherwise, and those who run this service could not look such messages up. Codes are what programs read.
+//! A request comes as JSON or as a form, by GET or by POST, signed by version 3 or 1 (`sign`); all of them
+//! become the same parameters (`params`). Messages are in English, whatever `X-TC-Language` asks for: the
+//! SDKs send `zh-CN` unless they are told otherwise, and those who run this service could not look such
+//! messages up. Codes are what programs read.
 
 mod answer;
 pub(crate) mod callback;

@@ -1,8 +1,9 @@
 //! The API of Volcengine's RTC webcast: `StartWebcast`, `StopWebcast`, `GetWebCastTask`.
 //!
-//! A call's signature is checked ([`sign`]), then how often its key asked; its parameters are read ([`request`]), and a task becomes a
-//! cast or is found again. Everything is answered in the vendor's envelope ([`answer`]). What happens to a task is told by
-//! [`callback`]. Where the vendor's documents are silent, what is chosen is said where it is done.
+//! A call's signature is checked ([`sign`]), then how often its key asked; its parameters are read
+//! ([`request`]), and a task becomes a cast or is found again. Everything is answered in the vendor's
+//! envelope ([`answer`]). What happens to a task is told by [`callback`]. Where the vendor's documents are
+//! silent, what is chosen is said where it is done.
 
 pub mod answer;
 pub mod callback;
@@ -44,7 +45,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const VERSION_2023: &str = "2023-11-01";
 const VERSIONS: [&str; 2] = ["2020-12-01", VERSION_2023];
 
-/// What can be asked for. The vendor's own pages differ in how they write the names, so their case does not matter.
+/// What can be asked for. The vendor's own pages differ in how they write the names, so their case does not
+/// matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Start,
@@ -261,7 +263,8 @@ async fn act(service: &Service, call: &Call, asked: &Asked) -> Result<Value, Fau
     }
 }
 
-/// The secrets of an access key. Applications that share a key have the same one, unless somebody made a mistake.
+/// The secrets of an access key. Applications that share a key have the same one, unless somebody made a
+/// mistake.
 fn secrets(service: &Service, id: &str) -> Vec<Secret> {
     let mut secrets: Vec<Secret> = Vec::new();
     for app in service.apps.with_key(id) {

@@ -1,10 +1,11 @@
-//! What end-to-end tests and the bench share: pages that can be measured, a server for them, a way to run `pagecast`,
-//! and eyes and ears for what it recorded.
+//! What end-to-end tests and the bench share: pages that can be measured, a server for them, a way to run
+//! `pagecast`, and eyes and ears for what it recorded.
 //!
 //! A page draws a [`strip`]: black and white blocks that say which frame this is and when the page drew it.
 //! [`media`] decodes a recording with the `ffmpeg` program, so nothing here shares code with what it judges.
 //!
-//! Deliberately absent: anything of Pagecast but its command line, and any judgement; numbers come out, tests compare.
+//! Deliberately absent: anything of Pagecast but its command line, and any judgement; numbers come out, tests
+//! compare.
 
 pub mod browser;
 pub mod chromium;

@@ -351,7 +351,8 @@ impl Run {
         self.send_to_those_with(word, Signal::STOP)
     }
 
-    /// Kills all processes of the run with `word` on their command line, like `run-cast` or `--type=renderer`.
+    /// Kills all processes of the run with `word` on their command line, like `run-cast` or
+    /// `--type=renderer`.
     ///
     /// # Errors
     /// There is none.
@@ -491,7 +492,8 @@ impl Outcome {
         serde_json::from_str(&self.stdout).with_context(|| format!("stdout is not a report: {}", self.stdout))
     }
 
-    /// Checks that nothing was recorded, that no file was left for it, and that the report says so, if there is one.
+    /// Checks that nothing was recorded, that no file was left for it, and that the report says so, if there
+    /// is one.
     ///
     /// # Errors
     /// It is not so.

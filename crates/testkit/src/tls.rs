@@ -22,8 +22,8 @@ pub fn certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((certificate, key))
 }
 
-/// Makes a certificate for `localhost` and 127.0.0.1 that is signed by itself and vouches for no other, and its key, in a folder: strict
-/// clients take it from a server if they are told to trust it.
+/// Makes a certificate for `localhost` and 127.0.0.1 that is signed by itself and vouches for no other, and
+/// its key, in a folder: strict clients take it from a server if they are told to trust it.
 ///
 /// # Errors
 /// `openssl` is missing or fails.

@@ -183,7 +183,8 @@ impl Stop {
         self.asked.store(true, Ordering::Release);
     }
 
-    /// Has the cast's process killed, and what it recorded left as it is: somebody else goes on with the cast.
+    /// Has the cast's process killed, and what it recorded left as it is: somebody else goes on with the
+    /// cast.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
     }
@@ -259,8 +260,8 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-/// Runs a cast until it is over or `stop` asks for it. `started` is when the user asked for it. A warm browser is used if it
-/// fits. Changes are made as they come.
+/// Runs a cast until it is over or `stop` asks for it. `started` is when the user asked for it. A warm
+/// browser is used if it fits. Changes are made as they come.
 ///
 /// # Errors
 /// [`Failure`]; whatever was recorded is in the file and plays.
@@ -296,8 +297,8 @@ pub fn finish(spec: &CastSpec, stop: &Stop, mut tell: impl FnMut(News)) -> Resul
     }
 }
 
-/// Finishes and stores the recording of a spool that nobody works on. Keys of buckets come from the environment, those of video on
-/// demand are given.
+/// Finishes and stores the recording of a spool that nobody works on. Keys of buckets come from the
+/// environment, those of video on demand are given.
 ///
 /// # Errors
 /// [`Error::Record`], or [`Error::NotStored`] when patience is over or `stop` asks for the end.

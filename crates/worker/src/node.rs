@@ -1,7 +1,7 @@
 //! Takes casts out of a fleet, runs each in a process of its own, reports what happens, and keeps the leases.
 //!
-//! One task does it all ([`Node::run`]); each cast has a thread that listens to its process, and a task that reports. A cast whose lease
-//! is lost is killed; what it recorded is left to whoever has it now.
+//! One task does it all ([`Node::run`]); each cast has a thread that listens to its process, and a task that
+//! reports. A cast whose lease is lost is killed; what it recorded is left to whoever has it now.
 
 mod admission;
 mod housekeeping;
@@ -89,7 +89,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Joins the fleet; what an earlier node of the same name left is cleared up, and its casts are free again.
+    /// Joins the fleet; what an earlier node of the same name left is cleared up, and its casts are free
+    /// again.
     ///
     /// # Errors
     /// [`StartError`].
@@ -107,8 +108,8 @@ impl Node {
         Ok(Self { config, fleet, pool, jobs: Vec::new(), meter, admission, queue })
     }
 
-    /// Works until asked to end; then running casts have [`Config::drain`] to come to their own ends, and what still runs is left
-    /// to the next node.
+    /// Works until asked to end; then running casts have [`Config::drain`] to come to their own ends, and
+    /// what still runs is left to the next node.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let tidying = tokio::spawn(housekeeping::run(Arc::clone(&self.fleet), self.config.evidence.clone()));
         let reserving = tokio::spawn(housekeeping::reserve(self.config.reserved.clone()));
@@ -152,7 +153,8 @@ impl Node {
         }
     }
 
-    /// Lets go of casts that are over, or somebody else's. One that was not closed, whatever its thread died of, is free again.
+    /// Lets go of casts that are over, or somebody else's. One that was not closed, whatever its thread died
+    /// of, is free again.
     async fn clear(&mut self) {
         let (over, jobs) = self.jobs.drain(..).partition::<Vec<_>, _>(Job::is_over);
         self.jobs = jobs;
@@ -182,7 +184,8 @@ impl Node {
                     job.abandon();
                     continue;
                 }
-                // From a fleet that is ours alone nobody else can take the cast, however long its storage fails.
+                // From a fleet that is ours alone nobody else can take the cast, however long its storage
+                // fails.
                 Err(_) if self.fleet.is_shared() && job.unrenewed_for() > self.config.lease => {
                     tracing::warn!(cast = %job.id(), "the lease cannot be renewed: the cast is left to others");
                     job.abandon();

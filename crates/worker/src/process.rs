@@ -1,8 +1,8 @@
-//! One cast, one process: the supervisor starts `pagecast run-cast`, hands it the description, hears how it gets on, asks it
-//! to stop, and kills it if it does not. A crash in a codec takes one cast with it.
+//! One cast, one process: the supervisor starts `pagecast run-cast`, hands it the description, hears how it
+//! gets on, asks it to stop, and kills it if it does not. A crash in a codec takes one cast with it.
 //!
-//! The two speak in lines of JSON: [`Order`]s on the cast's standard input, [`Message`]s on its standard output. When its input
-//! ends, the cast ends: nothing runs without somebody who watches it.
+//! The two speak in lines of JSON: [`Order`]s on the cast's standard input, [`Message`]s on its standard
+//! output. When its input ends, the cast ends: nothing runs without somebody who watches it.
 
 mod cgroup;
 pub(crate) mod heard;
@@ -44,7 +44,8 @@ const CHANGES: usize = 16;
 const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the supervisor looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(50);
-/// Time for a cast that was asked to stop, beside that for storage: the index of a day's recording is moved to its front.
+/// Time for a cast that was asked to stop, beside that for storage: the index of a day's recording is moved
+/// to its front.
 const STOP_GRACE: Duration = Duration::from_secs(600);
 /// How often the process of a cast reports that it runs.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -136,7 +137,8 @@ pub enum Error {
 pub struct Changes(SyncSender<Change>);
 
 impl Changes {
-    /// Hands on a change; news tell what came of it. False if the cast is over, or has too many to make already.
+    /// Hands on a change; news tell what came of it. False if the cast is over, or has too many to make
+    /// already.
     #[must_use]
     pub fn order(&self, change: Change) -> bool {
         self.0.try_send(change).is_ok()
@@ -258,8 +260,8 @@ impl Process {
         }
     }
 
-    /// When its supervisor dies, the cast goes at once, as it would if it were killed, rather than to finish and store its
-    /// recording: for supervisors that will be there again, and go on with it.
+    /// When its supervisor dies, the cast goes at once, as it would if it were killed, rather than to finish
+    /// and store its recording: for supervisors that will be there again, and go on with it.
     #[must_use]
     pub fn leaving_when_alone(mut self) -> Self {
         self.leave_when_alone();

@@ -27,7 +27,8 @@ pub(crate) struct Browser {
     pub(crate) rss_bytes: u64,
 }
 
-/// The process and all that descend from it. Memory that they share is counted once, as far as `/proc` tells it apart.
+/// The process and all that descend from it. Memory that they share is counted once, as far as `/proc` tells
+/// it apart.
 pub(crate) fn browser(root: u32) -> Browser {
     let (mut ticks, mut private, mut largest_file_map) = (0, 0, 0);
     for pid in tree(root) {

@@ -1,5 +1,5 @@
-//! From hits to steps: two in a row reload the page, two in a row after that move it, whatever was seen in between. Only
-//! [`STABLE`] without a hit forgets the reload. A crash moves the page at once.
+//! From hits to steps: two in a row reload the page, two in a row after that move it, whatever was seen in
+//! between. Only [`STABLE`] without a hit forgets the reload. A crash moves the page at once.
 
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub(super) struct Ladder {
     next: Option<HostTime>,
     /// Hits in a row, up to the last look.
     hits: u32,
-    /// When the page was reloaded or the last hit after that came; `None` if it was not reloaded in this browser.
+    /// When the page was reloaded or the last hit after that came; `None` if it was not reloaded in this
+    /// browser.
     reloaded: Option<HostTime>,
 }
 

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a page could not be loaded. It names no flag and no parameter: the command line, each API and the log have their own words
-/// for it.
+/// Why a page could not be loaded. It names no flag and no parameter: the command line, each API and the log
+/// have their own words for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -52,8 +52,8 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// Whether the same page may load a moment later: its server restarts, or its name is being published. A first load that fails
-    /// for such a reason is tried again.
+    /// Whether the same page may load a moment later: its server restarts, or its name is being published. A
+    /// first load that fails for such a reason is tried again.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {

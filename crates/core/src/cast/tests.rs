@@ -138,7 +138,8 @@ fn a_reload_is_forgotten_after_ten_minutes_without_a_hit_only() {
         cast.hit(Check::Freeze);
         assert!(cast.hit(Check::Freeze).contains(&Output::Tell(then(Freeze))), "after {looks}");
     }
-    // A hit by itself leads to nothing, but the ten minutes begin anew. Hits of another kind are none for this one.
+    // A hit by itself leads to nothing, but the ten minutes begin anew. Hits of another kind are none for
+    // this one.
     let mut cast = reloaded();
     clean(&mut cast, 100);
     cast.hit(Check::Freeze);
@@ -460,7 +461,8 @@ fn any_input() -> impl Strategy<Value = Input> {
     ]
 }
 
-/// What a check has seen since the page got its browser, and what has to be done by the rule as it is written down.
+/// What a check has seen since the page got its browser, and what has to be done by the rule as it is written
+/// down.
 #[derive(Default)]
 struct Model {
     looks: Vec<(u64, bool)>,

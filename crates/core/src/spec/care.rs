@@ -50,7 +50,8 @@ pub enum Signal {
     /// It does not: it is shown as soon as it has drawn something.
     #[default]
     None,
-    /// `onWebcastStart()`; `onWebcastEnd()` ends the cast. Whoever does not call for the second time is moved.
+    /// `onWebcastStart()`; `onWebcastEnd()` ends the cast. Whoever does not call for the second time is
+    /// moved.
     Webcast,
     /// `notifyReady()`. Whoever does not call for the second time has failed.
     NotifyReady,
@@ -83,7 +84,8 @@ pub struct Limits {
     pub disk_bytes: u64,
     /// Weight of its CPU time against other casts, 1 to 10000, where control groups allow it.
     pub cpu_weight: u32,
-    /// The largest video that its page may play, upright or not, like `[1920, 1080]`; one that is larger ends the cast.
+    /// The largest video that its page may play, upright or not, like `[1920, 1080]`; one that is larger ends
+    /// the cast.
     pub max_video: Option<Size>,
 }
 

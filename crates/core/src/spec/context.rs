@@ -1,4 +1,5 @@
-//! What a page finds in the browser: the device it believes to run on, and what is sent and put in on its behalf.
+//! What a page finds in the browser: the device it believes to run on, and what is sent and put in on its
+//! behalf.
 
 use std::fmt;
 

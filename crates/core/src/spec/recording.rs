@@ -31,12 +31,13 @@ pub const KEYFRAME_INTERVAL: Duration = Duration::from_secs(4);
 /// A recording: a chain of segments in a spool, stored as they close.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recording {
-    /// What all its files are called: `name_0.mp4`, `name.m3u8`. 1 to 128 of `a–z A–Z 0–9 . _ -`, no dot in front.
+    /// What all its files are called: `name_0.mp4`, `name.m3u8`. 1 to 128 of `a–z A–Z 0–9 . _ -`, no dot in
+    /// front.
     pub name: String,
     /// Where it is kept.
     pub to: Storage,
-    /// Where all of it is kept instead if that does not answer. From one folder or bucket to another; then nothing leaves the spool
-    /// before all is stored.
+    /// Where all of it is kept instead if that does not answer. From one folder or bucket to another; then
+    /// nothing leaves the spool before all is stored.
     #[serde(default)]
     pub backup: Option<Storage>,
     /// What it is made into.
@@ -53,8 +54,8 @@ pub struct Recording {
     /// Length of a segment, 1 to 60 s.
     #[serde(default = "segment")]
     pub segment: Duration,
-    /// Length of an MP4 file, 5 s to 24 h, exact to a frame. The recording goes on in another one at every multiple of it, counted from
-    /// its beginning, and before a file would exceed [`MAX_FILE_BYTES`].
+    /// Length of an MP4 file, 5 s to 24 h, exact to a frame. The recording goes on in another one at every
+    /// multiple of it, counted from its beginning, and before a file would exceed [`MAX_FILE_BYTES`].
     #[serde(default = "split")]
     pub split: Duration,
     /// Time between two thumbnails (JPEG), 1 s to 1 h.
@@ -72,7 +73,8 @@ pub struct Recording {
     /// Go on with the recording that is in the spool.
     #[serde(default)]
     pub resume: bool,
-    /// A file that says what was stored and where (JSON), written when all is, before the spool goes: for whoever was not there.
+    /// A file that says what was stored and where (JSON), written when all is, before the spool goes: for
+    /// whoever was not there.
     #[serde(default)]
     pub receipt: Option<PathBuf>,
 }

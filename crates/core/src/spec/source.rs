@@ -8,7 +8,8 @@ use url::Url;
 use super::{Context, SpecError};
 use crate::time::Fps;
 
-/// Longest accepted source address, in bytes as it is sent to servers: room for 1024 characters of any script, up to 12 bytes each.
+/// Longest accepted source address, in bytes as it is sent to servers: room for 1024 characters of any
+/// script, up to 12 bytes each.
 pub const MAX_URL_LEN: usize = 16_384;
 /// Smallest side of a picture, in pixels.
 pub const MIN_SIDE: u32 = 50;
@@ -28,7 +29,8 @@ pub struct Source {
     pub size: Size,
     /// Rate of the display and of the output.
     pub fps: Fps,
-    /// Device pixel ratio: the page lays out `size / scale_factor` CSS pixels. 1 for a mobile device, which has its own.
+    /// Device pixel ratio: the page lays out `size / scale_factor` CSS pixels. 1 for a mobile device, which
+    /// has its own.
     pub scale_factor: f64,
     /// What the page finds in the browser.
     #[serde(default)]
@@ -90,7 +92,8 @@ impl Size {
         Ok(Self { width, height })
     }
 
-    /// The largest size with the same proportions within `bounds` and itself, or `bounds` if that is too long and thin.
+    /// The largest size with the same proportions within `bounds` and itself, or `bounds` if that is too long
+    /// and thin.
     #[must_use]
     pub fn within(self, bounds: Self) -> Self {
         let sides = |size: Self| (u64::from(size.width), u64::from(size.height));

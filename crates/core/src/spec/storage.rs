@@ -31,8 +31,9 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// Takes a folder, or `SERVICE://BUCKET/PREFIX`, with `?region=…&endpoint=…&account=…&path-style=true` behind it where
-    /// they are needed. Services: `s3`, `gs`, `az`, `cos`, `tos`, `oss`. Keys are no part of it.
+    /// Takes a folder, or `SERVICE://BUCKET/PREFIX`, with `?region=…&endpoint=…&account=…&path-style=true`
+    /// behind it where they are needed. Services: `s3`, `gs`, `az`, `cos`, `tos`, `oss`. Keys are no part of
+    /// it.
     ///
     /// # Errors
     /// What cannot be read, or would not pass [`Self::check`].
@@ -81,8 +82,9 @@ impl Storage {
     }
 }
 
-/// Whether `name` can be the name of an object or a file below a folder: parts of 1 to 200 of `a–z A–Z 0–9 . _ -`, no dot in
-/// front, `/` between them, [`MAX_OBJECT_NAME_LEN`] characters at most. Such a name means the same in every storage.
+/// Whether `name` can be the name of an object or a file below a folder: parts of 1 to 200 of `a–z A–Z 0–9 .
+/// _ -`, no dot in front, `/` between them, [`MAX_OBJECT_NAME_LEN`] characters at most. Such a name means the
+/// same in every storage.
 #[must_use]
 pub fn is_object_name(name: &str) -> bool {
     name.len() <= MAX_OBJECT_NAME_LEN && name.split('/').all(is_part)

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::SpecError;
 
-/// Longest text with certificates, in bytes: the whole bundle of a company's authorities, and the limit of files that the configuration
-/// names.
+/// Longest text with certificates, in bytes: the whole bundle of a company's authorities, and the limit of
+/// files that the configuration names.
 pub const MAX_CA_LEN: usize = 64 << 10;
 /// Most certificates in it. Each takes the browser's certificate store some 40 ms to learn.
 pub const MAX_CA_CERTIFICATES: usize = 16;
@@ -21,8 +21,8 @@ const END: &str = "-----END CERTIFICATE-----";
 pub struct Tls {
     /// Trusted for any host, besides those that the browser trusts.
     pub ca: Option<CaBundle>,
-    /// Whether any certificate is accepted from the page's own origin: nobody can tell then who answers. Other origins are checked as
-    /// ever.
+    /// Whether any certificate is accepted from the page's own origin: nobody can tell then who answers.
+    /// Other origins are checked as ever.
     pub insecure: bool,
 }
 

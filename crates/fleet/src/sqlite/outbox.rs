@@ -1,7 +1,7 @@
 //! Events that somebody has yet to be told of.
 //!
-//! Of each cast, only the first event that is not settled has a time at which it is due; those behind it get one when it is settled.
-//! So nobody has to look at a long backlog to find what comes next.
+//! Of each cast, only the first event that is not settled has a time at which it is due; those behind it get
+//! one when it is settled. So nobody has to look at a long backlog to find what comes next.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! The one thread that writes.
 //!
-//! It takes all that waits into one transaction, each in a savepoint of its own, and answers when the transaction is on the disk. What
-//! fails or panics is undone alone; if the transaction as a whole fails, all of it is undone, and all hear so.
+//! It takes all that waits into one transaction, each in a savepoint of its own, and answers when the
+//! transaction is on the disk. What fails or panics is undone alone; if the transaction as a whole fails, all
+//! of it is undone, and all hear so.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -188,7 +189,8 @@ fn commit(db: &Connection, shared: &Shared, batch: &mut [Box<dyn Job>]) -> rusql
         if kept {
             effects.append(&mut tx.effects);
         } else {
-            // If the failure undid the transaction with all that was before it, there is no such savepoint, and this fails too.
+            // If the failure undid the transaction with all that was before it, there is no such savepoint,
+            // and this fails too.
             run("ROLLBACK TO write")?;
         }
         run("RELEASE write")?;

@@ -1,9 +1,10 @@
 //! Which ticks are encoded, and how well. Sans-IO.
 //!
-//! A changed tick always is, or, where less frames per second are allowed than there are ticks, the first one at which the next frame
-//! is due. After the picture came to rest it is encoded a few more times, finer each time, until it is as good as the page; from
-//! then on only heartbeats are, which cost next to nothing and tell players that we live. A keyframe that is due is always encoded:
-//! on a grid, where a file ends, and when somebody asks for one.
+//! A changed tick always is, or, where less frames per second are allowed than there are ticks, the first one
+//! at which the next frame is due. After the picture came to rest it is encoded a few more times, finer each
+//! time, until it is as good as the page; from then on only heartbeats are, which cost next to nothing and
+//! tell players that we live. A keyframe that is due is always encoded: on a grid, where a file ends, and
+//! when somebody asks for one.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ const REFINE_AFTER_MS: [i64; 3] = [120, 350, 800];
 const HEARTBEAT_MS: i64 = 1000;
 /// The same while a picture at rest is not as good as the page yet.
 const UNFINISHED_MS: i64 = 200;
-/// How long that may go on because of heavy frames, and because of others that are not light, in milliseconds.
+/// How long that may go on because of heavy frames, and because of others that are not light, in
+/// milliseconds.
 const FINISHED_MS: [i64; 2] = [10_000, 3000];
 
 /// What to do with a tick.
@@ -48,8 +50,8 @@ pub enum Weight {
 /// When there are keyframes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keying {
-    /// The first ticks at or after each multiple of it are keyframes; rounded to ticks, at least one. Without it only the first
-    /// frame is one, and those that are asked for.
+    /// The first ticks at or after each multiple of it are keyframes; rounded to ticks, at least one. Without
+    /// it only the first frame is one, and those that are asked for.
     pub interval: Option<Duration>,
     /// Least time from a keyframe to one that is asked for.
     pub request_gap: Duration,
@@ -110,8 +112,8 @@ impl Plan {
         self.requested = true;
     }
 
-    /// Puts keyframes where files end, too. Tick 0 is at `begins_at` in the recording. After such a keyframe the grid begins anew, so
-    /// that all files are divided alike.
+    /// Puts keyframes where files end, too. Tick 0 is at `begins_at` in the recording. After such a keyframe
+    /// the grid begins anew, so that all files are divided alike.
     pub(crate) fn cut(&mut self, cuts: Cuts, begins_at: MediaTime) {
         self.cuts = Some((cuts, begins_at));
     }
@@ -166,7 +168,8 @@ impl Plan {
         if silence >= longest || self.keyframe_is_due(index) { self.encode(index) } else { Choice::Skip }
     }
 
-    /// The last tick of the cast: it is encoded, so that the last picture lasts to the end. Nothing if it was already.
+    /// The last tick of the cast: it is encoded, so that the last picture lasts to the end. Nothing if it was
+    /// already.
     pub fn finish(&mut self, index: i64) -> Choice {
         if self.last_encoded.is_some_and(|last| last >= index) { Choice::Skip } else { self.encode(index) }
     }
@@ -196,7 +199,8 @@ impl Plan {
         self.last_encoded.is_none_or(|last| slot(index) > slot(last))
     }
 
-    /// On the grid, so that what is cut there is as long as it was asked to be, where files end, and at a request.
+    /// On the grid, so that what is cut there is as long as it was asked to be, where files end, and at a
+    /// request.
     fn keyframe_is_due(&self, index: i64) -> bool {
         let slot = |index: i64, every: i64| (index - self.origin) / every;
         self.last_encoded.is_none()

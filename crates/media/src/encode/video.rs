@@ -1,4 +1,5 @@
-//! H.264 and VP8, on the thread `encode-video` for files and pushes, and `encode-room-1` and `encode-room-2` for rooms.
+//! H.264 and VP8, on the thread `encode-video` for files and pushes, and `encode-room-1` and `encode-room-2`
+//! for rooms.
 #![expect(unsafe_code, reason = "pictures of libavcodec are written to in place")]
 
 mod coder;
@@ -269,8 +270,8 @@ impl Encoder {
         self.thumbnails = Some(thumbnails);
     }
 
-    /// Puts a keyframe where a file of the recording ends: at every multiple of `length`, to a tick. The first tick is at `begins_at`
-    /// in the recording.
+    /// Puts a keyframe where a file of the recording ends: at every multiple of `length`, to a tick. The
+    /// first tick is at `begins_at` in the recording.
     pub fn end_files_every(&mut self, length: Duration, begins_at: MediaTime) {
         self.plan.cut(Cuts::new(length, self.config.fps.interval().into()), begins_at);
     }
@@ -454,8 +455,8 @@ fn planes_of(picture: &mut frame::Video, codec: Codec) -> Result<Planes<'_>, Err
         return Err(Error::Encode(codec.name(), made.into()));
     }
     let stride = [0, 1, 2].map(|plane| picture.stride(plane));
-    // SAFETY: the picture owns three separate planes of `stride * rows` bytes. The encoder may still have held a reference to
-    // them from the last frame; the picture then has a copy of its own by now.
+    // SAFETY: the picture owns three separate planes of `stride * rows` bytes. The encoder may still have
+    // held a reference to them from the last frame; the picture then has a copy of its own by now.
     unsafe {
         let data = (*picture.as_mut_ptr()).data;
         let plane = |p: usize| std::slice::from_raw_parts_mut(data[p], stride[p] * rows[p]);

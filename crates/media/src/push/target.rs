@@ -22,7 +22,8 @@ use crate::fanout::{Next, Tap};
 /// How often a thread without packets looks whether it shall end.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
-/// How long a server must keep a connection to have taken the stream: many say yes and look at the key afterwards.
+/// How long a server must keep a connection to have taken the stream: many say yes and look at the key
+/// afterwards.
 const SETTLED: Duration = Duration::from_millis(500);
 
 /// What to do next.

@@ -1,8 +1,9 @@
 //! What went wrong with a target, in words a person can act on.
 //!
-//! libavformat's numbers say little ("input/output error" is a name that is unknown and a certificate that is wrong), what it logs
-//! says more. So what it logs on the thread of a target is kept and understood. It is shown to nobody as it is: it may hold secrets, and
-//! is written for programmers. Only what the server itself said is repeated.
+//! libavformat's numbers say little ("input/output error" is a name that is unknown and a certificate that is
+//! wrong), what it logs says more. So what it logs on the thread of a target is kept and understood. It is
+//! shown to nobody as it is: it may hold secrets, and is written for programmers. Only what the server itself
+//! said is repeated.
 #![expect(unsafe_code, reason = "libavutil's log is set up by calls that its bindings do not wrap")]
 
 use std::cell::RefCell;

@@ -1,4 +1,5 @@
-//! Recorded segments become what players like best: one MP4 with its index in front, or MPEG-TS. Nothing is encoded again.
+//! Recorded segments become what players like best: one MP4 with its index in front, or MPEG-TS. Nothing is
+//! encoded again.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,8 @@ pub(super) struct Piece {
     pub(super) segment: PathBuf,
 }
 
-/// Writes pieces as one MP4, through `draft`. Its creation time is when its first picture was shown, in ms since 1970.
+/// Writes pieces as one MP4, through `draft`. Its creation time is when its first picture was shown, in ms
+/// since 1970.
 pub(super) fn mp4(pieces: &[Piece], unix_ms: i64, path: &Path, draft: &Path) -> Result<(), Error> {
     let made = join(pieces, unix_ms, draft).map_err(|e| Error::Write(path.to_owned(), e));
     let moved = made.and_then(|()| {
@@ -96,11 +98,13 @@ fn append(
         let Some(&per_second) = units.get(packet.stream()) else { return Ok(()) };
         packet.rescale_ts(base, ff::Rational(1, i32::try_from(per_second).unwrap_or(i32::MAX)));
         let (Some(pts), Some(dts)) = (packet.pts(), packet.dts()) else { return Ok(()) };
-        // Sound that goes on when the picture rests may be longer than a segment that was broken off: what follows begins there.
+        // Sound that goes on when the picture rests may be longer than a segment that was broken off: what
+        // follows begins there.
         if dts >= end_at.to_index(per_second) {
             return Ok(());
         }
-        // The last packet of a fragment is read with any duration. It matters for the last one of the file only.
+        // The last packet of a fragment is read with any duration. It matters for the last one of the file
+        // only.
         let rest = (end_at.to_index(per_second) - dts).max(0);
         let known = packet.duration();
         packet.set_duration(if known > 0 { known.min(rest) } else { rest });

@@ -1,8 +1,9 @@
-//! What is recorded becomes files, and files get stored, on the thread `deliver`, from the spool's logs alone. So it makes no
-//! difference whether the recording still runs, has ended, or was broken off days ago.
+//! What is recorded becomes files, and files get stored, on the thread `deliver`, from the spool's logs
+//! alone. So it makes no difference whether the recording still runs, has ended, or was broken off days ago.
 //!
-//! A file is struck off when its storage has confirmed it, and the spool is removed when all of them are. Until then it is tried
-//! again, for ever or until somebody loses patience. A storage that is away is asked every few seconds whether it is back.
+//! A file is struck off when its storage has confirmed it, and the spool is removed when all of them are.
+//! Until then it is tried again, for ever or until somebody loses patience. A storage that is away is asked
+//! every few seconds whether it is back.
 
 mod courier;
 mod gate;
@@ -30,7 +31,8 @@ pub use gate::State;
 pub struct Config {
     /// After so long without success a delivery is stuck, and a backup is turned to.
     pub stuck_after: Duration,
-    /// The first pause after a failure; it doubles up to a minute, and ends when a storage that did not answer does again.
+    /// The first pause after a failure; it doubles up to a minute, and ends when a storage that did not
+    /// answer does again.
     pub first_pause: Duration,
     /// Whether to find out at once if anything can be stored.
     pub probe: bool,
@@ -64,7 +66,8 @@ pub struct Status {
 /// What became of a recording.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivered {
-    /// The folder that its files are in: an absolute path, an address like `s3://BUCKET/PREFIX/NAME`, or, for video on demand, words.
+    /// The folder that its files are in: an absolute path, an address like `s3://BUCKET/PREFIX/NAME`, or, for
+    /// video on demand, words.
     pub place: String,
     /// The server of the bucket, if it is not the service's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

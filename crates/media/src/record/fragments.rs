@@ -13,7 +13,8 @@ use pagecast_core::{Packet, SAMPLE_RATE, Track};
 use crate::encode::Tracks;
 use crate::mux::{self, add_stream, check, packet_of, url};
 
-/// A run of segments that is being written: first what begins them all, then fragments, in one file after the other.
+/// A run of segments that is being written: first what begins them all, then fragments, in one file after the
+/// other.
 pub(super) struct Muxer {
     output: Output,
     /// Index of the stream and its time base, by track.
@@ -31,8 +32,8 @@ impl std::fmt::Debug for Muxer {
 }
 
 impl Muxer {
-    /// Begins a run: `init` is what each of its segments needs to be played, `segment` the first of them. Unless it is the `first`,
-    /// its time does not begin at zero.
+    /// Begins a run: `init` is what each of its segments needs to be played, `segment` the first of them.
+    /// Unless it is the `first`, its time does not begin at zero.
     pub(super) fn create(
         init: &Path,
         segment: PathBuf,
@@ -47,7 +48,8 @@ impl Muxer {
         let video = tracks.video.map(|(parameters, fps)| add(parameters, fps.get())).transpose()?;
         let audio = add(tracks.audio, SAMPLE_RATE)?;
         let mut options = ff::Dictionary::new();
-        // With `delay_moov` the header waits for the first fragment and can say where the sound's priming ends.
+        // With `delay_moov` the header waits for the first fragment and can say where the sound's priming
+        // ends.
         let flags = "frag_custom+delay_moov+default_base_moof+skip_trailer";
         options.set("movflags", if first { flags.to_owned() } else { format!("{flags}+frag_discont") });
         output.write_header_with(options)?;
@@ -107,8 +109,8 @@ impl Muxer {
     }
 
     fn flush(&mut self) -> Result<u64, ff::Error> {
-        // SAFETY: the context is ours and past its header; a null packet asks the muxer to flush. Without a file, which could
-        // not be opened, nothing is touched.
+        // SAFETY: the context is ours and past its header; a null packet asks the muxer to flush. Without a
+        // file, which could not be opened, nothing is touched.
         unsafe {
             let context = self.output.as_mut_ptr();
             if !(*context).pb.is_null() {

@@ -1,4 +1,5 @@
-//! A file that only grows: one line of JSON for each thing that is so for ever. A line that was torn by a crash is no line.
+//! A file that only grows: one line of JSON for each thing that is so for ever. A line that was torn by a
+//! crash is no line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};

@@ -1,4 +1,5 @@
-//! Which segments become which MP4 file. Sans-IO: it follows from what was recorded alone, so it is the same after a crash.
+//! Which segments become which MP4 file. Sans-IO: it follows from what was recorded alone, so it is the same
+//! after a crash.
 
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ pub(super) struct Splitter {
 }
 
 impl Splitter {
-    /// Files end at the multiples of `max`, to a tick, and are at most [`MAX_FILE_BYTES`] large; each has at least one segment.
+    /// Files end at the multiples of `max`, to a tick, and are at most [`MAX_FILE_BYTES`] large; each has at
+    /// least one segment.
     pub(super) fn new(max: Duration) -> Self {
         let start = MediaTime::ZERO;
         Self { max, cuts: None, open: None, start, duration: MediaTime::ZERO, bytes: 0, next: 0 }

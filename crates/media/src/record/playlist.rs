@@ -8,7 +8,8 @@ use pagecast_core::MediaTime;
 use super::names::Names;
 use super::spool::{Run, Segment};
 
-/// Segments in a live playlist: what is played is three behind the end, and a viewer may fall behind a little.
+/// Segments in a live playlist: what is played is three behind the end, and a viewer may fall behind a
+/// little.
 const LIVE_SEGMENTS: usize = 15;
 /// How often a playlist says what time it is, in segments.
 const DATE_EVERY: u32 = 10;

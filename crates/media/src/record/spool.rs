@@ -59,7 +59,8 @@ pub(super) enum Recorded {
 }
 
 impl Recorded {
-    /// Whether the numbers can be true: a spool may come from anywhere. `segments` and `thumbnails` were there before.
+    /// Whether the numbers can be true: a spool may come from anywhere. `segments` and `thumbnails` were
+    /// there before.
     pub(super) fn check(&self, segments: usize, thumbnails: usize) -> io::Result<()> {
         let time = |t: MediaTime| (-1_000_000_000..=MAX_NANOS).contains(&t.0);
         let good = match self {
@@ -91,7 +92,8 @@ pub(super) struct Run {
     pub(super) index: u32,
     /// What time it was at zero of the recording, had the run begun there; in milliseconds since 1970.
     pub(super) unix_ms: i64,
-    /// Time from one picture, or frame of sound, to the next. Zero in spools of versions that did not cut segments where files end.
+    /// Time from one picture, or frame of sound, to the next. Zero in spools of versions that did not cut
+    /// segments where files end.
     #[serde(default)]
     pub(super) tick: MediaTime,
 }
@@ -160,7 +162,8 @@ impl Spool {
     /// Makes the spool of a recording, or takes up the one there is.
     ///
     /// # Errors
-    /// [`Error::Exists`] where something else is or was recorded, [`Error::NoFolder`], [`Error::Create`], [`Error::Busy`].
+    /// [`Error::Exists`] where something else is or was recorded, [`Error::NoFolder`], [`Error::Create`],
+    /// [`Error::Busy`].
     pub fn create(recording: &Recording) -> Result<Arc<Self>, Error> {
         let folder = &recording.spool;
         let ours = |folder: &Path| {

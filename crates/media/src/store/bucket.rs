@@ -26,7 +26,8 @@ use super::{Pace, Stored, probe_name};
 
 /// Parts of an upload: services take 10 000.
 const MAX_PARTS: u64 = 9_000;
-/// Failed uploads that are remembered until their parts can be taken back. Beyond that the bucket's own rules must do it.
+/// Failed uploads that are remembered until their parts can be taken back. Beyond that the bucket's own rules
+/// must do it.
 const MAX_ORPHANS: usize = 64;
 
 /// Where an emulator of Google's storage is, by the name that Google's own libraries know.
@@ -288,8 +289,8 @@ async fn read_part(file: &Arc<File>, at: u64, length: u64) -> io::Result<Bytes> 
     read.await.map_err(io::Error::other)?
 }
 
-/// The bucket in the emulator that the environment names, if it is one of Google and says nothing else. What a request named is left
-/// alone: its network would be held to something that it did not name.
+/// The bucket in the emulator that the environment names, if it is one of Google and says nothing else. What
+/// a request named is left alone: its network would be held to something that it did not name.
 fn with_emulator(bucket: &Bucket, emulator: Option<String>) -> Bucket {
     let mut bucket = bucket.clone();
     if bucket.service != Service::Gcs || bucket.endpoint.is_some() || bucket.network.is_some() {
@@ -303,8 +304,8 @@ fn with_emulator(bucket: &Bucket, emulator: Option<String>) -> Bucket {
     bucket
 }
 
-/// Whether requests to Google's storage carry no token. An emulator wants none; and the token of this machine's role is sent to nobody
-/// without encryption.
+/// Whether requests to Google's storage carry no token. An emulator wants none; and the token of this
+/// machine's role is sent to nobody without encryption.
 fn is_unsigned(plain: bool, environment: impl Fn(&str) -> Option<String>) -> bool {
     let asked = environment("GOOGLE_SKIP_SIGNATURE").is_some_and(|value| value == "1" || value == "true");
     asked || plain && GCS_KEYS.iter().all(|name| environment(name).is_none())
@@ -340,7 +341,8 @@ fn connect(bucket: &Bucket, pace: Pace) -> Result<Arc<dyn ObjectStore>, String> 
                 builder = builder.with_base_url(&endpoint);
             }
             if bucket.keys.is_none() && is_unsigned(plain, |name| std::env::var(name).ok()) {
-                // The library asks the machine's role for a token all the same when it stores, unless it is given an empty one.
+                // The library asks the machine's role for a token all the same when it stores, unless it is
+                // given an empty one.
                 let nobody = GcpCredential { bearer: String::new() };
                 let nobody = Arc::new(StaticCredentialProvider::new(nobody));
                 builder = builder.with_skip_signature(true).with_credentials(nobody);
@@ -401,7 +403,8 @@ fn s3(bucket: &Bucket) -> AmazonS3Builder {
         builder = builder.with_endpoint(address.as_str().trim_end_matches('/'));
         builder = builder.with_virtual_hosted_style_request(virtual_host);
     }
-    // The signature holds the body's SHA-256 everywhere; Amazon's own header is not known to all that speak its protocol.
+    // The signature holds the body's SHA-256 everywhere; Amazon's own header is not known to all that speak
+    // its protocol.
     if bucket.service == Service::S3 {
         builder = builder.with_checksum_algorithm(Checksum::SHA256);
     }

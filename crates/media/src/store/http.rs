@@ -1,6 +1,7 @@
 //! The way to a storage service: connects, sends, and gives up when nothing moves any more.
 //!
-//! What a service answers is not trusted: it is bounded, and only its status and the name of its error are ever repeated.
+//! What a service answers is not trusted: it is bounded, and only its status and the name of its error are
+//! ever repeated.
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -106,8 +107,8 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// `direct`: past any proxy of the environment, as for this machine's own addresses. What is guarded knows no proxy, which would look
-    /// up names itself.
+    /// `direct`: past any proxy of the environment, as for this machine's own addresses. What is guarded
+    /// knows no proxy, which would look up names itself.
     pub(super) fn new(
         connect: Duration,
         stall: Duration,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// Longest accepted message; a browser that sends a longer one is cut off. Screenshots of the largest display fit.
+/// Longest accepted message; a browser that sends a longer one is cut off. Screenshots of the largest display
+/// fit.
 const MAX_MESSAGE: usize = 128 * 1024 * 1024;
 /// How often a caller that may give up is asked whether it does.
 const PATIENCE: Duration = Duration::from_millis(50);

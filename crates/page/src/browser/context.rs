@@ -1,5 +1,5 @@
-//! What a page finds in the browser: the device, the language, what is put in on its behalf. The same goes for frames of
-//! other sites, which live in processes of their own and have to be told on their own.
+//! What a page finds in the browser: the device, the language, what is put in on its behalf. The same goes
+//! for frames of other sites, which live in processes of their own and have to be told on their own.
 
 use pagecast_core::spec::{ColorScheme, Context, Device, Mobile, Orientation, Signal, Source};
 use serde_json::{Value, json};
@@ -99,7 +99,8 @@ fn whole(source: &Source) -> Vec<Call> {
     all
 }
 
-/// The window has the device's size and pixel ratio already (`display::stage`). What is left is how a mobile browser lays out.
+/// The window has the device's size and pixel ratio already (`display::stage`). What is left is how a mobile
+/// browser lays out.
 fn metrics(mobile: Mobile) -> Value {
     let (width, height) = mobile.viewport();
     let (kind, angle) = match mobile.orientation {
@@ -165,8 +166,9 @@ fn languages(locale: &str) -> String {
     }
 }
 
-/// Frames of other sites are held when they are made, until they were told everything. So are workers, as the browser holds even
-/// those that the filter leaves out; service workers it does not, and one that is attached to would never end.
+/// Frames of other sites are held when they are made, until they were told everything. So are workers, as the
+/// browser holds even those that the filter leaves out; service workers it does not, and one that is attached
+/// to would never end.
 fn attach_to_frames() -> Call {
     let filter = json!([{"type": "service_worker", "exclude": true}, {}]);
     let params =

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 /// Names a Chromium other than the installed ones.
 pub const CHROMIUM_VARIABLE: &str = "PAGECAST_CHROMIUM";
 
-/// Where packages put the browser itself. `/usr/bin/chromium` of Debian is a shell script around the first one.
+/// Where packages put the browser itself. `/usr/bin/chromium` of Debian is a shell script around the first
+/// one.
 const PLACES: [&str; 6] = [
     "/usr/lib/chromium/chromium",
     "/usr/lib/chromium-browser/chromium-browser",
@@ -64,7 +65,8 @@ const SWITCHES: &[&str] = &[
     "--metrics-recording-only",
     "--password-store=basic",
     "--use-mock-keychain",
-    // Everything goes through the guard, which is a proxy: loopback too, and what only goes by UDP not at all.
+    // Everything goes through the guard, which is a proxy: loopback too, and what only goes by UDP not at
+    // all.
     "--proxy-bypass-list=<-loopback>",
     "--disable-quic",
 ];
@@ -73,15 +75,16 @@ const FEATURES_OFF: &str = "--disable-features=Translate,MediaRouter,Optimizatio
 AutofillServerCommunication,CertificateTransparencyComponentUpdater,GlobalMediaControls,HardwareMediaKeyHandling,\
 CalculateNativeWinOcclusion,DestroyProfileOnBrowserClose,PaintHolding";
 
-/// Connections that the browser makes through its proxy before it lets requests wait: as many as it would make without. Its own
-/// default is 32, for all hosts together.
+/// Connections that the browser makes through its proxy before it lets requests wait: as many as it would
+/// make without. Its own default is 32, for all hosts together.
 const CONNECTIONS: u32 = 256;
 
-/// Hides addresses of calls behind names that are asked for by multicast. Without UDP there is nothing to hide, and pages could
-/// have names asked for.
+/// Hides addresses of calls behind names that are asked for by multicast. Without UDP there is nothing to
+/// hide, and pages could have names asked for.
 const MULTICAST_NAMES: &str = "WebRtcHideLocalIpsWithMdns";
 
-/// What WebRTC may send past the proxy: nothing. Told by a switch and by a preference, of which either would do.
+/// What WebRTC may send past the proxy: nothing. Told by a switch and by a preference, of which either would
+/// do.
 const NO_UDP: &str = "disable_non_proxied_udp";
 
 /// A window without tabs: one with tabs is never narrower than 500 pixels.
@@ -118,7 +121,8 @@ pub(super) fn switches(
     all.push(format!("--proxy-server=socks5://{guard}"));
     if !udp {
         all.push(format!("--webrtc-ip-handling-policy={NO_UDP}"));
-        // Names are for the guard to resolve. Nothing should ask for one; whatever does hears that there is none.
+        // Names are for the guard to resolve. Nothing should ask for one; whatever does hears that there is
+        // none.
         all.push(format!("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {}", guard.ip()));
     }
     all.push(format!("--user-data-dir={}", profile.display()));
@@ -137,8 +141,8 @@ pub(crate) fn profile(context: &Context, network: &Network) -> [(&'static str, V
     if !network.udp {
         preferences["webrtc"] = json!({"ip_handling_policy": NO_UDP});
     }
-    // Without a user and a password for servers that ask by HTTP, the browser is to understand no such question: it would pass
-    // it on to a person. The page gets the 401 instead.
+    // Without a user and a password for servers that ask by HTTP, the browser is to understand no such
+    // question: it would pass it on to a person. The page gets the 401 instead.
     let schemes = if context.basic_auth.is_some() { "basic" } else { "none" };
     let everywhere = json!({
         "auth": {"schemes": schemes},

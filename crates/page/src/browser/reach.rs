@@ -8,7 +8,8 @@ use pagecast_core::spec::{Refusal, SourceUrl};
 use super::Error;
 use crate::guard::{self, Place, Verdict};
 
-/// The error of a navigation that failed for `reason`, in the browser's words; `place` is what the guard did not reach meanwhile.
+/// The error of a navigation that failed for `reason`, in the browser's words; `place` is what the guard did
+/// not reach meanwhile.
 pub(super) fn failure(url: &SourceUrl, reason: &str, place: Option<Place>) -> Error {
     // Of whatever its proxy could not do, the browser only says that it could not.
     let place = place.filter(|_| reason.starts_with("net::ERR_SOCKS_"));

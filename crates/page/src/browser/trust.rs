@@ -1,8 +1,9 @@
 //! Certificates that the browser of one cast trusts besides its own list.
 //!
-//! Chromium on Linux reads them from the NSS database in its home folder, which is made here with NSS's own tool. There is no other
-//! way that holds for one browser only and still checks everything else: a policy holds for all browsers of the machine, and
-//! `--ignore-certificate-errors-spki-list` accepts any chain that merely contains the named certificate, signed by it or not.
+//! Chromium on Linux reads them from the NSS database in its home folder, which is made here with NSS's own
+//! tool. There is no other way that holds for one browser only and still checks everything else: a policy
+//! holds for all browsers of the machine, and `--ignore-certificate-errors-spki-list` accepts any chain that
+//! merely contains the named certificate, signed by it or not.
 
 use std::path::{Path, PathBuf};
 
@@ -41,8 +42,8 @@ pub enum Error {
     },
 }
 
-/// The database that trusts these certificates: names below [`FOLDERS`] and contents of its files. It is made in `folder`, which is
-/// removed again.
+/// The database that trusts these certificates: names below [`FOLDERS`] and contents of its files. It is made
+/// in `folder`, which is removed again.
 pub(crate) fn database(ca: &CaBundle, folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let made = make(ca, folder);
     // What is left of it goes with the cast's folder.

@@ -111,8 +111,8 @@ impl Journal {
         self.lock().tries
     }
 
-    /// What was not reached since `moment`, the last try if there were several: of `host`, or else of those refused, or else of
-    /// all.
+    /// What was not reached since `moment`, the last try if there were several: of `host`, or else of those
+    /// refused, or else of all.
     pub(crate) fn since(&self, moment: u64, host: &str) -> Option<Place> {
         let book = self.lock();
         let host = host.trim_matches(['[', ']']);

@@ -1,4 +1,5 @@
-//! The thread of the sound card: carries bytes between sockets and [`Core`], and samples to whoever records them.
+//! The thread of the sound card: carries bytes between sockets and [`Core`], and samples to whoever records
+//! them.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

@@ -28,7 +28,8 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Opens a page with this HTML on a display of `width` x `height` pixels, `scale` of them to the CSS pixel.
+    /// Opens a page with this HTML on a display of `width` x `height` pixels, `scale` of them to the CSS
+    /// pixel.
     pub(crate) fn open(size: (u32, u32), scale: f64, html: &str) -> Result<Self> {
         Self::open_in(Context::default(), size, scale, html)
     }

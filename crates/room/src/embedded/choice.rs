@@ -13,13 +13,14 @@ use crate::congestion::Congestion;
 const HEADROOM_PERCENT: u64 = 125;
 /// How much more than the line carries is put up with, as estimates are low now and then.
 const TOLERANCE_PERCENT: u64 = 110;
-/// How long the line must be too small before less is sent, and before no picture is sent at all. Where only little is missing, the
-/// estimate may be wrong; if it is not, it goes down further.
+/// How long the line must be too small before less is sent, and before no picture is sent at all. Where only
+/// little is missing, the estimate may be wrong; if it is not, it goes down further.
 const DOWN_AFTER: Duration = Duration::from_millis(250);
 const LITTLE_PERCENT: u64 = 60;
 const DOWN_FOR_LITTLE_AFTER: Duration = Duration::from_secs(2);
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
-/// How long it must be large enough before more is sent: at first, and at most after it was not several times.
+/// How long it must be large enough before more is sent: at first, and at most after it was not several
+/// times.
 const UP_AFTER: Duration = Duration::from_secs(1);
 const UP_AFTER_AT_MOST: Duration = Duration::from_secs(20);
 /// Going down so soon after going up means that it was a mistake.
@@ -257,9 +258,9 @@ mod tests {
         assert!(viewer.until(Some(1), 400_000, 10_000).unwrap() <= 2100);
     }
 
-    /// Recorded by a viewer of a full-screen video on loopback: what the estimator believed, and the round
-    /// trip in ms, each 250 ms.
-    const RECORDED: [(u64, u64); 16] = [
+    /// What an estimator may believe of a viewer of a full-screen video on loopback, and the round trip in ms,
+    /// each 250 ms: made up after what `/stats` showed.
+    const FALSE_ESTIMATES: [(u64, u64); 16] = [
         (2_500_000, 1),
         (2_500_000, 2),
         (2_900_000, 1),
@@ -278,12 +279,12 @@ mod tests {
         (300_000, 2),
     ];
 
-    /// The layer after each of the recorded estimates, `-` for none, on a line that loses so many percent and
+    /// The layer after each of the false estimates, `-` for none, on a line that loses so many percent and
     /// holds packets up for so many ms from the sixth on.
     fn replay(layers: &[Offer], loss: u32, delay: u64) -> String {
         let (mut choice, mut line, mut now) = (Choice::new(), Congestion::new(true), Instant::now());
         let mut chosen = String::new();
-        for (place, (estimate, rtt)) in RECORDED.into_iter().enumerate() {
+        for (place, (estimate, rtt)) in FALSE_ESTIMATES.into_iter().enumerate() {
             now += Duration::from_millis(250);
             let (loss, delay) = if place > 4 { (loss, delay) } else { (0, 0) };
             line.measured(now, Some(Duration::from_millis(rtt + delay)), Some(loss as f32 / 100.0));

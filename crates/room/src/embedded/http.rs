@@ -1,4 +1,5 @@
-//! The room's addresses: WHIP (RFC 9725) for those who publish, WHEP (draft-ietf-wish-whep) for those who watch, and a page.
+//! The room's addresses: WHIP (RFC 9725) for those who publish, WHEP (draft-ietf-wish-whep) for those who
+//! watch, and a page.
 
 mod answer;
 mod events;
@@ -72,7 +73,8 @@ pub(super) fn router(rooms: Rooms) -> Router {
         .with_state(rooms)
 }
 
-/// What is true for all requests: pages of other sites have no business in an open room, and everybody else may be anywhere.
+/// What is true for all requests: pages of other sites have no business in an open room, and everybody else
+/// may be anywhere.
 async fn guard(State(rooms): State<Rooms>, request: Request, next: axum::middleware::Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     if let Err(problem) = rooms.access.check_origin(request.headers()) {

@@ -1,4 +1,5 @@
-//! The room itself. Sans-IO: datagrams, commands and the time in, datagrams out. One thread owns it, so nothing here is locked.
+//! The room itself. Sans-IO: datagrams, commands and the time in, datagrams out. One thread owns it, so
+//! nothing here is locked.
 //!
 //! ```text
 //!  datagram ─▶ paths ─▶ session ─▶ packet ─▶ publisher: clock, meters ─▶ viewers: layer, numbers ─▶ sessions ─▶ datagrams

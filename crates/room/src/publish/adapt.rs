@@ -1,9 +1,9 @@
 //! What each layer may cost, by what the line carries. Sans-IO.
 //!
-//! Sound comes first, then the smaller layer, then the larger one. A layer that gets too little for its frames loses frames
-//! before it loses sharpness for good; one that would get next to nothing is paused. Down goes at once, up in
-//! steps. A line that is clear, because nothing is lost or held up, carries what is sent, whatever the
-//! estimate says: no layer shrinks on it.
+//! Sound comes first, then the smaller layer, then the larger one. A layer that gets too little for its
+//! frames loses frames before it loses sharpness for good; one that would get next to nothing is paused. Down
+//! goes at once, up in steps. A line that is clear, because nothing is lost or held up, carries what is sent,
+//! whatever the estimate says: no layer shrinks on it.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,8 @@ const STEP: f64 = 1.3;
 const STEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Changes smaller than this part are not told.
 const NOTABLE: f64 = 0.04;
-/// Without estimates, losses say what the line carries: above the first part it carries less, below the second more.
+/// Without estimates, losses say what the line carries: above the first part it carries less, below the
+/// second more.
 const LOSSY: [f64; 2] = [0.10, 0.02];
 
 /// What was sent in a second while the line was clear for so long, it has carried. An estimator that is less
@@ -307,9 +308,9 @@ mod tests {
         assert_eq!(settle(&mut adapt, &mut now, 5_000_000, 4.0), [(1200, 30)]);
     }
 
-    /// Recorded on a lossless line: what the estimator believed, the round trip in ms and the loss in
+    /// What an estimator may believe of a lossless line, made up; with it the round trip in ms and the loss in
     /// percent, each 250 ms.
-    const RECORDED: [(u32, u64, u32); 12] = [
+    const FALSE_ESTIMATES: [(u32, u64, u32); 12] = [
         (1_500_000, 3, 0),
         (1_500_000, 4, 0),
         (2_600_000, 4, 0),
@@ -328,7 +329,7 @@ mod tests {
     fn replay(adapt: &mut Adapt, delay: u64, loss: u32) -> (Vec<u32>, bool) {
         let (mut now, mut least, mut restarted) = (Instant::now(), vec![u32::MAX; 2], false);
         adapt.begin(now);
-        for (place, (estimate, rtt, lost)) in RECORDED.into_iter().enumerate() {
+        for (place, (estimate, rtt, lost)) in FALSE_ESTIMATES.into_iter().enumerate() {
             now += Duration::from_millis(250);
             adapt.estimate(now, estimate);
             let (rtt, loss) = if place > 3 { (rtt + delay, lost + loss) } else { (rtt, lost) };

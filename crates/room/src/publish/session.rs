@@ -15,7 +15,8 @@ use crate::signal::{self, Said, Signal, dialect};
 
 /// How long the way to the server's media may take to be found, once it has answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may come from the server before new ways are looked for. It has something to say many times a second.
+/// How long nothing may come from the server before new ways are looked for. It has something to say many
+/// times a second.
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long looking for new ways may take.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(3);
@@ -157,7 +158,8 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for a datagram, for something the server says, or until the peer or the caller wants to be woken.
+    /// Waits for a datagram, for something the server says, or until the peer or the caller wants to be
+    /// woken.
     async fn step(&mut self, until: Instant) -> Result<(), Error> {
         let wake = self.wake.min(until);
         tokio::select! {

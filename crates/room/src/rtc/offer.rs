@@ -1,4 +1,5 @@
-//! The side of a connection that offers a stream and sends it. Sans-IO: datagrams and packets in, datagrams and events out.
+//! The side of a connection that offers a stream and sends it. Sans-IO: datagrams and packets in, datagrams
+//! and events out.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,11 +24,13 @@ use crate::signal::{Offer, OfferedLayer};
 
 /// Payload type of H.264 and of its retransmissions, as browsers have them.
 const H264_PT: (u8, u8) = (108, 109);
-/// Constrained baseline, level 3.1: what every browser takes. Levels are not negotiated (RFC 6184, level asymmetry).
+/// Constrained baseline, level 3.1: what every browser takes. Levels are not negotiated (RFC 6184, level
+/// asymmetry).
 const H264_PROFILE: u32 = 0x42_e01f;
 /// What the line is believed to carry before anything is known about it, in bit/s.
 const FIRST_ESTIMATE_BPS: u32 = 1_500_000;
-/// How often the way to the other side is tried: the answers say that it is there, also while nothing is sent.
+/// How often the way to the other side is tried: the answers say that it is there, also while nothing is
+/// sent.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the line is measured, and statistics are made. A line that becomes too narrow is noticed with
 /// the second measurement.
@@ -208,7 +211,8 @@ impl Peer {
         }
     }
 
-    /// An offer with all candidates known so far. The second time, it asks for new ways between the two (ICE restart).
+    /// An offer with all candidates known so far. The second time, it asks for new ways between the two (ICE
+    /// restart).
     pub(crate) fn offer(&mut self) -> Offer {
         let (codec_layers, again) = (self.rids.clone(), self.payload.is_some());
         let mut change = self.rtc.sdp_api();
@@ -286,8 +290,9 @@ impl Peer {
         Ok(())
     }
 
-    /// A stream reports on itself from its first moment on, and says that its time stamp is zero as long as nothing was sent. Servers
-    /// believe that. So the streams of the answer are taken back, and declared again with their first packet.
+    /// A stream reports on itself from its first moment on, and says that its time stamp is zero as long as
+    /// nothing was sent. Servers believe that. So the streams of the answer are taken back, and declared
+    /// again with their first packet.
     fn hold_streams(&mut self) {
         let streams = self.rids.iter().map(|rid| (self.video, *rid)).chain([(self.audio, None)]);
         let streams: Vec<_> = streams.collect();

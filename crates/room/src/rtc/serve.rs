@@ -1,7 +1,7 @@
 //! The side of a connection that answers: the embedded room's. Sans-IO, on the level of RTP packets.
 //!
-//! str0m panics where it finds a bug in itself. What a stranger can make happen must not end the room, so each call is caught, and
-//! the connection whose call it was is over.
+//! str0m panics where it finds a bug in itself. What a stranger can make happen must not end the room, so
+//! each call is caught, and the connection whose call it was is over.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,11 +26,13 @@ pub(crate) use self::sdp::Refusal;
 use self::sdp::{media_sections, shorten, with_credentials};
 use crate::sdp::complaint;
 
-/// What a viewer's line is believed to carry before anything is known about it, in bit/s: enough for a page in HD to begin with.
+/// What a viewer's line is believed to carry before anything is known about it, in bit/s: enough for a page
+/// in HD to begin with.
 const FIRST_ESTIMATE_BPS: u64 = 2_500_000;
 /// Less than anything that is ever wished for, in bit/s.
 const LITTLE_BPS: u64 = 10_000;
-/// How often statistics are made, and sender reports sent: players need two of each to hold picture and sound together.
+/// How often statistics are made, and sender reports sent: players need two of each to hold picture and sound
+/// together.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often a viewer's line is measured: as often as its layer is chosen.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(250);
@@ -215,8 +217,9 @@ impl Peer {
         Ok(())
     }
 
-    /// A stream reports on itself from its first moment on, and says that its time stamp is zero as long as nothing was sent. Players
-    /// believe that. So the streams that the answer names are taken back, and declared again with their first packet.
+    /// A stream reports on itself from its first moment on, and says that its time stamp is zero as long as
+    /// nothing was sent. Players believe that. So the streams that the answer names are taken back, and
+    /// declared again with their first packet.
     fn hold_streams(&mut self) {
         let (Some(rtc), Role::Viewer) = (&mut self.rtc, self.role) else { return };
         for media in [&mut self.audio, &mut self.video].into_iter().flatten().filter(|media| !media.begun) {
@@ -283,7 +286,8 @@ impl Peer {
         }
     }
 
-    /// Whether this datagram is part of this connection: it proves it by its password, or comes from where proven ones come from.
+    /// Whether this datagram is part of this connection: it proves it by its password, or comes from where
+    /// proven ones come from.
     pub(crate) fn accepts(&self, now: Instant, datagram: Datagram<'_>) -> bool {
         let Some(rtc) = &self.rtc else { return false };
         let Some(receive) = parse(datagram) else { return false };
@@ -350,7 +354,8 @@ impl Peer {
         self.drain(now, out);
     }
 
-    /// What could be sent to a viewer, in bit/s: the line is tried for as much, now and whenever it seems good to str0m.
+    /// What could be sent to a viewer, in bit/s: the line is tried for as much, now and whenever it seems
+    /// good to str0m.
     pub(crate) fn desire(&mut self, now: Instant, bps: u64, out: &mut Vec<Happening>) {
         // Only a wish for more makes it try at once.
         for bps in [LITTLE_BPS.min(bps), bps] {
@@ -532,7 +537,8 @@ impl Peer {
         };
         let media = if track == Track::Audio { &self.audio } else { &self.video };
         let codec = media.as_ref()?.codec(packet.header.payload_type)?;
-        // A payload that filled a packet on its way here must fit one on its way out, where headers may be longer.
+        // A payload that filled a packet on its way here must fit one on its way out, where headers may be
+        // longer.
         (packet.payload.len() < MAX_DATAGRAM).then_some(Packet {
             track,
             codec,

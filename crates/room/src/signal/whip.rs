@@ -210,7 +210,8 @@ fn ice_servers(headers: &HeaderMap) -> Vec<IceServer> {
     lines.flat_map(links).take(MAX_ICE_SERVERS).collect()
 }
 
-/// The links of one header that are servers for ICE: `<turn:host>; rel="ice-server"; username="u"; credential="c"`.
+/// The links of one header that are servers for ICE: `<turn:host>; rel="ice-server"; username="u";
+/// credential="c"`.
 fn links(line: &str) -> Vec<IceServer> {
     let mut found = Vec::new();
     let mut rest = line;

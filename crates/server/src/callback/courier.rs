@@ -1,4 +1,5 @@
-//! From the outbox to receivers: many casts at once, each cast's events in order, a slow receiver holding up nobody else's.
+//! From the outbox to receivers: many casts at once, each cast's events in order, a slow receiver holding up
+//! nobody else's.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +24,8 @@ const MAX_AT_ONCE: usize = 64;
 const MAX_PER_HOST: usize = 8;
 /// Events that are read at once, with their casts: a few kilobytes each.
 const AT_ONCE: usize = 2 * MAX_AT_ONCE;
-/// Events that are looked through for one that can go; behind so many that wait for a slow receiver, others wait too.
+/// Events that are looked through for one that can go; behind so many that wait for a slow receiver, others
+/// wait too.
 const MAX_LOOKED_AT: usize = 4096;
 /// When the outbox is looked at though nothing was heard.
 const LOOK_AFTER: Duration = Duration::from_secs(30);
@@ -35,7 +37,8 @@ const STORAGE_PAUSE: Duration = Duration::from_secs(1);
 const MAX_NOTES: u32 = 30;
 /// When an event is tried again that could not even be put in words, by a bug of ours.
 const AFTER_A_BUG: Duration = MAX_RETRY_PAUSE;
-/// What is on its way has so long to arrive when the service ends; what is not known to have arrived is sent again by the next one.
+/// What is on its way has so long to arrive when the service ends; what is not known to have arrived is sent
+/// again by the next one.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Tells receivers what is in the outbox.
@@ -111,7 +114,8 @@ impl Courier {
             return LOOK_AFTER;
         }
         let fleet = &self.service.fleet;
-        // Never two messages about one cast at a time; and those that wait for their receiver are looked at once.
+        // Never two messages about one cast at a time; and those that wait for their receiver are looked at
+        // once.
         let mut seen = flights.casts.clone();
         while flights.has_room() && seen.len() < MAX_LOOKED_AT {
             let due = match fleet.due(AT_ONCE, &seen).await {

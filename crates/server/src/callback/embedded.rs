@@ -1,4 +1,5 @@
-//! Both vendors' callbacks, from the embedded fleet to a receiver that verifies them, over the death of the service.
+//! Both vendors' callbacks, from the embedded fleet to a receiver that verifies them, over the death of the
+//! service.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -311,7 +311,8 @@ pub(crate) enum Act {
     Endless,
 }
 
-/// A message as it came: its head in lower case, the head as it was with names in lower case, its body, and what was done.
+/// A message as it came: its head in lower case, the head as it was with names in lower case, its body, and
+/// what was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Got {
     pub(crate) head: String,

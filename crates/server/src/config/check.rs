@@ -15,7 +15,8 @@ const WEAK_SECRET_LEN: usize = 16;
 /// Longest time that may be set where seconds are, a week; for storage, 30 days.
 const MAX_WAIT_S: u64 = 7 * 86_400;
 const MAX_PATIENCE_S: u64 = PATIENCE_RANGE.end().as_secs();
-/// Connections of a listener. With fewer there would be none beside the 64 that are reserved; more are out of reach for one process.
+/// Connections of a listener. With fewer there would be none beside the 64 that are reserved; more are out of
+/// reach for one process.
 const CONNECTIONS: std::ops::RangeInclusive<usize> = 128..=100_000;
 /// Clouds remember this long, in hours; longer than ten years is a mistake.
 const HISTORY_H: std::ops::RangeInclusive<u64> = 72..=87_600;
@@ -24,7 +25,8 @@ const HISTORY_H: std::ops::RangeInclusive<u64> = 72..=87_600;
 const ROOM_PLACES: std::ops::RangeInclusive<usize> = 1..=10_000;
 /// Longest time that a request may ask for, in seconds: what the description of the REST API says.
 const MAX_QUEUE_S: u64 = 86_400;
-/// Sizes of the database, in MiB: less than 64 is hardly a day, more than 1 TiB more than a database in one file is good for.
+/// Sizes of the database, in MiB: less than 64 is hardly a day, more than 1 TiB more than a database in one
+/// file is good for.
 const HISTORY_MIB: std::ops::RangeInclusive<u64> = 64..=1 << 20;
 
 /// Something that was found.

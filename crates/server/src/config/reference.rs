@@ -138,7 +138,8 @@ fn intro(source: &str, name: &str) -> String {
     linkless(&lines.join(" "))
 }
 
-/// Fields or variants, with what stands above them, as they are written in a file. Those of variants are told behind them.
+/// Fields or variants, with what stands above them, as they are written in a file. Those of variants are told
+/// behind them.
 fn items(source: &str, name: &str) -> Vec<(String, String)> {
     let head = head(name);
     let Some(body) = head.iter().find_map(|head| Some(source.split_once(head.as_str())?.1)) else {

@@ -13,7 +13,8 @@ use crate::app::Application;
 use crate::route::Sender;
 use crate::service::{Service, same};
 
-/// When a token that asked too often may ask again, in seconds: a place is free again sooner, but whole seconds are what the header knows.
+/// When a token that asked too often may ask again, in seconds: a place is free again sooner, but whole
+/// seconds are what the header knows.
 const RETRY_S: u64 = 1;
 
 /// Who asks.
@@ -28,7 +29,8 @@ pub(super) enum Caller {
 pub(super) struct Administrator;
 
 impl Caller {
-    /// Who asks, if they may now: a token's requests are counted. What comes behind the head is theirs from then on.
+    /// Who asks, if they may now: a token's requests are counted. What comes behind the head is theirs from
+    /// then on.
     fn of(rest: &Rest, parts: &mut Parts) -> Result<Self, Problem> {
         let (caller, token) = Self::known(&rest.service, parts)?;
         let Some(token) = token else {

@@ -35,7 +35,8 @@ const USUAL_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 /// Events that are read at once for the state of the outputs.
 const EVENTS_AT_ONCE: usize = 500;
-/// Most events that are read for it; a cast with more has outputs that change for ever, and shows how they were.
+/// Most events that are read for it; a cast with more has outputs that change for ever, and shows how they
+/// were.
 const MAX_EVENTS: usize = 20_000;
 /// When to ask again for a cast that was one too many, in seconds.
 const RETRY_S: u64 = 10;
@@ -230,7 +231,8 @@ pub(super) async fn get(
     Ok(answer(StatusCode::OK, &shown(&rest.service, &cast).await?))
 }
 
-/// Casts of the application, by whichever API they were asked for; of all applications for the administrator. The newest first.
+/// Casts of the application, by whichever API they were asked for; of all applications for the administrator.
+/// The newest first.
 #[utoipa::path(get, path = "/v1/casts", tag = "casts", operation_id = "listCasts",
     params(
         ("state" = Option<String>, Query, pattern = "^(queued|starting|live|ended)(,(queued|starting|live|ended))*$", description = "`queued`, `starting`, `live`, `ended`; several with commas."),

@@ -44,10 +44,12 @@ pub(super) struct EventView {
     seq: u64,
     /// When (RFC 3339).
     at: String,
-    /// `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `taken-up`, `unrecorded`, `push`, `room`, `storing`, `warning`, `ended` or `stored`.
+    /// `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `taken-up`, `unrecorded`, `push`,
+    /// `room`, `storing`, `warning`, `ended` or `stored`.
     #[schema(example = "live")]
     pub(super) event: &'static str,
-    /// `reloaded` and `moved`: what was wrong with the page: `start-timeout`, `freeze`, `blank`, `crash` or `unreachable`.
+    /// `reloaded` and `moved`: what was wrong with the page: `start-timeout`, `freeze`, `blank`, `crash` or
+    /// `unreachable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'static str>,
     /// `push`: where it stands.

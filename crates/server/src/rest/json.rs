@@ -51,8 +51,8 @@ impl<T: DeserializeOwned> FromRequest<Rest> for Maybe<T> {
     }
 }
 
-/// The body of a request. Its sender is known: handlers ask for the [`Caller`](super::Caller) first, and nobody else's is read as one
-/// of a token.
+/// The body of a request. Its sender is known: handlers ask for the [`Caller`](super::Caller) first, and
+/// nobody else's is read as one of a token.
 async fn body(request: Request) -> Result<Bytes, Problem> {
     let sender = request.extensions().get::<Sender>().cloned().unwrap_or(Sender::Stranger);
     let bytes = read_of(request.into_body(), &sender, MAX_BODY_LEN).await.map_err(|lost| match lost {
@@ -98,7 +98,8 @@ fn not_json(error: &serde_json::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid-json", format!("the body is not JSON: {error}"))
 }
 
-/// Walks over a body, keeping nothing: fields in a list, without their names, would be taken for an object with them.
+/// Walks over a body, keeping nothing: fields in a list, without their names, would be taken for an object
+/// with them.
 struct Shape {
     /// Whether a list may stand here.
     list: bool,

@@ -1,4 +1,5 @@
-//! The description of this API for programs (OpenAPI), made from the code, and a page that shows it to people.
+//! The description of this API for programs (OpenAPI), made from the code, and a page that shows it to
+//! people.
 
 use std::sync::LazyLock;
 

@@ -1,5 +1,5 @@
-//! What can be set of an application, as it is written and shown here: the same shape both ways. In place of a secret `…` is shown, and
-//! whoever sends that back keeps what was there.
+//! What can be set of an application, as it is written and shown here: the same shape both ways. In place of
+//! a secret `…` is shown, and whoever sends that back keeps what was there.
 
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub(super) struct Settings {
     /// Casts that it may have at the same time.
     #[schema(minimum = 1, maximum = 100_000)]
     max_casts: u32,
-    /// Requests, events and delivery logs that are kept of its casts, in MiB. Beyond it those that ended first are forgotten early, and if
-    /// that is not enough, no more are taken.
+    /// Requests, events and delivery logs that are kept of its casts, in MiB. Beyond it those that ended
+    /// first are forgotten early, and if that is not enough, no more are taken.
     #[schema(minimum = 1, maximum = 1_048_576)]
     max_kept_mib: u32,
     /// What its casts are told about, in the words of the API they came by.
@@ -97,7 +97,8 @@ enum ProviderBody {
     /// The rooms of this service.
     #[default]
     Embedded,
-    /// Any server that speaks WHIP. In addresses and tokens `{app}`, `{room}`, `{user}` and `{task}` stand for the identifiers.
+    /// Any server that speaks WHIP. In addresses and tokens `{app}`, `{room}`, `{user}` and `{task}` stand
+    /// for the identifiers.
     Whip {
         /// Its endpoint.
         url: String,
@@ -189,7 +190,8 @@ struct StorageBody {
     default: Option<PlaceBody>,
     /// Where recordings are kept if their own place does not answer: a bucket.
     backup: Option<PlaceBody>,
-    /// A folder of the server instead of the clouds' object storages: `CloudStorage` then goes to `BUCKET/PREFIX` in it.
+    /// A folder of the server instead of the clouds' object storages: `CloudStorage` then goes to
+    /// `BUCKET/PREFIX` in it.
     buckets: Option<String>,
     /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS).
     cos_endpoint: Option<String>,
@@ -206,7 +208,8 @@ struct StorageBody {
 #[serde(deny_unknown_fields)]
 #[schema(as = Place)]
 struct PlaceBody {
-    /// A folder of the server, or `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`, `az://`, `cos://`, `tos://`, `oss://`.
+    /// A folder of the server, or `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`,
+    /// `az://`, `cos://`, `tos://`, `oss://`.
     to: String,
     /// Keys; those of the environment if left out.
     #[serde(default)]
@@ -225,7 +228,8 @@ struct VodKeys {
     secret: Secret,
 }
 
-/// Which addresses may be reached: `HOST` or `HOST:PORT`, where `HOST` is an address, a network like `10.0.0.0/8`, a name, `*.name` or `*`.
+/// Which addresses may be reached: `HOST` or `HOST:PORT`, where `HOST` is an address, a network like
+/// `10.0.0.0/8`, a name, `*.name` or `*`.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = Network)]

@@ -77,14 +77,16 @@ pub(super) struct CastView {
 #[derive(Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = End)]
 pub(super) struct EndView {
-    /// `stopped`, `page-ended`, `max-time`, `complete`, `large-video`, `start-failed`, `gave-up` or `output-failed`.
+    /// `stopped`, `page-ended`, `max-time`, `complete`, `large-video`, `start-failed`, `gave-up` or
+    /// `output-failed`.
     #[schema(example = "stopped")]
     reason: &'static str,
     /// What was wrong with the page, if it was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'static str>,
-    /// Why the page could not be loaded, if that is why: `name-not-found`, `connection-refused`, `connection-reset`, `timed-out`,
-    /// `unreachable`, `http-status`, `certificate`, `not-public`, `denied` or `other`.
+    /// Why the page could not be loaded, if that is why: `name-not-found`, `connection-refused`,
+    /// `connection-reset`, `timed-out`, `unreachable`, `http-status`, `certificate`, `not-public`, `denied`
+    /// or `other`.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
     /// For people, if there is more to say.
@@ -129,7 +131,8 @@ struct RoomView {
     room: String,
     /// The user that the page is published as.
     user: String,
-    /// Where the connection stands: `idle`, `connecting`, `running`, `recovering`, `failed` or `disconnecting`.
+    /// Where the connection stands: `idle`, `connecting`, `running`, `recovering`, `failed` or
+    /// `disconnecting`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     state: Option<push::State>,

@@ -26,7 +26,8 @@ pub(super) use field::refused;
 /// Shortest cast that can be asked for: no frame is longer.
 const MIN_DURATION: Duration = Duration::from_secs(1);
 
-/// A cast that is wanted: a page, and at least one of `room`, `recording` and `pushes`. What is left out is as usual.
+/// A cast that is wanted: a page, and at least one of `room`, `recording` and `pushes`. What is left out is
+/// as usual.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewCast)]
@@ -81,7 +82,8 @@ pub(super) struct Wish {
     ready: Option<Ready>,
     /// How often to look whether the page is alive.
     checks: Option<ChecksBody>,
-    /// Time from the first frame of the cast to its end, in seconds; no more than the application's casts may have.
+    /// Time from the first frame of the cast to its end, in seconds; no more than the application's casts may
+    /// have.
     #[schema(minimum = 10, maximum = 86_400)]
     max_time_s: Option<u64>,
     /// The cast ends when the page was shown for so long, in seconds: at least one.
@@ -96,8 +98,8 @@ pub(super) struct Wish {
     pushes: Option<Vec<PushBody>>,
     /// Who is told what happens, instead of the application's own receiver.
     pub(super) callback: Option<CallbackBody>,
-    /// How long the cast may wait for room on the machine before it has failed, in seconds; as the operator has it if left out, and at most
-    /// as long as the operator allows (`casts.max_queue_s`, usually 3600).
+    /// How long the cast may wait for room on the machine before it has failed, in seconds; as the operator
+    /// has it if left out, and at most as long as the operator allows (`casts.max_queue_s`, usually 3600).
     #[schema(maximum = 86_400)]
     queue_s: Option<u64>,
 }
@@ -158,10 +160,12 @@ struct BasicAuth {
 #[serde(deny_unknown_fields, default)]
 #[schema(as = Tls)]
 struct TlsBody {
-    /// Trusted besides the browser's own and the application's, as PEM text: at most 16 certificates together.
+    /// Trusted besides the browser's own and the application's, as PEM text: at most 16 certificates
+    /// together.
     #[schema(max_length = 65_536)]
     ca: Option<String>,
-    /// Whether any certificate is accepted from the page's own origin. Nobody can tell then who answers; it is warned of.
+    /// Whether any certificate is accepted from the page's own origin. Nobody can tell then who answers; it
+    /// is warned of.
     insecure: bool,
 }
 
@@ -181,7 +185,8 @@ struct Ready {
     network_idle: bool,
 }
 
-/// What the page calls when it is ready: nothing, `onWebcastStart()` (and `onWebcastEnd()` at its end), or `notifyReady()`.
+/// What the page calls when it is ready: nothing, `onWebcastStart()` (and `onWebcastEnd()` at its end), or
+/// `notifyReady()`.
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = Signal)]
@@ -219,7 +224,8 @@ struct RoomBody {
     /// The user that the page is published as: likewise.
     #[schema(pattern = "^[A-Za-z0-9_@.-]{1,128}$")]
     user: String,
-    /// One stream, or two layers of it, the larger one first, which has the size of the page; as the page if left out.
+    /// One stream, or two layers of it, the larger one first, which has the size of the page; as the page if
+    /// left out.
     #[schema(min_items = 1, max_items = 2)]
     layers: Option<Vec<LayerBody>>,
 }
@@ -248,8 +254,9 @@ struct LayerBody {
 #[serde(deny_unknown_fields, default)]
 #[schema(as = NewRecording)]
 struct RecordingBody {
-    /// `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`, `az://`, `cos://`, `tos://`, `oss://`; where the application
-    /// keeps its recordings if left out. A folder of the server only for the administrator.
+    /// `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`, `az://`, `cos://`, `tos://`,
+    /// `oss://`; where the application keeps its recordings if left out. A folder of the server only for the
+    /// administrator.
     to: Option<String>,
     /// Keys for it. Whoever names a bucket has them.
     keys: Option<KeysBody>,
@@ -273,7 +280,8 @@ struct RecordingBody {
     audio_only: bool,
 }
 
-/// What a recording is made into: MP4 files, segments of fragmented MP4 (`hls`) or of MPEG-TS (`hls-ts`) with playlists, or both.
+/// What a recording is made into: MP4 files, segments of fragmented MP4 (`hls`) or of MPEG-TS (`hls-ts`) with
+/// playlists, or both.
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = Format)]
@@ -525,8 +533,8 @@ fn out_of_reach(field: impl Into<String>) -> Problem {
     Problem::value(field, "the application's network does not allow this address")
 }
 
-/// A place that a request names. Without keys of its own it would be opened with the operator's, so only the administrator may
-/// leave them out.
+/// A place that a request names. Without keys of its own it would be opened with the operator's, so only the
+/// administrator may leave them out.
 fn place(to: &str, keys: Option<KeysBody>, asker: &Asker<'_>) -> Result<Storage, Problem> {
     let mut storage =
         Storage::parse(to).map_err(|error| Problem::value("recording.to", error.to_string()))?;

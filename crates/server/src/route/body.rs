@@ -1,7 +1,8 @@
 //! What may come behind a request's head: so much, in so much time, and so many large ones at once.
 //!
-//! Before its body is there nobody has proved who they are. But a head that names a key we know is likely a customer's, and one that does
-//! not is a stranger's: strangers get less, and what they take is taken from other strangers.
+//! Before its body is there nobody has proved who they are. But a head that names a key we know is likely a
+//! customer's, and one that does not is a stranger's: strangers get less, and what they take is taken from
+//! other strangers.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -20,16 +21,21 @@ use crate::service::Service;
 
 /// Longest body of a request to `/`, in bytes: what Tencent takes at most.
 pub const MAX_BODY_LEN: usize = 10 << 20;
-/// Longest body of a stranger, in bytes: as long as Volcengine's may be, and the largest that is kept without being counted.
+/// Longest body of a stranger, in bytes: as long as Volcengine's may be, and the largest that is kept without
+/// being counted.
 const SMALL: usize = 1 << 16;
-/// Longest form of a stranger, in bytes: the first version of Tencent's signature, which is in the form, is good for as much.
+/// Longest form of a stranger, in bytes: the first version of Tencent's signature, which is in the form, is
+/// good for as much.
 const MAX_FORM: usize = 1 << 20;
-/// A body must have come by then; a stranger's sooner, as its connection is wanted for others. Tests do not wait for that.
+/// A body must have come by then; a stranger's sooner, as its connection is wanted for others. Tests do not
+/// wait for that.
 const WITHIN: Duration = Duration::from_millis(if cfg!(test) { 2000 } else { 30_000 });
 const WITHIN_OF_STRANGERS: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
-/// Large bodies at once. One of 10 MiB takes up to 30 MB until it is answered, so that all of them stay below 250 MB.
+/// Large bodies at once. One of 10 MiB takes up to 30 MB until it is answered, so that all of them stay below
+/// 250 MB.
 const LARGE_ONES: usize = 8;
-/// Large bodies at once of one key, so that nobody takes all places: not its owner, and not somebody who knows its id.
+/// Large bodies at once of one key, so that nobody takes all places: not its owner, and not somebody who
+/// knows its id.
 const LARGE_ONES_OF_A_KEY: usize = 2;
 /// Large bodies of all strangers at once, 1 MiB each.
 const LARGE_ONES_OF_STRANGERS: usize = 4;
@@ -61,7 +67,8 @@ pub(crate) enum Lost {
 }
 
 impl Sender {
-    /// Who sends this to `/`: the owner of the access key that `Authorization` names, whether or not the signature is good.
+    /// Who sends this to `/`: the owner of the access key that `Authorization` names, whether or not the
+    /// signature is good.
     pub(super) fn of(service: &Service, headers: &HeaderMap) -> Self {
         let text = headers.get(axum::http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         // Both vendors write it alike: `Credential=ID/…`.
@@ -119,8 +126,8 @@ impl Deref for HashedBody {
     }
 }
 
-/// Reads a body, of any length said or unsaid. What is longer than `most` bytes ends one byte behind it: whose request it is says it in
-/// its own words. A stranger's is lost if it is too long.
+/// Reads a body, of any length said or unsaid. What is longer than `most` bytes ends one byte behind it:
+/// whose request it is says it in its own words. A stranger's is lost if it is too long.
 pub(super) async fn read(
     body: Body,
     sender: &Sender,

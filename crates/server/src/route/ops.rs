@@ -63,8 +63,8 @@ async fn unready(service: &Service) -> Option<String> {
     workers.iter().all(|(_, load)| load.draining).then(|| "all workers are ending".to_owned())
 }
 
-/// Metrics, for the administrator; for whoever is on this machine, if there is none. A page of another site that has its name point
-/// here (DNS rebinding) is not: its browser still sends the name as `Host`.
+/// Metrics, for the administrator; for whoever is on this machine, if there is none. A page of another site
+/// that has its name point here (DNS rebinding) is not: its browser still sends the name as `Host`.
 pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Response {
     if !open(&desk.service, &headers) && !is_admin(&desk.service, &headers) {
         let ask = [(WWW_AUTHENTICATE, "Bearer")];
@@ -80,15 +80,16 @@ pub(super) async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Res
     }
 }
 
-/// Whether only this machine can ask: nobody else reaches the listener, unless a proxy passes them on. Not every proxy says that it
-/// does, but whoever has one has an administrator.
+/// Whether only this machine can ask: nobody else reaches the listener, unless a proxy passes them on. Not
+/// every proxy says that it does, but whoever has one has an administrator.
 fn open(service: &Service, headers: &HeaderMap) -> bool {
     let passed_on = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
     let unguarded = service.config.admin_token.is_none() && service.config.listen.ip().is_loopback();
     unguarded && !passed_on.iter().any(|name| headers.contains_key(*name)) && names_this_machine(headers)
 }
 
-/// Whether a request names nothing but this machine as its host and, if a page's script sent it, as its origin.
+/// Whether a request names nothing but this machine as its host and, if a page's script sent it, as its
+/// origin.
 fn names_this_machine(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
     let host = text(HOST).map(|host| format!("http://{host}"));

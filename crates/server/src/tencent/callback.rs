@@ -1,7 +1,7 @@
 //! What the vendor's receivers are told: page recording (group 8), files (group 3) and pushes (group 4).
 //!
-//! Every message says the same each time that it is made, `CallbackTs` included: it is the time of the event. Whoever hears one twice
-//! hears the same bytes.
+//! Every message says the same each time that it is made, `CallbackTs` included: it is the time of the event.
+//! Whoever hears one twice hears the same bytes.
 
 use std::time::Duration;
 
@@ -270,8 +270,8 @@ impl Scribe<'_> {
         self.message(PUSHES, PUSHED, info)
     }
 
-    /// The address of a push as it was asked for: receivers compare it with theirs. Those of the request have the first ids, unless
-    /// some were removed and the cast was taken up again since.
+    /// The address of a push as it was asked for: receivers compare it with theirs. Those of the request have
+    /// the first ids, unless some were removed and the cast was taken up again since.
     fn asked(&self, id: u32, shown: &str) -> Option<&str> {
         let all = self.cast.request.get(PUSH_URLS)?.as_array()?;
         let is_meant = |url: &&str| PushUrl::parse(url).is_ok_and(|url| url.to_string() == shown);

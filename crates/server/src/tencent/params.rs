@@ -1,6 +1,7 @@
 //! Parameters, in JSON or flattened into a form, in one shape.
 //!
-//! Members that nobody asks for are ignored, and `null` is as good as absent: SDKs are newer or older than we are.
+//! Members that nobody asks for are ignored, and `null` is as good as absent: SDKs are newer or older than we
+//! are.
 
 use std::collections::BTreeMap;
 

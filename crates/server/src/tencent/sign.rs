@@ -1,8 +1,10 @@
-//! Signatures: version 3 (`TC3-HMAC-SHA256`) in headers, version 1 (`HmacSHA1`, `HmacSHA256`) among the parameters.
+//! Signatures: version 3 (`TC3-HMAC-SHA256`) in headers, version 1 (`HmacSHA1`, `HmacSHA256`) among the
+//! parameters.
 //!
-//! A request that comes a second time within its five minutes is answered a second time. It could be known by its signature, but the
-//! vendor's Go SDK sends the very same bytes again after `RequestLimitExceeded` and after a lost connection, and would be told that its
-//! own request is a forgery. To stop or to describe twice does no harm, and to start twice is what `RecordId` is for.
+//! A request that comes a second time within its five minutes is answered a second time. It could be known by
+//! its signature, but the vendor's Go SDK sends the very same bytes again after `RequestLimitExceeded` and
+//! after a lost connection, and would be told that its own request is a forgery. To stop or to describe twice
+//! does no harm, and to start twice is what `RecordId` is for.
 
 use aws_lc_rs::{constant_time, digest, hmac};
 use base64::Engine as _;
@@ -132,8 +134,8 @@ impl Claim {
     }
 }
 
-/// The headers that sign a request of ours by POST, version 3: name and value. `host` as it is sent, with the port if there is one;
-/// `unix_s` in seconds.
+/// The headers that sign a request of ours by POST, version 3: name and value. `host` as it is sent, with the
+/// port if there is one; `unix_s` in seconds.
 #[must_use]
 pub fn sign_v3(
     key_id: &str,

@@ -31,7 +31,8 @@ const HEIGHT: RangeInclusive<i64> = 0..=1080;
 const USUAL: (i64, i64) = (1280, 720);
 /// Minutes of an MP4 file, of which the last is usual.
 const SPLIT_MIN: RangeInclusive<i64> = 1..=1440;
-/// A server of RTMP that is without a connection for so long has failed for good: it is told for that long, and no longer.
+/// A server of RTMP that is without a connection for so long has failed for good: it is told for that long,
+/// and no longer.
 const PUSH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts a task, and says which.
@@ -80,7 +81,8 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
     let mut spec = service.cast(&app, &id, source(root)?);
     let (to, format) = storage::read(&app, root)?;
     spec.recording = Some({
-        // In video on demand the kind of medium decides, whatever else is asked for, and there is no backup for it.
+        // In video on demand the kind of medium decides, whatever else is asked for, and there is no backup
+        // for it.
         let video = Video::read(root, format)?;
         let mut recording = service.recording(&app, &id, Some(to));
         recording.format = video.format;
@@ -128,7 +130,8 @@ fn translate(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) ->
     })
 }
 
-/// The application that is named. The oldest examples of the vendor name none: a key that has only one means that.
+/// The application that is named. The oldest examples of the vendor name none: a key that has only one means
+/// that.
 fn application(apps: &[Arc<Application>], root: &Object<'_>) -> Result<Arc<Application>, Fault> {
     let mut able = apps.iter().filter(|app| app.sdk_app_id.is_some());
     let Some(id) = sdk_app_id(root)? else {
@@ -168,7 +171,8 @@ fn size(root: &Object<'_>) -> Result<Size, Fault> {
     let Some(video) = root.object("WebRecordVideoParams")? else { return Ok(Size::HD) };
     let side = |member: &str, range, usual: i64| -> Result<u32, Fault> {
         let asked = video.within_unless_zero(member, range)?.unwrap_or(usual);
-        // Half of the colour planes would be half a pixel wide; the least is the nearest to what is even less.
+        // Half of the colour planes would be half a pixel wide; the least is the nearest to what is even
+        // less.
         Ok(u32::try_from(asked).map_or(MIN_SIDE, |side| side - side % 2).max(MIN_SIDE))
     };
     let (width, height) = (side("Width", WIDTH, USUAL.0)?, side("Height", HEIGHT, USUAL.1)?);

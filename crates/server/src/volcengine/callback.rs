@@ -60,8 +60,8 @@ pub fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Message> {
     vec![Message { body, headers: Vec::new() }]
 }
 
-/// `Status` and `Reason`. That of 2 and 3 is not documented: the words for the end of a task are used, and for a page that was given up
-/// the word of its trouble, as for 4 and 5. 1, 4 and 5 are.
+/// `Status` and `Reason`. That of 2 and 3 is not documented: the words for the end of a task are used, and
+/// for a page that was given up the word of its trouble, as for 4 and 5. 1, 4 and 5 are.
 fn words(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
     let live_before = || cast.live_ms.is_some_and(|live| live <= event.at_ms);
     match &event.what {

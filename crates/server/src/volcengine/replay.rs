@@ -1,9 +1,10 @@
 //! Signatures that were seen before.
 //!
-//! A signature holds for 15 minutes before its date and up to an hour behind it, which counts whole seconds, and nothing in it is random: two equal
-//! calls in the same second are the same bytes, and what repeats a request below an SDK repeats its signature too. So the same
-//! signature is answered again for a minute, which does no harm because starting and stopping can be repeated; later than that, no
-//! SDK sends it, and it could start a task again that was stopped meanwhile.
+//! A signature holds for 15 minutes before its date and up to an hour behind it, which counts whole seconds,
+//! and nothing in it is random: two equal calls in the same second are the same bytes, and what repeats a
+//! request below an SDK repeats its signature too. So the same signature is answered again for a minute,
+//! which does no harm because starting and stopping can be repeated; later than that, no SDK sends it, and it
+//! could start a task again that was stopped meanwhile.
 //!
 //! [`Seen::open`] keeps them on the disk ([`log`]), so that a restart of the service makes no old request
 //! good again.
@@ -21,10 +22,11 @@ use log::SignatureLog;
 
 /// How long after it was first seen the same signature is answered again.
 pub(super) const REPEAT_MS: i64 = 60_000;
-/// Signatures that are remembered: what a key can send while they hold, of both actions that change something, at their full rates. Full,
-/// because several keys do: the oldest is forgotten.
+/// Signatures that are remembered: what a key can send while they hold, of both actions that change
+/// something, at their full rates. Full, because several keys do: the oldest is forgotten.
 const MAX_SEEN: usize = 300 * 2 * 900;
-/// Longest time that a signature holds: from the end of the window before its date to the end of that behind it.
+/// Longest time that a signature holds: from the end of the window before its date to the end of that behind
+/// it.
 const KEPT_MS: i64 = WINDOW_MS + MAX_EXPIRES_MS;
 
 /// A signature in binary.

@@ -38,7 +38,8 @@ const BLANK_CHECK: Number = number("BlankCheckInterval", 2, 30, 0);
 const CRASH_CHECK: Number = number("CrashCheckInterval", 0, 30, 0);
 const START_TIMEOUT: Number = number("StartTimeout", 0, 60, 0);
 
-/// `StartWebcast`, with a value for everything that has a default. Serialized it is what `GetWebCastTask` repeats.
+/// `StartWebcast`, with a value for everything that has a default. Serialized it is what `GetWebCastTask`
+/// repeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Start {

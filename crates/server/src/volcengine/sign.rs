@@ -1,6 +1,7 @@
 //! Volcengine's signature of requests, `HMAC-SHA256`, in the headers or in the query.
 //!
-//! A request names in `SignedHeaders` which headers are signed, and it differs by SDK; the date alone must be among them.
+//! A request names in `SignedHeaders` which headers are signed, and it differs by SDK; the date alone must be
+//! among them.
 
 use std::fmt::Write as _;
 
@@ -16,7 +17,8 @@ use super::answer::{Code, Fault, shown};
 use crate::route::Call;
 use crate::service::same;
 
-/// How far the date of a request may be from now, ahead, and behind unless it says so itself, in milliseconds.
+/// How far the date of a request may be from now, ahead, and behind unless it says so itself, in
+/// milliseconds.
 pub const WINDOW_MS: i64 = 900_000;
 /// How far behind at most, whatever `X-Expires` says.
 pub const MAX_EXPIRES_MS: i64 = 3_600_000;
@@ -104,8 +106,8 @@ pub fn item<'a>(items: &'a [Item], name: &str) -> Option<&'a str> {
     items.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
 }
 
-/// Checks a request that arrived at this time. `secrets` tells those of a key's id, none if nobody has it; `regions` are those that it
-/// may be signed for, any if empty.
+/// Checks a request that arrived at this time. `secrets` tells those of a key's id, none if nobody has it;
+/// `regions` are those that it may be signed for, any if empty.
 ///
 /// # Errors
 /// What is missing or wrong, in the vendor's words.

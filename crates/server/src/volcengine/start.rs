@@ -21,7 +21,8 @@ const BREATH: Duration = Duration::from_millis(100);
 /// What the vendor says if the task runs already.
 const REPEATED: &str = "The task has been started. Please do not call the startup task interface repeatedly";
 
-/// Starts a task. One that runs already is a success, unless `strict`: SDKs repeat what they got no answer to.
+/// Starts a task. One that runs already is a success, unless `strict`: SDKs repeat what they got no answer
+/// to.
 pub(super) async fn start(
     service: &Service,
     app: &Application,
@@ -139,8 +140,8 @@ fn cast_of(service: &Service, app: &Application, start: &Start) -> Result<NewCas
     })
 }
 
-/// The layers of a stream, the larger one first. Two solutions of the same size are one layer that has the better of both: a second
-/// stream of the same picture would help nobody.
+/// The layers of a stream, the larger one first. Two solutions of the same size are one layer that has the
+/// better of both: a second stream of the same picture would help nobody.
 fn layers(solutions: &[Solution]) -> Result<Vec<Layer>, Fault> {
     let mut layers = Vec::with_capacity(solutions.len());
     for solution in solutions {

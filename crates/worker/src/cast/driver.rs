@@ -36,7 +36,8 @@ const EMPTY_PAGE_GRACE: Duration = Duration::from_millis(300);
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// Turns kept for the report; a cast that has more is the same all the time.
 const MAX_TURNS: usize = 1000;
-/// How long a room that is all there is may be missing before anybody has seen the page; then the cast has failed.
+/// How long a room that is all there is may be missing before anybody has seen the page; then the cast has
+/// failed.
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a selector is looked for.
 const SELECTOR_INTERVAL: Duration = Duration::from_millis(100);
@@ -349,7 +350,8 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Whether somebody gets the page by now: a recording and pushes take it from the beginning, a room when there is a connection.
+    /// Whether somebody gets the page by now: a recording and pushes take it from the beginning, a room when
+    /// there is a connection.
     fn see_whether_shown(&mut self) {
         let (State::Live, Some(begun), Some(line)) = (self.machine.state(), self.begun, &self.line) else {
             return;

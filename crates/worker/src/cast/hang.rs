@@ -1,4 +1,5 @@
-//! Whether the page's scripts run: they are asked for a sign of life again and again, and long silences are noted.
+//! Whether the page's scripts run: they are asked for a sign of life again and again, and long silences are
+//! noted.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ const MAX_HANGS: usize = 100;
 /// A time during which the page's scripts did not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hang {
-    /// Milliseconds from the beginning of the cast to the question that was not answered, up to a second after the scripts stopped.
+    /// Milliseconds from the beginning of the cast to the question that was not answered, up to a second
+    /// after the scripts stopped.
     pub at_ms: u64,
     /// How long the answer took in milliseconds, or until the page was loaded again or the cast over.
     pub ms: u64,
@@ -101,7 +103,8 @@ impl<P> HangWatch<P> {
 mod tests {
     use super::*;
 
-    /// Polls every 50 ms as a cast does; the page answers unless it hangs from one of these moments for so long, in milliseconds.
+    /// Polls every 50 ms as a cast does; the page answers unless it hangs from one of these moments for so
+    /// long, in milliseconds.
     fn watched(hangs: &[(u64, u64)], until_ms: u64) -> Vec<Hang> {
         let began = Instant::now();
         let at = |ms: u64| began + Duration::from_millis(ms);

@@ -1,4 +1,5 @@
-//! The pushes of a cast: those it begins with, those that are added and removed while it runs, and what is told of them.
+//! The pushes of a cast: those it begins with, those that are added and removed while it runs, and what is
+//! told of them.
 
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
@@ -18,7 +19,8 @@ pub enum Change {
     AddPush(Push),
     /// Send it there no longer.
     RemovePush(PushUrl),
-    /// Write a picture of the page there (JPEG), which changes nothing; told as [`News::Snapshot`](super::News::Snapshot).
+    /// Write a picture of the page there (JPEG), which changes nothing; told as
+    /// [`News::Snapshot`](super::News::Snapshot).
     Snapshot(PathBuf),
 }
 

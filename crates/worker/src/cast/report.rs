@@ -58,10 +58,12 @@ pub struct PeakRss {
     pub pagecast: u64,
 }
 
-/// What became of a cast. `--json` prints it; all times in it are in milliseconds, and their names end in `_ms`.
+/// What became of a cast. `--json` prints it; all times in it are in milliseconds, and their names end in
+/// `_ms`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Why it is over: `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up`, `output-failed`.
+    /// Why it is over: `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up`,
+    /// `output-failed`.
     pub end: String,
     /// What was wrong with a page that was given up.
     #[serde(skip_serializing_if = "Option::is_none")]

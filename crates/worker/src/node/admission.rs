@@ -1,5 +1,5 @@
-//! Whether there is room for one more cast, by what the machine and the casts on it take. Told everything, so it can be tested
-//! without a machine.
+//! Whether there is room for one more cast, by what the machine and the casts on it take. Told everything, so
+//! it can be tested without a machine.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

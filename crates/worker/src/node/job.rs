@@ -25,7 +25,8 @@ use super::told::Told;
 use crate::cast::{Change, News, Stop, change_pushes};
 use crate::process::{self, Changes, Failed, Outcome, Pool, Process};
 
-/// Things to report that wait for the fleet. Full, because its storage has been failing for long: the cast's news wait.
+/// Things to report that wait for the fleet. Full, because its storage has been failing for long: the cast's
+/// news wait.
 const REPORTS: usize = 1024;
 /// First pause after the fleet did not take a report; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -349,7 +350,8 @@ impl Runner {
         self.say(Report::Close { last, report, receipt });
     }
 
-    /// A cast that another process was to end, or whose time is over, or whose recording is stored, needs no page any more.
+    /// A cast that another process was to end, or whose time is over, or whose recording is stored, needs no
+    /// page any more.
     fn settle_what_is_clear(&self, told: &mut Told) {
         let spec = &self.cast.spec;
         let stored = spec.recording.as_ref().is_some_and(|recording| {

@@ -13,7 +13,8 @@ use super::{CHANGES, Failed, HEARTBEAT_INTERVAL, Message, Order, Outcome, STOP_G
 use crate::cast::{self, Change, Failure, News, Stop, Warm};
 use crate::chain;
 
-/// Runs the cast that standard input describes, and tells standard output about it. `stop` ends it, as the supervisor does.
+/// Runs the cast that standard input describes, and tells standard output about it. `stop` ends it, as the
+/// supervisor does.
 #[must_use]
 pub fn run(stop: &Stop) -> ExitCode {
     let (orders, todo) = sync_channel(1);

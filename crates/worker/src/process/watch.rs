@@ -1,4 +1,5 @@
-//! One cast from its beginning to its end, whichever process runs it: when one dies, another goes on with what it recorded.
+//! One cast from its beginning to its end, whichever process runs it: when one dies, another goes on with
+//! what it recorded.
 
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};

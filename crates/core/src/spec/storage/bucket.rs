@@ -21,10 +21,12 @@ pub struct Bucket {
     /// Folders, each 1 to 200 of `a–z A–Z 0–9 . _ -`; 400 characters in all.
     #[serde(default)]
     pub prefix: Vec<String>,
-    /// The bucket's region, like `ap-guangzhou`. `None`: of the environment (`AWS_REGION`), or the service has none.
+    /// The bucket's region, like `ap-guangzhou`. `None`: of the environment (`AWS_REGION`), or the service
+    /// has none.
     #[serde(default)]
     pub region: Option<String>,
-    /// Another server than the service's own, http or https. In Azure it may have a path, like `http://127.0.0.1:10000/devstoreaccount1`.
+    /// Another server than the service's own, http or https. In Azure it may have a path, like
+    /// `http://127.0.0.1:10000/devstoreaccount1`.
     #[serde(default)]
     pub endpoint: Option<Url>,
     /// The storage account, in Azure only. `None`: of the environment.
@@ -245,8 +247,8 @@ impl Bucket {
         Err(StorageError::Bucket { name: name.chars().take(64).collect(), service: self.service, shape })
     }
 
-    /// Its address in the S3 protocol, and whether the bucket is in its host name. `None`: the service does not speak it, or the
-    /// region is in the environment.
+    /// Its address in the S3 protocol, and whether the bucket is in its host name. `None`: the service does
+    /// not speak it, or the region is in the environment.
     #[must_use]
     pub fn address(&self) -> Option<(Url, bool)> {
         let own = || Url::parse(&format!("https://{}", self.service.host(self.region.as_deref()?)?)).ok();
@@ -261,7 +263,8 @@ impl Bucket {
         Some((url, !path_style))
     }
 
-    /// The address of an object below the prefix, like `s3://BUCKET/PREFIX/NAME`: without region, endpoint and keys.
+    /// The address of an object below the prefix, like `s3://BUCKET/PREFIX/NAME`: without region, endpoint
+    /// and keys.
     #[must_use]
     pub fn object_address(&self, name: &str) -> String {
         format!("{}://{}/{}", self.service.scheme(), self.bucket, self.key(name))

@@ -11,14 +11,15 @@ use super::purse::Purse;
 use super::{Codec, Config, Error, Plan};
 
 const NAME: &str = Codec::H264.name();
-/// Constant rate factor (0 best, 51 worst) by refinement: motion first, then ever finer while the picture rests.
+/// Constant rate factor (0 best, 51 worst) by refinement: motion first, then ever finer while the picture
+/// rests.
 const CRF: [f64; Plan::FINEST as usize + 1] = [16.0, 14.0, 12.0, 10.0];
 /// Size of the rate control's buffer, as seconds at the capped bitrate: what a new slide may spend at once.
 const BUFFER_SECONDS: f64 = 1.5;
 /// Best quantizer (0 best, 51 worst) of a room: more is spent on nothing that anybody sees.
 const FINEST_QP: u32 = 12;
-/// How much finer chroma is quantized than luma in a room, whose [`FINEST_QP`] would leave colours off by up to five levels for ever.
-/// Costs 1 % of a video's bits, and 10 % of a few moving colours'.
+/// How much finer chroma is quantized than luma in a room, whose [`FINEST_QP`] would leave colours off by up
+/// to five levels for ever. Costs 1 % of a video's bits, and 10 % of a few moving colours'.
 const CHROMA_QP_OFFSET: i32 = -6;
 /// Worst rate factor that a room is given on purpose.
 const WORST_CRF: f64 = 48.0;
@@ -36,12 +37,12 @@ pub(super) struct H264 {
 
 /// The rate control of a room.
 ///
-/// libx264 in its capped mode spends whatever its buffer holds, so that the buffer is empty when a keyframe is wanted. Here the rate
-/// factor is chosen so that moving pictures leave a reserve.
+/// libx264 in its capped mode spends whatever its buffer holds, so that the buffer is empty when a keyframe
+/// is wanted. Here the rate factor is chosen so that moving pictures leave a reserve.
 ///
-/// To know how long a frame lasts, libx264 would wait for the next one. Here nothing waits: it is told that frames follow each other
-/// from tick to tick. As they do not, it is told with each frame how much its buffer gains, so that it comes to hold what the
-/// [`Purse`] does.
+/// To know how long a frame lasts, libx264 would wait for the next one. Here nothing waits: it is told that
+/// frames follow each other from tick to tick. As they do not, it is told with each frame how much its buffer
+/// gains, so that it comes to hold what the [`Purse`] does.
 #[derive(Debug)]
 struct Live {
     /// What libx264 believes that it may spend, in bits.
@@ -73,8 +74,8 @@ impl H264 {
 
     /// libx264 takes a new rate factor with the next frame.
     fn set_crf(&mut self, crf: f64) -> Result<(), Error> {
-        // SAFETY: `priv_data` of an open libx264 context is its own options struct, which `av_opt_set_double` looks the
-        // name up in; the name is a C string.
+        // SAFETY: `priv_data` of an open libx264 context is its own options struct, which `av_opt_set_double`
+        // looks the name up in; the name is a C string.
         let set = unsafe {
             let private = (*self.inner.as_mut_ptr()).priv_data;
             ffi::av_opt_set_double(private, c"crf".as_ptr(), crf, 0)
@@ -163,8 +164,8 @@ impl Live {
 /// Low latency: nothing is held back for later frames, so that what was sent is in the file and on the air.
 fn options(config: &Config) -> ff::Dictionary {
     let threads = threads(config);
-    // What a page moves, it moves by whole pixels: looking between them (subme) costs a quarter of the time, and gains a
-    // video on the page less than 0.001 of SSIM.
+    // What a page moves, it moves by whole pixels: looking between them (subme) costs a quarter of the time,
+    // and gains a video on the page less than 0.001 of SSIM.
     let x264 =
         "scenecut=0:rc-lookahead=0:sync-lookahead=0:mbtree=0:bframes=0:weightp=0:subme=0:keyint=infinite";
     let live = config.codec.is_live();

@@ -12,21 +12,24 @@ use super::{Codec, Config, Error};
 const NAME: &str = Codec::Vp8.name();
 /// Units of the encoder's clock in a second.
 const CLOCK: i32 = 1_000_000;
-/// Size of the rate control's buffer, as seconds at the bitrate that it was opened with; the first keyframe gets half of it.
+/// Size of the rate control's buffer, as seconds at the bitrate that it was opened with; the first keyframe
+/// gets half of it.
 const BUFFER_SECONDS: f64 = 0.6;
 /// Longest time between two pictures that bits are saved up for, in seconds.
 const SAVED_SECONDS: f64 = 0.25;
 /// How far the cap may be from what the encoder was opened with when a keyframe is made, as a factor.
 const NEAR: f64 = 1.25;
-/// Best quantizer (0 best, 63 worst). Flat chroma is then off by less than one level; with 10 it was off by more, and stayed so.
+/// Best quantizer (0 best, 63 worst). Flat chroma is then off by less than one level; with 10 it was off by
+/// more, and stayed so.
 const BEST: i32 = 6;
 
 /// An open encoder.
 ///
-/// libvpx spends so many bits a second, and libavcodec lets nobody change how many. But it is us who tell the time: where less is to be
-/// spent, time passes more slowly. That changes neither the picture nor the stream. Only the size of the rate control's buffer, and so
-/// of keyframes, is off by the same factor; so, as a keyframe owes nothing to what came before, it is made by an encoder that was
-/// opened for the cap. For pictures in between, the [`Purse`] has the last word.
+/// libvpx spends so many bits a second, and libavcodec lets nobody change how many. But it is us who tell the
+/// time: where less is to be spent, time passes more slowly. That changes neither the picture nor the stream.
+/// Only the size of the rate control's buffer, and so of keyframes, is off by the same factor; so, as a
+/// keyframe owes nothing to what came before, it is made by an encoder that was opened for the cap. For
+/// pictures in between, the [`Purse`] has the last word.
 pub(super) struct Vp8 {
     inner: Open,
     config: Config,

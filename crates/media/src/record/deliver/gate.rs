@@ -9,10 +9,11 @@ use crate::store::Class;
 
 /// Longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// Pause between two looks whether a storage that failed answers again. With [`LOOK_TIMEOUT`], what waits is tried within five
-/// seconds of its return; a look is one small request.
+/// Pause between two looks whether a storage that failed answers again. With [`LOOK_TIMEOUT`], what waits is
+/// tried within five seconds of its return; a look is one small request.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest time for a look: a connection that is made while the storage is away may never know that it is back.
+/// Longest time for a look: a connection that is made while the storage is away may never know that it is
+/// back.
 pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failures that pass sooner are not worth telling anybody.
 const OUTAGE_AFTER: Duration = Duration::from_secs(3);
@@ -26,7 +27,8 @@ pub enum State {
     Uploading,
     /// Nothing could be stored for a while. It is tried again and again.
     Stuck,
-    /// Nothing can be stored before somebody mends something: wrong keys, no bucket, no space. It is tried again now and then.
+    /// Nothing can be stored before somebody mends something: wrong keys, no bucket, no space. It is tried
+    /// again now and then.
     Failed,
     /// All of it is stored.
     Stored,
@@ -82,8 +84,8 @@ impl Gate {
         self.look_at
     }
 
-    /// Whether the storage answered a look, with whatever. If it did, what waits is tried now: once, as one that answers and still
-    /// fails is given its growing pauses, until it no longer answers either.
+    /// Whether the storage answered a look, with whatever. If it did, what waits is tried now: once, as one
+    /// that answers and still fails is given its growing pauses, until it no longer answers either.
     pub(super) fn looked(&mut self, now: HostTime, answered: bool) {
         if self.look_at.is_none() {
             return;
@@ -159,7 +161,8 @@ mod tests {
         assert!(gate.is_open(at(now), 3) && gate.state(at(now)) == State::Uploading);
     }
 
-    /// A storage that is away for `away_s`, tried whenever the gate is open. How long after its return the first try is, in ms.
+    /// A storage that is away for `away_s`, tried whenever the gate is open. How long after its return the
+    /// first try is, in ms.
     fn tried_after_return(away_s: u64, answers_meanwhile: bool) -> u64 {
         let mut gate = Gate::new(Duration::from_secs(60), Duration::from_secs(1));
         for ms in (0..).step_by(100) {
@@ -199,7 +202,8 @@ mod tests {
                 gate.failed(at(1000 * s), Class::Transient, 0.5);
             }
         }
-        // The look at 5 s brings one try forward. Once looks have failed, the next one that is answered does so again.
+        // The look at 5 s brings one try forward. Once looks have failed, the next one that is answered does
+        // so again.
         assert_eq!(tries, [0, 1, 3, 5, 13, 29, 61, 121, 181, 241, 251]);
     }
 

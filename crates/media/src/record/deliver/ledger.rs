@@ -1,5 +1,5 @@
-//! What was recorded, what it becomes, and what of that is stored already. Sans-IO: told the entries of both logs, it says what to
-//! do next, the same after a crash as before it.
+//! What was recorded, what it becomes, and what of that is stored already. Sans-IO: told the entries of both
+//! logs, it says what to do next, the same after a crash as before it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -221,7 +221,8 @@ impl Ledger {
         self.todo.push_front(task);
     }
 
-    /// It is done; `item` is what storage says about a file. The names that nobody needs in the spool any more.
+    /// It is done; `item` is what storage says about a file. The names that nobody needs in the spool any
+    /// more.
     pub(super) fn done(&mut self, task: Task, item: Option<Item>) -> Vec<String> {
         self.under_way -= 1;
         if let Task::Make(part) = task {

@@ -99,7 +99,8 @@ pub(super) fn with_cors(response: &mut Response, origin: Option<HeaderValue>) {
 }
 
 impl Access {
-    /// An open room is for this machine: not for pages of other sites that its browser shows, nor for names that only point here.
+    /// An open room is for this machine: not for pages of other sites that its browser shows, nor for names
+    /// that only point here.
     pub(super) fn check_origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
         if let Self::Jwt(_) = self {
             return Ok(());

@@ -36,8 +36,8 @@ pub(in super::super) async fn run(
     }
 }
 
-/// Whether a cast on this machine publishes, or goes on or ends with it: viewers, whose streams of events may be many, do not take its
-/// place.
+/// Whether a cast on this machine publishes, or goes on or ends with it: viewers, whose streams of events may
+/// be many, do not take its place.
 fn is_own_publisher(_: &Method, uri: &Uri, from_here: bool) -> bool {
     // `/rooms/ROOM/whip`, and below it the addresses of sessions.
     from_here && uri.path().split('/').nth(3) == Some("whip")

@@ -1,7 +1,8 @@
 //! A life of the rooms, led by bytes: for the fuzzer, and for a test that plays one.
 //!
-//! Each step is a kind, a length of two bytes, and what it is made of. Strangers do not know passwords, so sessions are told here that
-//! the strangers' addresses are theirs: what they send gets as far as it would from those who connected.
+//! Each step is a kind, a length of two bytes, and what it is made of. Strangers do not know passwords, so
+//! sessions are told here that the strangers' addresses are theirs: what they send gets as far as it would
+//! from those who connected.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,7 +16,8 @@ use crate::rtc::Protocol;
 use crate::rtc::serve::Certificate;
 use crate::rtc::serve::media::Codec;
 
-/// An offer that is taken, for those that begin with a byte of zero: the next two say where the rest is written into it.
+/// An offer that is taken, for those that begin with a byte of zero: the next two say where the rest is
+/// written into it.
 pub(super) const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\na=msid-semantic:WMS a\r\n\
 m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijklmn\r\n\
 a=fingerprint:sha-256 00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF\r\n\

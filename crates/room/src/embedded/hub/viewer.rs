@@ -171,7 +171,8 @@ impl Viewer {
         let target = wished.or_else(|| self.choice.choose(now, offers, budget, shows));
         self.short = offers.first().is_some_and(|best| best.bps > budget);
         if target != self.target {
-            // What the line cannot carry is not sent until the keyframe of what it can: that would come even later.
+            // What the line cannot carry is not sent until the keyframe of what it can: that would come even
+            // later.
             let tight =
                 |current| !clear && offers.iter().any(|offer| offer.layer == current && offer.bps > budget);
             self.current = self.current.filter(|current| wished.is_some() || !tight(*current));
@@ -198,7 +199,8 @@ impl Viewer {
     pub(super) fn desires(&mut self, offers: &[Offer], audio_bps: u64) -> Option<u64> {
         let largest = offers.iter().map(|offer| offer.bps).max().unwrap_or(0);
         let wanted = (largest * 3 / 2 + audio_bps).max(DESIRED_AT_LEAST_BPS);
-        // Up with a jump, for a little more is not worth trying the line; down slowly, as pages move and rest.
+        // Up with a jump, for a little more is not worth trying the line; down slowly, as pages move and
+        // rest.
         let desired = if wanted > self.desired + self.desired / 10 {
             wanted
         } else if wanted < self.desired / 2 {

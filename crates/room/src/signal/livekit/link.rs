@@ -21,7 +21,8 @@ use crate::signal::whip::cause;
 
 /// Longest message: who else is in a room comes in one.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
-/// What waits to be sent, in bytes: an offer, candidates, pings. Full: the server does not read, and is given up.
+/// What waits to be sent, in bytes: an offer, candidates, pings. Full: the server does not read, and is given
+/// up.
 const MAX_UNSENT: usize = 512 * 1024;
 /// Buffers are filled so far before they are read or written; signalling is little.
 const BUFFER: usize = 16 * 1024;
@@ -55,7 +56,8 @@ impl Broken {
 pub(super) struct Link(WebSocketStream<Upgraded>);
 
 impl Link {
-    /// Connects. The request goes through the same client as all others of this crate: same roots, same proxies.
+    /// Connects. The request goes through the same client as all others of this crate: same roots, same
+    /// proxies.
     pub(super) async fn open(url: Url, token: &Secret) -> Result<Self, Broken> {
         let client = Client::builder()
             .http1_only()
@@ -99,8 +101,8 @@ impl Link {
         }
     }
 
-    /// The next response. Those that are not understood come as `None`: they show that the server is there. Safe to be dropped and
-    /// called again.
+    /// The next response. Those that are not understood come as `None`: they show that the server is there.
+    /// Safe to be dropped and called again.
     pub(super) async fn receive(&mut self) -> Result<Option<Response>, Broken> {
         match self.0.next().await {
             None | Some(Ok(Message::Close(_))) => Err(Broken::Failed("it closed the connection".into())),

@@ -371,7 +371,8 @@ proptest::proptest! {
 
 const HOST: &str = "localhost:8080";
 
-/// `StartWebRecord` of the Python SDK as it came over the wire: version 3, and version 1. The clock stood at [`STAMP`].
+/// `StartWebRecord` of the Python SDK as it came over the wire: version 3, and version 1. The clock stood at
+/// [`STAMP`].
 pub(in crate::tencent) fn captured() -> [Call; 2] {
     const HOST: &str = "127.0.0.1:18080";
     let mut third = v3("POST", JSON, HOST, "", START_JSON, &authorization("trtc", START_SIGNATURE));

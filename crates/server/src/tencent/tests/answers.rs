@@ -247,7 +247,8 @@ async fn regions_are_served_as_configured() {
 #[tokio::test]
 async fn each_key_may_ask_so_often_for_each_action() {
     let mut world = World::new();
-    // One a second cannot come back while this test runs two calls, unless it takes a second: then nothing is shown.
+    // One a second cannot come back while this test runs two calls, unless it takes a second: then nothing is
+    // shown.
     world.limits = Limits::new(1);
     let stop = json!({ "TaskId": "abc" });
     let forged = signed(How::Json, ID, &Secret::new("wrong"), "StopWebRecord", &stop, NOW_MS / 1000);

@@ -20,7 +20,8 @@ const HOPELESS: Duration = Duration::from_secs(5);
 const TELL: Duration = Duration::from_secs(1);
 
 impl Driver<'_> {
-    /// What a cast that ended for this reason failed by, though its outputs did not; `begun`: there was something to show.
+    /// What a cast that ended for this reason failed by, though its outputs did not; `begun`: there was
+    /// something to show.
     fn failure(&mut self, reason: EndReason, begun: bool) -> Option<Error> {
         match reason {
             EndReason::GaveUp(trouble) => Some(Error::GaveUp(trouble, self.machine.attempts())),
@@ -39,7 +40,8 @@ impl Driver<'_> {
         self.measure();
         let display = self.page.as_ref().map(|page| page.display.stats()).unwrap_or_default();
         let display_cpu = ["display", "sound", "guard"].map(usage::thread_cpu_seconds).iter().sum::<f64>();
-        // The page goes first: without it, no tick and no sample comes, and the encoders end wherever they are.
+        // The page goes first: without it, no tick and no sample comes, and the encoders end wherever they
+        // are.
         self.page = None;
         (self.ticks, self.samples) = ((None, None), (None, None));
         let video = self.line.as_ref().map(|line| Arc::clone(&line.video_stats));
@@ -107,7 +109,8 @@ impl Driver<'_> {
     }
 }
 
-/// Waits until the recording is stored, but not longer than the cast's patience, or when somebody asks for the end.
+/// Waits until the recording is stored, but not longer than the cast's patience, or when somebody asks for
+/// the end.
 pub(in super::super) fn deliver(
     finishing: Finishing,
     patience: Duration,

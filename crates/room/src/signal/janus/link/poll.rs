@@ -1,4 +1,5 @@
-//! Janus over HTTP: requests are posted, and what the server says by itself is the answer to a request that waits for it.
+//! Janus over HTTP: requests are posted, and what the server says by itself is the answer to a request that
+//! waits for it.
 
 use std::time::Duration;
 
