@@ -462,6 +462,8 @@ impl Machine {
         self.load_retries += 1;
         // The last try is made when the time is up, so that all of it is used.
         self.retry_at = Some((now + pause.min(MAX_LOAD_PAUSE)).min(until));
+        // Whatever there is meanwhile is not looked at.
+        (self.state, self.ready_by) = (State::Starting, None);
     }
 
     /// A page that was there once is tried again; one that never was has failed.

@@ -419,6 +419,13 @@ fn a_first_load_that_may_yet_succeed_is_tried_again_in_the_same_browser() {
     assert_eq!(cast.give(Input::Opened), []);
     assert_eq!(cast.give(Input::Ready), [Output::GoLive]);
     cast.give(Input::Shown);
+    // What fails after it was opened is not shown before it is tried again.
+    let mut failed = self::cast(|_| {});
+    failed.give(Input::Start);
+    failed.give(Input::Opened);
+    failed.give(Input::OpenFailedForNow);
+    assert_eq!(failed.give(Input::Ready), []);
+    assert_eq!(failed.wait(1), [Output::Reload]);
     // Later, a page that cannot be opened is moved as ever.
     cast.give(Input::Crashed);
     assert_eq!(cast.give(Input::OpenFailedForNow), [Output::Tell(Event::Moved(Unreachable))]);

@@ -111,7 +111,9 @@ fn check_endpoint(url: &Url) -> Result<(), StorageError> {
 
 /// As [`check_endpoint`], but the address may have a path, as that of an emulator of Azure has.
 fn check_endpoint_path(url: &Url) -> Result<(), StorageError> {
-    let path = url.path().trim_start_matches('/').trim_end_matches('/');
+    let path = url.path();
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let path = path.strip_suffix('/').unwrap_or(path);
     let plain = path.is_empty() || path.split('/').all(is_part);
     if plain && path.len() <= MAX_PREFIX_LEN { check_server(url) } else { Err(StorageError::EndpointPath) }
 }
