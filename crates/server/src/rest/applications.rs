@@ -196,8 +196,9 @@ pub(super) async fn get(
     Ok(answer(StatusCode::OK, &view(&rest, &name)?))
 }
 
-/// Replaces all settings of an application; its keys and tokens stay. A secret that is sent as `…` stays as
-/// it was.
+/// Replaces all settings of an application; its keys and tokens stay.
+///
+/// A secret that is sent as `…` stays as it was.
 #[utoipa::path(put, path = "/v1/applications/{name}", tag = "applications", operation_id = "replaceApplication",
     params(("name" = String, Path, description = "Its name.")),
     request_body = Settings,

@@ -231,8 +231,9 @@ pub(super) async fn get(
     Ok(answer(StatusCode::OK, &shown(&rest.service, &cast).await?))
 }
 
-/// Casts of the application, by whichever API they were asked for; of all applications for the administrator.
-/// The newest first.
+/// Casts of the application, or of all applications for the administrator, the newest first.
+///
+/// Those of all APIs are among them.
 #[utoipa::path(get, path = "/v1/casts", tag = "casts", operation_id = "listCasts",
     params(
         ("state" = Option<String>, Query, pattern = "^(queued|starting|live|ended)(,(queued|starting|live|ended))*$", description = "`queued`, `starting`, `live`, `ended`; several with commas."),
