@@ -170,7 +170,8 @@ fn what_it_names_exists() -> Result<()> {
         let keys = words(&guide, &format!("`{table}."), |c| c.is_ascii_alphanumeric() || "._`".contains(c));
         ensure!(!keys.is_empty(), "no {table}");
         for key in keys {
-            let key = key.trim_matches('`').trim_start_matches(table).trim_matches('.').to_owned();
+            // A key may end a sentence.
+            let key = key.trim_end_matches('.').trim_matches('`').trim_start_matches(table).trim_matches('.');
             ensure!(config.contains(&format!("| `{key}` |")), "{table}.{key} cannot be set");
         }
     }
