@@ -155,6 +155,7 @@ impl Running {
         // First: casts are not taken up by a service that nobody reaches.
         let server =
             listen::Server::start(config.listen, config.tls.as_ref(), &config.limits, router).await?;
+        process::hide_from_browsers(&config.data);
         if let Some([first, last]) = config.casts.browser_uids {
             process::use_browser_uids(first, last);
         }

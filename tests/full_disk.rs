@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Recording, Scratch, Server, Service, Setup, Tmpfs, Turn};
+use pagecast_testkit::{Recording, Scratch, Server, Service, Setup, Signal, Tmpfs, Turn};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -50,7 +50,7 @@ fn a_cast_is_stopped_and_stored_though_the_disk_is_full() -> Result<()> {
         environment: vec![("PAGECAST__DATA", data.clone())],
         ..Setup::default()
     };
-    let service = Service::start(PAGECAST, &setup)?;
+    let mut service = Service::start(PAGECAST, &setup)?;
     let wish = json!({
         "url": server.url("counter.html?say"), "width": 640, "height": 360, "fps": 15,
         "recording": {},
@@ -61,6 +61,18 @@ fn a_cast_is_stopped_and_stored_though_the_disk_is_full() -> Result<()> {
     wait_until(&service, &id, "it is live", |cast| cast["state"] == "live")?;
     server.wait_for("/said/second-6", LIMIT)?;
     fill(disk.path())?;
+    // Its evidence finds room too.
+    service.signal_those_with("--type=renderer", Signal::KILL)?;
+    let begin = Instant::now();
+    let picture = loop {
+        let picture = service.rest("GET", &format!("/v1/casts/{id}/evidence/01-crash.png"), None)?;
+        if picture.status == 200 {
+            break picture;
+        }
+        ensure!(begin.elapsed() < LIMIT, "no evidence on a full disk: {}", picture.text());
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    ensure!(picture.body.ends_with(b"IEND\xae\x42\x60\x82"), "{} bytes of a picture", picture.body.len());
     let stopped = service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?;
     ensure!(stopped.status < 300, "a stop command is refused on a full disk: {}", stopped.text());
     let cast = wait_until(&service, &id, "it has ended", |cast| cast["state"] == "ended")?;

@@ -205,6 +205,59 @@ fn what_is_full_waits_and_then_fails() -> Result<()> {
     service.wait_until_gone(STOP)
 }
 
+/// An application beside the one for tests, made by its administrator: its token.
+fn another_application(service: &Service) -> Result<String> {
+    let admin = format!("Bearer {ADMIN}");
+    let headers = [("Authorization", admin.as_str()), ("Content-Type", "application/json")];
+    let settings = json!({ "network": { "allow": ["127.0.0.0/8"] } });
+    let body = json!({ "name": "other", "settings": settings }).to_string();
+    let made = http::request("POST", &service.url("/v1/applications"), &headers, body.as_bytes())?;
+    ensure!(made.status == 201, "{}", made.text());
+    let made =
+        http::request("POST", &service.url("/v1/applications/other/tokens"), &headers, b"{}")?.json()?;
+    Ok(made["token"].as_str().with_context(|| made.to_string())?.to_owned())
+}
+
+#[test]
+fn a_cast_that_fits_nowhere_keeps_no_other_tenant_waiting() -> Result<()> {
+    let _turn = Turn::alone()?;
+    let server = Server::start()?;
+    // Room for some small casts on every machine, and never for the large one beside another.
+    let cores = std::thread::available_parallelism()?.get() as f64;
+    let share = (1.8 / cores).max(0.1).to_string();
+    let environment = vec![("PAGECAST__CASTS__CPU_SHARE", share)];
+    let casts = "queue_s = 60".to_owned();
+    let mut service = Service::start(PAGECAST, &Setup { casts, environment, ..Setup::default() })?;
+    let cast = |width: u32, height: u32, fps: u32, room: &str| {
+        let room = json!({ "room": room, "user": "page" });
+        json!({ "url": server.url("still.html"), "width": width, "height": height, "fps": fps, "room": room })
+    };
+    let id = |made: http::Answer| -> Result<String> {
+        Ok(made.json()?["id"].as_str().with_context(|| made.text())?.to_owned())
+    };
+    let small = id(service.rest("POST", "/v1/casts", Some(&cast(160, 90, 5, "a")))?)?;
+    wait_until(&service, &small, "it is live", |cast| cast["state"] == "live")?;
+    let large = id(service.rest("POST", "/v1/casts", Some(&cast(3840, 2160, 60, "b")))?)?;
+    let token = format!("Bearer {}", another_application(&service)?);
+    let headers = [("Authorization", token.as_str()), ("Content-Type", "application/json")];
+    let body = cast(160, 90, 5, "c").to_string();
+    let others = id(http::request("POST", &service.url("/v1/casts"), &headers, body.as_bytes())?)?;
+    let begin = Instant::now();
+    loop {
+        let path = service.url(&format!("/v1/casts/{others}"));
+        let cast = http::request("GET", &path, &headers, b"")?.json()?;
+        if cast["state"] == "live" {
+            break;
+        }
+        ensure!(begin.elapsed() < LIMIT, "another tenant's small cast waits: {cast:#}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let waiting = service.rest("GET", &format!("/v1/casts/{large}"), None)?.json()?;
+    ensure!(waiting["state"] == "queued", "{waiting:#}");
+    service.stop(STOP)?;
+    service.wait_until_gone(STOP)
+}
+
 #[test]
 fn a_stop_reaches_a_cast_whose_process_stands_still() -> Result<()> {
     let _turn = Turn::shared()?;

@@ -90,6 +90,7 @@ fn any_certificate_is_taken_from_the_pages_own_origin_only_and_that_is_said() ->
     let url = format!("{}page.html", page.url());
     let run = Pagecast::record(PAGECAST, &url).with("size", "320x180").flag("insecure-tls");
     let mut run = run.start()?;
+    run.wait_for_bytes(1, LIMIT)?;
     run.wait_until("the page has tried both", LIMIT, |_| {
         told.requests().iter().any(|request| request.starts_with("/said/own-"))
     })?;

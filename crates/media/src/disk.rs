@@ -2,9 +2,10 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
 use rustix::io::Errno;
 
 /// Free space from which on something is reserved early: a hundred times what is reserved so.
@@ -47,6 +48,28 @@ pub fn release_behind(path: &Path) -> io::Result<()> {
     file.set_len(file.metadata()?.len())
 }
 
+/// Space on a disk that no file has yet, for what must find room though the disk is full. It is given back
+/// when this is dropped, and by the system if the process dies.
+#[derive(Debug)]
+pub struct ReservedSpace {
+    _unnamed: OwnedFd,
+}
+
+impl ReservedSpace {
+    /// Reserves `bytes` on the disk of `folder`. `None` on a disk with little room, whose rest is for what is
+    /// written now, and where files without a name or space without contents are not possible.
+    #[must_use]
+    pub fn on_disk_of(folder: &Path, bytes: u64) -> Option<Self> {
+        if space(folder).ok()?.free_bytes < PLENTY_BYTES.saturating_add(bytes) {
+            return None;
+        }
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let unnamed = open(folder, flags, Mode::RUSR | Mode::WUSR).ok()?;
+        fallocate(&unnamed, FallocateFlags::empty(), 0, bytes).ok()?;
+        Some(Self { _unnamed: unnamed })
+    }
+}
+
 /// The disk that a folder is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
@@ -71,6 +94,23 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
+
+    #[test]
+    fn unnamed_space_is_given_back() {
+        let folder = std::env::temp_dir();
+        let bytes = 1 << 30;
+        if space(&folder).unwrap().free_bytes < 8 * bytes {
+            eprintln!("skipped: {} has too little room", folder.display());
+            return;
+        }
+        let before = space(&folder).unwrap().free_bytes;
+        let reserved = ReservedSpace::on_disk_of(&folder, bytes).unwrap();
+        // Others write meanwhile.
+        assert!(space(&folder).unwrap().free_bytes < before - bytes / 2);
+        drop(reserved);
+        assert!(space(&folder).unwrap().free_bytes > before - bytes / 2);
+        assert!(ReservedSpace::on_disk_of(&folder, u64::MAX / 2).is_none());
+    }
 
     #[test]
     fn what_is_reserved_is_not_seen_in_the_length() {

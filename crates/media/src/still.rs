@@ -21,11 +21,11 @@ pub enum Error {
     Write(PathBuf, #[source] std::io::Error),
 }
 
-/// Writes `picture` to the PNG file `path`.
+/// `picture` as the bytes of a PNG file.
 ///
 /// # Errors
-/// See [`Error`].
-pub fn write(picture: &Picture, path: &Path) -> Result<(), Error> {
+/// [`Error::Encode`].
+pub fn to_png(picture: &Picture) -> Result<Vec<u8>, Error> {
     let mut rgb = Video::new(Pixel::RGB24, picture.width(), picture.height());
     let stride = rgb.stride(0);
     for (line, row) in
@@ -35,8 +35,7 @@ pub fn write(picture: &Picture, path: &Path) -> Result<(), Error> {
             (*r, *g, *b) = (*red, *green, *blue);
         }
     }
-    let png = png(&rgb).map_err(Error::Encode)?;
-    std::fs::write(path, png).map_err(|e| Error::Write(path.to_owned(), e))
+    png(&rgb).map_err(Error::Encode)
 }
 
 /// Writes `picture` to the JPEG file `path`.

@@ -140,6 +140,8 @@ pub(crate) struct Surroundings<'a> {
     /// Whether it may send UDP past the guard.
     pub(crate) udp: bool,
     pub(crate) user: Option<User>,
+    /// See [`child::Spec::covered_but`].
+    pub(crate) covered_but: Option<&'a Path>,
     /// What it may write to the disk, in bytes: one file, and what pages may store in all.
     pub(crate) disk_bytes: u64,
     /// Shut when the page is gone.
@@ -172,6 +174,7 @@ impl Browser {
             folder: around.folder,
             fds: vec![commands_r, answers_w],
             user: around.user,
+            covered_but: around.covered_but,
             max_file_bytes: Some(around.disk_bytes),
             stderr: Stdio::from(complaint_w),
         };

@@ -2,8 +2,10 @@
 #![expect(unsafe_code, reason = "sets up the child between fork and exec")]
 #![expect(clippy::disallowed_methods, reason = "this is the one place where child processes start")]
 
+mod namespace;
 mod user;
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
@@ -17,6 +19,7 @@ use std::sync::OnceLock;
 use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, waitid};
 
+pub use namespace::PRIVATE_FOLDER_VARIABLE;
 pub use user::BROWSER_UIDS_VARIABLE;
 pub(crate) use user::{User, UserLease, is_from_browser};
 
@@ -53,6 +56,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) fds: Vec<OwnedFd>,
     /// Another user to run as; only root can ask for it.
     pub(crate) user: Option<User>,
+    /// The run folder, if it is to have namespaces of its own in which it sees nothing else of ours.
+    pub(crate) covered_but: Option<&'a Path>,
     /// Largest file that it may write, in bytes; any, if `None`.
     pub(crate) max_file_bytes: Option<u64>,
     pub(crate) stderr: Stdio,
@@ -66,8 +71,12 @@ pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
         .iter()
         .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, HIGH_FD))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut command = Command::new(spec.program);
-    command.args(spec.args).env_clear().envs(spec.env).current_dir(spec.folder);
+    let (program, args) = match spec.covered_but {
+        Some(run_folder) => namespace::wrap(spec.program, spec.args, run_folder),
+        None => (spec.program.to_owned(), spec.args.into_iter().map(OsString::from).collect()),
+    };
+    let mut command = Command::new(program);
+    command.args(args).env_clear().envs(spec.env).current_dir(spec.folder);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(spec.stderr);
     if let Some(user) = spec.user {
         command.gid(user.gid).uid(user.uid);
@@ -97,6 +106,36 @@ pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
+/// What separates a browser from those of other casts and from the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// A system user that nobody else has, with this id; what root can give.
+    User(u32),
+    /// The same user as everybody, but namespaces of its own: no process and no file of others is to be seen.
+    Namespaces,
+    /// Nothing but Chromium's own sandbox, as the system allows neither.
+    Sandbox,
+}
+
+impl Isolation {
+    pub(crate) fn of(user: Option<User>, run_folder: &Path) -> Self {
+        match user {
+            Some(user) => Self::User(user.uid),
+            None if namespace::are_possible(run_folder) => Self::Namespaces,
+            None => Self::Sandbox,
+        }
+    }
+}
+
+/// Folder of the service that browsers must not see, as casts of this process are told.
+static PRIVATE_FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Hides a folder from the browsers of all casts that are started from now on. The first call counts.
+pub fn hide_from_browsers(folder: &Path) {
+    let _first_counts = PRIVATE_FOLDER.set(folder.to_owned());
+}
+
 /// The user ids that casts of this process are told, if they are told any.
 static BROWSER_UIDS: OnceLock<String> = OnceLock::new();
 
@@ -115,6 +154,7 @@ pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Chil
     let mut command = Command::new(program);
     let stderr = if heard { Stdio::piped() } else { Stdio::inherit() };
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    command.envs(PRIVATE_FOLDER.get().map(|folder| (PRIVATE_FOLDER_VARIABLE, folder)));
     command.envs(BROWSER_UIDS.get().map(|range| (BROWSER_UIDS_VARIABLE, range)));
     if heard {
         // Nothing but this: so the standard library need not copy the caller's memory map, which takes a
@@ -314,6 +354,7 @@ mod tests {
             folder,
             fds: vec![],
             user: None,
+            covered_but: None,
             max_file_bytes: None,
             stderr: Stdio::null(),
         };
@@ -345,6 +386,7 @@ mod tests {
             folder: Path::new("/"),
             fds: vec![in_r, out_w],
             user: None,
+            covered_but: None,
             max_file_bytes: None,
             stderr: Stdio::null(),
         };

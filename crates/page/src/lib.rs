@@ -10,10 +10,12 @@
 pub mod browser;
 pub mod child;
 pub mod clock;
+mod disk;
 pub mod display;
 pub mod guard;
 mod page;
 pub mod sound;
 pub mod sync;
 
+pub use disk::DiskUsage;
 pub use page::{Config, Error, Page};

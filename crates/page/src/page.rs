@@ -1,6 +1,6 @@
 //! The three together: a browser on its own display and sound card.
 
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,16 +11,13 @@ use pagecast_core::{Samples, Tick};
 use serde_json::Value;
 
 use crate::browser::{self, Browser, Rules, profile};
-use crate::child::{RunFolder, User, UserLease};
+use crate::child::{Isolation, RunFolder, User, UserLease};
 use crate::clock::{Gate, Origin};
+use crate::disk::{DiskMeter, DiskUsage, browser_folder};
 use crate::display::{self, Display};
 use crate::guard::{self, Guard};
 use crate::sound::{self, Sound};
 use crate::sync::{Depth, PlayerDelay, Probe};
-
-/// Files of a browser that are looked at to see what it takes. An ordinary profile has some 200; a look at so
-/// many takes a quarter of a second.
-const MAX_FILES: usize = 100_000;
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +41,9 @@ pub enum Error {
     /// The thread that watches the browser cannot be started.
     #[error("cannot start the sync thread")]
     Probe(#[source] std::io::Error),
+    /// The thread that measures the browser's files cannot be started.
+    #[error("cannot start the disk thread")]
+    Disk(#[source] std::io::Error),
     /// See [`browser::TrustError`].
     #[error(transparent)]
     Trust(#[from] browser::TrustError),
@@ -62,7 +62,7 @@ pub struct Config {
     /// What it may reach.
     pub network: Network,
     /// What the browser may write to the disk, in bytes. Its own quota and the largest size of a file come
-    /// from it; [`Page::disk_bytes`] says what it takes in all.
+    /// from it; [`Page::disk_usage`] says what it takes in all.
     pub disk_bytes: u64,
 }
 
@@ -81,6 +81,7 @@ pub struct Page {
     pub sound: Sound,
     config: Config,
     user: Option<User>,
+    isolation: Isolation,
     /// Process id of the browser, which leads its session; 0 before there is one.
     leader: Arc<AtomicU32>,
     depth: Depth,
@@ -90,6 +91,7 @@ pub struct Page {
     trust: Vec<(String, Vec<u8>)>,
     /// Browsers started so far.
     browsers: u32,
+    disk: DiskMeter,
     folder: RunFolder,
 }
 
@@ -151,6 +153,7 @@ impl Page {
         let ca = config.source.context.tls.ca.as_ref();
         let database = |ca| browser::trust_database(ca, &folder.path().join("nssdb"));
         let trust = ca.map(database).transpose()?.unwrap_or_default();
+        let disk = DiskMeter::start(folder.path()).map_err(Error::Disk)?;
         let mut page = Self {
             running: None,
             guard,
@@ -158,11 +161,13 @@ impl Page {
             sound,
             config,
             user,
+            isolation: Isolation::of(user, folder.path()),
             leader,
             depth,
             gate,
             trust,
             browsers: 0,
+            disk,
             folder,
         };
         page.renew()?;
@@ -178,11 +183,12 @@ impl Page {
         self.leader.store(0, Ordering::Release);
         drop(self.running.take());
         self.browsers += 1;
-        self.remove_old_folders();
-        let path = self.browser_folder(self.browsers);
+        self.disk.measure_browser(self.browsers);
+        let path = browser_folder(self.folder.path(), self.browsers);
         self.folder.watch(None).map_err(fail)?;
         let profile = profile(&self.config.source.context, &self.config.network);
         make_browser_folder(&path, self.user, &profile, &self.trust).map_err(fail)?;
+        let run_folder = self.folder.path().to_owned();
         let around = browser::Surroundings {
             folder: &path,
             wayland: &self.folder.path().join("wayland"),
@@ -190,6 +196,7 @@ impl Page {
             guard: &self.guard,
             udp: self.config.network.udp,
             user: self.user,
+            covered_but: (self.isolation == Isolation::Namespaces).then_some(&*run_folder),
             disk_bytes: self.config.disk_bytes,
             gate: &self.gate,
         };
@@ -207,30 +214,10 @@ impl Page {
         Ok(())
     }
 
-    fn browser_folder(&self, browser: u32) -> PathBuf {
-        self.folder.path().join(format!("browser-{browser}"))
-    }
-
-    /// Removes what earlier browsers wrote. Their last processes may still be dying and writing: what cannot
-    /// be removed now is tried again later, and goes with the folder at the latest.
-    fn remove_old_folders(&self) {
-        for browser in 1..self.browsers {
-            let path = self.browser_folder(browser);
-            if path.exists() {
-                let _later = std::fs::remove_dir_all(path);
-            }
-        }
-    }
-
-    /// What the browser takes of the disk, in bytes, and what is free there: its profile, its home and its
-    /// temporary files. Looks at each file, but at no more than [`MAX_FILES`]; a browser with more is taken
-    /// for one without limit.
+    /// Disk usage of the running browser, as it was measured within the last seconds.
     #[must_use]
-    pub fn disk_bytes(&self) -> (u64, u64) {
-        self.remove_old_folders();
-        let free = rustix::fs::statvfs(self.folder.path())
-            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        (bytes_in(&self.browser_folder(self.browsers)), free)
+    pub fn disk_usage(&self) -> DiskUsage {
+        self.disk.usage()
     }
 
     /// The browser.
@@ -241,10 +228,10 @@ impl Page {
         self.running.as_ref().map(|running| &running.browser).ok_or(browser::Error::Gone)
     }
 
-    /// The user that the browser runs as, if that is not ours.
+    /// What separates the browser from those of other casts and from the service.
     #[must_use]
-    pub fn browser_uid(&self) -> Option<u32> {
-        self.user.map(|user| user.uid)
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     /// Starts the capture: the next tick is the first frame and the origin of all time stamps.
@@ -257,28 +244,6 @@ impl Page {
     pub fn hold(&self, out: bool) {
         if out { self.gate.shut() } else { self.gate.open() }
     }
-}
-
-/// Bytes on the disk of all that is in a folder, holes left out.
-fn bytes_in(folder: &Path) -> u64 {
-    let (mut bytes, mut files) = (0_u64, 0);
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        // What goes away meanwhile is not there.
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            files += 1;
-            if files > MAX_FILES {
-                return u64::MAX;
-            }
-            // Of a link, not of what it leads to.
-            let Ok(meta) = entry.metadata() else { continue };
-            bytes = bytes.saturating_add(meta.blocks().saturating_mul(512));
-            if meta.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    bytes
 }
 
 /// Makes the browser's home and profile. They are ours until they are complete: nobody can slip a link under

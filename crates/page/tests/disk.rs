@@ -3,7 +3,10 @@
 #[path = "live/rig.rs"]
 mod rig;
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
+use pagecast_page::DiskUsage;
 use rig::Live;
 
 /// What a page is given here, in MiB: the least that a cast may have.
@@ -30,10 +33,23 @@ fn script(prepare: &str, store: &str) -> String {
     )
 }
 
+/// What a measurement says that begins from now on.
+fn measured(live: &Live) -> Result<DiskUsage> {
+    let begin = Instant::now();
+    loop {
+        let usage = live.page.disk_usage();
+        if usage.measured_at.is_some_and(|at| at > begin) {
+            return Ok(usage);
+        }
+        ensure!(begin.elapsed() < Duration::from_secs(30), "nothing is measured");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn a_page_cannot_fill_the_disk() -> Result<()> {
     let live = Live::open_with_disk(LIMIT_MIB << 20, "<h1>greedy</h1>")?;
-    let (fresh, _) = live.page.disk_bytes();
+    let fresh = measured(&live)?.used_bytes;
     println!("a fresh browser takes {} MiB", fresh >> 20);
     ensure!(fresh < 100 << 20, "{fresh} bytes of a fresh browser");
     let files = script(
@@ -61,7 +77,7 @@ fn a_page_cannot_fill_the_disk() -> Result<()> {
     );
     for (way, script) in [("OPFS", files), ("Cache", cache), ("IndexedDB", database)] {
         let answer = live.ask(&script)?;
-        let (used, free) = live.page.disk_bytes();
+        let DiskUsage { used_bytes: used, free_bytes: free, .. } = measured(&live)?;
         println!("{way}: {answer}, {} MiB on the disk, {} MiB free", used >> 20, free >> 20);
         let stored = answer[0].as_u64().context("a number")?;
         ensure!(answer[1] == "QuotaExceededError", "{way}: {answer}");

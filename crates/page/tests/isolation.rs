@@ -13,9 +13,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use pagecast_page::child::Isolation;
 use pagecast_testkit::command::program;
 use rig::Live;
 
+/// A user without a name, for a test that must not run as root.
+const PLAIN_UID: u32 = 60_701;
+/// Set for the test that runs as this user.
+const AS_PLAIN_USER: &str = "PAGECAST_TEST_AS_PLAIN_USER";
 /// Tells the helper below what to try: a folder of a cast and the address of its guard.
 const TARGET: &str = "PAGECAST_TEST_TARGET";
 const LIMIT: Duration = Duration::from_secs(10);
@@ -80,7 +85,10 @@ fn what_is_one_casts_is_no_other_users() -> Result<()> {
     let second = first.another()?;
     let users: Vec<u32> = [&first.page, &second]
         .iter()
-        .map(|page| page.browser_uid().context("no user of its own"))
+        .map(|page| match page.isolation() {
+            Isolation::User(uid) => Ok(uid),
+            other => anyhow::bail!("no user of its own: {other:?}"),
+        })
         .collect::<Result<_>>()?;
     ensure!(users[0] != users[1] && users.iter().all(|uid| *uid >= 1000), "{users:?}");
     let (own, other) = (users[0], users[1]);
@@ -105,5 +113,74 @@ fn what_is_one_casts_is_no_other_users() -> Result<()> {
     let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
     ensure!(line("Uid:") == Some(&format!("{own}\t{own}\t{own}\t{own}")), "{:?}", line("Uid:"));
     ensure!(line("Groups:") == Some(""), "{:?}", line("Groups:"));
+    Ok(())
+}
+
+#[test]
+fn browsers_of_a_plain_user_see_nothing_of_each_other_and_nothing_of_ours() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return as_plain_user();
+    }
+    if std::env::var_os(AS_PLAIN_USER).is_some() {
+        return Ok(());
+    }
+    // Not below the folder for temporary files, which is covered as a whole.
+    let home = PathBuf::from(format!("/var/tmp/pagecast-home-{}", std::process::id()));
+    std::fs::create_dir(&home)?;
+    std::fs::write(home.join("secret.key"), "x")?;
+    std::os::unix::fs::chown(&home, Some(PLAIN_UID), Some(PLAIN_UID))?;
+    let mut command = program(&std::env::current_exe()?);
+    let name = "browsers_of_a_plain_user_see_nothing_of_each_other_and_nothing_of_ours";
+    command.args(["--exact", name, "--nocapture"]);
+    command.env(AS_PLAIN_USER, "1").env("HOME", &home).current_dir("/");
+    let output = command.uid(PLAIN_UID).gid(PLAIN_UID).output()?;
+    std::fs::remove_dir_all(home)?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(said.contains("a browser sees its own run folder only"), "{said}");
+    Ok(())
+}
+
+/// The same where we are a plain user.
+fn as_plain_user() -> Result<()> {
+    let first = Live::open((320, 180), 1.0, "<h1>first</h1>")?;
+    let second = first.another()?;
+    ensure!(first.page.isolation() == Isolation::Namespaces, "{:?}", first.page.isolation());
+    let own = folder(&first)?;
+    let other = second.sound.socket().parent().context("no folder")?;
+    let cover = first.page.browser()?.pid();
+    let children = std::fs::read_to_string(format!("/proc/{cover}/task/{cover}/children"))?;
+    let browser = children.split_whitespace().next().context("no browser")?.to_owned();
+    // With all that the browser may do, were it free to run programs.
+    let inside = |script: &str| -> Result<String> {
+        let mut command = program(Path::new("/usr/bin/nsenter"));
+        command.args(["--preserve-credentials", "--user", "--mount", "--pid", "--target", &browser]);
+        let output = command.args(["/bin/sh", "-c", script]).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    };
+    let listed = inside(&format!("ls -d {}/*", std::env::temp_dir().display()))?;
+    ensure!(listed.trim() == own.display().to_string(), "{listed}");
+    println!("a browser sees its own run folder only");
+    let socket = other.join("wayland");
+    let us = std::process::id();
+    for (what, script) in [
+        ("the socket of another cast", format!("test -e {}", socket.display())),
+        ("our process", format!("kill -0 {us}")),
+        ("shared memory of others", "ls /dev/shm/* 2>/dev/null | grep -v chromium".to_owned()),
+    ] {
+        let said = inside(&format!("({script}) && echo seen"))?;
+        ensure!(!said.contains("seen"), "a browser sees {what}: {said}");
+    }
+    let commands = inside("cat /proc/[0-9]*/cmdline")?;
+    ensure!(commands.contains(own.to_str().context("a name")?), "{commands}");
+    ensure!(!commands.contains(other.to_str().context("a name")?), "{commands}");
+    // Who enters has every right in there; the browser has given them up.
+    let status = std::fs::read_to_string(format!("/proc/{browser}/status"))?;
+    let rights = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).context("no rights")?;
+    ensure!(rights.trim().chars().all(|digit| digit == '0'), "the browser may do {rights}");
+    if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
+        let said = inside(&format!("ls -a {}", home.display()))?;
+        ensure!(!said.contains("secret.key"), "{said}");
+    }
     Ok(())
 }

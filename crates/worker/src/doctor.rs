@@ -6,6 +6,7 @@ use pagecast_core::Fps;
 use pagecast_core::spec::{Context, KEYFRAME_INTERVAL, Limits, Network, Size, Source, SourceUrl};
 use pagecast_media::encode::{audio, video};
 use pagecast_page::browser::Rules;
+use pagecast_page::child::Isolation;
 use pagecast_page::{Config, Page, browser};
 use serde_json::{Value, json};
 
@@ -96,19 +97,29 @@ fn in_the_browser() -> Vec<Check> {
         if sandboxed { "pages run without privileges and with seccomp" } else { "pages are not confined" },
         "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1), or apt install chromium-sandbox",
     ));
-    let user = page.as_ref().ok().and_then(Page::browser_uid);
-    checks.push(Check::new("users of browsers", true, users(user), ""));
+    checks.extend(page.as_ref().ok().map(|page| isolation(page.isolation())));
     checks.extend(features(browser));
     checks
 }
 
-/// Who a browser runs as, and what that keeps apart. Both are possible.
-fn users(uid: Option<u32>) -> String {
-    match uid {
-        Some(uid) => format!("each browser runs as a user of its own, this one as {uid}"),
-        None => "all browsers run as this user: one that breaks out of its sandbox can reach the others. Started by root,                  pagecast gives each a user of its own"
-            .into(),
-    }
+/// What keeps browsers apart. A machine that allows none of it still runs casts.
+fn isolation(isolation: Isolation) -> Check {
+    let (ok, detail) = match isolation {
+        Isolation::User(uid) => (true, format!("each browser runs as a user of its own, this one as {uid}")),
+        Isolation::Namespaces => {
+            (true, "each browser has namespaces of its own: it sees neither others nor our files".to_owned())
+        }
+        _ => (
+            false,
+            "a browser that breaks out of Chromium's sandbox can reach others and our files".to_owned(),
+        ),
+    };
+    Check::new(
+        "isolation",
+        ok,
+        detail,
+        "run as root, or let plain users have namespaces: `unshare -Ump --map-current-user --fork --mount-proc true` has to work",
+    )
 }
 
 fn start() -> Result<Page, String> {

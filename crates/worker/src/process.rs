@@ -431,6 +431,11 @@ pub fn use_browser_uids(first: u32, last: u32) {
     child::use_browser_uids(first, last);
 }
 
+/// Hides a folder, the service's data, from the browsers of all casts that are started from now on.
+pub fn hide_from_browsers(folder: &Path) {
+    child::hide_from_browsers(folder);
+}
+
 /// Removes what casts left behind whose processes were all killed at once. Call when a supervisor starts.
 pub fn clear_leftovers() {
     for folder in child::sweep(Path::new(&std::env::temp_dir())) {

@@ -294,6 +294,7 @@ mod tests {
             folder: Path::new("/"),
             fds: vec![],
             user: Some(first.user),
+            covered_but: None,
             max_file_bytes: None,
             stderr: std::process::Stdio::null(),
         };

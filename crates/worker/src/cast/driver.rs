@@ -132,9 +132,6 @@ struct Usage {
     before_s: f64,
     now: usage::Browser,
     peak_rss_bytes: u64,
-    /// What the running browser has of the disk, and what it may have.
-    disk_bytes: u64,
-    disk_allowed: u64,
     measured: Option<Instant>,
 }
 
@@ -261,8 +258,6 @@ impl<'a> Driver<'a> {
     fn open(&mut self) {
         self.measure();
         self.usage.before_s += std::mem::take(&mut self.usage.now).cpu_seconds;
-        // What the last browser had of the disk is not held against the next one.
-        self.usage.disk_bytes = 0;
         let ready = match &mut self.page {
             // Nothing was opened in it yet.
             Some(page) if self.opened.is_none() && page.browser().is_ok_and(|b| b.state().is_sound()) => {
@@ -511,8 +506,7 @@ impl<'a> Driver<'a> {
                 let (used, allowed) = (self.usage.now.rss_bytes, self.spec.limits.memory_bytes);
                 self.fail(browser::Error::Memory { used, allowed }, Input::Crashed);
             }
-            Some(_) if self.usage.disk_bytes > self.usage.disk_allowed => {
-                let (used, allowed) = (self.usage.disk_bytes, self.usage.disk_allowed);
+            Some(_) if let Some((used, allowed)) = self.too_much_disk() => {
                 self.fail(browser::Error::Disk { used, allowed }, Input::Crashed);
             }
             Some(state) if self.machine.state() == State::Waiting && self.is_ready(&state) => {
@@ -644,12 +638,16 @@ impl<'a> Driver<'a> {
         })
     }
 
+    /// Bytes that the browser has on the disk and those it may have, if they are more.
+    fn too_much_disk(&self) -> Option<(u64, u64)> {
+        let disk = self.page.as_ref()?.disk_usage();
+        let allowed = usage::disk_allowed(self.spec.limits.disk_bytes, disk.free_bytes);
+        (disk.used_bytes > allowed).then_some((disk.used_bytes, allowed))
+    }
+
     fn measure(&mut self) {
         self.usage.measured = Some(Instant::now());
         let Some(page) = &self.page else { return };
-        let (disk_bytes, free_bytes) = page.disk_bytes();
-        self.usage.disk_bytes = disk_bytes;
-        self.usage.disk_allowed = usage::disk_allowed(self.spec.limits.disk_bytes, free_bytes);
         let Ok(browser) = page.browser() else { return };
         let now = usage::browser(browser.pid());
         self.usage.peak_rss_bytes = self.usage.peak_rss_bytes.max(now.rss_bytes);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pagecast_core::cast::Trouble;
+use pagecast_media::disk::ReservedSpace;
 use pagecast_media::still;
 use pagecast_page::Page;
 
@@ -13,17 +14,42 @@ use crate::process::heard::file_in;
 /// Occasions kept of a cast; what is wrong for a whole day is the same all day.
 const MAX_OCCASIONS: u32 = 50;
 
+/// Space that is reserved for one occasion: a PNG of a full HD picture of noise has 6 MB, and those of
+/// ordinary pages a tenth of it.
+const RESERVED_BYTES: u64 = 8 << 20;
+
 /// A folder, made when it is needed.
 #[derive(Debug)]
 pub(super) struct Evidence {
     folder: Option<PathBuf>,
     occasions: u32,
+    /// For an occasion on which the disk is full.
+    reserved: Option<ReservedSpace>,
 }
 
 impl Evidence {
     /// Kept in this folder, or not at all.
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        Self { folder, occasions: 0 }
+        let mut evidence = Self { folder, occasions: 0, reserved: None };
+        evidence.reserve();
+        evidence
+    }
+
+    /// Reserves space where the folder is or will be.
+    fn reserve(&mut self) {
+        let existing = self.folder.iter().flat_map(|folder| folder.ancestors()).find(|path| path.is_dir());
+        self.reserved = existing.and_then(|folder| ReservedSpace::on_disk_of(folder, RESERVED_BYTES));
+    }
+
+    /// Writes a file; if the disk is full, into the space that is reserved.
+    fn write(&mut self, path: &Path, contents: &[u8]) -> std::io::Result<()> {
+        match fs::write(path, contents) {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull && self.reserved.is_some() => {
+                self.reserved = None;
+                fs::write(path, contents)
+            }
+            written => written,
+        }
     }
 
     /// The folder, if anything is in it.
@@ -33,12 +59,12 @@ impl Evidence {
 
     /// Keeps `NN-trouble.png` and `NN-trouble.log`. A cast goes on without them.
     pub(super) fn keep(&mut self, trouble: Trouble, detail: Option<&str>, page: &Page) {
-        let Some(folder) = &self.folder else { return };
+        let Some(folder) = self.folder.clone() else { return };
         if self.occasions >= MAX_OCCASIONS {
             return;
         }
         if self.occasions == 0 {
-            match clear(folder) {
+            match clear(&folder) {
                 Ok(there) => self.occasions = there,
                 Err(error) => {
                     tracing::warn!(%error, folder = %folder.display(), "no evidence can be kept");
@@ -50,19 +76,22 @@ impl Evidence {
         self.occasions += 1;
         let name = serde_json::to_value(trouble).ok();
         let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("trouble");
-        let path = |ending: &str| folder.join(format!("{:02}-{name}.{ending}", self.occasions));
-        if let Some(picture) = page.display.snapshot()
-            && let Err(error) = still::write(&picture, &path("png"))
-        {
-            tracing::warn!(%error, "a picture of the page is not kept");
+        let occasion = self.occasions;
+        let path = |ending: &str| folder.join(format!("{occasion:02}-{name}.{ending}"));
+        if let Some(picture) = page.display.snapshot() {
+            let written = still::to_png(&picture).map_err(std::io::Error::other);
+            if let Err(error) = written.and_then(|png| self.write(&path("png"), &png)) {
+                tracing::warn!(%error, "a picture of the page is not kept");
+            }
         }
         let mut text = detail.map(|d| format!("{d}\n")).unwrap_or_default();
         for line in page.browser().map(|b| b.console()).unwrap_or_default() {
             let _infallible = writeln!(text, "{}: {}", line.level, line.text);
         }
-        if let Err(error) = fs::write(path("log"), text) {
+        if let Err(error) = self.write(&path("log"), text.as_bytes()) {
             tracing::warn!(%error, "the page's last words are not kept");
         }
+        self.reserve();
     }
 }
 
