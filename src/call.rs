@@ -11,14 +11,14 @@ use pagecast_server::{tencent, volcengine};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::error::CommandError;
 use crate::serve::unix_ms;
-use crate::{cli, screen};
+use crate::{cli, console};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// `pagecast call` ends with this when the service answered with an error.
-const REFUSED: u8 = 2;
+const EXIT_API_ERROR: u8 = 2;
 
 /// Keys of an application, as a service without configuration keeps them.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -40,7 +40,7 @@ struct Request {
 }
 
 /// What was answered.
-pub(crate) struct Answer {
+pub(crate) struct Response {
     /// Whether it did what it was asked for.
     pub(crate) succeeded: bool,
     /// The whole answer.
@@ -53,20 +53,20 @@ pub(crate) struct Client {
     credentials: Credentials,
 }
 
-pub(crate) fn run(args: &cli::Call) -> Result<ExitCode, Failure> {
-    let client = Client::new(&args.endpoint, credentials(&args.credentials)?);
+pub(crate) fn run(args: &cli::CallArgs) -> Result<ExitCode, CommandError> {
+    let client = Client::new(&args.endpoint, load_credentials(&args.credentials)?);
     let body: Value = match &args.body {
         Some(text) => serde_json::from_str(text)
             .context("cannot read the body: write JSON, as in '{\"AppId\":\"demo\"}'")?,
         None => Value::Null,
     };
     let answer = client.call(&args.action, &body)?;
-    screen::print(&serde_json::to_string_pretty(&answer.body).context("the answer")?);
-    Ok(if answer.succeeded { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+    console::print_result(&serde_json::to_string_pretty(&answer.body).context("the answer")?);
+    Ok(if answer.succeeded { ExitCode::SUCCESS } else { ExitCode::from(EXIT_API_ERROR) })
 }
 
 /// Those of the environment, or of the file that a service without configuration makes.
-fn credentials(file: &Path) -> anyhow::Result<Credentials> {
+fn load_credentials(file: &Path) -> anyhow::Result<Credentials> {
     let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (id, secret) = (read("PAGECAST_CALL_KEY"), read("PAGECAST_CALL_SECRET"));
     if let (Some(access_key), Some(secret_key)) = (id, secret) {
@@ -91,15 +91,15 @@ impl Client {
     }
 
     /// Calls an action of either cloud's API, or `METHOD /path` of the REST API.
-    pub(crate) fn call(&self, action: &str, body: &Value) -> anyhow::Result<Answer> {
+    pub(crate) fn call(&self, action: &str, body: &Value) -> anyhow::Result<Response> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.ask(action, body))
+        runtime.block_on(self.call_async(action, body))
     }
 
     /// As [`Self::call`], within a runtime.
-    pub(crate) async fn ask(&self, action: &str, body: &Value) -> anyhow::Result<Answer> {
+    pub(crate) async fn call_async(&self, action: &str, body: &Value) -> anyhow::Result<Response> {
         let request = self.request(action, body)?;
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+        let client = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
         let mut builder = client.request(request.method, &request.url).body(request.body);
         for (name, value) in request.headers {
             builder = builder.header(name, value);
@@ -113,7 +113,7 @@ impl Client {
             .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
         // Tencent's errors have status 200.
         let succeeded = status.is_success() && body.pointer("/Response/Error").is_none();
-        Ok(Answer { succeeded, body })
+        Ok(Response { succeeded, body })
     }
 
     fn request(&self, action: &str, body: &Value) -> anyhow::Result<Request> {
@@ -146,7 +146,7 @@ impl Client {
         let body = if body.is_null() { "{}".to_owned() } else { body.to_string() }.into_bytes();
         let Credentials { access_key, secret_key, .. } = &self.credentials;
         let headers =
-            tencent::sign::sign_v3(access_key, secret_key, self.host(), action, &body, unix_ms() / 1000);
+            tencent::signature::sign_v3(access_key, secret_key, self.host(), action, &body, unix_ms() / 1000);
         Ok(Request { method: reqwest::Method::POST, url: format!("{}/", self.endpoint), headers, body })
     }
 
@@ -166,7 +166,7 @@ impl Client {
             sent = body.to_string().into_bytes();
         }
         let method = if gets { "GET" } else { "POST" };
-        let unsigned = volcengine::sign::Unsigned {
+        let unsigned = volcengine::signature::UnsignedRequest {
             method,
             host: self.host(),
             query: &query,
@@ -174,7 +174,7 @@ impl Client {
             region: "cn-north-1",
         };
         let Credentials { access_key, secret_key, .. } = &self.credentials;
-        let headers = volcengine::sign::sign(&unsigned, access_key, secret_key, unix_ms())
+        let headers = volcengine::signature::sign(&unsigned, access_key, secret_key, unix_ms())
             .map_err(|_| anyhow!("the request is too long"))?;
         let method = method.parse().context("a method")?;
         Ok(Request { method, url: format!("{}/?{query}", self.endpoint), headers, body: sent })

@@ -2,10 +2,10 @@
 
 pub(crate) mod cast;
 
-mod care;
+mod health;
+mod location;
 mod output;
 mod page;
-mod place;
 pub(crate) mod room;
 
 use std::net::SocketAddr;
@@ -16,9 +16,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pagecast_core::spec::Size;
 use pagecast_core::{Fps, SpecError};
 
-use crate::screen;
+use crate::console;
 
-const EXIT_CODES: &str = "\
+const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0  done, also when ended by Ctrl-C or SIGTERM
   1  unexpected: a bug, or an encoder that failed
@@ -42,7 +42,7 @@ Exit codes:
 
 /// Turns a web page into live video and recordings
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXIT_CODES)]
+#[command(version, about, after_help = EXIT_CODES_HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -53,30 +53,30 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Record a page to a file, a folder or a bucket, and push it to servers, until Ctrl-C or for a given
     /// time
-    #[command(after_help = EXIT_CODES)]
-    Record(Box<Record>),
+    #[command(after_help = EXIT_CODES_HELP)]
+    Record(Box<RecordArgs>),
     /// Show a page live in a room (WebRTC): in one that Pagecast opens itself, or on a server that speaks
     /// WHIP, LiveKit or Janus; with -o and --push, record and push it meanwhile
-    #[command(after_help = EXIT_CODES)]
-    Cast(Box<Live>),
+    #[command(after_help = EXIT_CODES_HELP)]
+    Cast(Box<CastArgs>),
     /// Run casts for others: the APIs of Volcengine (StartWebcast) and Tencent (StartWebRecord), a REST API,
     /// rooms, callbacks
-    Serve(Serve),
+    Serve(ServeArgs),
     /// Ask a service as the clouds' own SDKs do: StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord,
     /// StopWebRecord, DescribeWebRecord; or its REST API, as in "GET /v1/casts"
-    Call(Call),
+    Call(CallArgs),
     /// Finish and store recordings that were broken off, or could not be stored
-    #[command(after_help = EXIT_CODES)]
-    Recover(Recover),
+    #[command(after_help = EXIT_CODES_HELP)]
+    Recover(RecoverArgs),
     /// Show and record the page that comes with Pagecast, by both clouds' APIs, and make a picture of what
     /// came out
-    Demo(Demo),
+    Demo(DemoArgs),
     /// Run the cast that standard input describes; started by Pagecast itself
     #[command(hide = true)]
     RunCast {
         /// Somebody keeps what is logged
         #[arg(long)]
-        heard: bool,
+        forward_log: bool,
     },
     /// Check that everything a recording needs is there, and say how to mend what is not
     Doctor,
@@ -84,27 +84,27 @@ pub(crate) enum Command {
 
 /// `pagecast record`.
 #[derive(Debug, Args)]
-pub(crate) struct Record {
+pub(crate) struct RecordArgs {
     #[command(flatten)]
-    pub(crate) cast: cast::Cast,
+    pub(crate) options: cast::CastOptions,
     #[command(flatten)]
-    pub(crate) output: output::Output,
+    pub(crate) output: output::OutputOptions,
 }
 
 /// `pagecast cast`.
 #[derive(Debug, Args)]
-pub(crate) struct Live {
+pub(crate) struct CastArgs {
     #[command(flatten)]
-    pub(crate) cast: cast::Cast,
+    pub(crate) options: cast::CastOptions,
     #[command(flatten)]
-    pub(crate) room: room::Room,
+    pub(crate) room: room::RoomOptions,
     #[command(flatten)]
-    pub(crate) output: output::Output,
+    pub(crate) output: output::OutputOptions,
 }
 
 /// `pagecast serve`.
 #[derive(Debug, Args)]
-pub(crate) struct Serve {
+pub(crate) struct ServeArgs {
     /// Configuration file [default: pagecast.toml in the current folder, if there is one]; its keys are in
     /// docs/reference/config.md
     #[arg(long, value_name = "FILE")]
@@ -136,7 +136,7 @@ pub(crate) enum LogFormat {
 /// `pagecast call`.
 #[derive(Debug, Args)]
 #[command(after_help = CALL_HELP)]
-pub(crate) struct Call {
+pub(crate) struct CallArgs {
     /// An action of either cloud, or a method and a path of the REST API
     pub(crate) action: String,
     /// Parameters of the action, or body of the request, as JSON
@@ -152,13 +152,13 @@ pub(crate) struct Call {
 
 /// `pagecast recover`.
 #[derive(Debug, Args)]
-pub(crate) struct Recover {
+pub(crate) struct RecoverArgs {
     /// The spool of a recording (NAME.spool), or a folder with some in it or in the folders below it
     #[arg(value_name = "FOLDER")]
     pub(crate) folder: PathBuf,
     /// How long to wait for a storage that does not answer
     #[arg(long, default_value = "10m", value_name = "TIME", value_parser = parse_duration)]
-    pub(crate) storage_patience: Duration,
+    pub(crate) upload_timeout: Duration,
     /// Print the result as one JSON object for each recording on standard output
     #[arg(long)]
     pub(crate) json: bool,
@@ -166,7 +166,7 @@ pub(crate) struct Recover {
 
 /// `pagecast demo`.
 #[derive(Debug, Args)]
-pub(crate) struct Demo {
+pub(crate) struct DemoArgs {
     /// Where to put demo.mp4 and demo.png
     #[arg(long, default_value = ".", value_name = "FOLDER")]
     pub(crate) folder: PathBuf,
@@ -179,11 +179,11 @@ impl Command {
     /// What is logged unless `RUST_LOG` says otherwise. On a terminal the live line tells the usual things.
     pub(crate) fn log_level(&self) -> &'static str {
         let quiet = match self {
-            Self::Record(args) => args.cast.quiet || screen::stderr_is_terminal(),
-            Self::Cast(args) => args.cast.quiet || screen::stderr_is_terminal(),
+            Self::Record(args) => args.options.quiet || console::stderr_is_terminal(),
+            Self::Cast(args) => args.options.quiet || console::stderr_is_terminal(),
             Self::Recover(_) | Self::Serve(_) => false,
-            Self::Demo(_) => screen::stderr_is_terminal(),
-            Self::RunCast { heard } => !heard,
+            Self::Demo(_) => console::stderr_is_terminal(),
+            Self::RunCast { forward_log: heard } => !heard,
             Self::Doctor | Self::Call(_) => true,
         };
         if quiet { "warn" } else { "info" }

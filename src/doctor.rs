@@ -5,21 +5,21 @@ use std::process::ExitCode;
 
 use pagecast_worker::doctor;
 
-use crate::failure::Failure;
-use crate::screen;
+use crate::console;
+use crate::error::CommandError;
 
 #[expect(clippy::unnecessary_wraps, reason = "every command ends the same way")]
-pub(crate) fn run() -> Result<ExitCode, Failure> {
-    let checks = doctor::examine(Path::new("."));
+pub(crate) fn run() -> Result<ExitCode, CommandError> {
+    let checks = doctor::run_checks(Path::new("."));
     for check in &checks {
-        let mark = if check.mend.is_some() { "✗" } else { "✓" };
-        screen::print(&format!("{mark} {:<24}{}", check.name, check.found));
-        if let Some(mend) = check.mend {
-            screen::print(&format!("  {:<24}{mend}", "to mend it:"));
+        let mark = if check.fix.is_some() { "✗" } else { "✓" };
+        console::print_result(&format!("{mark} {:<24}{}", check.name, check.found));
+        if let Some(mend) = check.fix {
+            console::print_result(&format!("  {:<24}{mend}", "to mend it:"));
         }
     }
-    let broken = checks.iter().filter(|c| c.mend.is_some()).count();
-    screen::print(&match broken {
+    let broken = checks.iter().filter(|c| c.fix.is_some()).count();
+    console::print_result(&match broken {
         0 => "all is well: pagecast record URL".to_owned(),
         n => format!("{n} of {} to mend", checks.len()),
     });

@@ -1,18 +1,18 @@
 //! `pagecast`: the command line. Everything it does is done by the crates under `crates/`.
 
 mod call;
+mod cast;
 mod cli;
+mod console;
 mod demo;
 mod doctor;
-mod failure;
-mod live;
+mod error;
 mod log;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod record;
 mod recover;
-mod screen;
 mod serve;
-#[cfg(feature = "otlp")]
-mod traces;
 
 use std::process::ExitCode;
 
@@ -24,23 +24,23 @@ use cli::{Cli, Command};
 fn main() -> ExitCode {
     let started = process::now();
     let cli = Cli::parse();
-    pagecast_media::quieten();
-    let traces = log::start(&cli.command);
+    pagecast_media::init_libav_logging();
+    let traces = log::init(&cli.command);
     let done = match cli.command {
         Command::Record(args) => record::run(&args, started),
-        Command::Cast(args) => live::run(&args, started),
+        Command::Cast(args) => cast::run(&args, started),
         Command::Serve(args) => serve::run(&args),
         Command::Call(args) => call::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::RunCast { .. } => Ok(process::run_inside(&record::stop_by_signals())),
+        Command::RunCast { .. } => Ok(process::run_inside(&record::stop_on_signals())),
         Command::Doctor => doctor::run(),
     };
     if let Some(traces) = traces {
-        traces.end();
+        traces.shutdown();
     }
     done.unwrap_or_else(|failure| {
-        screen::say(&format!("error: {failure}"));
+        console::print_message(&format!("error: {failure}"));
         failure.exit_code()
     })
 }

@@ -5,65 +5,65 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use pagecast_core::error_text::io_reason;
-use pagecast_core::spec::Keys;
-use pagecast_worker::cast::{self, DeliveryState, News};
+use pagecast_core::spec::StorageKeys;
+use pagecast_worker::cast::{self, CastEvent, DeliveryState};
 
-use crate::failure::Failure;
-use crate::record::stop_by_signals;
-use crate::{cli, screen};
+use crate::error::CommandError;
+use crate::record::stop_on_signals;
+use crate::{cli, console};
 
 /// Files by which a spool is known.
-const DESCRIBED: [&str; 2] = ["recording.json", "recorded.log"];
+const SPOOL_FILES: [&str; 2] = ["recording.json", "recorded.log"];
 /// How many folders down spools are looked for: more than people and services make.
-const MAX_DEPTH: usize = 12;
+const MAX_SEARCH_DEPTH: usize = 12;
 /// Folders that are looked into, so that a whole disk takes seconds rather than hours.
-const MAX_FOLDERS: usize = 100_000;
+const MAX_SEARCHED_FOLDERS: usize = 100_000;
 
-pub(crate) fn run(args: &cli::Recover) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &cli::RecoverArgs) -> Result<ExitCode, CommandError> {
     if !args.folder.is_dir() {
-        return Err(Failure::of_value(anyhow!("there is no folder {}", args.folder.display())));
+        return Err(CommandError::invalid_value(anyhow!("there is no folder {}", args.folder.display())));
     }
-    let spools = spools(&args.folder);
+    let spools = find_spools(&args.folder);
     if spools.is_empty() {
-        screen::say(&format!("nothing to recover in {}", args.folder.display()));
+        console::print_message(&format!("nothing to recover in {}", args.folder.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    let stop = stop_by_signals();
-    let keys = keys_of_vod();
+    let stop = stop_on_signals();
+    let keys = vod_keys();
     let mut failed = None;
     for spool in spools {
         let tell = |news| {
-            if let News::Delivery(status) = news {
+            if let CastEvent::Upload(status) = news {
                 let problem = status.problem.map(|problem| format!(": {problem}")).unwrap_or_default();
                 let state =
                     if status.state == DeliveryState::Uploading { "storing" } else { "waiting for storage" };
-                screen::say(&format!("{state}, {} files to go{problem}", status.pending));
+                console::print_message(&format!("{state}, {} files to go{problem}", status.pending));
             }
         };
-        match cast::recover(&spool, keys.as_ref(), args.storage_patience, &stop, tell) {
+        match cast::recover(&spool, keys.as_ref(), args.upload_timeout, &stop, tell) {
             Ok(delivered) if args.json => {
-                screen::print(
+                console::print_result(
                     &serde_json::to_string(&delivered).context("the result cannot be written as JSON")?,
                 );
             }
             Ok(delivered) if delivered.files.is_empty() => {
-                screen::say(&format!("{}  held nothing", spool.display()));
+                console::print_message(&format!("{}  held nothing", spool.display()));
             }
             Ok(delivered) => {
-                screen::say(&format!(
+                console::print_message(&format!(
                     "{}  {:.1} s",
-                    screen::place(&delivered),
+                    console::output_location(&delivered),
                     delivered.duration.as_secs_f64()
                 ));
             }
             // The others are still tried.
             Err(error) => {
-                if let Some(earlier) = failed.replace(Failure::from(error)) {
-                    screen::say(&format!("error: {earlier}"));
+                if let Some(earlier) = failed.replace(CommandError::from(error)) {
+                    console::print_message(&format!("error: {earlier}"));
                 }
             }
         }
-        if stop.asked() {
+        if stop.is_requested() {
             break;
         }
     }
@@ -71,14 +71,14 @@ pub(crate) fn run(args: &cli::Recover) -> Result<ExitCode, Failure> {
 }
 
 /// Those that Tencent's own programs take from the environment.
-fn keys_of_vod() -> Option<Keys> {
+fn vod_keys() -> Option<StorageKeys> {
     let read = |name| std::env::var(name).ok();
-    Some(Keys::new(&read("TENCENTCLOUD_SECRET_ID")?, &read("TENCENTCLOUD_SECRET_KEY")?))
+    Some(StorageKeys::new(&read("TENCENTCLOUD_SECRET_ID")?, &read("TENCENTCLOUD_SECRET_KEY")?))
 }
 
 /// The spool that this folder is, or those in it and below it, sorted.
-fn spools(folder: &Path) -> Vec<PathBuf> {
-    if DESCRIBED.map(|name| folder.join(name)).iter().any(|file| file.exists()) {
+fn find_spools(folder: &Path) -> Vec<PathBuf> {
+    if SPOOL_FILES.map(|name| folder.join(name)).iter().any(|file| file.exists()) {
         return vec![folder.to_owned()];
     }
     let (mut found, mut seen) = (Vec::new(), 0);
@@ -87,7 +87,11 @@ fn spools(folder: &Path) -> Vec<PathBuf> {
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) => {
-                screen::say(&format!("cannot look into {}: {}", folder.display(), io_reason(&error)));
+                console::print_message(&format!(
+                    "cannot look into {}: {}",
+                    folder.display(),
+                    io_reason(&error)
+                ));
                 continue;
             }
         };
@@ -95,12 +99,15 @@ fn spools(folder: &Path) -> Vec<PathBuf> {
         let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         for path in folders.map(|entry| entry.path()) {
             seen += 1;
-            if DESCRIBED.iter().all(|name| path.join(name).exists()) {
+            if SPOOL_FILES.iter().all(|name| path.join(name).exists()) {
                 found.push(path);
-            } else if depth < MAX_DEPTH && seen < MAX_FOLDERS {
+            } else if depth < MAX_SEARCH_DEPTH && seen < MAX_SEARCHED_FOLDERS {
                 todo.push((path, depth + 1));
             } else {
-                screen::say(&format!("not looked into: {}; name it to have it done", path.display()));
+                console::print_message(&format!(
+                    "not looked into: {}; name it to have it done",
+                    path.display()
+                ));
             }
         }
     }
@@ -119,22 +126,22 @@ mod tests {
         let spool = |name: &str| {
             let folder = root.join(name);
             fs::create_dir_all(&folder).unwrap();
-            DESCRIBED.iter().for_each(|file| fs::write(folder.join(file), "").unwrap());
+            SPOOL_FILES.iter().for_each(|file| fs::write(folder.join(file), "").unwrap());
             folder
         };
         fs::create_dir_all(root.join("empty/folder")).unwrap();
-        assert!(spools(&root).is_empty());
-        let deep = spool(&"d/".repeat(MAX_DEPTH));
-        let _deeper = spool(&"e/".repeat(MAX_DEPTH + 2));
+        assert!(find_spools(&root).is_empty());
+        let deep = spool(&"d/".repeat(MAX_SEARCH_DEPTH));
+        let _deeper = spool(&"e/".repeat(MAX_SEARCH_DEPTH + 2));
         let (near, week) = (spool("a.mp4.spool"), spool("2026/week 48/b.spool"));
         // Of something else.
         fs::create_dir_all(root.join("other")).unwrap();
         fs::write(root.join("other/recording.json"), "{}").unwrap();
         // Into a circle, and out of the folder.
         std::os::unix::fs::symlink(&root, root.join("2026/round")).unwrap();
-        assert_eq!(spools(&root), [week.clone(), near.clone(), deep]);
-        assert_eq!(spools(&near), [near]);
-        assert_eq!(spools(&root.join("2026")), [week]);
+        assert_eq!(find_spools(&root), [week.clone(), near.clone(), deep]);
+        assert_eq!(find_spools(&near), [near]);
+        assert_eq!(find_spools(&root.join("2026")), [week]);
         fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -12,50 +12,55 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{Source, SourceUrl};
-use pagecast_fleet::sqlite::{self, Sqlite};
+use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{Fleet, UnixMs, WorkerId};
 use pagecast_room::embedded;
-use pagecast_server::app::{self, Apps};
-use pagecast_server::callback::Courier;
+use pagecast_server::app::{self, ApplicationRegistry};
+use pagecast_server::callback::WebhookDispatcher;
 use pagecast_server::config::{self, Config};
 use pagecast_server::metrics::Metrics;
-use pagecast_server::{Rooms, Service, listen, route, volcengine};
+use pagecast_server::{EmbeddedRooms, Service, listen, route, volcengine};
 use pagecast_worker::node::{self, AdmissionConfig, Node};
 use pagecast_worker::process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::failure::Failure;
-use crate::{cli, screen};
+use crate::error::CommandError;
+use crate::{cli, console};
 
 /// How long requests that run may go on when the service ends.
-const LAST_REQUESTS: Duration = Duration::from_secs(10);
+const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a cast is this process's own without a word from it.
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE_DURATION: Duration = Duration::from_secs(15);
 
-pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &cli::ServeArgs) -> Result<ExitCode, CommandError> {
     let options = config::Options { file: args.config.clone(), listen: args.listen, data: args.data.clone() };
-    let config = config::load(&options, &config::environment()).map_err(|e| Failure::of_value(e.into()))?;
-    let findings = config.check();
-    let fatal = findings.iter().filter(|finding| finding.grave).count();
+    let config =
+        config::load(&options, &config::environment()).map_err(|e| CommandError::invalid_value(e.into()))?;
+    let findings = config.validate();
+    let fatal = findings.iter().filter(|finding| finding.fatal).count();
     if args.check_config {
-        findings.iter().for_each(|finding| screen::print(&finding.text));
-        screen::print(if fatal == 0 { "the configuration is sound" } else { "the service would not start" });
+        findings.iter().for_each(|finding| console::print_result(&finding.text));
+        console::print_result(if fatal == 0 {
+            "the configuration is sound"
+        } else {
+            "the service would not start"
+        });
         return Ok(if fatal == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) });
     }
     for finding in &findings {
-        screen::say(&finding.text);
+        console::print_message(&finding.text);
     }
     if fatal > 0 {
-        return Err(Failure::of_value(anyhow::anyhow!("the configuration cannot be used")));
+        return Err(CommandError::invalid_value(anyhow::anyhow!("the configuration cannot be used")));
     }
-    let runtime = runtime()?;
+    let runtime = build_runtime()?;
     runtime.block_on(async {
-        let mut ends = Ends::new()?;
-        let running = Running::start(config).await?;
-        running.introduce();
+        let mut ends = ShutdownSignals::new()?;
+        let running = RunningService::start(config).await?;
+        running.print_endpoints();
         ends.wait().await;
         tracing::info!("asked to end");
         tokio::select! {
@@ -69,7 +74,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Failure> {
 }
 
 /// A runtime for a service.
-pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(crate) fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
         .thread_name("service")
@@ -79,9 +84,9 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// SIGINT and SIGTERM.
-struct Ends(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+struct ShutdownSignals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
 
-impl Ends {
+impl ShutdownSignals {
     fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
         Ok(Self(listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?))
@@ -96,37 +101,37 @@ impl Ends {
 }
 
 /// A service that runs.
-pub(crate) struct Running {
+pub(crate) struct RunningService {
     service: Service,
     server: listen::Server,
     /// Where rooms are watched, if there are any.
-    rooms: Option<SocketAddr>,
+    rooms_addr: Option<SocketAddr>,
     /// Whether there is an application only for want of another.
-    made: bool,
+    uses_demo_application: bool,
     stop: watch::Sender<bool>,
     /// Ends the courier, which is the last to go: ends of casts are told while others come to theirs.
-    silence: watch::Sender<bool>,
+    stop_dispatcher: watch::Sender<bool>,
     node: JoinHandle<()>,
-    courier: JoinHandle<()>,
+    dispatcher: JoinHandle<()>,
 }
 
-impl Running {
+impl RunningService {
     /// Starts all of it.
     pub(crate) async fn start(mut config: Config) -> anyhow::Result<Self> {
-        prepare(&config.data)?;
-        let vault = vault(&config)?;
+        prepare_data_folder(&config.data)?;
+        let vault = open_vault(&config)?;
         let clock: pagecast_server::Clock = Arc::new(unix_ms);
         let store_config = sqlite::Config {
             path: config.data.join("fleet.db"),
             vault,
-            history: Duration::from_secs(config.casts.history_h * 3600),
-            clock: Arc::clone(&clock),
-            steady: sqlite::steady_clock(),
+            retention: Duration::from_secs(config.casts.history_h * 3600),
+            wall_clock: Arc::clone(&clock),
+            monotonic_clock: sqlite::monotonic_clock(),
             max_bytes: config.casts.history_mib << 20,
         };
-        let fleet: Arc<dyn Fleet> = Sqlite::open(store_config).context("cannot open the fleet")?;
+        let fleet: Arc<dyn Fleet> = SqliteFleet::open(store_config).context("cannot open the fleet")?;
         // The fleet holds the lock of the folder now.
-        volcengine::keep_signatures(&config.data, unix_ms()).with_context(|| {
+        volcengine::open_signature_log(&config.data, unix_ms()).with_context(|| {
             format!("cannot keep the signatures of requests in {}", config.data.display())
         })?;
         // Its pages are anybody's who can reach the listener and read its keys.
@@ -137,11 +142,11 @@ impl Running {
             application.storage.buckets = Some(config.data.join("buckets"));
             config.applications.push(application);
         }
-        let rooms = rooms(&config)?;
+        let rooms = start_rooms(&config)?;
         let rooms_addr = rooms.as_ref().map(|(_, addr)| *addr);
         let service = Service {
             fleet: Arc::clone(&fleet),
-            apps: Arc::new(Apps::default()),
+            apps: Arc::new(ApplicationRegistry::default()),
             config: Arc::new(config),
             rooms: rooms.map(|(rooms, _)| rooms),
             clock,
@@ -162,8 +167,17 @@ impl Running {
         let node = Node::join(node_config(config)?, Arc::clone(&fleet)).await?;
         let node = tokio::spawn(node.run(stopped));
         let (silence, silenced) = watch::channel(false);
-        let courier = tokio::spawn(Courier::new(service.clone(), metrics).run(silenced));
-        Ok(Self { service, server, rooms: rooms_addr, made, stop, silence, node, courier })
+        let courier = tokio::spawn(WebhookDispatcher::new(service.clone(), metrics).run(silenced));
+        Ok(Self {
+            service,
+            server,
+            rooms_addr,
+            uses_demo_application: made,
+            stop,
+            stop_dispatcher: silence,
+            node,
+            dispatcher: courier,
+        })
     }
 
     /// Where its APIs are.
@@ -181,20 +195,20 @@ impl Running {
     }
 
     /// Says where everything is.
-    fn introduce(&self) {
+    fn print_endpoints(&self) {
         let url = self.url();
-        screen::say(&format!("Pagecast {} listens on {url}", env!("CARGO_PKG_VERSION")));
+        console::print_message(&format!("Pagecast {} listens on {url}", env!("CARGO_PKG_VERSION")));
         let (endpoint, protocol) = (self.server.addr, self.scheme());
-        screen::say(&format!(
+        console::print_message(&format!(
             "  Volcengine and Tencent APIs: endpoint {endpoint}, protocol {protocol}, for their SDKs"
         ));
-        screen::say(&format!("  REST API: {url}/v1"));
-        if let Some(addr) = self.rooms {
-            screen::say(&format!("  rooms: http://{addr}/rooms/…"));
+        console::print_message(&format!("  REST API: {url}/v1"));
+        if let Some(addr) = self.rooms_addr {
+            console::print_message(&format!("  rooms: http://{addr}/rooms/…"));
         }
-        if self.made {
+        if self.uses_demo_application {
             let file = self.service.config.data.join("credentials.json");
-            screen::say(&format!(
+            console::print_message(&format!(
                 "  no application is configured: one is called demo, its keys are in {}, where pagecast call finds them",
                 file.display()
             ));
@@ -203,13 +217,13 @@ impl Running {
 
     /// Ends it: what runs goes on with the next start.
     pub(crate) async fn stop(self) {
-        let Self { service, server, stop, silence, node, courier, .. } = self;
+        let Self { service, server, stop, stop_dispatcher: silence, node, dispatcher: courier, .. } = self;
         service.draining.store(true, Ordering::Release);
         stop.send_replace(true);
         if node.await.is_err() {
             tracing::error!("the node panicked");
         }
-        server.stop(LAST_REQUESTS).await;
+        server.stop(REQUEST_DRAIN_TIMEOUT).await;
         silence.send_replace(true);
         if courier.await.is_err() {
             tracing::error!("the courier panicked");
@@ -219,7 +233,7 @@ impl Running {
 
 /// Makes the data folder: what is in it is nobody else's business. One that is there already is looked at.
 /// Only what nobody can mean is changed: that every user of the machine may write to it.
-fn prepare(data: &Path) -> anyhow::Result<()> {
+fn prepare_data_folder(data: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
     let shown = data.display();
     let folder = || format!("cannot make the folder {shown}");
@@ -249,7 +263,7 @@ fn prepare(data: &Path) -> anyhow::Result<()> {
 }
 
 /// What seals secrets: a key that is set, or one that is made once and kept in the data folder.
-fn vault(config: &Config) -> anyhow::Result<Vault> {
+fn open_vault(config: &Config) -> anyhow::Result<Vault> {
     match &config.secret_key {
         Some(key) => Vault::from_text(key.reveal()).context("cannot use secret_key (PAGECAST_SECRET_KEY)"),
         None => {
@@ -259,10 +273,10 @@ fn vault(config: &Config) -> anyhow::Result<Vault> {
     }
 }
 
-type OwnRooms = (Arc<dyn Rooms>, SocketAddr);
+type RoomsWithAddr = (Arc<dyn EmbeddedRooms>, SocketAddr);
 
-fn rooms(config: &Config) -> anyhow::Result<Option<OwnRooms>> {
-    let (limits, config) = (config.limits.listener(), &config.rooms);
+fn start_rooms(config: &Config) -> anyhow::Result<Option<RoomsWithAddr>> {
+    let (limits, config) = (config.limits.listener_limits(), &config.rooms);
     if !config.enabled {
         return Ok(None);
     }
@@ -270,9 +284,9 @@ fn rooms(config: &Config) -> anyhow::Result<Option<OwnRooms>> {
     let server = embedded::Server::start(embedded::Config {
         http: config.listen,
         media: config.media,
-        addresses: config.addresses.clone(),
+        advertised_addresses: config.addresses.clone(),
         access,
-        connections: limits,
+        connection_limits: limits,
         limits: embedded::Limits {
             rooms: config.max_rooms,
             rooms_per_application: config.max_rooms_per_application,
@@ -285,7 +299,7 @@ fn rooms(config: &Config) -> anyhow::Result<Option<OwnRooms>> {
     });
     let server = Arc::new(server.context("cannot open the rooms")?);
     let addr = server.http_addr();
-    let rooms = rooms::Embedded::new(server, config.public_url.clone(), config.secret.clone());
+    let rooms = rooms::EmbeddedRooms::new(server, config.public_url.clone(), config.secret.clone());
     Ok(Some((Arc::new(rooms), addr)))
 }
 
@@ -297,21 +311,21 @@ fn node_config(config: &Config) -> anyhow::Result<node::Config> {
         program,
         // The data folder is locked, so there is only one.
         worker: WorkerId("embedded".into()),
-        lease: LEASE,
+        lease: LEASE_DURATION,
         admission: AdmissionConfig {
             cpu_share: config.casts.cpu_share,
-            spare_memory_bytes: config.casts.spare_memory_mib << 20,
-            spare_disk_bytes: config.casts.spare_disk_mib << 20,
-            max: config.casts.max as usize,
+            reserved_memory_bytes: config.casts.spare_memory_mib << 20,
+            min_free_disk_bytes: config.casts.spare_disk_mib << 20,
+            max_casts: config.casts.max as usize,
         },
-        warm: Some((config.casts.warm, like)),
+        warm_browsers: Some((config.casts.warm, like)),
         scratch: folder("scratch"),
         folders: ["spool", "recordings", "receipts"].map(folder).into(),
         evidence: folder("evidence"),
         disks: vec![config.data.clone(), std::env::temp_dir()],
         // Closing the database itself would give up SQLite's locks; its log has none.
         reserved: vec![folder("fleet.db-wal")],
-        drain: Duration::from_secs(config.casts.drain_s),
+        drain_timeout: Duration::from_secs(config.casts.drain_s),
     })
 }
 
@@ -328,20 +342,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_data_folder_that_is_there_is_looked_at() {
-        let scratch = pagecast_testkit::Scratch::new().unwrap();
+    fn an_existing_data_folder_is_checked() {
+        let scratch = pagecast_testkit::ScratchDir::new().unwrap();
         let mode = |folder: &Path| std::fs::metadata(folder).unwrap().permissions().mode() & 0o777;
         let new = scratch.join("a/b");
-        prepare(&new).unwrap();
+        prepare_data_folder(&new).unwrap();
         assert_eq!(mode(&new), 0o700);
         for (before, after) in [(0o777, 0o700), (0o757, 0o700), (0o750, 0o750), (0o700, 0o700)] {
             std::fs::set_permissions(&new, std::fs::Permissions::from_mode(before)).unwrap();
-            prepare(&new).unwrap();
+            prepare_data_folder(&new).unwrap();
             assert_eq!(mode(&new), after, "{before:o}");
         }
         // Only root can give a folder away.
         if chown(&new, Some(12_345), None).is_ok() {
-            let words = prepare(&new).unwrap_err().to_string();
+            let words = prepare_data_folder(&new).unwrap_err().to_string();
             assert!(words.contains("12345") && words.contains("chown"), "{words}");
         }
     }

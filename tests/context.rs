@@ -4,88 +4,91 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::media::picture::{Area, Rgb};
-use pagecast_testkit::{Outcome, Pagecast, Reply, Scratch, Server, Turn};
+use pagecast_testkit::media::image::{Rect, RgbImage};
+use pagecast_testkit::{MachineLock, Outcome, PageResponse, PageServer, PagecastCommand, ScratchDir};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 /// #0f766e, as it comes out of the decoder.
 const TEAL: [f64; 3] = [15.0, 118.0, 110.0];
 const RED: [f64; 3] = [255.0, 0.0, 0.0];
 const BLACK: [f64; 3] = [0.0, 0.0, 0.0];
 /// Of a page of 1280x720: all of it, and where a frame of half its width is.
-const ALL: Area = Area { x: 0, y: 0, width: 1280, height: 720 };
-const RIGHT: Area = Area { x: 660, y: 0, width: 600, height: 720 };
+const WHOLE_PAGE: Rect = Rect { x: 0, y: 0, width: 1280, height: 720 };
+const RIGHT_HALF: Rect = Rect { x: 660, y: 0, width: 600, height: 720 };
 /// Ends the page's part in a test: the recording goes on for a moment.
-const HELPER: &str = "const say = (what) => fetch('/said/' + encodeURIComponent(what), {mode: 'no-cors'});";
+const REPORT_SCRIPT: &str =
+    "const say = (what) => fetch('/said/' + encodeURIComponent(what), {mode: 'no-cors'});";
 /// `me:secret`.
-const KEY: &str = "Basic bWU6c2VjcmV0";
+const BASIC_AUTH: &str = "Basic bWU6c2VjcmV0";
 
-fn record(url: &str) -> Pagecast {
-    Pagecast::record(PAGECAST, url).with("duration", "4s")
+fn record_command(url: &str) -> PagecastCommand {
+    PagecastCommand::record(PAGECAST, url).option("duration", "4s")
 }
 
-fn html(body: &str) -> Reply {
-    Reply::Html(
+fn html_response(body: &str) -> PageResponse {
+    PageResponse::Html(
         200,
-        format!("<!doctype html><meta charset=utf-8><title>x</title><script>{HELPER}</script>{body}"),
+        format!("<!doctype html><meta charset=utf-8><title>x</title><script>{REPORT_SCRIPT}</script>{body}"),
     )
 }
 
 /// What pages said to this server, in order.
-fn said(server: &Server) -> Vec<String> {
+fn reports(server: &PageServer) -> Vec<String> {
     let requests = server.requests();
     requests.iter().filter_map(|r| r.strip_prefix("/said/")).map(|s| s.replace("%20", " ")).collect()
 }
 
-fn ensure_said(server: &Server, what: &str) -> Result<()> {
-    let all = said(server);
+fn ensure_reported(server: &PageServer, what: &str) -> Result<()> {
+    let all = reports(server);
     ensure!(all.iter().any(|s| s == what), "{what:?} was not said, but {all:#?}");
     Ok(())
 }
 
-fn ensure_colour(picture: &Rgb, area: Area, colour: [f64; 3], what: &str) -> Result<()> {
-    let mean = picture.mean(area);
+fn ensure_colour(picture: &RgbImage, area: Rect, colour: [f64; 3], what: &str) -> Result<()> {
+    let mean = picture.mean_rgb(area);
     let near = mean.iter().zip(colour).all(|(is, wanted)| (is - wanted).abs() < 4.0);
     ensure!(near, "{what}: {mean:?} instead of {colour:?}");
     Ok(())
 }
 
-fn silent_about(outcome: &Outcome, secret: &str) -> Result<()> {
+fn ensure_not_leaked(outcome: &Outcome, secret: &str) -> Result<()> {
     ensure!(!outcome.stderr.contains(secret) && !outcome.stdout.contains(secret), "{}", outcome.stderr);
     Ok(())
 }
 
 #[test]
 fn headers_are_for_the_own_origin_only() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let third = Server::start()?.route("/frame", html("<script>say('frame')</script>"));
+    let _turn = MachineLock::shared()?;
+    let third = PageServer::start()?.with_route("/frame", html_response("<script>say('frame')</script>"));
     let elsewhere = |path: &str| third.url(path).replace("127.0.0.1", "localhost");
-    let own = Server::start()?.route("/away", Reply::Redirect(third.url("/redirected"))).route(
-        "/",
-        html(&format!(
-            "<img src='{}'><iframe src='{}'></iframe><script>
+    let own = PageServer::start()?
+        .with_route("/away", PageResponse::Redirect(third.url("/redirected")))
+        .with_route(
+            "/",
+            html_response(&format!(
+                "<img src='{}'><iframe src='{}'></iframe><script>
             fetch('/own'); fetch('/away', {{mode: 'no-cors'}}); fetch('{}', {{mode: 'no-cors'}})</script>",
-            third.url("/image"),
-            elsewhere("/frame"),
-            third.url("/fetched"),
-        )),
-    );
-    let outcome = record(&own.url("/"))
-        .with("header", "X-Room: blue hunter2")
-        .with("header", "Accept-Language: tlh")
+                third.url("/image"),
+                elsewhere("/frame"),
+                third.url("/fetched"),
+            )),
+        );
+    let outcome = record_command(&own.url("/"))
+        .option("header", "X-Room: blue hunter2")
+        .option("header", "Accept-Language: tlh")
         .env("RUST_LOG", "debug")
-        .finish(LIMIT)?;
+        .finish(TIMEOUT)?;
     outcome.recording()?;
-    silent_about(&outcome, "hunter2")?;
+    ensure_not_leaked(&outcome, "hunter2")?;
     for path in ["/", "/own", "/away"] {
-        let sent = own.header(path, "x-room");
+        let sent = own.request_header_values(path, "x-room");
         ensure!(sent == [Some("blue hunter2".to_owned())], "{path} came with {sent:?}");
-        let language = own.header(path, "accept-language");
+        let language = own.request_header_values(path, "accept-language");
         ensure!(language == [Some("tlh".to_owned())], "{path} came with {language:?}");
     }
     for path in ["/image", "/frame", "/fetched", "/redirected", "/said/frame"] {
-        let sent = third.header(path, "x-room");
+        let sent = third.request_header_values(path, "x-room");
         ensure!(!sent.is_empty() && sent.iter().all(Option::is_none), "{path} came with {sent:?}");
     }
     Ok(())
@@ -93,38 +96,49 @@ fn headers_are_for_the_own_origin_only() -> Result<()> {
 
 #[test]
 fn a_page_that_moves_to_another_server_leaves_the_headers_behind() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let there = Server::start()?.route("/", html("<script>say('here')</script>"));
-    let here = Server::start()?.route("/", Reply::Redirect(there.url("/")));
-    record(&here.url("/")).with("header", "X-Room: blue").finish(LIMIT)?.recording()?;
-    ensure!(here.header("/", "x-room") == [Some("blue".to_owned())], "{:?}", here.header("/", "x-room"));
+    let _turn = MachineLock::shared()?;
+    let there = PageServer::start()?.with_route("/", html_response("<script>say('here')</script>"));
+    let here = PageServer::start()?.with_route("/", PageResponse::Redirect(there.url("/")));
+    record_command(&here.url("/")).option("header", "X-Room: blue").finish(TIMEOUT)?.recording()?;
+    ensure!(
+        here.request_header_values("/", "x-room") == [Some("blue".to_owned())],
+        "{:?}",
+        here.request_header_values("/", "x-room")
+    );
     for path in ["/", "/said/here"] {
-        ensure!(there.header(path, "x-room") == [None], "{path}: {:?}", there.header(path, "x-room"));
+        ensure!(
+            there.request_header_values(path, "x-room") == [None],
+            "{path}: {:?}",
+            there.request_header_values(path, "x-room")
+        );
     }
     Ok(())
 }
 
 #[test]
 fn cookies_are_there_from_the_first_request_on() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?.route("/deep/page", html("<script>say(document.cookie)</script>"));
-    let outcome = record(&server.url("/deep/page"))
-        .with("cookie", "session=abc==")
-        .with("cookie", "b=2")
-        .finish(LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server =
+        PageServer::start()?.with_route("/deep/page", html_response("<script>say(document.cookie)</script>"));
+    let outcome = record_command(&server.url("/deep/page"))
+        .option("cookie", "session=abc==")
+        .option("cookie", "b=2")
+        .finish(TIMEOUT)?;
     outcome.recording()?;
-    let sent = server.header("/deep/page", "cookie");
+    let sent = server.request_header_values("/deep/page", "cookie");
     ensure!(sent == [Some("session=abc==; b=2".to_owned())], "{sent:?}");
-    ensure_said(&server, "session%3Dabc%3D%3D%3B b%3D2")
+    ensure_reported(&server, "session%3Dabc%3D%3D%3B b%3D2")
 }
 
 #[test]
 fn a_password_opens_the_own_server_only() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let locked = |body: &str| Reply::Locked(KEY.into(), format!("<script>{HELPER}</script>{body}"));
-    let third = Server::start()?.route("/", locked("third"));
+    let _turn = MachineLock::shared()?;
+    let locked = |body: &str| {
+        PageResponse::BasicAuth(BASIC_AUTH.into(), format!("<script>{REPORT_SCRIPT}</script>{body}"))
+    };
+    let third = PageServer::start()?.with_route("/", locked("third"));
     let (address, other) = (third.url("/"), third.url("/").replace("127.0.0.1", "localhost"));
-    let own = Server::start()?.route("/own", locked("own")).route(
+    let own = PageServer::start()?.with_route("/own", locked("own")).with_route(
         "/",
         locked(&format!(
             "<style>html {{ background: #0f766e }} iframe {{ display: none }}</style><script>
@@ -135,40 +149,42 @@ fn a_password_opens_the_own_server_only() -> Result<()> {
             document.documentElement.append(frame)</script>"
         )),
     );
-    let outcome = record(&own.url("/")).with("basic-auth", "me:secret").finish(LIMIT)?;
+    let outcome = record_command(&own.url("/")).option("basic-auth", "me:secret").finish(TIMEOUT)?;
     for what in ["own 200", "third is over", "frame is over"] {
-        ensure_said(&own, what)?;
+        ensure_reported(&own, what)?;
     }
-    let given = third.header("/", "authorization");
+    let given = third.request_header_values("/", "authorization");
     ensure!(given.len() >= 2 && given.iter().all(Option::is_none), "{given:?}");
-    ensure_colour(&outcome.recording()?.picture_at(1.5)?, ALL, TEAL, "nobody is asked")?;
-    let wrong = record(&own.url("/")).with("basic-auth", "me:hunter2").finish(LIMIT)?;
+    ensure_colour(&outcome.recording()?.frame_at(1.5)?, WHOLE_PAGE, TEAL, "nobody is asked")?;
+    let wrong = record_command(&own.url("/")).option("basic-auth", "me:hunter2").finish(TIMEOUT)?;
     wrong.expect_failure(3, &["HTTP 401"])?;
-    silent_about(&wrong, "hunter2")
+    ensure_not_leaked(&wrong, "hunter2")
 }
 
 #[test]
 fn nobody_is_asked_for_a_password() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?.route("/locked", Reply::Locked(KEY.into(), String::new())).route(
-        "/",
-        html(
-            "<style>html { background: #0f766e }</style><script>
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?
+        .with_route("/locked", PageResponse::BasicAuth(BASIC_AUTH.into(), String::new()))
+        .with_route(
+            "/",
+            html_response(
+                "<style>html { background: #0f766e }</style><script>
             fetch('/locked').then(answer => say('locked ' + answer.status))</script>",
-        ),
-    );
-    let file = record(&server.url("/")).finish(LIMIT)?.recording()?;
-    ensure_said(&server, "locked 401")?;
-    ensure_colour(&file.picture_at(1.5)?, ALL, TEAL, "the page")?;
-    record(&server.url("/locked")).finish(LIMIT)?.expect_failure(3, &["HTTP 401"])
+            ),
+        );
+    let file = record_command(&server.url("/")).finish(TIMEOUT)?.recording()?;
+    ensure_reported(&server, "locked 401")?;
+    ensure_colour(&file.frame_at(1.5)?, WHOLE_PAGE, TEAL, "the page")?;
+    record_command(&server.url("/locked")).finish(TIMEOUT)?.expect_failure(3, &["HTTP 401"])
 }
 
 #[test]
 fn language_clock_colours_and_name() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?.route(
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?.with_route(
         "/",
-        html(
+        html_response(
             "<script>
             say('name ' + navigator.userAgent);
             say('languages ' + navigator.language + ' ' + navigator.languages.join(' '));
@@ -178,12 +194,12 @@ fn language_clock_colours_and_name() -> Result<()> {
             say('dark ' + matchMedia('(prefers-color-scheme: dark)').matches)</script>",
         ),
     );
-    let outcome = record(&server.url("/"))
-        .with("user-agent", "Robot 7")
-        .with("locale", "de-AT")
-        .with("timezone", "Asia/Tokyo")
-        .with("color-scheme", "dark")
-        .finish(LIMIT)?;
+    let outcome = record_command(&server.url("/"))
+        .option("user-agent", "Robot 7")
+        .option("locale", "de-AT")
+        .option("timezone", "Asia/Tokyo")
+        .option("color-scheme", "dark")
+        .finish(TIMEOUT)?;
     outcome.recording()?;
     for what in [
         "name Robot 7",
@@ -193,9 +209,9 @@ fn language_clock_colours_and_name() -> Result<()> {
         "hour 9",
         "dark true",
     ] {
-        ensure_said(&server, what)?;
+        ensure_reported(&server, what)?;
     }
-    let sent = |name| server.header("/", name);
+    let sent = |name| server.request_header_values("/", name);
     ensure!(sent("user-agent") == [Some("Robot 7".to_owned())], "{:?}", sent("user-agent"));
     ensure!(sent("accept-language") == [Some("de-AT,de;q=0.9".to_owned())], "{:?}", sent("accept-language"));
     Ok(())
@@ -203,10 +219,10 @@ fn language_clock_colours_and_name() -> Result<()> {
 
 #[test]
 fn what_the_browser_does_not_know_is_refused() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
     for (option, value) in [("timezone", "Europe/Nowhere"), ("css", "/nowhere/a.css"), ("header", "X-Room")] {
-        let outcome = record(&server.url("empty.html")).with(option, value).finish(LIMIT)?;
+        let outcome = record_command(&server.url("empty.html")).option(option, value).finish(TIMEOUT)?;
         let word = if option == "header" { "NAME: VALUE" } else { value };
         outcome.expect_failure(2, &[word])?;
     }
@@ -215,7 +231,7 @@ fn what_the_browser_does_not_know_is_refused() -> Result<()> {
 }
 
 /// Files with a style sheet and a script that together make a page teal.
-fn put_in(scratch: &Scratch) -> Result<(String, String)> {
+fn write_css_and_script(scratch: &ScratchDir) -> Result<(String, String)> {
     let (css, script) = (scratch.join("a.css"), scratch.join("a.js"));
     fs::write(&css, "html.marked { background: #0f766e } /* \"`</style>${1} */")?;
     fs::write(
@@ -229,15 +245,15 @@ fn put_in(scratch: &Scratch) -> Result<(String, String)> {
 
 #[test]
 fn style_and_script_are_first_and_last_whatever_the_page_does() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let scratch = Scratch::new()?;
-    let (css, script) = put_in(&scratch)?;
+    let _turn = MachineLock::shared()?;
+    let scratch = ScratchDir::new()?;
+    let (css, script) = write_css_and_script(&scratch)?;
     let strict = "Content-Security-Policy: default-src 'none'; style-src 'none'; require-trusted-types-for 'script'\r\n";
     let pages = [
-        ("a strict policy", Reply::Headed(strict.into(), "<!doctype html><title>x</title>x".into())),
+        ("a strict policy", PageResponse::HtmlWithHeaders(strict.into(), "<!doctype html><title>x</title>x".into())),
         (
             "styles of its own, and a second time",
-            html(
+            html_response(
                 "<script>say('marked ' + window.marked); const red = new CSSStyleSheet();
                 red.replaceSync('html.marked { background: #f00 }'); document.adoptedStyleSheets = [red];
                 document.adoptedStyleSheets.push(red);
@@ -247,17 +263,18 @@ fn style_and_script_are_first_and_last_whatever_the_page_does() -> Result<()> {
         ),
     ];
     for (what, page) in pages {
-        let server = Server::start()?.route("/", page);
-        let outcome = record(&server.url("/")).with("css", &css).with("script", &script).finish(LIMIT)?;
+        let server = PageServer::start()?.with_route("/", page);
+        let outcome =
+            record_command(&server.url("/")).option("css", &css).option("script", &script).finish(TIMEOUT)?;
         let file = outcome.recording()?;
         for seconds in [0.0, 3.9] {
-            let corner = Area { x: 600, y: 300, width: 600, height: 400 };
-            ensure_colour(&file.picture_at(seconds)?, corner, TEAL, &format!("{what}, at {seconds} s"))?;
+            let corner = Rect { x: 600, y: 300, width: 600, height: 400 };
+            ensure_colour(&file.frame_at(seconds)?, corner, TEAL, &format!("{what}, at {seconds} s"))?;
         }
         ensure!(
-            what == "a strict policy" || said(&server) == ["marked yes"; 2],
+            what == "a strict policy" || reports(&server) == ["marked yes"; 2],
             "{what}: {:?}",
-            said(&server)
+            reports(&server)
         );
     }
     Ok(())
@@ -265,10 +282,10 @@ fn style_and_script_are_first_and_last_whatever_the_page_does() -> Result<()> {
 
 #[test]
 fn frames_of_other_sites_are_no_exception() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let scratch = Scratch::new()?;
-    let (css, script) = put_in(&scratch)?;
-    let own = Server::start()?;
+    let _turn = MachineLock::shared()?;
+    let scratch = ScratchDir::new()?;
+    let (css, script) = write_css_and_script(&scratch)?;
+    let own = PageServer::start()?;
     // Three sites deep: each is in another process than the one around it.
     let at = |path: &str| own.url(path).replace("127.0.0.1", "localhost");
     let style = "<style>html { background: #f00 } html, body, iframe { margin: 0; border: 0; width: 100%; height: 100% }
@@ -283,51 +300,54 @@ fn frames_of_other_sites_are_no_exception() -> Result<()> {
         "new Worker(URL.createObjectURL(new Blob(['postMessage(1)']))).onmessage = () => say('worker')";
     let (outer, middle) = (at("/middle"), own.url("/inner"));
     let own = own
-        .route(
+        .with_route(
             "/",
-            html(&format!(
+            html_response(&format!(
                 "{style}<style>html {{ background: #000 }} iframe {{ width: 50%; float: right }}</style>
             <iframe src='{outer}'></iframe><script>{worker}</script>"
             )),
         )
-        .route(
+        .with_route(
             "/middle",
-            html(&format!("{}<iframe src='{middle}' style='height: 50%'></iframe>", tells("middle"))),
+            html_response(&format!(
+                "{}<iframe src='{middle}' style='height: 50%'></iframe>",
+                tells("middle")
+            )),
         )
-        .route("/inner", html(&tells("inner")));
-    let outcome = record(&own.url("/"))
-        .with("css", css)
-        .with("script", script)
-        .with("locale", "fr-CA")
-        .with("timezone", "Asia/Tokyo")
-        .with("color-scheme", "dark")
-        .finish(LIMIT)?;
+        .with_route("/inner", html_response(&tells("inner")));
+    let outcome = record_command(&own.url("/"))
+        .option("css", css)
+        .option("script", script)
+        .option("locale", "fr-CA")
+        .option("timezone", "Asia/Tokyo")
+        .option("color-scheme", "dark")
+        .finish(TIMEOUT)?;
     let file = outcome.recording()?;
     for name in ["middle", "inner"] {
-        ensure_said(&own, &format!("{name} yes  false fr-CA 9 true"))?;
+        ensure_reported(&own, &format!("{name} yes  false fr-CA 9 true"))?;
     }
-    ensure_said(&own, "worker")?;
-    ensure_colour(&file.picture_at(3.9)?, RIGHT, TEAL, "the frames")
+    ensure_reported(&own, "worker")?;
+    ensure_colour(&file.frame_at(3.9)?, RIGHT_HALF, TEAL, "the frames")
 }
 
 /// The smallest picture that both vendors' documents allow beside a device, and the smallest there is.
 #[test]
 fn a_tablet_fits_into_every_picture() -> Result<()> {
-    let _turn = Turn::shared()?;
+    let _turn = MachineLock::shared()?;
     let halves =
         "<meta name=viewport content='width=device-width'><style>body { margin: 0; background: #f00 }
         div { position: fixed; inset: 0 0 0 50%; background: #0f766e }</style><div></div>
         <script>const more = [innerWidth - 820, innerHeight - 1180].map(more => more * devicePixelRatio);
         say(more.every(more => 0 <= more && more <= 1) ? 'a tablet' : more.join(' '))</script>";
-    let server = Server::start()?.route("/", html(halves));
+    let server = PageServer::start()?.with_route("/", html_response(halves));
     for (size, (width, height), tablet) in [("320x180", (320, 180), 98..221), ("50x50", (50, 50), 7..42)] {
-        let run = record(&server.url("/")).with("mobile", "tablet").with("size", size);
-        let picture = run.finish(LIMIT)?.recording()?.picture_at(3.9)?;
+        let run = record_command(&server.url("/")).option("mobile", "tablet").option("size", size);
+        let picture = run.finish(TIMEOUT)?.recording()?.frame_at(3.9)?;
         // The viewport is that of the device, rounded up to a pixel of the picture.
-        ensure_said(&server, "a tablet")?;
+        ensure_reported(&server, "a tablet")?;
         ensure!((picture.width, picture.height) == (width, height), "{}x{}", picture.width, picture.height);
         let middle = width / 2;
-        let part = |from: usize, to: usize| Area { x: from, y: 4, width: to - from, height: height - 8 };
+        let part = |from: usize, to: usize| Rect { x: from, y: 4, width: to - from, height: height - 8 };
         ensure_colour(&picture, part(0, tablet.start - 3), BLACK, "left of the tablet")?;
         ensure_colour(&picture, part(tablet.start + 4, middle - 3), RED, "its left half")?;
         ensure_colour(&picture, part(middle + 3, tablet.end - 4), TEAL, "its right half")?;
@@ -338,7 +358,7 @@ fn a_tablet_fits_into_every_picture() -> Result<()> {
 
 #[test]
 fn a_phone_is_in_the_middle_and_sharp() -> Result<()> {
-    let _turn = Turn::shared()?;
+    let _turn = MachineLock::shared()?;
     let board = "<meta name=viewport content='width=device-width'><style>body { margin: 0; background: #f00 }
         canvas { position: fixed; inset: 0; width: 100%; height: 100% }</style><canvas id=c></canvas><script>
         say([innerWidth, innerHeight].join(' '));
@@ -350,21 +370,25 @@ fn a_phone_is_in_the_middle_and_sharp() -> Result<()> {
           context.fillStyle = '#fff';
           for (let x = 1; x < w; x += 2) context.fillRect(x, 0, 1, h);
         }).observe(c, {box: 'device-pixel-content-box'})</script>";
-    let server = Server::start()?.route("/", html(board));
-    let file = record(&server.url("/")).with("mobile", "phone").finish(LIMIT)?.recording()?;
-    ensure_said(&server, "390 844")?;
-    let agent = server.header("/", "user-agent").pop().flatten().context("no user agent")?;
+    let server = PageServer::start()?.with_route("/", html_response(board));
+    let file = record_command(&server.url("/")).option("mobile", "phone").finish(TIMEOUT)?.recording()?;
+    ensure_reported(&server, "390 844")?;
+    let agent = server.request_header_values("/", "user-agent").pop().flatten().context("no user agent")?;
     ensure!(agent.contains("Android") && agent.contains(" Mobile "), "{agent}");
-    ensure!(server.header("/", "sec-ch-ua-mobile") == [Some("?1".to_owned())], "no client hint");
-    let picture = file.picture_at(3.9)?;
+    ensure!(
+        server.request_header_values("/", "sec-ch-ua-mobile") == [Some("?1".to_owned())],
+        "no client hint"
+    );
+    let picture = file.frame_at(3.9)?;
     ensure!((picture.width, picture.height) == (1280, 720), "{}x{}", picture.width, picture.height);
     // 390x844 at 0.85 is 332x718.
-    ensure_colour(&picture, Area { x: 0, y: 0, width: 472, height: 720 }, BLACK, "left of the phone")?;
-    ensure_colour(&picture, Area { x: 808, y: 0, width: 472, height: 720 }, BLACK, "right of the phone")?;
+    ensure_colour(&picture, Rect { x: 0, y: 0, width: 472, height: 720 }, BLACK, "left of the phone")?;
+    ensure_colour(&picture, Rect { x: 808, y: 0, width: 472, height: 720 }, BLACK, "right of the phone")?;
     for x in (480..800).step_by(2) {
-        let [dark, light] = [x, x + 1].map(|x| picture.mean(Area { x, y: 100, width: 1, height: 500 })[1]);
+        let [dark, light] =
+            [x, x + 1].map(|x| picture.mean_rgb(Rect { x, y: 100, width: 1, height: 500 })[1]);
         ensure!(dark < 40.0 && light > 215.0, "lines of a pixel at {x} are {dark} and {light}");
     }
-    ensure!(picture.at(640, 360) != RED.map(|c| c as u8), "the board was not drawn");
+    ensure!(picture.pixel(640, 360) != RED.map(|c| c as u8), "the board was not drawn");
     Ok(())
 }

@@ -6,23 +6,30 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::service::{APP_ID, CALLBACK_SECRET, SDK_APP_ID};
-use pagecast_testkit::{Receiver, Reply, S3, Server, Service, Setup, Signal, Told, Turn, VodServer, signed};
+use pagecast_testkit::{
+    MachineLock, PageResponse, PageServer, ReceivedRequest, S3Server, ServiceConfig, ServiceProcess, Signal,
+    VodServer, WebhookReceiver, verify,
+};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 /// Several casts at a time on two cores take their time.
-const LIMIT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-fn start(receiver: &Receiver, storage: Option<String>) -> Result<Service> {
-    let setup = Setup { callbacks: Some(receiver.url("")), storage, ..Setup::default() };
-    Service::start(PAGECAST, &setup)
+fn start_service(receiver: &WebhookReceiver, storage: Option<String>) -> Result<ServiceProcess> {
+    let setup = ServiceConfig {
+        callback_url: Some(receiver.url("")),
+        storage_toml: storage,
+        ..ServiceConfig::default()
+    };
+    ServiceProcess::start(PAGECAST, &setup)
 }
 
 /// `Status` and `Reason` of the events of a task by Volcengine's API, in order; each is signed.
-fn webcast_events(told: &[Told], task: &str) -> Result<Vec<(u64, String)>> {
+fn webcast_events(told: &[ReceivedRequest], task: &str) -> Result<Vec<(u64, String)>> {
     let mut events = Vec::new();
     for told in told.iter().filter(|told| told.path == "/volcengine") {
-        let data = signed::volcengine(told, CALLBACK_SECRET)?;
+        let data = verify::volcengine(told, CALLBACK_SECRET)?;
         if data["TaskId"] == task {
             ensure!(data["AppId"] == APP_ID && data["RoomId"] == "room", "{data}");
             let reason = data["Reason"].as_str().context("no reason")?.to_owned();
@@ -34,10 +41,10 @@ fn webcast_events(told: &[Told], task: &str) -> Result<Vec<(u64, String)>> {
 
 /// Group, type, `Status` and `EventMessage` of the events of a task by Tencent's API, in order; each is
 /// signed.
-fn record_events(told: &[Told], task: &str) -> Result<Vec<(u64, u64, u64, String)>> {
+fn record_events(told: &[ReceivedRequest], task: &str) -> Result<Vec<(u64, u64, u64, String)>> {
     let mut events = Vec::new();
     for told in told.iter().filter(|told| told.path == "/tencent") {
-        let body = signed::tencent(told, CALLBACK_SECRET)?;
+        let body = verify::tencent(told, CALLBACK_SECRET)?;
         let info = &body["EventInfo"];
         if info["TaskId"].as_str().is_some_and(|id| id.starts_with(task)) {
             let number = |value: &Value| value.as_u64().with_context(|| format!("no number in {body}"));
@@ -50,15 +57,15 @@ fn record_events(told: &[Told], task: &str) -> Result<Vec<(u64, u64, u64, String
 }
 
 /// A task by Volcengine's API: what its page does, how it is asked for, and what is told of it.
-struct Webcast {
+struct WebcastCase {
     name: &'static str,
     page: &'static str,
-    more: Value,
-    told: &'static [(u64, &'static str)],
+    extra_params: Value,
+    expected_events: &'static [(u64, &'static str)],
 }
 
-fn webcasts() -> Vec<Webcast> {
-    let cast = |name, page, more, told| Webcast { name, page, more, told };
+fn webcast_cases() -> Vec<WebcastCase> {
+    let cast = |name, page, more, told| WebcastCase { name, page, extra_params: more, expected_events: told };
     let notify =
         |timeout: u32| json!({ "EventNotifyConfig": { "EnableEventNotify": true, "StartTimeout": timeout } });
     let monitor = |check: &str| json!({ "MonitorConfig": { check: 2 } });
@@ -106,12 +113,12 @@ fn webcasts() -> Vec<Webcast> {
 }
 
 #[test]
-fn each_turn_of_a_webcast_is_told() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?.route("/missing.html", Reply::Html(404, "gone".to_owned()));
-    let receiver = Receiver::start()?;
-    let mut service = start(&receiver, None)?;
-    let casts = webcasts();
+fn each_event_of_a_webcast_is_reported() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?.with_route("/missing.html", PageResponse::Html(404, "gone".to_owned()));
+    let receiver = WebhookReceiver::start()?;
+    let mut service = start_service(&receiver, None)?;
+    let casts = webcast_cases();
     // A few at a time: what is waited for is not to be missed for want of a core.
     for some in casts.chunks(3) {
         for cast in some {
@@ -122,33 +129,38 @@ fn each_turn_of_a_webcast_is_told() -> Result<()> {
             });
             body.as_object_mut()
                 .context("no object")?
-                .extend(cast.more.as_object().cloned().unwrap_or_default());
+                .extend(cast.extra_params.as_object().cloned().unwrap_or_default());
             let (done, answer) = service.call("StartWebcast", &body)?;
             ensure!(done && answer["Result"] == "ok", "{}: {answer}", cast.name);
         }
         for cast in some {
-            webcast_is_told(&service, &receiver, cast)?;
+            verify_webcast_events(&service, &receiver, cast)?;
         }
     }
-    service.stop(LIMIT)?;
-    service.wait_until_gone(LIMIT)
+    service.stop(TIMEOUT)?;
+    service.wait_until_exited(TIMEOUT)
 }
 
-fn webcast_is_told(service: &Service, receiver: &Receiver, cast: &Webcast) -> Result<()> {
+fn verify_webcast_events(
+    service: &ServiceProcess,
+    receiver: &WebhookReceiver,
+    cast: &WebcastCase,
+) -> Result<()> {
     let names = json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": cast.name });
-    let mut expected: Vec<(u64, String)> = cast.told.iter().map(|(s, r)| (*s, (*r).to_owned())).collect();
+    let mut expected: Vec<(u64, String)> =
+        cast.expected_events.iter().map(|(s, r)| (*s, (*r).to_owned())).collect();
     let as_many = |expected: &[(u64, String)]| {
         let (count, name) = (expected.len(), cast.name);
-        move |told: &[Told]| webcast_events(told, name).is_ok_and(|events| events.len() >= count)
+        move |told: &[ReceivedRequest]| webcast_events(told, name).is_ok_and(|events| events.len() >= count)
     };
-    receiver.wait_until(cast.name, LIMIT, as_many(&expected))?;
+    receiver.wait_until(cast.name, TIMEOUT, as_many(&expected))?;
     // One that has not ended by itself goes on, and is stopped.
     if !expected.iter().any(|(status, _)| matches!(status, 2 | 3)) {
         ensure!(service.call("StopWebcast", &names)?.0, "{} does not run", cast.name);
         expected.push((2, "StopByAPI".to_owned()));
-        receiver.wait_until(cast.name, LIMIT, as_many(&expected))?;
+        receiver.wait_until(cast.name, TIMEOUT, as_many(&expected))?;
     }
-    let events = webcast_events(&receiver.told(), cast.name)?;
+    let events = webcast_events(&receiver.received(), cast.name)?;
     println!("{}: {events:?}", cast.name);
     ensure!(events == expected, "{}: {events:?} was told, not {expected:?}", cast.name);
     let (_, answer) = service.call("GetWebCastTask", &names)?;
@@ -165,23 +177,23 @@ fn webcast_is_told(service: &Service, receiver: &Receiver, cast: &Webcast) -> Re
 }
 
 /// A recording by Tencent's API.
-struct Tencent {
-    service: Service,
-    receiver: Receiver,
-    server: Server,
+struct TencentFixture {
+    service: ServiceProcess,
+    receiver: WebhookReceiver,
+    server: PageServer,
 }
 
-impl Tencent {
+impl TencentFixture {
     fn start(storage: Option<String>) -> Result<Self> {
-        let receiver = Receiver::start()?;
-        let server = Server::start()?
-            .route("/missing.html", Reply::Html(404, "gone".to_owned()))
-            .route("/never.html", Reply::Never);
-        Ok(Self { service: start(&receiver, storage)?, receiver, server })
+        let receiver = WebhookReceiver::start()?;
+        let server = PageServer::start()?
+            .with_route("/missing.html", PageResponse::Html(404, "gone".to_owned()))
+            .with_route("/never.html", PageResponse::NoResponse);
+        Ok(Self { service: start_service(&receiver, storage)?, receiver, server })
     }
 
     /// Starts a task: its id.
-    fn record(&self, page: &str, more: &Value) -> Result<String> {
+    fn start_recording(&self, page: &str, more: &Value) -> Result<String> {
         let mut body = json!({
             "RecordUrl": self.server.url(page),
             "SdkAppId": SDK_APP_ID,
@@ -197,21 +209,22 @@ impl Tencent {
         Ok(answer["Response"]["TaskId"].as_str().context("no task")?.to_owned())
     }
 
-    fn wait(&self, what: &str, task: &str, event: (u64, u64, u64, &str)) -> Result<()> {
+    fn wait_for_event(&self, what: &str, task: &str, event: (u64, u64, u64, &str)) -> Result<()> {
         let event = (event.0, event.1, event.2, event.3.to_owned());
-        let has = |told: &[Told]| record_events(told, task).is_ok_and(|events| events.contains(&event));
-        self.receiver.wait_until(what, LIMIT, has).map(drop)
+        let has =
+            |told: &[ReceivedRequest]| record_events(told, task).is_ok_and(|events| events.contains(&event));
+        self.receiver.wait_until(what, TIMEOUT, has).map(drop)
     }
 
-    fn stop(&self, task: &str) -> Result<()> {
+    fn stop_recording(&self, task: &str) -> Result<()> {
         let (done, answer) = self.service.call("StopWebRecord", &json!({ "TaskId": task }))?;
         ensure!(done, "{answer}");
         Ok(())
     }
 
     /// That this is all that was told of the task, pushes aside.
-    fn told(&self, task: &str, expected: &[(u64, u64, u64, &str)]) -> Result<()> {
-        let events = record_events(&self.receiver.told(), task)?;
+    fn verify_events(&self, task: &str, expected: &[(u64, u64, u64, &str)]) -> Result<()> {
+        let events = record_events(&self.receiver.received(), task)?;
         let events: Vec<_> =
             events.iter().filter(|e| e.0 != 4).map(|e| (e.0, e.1, e.2, e.3.as_str())).collect();
         println!("{events:?}");
@@ -219,9 +232,9 @@ impl Tencent {
         Ok(())
     }
 
-    fn end(mut self) -> Result<()> {
-        self.service.stop(LIMIT)?;
-        self.service.wait_until_gone(LIMIT)
+    fn stop_service(mut self) -> Result<()> {
+        self.service.stop(TIMEOUT)?;
+        self.service.wait_until_exited(TIMEOUT)
     }
 }
 
@@ -230,80 +243,80 @@ const STOPPED: (u64, u64, u64, &str) = (8, 802, 1, "Success");
 const STORED: (u64, u64, u64, &str) = (3, 310, 0, "");
 
 #[test]
-fn each_turn_of_a_recording_is_told() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let mut tencent = Tencent::start(None)?;
-    let limited = tencent.record("counter.html", &json!({ "MaxDurationLimit": 10 }))?;
-    let nowhere = tencent.record("missing.html", &json!({}))?;
-    let never = tencent.record("never.html", &json!({}))?;
-    let late = tencent.record("counter.html", &json!({ "ReadyTimeout": 3 }))?;
-    let ready = tencent.record("counter.html?ready=300", &json!({ "ReadyTimeout": 30 }))?;
-    let large = tencent.record("counter.html?video=2560x1440&after=4000", &json!({}))?;
-    tencent.wait("a page that is not there", &nowhere, (8, 801, 2, "StartRecording error"))?;
-    tencent.told(&nowhere, &[(8, 801, 2, "StartRecording error")])?;
-    tencent.wait("a page that is never ready", &late, (8, 801, 2, "Page load timeout"))?;
-    tencent.told(&late, &[(8, 803, 1, "Page load timeout"), (8, 801, 2, "Page load timeout")])?;
-    tencent.wait("a page that is ready", &ready, STARTED)?;
-    tencent.stop(&ready)?;
-    tencent.wait("a page that is ready, stored", &ready, STORED)?;
-    tencent.told(&ready, &[STARTED, STOPPED, STORED])?;
-    tencent.wait("its video is too large", &large, STORED)?;
+fn each_event_of_a_recording_is_reported() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let mut tencent = TencentFixture::start(None)?;
+    let limited = tencent.start_recording("counter.html", &json!({ "MaxDurationLimit": 10 }))?;
+    let nowhere = tencent.start_recording("missing.html", &json!({}))?;
+    let never = tencent.start_recording("never.html", &json!({}))?;
+    let late = tencent.start_recording("counter.html", &json!({ "ReadyTimeout": 3 }))?;
+    let ready = tencent.start_recording("counter.html?ready=300", &json!({ "ReadyTimeout": 30 }))?;
+    let large = tencent.start_recording("counter.html?video=2560x1440&after=4000", &json!({}))?;
+    tencent.wait_for_event("a page that is not there", &nowhere, (8, 801, 2, "StartRecording error"))?;
+    tencent.verify_events(&nowhere, &[(8, 801, 2, "StartRecording error")])?;
+    tencent.wait_for_event("a page that is never ready", &late, (8, 801, 2, "Page load timeout"))?;
+    tencent.verify_events(&late, &[(8, 803, 1, "Page load timeout"), (8, 801, 2, "Page load timeout")])?;
+    tencent.wait_for_event("a page that is ready", &ready, STARTED)?;
+    tencent.stop_recording(&ready)?;
+    tencent.wait_for_event("a page that is ready, stored", &ready, STORED)?;
+    tencent.verify_events(&ready, &[STARTED, STOPPED, STORED])?;
+    tencent.wait_for_event("its video is too large", &large, STORED)?;
     let too_large = (8, 804, 2, "Exceeding resolution limitation");
-    tencent.told(&large, &[STARTED, too_large, STORED])?;
-    tencent.wait("its time is over", &limited, STORED)?;
-    tencent.told(&limited, &[STARTED, (8, 804, 1, "Over time limit"), STOPPED, STORED])?;
-    tencent.wait("a server that never answers", &never, (8, 801, 2, "Goto url timeout"))?;
-    tencent.told(&never, &[(8, 801, 2, "Goto url timeout")])?;
-    what_dies_is_replaced(&mut tencent)?;
-    tencent.end()
+    tencent.verify_events(&large, &[STARTED, too_large, STORED])?;
+    tencent.wait_for_event("its time is over", &limited, STORED)?;
+    tencent.verify_events(&limited, &[STARTED, (8, 804, 1, "Over time limit"), STOPPED, STORED])?;
+    tencent.wait_for_event("a server that never answers", &never, (8, 801, 2, "Goto url timeout"))?;
+    tencent.verify_events(&never, &[(8, 801, 2, "Goto url timeout")])?;
+    verify_replacements(&mut tencent)?;
+    tencent.stop_service()
 }
 
 /// The page's process, the cast's own, the service itself.
-fn what_dies_is_replaced(tencent: &mut Tencent) -> Result<()> {
+fn verify_replacements(tencent: &mut TencentFixture) -> Result<()> {
     let broke_off = (8, 801, 3, "Chrome exception, exit task");
     let migrated = (8, 801, 4, "Recording tasks have been migrated");
-    let moved = tencent.record("counter.html", &json!({}))?;
-    tencent.wait("the page is there", &moved, STARTED)?;
-    tencent.service.signal_those_with("--type=renderer", Signal::KILL)?;
-    tencent.wait("it got a fresh browser", &moved, broke_off)?;
+    let moved = tencent.start_recording("counter.html", &json!({}))?;
+    tencent.wait_for_event("the page is there", &moved, STARTED)?;
+    tencent.service.signal_matching("--type=renderer", Signal::KILL)?;
+    tencent.wait_for_event("it got a fresh browser", &moved, broke_off)?;
     std::thread::sleep(Duration::from_secs(2));
-    tencent.service.signal_those_with("run-cast", Signal::KILL)?;
-    tencent.receiver.wait_until("it got a fresh process", LIMIT, |told| {
+    tencent.service.signal_matching("run-cast", Signal::KILL)?;
+    tencent.receiver.wait_until("it got a fresh process", TIMEOUT, |told| {
         let count =
             |events: Vec<(u64, u64, u64, String)>| events.iter().filter(|e| e.2 == broke_off.2).count();
         record_events(told, &moved).is_ok_and(|events| count(events) == 2)
     })?;
     std::thread::sleep(Duration::from_secs(2));
     tencent.service.kill();
-    tencent.service.run()?;
-    tencent.wait("it was taken up again", &moved, migrated)?;
+    tencent.service.restart()?;
+    tencent.wait_for_event("it was taken up again", &moved, migrated)?;
     std::thread::sleep(Duration::from_secs(2));
-    tencent.stop(&moved)?;
-    tencent.wait("it is stored", &moved, STORED)?;
-    tencent.told(&moved, &[STARTED, broke_off, broke_off, migrated, STOPPED, STORED])?;
+    tencent.stop_recording(&moved)?;
+    tencent.wait_for_event("it is stored", &moved, STORED)?;
+    tencent.verify_events(&moved, &[STARTED, broke_off, broke_off, migrated, STOPPED, STORED])?;
     // One that dies again and again is given up, and what it recorded is stored.
-    let doomed = tencent.record("counter.html?do=loop&after=600000", &json!({}))?;
-    tencent.wait("the page is there", &doomed, STARTED)?;
+    let doomed = tencent.start_recording("counter.html?do=loop&after=600000", &json!({}))?;
+    tencent.wait_for_event("the page is there", &doomed, STARTED)?;
     for _ in 0..3 {
-        let before = tencent.receiver.told().len();
-        tencent.service.signal_those_with("--type=renderer", Signal::KILL)?;
-        tencent.receiver.wait_until("its death is told", LIMIT, |told| told.len() > before)?;
+        let before = tencent.receiver.received().len();
+        tencent.service.signal_matching("--type=renderer", Signal::KILL)?;
+        tencent.receiver.wait_until("its death is told", TIMEOUT, |told| told.len() > before)?;
         std::thread::sleep(Duration::from_secs(3));
     }
-    tencent.wait("it is stored", &doomed, STORED)?;
+    tencent.wait_for_event("it is stored", &doomed, STORED)?;
     let given_up = (8, 801, 5, "Exception error, exit task");
-    tencent.told(&doomed, &[STARTED, broke_off, broke_off, given_up, STORED])
+    tencent.verify_events(&doomed, &[STARTED, broke_off, broke_off, given_up, STORED])
 }
 
 #[test]
-fn files_in_a_bucket_are_told_by_name() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let root = pagecast_testkit::Scratch::new()?;
-    let s3 = S3::start(root.path(), "AKIDTEST", "secret-of-the-bucket")?;
+fn files_in_a_bucket_are_reported_by_name() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let root = pagecast_testkit::ScratchDir::new()?;
+    let s3 = S3Server::start(root.path(), "AKIDTEST", "secret-of-the-bucket")?;
     s3.make_bucket("rec-1250000000")?;
-    let tencent = Tencent::start(Some(format!("cos_endpoint = \"{}\"", s3.url())))?;
-    let mp4 = tencent.record("counter.html", &json!({}))?;
-    let hls = tencent.record(
+    let tencent = TencentFixture::start(Some(format!("cos_endpoint = \"{}\"", s3.url())))?;
+    let mp4 = tencent.start_recording("counter.html", &json!({}))?;
+    let hls = tencent.start_recording(
         "counter.html",
         &json!({
             "WebRecordVideoParams": { "Width": 320, "Height": 180, "Format": "hls" },
@@ -312,21 +325,21 @@ fn files_in_a_bucket_are_told_by_name() -> Result<()> {
     let refused = json!({ "StorageParams": { "CloudStorage": {
         "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "rec-1250000000", "AccessKey": "AKIDTEST", "SecretKey": "guessed",
     }}});
-    let refused = tencent.record("counter.html", &refused)?;
+    let refused = tencent.start_recording("counter.html", &refused)?;
     for task in [&mp4, &hls] {
-        tencent.wait("it is live", task, STARTED)?;
+        tencent.wait_for_event("it is live", task, STARTED)?;
     }
-    tencent.wait("storage refuses", &refused, (8, 801, 2, "StartRecording error"))?;
-    tencent.told(&refused, &[(8, 801, 2, "StartRecording error")])?;
+    tencent.wait_for_event("storage refuses", &refused, (8, 801, 2, "StartRecording error"))?;
+    tencent.verify_events(&refused, &[(8, 801, 2, "StartRecording error")])?;
     std::thread::sleep(Duration::from_secs(3));
     for task in [&mp4, &hls] {
-        tencent.stop(task)?;
+        tencent.stop_recording(task)?;
     }
-    tencent.wait("the MP4 is stored", &mp4, STORED)?;
-    let told = tencent.receiver.wait_until("the playlist is stored", LIMIT, |told| {
+    tencent.wait_for_event("the MP4 is stored", &mp4, STORED)?;
+    let told = tencent.receiver.wait_until("the playlist is stored", TIMEOUT, |told| {
         record_events(told, &hls).is_ok_and(|events| events.iter().any(|e| e.1 == 305))
     })?;
-    let stored = told.iter().map(Told::json).find(|body| {
+    let stored = told.iter().map(ReceivedRequest::json).find(|body| {
         body["EventType"] == 310
             && body["EventInfo"]["TaskId"].as_str().is_some_and(|id| id.starts_with(&mp4))
     });
@@ -340,30 +353,31 @@ fn files_in_a_bucket_are_told_by_name() -> Result<()> {
     let objects = s3.objects("rec-1250000000")?;
     ensure!(objects.contains_key(&format!("a/b/{mp4}/{file}")), "{file} is not among {objects:?}");
     ensure!(objects.contains_key(&format!("a/b/{hls}/{hls}.m3u8")), "no playlist among {objects:?}");
-    tencent.end()
+    tencent.stop_service()
 }
 
 #[test]
-fn video_on_demand_is_told() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let root = pagecast_testkit::Scratch::new()?;
+fn video_on_demand_is_reported() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let root = pagecast_testkit::ScratchDir::new()?;
     let vod = VodServer::start(root.path(), "AKIDVOD", "secret-of-vod")?;
     let storage = format!(
         "vod_endpoint = \"{}\"\ncos_endpoint = \"{}\"\nvod_keys = {{ id = \"AKIDVOD\", secret = \"secret-of-vod\" }}",
         vod.url(),
         vod.storage().url()
     );
-    let tencent = Tencent::start(Some(storage))?;
-    let task =
-        tencent.record("counter.html", &json!({ "StorageParams": { "CloudVod": { "TencentVod": {} } } }))?;
-    tencent.wait("it is live", &task, STARTED)?;
+    let tencent = TencentFixture::start(Some(storage))?;
+    let task = tencent
+        .start_recording("counter.html", &json!({ "StorageParams": { "CloudVod": { "TencentVod": {} } } }))?;
+    tencent.wait_for_event("it is live", &task, STARTED)?;
     std::thread::sleep(Duration::from_secs(2));
-    tencent.stop(&task)?;
-    tencent.wait("it is processed", &task, (3, 312, 0, ""))?;
-    tencent.told(&task, &[STARTED, STOPPED, (3, 311, 0, ""), (3, 312, 0, "")])?;
-    let told = tencent.receiver.told();
-    let stored = told.iter().map(Told::json).find(|body| body["EventType"] == 311).context("no file")?;
+    tencent.stop_recording(&task)?;
+    tencent.wait_for_event("it is processed", &task, (3, 312, 0, ""))?;
+    tencent.verify_events(&task, &[STARTED, STOPPED, (3, 311, 0, ""), (3, 312, 0, "")])?;
+    let told = tencent.receiver.received();
+    let stored =
+        told.iter().map(ReceivedRequest::json).find(|body| body["EventType"] == 311).context("no file")?;
     let medium = &stored["EventInfo"]["Payload"]["TencentVod"];
     ensure!(medium["FileId"].as_str().is_some_and(|id| !id.is_empty()), "{stored}");
-    tencent.end()
+    tencent.stop_service()
 }

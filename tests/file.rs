@@ -6,24 +6,25 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::command::program;
 use pagecast_testkit::media::probe;
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Pagecast, Scratch, Server, Turn};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{MachineLock, PageServer, PagecastCommand, ScratchDir};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 #[test]
 fn a_faststart_mp4_of_tagged_h264_and_aac() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome =
-        Pagecast::record(PAGECAST, &server.url("counter.html")).with("duration", "4s").finish(LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = PagecastCommand::record(PAGECAST, &server.url("counter.html"))
+        .option("duration", "4s")
+        .finish(TIMEOUT)?;
     let (report, file) = (outcome.report()?, outcome.recording()?);
 
-    let boxes = probe::boxes(file.path())?;
+    let boxes = probe::top_level_boxes(file.path())?;
     let position = |kind: &str| boxes.iter().position(|b| b == kind);
     ensure!(position("moov") < position("mdat") && position("moof").is_none(), "not faststart: {boxes:?}");
-    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+    ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
 
     let video = &file.video;
     ensure!((video.codec.as_str(), video.width, video.height) == ("h264", 1280, 720), "{video:?}");
@@ -35,7 +36,7 @@ fn a_faststart_mp4_of_tagged_h264_and_aac() -> Result<()> {
     }
     let audio = file.audio.as_ref().context("no sound")?;
     ensure!((audio.codec.as_str(), audio.profile.as_str()) == ("aac", "LC"), "{audio:?}");
-    ensure!(audio.text("sample_rate") == "48000" && audio.all["channels"] == 2, "{audio:?}");
+    ensure!(audio.text("sample_rate") == "48000" && audio.json["channels"] == 2, "{audio:?}");
 
     let pcm = file.pcm()?;
     ensure!(pcm.start_s.abs() < 0.001, "the sound starts at {} s", pcm.start_s);
@@ -53,23 +54,23 @@ fn a_faststart_mp4_of_tagged_h264_and_aac() -> Result<()> {
     ensure!(recording["place"] == folder && recording["status"]["state"] == "stored", "{recording}");
     ensure!(recording["duration_ms"] == report.duration_ms, "{recording}");
     ensure!(report.cpu_ms.total > 100 && report.cpu_ms.browser < report.cpu_ms.total, "{report:?}");
-    times_are_in_ms(&serde_json::from_str(&outcome.stdout)?)
+    verify_times_are_in_ms(&serde_json::from_str(&outcome.stdout)?)
 }
 
 /// Checks that whatever is called like a time is in milliseconds, and is called so.
-fn times_are_in_ms(value: &serde_json::Value) -> Result<()> {
+fn verify_times_are_in_ms(value: &serde_json::Value) -> Result<()> {
     for (name, value) in value.as_object().into_iter().flatten() {
         let is_time = ["duration", "cpu", "second", "elapsed"].iter().any(|word| name.contains(word));
         ensure!(!is_time || name.ends_with("_ms"), "{name} is a time in some other unit: {value}");
     }
     let inner = value.as_object().into_iter().flatten().map(|(_, value)| value);
-    inner.chain(value.as_array().into_iter().flatten()).try_for_each(times_are_in_ms)
+    inner.chain(value.as_array().into_iter().flatten()).try_for_each(verify_times_are_in_ms)
 }
 
 #[test]
 fn the_report_of_a_relative_file_says_where_it_is() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let _turn = MachineLock::shared()?;
+    let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
     let output = program(PAGECAST)
         .args(["record", &server.url("empty.html"), "--json", "--duration", "1s", "-o", "talk.mp4"])
         .args(["--allow-net", "127.0.0.0/8"])
@@ -83,18 +84,18 @@ fn the_report_of_a_relative_file_says_where_it_is() -> Result<()> {
 
 #[test]
 fn sizes_are_kept() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
     for (width, height) in [(50, 50), (320, 568), (854, 480), (1920, 1080), (3840, 2160)] {
-        let file = Pagecast::record(PAGECAST, &server.url("counter.html"))
-            .with("size", format!("{width}x{height}"))
-            .with("fps", 10)
-            .with("duration", "2s")
-            .finish(LIMIT)?
+        let file = PagecastCommand::record(PAGECAST, &server.url("counter.html"))
+            .option("size", format!("{width}x{height}"))
+            .option("fps", 10)
+            .option("duration", "2s")
+            .finish(TIMEOUT)?
             .recording()?;
         ensure!((file.video.width, file.video.height) == (width, height), "{:?}", file.video);
-        let pictures = file.strips(Place::PAGE)?;
-        let counters = pictures.iter().filter_map(|p| Some(p.strip?.counter)).collect::<Vec<_>>();
+        let pictures = file.timecodes(TimecodePosition::PAGE)?;
+        let counters = pictures.iter().filter_map(|p| Some(p.timecode?.counter)).collect::<Vec<_>>();
         // The smallest picture has no room for the strip.
         let enough = width < 256 || counters.len() >= 10 && counters.is_sorted();
         ensure!(enough, "{width}x{height}: {counters:?}");
@@ -104,45 +105,48 @@ fn sizes_are_kept() -> Result<()> {
 
 #[test]
 fn the_scale_factor_is_a_device_pixel_ratio() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let file = Pagecast::record(PAGECAST, &server.url("state.html"))
-        .with("scale-factor", 2)
-        .with("duration", "3s")
-        .finish(LIMIT)?
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let file = PagecastCommand::record(PAGECAST, &server.url("state.html"))
+        .option("scale-factor", 2)
+        .option("duration", "3s")
+        .finish(TIMEOUT)?
         .recording()?;
     ensure!((file.video.width, file.video.height) == (1280, 720), "{:?}", file.video);
-    let pictures = file.strips(Place { cell: 16, ..Place::PAGE })?;
-    let strip = pictures.iter().rev().find_map(|p| p.strip).context("no strip at twice the size")?;
+    let pictures = file.timecodes(TimecodePosition { cell_size: 16, ..TimecodePosition::PAGE })?;
+    let strip = pictures.iter().rev().find_map(|p| p.timecode).context("no strip at twice the size")?;
     ensure!(strip.event_time == Some(2000), "the page sees a ratio of {:?} thousandths", strip.event_time);
     Ok(())
 }
 
 #[test]
-fn an_existing_file_is_kept_unless_told() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let (server, scratch) = (Server::start()?, Scratch::new()?);
+fn an_existing_file_is_kept_without_overwrite() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
     let path = scratch.join("mine.mp4");
     fs::write(&path, "precious")?;
-    let record =
-        || Pagecast::record(PAGECAST, &server.url("empty.html")).with("duration", "1s").output(path.clone());
-    record().finish(LIMIT)?.expect_failure(4, &["exists", "mine.mp4", "--overwrite"])?;
+    let record = || {
+        PagecastCommand::record(PAGECAST, &server.url("empty.html"))
+            .option("duration", "1s")
+            .output(path.clone())
+    };
+    record().finish(TIMEOUT)?.expect_failure(4, &["exists", "mine.mp4", "--overwrite"])?;
     ensure!(fs::read_to_string(&path)? == "precious", "the file was changed");
     ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
     ensure!(server.requests().is_empty(), "the page was opened for nothing");
-    record().flag("overwrite").finish(LIMIT)?.recording()?;
+    record().flag("overwrite").finish(TIMEOUT)?.recording()?;
     ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
     Ok(())
 }
 
 #[test]
-fn quiet_says_nothing() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = Pagecast::record(PAGECAST, &server.url("empty.html"))
-        .with("duration", "1s")
+fn quiet_prints_nothing() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = PagecastCommand::record(PAGECAST, &server.url("empty.html"))
+        .option("duration", "1s")
         .flag("quiet")
-        .finish(LIMIT)?;
+        .finish(TIMEOUT)?;
     outcome.report()?;
     ensure!(outcome.stderr.is_empty(), "{}", outcome.stderr);
     Ok(())

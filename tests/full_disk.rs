@@ -5,28 +5,35 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Recording, Scratch, Server, Service, Setup, Signal, Tmpfs, Turn};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{
+    MachineLock, PageServer, Recording, ScratchDir, ServiceConfig, ServiceProcess, Signal, Tmpfs,
+};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 /// Storing is tried again after up to a minute.
-const LIMIT: Duration = Duration::from_secs(150);
+const TIMEOUT: Duration = Duration::from_secs(150);
 
-fn wait_until(service: &Service, id: &str, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
+fn wait_for_cast(
+    service: &ServiceProcess,
+    id: &str,
+    what: &str,
+    like: impl Fn(&Value) -> bool,
+) -> Result<Value> {
     let begin = Instant::now();
     loop {
         let cast = service.rest("GET", &format!("/v1/casts/{id}"), None)?.json()?;
         if like(&cast) {
             return Ok(cast);
         }
-        ensure!(begin.elapsed() < LIMIT, "not within {LIMIT:?}: {what}; it is {cast:#}");
+        ensure!(begin.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {what}; it is {cast:#}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
 /// Takes all room that a disk has.
-fn fill(disk: &Path) -> Result<()> {
+fn fill_disk(disk: &Path) -> Result<()> {
     let mut filler = std::fs::File::create(disk.join("filler"))?;
     for size in [1 << 20, 4096, 1] {
         while filler.write_all(&vec![0; size]).is_ok() {}
@@ -36,21 +43,21 @@ fn fill(disk: &Path) -> Result<()> {
 
 #[test]
 fn a_cast_is_stopped_and_stored_though_the_disk_is_full() -> Result<()> {
-    let _turn = Turn::shared()?;
-    if !Tmpfs::possible() {
+    let _turn = MachineLock::shared()?;
+    if !Tmpfs::is_supported() {
         eprintln!("skipped: mounting a small disk needs root");
         return Ok(());
     }
-    let (server, scratch) = (Server::start()?, Scratch::new()?);
+    let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
     let disk = Tmpfs::mount(scratch.join("disk"), 256 << 20)?;
     let data = disk.path().join("data").display().to_string();
     // Else no cast would be begun on a disk as small as this one.
-    let setup = Setup {
-        casts: "spare_disk_mib = 0".into(),
+    let setup = ServiceConfig {
+        casts_toml: "spare_disk_mib = 0".into(),
         environment: vec![("PAGECAST__DATA", data.clone())],
-        ..Setup::default()
+        ..ServiceConfig::default()
     };
-    let mut service = Service::start(PAGECAST, &setup)?;
+    let mut service = ServiceProcess::start(PAGECAST, &setup)?;
     let wish = json!({
         "url": server.url("counter.html?say"), "width": 640, "height": 360, "fps": 15,
         "recording": {},
@@ -58,43 +65,48 @@ fn a_cast_is_stopped_and_stored_though_the_disk_is_full() -> Result<()> {
     let made = service.rest("POST", "/v1/casts", Some(&wish))?;
     ensure!(made.status == 201, "{}", made.text());
     let id = made.json()?["id"].as_str().context("no id")?.to_owned();
-    wait_until(&service, &id, "it is live", |cast| cast["state"] == "live")?;
-    server.wait_for("/said/second-6", LIMIT)?;
-    fill(disk.path())?;
+    wait_for_cast(&service, &id, "it is live", |cast| cast["state"] == "live")?;
+    server.wait_for_request("/said/second-6", TIMEOUT)?;
+    fill_disk(disk.path())?;
     // Its evidence finds room too.
-    service.signal_those_with("--type=renderer", Signal::KILL)?;
+    service.signal_matching("--type=renderer", Signal::KILL)?;
     let begin = Instant::now();
     let picture = loop {
         let picture = service.rest("GET", &format!("/v1/casts/{id}/evidence/01-crash.png"), None)?;
         if picture.status == 200 {
             break picture;
         }
-        ensure!(begin.elapsed() < LIMIT, "no evidence on a full disk: {}", picture.text());
+        ensure!(begin.elapsed() < TIMEOUT, "no evidence on a full disk: {}", picture.text());
         std::thread::sleep(Duration::from_millis(100));
     };
     ensure!(picture.body.ends_with(b"IEND\xae\x42\x60\x82"), "{} bytes of a picture", picture.body.len());
     let stopped = service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?;
     ensure!(stopped.status < 300, "a stop command is refused on a full disk: {}", stopped.text());
-    let cast = wait_until(&service, &id, "it has ended", |cast| cast["state"] == "ended")?;
+    let cast = wait_for_cast(&service, &id, "it has ended", |cast| cast["state"] == "ended")?;
     // Whichever came first.
     let reason = cast["end"]["reason"].as_str().unwrap_or_default().to_owned();
     ensure!(reason == "stopped" || reason == "output-failed", "{cast:#}");
     std::fs::remove_file(disk.path().join("filler"))?;
-    let cast = wait_until(&service, &id, "it is stored", |cast| {
+    let cast = wait_for_cast(&service, &id, "it is stored", |cast| {
         cast["recording"]["stored"]["files"].as_array().is_some_and(|files| !files.is_empty())
     })?;
     let name = cast["recording"]["stored"]["files"][0]["name"].as_str().context("no name")?;
-    let file = find(Path::new(&data), name)?;
+    let file = find_file(Path::new(&data), name)?;
     let recording = Recording::open(&file)?;
-    let last = recording.strips(Place::PAGE)?.iter().rev().find_map(|p| p.strip).context("no page")?;
+    let last = recording
+        .timecodes(TimecodePosition::PAGE)?
+        .iter()
+        .rev()
+        .find_map(|p| p.timecode)
+        .context("no page")?;
     // The page was six seconds old when the disk became full.
     ensure!(last.page_s() >= 5.5, "the page is seen to {:.2} s", last.page_s());
-    ensure!(recording.complaints()?.is_empty(), "{}", recording.complaints()?);
+    ensure!(recording.decoder_warnings()?.is_empty(), "{}", recording.decoder_warnings()?);
     Ok(())
 }
 
 /// The file of this name below a folder.
-fn find(folder: &Path, name: &str) -> Result<std::path::PathBuf> {
+fn find_file(folder: &Path, name: &str) -> Result<std::path::PathBuf> {
     let wanted = Path::new(name).file_name().context("no name")?.to_owned();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -10,26 +10,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::{Outcome, Pagecast, Reply, Server, Signal, Turn};
+use pagecast_testkit::{MachineLock, Outcome, PageResponse, PageServer, PagecastCommand, Signal};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(60);
-const BAD_VALUE: i32 = 2;
-const PAGE: i32 = 3;
+const TIMEOUT: Duration = Duration::from_secs(60);
+const EXIT_INVALID_VALUE: i32 = 2;
+const EXIT_PAGE: i32 = 3;
 /// Ways in which `reach.html` says how it fared.
-const WAYS: usize = 16;
+const METHOD_COUNT: usize = 16;
 
-fn record(url: &str) -> Pagecast {
-    Pagecast::record(PAGECAST, url).guarded().with("duration", "3s")
+fn record_command(url: &str) -> PagecastCommand {
+    PagecastCommand::record(PAGECAST, url).deny_loopback().option("duration", "3s")
 }
 
 /// A server on loopback that a page has no business with, and how often it was connected to.
-struct Other {
+struct LoopbackServer {
     port: u16,
-    connections: Arc<AtomicUsize>,
+    connection_count: Arc<AtomicUsize>,
 }
 
-impl Other {
+impl LoopbackServer {
     fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
@@ -45,32 +45,32 @@ impl Other {
                 });
             }
         });
-        Ok(Self { port, connections })
+        Ok(Self { port, connection_count: connections })
     }
 
-    fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
+    fn connection_count(&self) -> usize {
+        self.connection_count.load(Ordering::SeqCst)
     }
 }
 
-fn port_of(server: &Server) -> Result<u16> {
+fn port_of(server: &PageServer) -> Result<u16> {
     let url = server.url("");
     let port = url.trim_end_matches('/').rsplit(':').next().context("no port")?;
     Ok(port.parse()?)
 }
 
 /// Runs into the guard: exit code, words, no file.
-fn check(run: Pagecast, words: &[&str]) -> Result<Outcome> {
-    let outcome = run.finish(LIMIT)?;
-    outcome.expect_failure(PAGE, words)?;
-    outcome.nothing_recorded()?;
+fn expect_blocked(run: PagecastCommand, words: &[&str]) -> Result<Outcome> {
+    let outcome = run.finish(TIMEOUT)?;
+    outcome.expect_failure(EXIT_PAGE, words)?;
+    outcome.expect_nothing_recorded()?;
     Ok(outcome)
 }
 
 #[test]
 fn a_page_on_loopback_is_refused_however_it_is_written() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let other = Other::start()?;
+    let _turn = MachineLock::shared()?;
+    let other = LoopbackServer::start()?;
     let port = other.port;
     for (host, address, rule) in [
         ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
@@ -84,51 +84,51 @@ fn a_page_on_loopback_is_refused_however_it_is_written() -> Result<()> {
     ] {
         let why = format!("{address} is not a public address");
         let advice = format!("--allow-net {rule}:{port} ");
-        check(record(&format!("http://{host}:{port}/")), &[&why, &advice])?;
+        expect_blocked(record_command(&format!("http://{host}:{port}/")), &[&why, &advice])?;
     }
-    ensure!(other.connections() == 0, "{} connections were made", other.connections());
+    ensure!(other.connection_count() == 0, "{} connections were made", other.connection_count());
     Ok(())
 }
 
 #[test]
 fn the_advice_helps() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
     let port = port_of(&server)?;
     for (host, rule) in [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost")] {
-        let run = record(&format!("http://{host}:{port}/still.html"));
-        run.with("allow-net", format!("{rule}:{port}")).finish(LIMIT)?.recording()?;
+        let run = record_command(&format!("http://{host}:{port}/still.html"));
+        run.option("allow-net", format!("{rule}:{port}")).finish(TIMEOUT)?.recording()?;
     }
     Ok(())
 }
 
 #[test]
-fn what_is_denied_is_said_to_be() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let other = Other::start()?;
-    let run = record(&format!("http://127.0.0.1:{}/", other.port)).with("allow-net", "127.0.0.0/8");
-    check(run.with("deny-net", format!("*:{}", other.port)), &["a rule of this cast denies it"])?;
-    ensure!(other.connections() == 0);
+fn a_denied_address_is_reported_as_denied() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let other = LoopbackServer::start()?;
+    let run = record_command(&format!("http://127.0.0.1:{}/", other.port)).option("allow-net", "127.0.0.0/8");
+    expect_blocked(run.option("deny-net", format!("*:{}", other.port)), &["a rule of this cast denies it"])?;
+    ensure!(other.connection_count() == 0);
     Ok(())
 }
 
 #[test]
 fn a_page_that_makes_a_call_without_udp_is_warned_of() -> Result<()> {
-    let _turn = Turn::shared()?;
+    let _turn = MachineLock::shared()?;
     let looks = "<script>window.RTCPeerConnection && RTCPeerConnection.prototype.createOffer</script>A page";
     let calls = "<script>const call = new RTCPeerConnection(); call.createDataChannel('a');
         call.createOffer().then((offer) => call.setLocalDescription(offer))
             .then(() => call.setLocalDescription())</script>A page";
-    let html = |text: &str| Reply::Html(200, text.to_owned());
-    let server = Server::start()?.route("/looks", html(looks)).route("/calls", html(calls));
+    let html = |text: &str| PageResponse::Html(200, text.to_owned());
+    let server = PageServer::start()?.with_route("/looks", html(looks)).with_route("/calls", html(calls));
     for (page, udp, warnings) in
         [("/looks", false, &[][..]), ("/calls", true, &[]), ("/calls", false, &["webrtc-without-udp"])]
     {
-        let mut run = Pagecast::record(PAGECAST, &server.url(page)).with("duration", "2s");
+        let mut run = PagecastCommand::record(PAGECAST, &server.url(page)).option("duration", "2s");
         if udp {
             run = run.flag("allow-udp");
         }
-        let outcome = run.finish(LIMIT)?;
+        let outcome = run.finish(TIMEOUT)?;
         let report = outcome.report()?;
         ensure!(report.warnings == warnings, "{page}: {:?}", report.warnings);
         let said = outcome.stderr.matches("--allow-udp").count();
@@ -139,45 +139,47 @@ fn a_page_that_makes_a_call_without_udp_is_warned_of() -> Result<()> {
 
 #[test]
 fn a_redirect_leads_nowhere_else() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let other = Other::start()?;
+    let _turn = MachineLock::shared()?;
+    let other = LoopbackServer::start()?;
     let away = format!("http://127.0.0.1:{}/", other.port);
-    let server = Server::start()?.route("/away", Reply::Redirect(away));
-    let run = record(&server.url("away")).with("allow-net", format!("127.0.0.1:{}", port_of(&server)?));
+    let server = PageServer::start()?.with_route("/away", PageResponse::Redirect(away));
+    let run =
+        record_command(&server.url("away")).option("allow-net", format!("127.0.0.1:{}", port_of(&server)?));
     let advice = format!("--allow-net 127.0.0.1:{} ", other.port);
-    check(run, &[&server.url("away"), "127.0.0.1 is not a public address", &advice])?;
-    ensure!(other.connections() == 0, "the browser was let through");
+    expect_blocked(run, &[&server.url("away"), "127.0.0.1 is not a public address", &advice])?;
+    ensure!(other.connection_count() == 0, "the browser was let through");
     Ok(())
 }
 
 #[test]
 fn rules_that_are_none() -> Result<()> {
     for name in ["allow-net", "deny-net"] {
-        let outcome = record("http://127.0.0.1:9/").with(name, "http://a/").finish(LIMIT)?;
-        outcome.expect_failure(BAD_VALUE, &[name, "network rule"])?;
+        let outcome = record_command("http://127.0.0.1:9/").option(name, "http://a/").finish(TIMEOUT)?;
+        outcome.expect_failure(EXIT_INVALID_VALUE, &[name, "network rule"])?;
     }
     Ok(())
 }
 
 /// Opens a page that tries everything; what came through, and what the other server and the UDP socket saw.
-fn reach(other_allowed: bool) -> Result<(String, usize, bool, Outcome)> {
-    let other = Other::start()?;
+fn try_all_methods(other_allowed: bool) -> Result<(String, usize, bool, Outcome)> {
+    let other = LoopbackServer::start()?;
     let udp = UdpSocket::bind("127.0.0.1:0")?;
     udp.set_nonblocking(true)?;
     let page = include_str!("guard/reach.html")
         .replace("OTHER", &other.port.to_string())
         .replace("UDP", &udp.local_addr()?.port().to_string());
     let away = format!("http://127.0.0.1:{}/redirected", other.port);
-    let server =
-        Server::start()?.route("/reach", Reply::Html(200, page)).route("/away", Reply::Redirect(away));
-    let mut run = Pagecast::record(PAGECAST, &server.url("reach")).guarded();
-    run = run.with("allow-net", format!("127.0.0.1:{}", port_of(&server)?));
+    let server = PageServer::start()?
+        .with_route("/reach", PageResponse::Html(200, page))
+        .with_route("/away", PageResponse::Redirect(away));
+    let mut run = PagecastCommand::record(PAGECAST, &server.url("reach")).deny_loopback();
+    run = run.option("allow-net", format!("127.0.0.1:{}", port_of(&server)?));
     if other_allowed {
-        run = run.with("allow-net", "127.0.0.0/8").flag("allow-udp");
+        run = run.option("allow-net", "127.0.0.0/8").flag("allow-udp");
     }
     let run = run.start()?;
-    let said = format!("/said/{WAYS}?");
-    let deadline = Instant::now() + LIMIT;
+    let said = format!("/said/{METHOD_COUNT}?");
+    let deadline = Instant::now() + TIMEOUT;
     let through = loop {
         if let Some(through) = server.requests().iter().find_map(|r| r.strip_prefix(&said)) {
             break through.to_owned();
@@ -186,14 +188,14 @@ fn reach(other_allowed: bool) -> Result<(String, usize, bool, Outcome)> {
         std::thread::sleep(Duration::from_millis(20));
     };
     run.signal(Signal::INT)?;
-    let outcome = run.finish(LIMIT)?;
-    Ok((through, other.connections(), udp.recv(&mut [0; 2048]).is_ok(), outcome))
+    let outcome = run.finish(TIMEOUT)?;
+    Ok((through, other.connection_count(), udp.recv(&mut [0; 2048]).is_ok(), outcome))
 }
 
 #[test]
 fn a_page_reaches_nothing_else_and_goes_on() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let (through, connections, udp, outcome) = reach(false)?;
+    let _turn = MachineLock::shared()?;
+    let (through, connections, udp, outcome) = try_all_methods(false)?;
     ensure!(through.is_empty(), "came through: {through}");
     ensure!(connections == 0, "the other server saw {connections} connections");
     ensure!(!udp, "the page sent UDP");
@@ -207,8 +209,8 @@ fn a_page_reaches_nothing_else_and_goes_on() -> Result<()> {
 /// So that the test above proves something.
 #[test]
 fn a_page_reaches_what_it_may() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let (through, connections, udp, _) = reach(true)?;
+    let _turn = MachineLock::shared()?;
+    let (through, connections, udp, _) = try_all_methods(true)?;
     for way in ["decimal", "fetch", "mapped", "name", "post", "redirect", "script", "worker"] {
         ensure!(through.split(',').any(|w| w == way), "{way} did not come through, only {through}");
     }
@@ -219,15 +221,15 @@ fn a_page_reaches_what_it_may() -> Result<()> {
 
 #[test]
 fn two_hundred_websockets_at_once() -> Result<()> {
-    let _turn = Turn::shared()?;
+    let _turn = MachineLock::shared()?;
     let (port, open) = websocket::serve()?;
     let page = format!(
         "<script>window.all = Array.from({{length: 200}}, (_, i) => new WebSocket('ws://127.0.0.1:{port}/' + i));</script>"
     );
-    let server = Server::start()?.route("/many", Reply::Html(200, page));
-    let mut run = Pagecast::record(PAGECAST, &server.url("many")).start()?;
+    let server = PageServer::start()?.with_route("/many", PageResponse::Html(200, page));
+    let mut run = PagecastCommand::record(PAGECAST, &server.url("many")).start()?;
     let all = |_: &_| open.load(Ordering::SeqCst) == 200;
-    run.wait_until("200 WebSockets were open at once", LIMIT, all)?;
+    run.wait_until("200 WebSockets were open at once", TIMEOUT, all)?;
     run.signal(Signal::INT)?;
-    run.finish(LIMIT)?.expect_code(0)
+    run.finish(TIMEOUT)?.expect_code(0)
 }

@@ -9,16 +9,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::command::{missing, output_of, program};
+use pagecast_testkit::command::{install_hint, program, run_for_output};
 use pagecast_testkit::service::{APP_ID, CALLBACK_SECRET, SDK_APP_ID};
-use pagecast_testkit::{Receiver, Scratch, Service, Setup, Told};
+use pagecast_testkit::{ReceivedRequest, ScratchDir, ServiceConfig, ServiceProcess, WebhookReceiver};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the guide's code is asked: each callback as it came, with other digits, and with another secret.
-const ASK: &str = r#"
+const VERIFY_SCRIPT: &str = r#"
 import sys
 class Headers(dict):
     def __getitem__(self, name):
@@ -35,24 +35,24 @@ for told in json.load(sys.stdin):
 print(good)
 "#;
 
-fn read(path: &str) -> Result<String> {
+fn read_file(path: &str) -> Result<String> {
     Ok(fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))?)
 }
 
-fn guide() -> Result<String> {
-    read("docs/guides/service.md")
+fn service_guide() -> Result<String> {
+    read_file("docs/guides/service.md")
 }
 
 /// What stands in fences of this language.
-fn code<'a>(guide: &'a str, language: &str) -> Vec<&'a str> {
+fn code_blocks<'a>(guide: &'a str, language: &str) -> Vec<&'a str> {
     let fence = format!("\n```{language}\n");
     guide.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
 }
 
 #[test]
 fn its_configurations_are_sound() -> Result<()> {
-    let (guide, scratch) = (guide()?, Scratch::new()?);
-    let examples = code(&guide, "toml");
+    let (guide, scratch) = (service_guide()?, ScratchDir::new()?);
+    let examples = code_blocks(&guide, "toml");
     // That in a container faces the network without TLS, and the service says so.
     let want = [
         "the configuration is sound\n",
@@ -70,7 +70,7 @@ fn its_configurations_are_sound() -> Result<()> {
             let unlike: String = name.chars().rev().filter(char::is_ascii_alphabetic).collect();
             command.env(name, format!("{unlike}0123456789"));
         }
-        let said = output_of(&mut command).with_context(|| example.to_owned())?;
+        let said = run_for_output(&mut command).with_context(|| example.to_owned())?;
         let said = String::from_utf8(said.stdout)?;
         ensure!(said == want, "{said}\n{example}");
     }
@@ -79,11 +79,15 @@ fn its_configurations_are_sound() -> Result<()> {
 
 #[test]
 fn its_code_verifies_what_is_sent() -> Result<()> {
-    let receiver = Receiver::start()?;
+    let receiver = WebhookReceiver::start()?;
     // There is never room for a cast, so that each is told about without a browser.
     let full = ("PAGECAST__CASTS__SPARE_MEMORY_MIB", "1000000".to_owned());
-    let setup = Setup { callbacks: Some(receiver.url("")), environment: vec![full], ..Setup::default() };
-    let mut service = Service::start(PAGECAST, &setup)?;
+    let setup = ServiceConfig {
+        callback_url: Some(receiver.url("")),
+        environment: vec![full],
+        ..ServiceConfig::default()
+    };
+    let mut service = ServiceProcess::start(PAGECAST, &setup)?;
     let done = |(done, answer): (bool, Value)| {
         ensure!(done, "{answer}");
         Ok(answer)
@@ -106,10 +110,10 @@ fn its_code_verifies_what_is_sent() -> Result<()> {
     ensure!(cast.status == 201, "{}", cast.text());
     let id = cast.json()?["id"].as_str().context("no id")?.to_owned();
     ensure!(service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?.status < 300, "it is not stopped");
-    let told = receiver.wait_until("all are over", LIMIT, |told: &[Told]| {
+    let told = receiver.wait_until("all are over", TIMEOUT, |told: &[ReceivedRequest]| {
         ["/volcengine", "/tencent", "/native"].iter().all(|path| told.iter().any(|told| told.path == *path))
     })?;
-    service.stop(LIMIT)?;
+    service.stop(TIMEOUT)?;
 
     let asked = told.iter().map(|told| {
         let kind = match told.path.as_str() {
@@ -122,12 +126,15 @@ fn its_code_verifies_what_is_sent() -> Result<()> {
         json!({ "kind": kind, "headers": headers, "body": body, "secret": CALLBACK_SECRET })
     });
     let asked = Value::Array(asked.collect()).to_string();
-    let guide = guide()?;
-    let [verify] = code(&guide, "python")[..] else { anyhow::bail!("not one piece of Python") };
+    let guide = service_guide()?;
+    let [verify] = code_blocks(&guide, "python")[..] else { anyhow::bail!("not one piece of Python") };
     let mut python = program("python3");
-    python.args(["-c", &format!("{verify}\n{ASK}")]);
-    let mut python =
-        python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().with_context(|| missing("python3"))?;
+    python.args(["-c", &format!("{verify}\n{VERIFY_SCRIPT}")]);
+    let mut python = python
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| install_hint("python3"))?;
     python.stdin.take().context("no pipe")?.write_all(asked.as_bytes())?;
     let output = python.wait_with_output()?;
     let refused = String::from_utf8(output.stdout)?;
@@ -139,7 +146,7 @@ fn its_code_verifies_what_is_sent() -> Result<()> {
 }
 
 /// Words in a text that begin like this, as far as these characters go.
-fn words(text: &str, start: &str, of: impl Fn(char) -> bool + Copy) -> BTreeSet<String> {
+fn names_with_prefix(text: &str, start: &str, of: impl Fn(char) -> bool + Copy) -> BTreeSet<String> {
     let found = text.match_indices(start).map(|(at, _)| {
         let end = text[at..].find(|c: char| !of(c)).map_or(text.len(), |len| at + len);
         text[at..end].to_owned()
@@ -149,25 +156,27 @@ fn words(text: &str, start: &str, of: impl Fn(char) -> bool + Copy) -> BTreeSet<
 
 #[test]
 fn what_it_names_exists() -> Result<()> {
-    let guide = guide()?;
-    let metrics = words(&guide, "pagecast_", |c| c.is_ascii_lowercase() || c == '_');
+    let guide = service_guide()?;
+    let metrics = names_with_prefix(&guide, "pagecast_", |c| c.is_ascii_lowercase() || c == '_');
     ensure!(metrics.len() >= 6, "{metrics:?}");
-    let reference = read("docs/reference/metrics.md")?;
+    let reference = read_file("docs/reference/metrics.md")?;
     // `pagecast_server` and the like are crates, in a filter of the log.
     for name in metrics.iter().filter(|name| *name != "pagecast_server") {
         ensure!(reference.contains(&format!("| `{name}` |")), "{name} is no metric");
     }
-    let api: Value = serde_json::from_str(&read("docs/reference/openapi.json")?)?;
+    let api: Value = serde_json::from_str(&read_file("docs/reference/openapi.json")?)?;
     let in_words = |c: char| c.is_ascii_alphanumeric() || "/{}_-.".contains(c);
-    let paths = words(&guide, "/v1/", in_words);
+    let paths = names_with_prefix(&guide, "/v1/", in_words);
     ensure!(paths.len() >= 4, "{paths:?}");
     for path in paths.iter().filter(|path| *path != "/v1/") {
         let path = path.replace("/school/", "/{name}/");
         ensure!(api["paths"].get(&path).is_some(), "the API has no {path}");
     }
-    let config = read("docs/reference/config.md")?;
+    let config = read_file("docs/reference/config.md")?;
     for table in ["casts", "rooms", "network", "storage"] {
-        let keys = words(&guide, &format!("`{table}."), |c| c.is_ascii_alphanumeric() || "._`".contains(c));
+        let keys = names_with_prefix(&guide, &format!("`{table}."), |c| {
+            c.is_ascii_alphanumeric() || "._`".contains(c)
+        });
         ensure!(!keys.is_empty(), "no {table}");
         for key in keys {
             // A key may end a sentence.

@@ -6,37 +6,39 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::av_sync::{self, AvOffsets};
 use pagecast_testkit::media::beeps;
-use pagecast_testkit::run::Report;
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::sync::{self, Offsets};
-use pagecast_testkit::{Outcome, Pagecast, Reply, Run, Server, Turn, flash};
+use pagecast_testkit::pagecast::Report;
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{
+    MachineLock, Outcome, PageResponse, PageServer, PagecastCommand, PagecastProcess, flash_beep,
+};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(60);
-const NOTHING_RECORDED: i32 = 3;
-const PAGE_DIED: i32 = 5;
-const BAD_VALUE: i32 = 2;
+const TIMEOUT: Duration = Duration::from_secs(60);
+const EXIT_PAGE: i32 = 3;
+const EXIT_BROWSER: i32 = 5;
+const EXIT_INVALID_VALUE: i32 = 2;
 
-fn record(server: &Server, page: &str) -> Pagecast {
-    Pagecast::record(PAGECAST, &server.url(page)).with("size", "640x360")
+fn record_command(server: &PageServer, page: &str) -> PagecastCommand {
+    PagecastCommand::record(PAGECAST, &server.url(page)).option("size", "640x360")
 }
 
 /// The events of a cast as words, like `live` and `reloaded freeze`.
-fn events(report: &Report) -> Vec<String> {
+fn event_names(report: &Report) -> Vec<String> {
     let word = |event: &serde_json::Value| event.to_string().replace(['{', '}', '"'], "").replace(':', " ");
     report.timeline.iter().map(|turn| word(&turn.event)).collect()
 }
 
-fn happened(report: &Report, expected: &[&str]) -> Result<()> {
-    let events = events(report);
+fn expect_events(report: &Report, expected: &[&str]) -> Result<()> {
+    let events = event_names(report);
     println!("{:?}", report.timeline);
     ensure!(events == expected, "{events:?} happened, not {expected:?}");
     Ok(())
 }
 
 /// That an event came this many milliseconds after the one before it.
-fn came_after(report: &Report, event: usize, ms: RangeInclusive<u64>) -> Result<()> {
+fn expect_event_after(report: &Report, event: usize, ms: RangeInclusive<u64>) -> Result<()> {
     let [before, this] = [event - 1, event].map(|i| report.timeline[i].at_ms);
     ensure!(
         ms.contains(&(this - before)),
@@ -47,7 +49,7 @@ fn came_after(report: &Report, event: usize, ms: RangeInclusive<u64>) -> Result<
 }
 
 /// The kinds of trouble that evidence was kept of, in order; each must have its picture.
-fn evidence(report: &Report) -> Result<Vec<String>> {
+fn evidence_kinds(report: &Report) -> Result<Vec<String>> {
     let Some(folder) = &report.evidence else { return Ok(Vec::new()) };
     let mut names: Vec<String> =
         std::fs::read_dir(folder)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
@@ -60,10 +62,10 @@ fn evidence(report: &Report) -> Result<Vec<String>> {
 }
 
 /// That the file has the length it should have, all of it plays, and no picture comes out of turn.
-fn plays(outcome: &Outcome, seconds: f64) -> Result<()> {
-    let file = outcome.remains()?;
+fn verify_plays(outcome: &Outcome, seconds: f64) -> Result<()> {
+    let file = outcome.partial_recording()?;
     ensure!((file.end_s() - seconds).abs() < 0.1, "{} s of picture, not {seconds}", file.end_s());
-    let pictures = file.strips(Place::PAGE)?;
+    let pictures = file.timecodes(TimecodePosition::PAGE)?;
     ensure!(pictures.is_sorted_by(|a, b| a.pts_s < b.pts_s), "pictures go back in time");
     let sound_s = file.pcm()?.channels()?[0].len() as f64 / 48_000.0;
     ensure!((sound_s - seconds).abs() < 0.1, "{sound_s} s of sound, not {seconds}");
@@ -71,327 +73,347 @@ fn plays(outcome: &Outcome, seconds: f64) -> Result<()> {
 }
 
 /// That every picture but so many is one of the page: nothing of its loading is seen.
-fn shows_only_the_page(outcome: &Outcome, but: usize) -> Result<()> {
-    let pictures = outcome.remains()?.strips(Place::PAGE)?;
-    let empty: Vec<f64> = pictures.iter().filter(|p| p.strip.is_none()).map(|p| p.pts_s).collect();
+fn verify_shows_only_the_page(outcome: &Outcome, but: usize) -> Result<()> {
+    let pictures = outcome.partial_recording()?.timecodes(TimecodePosition::PAGE)?;
+    let empty: Vec<f64> = pictures.iter().filter(|p| p.timecode.is_none()).map(|p| p.pts_s).collect();
     ensure!(empty.len() <= but, "the page is not to be seen at {empty:.2?}");
     Ok(())
 }
 
 /// Sound against picture over the whole of a recording of `sync.html`.
-fn offsets(outcome: &Outcome) -> Result<Offsets> {
-    let file = outcome.remains()?;
-    let pictures = file.strips(Place::PAGE)?;
-    let [onsets] = beeps::onsets_of(file.pcm()?, [sync::PAGE_BEEP])?;
-    let offsets = sync::page(&pictures, &onsets);
+fn av_offsets(outcome: &Outcome) -> Result<AvOffsets> {
+    let file = outcome.partial_recording()?;
+    let pictures = file.timecodes(TimecodePosition::PAGE)?;
+    let [onsets] = beeps::onsets_of_each(file.pcm()?, [av_sync::PAGE_BEEP])?;
+    let offsets = av_sync::page_offsets(&pictures, &onsets);
     println!("{offsets}");
     Ok(offsets)
 }
 
 /// Within ±40 ms, three quarters of all beeps at least.
-fn in_step(offsets: &Offsets, events: usize) -> Result<()> {
+fn verify_in_sync(offsets: &AvOffsets, events: usize) -> Result<()> {
     ensure!(offsets.len() >= events, "only {} of {events} beeps seen and heard", offsets.len());
-    let good = offsets.all.iter().filter(|(_, ms)| ms.abs() <= 40.0).count();
+    let good = offsets.measurements.iter().filter(|(_, ms)| ms.abs() <= 40.0).count();
     ensure!(
         good * 4 >= offsets.len() * 3,
         "{good} of {} beeps within 40 ms: {:?}",
         offsets.len(),
-        offsets.all
+        offsets.measurements
     );
     Ok(())
 }
 
 #[test]
 fn a_frozen_page_is_loaded_again_and_then_moved() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html?do=freeze&after=500&loads=2")
-        .with("freeze-check", "2s")
-        .with("duration", "20s")
-        .finish(LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html?do=freeze&after=500&loads=2")
+        .option("freeze-check", "2s")
+        .option("duration", "20s")
+        .finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "reloaded freeze", "moved freeze", "ended complete"])?;
+    expect_events(&report, &["live", "reloaded freeze", "moved freeze", "ended complete"])?;
     // The first look sees what was drawn before it froze, the next two are hits.
-    came_after(&report, 1, 3900..=8500)?;
-    came_after(&report, 2, 3900..=12_000)?;
-    ensure!(evidence(&report)? == ["freeze"; 4], "{:?}", evidence(&report)?);
-    shows_only_the_page(&outcome, 0)?;
-    plays(&outcome, 20.0)
+    expect_event_after(&report, 1, 3900..=8500)?;
+    expect_event_after(&report, 2, 3900..=12_000)?;
+    ensure!(evidence_kinds(&report)? == ["freeze"; 4], "{:?}", evidence_kinds(&report)?);
+    verify_shows_only_the_page(&outcome, 0)?;
+    verify_plays(&outcome, 20.0)
 }
 
 #[test]
 fn a_page_that_freezes_a_while_after_each_load_is_moved_too() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
     // Four looks and more find it well before it freezes again.
-    let outcome = record(&server, "counter.html?do=freeze&after=9000&loads=2")
-        .with("freeze-check", "2s")
-        .with("duration", "36s")
-        .finish(LIMIT)?;
-    happened(&outcome.report()?, &["live", "reloaded freeze", "moved freeze", "ended complete"])
+    let outcome = record_command(&server, "counter.html?do=freeze&after=9000&loads=2")
+        .option("freeze-check", "2s")
+        .option("duration", "36s")
+        .finish(TIMEOUT)?;
+    expect_events(&outcome.report()?, &["live", "reloaded freeze", "moved freeze", "ended complete"])
 }
 
 #[test]
 fn painting_the_same_again_is_no_sign_of_life() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html?do=repaint&loads=1")
-        .with("freeze-check", "2s")
-        .with("duration", "12s")
-        .finish(LIMIT)?;
-    happened(&outcome.report()?, &["live", "reloaded freeze", "ended complete"])
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html?do=repaint&loads=1")
+        .option("freeze-check", "2s")
+        .option("duration", "12s")
+        .finish(TIMEOUT)?;
+    expect_events(&outcome.report()?, &["live", "reloaded freeze", "ended complete"])
 }
 
 #[test]
 fn a_white_page_is_loaded_again() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html?do=blank&after=500&loads=1")
-        .with("blank-check", "2s")
-        .with("duration", "10s")
-        .finish(LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html?do=blank&after=500&loads=1")
+        .option("blank-check", "2s")
+        .option("duration", "10s")
+        .finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "reloaded blank", "ended complete"])?;
-    came_after(&report, 1, 3900..=6900)?;
-    ensure!(evidence(&report)? == ["blank"; 2]);
-    plays(&outcome, 10.0)
+    expect_events(&report, &["live", "reloaded blank", "ended complete"])?;
+    expect_event_after(&report, 1, 3900..=6900)?;
+    ensure!(evidence_kinds(&report)? == ["blank"; 2]);
+    verify_plays(&outcome, 10.0)
 }
 
 #[test]
 fn a_page_that_hangs_is_moved() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html?do=loop&after=1000&loads=1")
-        .with("crash-check", "2s")
-        .with("duration", "12s")
-        .finish(LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html?do=loop&after=1000&loads=1")
+        .option("crash-check", "2s")
+        .option("duration", "12s")
+        .finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "moved crash", "ended complete"])?;
+    expect_events(&report, &["live", "moved crash", "ended complete"])?;
     // Within two intervals and a bit.
-    came_after(&report, 1, 1900..=7500)?;
-    plays(&outcome, 12.0)
+    expect_event_after(&report, 1, 1900..=7500)?;
+    verify_plays(&outcome, 12.0)
 }
 
 #[test]
-fn a_page_that_hangs_is_reported_and_healed_without_being_asked_to() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let run = record(&server, "counter.html?do=loop&after=1000&loads=1").with("duration", "22s");
-    let outcome = run.finish(LIMIT)?;
+fn a_page_that_hangs_is_reported_and_replaced_by_default() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let run = record_command(&server, "counter.html?do=loop&after=1000&loads=1").option("duration", "22s");
+    let outcome = run.finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "moved crash", "ended complete"])?;
+    expect_events(&report, &["live", "moved crash", "ended complete"])?;
     let [hang] = report.hangs.as_slice() else { anyhow::bail!("{:?}", report.hangs) };
     let moved = report.timeline[1].at_ms;
     ensure!(hang.ms >= 15_000 && (hang.at_ms + hang.ms).abs_diff(moved) < 2500, "{hang:?}, moved at {moved}");
-    plays(&outcome, 22.0)
+    verify_plays(&outcome, 22.0)
 }
 
 #[test]
 fn a_page_that_needs_too_much_memory_is_moved() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html?do=memory&after=500&loads=1")
-        .with("max-memory", "1200M")
-        .with("duration", "8s")
-        .finish(LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html?do=memory&after=500&loads=1")
+        .option("max-memory", "1200M")
+        .option("duration", "8s")
+        .finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "moved crash", "ended complete"])?;
+    expect_events(&report, &["live", "moved crash", "ended complete"])?;
     ensure!(report.peak_rss_bytes.browser < 4 << 30, "{:?}", report.peak_rss_bytes);
-    plays(&outcome, 8.0)
+    verify_plays(&outcome, 8.0)
 }
 
 #[test]
 fn a_browser_that_fills_the_disk_is_replaced() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = record(&server, "counter.html").with("max-disk", "256M").with("duration", "12s").start()?;
-    run.wait_for_bytes(20_000, LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = record_command(&server, "counter.html")
+        .option("max-disk", "256M")
+        .option("duration", "12s")
+        .start()?;
+    run.wait_for_spooled_bytes(20_000, TIMEOUT)?;
     // As a page would that found a way past the browser's own quota.
-    let folders = std::fs::read_dir(run.temp())?.flatten().map(|e| e.path().join("browser-1/tmp"));
+    let folders = std::fs::read_dir(run.temp_folder())?.flatten().map(|e| e.path().join("browser-1/tmp"));
     let folder = folders.into_iter().find(|path| path.exists()).context("there is no browser")?;
     std::fs::write(folder.join("large"), vec![1; 300 << 20])?;
-    run.wait_until("the large file was removed", LIMIT, |_| !folder.exists())?;
-    let outcome = run.finish(LIMIT)?;
+    run.wait_until("the large file was removed", TIMEOUT, |_| !folder.exists())?;
+    let outcome = run.finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "moved crash", "ended complete"])?;
-    ensure!(evidence(&report)? == ["crash"]);
-    plays(&outcome, 12.0)
+    expect_events(&report, &["live", "moved crash", "ended complete"])?;
+    ensure!(evidence_kinds(&report)? == ["crash"]);
+    verify_plays(&outcome, 12.0)
 }
 
 /// Starts a recording of the page with beeps and waits until it runs for a second or two.
-fn beeping(server: &Server, seconds: u32) -> Result<Run> {
-    let mut run = record(server, "sync.html").with("duration", format!("{seconds}s")).start()?;
-    run.wait_for_bytes(20_000, LIMIT)?;
+fn start_beeping_page(server: &PageServer, seconds: u32) -> Result<PagecastProcess> {
+    let mut run = record_command(server, "sync.html").option("duration", format!("{seconds}s")).start()?;
+    run.wait_for_spooled_bytes(20_000, TIMEOUT)?;
     Ok(run)
 }
 
 #[test]
 fn a_renderer_that_dies_is_replaced_and_sound_and_picture_still_agree() -> Result<()> {
-    let _turn = Turn::alone()?;
-    let server = Server::start()?;
-    let mut run = beeping(&server, 16)?;
-    run.kill_those_with("--type=renderer")?;
-    let outcome = run.finish(LIMIT)?;
+    let _turn = MachineLock::exclusive()?;
+    let server = PageServer::start()?;
+    let mut run = start_beeping_page(&server, 16)?;
+    run.kill_matching("--type=renderer")?;
+    let outcome = run.finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "moved crash", "ended complete"])?;
-    plays(&outcome, 16.0)?;
+    expect_events(&report, &["live", "moved crash", "ended complete"])?;
+    verify_plays(&outcome, 16.0)?;
     // The browser may be quicker to say so in the picture than to us.
-    shows_only_the_page(&outcome, 1)?;
-    in_step(&offsets(&outcome)?, 10)
+    verify_shows_only_the_page(&outcome, 1)?;
+    verify_in_sync(&av_offsets(&outcome)?, 10)
 }
 
 #[test]
 fn a_page_that_dies_before_it_is_live_is_replaced_and_seen() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run =
-        record(&server, "counter.html?start=2000").flag("wait-for-start").with("duration", "3s").start()?;
-    server.wait_for("/loads", LIMIT)?;
-    run.kill_those_with("--type=renderer")?;
-    let outcome = run.finish(LIMIT)?;
-    happened(&outcome.report()?, &["moved crash", "live", "ended complete"])?;
-    let seen = outcome.recording()?.strips(Place::PAGE)?.iter().filter(|p| p.strip.is_some()).count();
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = record_command(&server, "counter.html?start=2000")
+        .flag("wait-for-start")
+        .option("duration", "3s")
+        .start()?;
+    server.wait_for_request("/loads", TIMEOUT)?;
+    run.kill_matching("--type=renderer")?;
+    let outcome = run.finish(TIMEOUT)?;
+    expect_events(&outcome.report()?, &["moved crash", "live", "ended complete"])?;
+    let seen = outcome
+        .recording()?
+        .timecodes(TimecodePosition::PAGE)?
+        .iter()
+        .filter(|p| p.timecode.is_some())
+        .count();
     ensure!(seen > 60, "only {seen} pictures of the page");
-    plays(&outcome, 3.0)
+    verify_plays(&outcome, 3.0)
 }
 
 #[test]
 fn a_page_that_loads_itself_again_goes_on_and_sound_and_picture_still_agree() -> Result<()> {
-    let _turn = Turn::alone()?;
-    let server = Server::start()?;
-    let outcome =
-        record(&server, "sync.html?do=reload&after=4000&loads=1").with("duration", "16s").finish(LIMIT)?;
-    happened(&outcome.report()?, &["live", "ended complete"])?;
-    plays(&outcome, 16.0)?;
-    in_step(&offsets(&outcome)?, 11)
+    let _turn = MachineLock::exclusive()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "sync.html?do=reload&after=4000&loads=1")
+        .option("duration", "16s")
+        .finish(TIMEOUT)?;
+    expect_events(&outcome.report()?, &["live", "ended complete"])?;
+    verify_plays(&outcome, 16.0)?;
+    verify_in_sync(&av_offsets(&outcome)?, 11)
 }
 
 #[test]
 fn a_browser_that_dies_is_replaced() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = beeping(&server, 9)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = start_beeping_page(&server, 9)?;
     run.kill_browser()?;
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "moved crash", "ended complete"])?;
-    ensure!(evidence(&report)? == ["crash"]);
-    plays(&outcome, 9.0)
+    expect_events(&report, &["live", "moved crash", "ended complete"])?;
+    ensure!(evidence_kinds(&report)? == ["crash"]);
+    verify_plays(&outcome, 9.0)
 }
 
 #[test]
 fn helpers_of_the_browser_may_die() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = beeping(&server, 9)?;
-    run.kill_those_with("--type=utility")?;
-    run.kill_those_with("--type=gpu-process")?;
-    let outcome = run.finish(LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = start_beeping_page(&server, 9)?;
+    run.kill_matching("--type=utility")?;
+    run.kill_matching("--type=gpu-process")?;
+    let outcome = run.finish(TIMEOUT)?;
     let report = outcome.report()?;
     println!("{:?}", report.timeline);
     ensure!(report.end == "complete", "{}", report.end);
-    plays(&outcome, 9.0)?;
-    let file = outcome.remains()?;
-    let last =
-        file.strips(Place::PAGE)?.iter().rev().find_map(|p| p.strip.map(|_| p.pts_s)).context("no strip")?;
+    verify_plays(&outcome, 9.0)?;
+    let file = outcome.partial_recording()?;
+    let last = file
+        .timecodes(TimecodePosition::PAGE)?
+        .iter()
+        .rev()
+        .find_map(|p| p.timecode.map(|_| p.pts_s))
+        .context("no strip")?;
     ensure!(last > 8.0, "the page was last seen at {last} s");
     Ok(())
 }
 
 #[test]
 fn attempts_are_limited() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = record(&server, "sync.html").with("attempts", 2).start()?;
-    run.wait_for_bytes(20_000, LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = record_command(&server, "sync.html").option("attempts", 2).start()?;
+    run.wait_for_spooled_bytes(20_000, TIMEOUT)?;
     run.kill_browser()?;
-    let loaded_twice = |server: &Server| server.requests().iter().filter(|r| *r == "/loads").count() >= 2;
-    run.wait_until("the page was loaded again", LIMIT, |_| loaded_twice(&server))?;
+    let loaded_twice = |server: &PageServer| server.requests().iter().filter(|r| *r == "/loads").count() >= 2;
+    run.wait_until("the page was loaded again", TIMEOUT, |_| loaded_twice(&server))?;
     run.kill_browser()?;
-    let outcome = run.finish(LIMIT)?;
-    outcome.expect_failure(PAGE_DIED, &["crashed again and again", "2 browsers"])?;
-    let report = outcome.any_report()?;
-    happened(&report, &["live", "moved crash", "ended gave-up crash"])?;
-    ensure!((report.end.as_str(), report.trouble.as_deref()) == ("gave-up", Some("crash")));
-    plays(&outcome, report.duration_ms / 1000.0)
+    let outcome = run.finish(TIMEOUT)?;
+    outcome.expect_failure(EXIT_BROWSER, &["crashed again and again", "2 browsers"])?;
+    let report = outcome.parse_report()?;
+    expect_events(&report, &["live", "moved crash", "ended gave-up crash"])?;
+    ensure!((report.end.as_str(), report.fault.as_deref()) == ("gave-up", Some("crash")));
+    verify_plays(&outcome, report.duration_ms / 1000.0)
 }
 
 #[test]
 fn a_page_that_never_calls_is_loaded_again_then_moved_then_given_up() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html")
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html")
         .flag("wait-for-start")
-        .with("ready-timeout", "2s")
-        .with("attempts", 2)
-        .finish(LIMIT)?;
-    outcome.expect_failure(NOTHING_RECORDED, &["never said that it is ready", "2 browsers"])?;
-    let report = outcome.any_report()?;
+        .option("ready-timeout", "2s")
+        .option("attempts", 2)
+        .finish(TIMEOUT)?;
+    outcome.expect_failure(EXIT_PAGE, &["never said that it is ready", "2 browsers"])?;
+    let report = outcome.parse_report()?;
     let again = "reloaded start-timeout";
-    happened(&report, &[again, "moved start-timeout", again, "ended gave-up start-timeout"])?;
-    came_after(&report, 1, 2000..=6000)?;
+    expect_events(&report, &[again, "moved start-timeout", again, "ended gave-up start-timeout"])?;
+    expect_event_after(&report, 1, 2000..=6000)?;
     ensure!(!outcome.output.exists(), "a file was left for nothing");
-    ensure!(evidence(&report)? == ["start-timeout"; 4]);
+    ensure!(evidence_kinds(&report)? == ["start-timeout"; 4]);
     Ok(())
 }
 
 #[test]
 fn notify_ready_is_missed_twice_only() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html")
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html")
         .flag("wait-for-start=ready")
-        .with("ready-timeout", "2s")
-        .finish(LIMIT)?;
-    outcome.expect_failure(NOTHING_RECORDED, &["never said that it is ready"])?;
-    happened(&outcome.any_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])
+        .option("ready-timeout", "2s")
+        .finish(TIMEOUT)?;
+    outcome.expect_failure(EXIT_PAGE, &["never said that it is ready"])?;
+    expect_events(&outcome.parse_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])
 }
 
 #[test]
 fn nothing_is_recorded_before_the_page_calls_start() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html?start=2500&end=5500")
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html?start=2500&end=5500")
         .flag("wait-for-start")
-        .with("freeze-check", "2s")
-        .finish(LIMIT)?;
+        .option("freeze-check", "2s")
+        .finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "ended page-ended"])?;
+    expect_events(&report, &["live", "ended page-ended"])?;
     ensure!((1500.0..4500.0).contains(&report.duration_ms), "{} ms", report.duration_ms);
-    let pictures = outcome.remains()?.strips(Place::PAGE)?;
-    let first = pictures.iter().find_map(|p| p.strip).context("no picture shows the page")?;
+    let pictures = outcome.partial_recording()?.timecodes(TimecodePosition::PAGE)?;
+    let first = pictures.iter().find_map(|p| p.timecode).context("no picture shows the page")?;
     ensure!((2.4..5.0).contains(&first.page_s()), "the first picture was drawn at {} s", first.page_s());
-    ensure!(pictures[0].strip.is_some(), "something else was recorded first");
+    ensure!(pictures[0].timecode.is_some(), "something else was recorded first");
     Ok(())
 }
 
 #[test]
 fn a_page_that_ends_early_records_nothing() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html?end=500").flag("wait-for-start").finish(LIMIT)?;
-    outcome.expect_failure(NOTHING_RECORDED, &["the page called for the end", "nothing was recorded"])?;
-    happened(&outcome.any_report()?, &["ended page-ended"])
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html?end=500").flag("wait-for-start").finish(TIMEOUT)?;
+    outcome.expect_failure(EXIT_PAGE, &["the page called for the end", "nothing was recorded"])?;
+    expect_events(&outcome.parse_report()?, &["ended page-ended"])
 }
 
 #[test]
 fn the_functions_are_there_only_if_asked_for_and_after_a_reload_too() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
     let page = "counter.html?start=300&ready=300&do=reload&after=1500&loads=1";
-    record(&server, page).with("duration", "2s").finish(LIMIT)?.report()?;
-    let said = |server: &Server, what: &str| server.requests().iter().filter(|r| *r == what).count();
+    record_command(&server, page).option("duration", "2s").finish(TIMEOUT)?.report()?;
+    let said = |server: &PageServer, what: &str| server.requests().iter().filter(|r| *r == what).count();
     ensure!(
         said(&server, "/said/onWebcastStart-undefined") >= 1
             && said(&server, "/said/notifyReady-undefined") >= 1
     );
-    let server = Server::start()?;
-    let outcome = record(&server, page).flag("wait-for-start").with("duration", "4s").finish(LIMIT)?;
-    happened(&outcome.report()?, &["live", "ended complete"])?;
+    let server = PageServer::start()?;
+    let outcome =
+        record_command(&server, page).flag("wait-for-start").option("duration", "4s").finish(TIMEOUT)?;
+    expect_events(&outcome.report()?, &["live", "ended complete"])?;
     ensure!(said(&server, "/said/onWebcastStart-function") == 2, "{:?}", server.requests());
     ensure!(said(&server, "/said/notifyReady-undefined") == 2, "{:?}", server.requests());
-    let server = Server::start()?;
-    record(&server, page).flag("wait-for-start=ready").with("duration", "1s").finish(LIMIT)?.report()?;
+    let server = PageServer::start()?;
+    record_command(&server, page)
+        .flag("wait-for-start=ready")
+        .option("duration", "1s")
+        .finish(TIMEOUT)?
+        .report()?;
     ensure!(
         said(&server, "/said/notifyReady-function") == 1
             && said(&server, "/said/onWebcastStart-undefined") == 1
@@ -401,27 +423,31 @@ fn the_functions_are_there_only_if_asked_for_and_after_a_reload_too() -> Result<
 
 #[test]
 fn a_frame_of_another_site_may_call_start_and_end() -> Result<()> {
-    let _turn = Turn::shared()?;
+    let _turn = MachineLock::shared()?;
     let script = "setTimeout(() => onWebcastStart(), 1500); setTimeout(() => onWebcastEnd(), 3500);";
-    let server =
-        Server::start()?.route("/frame", Reply::Html(200, format!("<script>{script}</script>in here")));
+    let server = PageServer::start()?
+        .with_route("/frame", PageResponse::Html(200, format!("<script>{script}</script>in here")));
     // Another site than 127.0.0.1: its frame lives in a process of its own.
     let frame = server.url("/frame").replace("127.0.0.1", "localhost");
-    let around = Server::start()?.route("/", Reply::Html(200, format!("<iframe src='{frame}'></iframe>")));
-    let outcome = record(&around, "/").flag("wait-for-start").with("allow-net", "localhost").finish(LIMIT)?;
+    let around = PageServer::start()?
+        .with_route("/", PageResponse::Html(200, format!("<iframe src='{frame}'></iframe>")));
+    let outcome = record_command(&around, "/")
+        .flag("wait-for-start")
+        .option("allow-net", "localhost")
+        .finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "ended page-ended"])?;
+    expect_events(&report, &["live", "ended page-ended"])?;
     ensure!((1000.0..4000.0).contains(&report.duration_ms), "{} ms", report.duration_ms);
     Ok(())
 }
 
 #[test]
 fn the_maximum_running_time_is_kept() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html").with("max-time", "10s").finish(LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html").option("max-time", "10s").finish(TIMEOUT)?;
     let report = outcome.report()?;
-    happened(&report, &["live", "ended max-time"])?;
+    expect_events(&report, &["live", "ended max-time"])?;
     // Counted from the first frame, so as much was recorded.
     let ended = report.timeline[1].at_ms - report.timeline[0].at_ms;
     ensure!((10_000..12_500).contains(&ended), "ended after {ended} ms");
@@ -430,29 +456,29 @@ fn the_maximum_running_time_is_kept() -> Result<()> {
 }
 
 /// Records a page in which `trouble` happens and that must be shown to the end, whatever it takes.
-fn endures(server: &Server, trouble: &str) -> Result<()> {
-    let outcome = record(server, &format!("counter.html?after=500&do={trouble}"))
-        .with("duration", "6s")
-        .finish(LIMIT)?;
+fn verify_survives(server: &PageServer, trouble: &str) -> Result<()> {
+    let outcome = record_command(server, &format!("counter.html?after=500&do={trouble}"))
+        .option("duration", "6s")
+        .finish(TIMEOUT)?;
     let report = outcome.report()?;
     println!("{trouble}: {:?}, {} MB", report.timeline, report.peak_rss_bytes.browser >> 20);
     ensure!(report.end == "complete", "{}", report.end);
-    plays(&outcome, 6.0)
+    verify_plays(&outcome, 6.0)
 }
 
 #[test]
 fn a_canvas_that_is_far_too_large() -> Result<()> {
-    let _turn = Turn::shared()?;
-    endures(&Server::start()?, "canvas")
+    let _turn = MachineLock::shared()?;
+    verify_survives(&PageServer::start()?, "canvas")
 }
 
 #[test]
 fn forty_videos() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let file = flash::video(10)?;
+    let _turn = MachineLock::shared()?;
+    let file = flash_beep::mp4(10)?;
     let name = file.file_name().context("the video has no name")?.to_string_lossy().into_owned();
-    let server = Server::start()?.folder("/media/", &flash::folder());
-    endures(&server, &format!("videos&video=/media/{name}"))?;
+    let server = PageServer::start()?.with_folder("/media/", &flash_beep::media_folder());
+    verify_survives(&server, &format!("videos&video=/media/{name}"))?;
     let playing = server.requests().iter().filter(|r| *r == "/said/plays").count();
     ensure!(playing >= 40, "only {playing} videos play");
     Ok(())
@@ -460,22 +486,24 @@ fn forty_videos() -> Result<()> {
 
 #[test]
 fn what_is_waited_for_must_be_there() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let outcome = record(&server, "counter.html?do=appear&after=2000")
-        .with("wait-for-selector", "p#late")
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let outcome = record_command(&server, "counter.html?do=appear&after=2000")
+        .option("wait-for-selector", "p#late")
         .flag("wait-for-network-idle")
-        .with("duration", "1s")
-        .finish(LIMIT)?;
-    let pictures = outcome.recording()?.strips(Place::PAGE)?;
-    let first = pictures.iter().find_map(|p| p.strip).context("no picture shows the page")?;
+        .option("duration", "1s")
+        .finish(TIMEOUT)?;
+    let pictures = outcome.recording()?.timecodes(TimecodePosition::PAGE)?;
+    let first = pictures.iter().find_map(|p| p.timecode).context("no picture shows the page")?;
     ensure!((1.9..6.0).contains(&first.page_s()), "the first picture was drawn at {} s", first.page_s());
 
-    let never = record(&server, "counter.html").with("wait-for-selector", "p#never").with("attempts", 1);
-    let outcome = never.with("ready-timeout", "2s").finish(LIMIT)?;
-    outcome.expect_failure(NOTHING_RECORDED, &["ready"])?;
-    happened(&outcome.any_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])?;
+    let never =
+        record_command(&server, "counter.html").option("wait-for-selector", "p#never").option("attempts", 1);
+    let outcome = never.option("ready-timeout", "2s").finish(TIMEOUT)?;
+    outcome.expect_failure(EXIT_PAGE, &["ready"])?;
+    expect_events(&outcome.parse_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])?;
 
-    let outcome = record(&server, "counter.html").with("wait-for-selector", "p[").finish(LIMIT)?;
-    outcome.expect_failure(BAD_VALUE, &["p["])
+    let outcome =
+        record_command(&server, "counter.html").option("wait-for-selector", "p[").finish(TIMEOUT)?;
+    outcome.expect_failure(EXIT_INVALID_VALUE, &["p["])
 }

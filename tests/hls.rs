@@ -7,86 +7,91 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::command::{output_of, program};
-use pagecast_testkit::media::{Seen, beeps};
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Outcome, Pagecast, Recording, Run, Scratch, Server, Signal, Turn, sync};
+use pagecast_testkit::command::{program, run_for_output};
+use pagecast_testkit::media::{FrameTimecode, beeps};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{
+    MachineLock, Outcome, PageServer, PagecastCommand, PagecastProcess, Recording, ScratchDir, Signal,
+    av_sync,
+};
 use serde::Deserialize;
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 /// Where the page shows its first player, and its second.
-const PLAYERS: [Place; 2] = [Place::PAGE, Place { x: 0, y: 360, cell: 8 }];
+const PLAYER_TIMECODES: [TimecodePosition; 2] =
+    [TimecodePosition::PAGE, TimecodePosition { x: 0, y: 360, cell_size: 8 }];
 
 /// A recording in a folder, and a server of it, of our pages and of hls.js.
-struct Bench {
+struct HlsFixture {
     format: &'static str,
-    folder: Scratch,
-    server: Server,
+    folder: ScratchDir,
+    server: PageServer,
 }
 
 /// What the page says of a player.
 #[derive(Debug, Deserialize)]
-struct Player {
-    how: String,
+struct PlayerReport {
+    mode: String,
     played_s: f64,
     duration_s: f64,
-    farthest_behind: f64,
+    max_latency_s: f64,
     errors: Vec<String>,
     ended: bool,
 }
 
 /// Pictures in the order they were shown, each once: when, and its number. Numbers begin anew with each page.
-struct Shown(Vec<(f64, u32)>);
+struct ShownFrames(Vec<(f64, u32)>);
 
-impl Bench {
+impl HlsFixture {
     fn new(format: &'static str) -> Result<Self> {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        output_of(&mut program(here.join("tests/third-party/install"))).context("cannot install hls.js")?;
-        let folder = Scratch::new()?;
-        let server = Server::start()?
-            .folder("/pages/", &here.join("tests/third-party/pages"))
-            .folder("/packages/", &here.join("target/third-party/node_modules"))
-            .folder("/recorded/", &folder.join("rec"));
+        run_for_output(&mut program(here.join("tests/third-party/install")))
+            .context("cannot install hls.js")?;
+        let folder = ScratchDir::new()?;
+        let server = PageServer::start()?
+            .with_folder("/pages/", &here.join("tests/third-party/pages"))
+            .with_folder("/packages/", &here.join("target/third-party/node_modules"))
+            .with_folder("/recorded/", &folder.join("rec"));
         Ok(Self { format, folder, server })
     }
 
-    fn record(&self, page: &str) -> Result<Run> {
-        Pagecast::record(PAGECAST, &self.server.url(page))
-            .with("size", "640x360")
-            .with("format", self.format)
-            .with("segment", "2s")
-            .with("name", "rec")
+    fn record(&self, page: &str) -> Result<PagecastProcess> {
+        PagecastCommand::record(PAGECAST, &self.server.url(page))
+            .option("size", "640x360")
+            .option("format", self.format)
+            .option("segment", "2s")
+            .option("name", "rec")
             .output(self.folder.path().to_owned())
             .start()
     }
 
     /// Waits until so many segments can be played.
-    fn wait_for_segments(&self, run: &mut Run, count: usize) -> Result<()> {
+    fn wait_for_segments(&self, run: &mut PagecastProcess, count: usize) -> Result<()> {
         let playlist = self.folder.join("rec/rec_live.m3u8");
-        run.wait_until("there was something to play", LIMIT, |_| {
+        run.wait_until("there was something to play", TIMEOUT, |_| {
             std::fs::read_to_string(&playlist).is_ok_and(|text| text.matches("#EXTINF").count() >= count)
         })
     }
 
     /// Begins to play, and to record what is played.
-    fn play(&self, players: &str) -> Result<Run> {
-        Pagecast::record(PAGECAST, &self.server.url(&format!("pages/hls.html?{players}")))
-            .with("size", format!("640x{}", 360 * players.split('&').count()))
+    fn play(&self, players: &str) -> Result<PagecastProcess> {
+        PagecastCommand::record(PAGECAST, &self.server.url(&format!("pages/hls.html?{players}")))
+            .option("size", format!("640x{}", 360 * players.split('&').count()))
             .flag("wait-for-start")
             .start()
     }
 
     /// Plays all that was recorded.
-    fn play_whole(&self) -> Result<(Outcome, Player)> {
-        let outcome = self.play("whole=/recorded/rec.m3u8")?.finish(LIMIT)?;
-        let player = self.said()?.pop().context("no player")?;
+    fn play_vod(&self) -> Result<(Outcome, PlayerReport)> {
+        let outcome = self.play("whole=/recorded/rec.m3u8")?.finish(TIMEOUT)?;
+        let player = self.player_reports()?.pop().context("no player")?;
         println!("{} on demand: {player:?}", self.format);
         Ok((outcome, player))
     }
 
     /// The last that the page said of its players.
-    fn said(&self) -> Result<Vec<Player>> {
+    fn player_reports(&self) -> Result<Vec<PlayerReport>> {
         let requests = self.server.requests();
         let last = requests.iter().rfind(|r| r.starts_with("/said/player?")).context("no player spoke")?;
         let url = url::Url::parse(&self.server.url(last))?;
@@ -100,9 +105,9 @@ impl Bench {
     }
 }
 
-impl Shown {
-    fn of(seen: impl IntoIterator<Item = Seen>) -> Self {
-        let mut all: Vec<_> = seen.into_iter().filter_map(|s| Some((s.pts_s, s.strip?.counter))).collect();
+impl ShownFrames {
+    fn from_timecodes(seen: impl IntoIterator<Item = FrameTimecode>) -> Self {
+        let mut all: Vec<_> = seen.into_iter().filter_map(|s| Some((s.pts_s, s.timecode?.counter))).collect();
         all.dedup_by_key(|(_, counter)| *counter);
         Self(all)
     }
@@ -113,13 +118,13 @@ impl Shown {
     }
 
     /// The longest time that one picture but the first was shown, in seconds.
-    fn longest_s(&self) -> f64 {
+    fn longest_frame_s(&self) -> f64 {
         let times = self.0.iter().skip(1).map(|(at, _)| *at).collect::<Vec<_>>();
         times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
     }
 
     /// Numbers, with those of later pages behind those of earlier ones.
-    fn numbers(&self) -> Vec<u64> {
+    fn frame_numbers(&self) -> Vec<u64> {
         let (mut page, mut last) = (0_u64, 0);
         let number = |(_, counter): &(f64, u32)| {
             page += u64::from(*counter < std::mem::replace(&mut last, *counter));
@@ -131,9 +136,14 @@ impl Shown {
 
 /// Checks that what was played is what was recorded from some picture on: in order and without a hole but for what a busy machine
 /// may skip, to the last picture, and that the player had nothing to complain about.
-fn played_to_the_end(what: &str, player: &Player, played: &Shown, recorded: &Shown) -> Result<()> {
+fn verify_played_to_end(
+    what: &str,
+    player: &PlayerReport,
+    played: &ShownFrames,
+    recorded: &ShownFrames,
+) -> Result<()> {
     ensure!(player.ended && player.errors.is_empty(), "{what}: {player:?}");
-    let (shown, all) = (played.numbers(), recorded.numbers());
+    let (shown, all) = (played.frame_numbers(), recorded.frame_numbers());
     let (first, last) = shown.first().zip(shown.last()).context("nothing was played")?;
     let place = |number| all.iter().position(|n| n == number).context("what was played was never recorded");
     let due = &all[place(first)?..=place(last)?];
@@ -143,101 +153,111 @@ fn played_to_the_end(what: &str, player: &Player, played: &Shown, recorded: &Sho
         shown.len(),
         due.len(),
         missing.len(),
-        played.longest_s(),
+        played.longest_frame_s(),
         played.jumps_back()
     );
     ensure!(played.jumps_back() == recorded.jumps_back(), "{what}: it went back: {:?}", played.0);
     ensure!(shown.iter().all(|n| due.contains(n)), "{what}: pictures were played that were not recorded");
     ensure!(missing.len() * 20 <= due.len(), "{what}: {missing:?} of {} were not played", due.len());
-    let stalled_s = played.longest_s() - recorded.longest_s();
+    let stalled_s = played.longest_frame_s() - recorded.longest_frame_s();
     ensure!(stalled_s < 1.0, "{what}: it stalled for {stalled_s:.2} s");
     ensure!(shown.last() == all.last(), "{what}: it ended with {:?}, not {:?}", shown.last(), all.last());
     Ok(())
 }
 
 /// The same for all of it.
-fn played_whole(what: &str, player: &Player, played: &Shown, recorded: &Shown) -> Result<()> {
+fn verify_played_from_start(
+    what: &str,
+    player: &PlayerReport,
+    played: &ShownFrames,
+    recorded: &ShownFrames,
+) -> Result<()> {
     let (first, due) = (played.0.first().map(|p| p.1), recorded.0.first().map(|p| p.1));
     ensure!(first == due, "{what}: it began with {first:?}, not {due:?}");
-    played_to_the_end(what, player, played, recorded)
+    verify_played_to_end(what, player, played, recorded)
 }
 
-fn plays_live_and_on_demand(format: &'static str) -> Result<()> {
-    let _turn = Turn::alone()?;
-    let bench = Bench::new(format)?;
+fn check_live_and_on_demand(format: &'static str) -> Result<()> {
+    let _turn = MachineLock::exclusive()?;
+    let bench = HlsFixture::new(format)?;
     let mut recorder = bench.record("sync.html")?;
     bench.wait_for_segments(&mut recorder, 4)?;
     let viewer = bench.play("live=/recorded/rec_live.m3u8&whole=/recorded/rec.m3u8")?;
-    bench.server.wait_for("/said/played-8", LIMIT)?;
-    let live = bench.said()?;
+    bench.server.wait_for_request("/said/played-8", TIMEOUT)?;
+    let live = bench.player_reports()?;
     println!("{format} live: {live:?}");
     recorder.signal(Signal::INT)?;
-    let report = recorder.finish(LIMIT)?.report()?;
-    let viewed = viewer.finish(LIMIT)?;
-    let whole = bench.said()?;
+    let report = recorder.finish(TIMEOUT)?.report()?;
+    let viewed = viewer.finish(TIMEOUT)?;
+    let whole = bench.player_reports()?;
     println!("{format} to its end: {whole:?}");
 
     let recording = bench.recorded()?;
-    let recorded = Shown::of(recording.strips(Place::PAGE)?);
+    let recorded = ShownFrames::from_timecodes(recording.timecodes(TimecodePosition::PAGE)?);
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    for (pts_s, strips) in viewed.recording()?.strips_at(&PLAYERS)? {
-        first.push(Seen { pts_s, strip: strips[0] });
-        second.push(Seen { pts_s, strip: strips[1] });
+    for (pts_s, strips) in viewed.recording()?.timecodes_at(&PLAYER_TIMECODES)? {
+        first.push(FrameTimecode { pts_s, timecode: strips[0] });
+        second.push(FrameTimecode { pts_s, timecode: strips[1] });
     }
-    played_to_the_end("live", &whole[0], &Shown::of(first), &recorded)?;
-    played_whole("from its start", &whole[1], &Shown::of(second), &recorded)?;
+    verify_played_to_end("live", &whole[0], &ShownFrames::from_timecodes(first), &recorded)?;
+    verify_played_from_start("from its start", &whole[1], &ShownFrames::from_timecodes(second), &recorded)?;
     let near = &live[0];
     // What it says is a little older than what it was waited for.
-    ensure!(near.how == "live" && near.played_s > 6.0, "{near:?}");
-    ensure!(near.farthest_behind > 0.0 && near.farthest_behind < 20.0, "{near:?}");
+    ensure!(near.mode == "live" && near.played_s > 6.0, "{near:?}");
+    ensure!(near.max_latency_s > 0.0 && near.max_latency_s < 20.0, "{near:?}");
 
-    let (outcome, player) = bench.play_whole()?;
+    let (outcome, player) = bench.play_vod()?;
     let seen = outcome.recording()?;
-    let pictures = seen.strips(Place::PAGE)?;
-    played_whole("on demand", &player, &Shown::of(pictures.iter().copied()), &recorded)?;
+    let pictures = seen.timecodes(TimecodePosition::PAGE)?;
+    verify_played_from_start(
+        "on demand",
+        &player,
+        &ShownFrames::from_timecodes(pictures.iter().copied()),
+        &recorded,
+    )?;
     ensure!((player.duration_s - report.duration_ms / 1000.0).abs() < 0.1, "{player:?}, {report:?}");
-    let offsets = sync::page(&pictures, &beeps::onsets(seen.pcm()?, sync::PAGE_BEEP)?);
+    let offsets = av_sync::page_offsets(&pictures, &beeps::onsets(seen.pcm()?, av_sync::PAGE_BEEP)?);
     println!("{format} on demand: {offsets}");
     ensure!(offsets.len() >= 8 && offsets.median_ms().abs() < 50.0, "{offsets}");
     Ok(())
 }
 
-fn plays_on_where_a_cast_was_killed(format: &'static str) -> Result<()> {
-    let _turn = Turn::alone()?;
-    let bench = Bench::new(format)?;
+fn check_playback_across_a_kill(format: &'static str) -> Result<()> {
+    let _turn = MachineLock::exclusive()?;
+    let bench = HlsFixture::new(format)?;
     let mut recorder = bench.record("counter.html?say")?;
-    bench.server.wait_for("/said/second-5", LIMIT)?;
-    recorder.kill_those_with("run-cast")?;
-    bench.server.wait_for_times("/said/second-4", 2, LIMIT)?;
+    bench.server.wait_for_request("/said/second-5", TIMEOUT)?;
+    recorder.kill_matching("run-cast")?;
+    bench.server.wait_for_requests("/said/second-4", 2, TIMEOUT)?;
     recorder.signal(Signal::INT)?;
-    let report = recorder.finish(LIMIT)?.report()?;
+    let report = recorder.finish(TIMEOUT)?.report()?;
     ensure!(report.restarts == 1, "{report:?}");
     let playlist = std::fs::read_to_string(bench.folder.join("rec/rec.m3u8"))?;
     ensure!(playlist.matches("#EXT-X-DISCONTINUITY\n").count() == 1, "{playlist}");
 
-    let (outcome, player) = bench.play_whole()?;
-    let played = Shown::of(outcome.recording()?.strips(Place::PAGE)?);
-    let recorded = Shown::of(bench.recorded()?.strips(Place::PAGE)?);
+    let (outcome, player) = bench.play_vod()?;
+    let played = ShownFrames::from_timecodes(outcome.recording()?.timecodes(TimecodePosition::PAGE)?);
+    let recorded = ShownFrames::from_timecodes(bench.recorded()?.timecodes(TimecodePosition::PAGE)?);
     ensure!(recorded.jumps_back() == 1, "the second part was not recorded: {playlist}");
-    played_whole("two parts", &player, &played, &recorded)
+    verify_played_from_start("two parts", &player, &played, &recorded)
 }
 
 #[test]
 fn fragmented_mp4_plays_live_and_on_demand() -> Result<()> {
-    plays_live_and_on_demand("hls")
+    check_live_and_on_demand("hls")
 }
 
 #[test]
 fn mpeg_ts_plays_live_and_on_demand() -> Result<()> {
-    plays_live_and_on_demand("hls-ts")
+    check_live_and_on_demand("hls-ts")
 }
 
 #[test]
 fn fragmented_mp4_plays_on_where_a_cast_was_killed() -> Result<()> {
-    plays_on_where_a_cast_was_killed("hls")
+    check_playback_across_a_kill("hls")
 }
 
 #[test]
 fn mpeg_ts_plays_on_where_a_cast_was_killed() -> Result<()> {
-    plays_on_where_a_cast_was_killed("hls-ts")
+    check_playback_across_a_kill("hls-ts")
 }

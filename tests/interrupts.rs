@@ -6,31 +6,34 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::media::probe;
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Outcome, Pagecast, Run, Server, Signal, Turn};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{MachineLock, Outcome, PageServer, PagecastCommand, PagecastProcess, Signal};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// How old the page is when the recording is disturbed.
-const AGE_S: u32 = 6;
+const PAGE_AGE_S: u32 = 6;
 
-/// Records the counter page until it has been alive for [`AGE_S`].
-fn recording_for_a_while(server: &Server) -> Result<Run> {
-    let run = Pagecast::record(PAGECAST, &server.url("counter.html?say")).start()?;
-    server.wait_for(&format!("/said/second-{AGE_S}"), Duration::from_secs(u64::from(AGE_S) + 20))?;
+/// Records the counter page until it has been alive for [`PAGE_AGE_S`].
+fn start_recording(server: &PageServer) -> Result<PagecastProcess> {
+    let run = PagecastCommand::record(PAGECAST, &server.url("counter.html?say")).start()?;
+    server.wait_for_request(
+        &format!("/said/second-{PAGE_AGE_S}"),
+        Duration::from_secs(u64::from(PAGE_AGE_S) + 20),
+    )?;
     Ok(run)
 }
 
 /// Checks that the file plays and shows the page up to `lost_s` before it was disturbed.
-fn keeps_all_but(outcome: &Outcome, lost_s: f64) -> Result<()> {
-    let file = outcome.remains()?;
-    let pictures = file.strips(Place::PAGE)?;
-    let strips: Vec<_> = pictures.iter().filter_map(|p| p.strip).collect();
+fn verify_kept(outcome: &Outcome, lost_s: f64) -> Result<()> {
+    let file = outcome.partial_recording()?;
+    let pictures = file.timecodes(TimecodePosition::PAGE)?;
+    let strips: Vec<_> = pictures.iter().filter_map(|p| p.timecode).collect();
     ensure!(strips.is_sorted_by_key(|s| s.counter), "frames are out of order");
     let last = strips.last().context("no picture shows the page")?;
     println!("the last picture was drawn at {:.2} s, {} pictures", last.page_s(), pictures.len());
     ensure!(
-        last.page_s() > f64::from(AGE_S) - lost_s,
+        last.page_s() > f64::from(PAGE_AGE_S) - lost_s,
         "the last picture was drawn at {:.2} s",
         last.page_s()
     );
@@ -44,78 +47,79 @@ fn keeps_all_but(outcome: &Outcome, lost_s: f64) -> Result<()> {
 }
 
 /// The signal ends the recording well, as a person's Ctrl-C should.
-fn ends_well_by(signal: Signal) -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let run = recording_for_a_while(&server)?;
+fn verify_ends_on(signal: Signal) -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let run = start_recording(&server)?;
     run.signal(signal)?;
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     let report = outcome.report()?;
-    ensure!(outcome.took < Duration::from_secs(5), "it took {:?} to end", outcome.took);
+    ensure!(outcome.elapsed < Duration::from_secs(5), "it took {:?} to end", outcome.elapsed);
     // The page is older than the recording by the time it took to draw.
-    ensure!(report.duration_ms > 1000.0 * f64::from(AGE_S - 1), "{report:?}");
-    let boxes = probe::boxes(&outcome.output)?;
+    ensure!(report.duration_ms > 1000.0 * f64::from(PAGE_AGE_S - 1), "{report:?}");
+    let boxes = probe::top_level_boxes(&outcome.output)?;
     ensure!(!boxes.contains(&"moof".to_owned()), "not finished: {boxes:?}");
-    keeps_all_but(&outcome, 0.2)
+    verify_kept(&outcome, 0.2)
 }
 
 #[test]
 fn ctrl_c_finishes_the_file() -> Result<()> {
-    ends_well_by(Signal::INT)
+    verify_ends_on(Signal::INT)
 }
 
 #[test]
 fn sigterm_finishes_the_file() -> Result<()> {
-    ends_well_by(Signal::TERM)
+    verify_ends_on(Signal::TERM)
 }
 
 #[test]
 fn a_signal_before_the_page_is_there_ends_it_too() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?.route("/slow", pagecast_testkit::Reply::Never);
-    let run = Pagecast::record(PAGECAST, &server.url("slow")).start()?;
-    server.wait_for("/slow", LIMIT)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?.with_route("/slow", pagecast_testkit::PageResponse::NoResponse);
+    let run = PagecastCommand::record(PAGECAST, &server.url("slow")).start()?;
+    server.wait_for_request("/slow", TIMEOUT)?;
     run.signal(Signal::TERM)?;
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     outcome.expect_failure(3, &["nothing was recorded"])?;
-    ensure!(outcome.took < Duration::from_secs(5), "it took {:?} to end", outcome.took);
+    ensure!(outcome.elapsed < Duration::from_secs(5), "it took {:?} to end", outcome.elapsed);
     ensure!(!outcome.output.exists(), "a file was left for nothing");
     Ok(())
 }
 
 #[test]
 fn a_supervisor_that_is_killed_costs_nothing() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let run = recording_for_a_while(&server)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let run = start_recording(&server)?;
     run.signal(Signal::KILL)?;
-    let outcome = run.finish(LIMIT)?;
-    let boxes = probe::boxes(&outcome.output)?;
+    let outcome = run.finish(TIMEOUT)?;
+    let boxes = probe::top_level_boxes(&outcome.output)?;
     ensure!(!boxes.contains(&"moof".to_owned()), "not finished: {boxes:?}");
-    keeps_all_but(&outcome, 0.5)
+    verify_kept(&outcome, 0.5)
 }
 
 #[test]
 fn a_cast_that_is_killed_goes_on_in_another_process() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = recording_for_a_while(&server)?;
-    run.kill_those_with("run-cast")?;
-    server.wait_for_times("/said/second-3", 2, Duration::from_secs(30))?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = start_recording(&server)?;
+    run.kill_matching("run-cast")?;
+    server.wait_for_requests("/said/second-3", 2, Duration::from_secs(30))?;
     run.signal(Signal::INT)?;
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     let report = outcome.report()?;
     ensure!(report.restarts == 1 && report.end == "stopped", "{report:?}");
     let file = outcome.recording()?;
-    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
-    let pages: Vec<_> = file.strips(Place::PAGE)?.iter().filter_map(|p| Some(p.strip?.page_s())).collect();
+    ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
+    let pages: Vec<_> =
+        file.timecodes(TimecodePosition::PAGE)?.iter().filter_map(|p| Some(p.timecode?.page_s())).collect();
     let seam = pages.windows(2).position(|pair| pair[1] < pair[0]).context("no second page")?;
     println!(
         "the first page was seen to {:.2} s, the second to {:.2} s",
         pages[seam],
         pages[pages.len() - 1]
     );
-    ensure!(pages[seam] > f64::from(AGE_S) - 3.0, "the first page was seen to {:.2} s", pages[seam]);
+    ensure!(pages[seam] > f64::from(PAGE_AGE_S) - 3.0, "the first page was seen to {:.2} s", pages[seam]);
     ensure!(pages[seam + 1..].is_sorted() && pages[pages.len() - 1] > 2.5, "{:?}", &pages[seam..]);
     ensure!((report.duration_ms / 1000.0 - file.end_s()).abs() < 0.2, "{report:?}, {} s", file.end_s());
     Ok(())
@@ -123,105 +127,107 @@ fn a_cast_that_is_killed_goes_on_in_another_process() -> Result<()> {
 
 #[test]
 fn everything_killed_at_once_leaves_a_spool_and_the_next_cast_clears_up() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = recording_for_a_while(&server)?;
-    let temp = run.temp().to_owned();
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = start_recording(&server)?;
+    let temp = run.temp_folder().to_owned();
     // First the one that clears up after the others.
-    run.kill_those_with("pagecast-janitor")?;
-    run.kill_everything();
+    run.kill_matching("pagecast-janitor")?;
+    run.kill_all();
     ensure!(std::fs::read_dir(&temp)?.count() > 0, "nothing was left to clear up");
-    pagecast_testkit::run::in_folder(PAGECAST, &server.url("counter.html"), &temp)?;
+    pagecast_testkit::pagecast::record_one_second(PAGECAST, &server.url("counter.html"), &temp)?;
     let left: Vec<_> = std::fs::read_dir(&temp)?.flatten().map(|e| e.path()).collect();
     ensure!(left.is_empty(), "still there: {left:?}");
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     ensure!(!outcome.output.exists(), "half a file was left");
     outcome.recover(PAGECAST)?;
-    keeps_all_but(&outcome, 3.0)
+    verify_kept(&outcome, 3.0)
 }
 
 #[test]
 fn a_second_signal_kills_the_cast() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = recording_for_a_while(&server)?;
-    run.pause_those_with("run-cast")?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = start_recording(&server)?;
+    run.pause_matching("run-cast")?;
     // Two that come at once are one.
     while run.is_running() {
         run.signal(Signal::INT)?;
         std::thread::sleep(Duration::from_millis(500));
     }
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     outcome.expect_failure(1, &["ended unexpectedly"])?;
-    keeps_all_but(&outcome, 3.0)
+    verify_kept(&outcome, 3.0)
 }
 
 /// A request that the Wayland library is known not to survive: `wl_registry.bind` without a name.
 #[test]
 fn a_display_that_dies_ends_the_cast_and_keeps_the_file() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let run = recording_for_a_while(&server)?;
-    let folders = std::fs::read_dir(run.temp())?.flatten().map(|e| e.path().join("wayland"));
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let run = start_recording(&server)?;
+    let folders = std::fs::read_dir(run.temp_folder())?.flatten().map(|e| e.path().join("wayland"));
     let socket = folders.into_iter().find(|path| path.exists()).context("there is no display")?;
     let get_registry = [1_u32, 12 << 16 | 1, 2];
     let bind = [2_u32, 24 << 16, 1, 0, 1, 3];
     let bytes: Vec<u8> = get_registry.iter().chain(&bind).flat_map(|word| word.to_ne_bytes()).collect();
     std::os::unix::net::UnixStream::connect(socket)?.write_all(&bytes)?;
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     outcome.expect_code(1)?;
-    ensure!(outcome.took < Duration::from_secs(10), "it took {:?} to notice", outcome.took);
-    keeps_all_but(&outcome, 3.0)
+    ensure!(outcome.elapsed < Duration::from_secs(10), "it took {:?} to notice", outcome.elapsed);
+    verify_kept(&outcome, 3.0)
 }
 
 #[test]
 fn a_cast_that_stands_still_goes_on_in_another_process() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = recording_for_a_while(&server)?;
-    run.pause_those_with("run-cast")?;
-    server.wait_for_times("/said/second-3", 2, Duration::from_secs(60))?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = start_recording(&server)?;
+    run.pause_matching("run-cast")?;
+    server.wait_for_requests("/said/second-3", 2, Duration::from_secs(60))?;
     run.signal(Signal::INT)?;
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     let report = outcome.report()?;
     ensure!(report.restarts == 1 && report.end == "stopped", "{report:?}");
     let file = outcome.recording()?;
-    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
-    let pages: Vec<_> = file.strips(Place::PAGE)?.iter().filter_map(|p| Some(p.strip?.page_s())).collect();
+    ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
+    let pages: Vec<_> =
+        file.timecodes(TimecodePosition::PAGE)?.iter().filter_map(|p| Some(p.timecode?.page_s())).collect();
     let seam = pages.windows(2).position(|pair| pair[1] < pair[0]).context("no second page")?;
-    ensure!(pages[seam] > f64::from(AGE_S) - 3.0, "the first page was seen to {:.2} s", pages[seam]);
+    ensure!(pages[seam] > f64::from(PAGE_AGE_S) - 3.0, "the first page was seen to {:.2} s", pages[seam]);
     ensure!(pages[seam + 1..].is_sorted() && pages[pages.len() - 1] > 2.5, "{:?}", &pages[seam..]);
     Ok(())
 }
 
 #[test]
 fn one_signal_is_enough_for_a_cast_that_stands_still() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run = recording_for_a_while(&server)?;
-    run.pause_those_with("run-cast")?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = start_recording(&server)?;
+    run.pause_matching("run-cast")?;
     run.signal(Signal::INT)?;
     let outcome = run.finish(Duration::from_secs(40))?;
-    println!("it took {:?} to end", outcome.took);
+    println!("it took {:?} to end", outcome.elapsed);
     let report = outcome.report()?;
     ensure!(report.end == "stopped" && report.restarts == 0, "{report:?}");
-    keeps_all_but(&outcome, 3.0)
+    verify_kept(&outcome, 3.0)
 }
 
 #[test]
 fn the_maximum_running_time_holds_for_a_cast_that_stands_still() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let mut run =
-        Pagecast::record(PAGECAST, &server.url("counter.html?say")).with("max-time", "10s").start()?;
-    server.wait_for("/said/second-3", LIMIT)?;
-    run.pause_those_with("run-cast")?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = PagecastCommand::record(PAGECAST, &server.url("counter.html?say"))
+        .option("max-time", "10s")
+        .start()?;
+    server.wait_for_request("/said/second-3", TIMEOUT)?;
+    run.pause_matching("run-cast")?;
     let outcome = run.finish(Duration::from_secs(60))?;
-    println!("it took {:?} to end", outcome.took);
+    println!("it took {:?} to end", outcome.elapsed);
     let report = outcome.report()?;
     ensure!(report.end == "max-time" && report.restarts == 0, "{report:?}");
-    let pictures = outcome.remains()?.strips(Place::PAGE)?;
-    let last = pictures.iter().rev().find_map(|p| p.strip).context("no picture shows the page")?;
+    let pictures = outcome.partial_recording()?.timecodes(TimecodePosition::PAGE)?;
+    let last = pictures.iter().rev().find_map(|p| p.timecode).context("no picture shows the page")?;
     ensure!(last.page_s() > 1.0, "the last picture was drawn at {:.2} s", last.page_s());
     Ok(())
 }

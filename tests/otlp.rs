@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pagecast_testkit::{Receiver, Service, Setup};
+use pagecast_testkit::{ServiceConfig, ServiceProcess, WebhookReceiver};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const STOP: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-fn traced(collector: &Receiver) -> Vec<(&'static str, String)> {
+fn otlp_environment(collector: &WebhookReceiver) -> Vec<(&'static str, String)> {
     vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url("")),
         ("OTEL_SERVICE_NAME", "pagecast-of-the-tests".to_owned()),
@@ -20,12 +20,14 @@ fn traced(collector: &Receiver) -> Vec<(&'static str, String)> {
 
 #[cfg(not(feature = "otlp"))]
 #[test]
-fn without_traces_the_variables_are_told_to_be_of_no_use() -> Result<()> {
-    let collector = Receiver::start()?;
-    let mut service =
-        Service::start(PAGECAST, &Setup { environment: traced(&collector), ..Setup::default() })?;
-    service.stop(STOP)?;
-    ensure!(collector.told().is_empty(), "{:#?}", collector.told());
+fn without_traces_the_variables_are_reported_as_ineffective() -> Result<()> {
+    let collector = WebhookReceiver::start()?;
+    let mut service = ServiceProcess::start(
+        PAGECAST,
+        &ServiceConfig { environment: otlp_environment(&collector), ..ServiceConfig::default() },
+    )?;
+    service.stop(STOP_TIMEOUT)?;
+    ensure!(collector.received().is_empty(), "{:#?}", collector.received());
     let log = service.log();
     ensure!(log.contains("OTEL_EXPORTER_OTLP_ENDPOINT has no effect"), "{log}");
     ensure!(!log.contains("hush-hush"), "{log}");
@@ -37,17 +39,17 @@ mod with_traces {
     use std::collections::BTreeMap;
 
     use anyhow::{Context as _, bail};
-    use pagecast_testkit::service::{APP_ID, TOKEN};
-    use pagecast_testkit::{Server, Told, Turn};
+    use pagecast_testkit::service::{APP_ID, REST_TOKEN};
+    use pagecast_testkit::{MachineLock, PageServer, ReceivedRequest};
     use serde_json::json;
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(120);
+    const TIMEOUT: Duration = Duration::from_secs(120);
     /// Kinds of spans, and the status of one that failed, as the protocol numbers them.
-    const SERVER: u64 = 2;
-    const CLIENT: u64 = 3;
-    const FAILED: u64 = 2;
+    const KIND_SERVER: u64 = 2;
+    const KIND_CLIENT: u64 = 3;
+    const STATUS_ERROR: u64 = 2;
 
     type Attributes = BTreeMap<String, String>;
 
@@ -63,18 +65,18 @@ mod with_traces {
     }
 
     impl Span {
-        fn is(&self, attribute: &str, value: &str) -> bool {
+        fn has_attribute(&self, attribute: &str, value: &str) -> bool {
             self.attributes.get(attribute).is_some_and(|known| known == value)
         }
     }
 
     /// A field of a protobuf message: its number, and what it holds.
-    enum Value<'a> {
+    enum FieldValue<'a> {
         Number(u64),
         Bytes(&'a [u8]),
     }
 
-    fn varint(bytes: &mut &[u8]) -> Result<u64> {
+    fn read_varint(bytes: &mut &[u8]) -> Result<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let (first, rest) = bytes.split_first().context("it ends too soon")?;
@@ -87,24 +89,24 @@ mod with_traces {
         bail!("a number that is too long")
     }
 
-    fn fields(mut bytes: &[u8]) -> Result<Vec<(u64, Value<'_>)>> {
+    fn parse_fields(mut bytes: &[u8]) -> Result<Vec<(u64, FieldValue<'_>)>> {
         let mut fields = Vec::new();
         while !bytes.is_empty() {
-            let tag = varint(&mut bytes)?;
+            let tag = read_varint(&mut bytes)?;
             let value = match tag & 7 {
-                0 => Value::Number(varint(&mut bytes)?),
+                0 => FieldValue::Number(read_varint(&mut bytes)?),
                 kind @ (1 | 5) => {
                     let (fixed, rest) =
                         bytes.split_at_checked(if kind == 1 { 8 } else { 4 }).context("too short")?;
                     bytes = rest;
                     let number = fixed.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
-                    Value::Number(number)
+                    FieldValue::Number(number)
                 }
                 2 => {
-                    let len = usize::try_from(varint(&mut bytes)?)?;
+                    let len = usize::try_from(read_varint(&mut bytes)?)?;
                     let (value, rest) = bytes.split_at_checked(len).context("too short")?;
                     bytes = rest;
-                    Value::Bytes(value)
+                    FieldValue::Bytes(value)
                 }
                 kind => bail!("a field of kind {kind}"),
             };
@@ -114,27 +116,27 @@ mod with_traces {
     }
 
     /// The messages in a message that have this number.
-    fn within(bytes: &[u8], number: u64) -> Result<Vec<&[u8]>> {
-        let messages = fields(bytes)?.into_iter().filter_map(|(known, value)| match value {
-            Value::Bytes(bytes) if known == number => Some(bytes),
+    fn submessages(bytes: &[u8], number: u64) -> Result<Vec<&[u8]>> {
+        let messages = parse_fields(bytes)?.into_iter().filter_map(|(known, value)| match value {
+            FieldValue::Bytes(bytes) if known == number => Some(bytes),
             _ => None,
         });
         Ok(messages.collect())
     }
 
-    fn text(bytes: &[u8]) -> String {
+    fn utf8(bytes: &[u8]) -> String {
         String::from_utf8_lossy(bytes).into_owned()
     }
 
     /// `KeyValue`s in the field of this number.
-    fn attributes(bytes: &[u8], number: u64) -> Result<Attributes> {
+    fn parse_attributes(bytes: &[u8], number: u64) -> Result<Attributes> {
         let mut attributes = BTreeMap::new();
-        for pair in within(bytes, number)? {
-            let key = within(pair, 1)?.first().map(|key| text(key)).context("no key")?;
-            let value = within(pair, 2)?.first().copied().unwrap_or_default();
-            let value = match fields(value)?.first() {
-                Some((_, Value::Number(number))) => number.to_string(),
-                Some((_, Value::Bytes(bytes))) => text(bytes),
+        for pair in submessages(bytes, number)? {
+            let key = submessages(pair, 1)?.first().map(|key| utf8(key)).context("no key")?;
+            let value = submessages(pair, 2)?.first().copied().unwrap_or_default();
+            let value = match parse_fields(value)?.first() {
+                Some((_, FieldValue::Number(number))) => number.to_string(),
+                Some((_, FieldValue::Bytes(bytes))) => utf8(bytes),
                 None => String::new(),
             };
             attributes.insert(key, value);
@@ -142,17 +144,17 @@ mod with_traces {
         Ok(attributes)
     }
 
-    fn span(bytes: &[u8]) -> Result<Span> {
-        let mut span = Span { attributes: attributes(bytes, 9)?, ..Span::default() };
-        for (number, value) in fields(bytes)? {
+    fn parse_span(bytes: &[u8]) -> Result<Span> {
+        let mut span = Span { attributes: parse_attributes(bytes, 9)?, ..Span::default() };
+        for (number, value) in parse_fields(bytes)? {
             match (number, value) {
-                (5, Value::Bytes(name)) => span.name = text(name),
-                (6, Value::Number(kind)) => span.kind = kind,
-                (7, Value::Number(time)) => span.begin_ns = time,
-                (8, Value::Number(time)) => span.end_ns = time,
-                (15, Value::Bytes(status)) => {
-                    let code = fields(status)?.into_iter().find(|(number, _)| *number == 3);
-                    span.status = if let Some((_, Value::Number(code))) = code { code } else { 0 };
+                (5, FieldValue::Bytes(name)) => span.name = utf8(name),
+                (6, FieldValue::Number(kind)) => span.kind = kind,
+                (7, FieldValue::Number(time)) => span.begin_ns = time,
+                (8, FieldValue::Number(time)) => span.end_ns = time,
+                (15, FieldValue::Bytes(status)) => {
+                    let code = parse_fields(status)?.into_iter().find(|(number, _)| *number == 3);
+                    span.status = if let Some((_, FieldValue::Number(code))) = code { code } else { 0 };
                 }
                 _ => {}
             }
@@ -161,19 +163,19 @@ mod with_traces {
     }
 
     /// What a collector was told: attributes of the services, and their spans.
-    fn spans(told: &[Told]) -> Result<(Vec<Attributes>, Vec<Span>)> {
+    fn parse_exports(told: &[ReceivedRequest]) -> Result<(Vec<Attributes>, Vec<Span>)> {
         let (mut services, mut spans) = (Vec::new(), Vec::new());
         for told in told {
             ensure!(told.path == "/v1/traces", "{told:?}");
             ensure!(told.header("content-type") == Some("application/x-protobuf"), "{told:?}");
             ensure!(told.header("authorization") == Some("hush-hush"), "{told:?}");
-            for of_service in within(&told.body, 1)? {
-                for service in within(of_service, 1)? {
-                    services.push(attributes(service, 1)?);
+            for of_service in submessages(&told.body, 1)? {
+                for service in submessages(of_service, 1)? {
+                    services.push(parse_attributes(service, 1)?);
                 }
-                for scope in within(of_service, 2)? {
-                    for bytes in within(scope, 2)? {
-                        spans.push(span(bytes)?);
+                for scope in submessages(of_service, 2)? {
+                    for bytes in submessages(scope, 2)? {
+                        spans.push(parse_span(bytes)?);
                     }
                 }
             }
@@ -182,12 +184,17 @@ mod with_traces {
     }
 
     #[test]
-    fn requests_callbacks_and_casts_are_told() -> Result<()> {
-        let _turn = Turn::shared()?;
-        let (server, receiver, collector) = (Server::start()?, Receiver::start()?, Receiver::start()?);
-        let mut service = Service::start(
+    fn requests_callbacks_and_casts_are_traced() -> Result<()> {
+        let _turn = MachineLock::shared()?;
+        let (server, receiver, collector) =
+            (PageServer::start()?, WebhookReceiver::start()?, WebhookReceiver::start()?);
+        let mut service = ServiceProcess::start(
             PAGECAST,
-            &Setup { callbacks: Some(receiver.url("")), environment: traced(&collector), ..Setup::default() },
+            &ServiceConfig {
+                callback_url: Some(receiver.url("")),
+                environment: otlp_environment(&collector),
+                ..ServiceConfig::default()
+            },
         )?;
         let task = json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": "task" });
         let mut start = task.clone();
@@ -196,24 +203,24 @@ mod with_traces {
         start["VideoSolutions"] = json!([{ "Width": 160, "Height": 90, "FrameRate": 5 }]);
         ensure!(service.call("StartWebcast", &start)?.0, "it is not started");
         let status = |status: &'static str| {
-            move |told: &[Told]| told.iter().any(|told| text(&told.body).contains(status))
+            move |told: &[ReceivedRequest]| told.iter().any(|told| utf8(&told.body).contains(status))
         };
-        receiver.wait_until("it is live", LIMIT, status("\\\"Status\\\":1"))?;
+        receiver.wait_until("it is live", TIMEOUT, status("\\\"Status\\\":1"))?;
         ensure!(service.call("StopWebcast", &task)?.0, "it is not stopped");
-        receiver.wait_until("it is over", LIMIT, status("\\\"Status\\\":2"))?;
+        receiver.wait_until("it is over", TIMEOUT, status("\\\"Status\\\":2"))?;
         ensure!(!service.call("GetWebCastTask", &json!({ "AppId": "nobody" }))?.0, "nobody's task is told");
         ensure!(service.rest("GET", "/v1/casts", None)?.status == 200, "no list");
-        ensure!(collector.told().is_empty(), "spans were sent before their time");
-        service.stop(STOP)?;
+        ensure!(collector.received().is_empty(), "spans were sent before their time");
+        service.stop(STOP_TIMEOUT)?;
 
-        let (services, spans) = spans(&collector.told())?;
+        let (services, spans) = parse_exports(&collector.received())?;
         for attributes in &services {
             ensure!(attributes["service.name"] == "pagecast-of-the-tests", "{attributes:?}");
         }
         for span in &spans {
             ensure!(span.end_ns >= span.begin_ns && span.begin_ns > 1_700_000_000_000_000_000, "{span:?}");
             let said = format!("{span:?}");
-            ensure!(!said.contains(TOKEN) && !said.contains("hush-hush"), "{said}");
+            ensure!(!said.contains(REST_TOKEN) && !said.contains("hush-hush"), "{said}");
         }
         let one = |what: &dyn Fn(&Span) -> bool, why: &str| {
             spans.iter().find(|span| what(span)).with_context(|| format!("no {why} in {spans:#?}"))
@@ -221,51 +228,62 @@ mod with_traces {
         one(
             &|s| {
                 s.name == "StartWebcast"
-                    && s.kind == SERVER
-                    && s.is("api", "volcengine")
-                    && s.is("code", "ok")
+                    && s.kind == KIND_SERVER
+                    && s.has_attribute("api", "volcengine")
+                    && s.has_attribute("code", "ok")
             },
             "start",
         )?;
-        let refused = one(&|s| s.name == "GetWebCastTask" && !s.is("code", "ok"), "refusal")?;
-        ensure!(refused.status != FAILED, "a refusal is no failure: {refused:?}");
-        one(&|s| s.name == "GET /v1/casts" && s.is("api", "v1") && s.is("code", "200"), "list")?;
-        let told =
-            one(&|s| s.name == "callback" && s.kind == CLIENT && s.is("outcome", "delivered"), "callback")?;
-        ensure!(told.is("status", "200") && told.status != FAILED, "{told:?}");
+        let refused = one(&|s| s.name == "GetWebCastTask" && !s.has_attribute("code", "ok"), "refusal")?;
+        ensure!(refused.status != STATUS_ERROR, "a refusal is no failure: {refused:?}");
+        one(
+            &|s| s.name == "GET /v1/casts" && s.has_attribute("api", "v1") && s.has_attribute("code", "200"),
+            "list",
+        )?;
+        let told = one(
+            &|s| s.name == "callback" && s.kind == KIND_CLIENT && s.has_attribute("outcome", "delivered"),
+            "callback",
+        )?;
+        ensure!(told.has_attribute("status", "200") && told.status != STATUS_ERROR, "{told:?}");
         let cast = one(&|s| s.name == "cast", "cast")?;
-        ensure!(cast.is("end", "stopped") && cast.is("epoch", "1") && cast.is("app", "test"), "{cast:?}");
-        ensure!(cast.attributes.contains_key("live_after_ms") && cast.status != FAILED, "{cast:?}");
+        ensure!(
+            cast.has_attribute("end", "stopped")
+                && cast.has_attribute("epoch", "1")
+                && cast.has_attribute("app", "test"),
+            "{cast:?}"
+        );
+        ensure!(cast.attributes.contains_key("live_after_ms") && cast.status != STATUS_ERROR, "{cast:?}");
         ensure!(told.attributes["cast"] == cast.attributes["cast"], "{told:?}, {cast:?}");
         Ok(())
     }
 
     #[test]
-    fn a_collector_that_is_away_is_told_once_and_harms_nobody() -> Result<()> {
-        let mut collector = Receiver::start()?;
-        let mut environment = traced(&collector);
+    fn an_unreachable_collector_is_logged_once_and_harms_nobody() -> Result<()> {
+        let mut collector = WebhookReceiver::start()?;
+        let mut environment = otlp_environment(&collector);
         environment.push(("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()));
         // It asks without a pause, as each request is a span.
         environment.push(("PAGECAST__LIMITS__REQUESTS_PER_S", "1000000".to_owned()));
-        collector.close();
-        let mut service = Service::start(PAGECAST, &Setup { environment, ..Setup::default() })?;
+        collector.stop();
+        let mut service =
+            ServiceProcess::start(PAGECAST, &ServiceConfig { environment, ..ServiceConfig::default() })?;
         let begin = std::time::Instant::now();
         while !service.log().contains("traces do not reach the collector") {
-            ensure!(begin.elapsed() < LIMIT, "nothing is said of it");
+            ensure!(begin.elapsed() < TIMEOUT, "nothing is said of it");
             ensure!(service.rest("GET", "/v1/casts", None)?.status == 200, "no list");
         }
-        collector.open()?;
+        collector.restart()?;
         while !service.log().contains("traces reach the collector again") {
-            ensure!(begin.elapsed() < LIMIT, "nothing is said of its return");
+            ensure!(begin.elapsed() < TIMEOUT, "nothing is said of its return");
             ensure!(service.rest("GET", "/v1/casts", None)?.status == 200, "no list");
         }
-        service.stop(STOP)?;
+        service.stop(STOP_TIMEOUT)?;
         let log = service.log();
         ensure!(
             log.matches("traces do not reach the collector").count() == 1 && !log.contains("hush-hush"),
             "{log}"
         );
-        ensure!(!spans(&collector.told())?.1.is_empty(), "nothing came");
+        ensure!(!parse_exports(&collector.received())?.1.is_empty(), "nothing came");
         Ok(())
     }
 }

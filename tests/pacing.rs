@@ -4,20 +4,20 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Pagecast, Server, Turn};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{MachineLock, PageServer, PagecastCommand};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 /// How long a page of a few kilobytes may take from the first recorded frame to its first own frame.
-const PAGE_START_S: f64 = 0.5;
+const MAX_PAGE_START_S: f64 = 0.5;
 
 /// Records the counter page; at least 99 % of the ticks must show a frame that was not shown before.
-fn check(fps: u32, seconds: u32) -> Result<()> {
-    let _turn = Turn::alone()?;
-    let server = Server::start()?;
-    let outcome = Pagecast::record(PAGECAST, &server.url("counter.html"))
-        .with("fps", fps)
-        .with("duration", format!("{seconds}s"))
+fn check_pacing(fps: u32, seconds: u32) -> Result<()> {
+    let _turn = MachineLock::exclusive()?;
+    let server = PageServer::start()?;
+    let outcome = PagecastCommand::record(PAGECAST, &server.url("counter.html"))
+        .option("fps", fps)
+        .option("duration", format!("{seconds}s"))
         .finish(Duration::from_secs(u64::from(seconds) + 30))?;
     let (report, file) = (outcome.report()?, outcome.recording()?);
 
@@ -31,13 +31,13 @@ fn check(fps: u32, seconds: u32) -> Result<()> {
         ticks.last()
     );
 
-    let pictures = file.strips(Place::PAGE)?;
-    let first = pictures.iter().position(|p| p.strip.is_some()).unwrap_or(pictures.len());
+    let pictures = file.timecodes(TimecodePosition::PAGE)?;
+    let first = pictures.iter().position(|p| p.timecode.is_some()).unwrap_or(pictures.len());
     ensure!(first < pictures.len(), "no picture shows the page");
-    ensure!(pictures[first].pts_s <= PAGE_START_S, "the page starts at {} s", pictures[first].pts_s);
-    let unreadable = pictures[first..].iter().filter(|p| p.strip.is_none()).count();
+    ensure!(pictures[first].pts_s <= MAX_PAGE_START_S, "the page starts at {} s", pictures[first].pts_s);
+    let unreadable = pictures[first..].iter().filter(|p| p.timecode.is_none()).count();
     ensure!(unreadable == 0, "{unreadable} pictures have a damaged strip");
-    let counters: Vec<_> = pictures.iter().filter_map(|p| Some(p.strip?.counter)).collect();
+    let counters: Vec<_> = pictures.iter().filter_map(|p| Some(p.timecode?.counter)).collect();
     ensure!(counters.is_sorted(), "frames are out of order: {counters:?}");
 
     let new = 1 + counters.windows(2).filter(|w| w[0] != w[1]).count();
@@ -55,15 +55,15 @@ fn check(fps: u32, seconds: u32) -> Result<()> {
 
 #[test]
 fn every_tick_is_new_at_30_fps() -> Result<()> {
-    check(30, 20)
+    check_pacing(30, 20)
 }
 
 #[test]
 fn every_tick_is_new_at_15_fps() -> Result<()> {
-    check(15, 10)
+    check_pacing(15, 10)
 }
 
 #[test]
 fn every_tick_is_new_at_60_fps() -> Result<()> {
-    check(60, 10)
+    check_pacing(60, 10)
 }

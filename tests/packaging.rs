@@ -6,28 +6,28 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::Scratch;
-use pagecast_testkit::command::{missing, output_of, program, stdout_of};
+use pagecast_testkit::ScratchDir;
+use pagecast_testkit::command::{install_hint, program, run_for_output, run_for_stdout};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 /// Where the unit and the image have the program, the configuration and the data.
-const INSTALLED: &str = "/usr/local/bin/pagecast";
+const INSTALLED_PROGRAM: &str = "/usr/local/bin/pagecast";
 const CONFIG: &str = "/etc/pagecast/pagecast.toml";
 const DATA: &str = "/var/lib/pagecast";
 /// Packages that every Debian has.
-const ALWAYS: [&str; 2] = ["libc6", "libgcc-s1"];
+const BASE_PACKAGES: [&str; 2] = ["libc6", "libgcc-s1"];
 
-fn read(path: &str) -> Result<String> {
+fn read_file(path: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 /// A command of theirs, with files of our own in place of those that are installed, and only looking at its configuration.
-fn checked(words: &[&str], scratch: &Scratch) -> Result<Command> {
+fn check_config_command(words: &[&str], scratch: &ScratchDir) -> Result<Command> {
     let config = scratch.join("pagecast.toml");
     fs::write(&config, "")?;
     let (first, arguments) = words.split_first().context("no command")?;
-    ensure!([INSTALLED, "pagecast"].contains(first), "{first} is started");
+    ensure!([INSTALLED_PROGRAM, "pagecast"].contains(first), "{first} is started");
     ensure!(arguments.first() == Some(&"serve"), "{words:?}");
     let mut command = program(PAGECAST);
     for word in arguments {
@@ -54,7 +54,7 @@ fn instructions(text: &str) -> Vec<String> {
 /// The stages of the image, each as its instructions.
 fn stages() -> Result<Vec<Vec<String>>> {
     let mut stages: Vec<Vec<String>> = Vec::new();
-    for line in instructions(&read("packaging/Dockerfile")?) {
+    for line in instructions(&read_file("packaging/Dockerfile")?) {
         if line.starts_with("FROM ") {
             stages.push(Vec::new());
         }
@@ -65,32 +65,32 @@ fn stages() -> Result<Vec<Vec<String>>> {
 }
 
 /// What a stage installs.
-fn packages(stage: &[String]) -> BTreeSet<String> {
+fn installed_packages(stage: &[String]) -> BTreeSet<String> {
     let installed = stage.iter().filter_map(|line| line.split_once("apt-get install ")).map(|(_, rest)| rest);
     let words = installed.flat_map(|rest| rest.split("&&").next().unwrap_or_default().split_whitespace());
     words.filter(|word| !word.starts_with('-')).map(str::to_owned).collect()
 }
 
 /// What stands behind a word, the last time that it does.
-fn last<'a>(stage: &'a [String], word: &str) -> Result<&'a str> {
+fn last_instruction<'a>(stage: &'a [String], word: &str) -> Result<&'a str> {
     stage.iter().rev().find_map(|line| line.strip_prefix(word)).with_context(|| format!("no {word}"))
 }
 
 #[test]
 fn the_unit_is_sound() -> Result<()> {
-    let (unit, scratch) = (read("packaging/pagecast.service")?, Scratch::new()?);
+    let (unit, scratch) = (read_file("packaging/pagecast.service")?, ScratchDir::new()?);
     let copy = scratch.join("pagecast.service");
-    fs::write(&copy, unit.replace(INSTALLED, PAGECAST))?;
+    fs::write(&copy, unit.replace(INSTALLED_PROGRAM, PAGECAST))?;
     // What it has to say, it says there, whatever its exit code.
     let mut verify = program("systemd-analyze");
-    let said = output_of(verify.args(["verify", "--man=no"]).arg(&copy))?;
+    let said = run_for_output(verify.args(["verify", "--man=no"]).arg(&copy))?;
     let said = String::from_utf8(said.stderr)?;
     ensure!(!said.contains("pagecast.service"), "{said}");
     // It can tell.
     let mut verify = program("systemd-analyze");
-    fs::write(&copy, unit.replace(INSTALLED, "/nowhere/pagecast"))?;
+    fs::write(&copy, unit.replace(INSTALLED_PROGRAM, "/nowhere/pagecast"))?;
     ensure!(
-        output_of(verify.args(["verify", "--man=no"]).arg(&copy)).is_err(),
+        run_for_output(verify.args(["verify", "--man=no"]).arg(&copy)).is_err(),
         "nothing is wrong with nothing"
     );
 
@@ -99,7 +99,7 @@ fn the_unit_is_sound() -> Result<()> {
     let commands: Vec<Vec<&str>> = commands.map(|(_, words)| words.split(' ').collect()).collect();
     ensure!(commands.len() == 2, "{commands:?}");
     for words in &commands {
-        output_of(&mut checked(words, &scratch)?).with_context(|| words.join(" "))?;
+        run_for_output(&mut check_config_command(words, &scratch)?).with_context(|| words.join(" "))?;
     }
     let state = format!("StateDirectory={}", DATA.rsplit('/').next().unwrap_or_default());
     for line in [state.as_str(), "Delegate=yes", "KillMode=mixed", "User=pagecast"] {
@@ -110,19 +110,22 @@ fn the_unit_is_sound() -> Result<()> {
 
 #[test]
 fn the_image_starts_what_there_is() -> Result<()> {
-    let (stages, scratch) = (stages()?, Scratch::new()?);
-    let last = |word| last(&stages[1], word);
+    let (stages, scratch) = (stages()?, ScratchDir::new()?);
+    let last = |word| last_instruction(&stages[1], word);
     let words = |word| -> Result<Vec<String>> { Ok(serde_json::from_str(last(word)?)?) };
     let words = [words("ENTRYPOINT ")?, words("CMD ")?].concat();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    output_of(&mut checked(&words, &scratch)?).with_context(|| words.join(" "))?;
-    ensure!(last("COPY ")?.ends_with(&format!("/target/release/pagecast {INSTALLED}")), "{stages:#?}");
+    run_for_output(&mut check_config_command(&words, &scratch)?).with_context(|| words.join(" "))?;
+    ensure!(
+        last("COPY ")?.ends_with(&format!("/target/release/pagecast {INSTALLED_PROGRAM}")),
+        "{stages:#?}"
+    );
     ensure!(last("VOLUME ")? == DATA && last("USER ")? == "pagecast", "{stages:#?}");
     ensure!(stages[1].iter().any(|line| line.contains(&format!("--home-dir {DATA} --create-home pagecast"))));
     // Both stages have the same libraries.
     ensure!(stages[0][0].trim_end_matches(" AS build") == stages[1][0], "{stages:#?}");
     // The guide's configuration for it listens where it is reached.
-    let guide = read("docs/guides/service.md")?;
+    let guide = read_file("docs/guides/service.md")?;
     let (_, docker) = guide.split_once("\n## Docker\n").context("no Docker in the guide")?;
     let toml = docker.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
     let toml: toml::Table = toml.context("no configuration")?.parse()?;
@@ -135,7 +138,7 @@ fn the_image_starts_what_there_is() -> Result<()> {
     for port in [&api, &rooms, &media, &format!("{media}/udp")] {
         let bare = port.trim_end_matches("/udp");
         ensure!(
-            read("packaging/Dockerfile")?.contains(&format!(" -p {bare}:{port} ")),
+            read_file("packaging/Dockerfile")?.contains(&format!(" -p {bare}:{port} ")),
             "{port} is not published"
         );
     }
@@ -145,12 +148,12 @@ fn the_image_starts_what_there_is() -> Result<()> {
 #[test]
 fn the_image_is_built_as_we_build() -> Result<()> {
     let build = stages()?.swap_remove(0);
-    let packages = packages(&build);
-    let makefile = read("Makefile")?.replace("\\\n", " ");
+    let packages = installed_packages(&build);
+    let makefile = read_file("Makefile")?.replace("\\\n", " ");
     let ours = makefile.lines().find_map(|line| line.strip_prefix("BUILD := ")).context("no BUILD")?;
     let missing: Vec<_> = ours.split_whitespace().filter(|name| !packages.contains(*name)).collect();
     ensure!(missing.is_empty(), "the image lacks {missing:?}");
-    let manifest: toml::Table = read("Cargo.toml")?.parse()?;
+    let manifest: toml::Table = read_file("Cargo.toml")?.parse()?;
     let rust = manifest["workspace"]["package"]["rust-version"].as_str().context("no version")?;
     ensure!(
         build.iter().any(|line| line.contains(&format!("--default-toolchain {rust}"))),
@@ -162,10 +165,11 @@ fn the_image_is_built_as_we_build() -> Result<()> {
 #[test]
 fn all_packages_exist() -> Result<()> {
     let stages = stages()?;
-    let all: BTreeSet<String> = packages(&stages[0]).union(&packages(&stages[1])).cloned().collect();
+    let all: BTreeSet<String> =
+        installed_packages(&stages[0]).union(&installed_packages(&stages[1])).cloned().collect();
     // Those that there are not are told by its exit code, too; which ones, only by what is missing.
     let shown = program("apt-cache").args(["show", "--no-all-versions"]).args(&all).output();
-    let shown = shown.with_context(|| missing("apt-cache"))?;
+    let shown = shown.with_context(|| install_hint("apt-cache"))?;
     let shown = String::from_utf8(shown.stdout)?;
     let shown: BTreeSet<&str> = shown.lines().filter_map(|line| line.strip_prefix("Package: ")).collect();
     let missing: Vec<_> = all.iter().filter(|name| !shown.contains(name.as_str())).collect();
@@ -175,17 +179,17 @@ fn all_packages_exist() -> Result<()> {
 
 #[test]
 fn the_image_has_the_libraries_that_are_linked_and_no_others() -> Result<()> {
-    let installed = packages(&stages()?[1]);
-    let needed = String::from_utf8(stdout_of(program("objdump").args(["-p", PAGECAST]))?)?;
+    let installed = installed_packages(&stages()?[1]);
+    let needed = String::from_utf8(run_for_stdout(program("objdump").args(["-p", PAGECAST]))?)?;
     let needed = needed.lines().filter_map(|line| line.trim().strip_prefix("NEEDED")).map(str::trim);
     let mut owners = BTreeSet::new();
     for library in needed.filter(|name| !name.starts_with("ld-linux")) {
         // One library may be found by two paths.
-        let found = stdout_of(program("dpkg").args(["-S", &format!("*/{library}")]))?;
+        let found = run_for_stdout(program("dpkg").args(["-S", &format!("*/{library}")]))?;
         let found = String::from_utf8(found)?;
         let owner = found.split(':').next().context("nobody's")?.to_owned();
         ensure!(
-            installed.contains(&owner) || ALWAYS.contains(&owner.as_str()),
+            installed.contains(&owner) || BASE_PACKAGES.contains(&owner.as_str()),
             "{library} is in {owner}, which the image lacks"
         );
         owners.insert(owner);

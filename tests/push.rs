@@ -4,27 +4,33 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::push::State;
-use pagecast_core::spec::{Network, Push, PushUrl, Recording as Recorded, Rule, Size, Source, SourceUrl};
+use pagecast_core::connection::State;
+use pagecast_core::spec::{
+    NetworkPolicy, NetworkRule, Push, PushUrl, Recording as Recorded, Size, Source, SourceUrl,
+};
 use pagecast_core::{CastSpec, SpecError};
-use pagecast_testkit::rtmp::{Nginx, free_port};
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Pagecast, Recording, Scratch, Server, Signal, Turn, flv};
-use pagecast_worker::cast::{Change, News, Stop};
+use pagecast_testkit::rtmp::{NginxRtmp, free_port};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{MachineLock, PageServer, PagecastCommand, Recording, ScratchDir, Signal, flv};
+use pagecast_worker::cast::{CastEvent, Change, StopToken};
 use pagecast_worker::process::{self, Process};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Numbers of the page's frames in a file, in order.
-fn counters(file: &Recording) -> Result<Vec<u32>> {
-    Ok(file.strips(Place::PAGE)?.into_iter().filter_map(|seen| Some(seen.strip?.counter)).collect())
+fn frame_counters(file: &Recording) -> Result<Vec<u32>> {
+    Ok(file
+        .timecodes(TimecodePosition::PAGE)?
+        .into_iter()
+        .filter_map(|seen| Some(seen.timecode?.counter))
+        .collect())
 }
 
 /// Checks that a recording of a server is a part of ours: every picture from its first to its last. Where
 /// that part ends.
-fn is_a_part(of: &[u32], recorded: &std::path::Path) -> Result<(usize, usize)> {
-    let seen = counters(&Recording::open(recorded)?)?;
+fn verify_is_part(of: &[u32], recorded: &std::path::Path) -> Result<(usize, usize)> {
+    let seen = frame_counters(&Recording::open(recorded)?)?;
     let first = *seen.first().context("the server has a picture")?;
     let at = of.iter().position(|counter| *counter == first).context("its first picture is in the file")?;
     ensure!(of[at..].starts_with(&seen), "{seen:?} is no part of {of:?}");
@@ -33,34 +39,34 @@ fn is_a_part(of: &[u32], recorded: &std::path::Path) -> Result<(usize, usize)> {
 
 #[test]
 fn viewers_get_what_is_in_the_file_and_a_dead_server_is_found_again() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let (server, lives, mut dies) = (Server::start()?, Nginx::start(None)?, Nginx::start(None)?);
-    let mut run = Pagecast::record(PAGECAST, &server.url("counter.html"))
-        .with("push", lives.url("lives-hunter2"))
-        .with("push", dies.url("dies-hunter2"))
-        .with("size", "640x360")
+    let _turn = MachineLock::shared()?;
+    let (server, lives, mut dies) = (PageServer::start()?, NginxRtmp::start(None)?, NginxRtmp::start(None)?);
+    let mut run = PagecastCommand::record(PAGECAST, &server.url("counter.html"))
+        .option("push", lives.url("lives-hunter2"))
+        .option("push", dies.url("dies-hunter2"))
+        .option("size", "640x360")
         .start()?;
     // Some seconds of the page each: a picture every 33 ms, of which a tag is made.
-    let pictures = |nginx: &Nginx, key: &str, file: usize| {
-        let files = nginx.recorded(key).unwrap_or_default();
+    let pictures = |nginx: &NginxRtmp, key: &str, file: usize| {
+        let files = nginx.recordings(key).unwrap_or_default();
         let tags = files.get(file).and_then(|path| flv::tags(path).ok()).unwrap_or_default();
-        tags.iter().filter(|tag| matches!(tag.kind, flv::Kind::Video { .. })).count()
+        tags.iter().filter(|tag| matches!(tag.kind, flv::TagKind::Video { .. })).count()
     };
-    run.wait_until("both servers had the page", LIMIT, |_| {
+    run.wait_until("both servers had the page", TIMEOUT, |_| {
         pictures(&lives, "lives-hunter2", 0) > 60 && pictures(&dies, "dies-hunter2", 0) > 60
     })?;
     dies.kill();
-    dies.run()?;
-    run.wait_until("the server had the page again", LIMIT, |_| pictures(&dies, "dies-hunter2", 1) > 60)?;
+    dies.restart()?;
+    run.wait_until("the server had the page again", TIMEOUT, |_| pictures(&dies, "dies-hunter2", 1) > 60)?;
     run.signal(Signal::INT)?;
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
 
     let (report, file) = (outcome.report()?, outcome.recording()?);
-    let ours = counters(&file)?;
-    let whole = is_a_part(&ours, &lives.recorded("lives-hunter2")?[0])?;
+    let ours = frame_counters(&file)?;
+    let whole = verify_is_part(&ours, &lives.recordings("lives-hunter2")?[0])?;
     ensure!(whole.1 == ours.len(), "{whole:?} of {}", ours.len());
-    let of_dead = dies.recorded("dies-hunter2")?;
-    let [before, after] = [is_a_part(&ours, &of_dead[0])?, is_a_part(&ours, &of_dead[1])?];
+    let of_dead = dies.recordings("dies-hunter2")?;
+    let [before, after] = [verify_is_part(&ours, &of_dead[0])?, verify_is_part(&ours, &of_dead[1])?];
     ensure!(before.1 < after.0 && after.1 == ours.len(), "{before:?} and {after:?} of {}", ours.len());
 
     let [alive, dead] = &report.pushes[..] else { anyhow::bail!("{:?}", report.pushes) };
@@ -79,11 +85,11 @@ fn viewers_get_what_is_in_the_file_and_a_dead_server_is_found_again() -> Result<
 
 #[test]
 fn a_push_that_never_works_ends_nothing() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
     let nowhere = format!("rtmp://127.0.0.1:{}/live/hunter2", free_port()?);
-    let run = Pagecast::record(PAGECAST, &server.url("counter.html")).with("duration", "8s");
-    let outcome = run.with("push", nowhere).finish(LIMIT)?;
+    let run = PagecastCommand::record(PAGECAST, &server.url("counter.html")).option("duration", "8s");
+    let outcome = run.option("push", nowhere).finish(TIMEOUT)?;
     let report = outcome.report()?;
     ensure!((outcome.recording()?.end_s() - 8.0).abs() < 0.1 && report.end == "complete", "{report:?}");
     let push = report.pushes.first().context("its report")?;
@@ -98,30 +104,35 @@ fn a_push_that_never_works_ends_nothing() -> Result<()> {
 
 #[test]
 fn pushes_are_added_and_removed_while_the_cast_runs() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let (server, scratch, nginx) = (Server::start()?, Scratch::new()?, Nginx::start(None)?);
+    let _turn = MachineLock::shared()?;
+    let (server, scratch, nginx) = (PageServer::start()?, ScratchDir::new()?, NginxRtmp::start(None)?);
     let source = Source::new(SourceUrl::parse(&server.url("counter.html"))?);
     let spec = CastSpec {
         recording: Some(Recorded::to_file(scratch.join("out.mp4"))),
-        network: Network { allow: vec![Rule::parse("127.0.0.0/8")?], ..Network::default() },
+        network: NetworkPolicy {
+            allow: vec![NetworkRule::parse("127.0.0.0/8")?],
+            ..NetworkPolicy::default()
+        },
         ..CastSpec::new(Source { size: Size::new(320, 180)?, ..source })
     };
     let process = Process::start(std::path::Path::new(PAGECAST))?;
-    let (changes, stop) = (process.changes(), Stop::default());
-    let push = |key: &str| Ok::<_, SpecError>(Push { url: PushUrl::parse(&nginx.url(key))?, patience: None });
+    let (changes, stop) = (process.change_sender(), StopToken::default());
+    let push = |key: &str| {
+        Ok::<_, SpecError>(Push { url: PushUrl::parse(&nginx.url(key))?, reconnect_timeout: None })
+    };
     let (first, second) = (push("first")?, push("second")?);
     // Before there is anything to push, too.
-    ensure!(changes.order(Change::AddPush(first.clone())));
+    ensure!(changes.send(Change::AddPush(first.clone())));
     let mut told = Vec::new();
     let outcome = process.run(&spec, process::now(), &stop, |news| {
-        let News::Push(news) = news else { return };
+        let CastEvent::Push(news) = news else { return };
         match (news.id, news.state) {
             (1, State::Running) => {
-                assert!(changes.order(Change::AddPush(first.clone())), "which is refused");
-                assert!(changes.order(Change::AddPush(second.clone())));
+                assert!(changes.send(Change::AddPush(first.clone())), "which is refused");
+                assert!(changes.send(Change::AddPush(second.clone())));
             }
-            (2, State::Running) => assert!(changes.order(Change::RemovePush(first.url.clone()))),
-            (1, State::Idle) => stop.ask(),
+            (2, State::Running) => assert!(changes.send(Change::RemovePush(first.url.clone()))),
+            (1, State::Idle) => stop.request(),
             _ => {}
         }
         told.push((news.id, news.state));

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-fn help(args: &[&str]) -> String {
+fn help_text(args: &[&str]) -> String {
     #[expect(clippy::disallowed_methods, reason = "the program is asked once and waited for")]
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_pagecast"))
         .args(args)
@@ -19,7 +19,7 @@ fn help(args: &[&str]) -> String {
 fn the_command_line() {
     let mut page = String::from("# Command line\n\nMade from the program's own help.\n");
     for command in ["serve", "call", "record", "cast", "recover", "demo", "doctor"] {
-        page += &format!("\n## pagecast {command}\n\n```text\n{}```\n", help(&[command, "--help"]));
+        page += &format!("\n## pagecast {command}\n\n```text\n{}```\n", help_text(&[command, "--help"]));
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/cli.md");
     if std::env::var_os("UPDATE").is_some() {

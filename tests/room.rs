@@ -8,79 +8,80 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::media::beeps;
-use pagecast_testkit::pages::get;
-use pagecast_testkit::strip::Place;
+use pagecast_testkit::page_server::http_get;
+use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
-    Conditions, Link, Outcome, Pagecast, Reply, Run, Scratch, Server, Signal, Turn, sync,
+    LinkConditions, LinkEmulator, MachineLock, Outcome, PageResponse, PageServer, PagecastCommand,
+    PagecastProcess, ScratchDir, Signal, av_sync,
 };
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Where `watch.html` shows the strip of what it watches.
-const WATCHED: Place = Place { x: 0, y: 64, cell: 8 };
+const WATCHED_TIMECODE: TimecodePosition = TimecodePosition { x: 0, y: 64, cell_size: 8 };
 
 /// A cast of a page of our own to a room of Pagecast's own.
-struct Show {
-    server: Server,
-    run: Run,
+struct RoomCast {
+    server: PageServer,
+    run: PagecastProcess,
     /// Where it is watched.
-    room: String,
+    room_url: String,
 }
 
-impl Show {
-    fn of(page: &str, options: impl FnOnce(Pagecast) -> Pagecast) -> Result<Self> {
-        let server = Server::start()?;
-        let cast = Pagecast::cast(PAGECAST, &server.url(page))
-            .with("size", "640x360")
-            .with("listen", "127.0.0.1:0")
-            .with("room", "test");
+impl RoomCast {
+    fn start(page: &str, options: impl FnOnce(PagecastCommand) -> PagecastCommand) -> Result<Self> {
+        let server = PageServer::start()?;
+        let cast = PagecastCommand::cast(PAGECAST, &server.url(page))
+            .option("size", "640x360")
+            .option("listen", "127.0.0.1:0")
+            .option("room", "test");
         let mut run = options(cast).start()?;
-        let room = run.wait_for_room(LIMIT)?;
-        Ok(Self { server, run, room })
+        let room = run.wait_for_room(TIMEOUT)?;
+        Ok(Self { server, run, room_url: room })
     }
 
     /// Records somebody who watches for so long, from the first picture on.
-    fn watch(&self, seconds: u32) -> Result<Watched> {
-        let whep = format!("{}/whep", self.room);
+    fn record_viewer(&self, seconds: u32) -> Result<ViewerMeasurement> {
+        let whep = format!("{}/whep", self.room_url);
         let outcome =
-            Pagecast::record(PAGECAST, &self.server.url(&format!("watch.html?absolute&whep={whep}")))
-                .with("size", "640x424")
-                .with("fps", "60")
-                .with("duration", format!("{seconds}s"))
+            PagecastCommand::record(PAGECAST, &self.server.url(&format!("watch.html?absolute&whep={whep}")))
+                .option("size", "640x424")
+                .option("fps", "60")
+                .option("duration", format!("{seconds}s"))
                 .flag("wait-for-start")
                 .flag("allow-udp")
-                .finish(LIMIT)?;
-        Watched::of(&outcome, &self.server)
+                .finish(TIMEOUT)?;
+        ViewerMeasurement::from_recording(&outcome, &self.server)
     }
 
-    fn end(self) -> Result<Outcome> {
+    fn stop(self) -> Result<Outcome> {
         self.run.signal(Signal::TERM)?;
-        self.run.finish(LIMIT)
+        self.run.finish(TIMEOUT)
     }
 }
 
 /// What a viewer saw and heard. Times are those of the machine, in seconds; delays in milliseconds, smallest first.
-struct Watched {
+struct ViewerMeasurement {
     /// From a picture's drawing to its being shown, each picture once.
-    picture_delays: Vec<f64>,
+    frame_delays_ms: Vec<f64>,
     /// From the moment a beep is due to its being heard.
-    beep_delays: Vec<f64>,
+    beep_delays_ms: Vec<f64>,
     /// Different pictures per second.
     fps: f64,
 }
 
-impl Watched {
-    fn of(outcome: &Outcome, server: &Server) -> Result<Self> {
+impl ViewerMeasurement {
+    fn from_recording(outcome: &Outcome, server: &PageServer) -> Result<Self> {
         let recording = outcome.recording()?;
         let mut pictures = Vec::new();
         let mut clock = Vec::new();
-        for (at, strips) in recording.strips_at(&[Place::PAGE, WATCHED])? {
+        for (at, strips) in recording.timecodes_at(&[TimecodePosition::PAGE, WATCHED_TIMECODE])? {
             clock.extend(strips[0].map(|viewer| viewer.page_s() - at));
             pictures.extend(strips[1].map(|strip| (at, strip)));
         }
         // Only what is shown in every picture is told by all of them.
-        let clock = sync::median(clock);
-        let [onsets] = beeps::onsets_of(recording.pcm()?, [sync::PAGE_BEEP])?;
+        let clock = av_sync::median(clock);
+        let [onsets] = beeps::onsets_of_each(recording.pcm()?, [av_sync::PAGE_BEEP])?;
         let due: Vec<f64> = pictures.iter().filter_map(|(_, strip)| strip.event_s()).collect();
         let beep_delay = |onset: &f64| {
             let heard = onset + clock;
@@ -100,52 +101,60 @@ impl Watched {
         counters.dedup();
         let (first, last) = pictures.first().zip(pictures.last()).context("nothing was seen")?;
         let fps = (counters.len() as f64 - 1.0) / (last.0 - first.0);
-        Ok(Self { picture_delays, beep_delays: onsets.iter().filter_map(beep_delay).collect(), fps })
+        Ok(Self {
+            frame_delays_ms: picture_delays,
+            beep_delays_ms: onsets.iter().filter_map(beep_delay).collect(),
+            fps,
+        })
     }
 
     /// The delay that this part of all pictures has at most.
     fn delay_ms(&self, part: f64) -> f64 {
-        self.picture_delays
-            .get((self.picture_delays.len() as f64 * part) as usize)
+        self.frame_delays_ms
+            .get((self.frame_delays_ms.len() as f64 * part) as usize)
             .copied()
             .unwrap_or(f64::NAN)
     }
 
     /// How much later the sound is than the picture.
-    fn sound_ms(&self) -> f64 {
-        sync::median(self.beep_delays.clone()) - self.delay_ms(0.5)
+    fn av_offset_ms(&self) -> f64 {
+        av_sync::median(self.beep_delays_ms.clone()) - self.delay_ms(0.5)
     }
 }
 
 #[test]
 fn a_page_is_seen_and_heard_in_the_room() -> Result<()> {
-    let _turn = Turn::alone()?;
-    let show = Show::of("sync.html?absolute", |cast| cast)?;
-    let watched = show.watch(12)?;
-    let (median, p95, sound) = (watched.delay_ms(0.5), watched.delay_ms(0.95), watched.sound_ms());
+    let _turn = MachineLock::exclusive()?;
+    let show = RoomCast::start("sync.html?absolute", |cast| cast)?;
+    let watched = show.record_viewer(12)?;
+    let (median, p95, sound) = (watched.delay_ms(0.5), watched.delay_ms(0.95), watched.av_offset_ms());
     println!(
         "delay median {median:.0} ms, p95 {p95:.0} ms; {:.2} pictures/s; sound {sound:+.0} ms, beeps {:?}",
-        watched.fps, watched.beep_delays
+        watched.fps, watched.beep_delays_ms
     );
-    let outcome = show.end()?;
+    let outcome = show.stop()?;
     outcome.expect_code(0)?;
     // Two browsers and all that is between them share the machine: what is promised is measured by the bench.
     ensure!(watched.fps >= 25.0, "{} pictures per second", watched.fps);
     ensure!(median <= 400.0 && p95 <= 900.0, "{median} ms, {p95} ms");
-    ensure!(watched.beep_delays.len() >= 6 && sound.abs() <= 100.0, "{sound} ms, {:?}", watched.beep_delays);
+    ensure!(
+        watched.beep_delays_ms.len() >= 6 && sound.abs() <= 100.0,
+        "{sound} ms, {:?}",
+        watched.beep_delays_ms
+    );
     let room = outcome.report()?.room.context("there was a room")?;
     ensure!(room["reconnects"] == 0, "{room}");
     Ok(())
 }
 
 /// A free port, as far as anybody can tell.
-fn free_port() -> Result<SocketAddr> {
+fn free_address() -> Result<SocketAddr> {
     Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// What the publisher sends of the picture, as the room sees it, in kbit/s; and of the sound.
-fn arrives_kbps(room: &str) -> Result<(u64, u64)> {
-    let stats: serde_json::Value = serde_json::from_str(&get(&format!("{room}/stats"))?)?;
+fn received_kbps(room: &str) -> Result<(u64, u64)> {
+    let stats: serde_json::Value = serde_json::from_str(&http_get(&format!("{room}/stats"))?)?;
     let publisher = &stats["publishers"][0];
     let layers = publisher["layers"].as_array();
     let video = layers.into_iter().flatten().filter_map(|layer| layer["bitrate_bps"].as_u64()).sum::<u64>();
@@ -156,61 +165,63 @@ fn arrives_kbps(room: &str) -> Result<(u64, u64)> {
 fn wait_for_kbps(room: &str, what: &str, good: impl Fn(u64, u64) -> bool) -> Result<Duration> {
     let begin = Instant::now();
     loop {
-        let (video, audio) = arrives_kbps(room)?;
+        let (video, audio) = received_kbps(room)?;
         if good(video, audio) {
             println!("{what}: {video} and {audio} kbit/s after {:?}", begin.elapsed());
             return Ok(begin.elapsed());
         }
-        ensure!(begin.elapsed() < LIMIT, "{what}: {video} and {audio} kbit/s");
+        ensure!(begin.elapsed() < TIMEOUT, "{what}: {video} and {audio} kbit/s");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
 #[test]
-fn a_bad_line_gets_less_and_a_good_one_more() -> Result<()> {
-    let _turn = Turn::alone()?;
-    let media = free_port()?;
-    let link = Link::start(media)?;
-    let show = Show::of("noise.html", |cast| {
-        cast.with("listen-media", media).with("public-address", link.address()).with("room-bitrate", 2000)
+fn a_bad_link_gets_a_lower_bitrate_and_a_good_one_a_higher() -> Result<()> {
+    let _turn = MachineLock::exclusive()?;
+    let media = free_address()?;
+    let link = LinkEmulator::start(media)?;
+    let show = RoomCast::start("noise.html", |cast| {
+        cast.option("listen-media", media)
+            .option("public-address", link.address())
+            .option("room-bitrate", 2000)
     })?;
-    wait_for_kbps(&show.room, "at first", |video, audio| video > 1200 && audio > 5)?;
-    let loss = Conditions { loss: 0.05, jitter: Duration::from_millis(50), ..Conditions::default() };
-    link.set(loss);
+    wait_for_kbps(&show.room_url, "at first", |video, audio| video > 1200 && audio > 5)?;
+    let loss = LinkConditions { loss: 0.05, jitter: Duration::from_millis(50), ..LinkConditions::default() };
+    link.set_conditions(loss);
     std::thread::sleep(Duration::from_secs(3));
-    wait_for_kbps(&show.room, "5 % lost, 50 ms of jitter", |video, audio| video > 100 && audio > 5)?;
-    link.set(Conditions { bits_per_second: Some(500_000), ..Conditions::default() });
+    wait_for_kbps(&show.room_url, "5 % lost, 50 ms of jitter", |video, audio| video > 100 && audio > 5)?;
+    link.set_conditions(LinkConditions { bits_per_second: Some(500_000), ..LinkConditions::default() });
     let less =
-        wait_for_kbps(&show.room, "500 kbit/s", |video, audio| (30..500).contains(&video) && audio > 5)?;
+        wait_for_kbps(&show.room_url, "500 kbit/s", |video, audio| (30..500).contains(&video) && audio > 5)?;
     // Also a while later, when what was on its way has arrived.
     std::thread::sleep(Duration::from_secs(3));
-    wait_for_kbps(&show.room, "and later", |video, audio| (30..600).contains(&video) && audio > 5)?;
-    link.set(Conditions { bits_per_second: Some(5_000_000), ..Conditions::default() });
-    let more = wait_for_kbps(&show.room, "5 Mbit/s", |video, audio| video > 1000 && audio > 5)?;
+    wait_for_kbps(&show.room_url, "and later", |video, audio| (30..600).contains(&video) && audio > 5)?;
+    link.set_conditions(LinkConditions { bits_per_second: Some(5_000_000), ..LinkConditions::default() });
+    let more = wait_for_kbps(&show.room_url, "5 Mbit/s", |video, audio| video > 1000 && audio > 5)?;
     println!("adapts within {less:?}, recovers within {more:?}");
-    let report = show.end()?.report()?;
+    let report = show.stop()?.report()?;
     ensure!(report.room.context("a room")?["reconnects"] == 0, "the stream survives");
     Ok(())
 }
 
 /// A room that somebody else has opened: another cast, in a process of its own.
-fn host(listen: &str) -> Result<(Server, Run, String)> {
-    let server = Server::start()?;
-    let mut run = Pagecast::cast(PAGECAST, &server.url("still.html"))
-        .with("size", "320x180")
-        .with("listen", listen)
-        .with("room", "host")
+fn start_host_room(listen: &str) -> Result<(PageServer, PagecastProcess, String)> {
+    let server = PageServer::start()?;
+    let mut run = PagecastCommand::cast(PAGECAST, &server.url("still.html"))
+        .option("size", "320x180")
+        .option("listen", listen)
+        .option("room", "host")
         .start()?;
-    let address = run.wait_for_room(LIMIT)?;
+    let address = run.wait_for_room(TIMEOUT)?;
     Ok((server, run, address))
 }
 
-fn guest(server: &Server, host: &str) -> Pagecast {
+fn guest_command(server: &PageServer, host: &str) -> PagecastCommand {
     let rooms = host.rsplit_once('/').map_or(host, |(rooms, _)| rooms);
-    Pagecast::cast(PAGECAST, &server.url("counter.html"))
-        .with("size", "320x180")
-        .with("room", "guests")
-        .with("whip", format!("{rooms}/{{room}}/whip?user={{user}}"))
+    PagecastCommand::cast(PAGECAST, &server.url("counter.html"))
+        .option("size", "320x180")
+        .option("room", "guests")
+        .option("whip", format!("{rooms}/{{room}}/whip?user={{user}}"))
 }
 
 /// Waits until somebody sends to the room of the guests, or nobody does.
@@ -218,7 +229,7 @@ fn wait_for_publishers(host: &str, count: usize, limit: Duration) -> Result<Dura
     let rooms = host.rsplit_once('/').map_or(host, |(rooms, _)| rooms);
     let begin = Instant::now();
     loop {
-        let stats: serde_json::Value = get(&format!("{rooms}/guests/stats"))
+        let stats: serde_json::Value = http_get(&format!("{rooms}/guests/stats"))
             .and_then(|text| Ok(serde_json::from_str(&text)?))
             .unwrap_or_default();
         let sends = |p: &serde_json::Value| p["audio_bps"].as_u64().unwrap_or(0) > 0;
@@ -233,40 +244,42 @@ fn wait_for_publishers(host: &str, count: usize, limit: Duration) -> Result<Dura
 
 #[test]
 fn a_room_that_dies_is_joined_again() -> Result<()> {
-    let _turn = Turn::alone()?;
-    let (_server, mut room, address) = host("127.0.0.1:0")?;
-    let pages = Server::start()?;
-    let mut cast = guest(&pages, &address).start()?;
-    wait_for_publishers(&address, 1, LIMIT)?;
-    room.kill_everything();
+    let _turn = MachineLock::exclusive()?;
+    let (_server, mut room, address) = start_host_room("127.0.0.1:0")?;
+    let pages = PageServer::start()?;
+    let mut cast = guest_command(&pages, &address).start()?;
+    wait_for_publishers(&address, 1, TIMEOUT)?;
+    room.kill_all();
     drop(room);
-    cast.wait_until("it noticed that the room is gone", LIMIT, |run| run.said().contains("trying again"))?;
+    cast.wait_until("it noticed that the room is gone", TIMEOUT, |run| {
+        run.stderr_so_far().contains("trying again")
+    })?;
     let listen = address.trim_start_matches("http://").split('/').next().context("no address")?;
-    let (_server, room, address) = host(listen)?;
-    let back = wait_for_publishers(&address, 1, LIMIT)?;
+    let (_server, room, address) = start_host_room(listen)?;
+    let back = wait_for_publishers(&address, 1, TIMEOUT)?;
     println!("back after {back:?}");
     // The pauses are three seconds at most; the rest is what a busy machine may take.
     ensure!(back < Duration::from_secs(10), "{back:?}");
     cast.signal(Signal::TERM)?;
-    let report = cast.finish(LIMIT)?.report()?;
+    let report = cast.finish(TIMEOUT)?.report()?;
     ensure!(
         report.room.context("a room")?["reconnects"] == 1 && report.moves == 0,
         "the page did not notice"
     );
     room.signal(Signal::TERM)?;
-    room.finish(LIMIT)?.expect_code(0)
+    room.finish(TIMEOUT)?.expect_code(0)
 }
 
 #[test]
 fn what_no_room_takes_is_never_live() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let pages = Server::start()?.route("/whip", Reply::Html(403, "not you".to_owned()));
-    let run = Pagecast::cast(PAGECAST, &pages.url("counter.html"))
-        .with("size", "320x180")
-        .with("room", "guests")
-        .with("whip", pages.url("whip"))
+    let _turn = MachineLock::shared()?;
+    let pages = PageServer::start()?.with_route("/whip", PageResponse::Html(403, "not you".to_owned()));
+    let run = PagecastCommand::cast(PAGECAST, &pages.url("counter.html"))
+        .option("size", "320x180")
+        .option("room", "guests")
+        .option("whip", pages.url("whip"))
         .start()?;
-    let outcome = run.finish(LIMIT)?;
+    let outcome = run.finish(TIMEOUT)?;
     outcome.expect_failure(4, &["403"])?;
     ensure!(!outcome.stderr.contains("the page is live"), "{}", outcome.stderr);
     Ok(())
@@ -274,34 +287,38 @@ fn what_no_room_takes_is_never_live() -> Result<()> {
 
 #[test]
 fn the_same_user_throws_the_earlier_out() -> Result<()> {
-    let _turn = Turn::alone()?;
-    let (_server, room, address) = host("127.0.0.1:0")?;
-    let pages = Server::start()?;
-    let first = guest(&pages, &address).start()?;
-    wait_for_publishers(&address, 1, LIMIT)?;
-    let mut second = guest(&pages, &address).start()?;
-    second.wait_until("the page was live", LIMIT, |run| run.said().contains("the page is live"))?;
-    first.finish(LIMIT)?.expect_failure(4, &["another publisher took over"])?;
-    wait_for_publishers(&address, 1, LIMIT)?;
+    let _turn = MachineLock::exclusive()?;
+    let (_server, room, address) = start_host_room("127.0.0.1:0")?;
+    let pages = PageServer::start()?;
+    let first = guest_command(&pages, &address).start()?;
+    wait_for_publishers(&address, 1, TIMEOUT)?;
+    let mut second = guest_command(&pages, &address).start()?;
+    second
+        .wait_until("the page was live", TIMEOUT, |run| run.stderr_so_far().contains("the page is live"))?;
+    first.finish(TIMEOUT)?.expect_failure(4, &["another publisher took over"])?;
+    wait_for_publishers(&address, 1, TIMEOUT)?;
     for run in [second, room] {
         run.signal(Signal::TERM)?;
-        run.finish(LIMIT)?.expect_code(0)?;
+        run.finish(TIMEOUT)?.expect_code(0)?;
     }
     Ok(())
 }
 
 #[test]
 fn it_is_recorded_beside_the_room() -> Result<()> {
-    let _turn = Turn::alone()?;
-    let folder = Scratch::new()?;
+    let _turn = MachineLock::exclusive()?;
+    let folder = ScratchDir::new()?;
     let file = folder.join("room.mp4");
-    let show = Show::of("sync.html?absolute", |cast| {
-        cast.with("layer", "320x180").output(file.clone()).with("duration", "8s")
+    let show = RoomCast::start("sync.html?absolute", |cast| {
+        cast.option("layer", "320x180").output(file.clone()).option("duration", "8s")
     })?;
-    let outcome = show.run.finish(LIMIT)?;
+    let outcome = show.run.finish(TIMEOUT)?;
     let report = outcome.report()?;
     ensure!(report.duration_ms >= 7900.0, "{report:?}");
-    ensure!(outcome.recording()?.strips(Place::PAGE)?.len() > 100, "the recording has its pictures");
+    ensure!(
+        outcome.recording()?.timecodes(TimecodePosition::PAGE)?.len() > 100,
+        "the recording has its pictures"
+    );
     let layers = report.room.context("a room")?["layers"].clone();
     ensure!(layers[0]["width"] == 640 && layers[1]["width"] == 320, "{layers}");
     Ok(())

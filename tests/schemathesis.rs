@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::command::{output_of, program};
-use pagecast_testkit::service::{ADMIN, Setup, TOKEN};
-use pagecast_testkit::{Scratch, Service};
+use pagecast_testkit::command::{program, run_for_output};
+use pagecast_testkit::service::{ADMIN_TOKEN, REST_TOKEN, ServiceConfig};
+use pagecast_testkit::{ScratchDir, ServiceProcess};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -17,24 +17,24 @@ const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
     response_schema_conformance,negative_data_rejection,missing_required_header,unsupported_method,ignored_auth";
 /// Examples for each operation, beside those that its description leads to by itself.
-const EXAMPLES: u32 = 20;
+const MAX_EXAMPLES: u32 = 20;
 /// Fewer cases than this are not the API.
-const LEAST: u64 = 500;
+const MIN_CASES: u64 = 500;
 
-static INSTALLING: Mutex<()> = Mutex::new(());
+static INSTALL_LOCK: Mutex<()> = Mutex::new(());
 
 fn install() -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let _one_at_a_time = INSTALLING.lock().map_err(|_| anyhow::anyhow!("an installation failed"))?;
-    output_of(&mut program(root.join("tests/third-party/schemathesis/install")))
+    let _one_at_a_time = INSTALL_LOCK.lock().map_err(|_| anyhow::anyhow!("an installation failed"))?;
+    run_for_output(&mut program(root.join("tests/third-party/schemathesis/install")))
         .context("cannot install schemathesis")?;
     Ok(root.join("target/third-party/schemathesis/python/bin/schemathesis"))
 }
 
 /// Asks for all below `path` with this token; `values` are for parts of paths.
-fn conforms(service: &Service, path: &str, token: &str, values: &Value) -> Result<()> {
+fn verify_conformance(service: &ServiceProcess, path: &str, token: &str, values: &Value) -> Result<()> {
     let schemathesis = install()?;
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     // In TOML a JSON text is a text.
     let values: String = values
         .as_object()
@@ -42,7 +42,7 @@ fn conforms(service: &Service, path: &str, token: &str, values: &Value) -> Resul
         .iter()
         .fold(String::new(), |all, (name, value)| format!("{all}\"path.{name}\" = {value}\n"));
     let config = format!(
-        "seed = 1\n[generation]\nmax-examples = {EXAMPLES}\ndatabase = \"none\"\n[phases.stateful]\nenabled = false\n[parameters]\n{values}"
+        "seed = 1\n[generation]\nmax-examples = {MAX_EXAMPLES}\ndatabase = \"none\"\n[phases.stateful]\nenabled = false\n[parameters]\n{values}"
     );
     fs::write(scratch.join("schemathesis.toml"), config)?;
     let report = scratch.join("report.xml");
@@ -60,29 +60,32 @@ fn conforms(service: &Service, path: &str, token: &str, values: &Value) -> Resul
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let cases = said.lines().find_map(|line| line.trim().split_once(" generated")?.0.parse::<u64>().ok());
-    ensure!(cases.is_some_and(|cases| cases >= LEAST), "{cases:?} cases: {said}");
+    ensure!(cases.is_some_and(|cases| cases >= MIN_CASES), "{cases:?} cases: {said}");
     Ok(())
 }
 
-fn service() -> Result<Service> {
+fn start_service() -> Result<ServiceProcess> {
     // As fast as it can: how often a token may ask is another test's business.
     let environment = vec![("PAGECAST__LIMITS__REQUESTS_PER_S", "1000000".to_owned())];
     let casts = "max_queue_s = 86400".to_owned();
-    Service::start(PAGECAST, &Setup { full: true, casts, environment, ..Setup::default() })
+    ServiceProcess::start(
+        PAGECAST,
+        &ServiceConfig { no_capacity: true, casts_toml: casts, environment, ..ServiceConfig::default() },
+    )
 }
 
 #[test]
 fn casts_are_as_the_description_says() -> Result<()> {
-    let service = service()?;
+    let service = start_service()?;
     let wish = json!({"url": "http://127.0.0.1:9/", "recording": {}, "queue_s": 86_400});
     let made = service.rest("POST", "/v1/casts", Some(&wish))?;
     ensure!(made.status == 201, "{made:?}");
     let cast: Value = serde_json::from_slice(&made.body)?;
-    conforms(&service, "/v1/casts", TOKEN, &json!({"id": cast["id"], "name": "a.jpg"}))
+    verify_conformance(&service, "/v1/casts", REST_TOKEN, &json!({"id": cast["id"], "name": "a.jpg"}))
 }
 
 #[test]
 fn applications_are_as_the_description_says() -> Result<()> {
-    let service = service()?;
-    conforms(&service, "/v1/applications", ADMIN, &json!({}))
+    let service = start_service()?;
+    verify_conformance(&service, "/v1/applications", ADMIN_TOKEN, &json!({}))
 }

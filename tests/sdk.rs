@@ -4,11 +4,11 @@
 
 #[path = "sdk/client.rs"]
 mod client;
-#[path = "sdk/guide.rs"]
-mod guide;
-#[path = "sdk/seeds.rs"]
-mod seeds;
+#[path = "sdk/guide_examples.rs"]
+mod guide_examples;
 #[path = "sdk/tencent.rs"]
 mod tencent;
+#[path = "sdk/vendor_examples.rs"]
+mod vendor_examples;
 #[path = "sdk/volcengine.rs"]
 mod volcengine;

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pagecast_testkit::media::Rgb;
-use pagecast_testkit::media::picture::Area;
-use pagecast_testkit::{Outcome, Pagecast, Scratch, Server, Turn, screenshot};
+use pagecast_testkit::media::RgbImage;
+use pagecast_testkit::media::image::Rect;
+use pagecast_testkit::{MachineLock, Outcome, PageServer, PagecastCommand, ScratchDir, screenshot};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const FPS: u32 = 30;
-const SECONDS: u32 = 8;
+const DURATION_S: u32 = 8;
 /// By then the page is loaded and refined.
 const SETTLED_S: f64 = 3.0;
 /// Colours of the bars of `still.html`.
-const BARS: [[f64; 3]; 8] = [
+const BAR_COLOURS: [[f64; 3]; 8] = [
     [192.0, 192.0, 192.0],
     [192.0, 192.0, 0.0],
     [0.0, 192.0, 192.0],
@@ -23,17 +23,17 @@ const BARS: [[f64; 3]; 8] = [
     [0.0, 0.0, 192.0],
     [32.0, 64.0, 96.0],
 ];
-const TEXT: Area = Area { x: 32, y: 216, width: 1216, height: 240 };
+const TEXT_AREA: Rect = Rect { x: 32, y: 216, width: 1216, height: 240 };
 
-fn record(server: &Server) -> Result<Outcome> {
-    Pagecast::record(PAGECAST, &server.url("still.html"))
-        .with("fps", FPS)
-        .with("duration", format!("{SECONDS}s"))
+fn record(server: &PageServer) -> Result<Outcome> {
+    PagecastCommand::record(PAGECAST, &server.url("still.html"))
+        .option("fps", FPS)
+        .option("duration", format!("{DURATION_S}s"))
         .finish(Duration::from_secs(40))
 }
 
 /// Mean step between neighbours in a row: falls when text blurs.
-fn sharpness(picture: &Rgb) -> f64 {
+fn sharpness(picture: &RgbImage) -> f64 {
     let step =
         |row: &[u8]| -> u64 { row.windows(4).step_by(3).map(|w| u64::from(w[0].abs_diff(w[3]))).sum() };
     picture.data.chunks_exact(3 * picture.width).map(step).sum::<u64>() as f64 / picture.data.len() as f64
@@ -41,8 +41,8 @@ fn sharpness(picture: &Rgb) -> f64 {
 
 #[test]
 fn only_heartbeats_are_encoded() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let outcome = record(&Server::start()?)?;
+    let _turn = MachineLock::shared()?;
+    let outcome = record(&PageServer::start()?)?;
     let (report, file) = (outcome.report()?, outcome.recording()?);
     let ticks = file.ticks(FPS)?;
     println!("{report:?}\n{ticks:?}");
@@ -51,27 +51,27 @@ fn only_heartbeats_are_encoded() -> Result<()> {
     ensure!(gaps.iter().all(|g| *g <= i64::from(FPS)), "a second without a heartbeat: {ticks:?}");
     let settled = (SETTLED_S * f64::from(FPS)) as i64;
     let beats = ticks.iter().filter(|t| **t >= settled).count() as u32;
-    let expected = SECONDS - SETTLED_S as u32;
+    let expected = DURATION_S - SETTLED_S as u32;
     ensure!((expected - 1..=expected + 1).contains(&beats), "{beats} pictures in {expected} s: {ticks:?}");
-    ensure!(report.frames_unchanged > u64::from(FPS * (SECONDS - 2)), "{report:?}");
-    ensure!(file.end_s() > f64::from(SECONDS) - 0.1, "the last picture ends at {} s", file.end_s());
+    ensure!(report.frames_unchanged > u64::from(FPS * (DURATION_S - 2)), "{report:?}");
+    ensure!(file.end_s() > f64::from(DURATION_S) - 0.1, "the last picture ends at {} s", file.end_s());
     Ok(())
 }
 
 #[test]
 fn thumbnails_have_the_colours_of_the_page() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let (server, scratch) = (Server::start()?, Scratch::new()?);
-    let outcome = Pagecast::record(PAGECAST, &server.url("still.html"))
+    let _turn = MachineLock::shared()?;
+    let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
+    let outcome = PagecastCommand::record(PAGECAST, &server.url("still.html"))
         .output(scratch.join("out"))
-        .with("name", "still")
-        .with("thumbnails", "1s")
-        .with("duration", "5s")
+        .option("name", "still")
+        .option("thumbnails", "1s")
+        .option("duration", "5s")
         .finish(Duration::from_secs(40))?;
     outcome.report()?;
-    let shown = Rgb::open(&scratch.join("out/still/still_4.jpg"))?;
-    for (n, wanted) in BARS.into_iter().enumerate() {
-        let bar = shown.mean(Area { x: 160 * n + 20, y: 20, width: 120, height: 160 });
+    let shown = RgbImage::open(&scratch.join("out/still/still_4.jpg"))?;
+    for (n, wanted) in BAR_COLOURS.into_iter().enumerate() {
+        let bar = shown.mean_rgb(Rect { x: 160 * n + 20, y: 20, width: 120, height: 160 });
         let off = (0..3).map(|c| (bar[c] - wanted[c]).abs()).fold(0.0, f64::max);
         ensure!(off <= 3.0, "bar {n} is {bar:.1?} instead of {wanted:?}");
     }
@@ -80,20 +80,20 @@ fn thumbnails_have_the_colours_of_the_page() -> Result<()> {
 
 #[test]
 fn the_picture_is_the_page() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
-    let shown = record(&server)?.recording()?.picture_at(f64::from(SECONDS) - 1.0)?;
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let shown = record(&server)?.recording()?.frame_at(f64::from(DURATION_S) - 1.0)?;
     let wanted = screenshot(&server.url("still.html"), 1280, 720, Duration::from_secs(2))?;
 
     let psnr = shown.psnr_db(&wanted)?;
-    let text = (shown.crop(TEXT), wanted.crop(TEXT));
+    let text = (shown.crop(TEXT_AREA), wanted.crop(TEXT_AREA));
     let (text_psnr, sharp) = (text.0.psnr_db(&text.1)?, sharpness(&text.0) / sharpness(&text.1));
     println!("PSNR {psnr:.1} dB, text {text_psnr:.1} dB, sharpness {sharp:.3}");
     ensure!(psnr >= 40.0, "PSNR is {psnr:.1} dB");
     ensure!(text_psnr >= 35.0, "PSNR of the text is {text_psnr:.1} dB");
     ensure!((0.95..1.05).contains(&sharp), "the text is {sharp:.3} times as sharp as it should be");
-    for (n, wanted) in BARS.into_iter().enumerate() {
-        let bar = shown.mean(Area { x: 160 * n + 20, y: 20, width: 120, height: 160 });
+    for (n, wanted) in BAR_COLOURS.into_iter().enumerate() {
+        let bar = shown.mean_rgb(Rect { x: 160 * n + 20, y: 20, width: 120, height: 160 });
         let off = (0..3).map(|c| (bar[c] - wanted[c]).abs()).fold(0.0, f64::max);
         ensure!(off <= 3.0, "bar {n} is {bar:.1?} instead of {wanted:?}");
     }

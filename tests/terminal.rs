@@ -4,13 +4,13 @@ use std::process::Stdio;
 
 use anyhow::{Result, ensure};
 use pagecast_testkit::command::program;
-use pagecast_testkit::{Scratch, Server, Turn};
+use pagecast_testkit::{MachineLock, PageServer, ScratchDir};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 
 /// Everything that a recording of a few seconds writes to a terminal of so many columns.
-fn written(server: &Server, columns: u16) -> Result<String> {
-    let scratch = Scratch::new()?;
+fn terminal_output(server: &PageServer, columns: u16) -> Result<String> {
+    let scratch = ScratchDir::new()?;
     let record = format!(
         "stty rows 24 cols {columns}; exec {PAGECAST} record {} --duration 4s -o out.mp4 --allow-net 127.0.0.0/8",
         server.url("counter.html")
@@ -29,11 +29,11 @@ fn written(server: &Server, columns: u16) -> Result<String> {
 }
 
 #[test]
-fn the_live_line_fits_the_terminal() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let server = Server::start()?;
+fn the_status_line_fits_the_terminal() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
     for columns in [40_u16, 80, 200] {
-        let written = written(&server, columns)?;
+        let written = terminal_output(&server, columns)?;
         let mut live = 0;
         // The summary is written once and may be longer.
         for line in

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use pagecast_testkit::command::{program, stdout_of};
+use pagecast_testkit::command::{program, run_for_stdout};
 
-use crate::peers::CHROMIUM;
+use crate::baseline::CHROMIUM;
 
 /// Programs and the Debian packages they come from.
-const NEEDED: [(&str, &str); 5] = [
+const REQUIRED_PROGRAMS: [(&str, &str); 5] = [
     ("Xvfb", "xvfb"),
     ("pulseaudio", "pulseaudio"),
     ("ffmpeg", "ffmpeg"),
@@ -18,24 +18,25 @@ const NEEDED: [(&str, &str); 5] = [
 ];
 
 /// What sending needs, and where Debian puts it: nginx itself is not in everybody's PATH.
-const SERVER: (&str, &str) = ("/usr/lib/nginx/modules/ngx_rtmp_module.so", "nginx-light libnginx-mod-rtmp");
+const RTMP_MODULE: (&str, &str) =
+    ("/usr/lib/nginx/modules/ngx_rtmp_module.so", "nginx-light libnginx-mod-rtmp");
 
 /// Says which packages are missing.
-pub(crate) fn check(outputs: bool) -> Result<()> {
+pub(crate) fn check_dependencies(outputs: bool) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
     let mut missing: Vec<_> =
-        NEEDED.iter().filter(|(name, _)| !found(name)).map(|(_, package)| *package).collect();
+        REQUIRED_PROGRAMS.iter().filter(|(name, _)| !found(name)).map(|(_, package)| *package).collect();
     missing.dedup();
-    if outputs && !Path::new(SERVER.0).is_file() {
-        missing.push(SERVER.1);
+    if outputs && !Path::new(RTMP_MODULE.0).is_file() {
+        missing.push(RTMP_MODULE.1);
     }
     ensure!(missing.is_empty(), "install what the bench needs: apt-get install {}", missing.join(" "));
     Ok(())
 }
 
 /// A line for each thing that a reader wants to know.
-pub(crate) fn describe() -> Result<Vec<(&'static str, String)>> {
+pub(crate) fn machine_facts() -> Result<Vec<(&'static str, String)>> {
     let cpu_info = fs::read_to_string("/proc/cpuinfo")?;
     let mem_info = fs::read_to_string("/proc/meminfo")?;
     let value = |text: &str, key: &str| {
@@ -56,7 +57,7 @@ pub(crate) fn describe() -> Result<Vec<(&'static str, String)>> {
 }
 
 fn first_line(name: &str, arguments: &[&str]) -> Result<String> {
-    let text = stdout_of(program(name).args(arguments))?;
+    let text = run_for_stdout(program(name).args(arguments))?;
     let text = String::from_utf8_lossy(&text).into_owned();
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }

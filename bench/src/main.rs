@@ -1,7 +1,7 @@
 //! `pagecast-bench`: Pagecast against the recipe that everybody else uses (Xvfb, PulseAudio, x11grab, ffmpeg).
 //!
 //! Both record the same pages in turn, each alone on the machine; everything is measured from outside, in the same way:
-//! [`usage`] reads /proc, [`verdict`] decodes the files, [`mod@reference`] draws single pictures again without loss.
+//! [`usage`] reads /proc, [`quality`] decodes the files, [`mod@reference`] draws single pictures again without loss.
 //! [`plan`] holds the order of the work and [`report`] the page that comes out of it.
 //!
 //! [`service`] asks `pagecast serve`, beside which there is no recipe.
@@ -10,25 +10,25 @@
 
 #![expect(clippy::print_stderr, reason = "it tells the person at the terminal how far it is")]
 
-mod casts;
+mod av_sync;
+mod baseline;
+mod cast;
 mod density;
+mod first_frame;
 mod machine;
 mod measure;
 mod outputs;
 mod page;
 mod pagecast;
-mod peers;
 mod plan;
+mod quality;
 mod reference;
 mod report;
 mod results;
 mod rooms;
 mod service;
 mod site;
-mod start;
-mod sync;
 mod usage;
-mod verdict;
 
 use anyhow::Result;
 use clap::Parser as _;

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// A page of the bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Page {
+pub(crate) enum BenchPage {
     /// A slide on which nothing moves.
     Still,
     /// A slide with a small drawing that moves.
@@ -17,7 +17,7 @@ pub(crate) enum Page {
     Webgl,
 }
 
-impl Page {
+impl BenchPage {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Still => "Still slide",
@@ -40,12 +40,12 @@ impl Page {
     }
 
     /// Whether a strip counts its pictures.
-    pub(crate) fn moves(self) -> bool {
+    pub(crate) fn is_animated(self) -> bool {
         self != Self::Still
     }
 
     /// The most that Pagecast's CPU may be of the recipe's; no promise where it is Chromium that does the work.
-    pub(crate) fn goal(self) -> Option<f64> {
+    pub(crate) fn max_cpu_ratio(self) -> Option<f64> {
         match self {
             Self::Still => Some(0.10),
             Self::Animation => Some(0.45),

@@ -11,41 +11,41 @@ use pagecast_testkit::command::program;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::casts::{FPS, HEIGHT, WIDTH};
+use crate::cast::{FPS, HEIGHT, WIDTH};
 
 /// Time for a browser to come up.
-const PATIENCE: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(50);
-const SETTLE: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// A running recorder.
 #[derive(Debug)]
-pub(crate) struct Pagecast {
+pub(crate) struct PagecastRecorder {
     child: Child,
     log: PathBuf,
 }
 
 /// What `--json` says.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Claims {
+pub(crate) struct SelfReport {
     /// From process start to the first frame.
     pub(crate) first_frame_s: f64,
     /// CPU time of everything over the whole run.
     pub(crate) cpu_s: f64,
     /// Pushes that never lost anything.
-    pub(crate) whole_pushes: usize,
+    pub(crate) lossless_pushes: usize,
 }
 
 /// What a recorder is told beside page, size and rate.
 #[derive(Debug, Default)]
-pub(crate) struct More {
+pub(crate) struct ExtraOptions {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(&'static str, &'static str)>,
 }
 
-impl Pagecast {
+impl PagecastRecorder {
     pub(crate) fn start(pagecast: &Path, url: &str, file: &Path) -> Result<Self> {
-        Self::start_with(pagecast, url, &file.to_string_lossy(), file, &More::default())
+        Self::start_with(pagecast, url, &file.to_string_lossy(), file, &ExtraOptions::default())
     }
 
     /// Starts it with anything else; it records to `output`; its log and spool are called after `file`.
@@ -54,22 +54,22 @@ impl Pagecast {
         url: &str,
         output: &str,
         file: &Path,
-        more: &More,
+        more: &ExtraOptions,
     ) -> Result<Self> {
         Self::spawn(pagecast, url, output, file, more, Stdio::null())
     }
 
     /// Starts it with a browser that waits, and opens the page once it does.
     pub(crate) fn start_warm(pagecast: &Path, url: &str, file: &Path) -> Result<Self> {
-        let more = More { arguments: vec!["--standby".to_owned()], ..More::default() };
+        let more = ExtraOptions { arguments: vec!["--standby".to_owned()], ..ExtraOptions::default() };
         let mut warm = Self::spawn(pagecast, url, &file.to_string_lossy(), file, &more, Stdio::piped())?;
         let begin = Instant::now();
         while !fs::read_to_string(&warm.log)?.contains("ready") {
-            ensure!(begin.elapsed() < PATIENCE, "no browser waits: {}", fs::read_to_string(&warm.log)?);
-            std::thread::sleep(LOOK);
+            ensure!(begin.elapsed() < START_TIMEOUT, "no browser waits: {}", fs::read_to_string(&warm.log)?);
+            std::thread::sleep(POLL_INTERVAL);
         }
         // A browser that has just come up still has things to do.
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(SETTLE_TIME);
         warm.child.stdin.as_mut().context("pagecast has no input")?.write_all(b"\n")?;
         Ok(warm)
     }
@@ -79,7 +79,7 @@ impl Pagecast {
         url: &str,
         output: &str,
         file: &Path,
-        more: &More,
+        more: &ExtraOptions,
         stdin: Stdio,
     ) -> Result<Self> {
         let (log, spool) = (file.with_extension("log"), file.with_extension("spool"));
@@ -102,7 +102,7 @@ impl Pagecast {
         kill_process(Pid::from_child(&self.child), Signal::INT).context("pagecast ended early")
     }
 
-    pub(crate) fn finish(mut self) -> Result<Claims> {
+    pub(crate) fn finish(mut self) -> Result<SelfReport> {
         let mut json = String::new();
         self.child.stdout.take().context("pagecast has no output")?.read_to_string(&mut json)?;
         let status = self.child.wait()?;
@@ -115,15 +115,15 @@ impl Pagecast {
         let pushes = value.pointer("/pushes").and_then(Value::as_array);
         let is_whole =
             |push: &&Value| push["lost"] == 0 && push["reconnects"] == 0 && push["error"].is_null();
-        Ok(Claims {
-            whole_pushes: pushes.map_or(0, |pushes| pushes.iter().filter(is_whole).count()),
+        Ok(SelfReport {
+            lossless_pushes: pushes.map_or(0, |pushes| pushes.iter().filter(is_whole).count()),
             first_frame_s: number("/first_frame_ms")? / 1000.0,
             cpu_s: number("/cpu_ms/total")? / 1000.0,
         })
     }
 }
 
-impl Drop for Pagecast {
+impl Drop for PagecastRecorder {
     fn drop(&mut self) {
         // After `finish` there is nothing left to kill.
         self.child.kill().ok();

@@ -5,26 +5,26 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum, value_parser};
-use pagecast_testkit::Turn;
+use pagecast_testkit::MachineLock;
 
-use crate::casts::Side;
+use crate::av_sync::measure_offsets;
+use crate::cast::Recorder;
 use crate::density;
+use crate::first_frame::{first_frame_s, warm_first_frame_s};
 use crate::machine;
-use crate::measure::{WARM_UP, measure};
-use crate::outputs::Outputs;
-use crate::page::Page;
-use crate::reference::Pictures;
+use crate::measure::{WARM_UP, measure_cast};
+use crate::outputs::OutputResults;
+use crate::page::BenchPage;
+use crate::reference::ReferenceFrames;
 use crate::report;
-use crate::results::{PageResult, Pair, Results};
-use crate::rooms::Rooms;
-use crate::service::Service;
-use crate::site::Site;
-use crate::start::{first_frame_s, warm_first_frame_s};
-use crate::sync::offsets;
-use crate::usage::{adopt_orphans, sweep};
+use crate::results::{PageResult, PerRecorder, Results};
+use crate::rooms::RoomResults;
+use crate::service::ServiceResults;
+use crate::site::BenchSite;
+use crate::usage::{become_subreaper, kill_descendants};
 
-const WINDOW_S: u32 = 10;
-const REPEAT: u32 = 3;
+const DEFAULT_WINDOW_S: u32 = 10;
+const DEFAULT_REPEAT: u32 = 3;
 
 /// A part of the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     parts: Vec<Section>,
     /// Pages to record, separated by commas [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
-    pages: Vec<Page>,
+    pages: Vec<BenchPage>,
     /// Casts of each page and side; medians are reported [default: 3, quick 1]
     #[arg(long, value_parser = value_parser!(u32).range(1..=99))]
     repeat: Option<u32>,
@@ -64,7 +64,7 @@ pub(crate) struct Args {
     quick: bool,
     /// The page to cast many times at once
     #[arg(long, value_enum, default_value = "animation")]
-    density: Page,
+    density: BenchPage,
     /// The program to measure [default: `pagecast` beside this one]
     #[arg(long)]
     pagecast: Option<PathBuf>,
@@ -75,11 +75,13 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn repeat(&self) -> u32 {
-        self.repeat.unwrap_or(if self.quick { 1 } else { REPEAT })
+        self.repeat.unwrap_or(if self.quick { 1 } else { DEFAULT_REPEAT })
     }
 
     pub(crate) fn window(&self) -> Duration {
-        Duration::from_secs(self.seconds.unwrap_or(if self.quick { WINDOW_S / 2 } else { WINDOW_S }).into())
+        Duration::from_secs(
+            self.seconds.unwrap_or(if self.quick { DEFAULT_WINDOW_S / 2 } else { DEFAULT_WINDOW_S }).into(),
+        )
     }
 
     fn has(&self, part: Section) -> bool {
@@ -89,8 +91,9 @@ impl Args {
         self.parts.contains(&part)
     }
 
-    fn pages(&self) -> &[Page] {
-        const ALL: [Page; 5] = [Page::Still, Page::Animation, Page::Scroll, Page::Video, Page::Webgl];
+    fn pages(&self) -> &[BenchPage] {
+        const ALL: [BenchPage; 5] =
+            [BenchPage::Still, BenchPage::Animation, BenchPage::Scroll, BenchPage::Video, BenchPage::Webgl];
         if self.pages.is_empty() { &ALL } else { &self.pages }
     }
 
@@ -103,18 +106,18 @@ impl Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    machine::check(args.has(Section::Outputs))?;
+    machine::check_dependencies(args.has(Section::Outputs))?;
     let program = args.program()?;
-    ensure!(args.density.moves(), "frames of a still page cannot be counted");
-    adopt_orphans()?;
+    ensure!(args.density.is_animated(), "frames of a still page cannot be counted");
+    become_subreaper()?;
     // The tests of this checkout and the bench would spoil each other's numbers.
-    let _alone = Turn::alone()?;
+    let _alone = MachineLock::exclusive()?;
     let length_s = (WARM_UP + args.window()).as_secs() as u32;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
-    let site = Site::open(&folder, length_s.next_multiple_of(30))?;
-    let results = work(args, &site, &program);
+    let site = BenchSite::open(&folder, length_s.next_multiple_of(30))?;
+    let results = run_sections(args, &site, &program);
     // Whatever failed, nothing that was started stays.
-    sweep()?;
+    kill_descendants()?;
     let results = results?;
     let text = report::markdown(args, &program, &results)?;
     if let Some(folder) = args.output.parent() {
@@ -125,48 +128,49 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn work(args: &Args, site: &Site, program: &Path) -> Result<Results> {
+fn run_sections(args: &Args, site: &BenchSite, program: &Path) -> Result<Results> {
     let mut results = Results::default();
     if args.has(Section::Pages) {
-        pages(args, site, program, &mut results)?;
+        measure_pages(args, site, program, &mut results)?;
     }
     if args.has(Section::Times) {
-        times(args, site, program, &mut results)?;
+        measure_times(args, site, program, &mut results)?;
     }
     if args.has(Section::Density) {
-        let mut crowds = Pair::default();
-        for side in Side::BOTH {
-            *crowds.of_mut(side) = density::climb(side, site, args.density, program, args.window())?;
+        let mut crowds = PerRecorder::default();
+        for side in Recorder::ALL {
+            *crowds.get_mut(side) =
+                density::measure_density(side, site, args.density, program, args.window())?;
         }
-        results.crowds = Some((args.density, crowds));
+        results.density = Some((args.density, crowds));
     }
     if args.has(Section::Outputs) {
-        results.outputs = Some(Outputs::measure(site, program, args.window(), args.repeat())?);
+        results.outputs = Some(OutputResults::measure(site, program, args.window(), args.repeat())?);
     }
     if args.has(Section::Rooms) {
-        results.rooms = Some(Rooms::measure(site, program, args.window(), args.repeat())?);
+        results.rooms = Some(RoomResults::measure(site, program, args.window(), args.repeat())?);
     }
     if args.has(Section::Service) {
-        results.service = Some(Service::measure(program, args.quick)?);
+        results.service = Some(ServiceResults::measure(program, args.quick)?);
     }
     Ok(results)
 }
 
-fn pages(args: &Args, site: &Site, program: &Path, results: &mut Results) -> Result<()> {
-    let mut drawn = Pictures::new(site);
+fn measure_pages(args: &Args, site: &BenchSite, program: &Path, results: &mut Results) -> Result<()> {
+    let mut drawn = ReferenceFrames::new(site);
     for page in args.pages() {
-        let mut casts = Pair::<Vec<_>>::default();
+        let mut casts = PerRecorder::<Vec<_>>::default();
         for turn in 1..=args.repeat() {
-            for side in Side::BOTH {
+            for side in Recorder::ALL {
                 eprint!("{}, {} {turn}/{}: ", page.title(), side.name(), args.repeat());
-                let measured = measure(side, site, *page, program, args.window(), Some(&mut drawn))?;
+                let measured = measure_cast(side, site, *page, program, args.window(), Some(&mut drawn))?;
                 let ssim = measured.ssim.map_or(f64::NAN, |ssim| ssim.luma);
                 eprintln!(
                     "{:.2} cores, {:.1} new fps, SSIM {ssim:.4}",
                     measured.cores.total(),
                     measured.distinct_fps
                 );
-                casts.of_mut(side).push(measured);
+                casts.get_mut(side).push(measured);
             }
         }
         results.pages.push(PageResult { page: *page, casts });
@@ -174,15 +178,15 @@ fn pages(args: &Args, site: &Site, program: &Path, results: &mut Results) -> Res
     Ok(())
 }
 
-fn times(args: &Args, site: &Site, program: &Path, results: &mut Results) -> Result<()> {
+fn measure_times(args: &Args, site: &BenchSite, program: &Path, results: &mut Results) -> Result<()> {
     for _ in 0..args.repeat() {
-        for side in Side::BOTH {
+        for side in Recorder::ALL {
             let seconds = first_frame_s(side, site, program)?;
             eprintln!("first frame, {}: {seconds:.2} s", side.name());
-            results.first_frames_s.of_mut(side).push(seconds);
-            let found = offsets(side, site, program, args.window())?;
+            results.first_frames_s.get_mut(side).push(seconds);
+            let found = measure_offsets(side, site, program, args.window())?;
             eprintln!("sound against picture, {}: {found}", side.name());
-            results.offsets.of_mut(side).push(found);
+            results.offsets.get_mut(side).push(found);
         }
     }
     for _ in 0..args.repeat() {

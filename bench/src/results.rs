@@ -1,42 +1,42 @@
 //! Everything that was measured, and the middle of it.
 
-use pagecast_testkit::sync::{Offsets, median};
+use pagecast_testkit::av_sync::{AvOffsets, median};
 
-use crate::casts::Side;
-use crate::density::Crowd;
-use crate::measure::Measured;
-use crate::outputs::Outputs;
-use crate::page::Page;
-use crate::rooms::Rooms;
-use crate::service::Service;
-use crate::usage::Part;
+use crate::cast::Recorder;
+use crate::density::DensityStep;
+use crate::measure::Measurement;
+use crate::outputs::OutputResults;
+use crate::page::BenchPage;
+use crate::rooms::RoomResults;
+use crate::service::ServiceResults;
+use crate::usage::Component;
 
 /// How much less similar than the recipe's pictures Pagecast's may be.
-pub(crate) const SSIM_SLACK: f64 = 0.003;
+pub(crate) const MAX_SSIM_LOSS: f64 = 0.003;
 /// The longest that the first frame may take.
-pub(crate) const FIRST_FRAME_GOAL_S: f64 = 0.9;
+pub(crate) const MAX_FIRST_FRAME_S: f64 = 0.9;
 /// The same with a browser that was started before.
-pub(crate) const WARM_FIRST_FRAME_GOAL_S: f64 = 0.25;
+pub(crate) const MAX_WARM_FIRST_FRAME_S: f64 = 0.25;
 
 /// One value for each side.
 #[derive(Debug, Default)]
-pub(crate) struct Pair<T> {
+pub(crate) struct PerRecorder<T> {
     pub(crate) pagecast: T,
-    pub(crate) recipe: T,
+    pub(crate) baseline: T,
 }
 
-impl<T> Pair<T> {
-    pub(crate) fn of(&self, side: Side) -> &T {
+impl<T> PerRecorder<T> {
+    pub(crate) fn get(&self, side: Recorder) -> &T {
         match side {
-            Side::Pagecast => &self.pagecast,
-            Side::Recipe => &self.recipe,
+            Recorder::Pagecast => &self.pagecast,
+            Recorder::Baseline => &self.baseline,
         }
     }
 
-    pub(crate) fn of_mut(&mut self, side: Side) -> &mut T {
+    pub(crate) fn get_mut(&mut self, side: Recorder) -> &mut T {
         match side {
-            Side::Pagecast => &mut self.pagecast,
-            Side::Recipe => &mut self.recipe,
+            Recorder::Pagecast => &mut self.pagecast,
+            Recorder::Baseline => &mut self.baseline,
         }
     }
 }
@@ -44,61 +44,61 @@ impl<T> Pair<T> {
 /// All casts of one page.
 #[derive(Debug)]
 pub(crate) struct PageResult {
-    pub(crate) page: Page,
-    pub(crate) casts: Pair<Vec<Measured>>,
+    pub(crate) page: BenchPage,
+    pub(crate) casts: PerRecorder<Vec<Measurement>>,
 }
 
 /// All that a run found out.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
     pub(crate) pages: Vec<PageResult>,
-    pub(crate) first_frames_s: Pair<Vec<f64>>,
+    pub(crate) first_frames_s: PerRecorder<Vec<f64>>,
     /// Of Pagecast with a browser that was started before.
     pub(crate) warm_first_frames_s: Vec<f64>,
-    pub(crate) offsets: Pair<Vec<Offsets>>,
-    pub(crate) crowds: Option<(Page, Pair<Vec<Crowd>>)>,
-    pub(crate) outputs: Option<Outputs>,
-    pub(crate) rooms: Option<Rooms>,
-    pub(crate) service: Option<Service>,
+    pub(crate) offsets: PerRecorder<Vec<AvOffsets>>,
+    pub(crate) density: Option<(BenchPage, PerRecorder<Vec<DensityStep>>)>,
+    pub(crate) outputs: Option<OutputResults>,
+    pub(crate) rooms: Option<RoomResults>,
+    pub(crate) service: Option<ServiceResults>,
 }
 
 impl PageResult {
     /// The middle of a value over all casts of a side.
-    pub(crate) fn middle(&self, side: Side, value: impl Fn(&Measured) -> f64) -> f64 {
-        median(self.casts.of(side).iter().map(value).collect())
+    pub(crate) fn median(&self, side: Recorder, value: impl Fn(&Measurement) -> f64) -> f64 {
+        median(self.casts.get(side).iter().map(value).collect())
     }
 
-    pub(crate) fn cores(&self, side: Side, part: Part) -> f64 {
-        self.middle(side, |m| m.cores.part(part))
+    pub(crate) fn cores(&self, side: Recorder, part: Component) -> f64 {
+        self.median(side, |m| m.cores.of_component(part))
     }
 
-    pub(crate) fn total_cores(&self, side: Side) -> f64 {
-        self.middle(side, |m| m.cores.total())
+    pub(crate) fn total_cores(&self, side: Recorder) -> f64 {
+        self.median(side, |m| m.cores.total())
     }
 
     /// Pagecast's CPU over the recipe's.
     pub(crate) fn ratio(&self) -> f64 {
-        self.total_cores(Side::Pagecast) / self.total_cores(Side::Recipe)
+        self.total_cores(Recorder::Pagecast) / self.total_cores(Recorder::Baseline)
     }
 
     /// Similarity of brightness and of all planes; NaN if it was not measured.
-    pub(crate) fn ssim(&self, side: Side) -> (f64, f64) {
-        let middle = |value: fn(&Measured) -> Option<f64>| {
-            median(self.casts.of(side).iter().filter_map(value).collect())
+    pub(crate) fn ssim(&self, side: Recorder) -> (f64, f64) {
+        let middle = |value: fn(&Measurement) -> Option<f64>| {
+            median(self.casts.get(side).iter().filter_map(value).collect())
         };
         (middle(|m| m.ssim.map(|s| s.luma)), middle(|m| m.ssim.map(|s| s.all)))
     }
 
     /// Whether the goal for this page is met, if it has one: less CPU at no lower similarity.
     pub(crate) fn meets_goal(&self) -> Option<bool> {
-        let similar = self.ssim(Side::Pagecast).0 >= self.ssim(Side::Recipe).0 - SSIM_SLACK;
-        self.page.goal().map(|goal| self.ratio() <= goal && similar)
+        let similar = self.ssim(Recorder::Pagecast).0 >= self.ssim(Recorder::Baseline).0 - MAX_SSIM_LOSS;
+        self.page.max_cpu_ratio().map(|goal| self.ratio() <= goal && similar)
     }
 }
 
 impl Results {
-    pub(crate) fn first_frame_s(&self, side: Side) -> f64 {
-        median(self.first_frames_s.of(side).clone())
+    pub(crate) fn first_frame_s(&self, side: Recorder) -> f64 {
+        median(self.first_frames_s.get(side).clone())
     }
 
     pub(crate) fn warm_first_frame_s(&self) -> f64 {
@@ -107,6 +107,6 @@ impl Results {
 }
 
 /// The most casts that kept the full rate.
-pub(crate) fn most(crowds: &[Crowd]) -> usize {
+pub(crate) fn max_full_rate_casts(crowds: &[DensityStep]) -> usize {
     crowds.iter().filter(|c| c.is_full_rate()).map(|c| c.casts).max().unwrap_or_default()
 }

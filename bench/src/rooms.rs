@@ -11,82 +11,93 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::command::program;
-use pagecast_testkit::pages::get;
-use pagecast_testkit::{Viewer, sync};
+use pagecast_testkit::page_server::http_get;
+use pagecast_testkit::{Viewer, av_sync};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::casts::{FPS, HEIGHT, PATIENCE, WIDTH, next_number};
+use crate::cast::{FPS, HEIGHT, START_TIMEOUT, WIDTH, next_cast_number};
 use crate::measure::WARM_UP;
-use crate::outputs::Costs;
-use crate::page::Page;
-use crate::site::Site;
-use crate::usage::{Apart, sweep};
+use crate::outputs::CastCosts;
+use crate::page::BenchPage;
+use crate::site::BenchSite;
+use crate::usage::{ExcludedProcess, kill_descendants};
 
 /// How many watch at once.
-pub(crate) const VIEWERS: usize = 5;
+pub(crate) const VIEWER_COUNT: usize = 5;
 /// The most CPU that one more viewer may cost, in cores.
-pub(crate) const VIEWER_GOAL: f64 = 0.02;
+pub(crate) const MAX_CORES_PER_VIEWER: f64 = 0.02;
 /// The longest from the start of a cast whose browser waits to the first picture that a viewer has.
-pub(crate) const FIRST_GOAL_S: f64 = 1.5;
+pub(crate) const MAX_FIRST_FRAME_S: f64 = 1.5;
 /// How late a picture may be, in the middle and for all but a twentieth, in milliseconds.
-pub(crate) const DELAY_GOAL_MS: [f64; 2] = [150.0, 250.0];
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const MAX_DELAY_MS: [f64; 2] = [150.0, 250.0];
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A browser that has just come up still has things to do.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// All that was found out about rooms.
 #[derive(Debug, Default)]
-pub(crate) struct Rooms {
+pub(crate) struct RoomResults {
     /// What the small animation costs with one layer and with two.
-    pub(crate) layers: [Costs; 2],
-    /// The same with one layer and [`VIEWERS`] viewers.
-    pub(crate) watched: Costs,
+    pub(crate) layer_costs: [CastCosts; 2],
+    /// The same with one layer and [`VIEWER_COUNT`] viewers.
+    pub(crate) watched_costs: CastCosts,
     /// Milliseconds from a picture's drawing to its being shown, of each cast: the middle, and 95 % within.
     pub(crate) delays_ms: Vec<[f64; 2]>,
     /// Seconds from the start to a viewer's first picture, with a browser that was started before.
-    pub(crate) first_s: Vec<f64>,
+    pub(crate) first_frames_s: Vec<f64>,
 }
 
-impl Rooms {
-    pub(crate) fn measure(site: &Site, program: &Path, window: Duration, repeat: u32) -> Result<Self> {
+impl RoomResults {
+    pub(crate) fn measure(site: &BenchSite, program: &Path, window: Duration, repeat: u32) -> Result<Self> {
         let mut rooms = Self::default();
         for _ in 0..repeat {
             for layers in [1, 2] {
-                let cast =
-                    Cast::start(site, program, &site.page(Page::Animation, next_number()), layers, false)?;
-                cast.settle()?;
-                rooms.layers[layers - 1].watch(&format!("in a room, {layers} layers"), window)?;
+                let cast = RoomCast::start(
+                    site,
+                    program,
+                    &site.page_url(BenchPage::Animation, next_cast_number()),
+                    layers,
+                    false,
+                )?;
+                cast.wait_until_settled()?;
+                rooms.layer_costs[layers - 1].measure(&format!("in a room, {layers} layers"), window)?;
                 cast.finish()?;
             }
-            rooms.watched(site, program, window)?;
-            rooms.late(site, program, window)?;
-            rooms.soon(site, program)?;
+            rooms.measure_watched(site, program, window)?;
+            rooms.measure_delay(site, program, window)?;
+            rooms.measure_first_frame(site, program)?;
         }
         Ok(rooms)
     }
 
     /// Cores that each viewer adds.
-    pub(crate) fn each_viewer(&self) -> f64 {
-        (self.watched.cores() - self.layers[0].cores()) / VIEWERS as f64
+    pub(crate) fn cores_per_viewer(&self) -> f64 {
+        (self.watched_costs.cores() - self.layer_costs[0].cores()) / VIEWER_COUNT as f64
     }
 
-    fn watched(&mut self, site: &Site, program: &Path, window: Duration) -> Result<()> {
-        let cast = Cast::start(site, program, &site.page(Page::Animation, next_number()), 1, false)?;
-        cast.settle()?;
-        let watch = Watch::open(site, &cast, VIEWERS)?;
-        watch.wait(site, "playing")?;
+    fn measure_watched(&mut self, site: &BenchSite, program: &Path, window: Duration) -> Result<()> {
+        let cast = RoomCast::start(
+            site,
+            program,
+            &site.page_url(BenchPage::Animation, next_cast_number()),
+            1,
+            false,
+        )?;
+        cast.wait_until_settled()?;
+        let watch = ViewerBrowser::open(site, &cast, VIEWER_COUNT)?;
+        watch.wait_for_report(site, "playing")?;
         std::thread::sleep(WARM_UP);
-        self.watched.watch(&format!("in a room, {VIEWERS} viewers"), window)?;
+        self.watched_costs.measure(&format!("in a room, {VIEWER_COUNT} viewers"), window)?;
         drop(watch);
         cast.finish()
     }
 
-    fn late(&mut self, site: &Site, program: &Path, window: Duration) -> Result<()> {
-        let url = format!("{}&absolute", site.flash_and_beep(next_number()));
-        let cast = Cast::start(site, program, &url, 1, false)?;
-        cast.settle()?;
-        let watch = Watch::open(site, &cast, 1)?;
-        watch.wait(site, "playing")?;
+    fn measure_delay(&mut self, site: &BenchSite, program: &Path, window: Duration) -> Result<()> {
+        let url = format!("{}&absolute", site.flash_beep_url(next_cast_number()));
+        let cast = RoomCast::start(site, program, &url, 1, false)?;
+        cast.wait_until_settled()?;
+        let watch = ViewerBrowser::open(site, &cast, 1)?;
+        watch.wait_for_report(site, "playing")?;
         std::thread::sleep(WARM_UP);
         let before = watch.delays_ms(site).len();
         std::thread::sleep(window);
@@ -101,38 +112,44 @@ impl Rooms {
         Ok(())
     }
 
-    fn soon(&mut self, site: &Site, program: &Path) -> Result<()> {
-        let mut cast = Cast::start(site, program, &site.page(Page::Animation, next_number()), 1, true)?;
-        let watch = Watch::open(site, &cast, 1)?;
-        watch.wait(site, "connection-connected")?;
-        std::thread::sleep(SETTLE);
+    fn measure_first_frame(&mut self, site: &BenchSite, program: &Path) -> Result<()> {
+        let mut cast = RoomCast::start(
+            site,
+            program,
+            &site.page_url(BenchPage::Animation, next_cast_number()),
+            1,
+            true,
+        )?;
+        let watch = ViewerBrowser::open(site, &cast, 1)?;
+        watch.wait_for_report(site, "connection-connected")?;
+        std::thread::sleep(SETTLE_TIME);
         let begun = Instant::now();
         cast.child.stdin.as_mut().context("pagecast has no input")?.write_all(b"\n")?;
-        watch.wait(site, "playing")?;
+        watch.wait_for_report(site, "playing")?;
         let seconds = begun.elapsed().as_secs_f64();
         eprintln!("in a room: first picture after {seconds:.2} s");
-        self.first_s.push(seconds);
+        self.first_frames_s.push(seconds);
         drop(watch);
         cast.finish()
     }
 
     /// The middle of all casts: late by so much, and 95 % within.
     pub(crate) fn delay_ms(&self) -> [f64; 2] {
-        [0, 1].map(|part| sync::median(self.delays_ms.iter().map(|delay| delay[part]).collect()))
+        [0, 1].map(|part| av_sync::median(self.delays_ms.iter().map(|delay| delay[part]).collect()))
     }
 }
 
 /// `pagecast cast` with a room of its own.
-struct Cast {
+struct RoomCast {
     child: Child,
     room: String,
     log: PathBuf,
 }
 
-impl Cast {
-    fn start(site: &Site, pagecast: &Path, url: &str, layers: usize, standby: bool) -> Result<Self> {
+impl RoomCast {
+    fn start(site: &BenchSite, pagecast: &Path, url: &str, layers: usize, standby: bool) -> Result<Self> {
         let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let log = site.file("room.log");
+        let log = site.output_path("room.log");
         let mut command = program(pagecast);
         command.args(["cast", url, "--json", "--room", "bench", "--listen", &listen.to_string()]);
         command.args(["--allow-net", "127.0.0.0/8", "--fps", &FPS.to_string()]);
@@ -146,10 +163,10 @@ impl Cast {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let child = command.spawn().context("cannot start pagecast")?;
         let cast = Self { child, room: format!("http://{listen}/rooms/bench"), log };
-        cast.wait_until("the room is open", |_| get(&format!("{}/stats", cast.room)).is_ok())?;
+        cast.wait_until("the room is open", |_| http_get(&format!("{}/stats", cast.room)).is_ok())?;
         if standby {
             cast.wait_until("a browser waits", |log| log.contains("ready"))?;
-            std::thread::sleep(SETTLE);
+            std::thread::sleep(SETTLE_TIME);
         }
         Ok(cast)
     }
@@ -161,12 +178,12 @@ impl Cast {
             if done(&log) {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < PATIENCE, "{what}: not in time: {log}");
-            std::thread::sleep(LOOK);
+            ensure!(begun.elapsed() < START_TIMEOUT, "{what}: not in time: {log}");
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    fn settle(&self) -> Result<()> {
+    fn wait_until_settled(&self) -> Result<()> {
         self.wait_until("the page is live", |log| log.contains("the page is live"))?;
         std::thread::sleep(WARM_UP);
         Ok(())
@@ -176,11 +193,11 @@ impl Cast {
         kill_process(Pid::from_child(&self.child), Signal::INT).context("pagecast ended early")?;
         let status = self.child.wait()?;
         ensure!(status.success(), "pagecast ended with {status}: {}", fs::read_to_string(&self.log)?);
-        sweep()
+        kill_descendants()
     }
 }
 
-impl Drop for Cast {
+impl Drop for RoomCast {
     fn drop(&mut self) {
         // After `finish` there is nothing left to kill.
         self.child.kill().ok();
@@ -189,26 +206,26 @@ impl Drop for Cast {
 }
 
 /// Some who watch, in one browser.
-struct Watch {
+struct ViewerBrowser {
     id: u32,
     _viewer: Viewer,
-    _apart: Apart,
+    _excluded: ExcludedProcess,
 }
 
-impl Watch {
-    fn open(site: &Site, cast: &Cast, count: usize) -> Result<Self> {
-        let id = next_number();
-        let viewer = Viewer::open(&site.watch(&format!("{}/whep", cast.room), id, count))?;
-        let apart = Apart::new(viewer.pid());
-        Ok(Self { id, _viewer: viewer, _apart: apart })
+impl ViewerBrowser {
+    fn open(site: &BenchSite, cast: &RoomCast, count: usize) -> Result<Self> {
+        let id = next_cast_number();
+        let viewer = Viewer::open(&site.viewer_url(&format!("{}/whep", cast.room), id, count))?;
+        let apart = ExcludedProcess::exclude(viewer.pid());
+        Ok(Self { id, _viewer: viewer, _excluded: apart })
     }
 
-    fn wait(&self, site: &Site, what: &str) -> Result<()> {
-        site.wait_until_said(&format!("{what}-{}", self.id), PATIENCE)
+    fn wait_for_report(&self, site: &BenchSite, what: &str) -> Result<()> {
+        site.wait_until_reported(&format!("{what}-{}", self.id), START_TIMEOUT)
     }
 
-    fn delays_ms(&self, site: &Site) -> Vec<f64> {
-        let said = site.said(&format!("delays-{}?", self.id));
+    fn delays_ms(&self, site: &BenchSite) -> Vec<f64> {
+        let said = site.reported(&format!("delays-{}?", self.id));
         said.iter().flat_map(|delays| delays.split(',').filter_map(|ms| ms.parse().ok())).collect()
     }
 }

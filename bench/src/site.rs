@@ -8,25 +8,25 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::Server;
-use pagecast_testkit::command::{missing, program};
-use pagecast_testkit::media::Gray;
-use pagecast_testkit::strip::{Place, Strip};
+use pagecast_testkit::PageServer;
+use pagecast_testkit::command::{install_hint, program};
+use pagecast_testkit::media::GrayImage;
+use pagecast_testkit::timecode::{Timecode, TimecodePosition};
 
-use crate::casts::{FPS, HEIGHT, WIDTH};
-use crate::page::Page;
+use crate::cast::{FPS, HEIGHT, WIDTH};
+use crate::page::BenchPage;
 
 /// Size of the picture of a strip, in pixels.
-pub(crate) const STRIP: (usize, usize) = (256, 32);
+pub(crate) const TIMECODE_SIZE: (usize, usize) = (256, 32);
 
 /// A web site on loopback.
 #[derive(Debug)]
-pub(crate) struct Site {
-    server: Server,
+pub(crate) struct BenchSite {
+    server: PageServer,
     folder: PathBuf,
 }
 
-impl Site {
+impl BenchSite {
     /// Opens it; the video page has `video_s` seconds to show before it begins again.
     pub(crate) fn open(folder: &Path, video_s: u32) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -37,69 +37,69 @@ impl Site {
             make_video(&source, video_s)?;
         }
         fs::copy(&source, media.join("source.mp4"))?;
-        let server = Server::start()?
-            .folder("/bench/", &Path::new(env!("CARGO_MANIFEST_DIR")).join("pages"))
-            .folder("/media/", &media);
+        let server = PageServer::start()?
+            .with_folder("/bench/", &Path::new(env!("CARGO_MANIFEST_DIR")).join("pages"))
+            .with_folder("/media/", &media);
         Ok(Self { server, folder: folder.to_owned() })
     }
 
     /// Address of a page for one cast.
-    pub(crate) fn page(&self, page: Page, cast: u32) -> String {
+    pub(crate) fn page_url(&self, page: BenchPage, cast: u32) -> String {
         self.server.url(&format!("/bench/{}?cast={cast}", page.file()))
     }
 
     /// The same for a page whose strip tells the machine's clock ([`crate::outputs::delay`]) instead of the page's.
-    pub(crate) fn page_with_clock(&self, page: Page, cast: u32) -> String {
-        format!("{}&clock=machine", self.page(page, cast))
+    pub(crate) fn page_url_with_machine_clock(&self, page: BenchPage, cast: u32) -> String {
+        format!("{}&clock=machine", self.page_url(page, cast))
     }
 
     /// Address of one picture of a page, standing still.
-    pub(crate) fn still(&self, page: Page, counter: u32) -> String {
+    pub(crate) fn still_url(&self, page: BenchPage, counter: u32) -> String {
         self.server.url(&format!("/bench/{}?at={counter}", page.file()))
     }
 
     /// Address of testkit's page that flashes and beeps, for one cast.
-    pub(crate) fn flash_and_beep(&self, cast: u32) -> String {
-        self.server.url(&flash_and_beep(cast))
+    pub(crate) fn flash_beep_url(&self, cast: u32) -> String {
+        self.server.url(&flash_beep_path(cast))
     }
 
     /// Waits until a browser has asked for that page.
-    pub(crate) fn wait_until_asked(&self, cast: u32, limit: Duration) -> Result<()> {
-        self.server.wait_for(&flash_and_beep(cast), limit)
+    pub(crate) fn wait_until_requested(&self, cast: u32, limit: Duration) -> Result<()> {
+        self.server.wait_for_request(&flash_beep_path(cast), limit)
     }
 
     pub(crate) fn wait_until_drawn(&self, cast: u32, limit: Duration) -> Result<()> {
-        self.server.wait_for(&format!("/said/drawn/{cast}"), limit)
+        self.server.wait_for_request(&format!("/said/drawn/{cast}"), limit)
     }
 
     /// Address of testkit's page that watches a room, with so many connections.
-    pub(crate) fn watch(&self, whep: &str, id: u32, count: usize) -> String {
+    pub(crate) fn viewer_url(&self, whep: &str, id: u32, count: usize) -> String {
         self.server.url(&format!("/watch.html?absolute&id={id}&count={count}&whep={whep}"))
     }
 
     /// Waits until a page has said that.
-    pub(crate) fn wait_until_said(&self, what: &str, limit: Duration) -> Result<()> {
-        self.server.wait_for(&format!("/said/{what}"), limit)
+    pub(crate) fn wait_until_reported(&self, what: &str, limit: Duration) -> Result<()> {
+        self.server.wait_for_request(&format!("/said/{what}"), limit)
     }
 
     /// What pages said after these words.
-    pub(crate) fn said(&self, what: &str) -> Vec<String> {
+    pub(crate) fn reported(&self, what: &str) -> Vec<String> {
         let start = format!("/said/{what}");
         self.server.requests().iter().filter_map(|r| Some(r.strip_prefix(&start)?.to_owned())).collect()
     }
 
     /// The video that the video page shows.
-    pub(crate) fn video(&self) -> PathBuf {
+    pub(crate) fn video_path(&self) -> PathBuf {
         self.folder.join("media/source.mp4")
     }
 
     /// Path of a file that a run writes.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn output_path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 }
 
-fn flash_and_beep(cast: u32) -> String {
+fn flash_beep_path(cast: u32) -> String {
     format!("/sync.html?cast={cast}")
 }
 
@@ -107,7 +107,7 @@ fn flash_and_beep(cast: u32) -> String {
 /// of its size; a strip counts the pictures.
 fn make_video(path: &Path, seconds: u32) -> Result<()> {
     eprintln!("making the video of the video page, once");
-    let (width, height) = STRIP;
+    let (width, height) = TIMECODE_SIZE;
     let still = format!("color=c=0x808080:s={WIDTH}x{HEIGHT}:r={FPS},format=yuv444p,trim=end_frame=1");
     let look = format!(
         "{still},noise=alls=100:all_seed=7,gblur=sigma=40,eq=contrast=20:saturation=8[far];\
@@ -149,12 +149,12 @@ fn make_video(path: &Path, seconds: u32) -> Result<()> {
     ffmpeg.args(["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]);
     ffmpeg.args(["-c:a", "aac", "-b:a", "128k", "-ac", "2", "-t", &seconds.to_string()]);
     ffmpeg.args(["-movflags", "+faststart", "-f", "mp4"]).arg(&unfinished);
-    let mut child = ffmpeg.stdin(Stdio::piped()).spawn().context(missing("ffmpeg"))?;
+    let mut child = ffmpeg.stdin(Stdio::piped()).spawn().context(install_hint("ffmpeg"))?;
     let mut pipe = child.stdin.take().context("ffmpeg has no input")?;
-    let mut picture = Gray::new(width, height);
+    let mut picture = GrayImage::new(width, height);
     for counter in 0..seconds * FPS {
-        Strip { counter, page_time: counter * 10_000 / FPS, event_time: None, note: 0 }
-            .draw(&mut picture, Place::PAGE);
+        Timecode { counter, page_time: counter * 10_000 / FPS, event_time: None, user_bits: 0 }
+            .draw(&mut picture, TimecodePosition::PAGE);
         if pipe.write_all(&picture.data).is_err() {
             break;
         }

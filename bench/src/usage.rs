@@ -2,7 +2,7 @@
 //!
 //! The bench is the subreaper of everything it starts, so daemons that leave their parents are counted too.
 
-mod apart;
+mod excluded;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
 
-pub(crate) use apart::Apart;
+pub(crate) use excluded::ExcludedProcess;
 
 /// What a process or thread is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Part {
+pub(crate) enum Component {
     Browser,
     Display,
     Sound,
@@ -27,9 +27,9 @@ pub(crate) enum Part {
     Other,
 }
 
-impl Part {
+impl Component {
     /// By the name of a process, or of a thread of Pagecast.
-    fn of(name: &str) -> Self {
+    fn of_name(name: &str) -> Self {
         match name {
             "chromium" | "chrome" | "chrome_crashpad" => Self::Browser,
             "Xvfb" | "display" => Self::Display,
@@ -44,31 +44,31 @@ impl Part {
 
 /// CPU time by part, in seconds.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Cpu(pub(crate) BTreeMap<Part, f64>);
+pub(crate) struct CpuUsage(pub(crate) BTreeMap<Component, f64>);
 
-impl Cpu {
+impl CpuUsage {
     /// Everything that all processes below this one have used so far.
     pub(crate) fn now() -> Result<Self> {
         let mut cpu = Self::default();
         let per_second = rustix::param::clock_ticks_per_second() as f64;
-        for process in below(getpid())? {
+        for process in descendants(getpid())? {
             // A process may end between the listing and the look at it.
-            let Some(total) = process.ticks() else { continue };
+            let Some(total) = process.cpu_ticks() else { continue };
             if process.name == "pagecast" {
                 let mut rest = total;
                 for (name, ticks) in process.threads() {
                     rest = rest.saturating_sub(ticks);
-                    *cpu.0.entry(Part::of(&name)).or_default() += ticks as f64 / per_second;
+                    *cpu.0.entry(Component::of_name(&name)).or_default() += ticks as f64 / per_second;
                 }
-                *cpu.0.entry(Part::Other).or_default() += rest as f64 / per_second;
+                *cpu.0.entry(Component::Other).or_default() += rest as f64 / per_second;
             } else {
-                *cpu.0.entry(Part::of(&process.name)).or_default() += total as f64 / per_second;
+                *cpu.0.entry(Component::of_name(&process.name)).or_default() += total as f64 / per_second;
             }
         }
         Ok(cpu)
     }
 
-    pub(crate) fn part(&self, part: Part) -> f64 {
+    pub(crate) fn of_component(&self, part: Component) -> f64 {
         self.0.get(&part).copied().unwrap_or_default()
     }
 
@@ -77,12 +77,12 @@ impl Cpu {
     }
 
     /// Seconds of CPU to cores.
-    pub(crate) fn over(self, wall: Duration) -> Self {
+    pub(crate) fn per_second_of(self, wall: Duration) -> Self {
         Self(self.0.into_iter().map(|(part, s)| (part, s / wall.as_secs_f64())).collect())
     }
 }
 
-impl Sub for Cpu {
+impl Sub for CpuUsage {
     type Output = Self;
 
     fn sub(self, earlier: Self) -> Self {
@@ -97,11 +97,11 @@ pub(crate) fn pss_bytes() -> Result<u64> {
         let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:"))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
-    Ok(below(getpid())?.iter().filter_map(kib).sum::<u64>() * 1024)
+    Ok(descendants(getpid())?.iter().filter_map(kib).sum::<u64>() * 1024)
 }
 
 /// Makes this process the parent of orphans below it.
-pub(crate) fn adopt_orphans() -> Result<()> {
+pub(crate) fn become_subreaper() -> Result<()> {
     set_child_subreaper(Some(getpid())).context("cannot become a subreaper")
 }
 
@@ -109,11 +109,11 @@ pub(crate) fn adopt_orphans() -> Result<()> {
 ///
 /// # Errors
 /// Something survives being killed.
-pub(crate) fn sweep() -> Result<()> {
+pub(crate) fn kill_descendants() -> Result<()> {
     let started = Instant::now();
     loop {
         while wait(WaitOptions::NOHANG).is_ok_and(|ended| ended.is_some()) {}
-        let left = below(getpid())?;
+        let left = descendants(getpid())?;
         if left.is_empty() {
             return Ok(());
         }
@@ -142,30 +142,30 @@ struct Process {
 
 impl Process {
     fn read(pid: i32) -> Option<Self> {
-        let stat = Stat::read(Path::new(&format!("/proc/{pid}/stat")))?;
+        let stat = ProcStat::read(Path::new(&format!("/proc/{pid}/stat")))?;
         Some(Self { pid, parent: stat.field(1)?.try_into().ok()?, name: stat.name })
     }
 
     /// Clock ticks of the process and of its children that have ended.
-    fn ticks(&self) -> Option<u64> {
-        let stat = Stat::read(Path::new(&format!("/proc/{}/stat", self.pid)))?;
+    fn cpu_ticks(&self) -> Option<u64> {
+        let stat = ProcStat::read(Path::new(&format!("/proc/{}/stat", self.pid)))?;
         (11..=14).map(|i| stat.field(i)).sum()
     }
 
     fn threads(&self) -> Vec<(String, u64)> {
         let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return Vec::new() };
-        let stats = tasks.flatten().filter_map(|task| Stat::read(&task.path().join("stat")));
+        let stats = tasks.flatten().filter_map(|task| ProcStat::read(&task.path().join("stat")));
         stats.filter_map(|stat| Some((stat.name.clone(), stat.field(11)? + stat.field(12)?))).collect()
     }
 }
 
 /// A `stat` file of /proc: the name, and the fields after it (proc(5) counts the first of them as the third).
-struct Stat {
+struct ProcStat {
     name: String,
     rest: String,
 }
 
-impl Stat {
+impl ProcStat {
     fn read(path: &Path) -> Option<Self> {
         Self::parse(&fs::read_to_string(path).ok()?)
     }
@@ -182,12 +182,12 @@ impl Stat {
     }
 }
 
-/// All processes below `root`, without it and without those that are [`Apart`].
-fn below(root: Pid) -> Result<Vec<Process>> {
+/// All processes below `root`, without it and without those that are [`ExcludedProcess`].
+fn descendants(root: Pid) -> Result<Vec<Process>> {
     let mut children = BTreeMap::<i32, Vec<Process>>::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-        let pid = pid.filter(|pid| !apart::is_apart(*pid));
+        let pid = pid.filter(|pid| !excluded::is_excluded(*pid));
         if let Some(process) = pid.and_then(Process::read) {
             children.entry(process.parent).or_default().push(process);
         }
@@ -209,33 +209,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_may_hold_brackets() {
+    fn a_process_name_may_contain_parentheses() {
         let stat =
-            Stat::parse("7 (a) (b c)) S 1 7 7 0 -1 4194560 1 2 3 4 50 60 70 80 20").expect("a stat line");
+            ProcStat::parse("7 (a) (b c)) S 1 7 7 0 -1 4194560 1 2 3 4 50 60 70 80 20").expect("a stat line");
         assert_eq!(stat.name, "a) (b c)");
         assert_eq!((stat.field(1), stat.field(11), stat.field(14)), (Some(1), Some(50), Some(80)));
     }
 
     #[test]
-    fn a_busy_child_is_seen_and_swept() {
-        adopt_orphans().expect("a subreaper");
+    fn a_busy_child_is_measured_and_killed() {
+        become_subreaper().expect("a subreaper");
         let mut server = program("sleep").arg("60").spawn().expect("a server");
-        let apart = Apart::new(server.id());
+        let apart = ExcludedProcess::exclude(server.id());
         // The inner shell outlives its parent and becomes ours.
         let mut shell = program("sh");
         let status = shell.args(["-c", "sh -c 'while :; do :; done' & exit 0"]).status().expect("a shell");
         assert!(status.success());
         let started = Instant::now();
-        while Cpu::now().expect("usage").part(Part::Other) < 0.1 {
+        while CpuUsage::now().expect("usage").of_component(Component::Other) < 0.1 {
             assert!(started.elapsed() < Duration::from_secs(20), "the child's time is not seen");
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(pss_bytes().expect("memory") > 0);
-        sweep().expect("an end");
-        assert!(below(getpid()).expect("processes").is_empty());
+        kill_descendants().expect("an end");
+        assert!(descendants(getpid()).expect("processes").is_empty());
         assert!(matches!(server.try_wait(), Ok(None)), "what is apart is left alone");
         drop(apart);
-        sweep().expect("an end");
+        kill_descendants().expect("an end");
         assert!(!matches!(server.try_wait(), Ok(None)));
     }
 }

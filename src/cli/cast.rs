@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use clap::Args;
-use pagecast_core::spec::{Network, Push, PushUrl, Rule, Size, Source, SourceUrl};
+use pagecast_core::spec::{NetworkPolicy, NetworkRule, Push, PushUrl, Size, Source, SourceUrl};
 use pagecast_core::{CastSpec, Fps, SpecError};
 
-use super::care::Care;
-use super::page::Page;
+use super::health::HealthOptions;
+use super::page::PageOptions;
 
-const NETWORK: &str = "The network";
+const NETWORK_HELP_HEADING: &str = "The network";
 
 /// A page, and how it is cast.
 #[derive(Debug, Args)]
-pub(crate) struct Cast {
+pub(crate) struct CastOptions {
     /// The page, http or https
-    #[arg(value_parser = super::place::parse_page)]
+    #[arg(value_parser = super::location::parse_page_url)]
     pub(crate) url: SourceUrl,
     /// Width and height of page and video in pixels, even, up to 3840x2160
     #[arg(long, default_value = "1280x720", value_name = "WxH", value_parser = super::parse_size)]
@@ -49,24 +49,24 @@ pub(crate) struct Cast {
     #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
     pub(crate) push: Vec<PushUrl>,
     #[command(flatten)]
-    pub(crate) page: Page,
+    pub(crate) page: PageOptions,
     #[command(flatten)]
-    pub(crate) care: Care,
+    pub(crate) health: HealthOptions,
     /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name,
     /// *.name or *, each with :PORT if you like; may be repeated
-    #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
-    pub(crate) allow_net: Vec<Rule>,
+    #[arg(long, value_name = "RULE", help_heading = NETWORK_HELP_HEADING, value_parser = NetworkRule::parse)]
+    pub(crate) allow_net: Vec<NetworkRule>,
     /// Never let the page reach this, even if it is public or allowed; written like --allow-net; may be
     /// repeated
-    #[arg(long, value_name = "RULE", help_heading = NETWORK, value_parser = Rule::parse)]
-    pub(crate) deny_net: Vec<Rule>,
+    #[arg(long, value_name = "RULE", help_heading = NETWORK_HELP_HEADING, value_parser = NetworkRule::parse)]
+    pub(crate) deny_net: Vec<NetworkRule>,
     /// Let the page send UDP, to any address: some calls (WebRTC) need it, and a page that makes one without
     /// it is warned of
-    #[arg(long, help_heading = NETWORK)]
+    #[arg(long, help_heading = NETWORK_HELP_HEADING)]
     pub(crate) allow_udp: bool,
 }
 
-impl Cast {
+impl CastOptions {
     /// The cast, which is not recorded yet, nor published.
     pub(crate) fn spec(&self) -> Result<CastSpec, SpecError> {
         let mut spec = CastSpec::new(Source {
@@ -78,12 +78,13 @@ impl Cast {
         });
         spec.bitrate_kbps = self.bitrate;
         spec.duration = self.duration;
-        spec.pushes = self.push.iter().map(|url| Push { url: url.clone(), patience: None }).collect();
-        spec.readiness = self.care.readiness();
-        spec.checks = self.care.checks();
-        spec.limits = self.care.limits();
+        spec.pushes =
+            self.push.iter().map(|url| Push { url: url.clone(), reconnect_timeout: None }).collect();
+        spec.readiness = self.health.readiness();
+        spec.checks = self.health.checks();
+        spec.limits = self.health.limits();
         spec.network =
-            Network { allow: self.allow_net.clone(), deny: self.deny_net.clone(), udp: self.allow_udp };
+            NetworkPolicy { allow: self.allow_net.clone(), deny: self.deny_net.clone(), udp: self.allow_udp };
         // Pages are others', pushes are the user's own.
         spec.pushes_anywhere = true;
         Ok(spec)

@@ -7,15 +7,15 @@ use clap::{Args, ValueEnum};
 use pagecast_core::spec::{Format, Recording, SourceUrl, Storage, StorageError};
 use url::Url;
 
-use super::place::{is_mp4, parse_output};
+use super::location::{has_mp4_extension, parse_output};
 use super::{parse_bytes, parse_duration};
 
-const HEADING: &str = "The recording";
+const HELP_HEADING: &str = "The recording";
 
 /// Where a recording goes.
 #[derive(Debug, Args)]
-#[command(next_help_heading = HEADING)]
-pub(crate) struct Output {
+#[command(next_help_heading = HELP_HEADING)]
+pub(crate) struct OutputOptions {
     /// A file (FILE.mp4), a folder, or a bucket: s3://BUCKET/PREFIX, gs://…, az://…, cos://…?region=…,
     /// tos://…, oss://…. Keys come from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs:
     /// GOOGLE_SERVICE_ACCOUNT, az: AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY) [default: the
@@ -32,7 +32,7 @@ pub(crate) struct Output {
     /// How long to wait for the storage when the recording is over; what is not stored by then stays in the
     /// spool [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    storage_patience: Option<Duration>,
+    upload_timeout: Option<Duration>,
     /// Name of the files in a folder or bucket: NAME/NAME_0.mp4, NAME/NAME.m3u8 [default: host and time]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -88,7 +88,7 @@ impl From<FormatName> for Format {
     }
 }
 
-impl Output {
+impl OutputOptions {
     /// Whether anything is to be recorded where that is not the purpose.
     pub(crate) fn is_given(&self) -> bool {
         self.output.is_some()
@@ -100,7 +100,7 @@ impl Output {
         page: &SourceUrl,
         now_unix_s: i64,
     ) -> Result<(Recording, PathBuf), StorageError> {
-        let (default, named) = self.place(page, now_unix_s)?;
+        let (default, named) = self.target(page, now_unix_s)?;
         let spool = self.spool.clone().unwrap_or_else(|| default.spool.clone());
         let recording = Recording {
             backup: self.backup.as_deref().map(Storage::parse).transpose()?,
@@ -113,17 +113,17 @@ impl Output {
             thumbnails: self.thumbnails,
             manifest: self.manifest,
             audio_only: self.audio_only,
-            patience: self.storage_patience.unwrap_or(default.patience),
+            upload_timeout: self.upload_timeout.unwrap_or(default.upload_timeout),
             ..default
         };
-        Ok((recording, with_ending(&named, ".evidence")))
+        Ok((recording, with_suffix(&named, ".evidence")))
     }
 
     /// The recording by its place alone, and what is called after it.
-    fn place(&self, page: &SourceUrl, now_unix_s: i64) -> Result<(Recording, PathBuf), StorageError> {
+    fn target(&self, page: &SourceUrl, now_unix_s: i64) -> Result<(Recording, PathBuf), StorageError> {
         let file = match &self.output {
-            None => Some(free_name(page)),
-            Some(text) if !text.contains("://") && is_mp4(text) => Some(text.into()),
+            None => Some(unused_file_name(page)),
+            Some(text) if !text.contains("://") && has_mp4_extension(text) => Some(text.into()),
             Some(_) => None,
         };
         if let Some(path) = file {
@@ -134,12 +134,12 @@ impl Output {
             return Ok((recording, path));
         }
         let storage = self.storage(self.output.as_deref().unwrap_or_default())?;
-        let name = self.name.clone().unwrap_or_else(|| usual_name(page, now_unix_s));
+        let name = self.name.clone().unwrap_or_else(|| default_name(page, now_unix_s));
         let local = match &storage {
             Storage::Folder(folder) => folder.join(&name),
             _ => PathBuf::from(&name),
         };
-        Ok((Recording::new(name, storage, with_ending(&local, ".spool")), local))
+        Ok((Recording::new(name, storage, with_suffix(&local, ".spool")), local))
     }
 
     fn storage(&self, text: &str) -> Result<Storage, StorageError> {
@@ -149,37 +149,37 @@ impl Output {
             && bucket.endpoint.is_none()
         {
             bucket.endpoint = Some(endpoint.clone());
-            storage.check()?;
+            storage.validate()?;
         }
         Ok(storage)
     }
 }
 
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
+fn with_suffix(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
 }
 
 /// The page's host, as far as it can be the name of a file.
-fn host(url: &SourceUrl) -> String {
+fn sanitized_host(url: &SourceUrl) -> String {
     let good = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' };
     url.host().chars().map(good).collect()
 }
 
 /// The page's host and the time, in UTC.
-fn usual_name(url: &SourceUrl, now_unix_s: i64) -> String {
+fn default_name(url: &SourceUrl, now_unix_s: i64) -> String {
     let time = chrono::DateTime::from_timestamp(now_unix_s, 0).unwrap_or_default();
-    let host: String = host(url).trim_start_matches('.').chars().take(100).collect();
+    let host: String = sanitized_host(url).trim_start_matches('.').chars().take(100).collect();
     format!("{host}-{}", time.format("%Y%m%d-%H%M%S"))
 }
 
 /// The page's host with `.mp4`; a number is added until there is no such file, nor a spool of one.
-fn free_name(url: &SourceUrl) -> PathBuf {
-    let host = host(url);
+fn unused_file_name(url: &SourceUrl) -> PathBuf {
+    let host = sanitized_host(url);
     let named =
         |n: u32| PathBuf::from(if n == 1 { format!("{host}.mp4") } else { format!("{host}-{n}.mp4") });
-    let is_free = |path: &PathBuf| !path.exists() && !with_ending(path, ".spool").exists();
+    let is_free = |path: &PathBuf| !path.exists() && !with_suffix(path, ".spool").exists();
     (1..10_000).map(named).find(is_free).unwrap_or_else(|| named(1))
 }
 
@@ -189,19 +189,19 @@ mod tests {
     use clap::Parser;
 
     #[derive(Debug, Parser)]
-    struct Line {
+    struct TestCli {
         #[command(flatten)]
-        output: Output,
+        output: OutputOptions,
     }
 
     fn recording(arguments: &[&str]) -> Recording {
-        let line = Line::parse_from(["x"].iter().chain(arguments));
+        let line = TestCli::parse_from(["x"].iter().chain(arguments));
         let page = SourceUrl::parse("https://a.example/b").unwrap();
         line.output.recording(&page, 1_700_000_000).unwrap().0
     }
 
     #[test]
-    fn places() {
+    fn outputs_are_resolved() {
         let file = recording(&["-o", "talks/my talk.mp4"]);
         assert_eq!(file.to, Storage::File("talks/my talk.mp4".into()));
         assert_eq!(file.spool, PathBuf::from("talks/my talk.mp4.spool"));

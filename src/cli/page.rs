@@ -7,16 +7,17 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use pagecast_core::SpecError;
 use pagecast_core::spec::{
-    CaBundle, ColorScheme, Context, Device, MAX_CA_LEN, MAX_INJECTED_LEN, Mobile, Orientation, Secret, Tls,
+    BrowserContext, CaBundle, ColorScheme, Device, MAX_CA_LEN, MAX_INJECTED_LEN, Mobile, Orientation, Secret,
+    Tls,
 };
 
 /// Options of `pagecast record`.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The page")]
-pub(crate) struct Page {
+pub(crate) struct PageOptions {
     /// Show the page on a phone (390x844) or tablet (820x1180), in the middle of the picture
     #[arg(long, value_name = "DEVICE[-ORIENTATION]")]
-    mobile: Option<Held>,
+    mobile: Option<DeviceName>,
     /// Send a header with all requests to the page's own origin; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<Secret>,
@@ -37,16 +38,16 @@ pub(crate) struct Page {
     timezone: Option<String>,
     /// The colours that the page is asked for
     #[arg(long, value_name = "SCHEME")]
-    color_scheme: Option<Scheme>,
+    color_scheme: Option<ColorSchemeName>,
     /// A style sheet that comes after all of the page's own
-    #[arg(long, value_name = "FILE", value_parser = read)]
+    #[arg(long, value_name = "FILE", value_parser = read_text_file)]
     css: Option<String>,
     /// A script that runs in every document before the page's own
-    #[arg(long, value_name = "FILE", value_parser = read)]
+    #[arg(long, value_name = "FILE", value_parser = read_text_file)]
     script: Option<String>,
     /// Trust the certificates in this file (PEM), too: of your own authority, or of a server that signs for
     /// itself
-    #[arg(long, value_name = "FILE", value_parser = read_ca)]
+    #[arg(long, value_name = "FILE", value_parser = read_ca_file)]
     ca: Option<CaBundle>,
     /// Accept any certificate from the page's own origin. Nobody can tell then who answers: prefer --ca
     #[arg(long)]
@@ -54,7 +55,7 @@ pub(crate) struct Page {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Held {
+enum DeviceName {
     Phone,
     PhonePortrait,
     PhoneLandscape,
@@ -64,44 +65,44 @@ enum Held {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Scheme {
+enum ColorSchemeName {
     Light,
     Dark,
 }
 
-impl Page {
+impl PageOptions {
     /// What the page is to find.
     ///
     /// # Errors
     /// A value that cannot be taken apart. It is not shown: it may be a secret.
-    pub(crate) fn context(&self) -> Result<Context, SpecError> {
+    pub(crate) fn context(&self) -> Result<BrowserContext, SpecError> {
         let pairs = |texts: &[Secret], at, what, why| {
-            texts.iter().map(|text| pair(text, at, what, why)).collect::<Result<Vec<_>, _>>()
+            texts.iter().map(|text| parse_pair(text, at, what, why)).collect::<Result<Vec<_>, _>>()
         };
         let login = self.basic_auth.as_ref();
-        Ok(Context {
-            mobile: self.mobile.map(Held::mobile),
+        Ok(BrowserContext {
+            mobile: self.mobile.map(DeviceName::to_mobile),
             headers: pairs(&self.headers, ':', "header", "write NAME: VALUE")?,
             cookies: pairs(&self.cookies, '=', "cookie", "write NAME=VALUE")?,
             user_agent: self.user_agent.clone(),
             locale: self.locale.clone(),
             timezone: self.timezone.clone(),
             color_scheme: self.color_scheme.map(|scheme| match scheme {
-                Scheme::Light => ColorScheme::Light,
-                Scheme::Dark => ColorScheme::Dark,
+                ColorSchemeName::Light => ColorScheme::Light,
+                ColorSchemeName::Dark => ColorScheme::Dark,
             }),
             css: self.css.clone(),
             script: self.script.clone(),
             basic_auth: login
-                .map(|l| pair(l, ':', "user and password", "write USER:PASSWORD"))
+                .map(|l| parse_pair(l, ':', "user and password", "write USER:PASSWORD"))
                 .transpose()?,
             tls: Tls { ca: self.ca.clone(), insecure: self.insecure_tls },
         })
     }
 }
 
-impl Held {
-    fn mobile(self) -> Mobile {
+impl DeviceName {
+    fn to_mobile(self) -> Mobile {
         let (device, orientation) = match self {
             Self::Phone | Self::PhonePortrait => (Device::Phone, Orientation::Portrait),
             Self::PhoneLandscape => (Device::Phone, Orientation::Landscape),
@@ -112,7 +113,7 @@ impl Held {
     }
 }
 
-fn pair(
+fn parse_pair(
     text: &Secret,
     at: char,
     what: &'static str,
@@ -125,17 +126,17 @@ fn pair(
 }
 
 /// The text of a file that is put into the page.
-fn read(path: &str) -> Result<String, String> {
-    read_up_to(path, MAX_INJECTED_LEN, "1 MiB")
+fn read_text_file(path: &str) -> Result<String, String> {
+    read_limited(path, MAX_INJECTED_LEN, "1 MiB")
 }
 
 /// The certificates in a file.
-fn read_ca(path: &str) -> Result<CaBundle, String> {
-    let text = read_up_to(path, MAX_CA_LEN, "64 KiB")?;
+fn read_ca_file(path: &str) -> Result<CaBundle, String> {
+    let text = read_limited(path, MAX_CA_LEN, "64 KiB")?;
     CaBundle::parse(&text).map_err(|error| format!("{path}: {error}"))
 }
 
-fn read_up_to(path: &str, most: usize, in_words: &str) -> Result<String, String> {
+fn read_limited(path: &str, most: usize, in_words: &str) -> Result<String, String> {
     let fail = |why: String| format!("cannot read {path}: {why}");
     let file = fs::File::open(Path::new(path)).map_err(|error| fail(error.to_string()))?;
     let mut bytes = Vec::new();
@@ -153,13 +154,13 @@ mod tests {
     use clap::Parser;
 
     #[derive(Debug, Parser)]
-    struct Line {
+    struct TestCli {
         #[command(flatten)]
-        page: Page,
+        page: PageOptions,
     }
 
-    fn page(arguments: &[&str]) -> Page {
-        Line::try_parse_from(std::iter::once(&"x").chain(arguments)).unwrap().page
+    fn page(arguments: &[&str]) -> PageOptions {
+        TestCli::try_parse_from(std::iter::once(&"x").chain(arguments)).unwrap().page
     }
 
     #[test]
@@ -194,12 +195,12 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
-        let missing = Line::try_parse_from(["x", "--css", "/nowhere/a.css"]).unwrap_err().to_string();
+        let missing = TestCli::try_parse_from(["x", "--css", "/nowhere/a.css"]).unwrap_err().to_string();
         assert!(missing.contains("/nowhere/a.css") && missing.contains("--css"), "{missing}");
-        assert!(read("/dev/zero").unwrap_err().contains("1 MiB"));
-        assert!(read_ca("/dev/zero").unwrap_err().contains("64 KiB"));
-        let none = read_ca("/proc/self/status").unwrap_err();
+        assert!(read_text_file("/dev/zero").unwrap_err().contains("1 MiB"));
+        assert!(read_ca_file("/dev/zero").unwrap_err().contains("64 KiB"));
+        let none = read_ca_file("/proc/self/status").unwrap_err();
         assert!(none.contains("/proc/self/status") && none.contains("BEGIN CERTIFICATE"), "{none}");
-        assert!(read("/").unwrap_err().contains("directory"));
+        assert!(read_text_file("/").unwrap_err().contains("directory"));
     }
 }

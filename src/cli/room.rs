@@ -6,14 +6,14 @@ use clap::Args;
 use pagecast_core::SpecError;
 use pagecast_core::spec::{self, Ice, IceServer, Layer, RoomCodec, RoomIds, RoomService, RoomUrl, Secret};
 
-use super::{cast::Cast, parse_fps, parse_kbps, parse_size};
+use super::{cast::CastOptions, parse_fps, parse_kbps, parse_size};
 
-const HEADING: &str = "The room";
+const HELP_HEADING: &str = "The room";
 
 /// Where a page is shown live.
 #[derive(Debug, Args)]
-#[command(next_help_heading = HEADING)]
-pub(crate) struct Room {
+#[command(next_help_heading = HELP_HEADING)]
+pub(crate) struct RoomOptions {
     /// The room. Without one of the three servers below, Pagecast opens the room itself, and prints where to
     /// watch it
     #[arg(long, default_value = "demo", value_name = "NAME")]
@@ -77,11 +77,11 @@ enum CodecName {
 }
 
 /// What comes from the environment: it must not be seen in the list of processes.
-pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type EnvLookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-impl Room {
+impl RoomOptions {
     /// Whether Pagecast opens the room itself.
-    pub(crate) fn is_own(&self) -> bool {
+    pub(crate) fn is_embedded(&self) -> bool {
         self.whip.is_none() && self.livekit.is_none() && self.janus.is_none()
     }
 
@@ -98,9 +98,9 @@ impl Room {
     /// The room as it is asked for. `own` is Pagecast's own server, for whom no other is named.
     pub(crate) fn spec(
         &self,
-        cast: &Cast,
+        cast: &CastOptions,
         own: Option<RoomService>,
-        environment: Environment<'_>,
+        environment: EnvLookup<'_>,
     ) -> Result<spec::Room, SpecError> {
         let ids = RoomIds {
             app: self.app.clone(),
@@ -130,7 +130,7 @@ impl Room {
     fn service(
         &self,
         own: Option<RoomService>,
-        environment: Environment<'_>,
+        environment: EnvLookup<'_>,
     ) -> Result<RoomService, SpecError> {
         let secret = |name| environment(name).map(Secret::new);
         if let Some(url) = &self.whip {
@@ -168,15 +168,15 @@ mod tests {
     use clap::Parser;
 
     #[derive(Debug, Parser)]
-    struct Line {
+    struct TestCli {
         #[command(flatten)]
-        cast: Cast,
+        cast: CastOptions,
         #[command(flatten)]
-        room: Room,
+        room: RoomOptions,
     }
 
     fn room(arguments: &[&str]) -> Result<spec::Room, SpecError> {
-        let line = Line::parse_from(["x", "http://a.example"].iter().chain(arguments));
+        let line = TestCli::parse_from(["x", "http://a.example"].iter().chain(arguments));
         let own =
             RoomService::Whip { url: RoomUrl::parse("http://127.0.0.1:1/{room}").unwrap(), token: None };
         line.room.spec(&line.cast, Some(own), &|name| (name == "LIVEKIT_API_KEY").then(|| "key".to_owned()))
@@ -194,6 +194,6 @@ mod tests {
             room(&["--livekit", "wss://c.example"]).unwrap_err().to_string().contains("LIVEKIT_API_SECRET")
         );
         let two = ["x", "http://a.example", "--whip", "http://b", "--janus", "ws://c"];
-        assert!(Line::try_parse_from(two).is_err(), "one server is enough");
+        assert!(TestCli::try_parse_from(two).is_err(), "one server is enough");
     }
 }

@@ -9,23 +9,22 @@ use pagecast_room::embedded::{
     Server,
     token::{self, Claims},
 };
-use pagecast_server::Rooms;
 
 /// How long a token is good for: that of a publisher as long as a cast can last, with a day to be taken up
 /// again.
-const PUBLISHER: Duration = Duration::from_secs(2 * 86_400);
+const PUBLISHER_TOKEN_LIFETIME: Duration = Duration::from_secs(2 * 86_400);
 /// That of a viewer, who gets the address anew whenever it is asked for.
-const VIEWER: Duration = Duration::from_secs(86_400);
+const VIEWER_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// The embedded rooms.
 #[derive(Debug)]
-pub(super) struct Embedded {
+pub(super) struct EmbeddedRooms {
     server: Arc<Server>,
     public_url: String,
     secret: Option<Secret>,
 }
 
-impl Embedded {
+impl EmbeddedRooms {
     /// Rooms that viewers reach at `public_url`, or where they listen.
     pub(super) fn new(server: Arc<Server>, public_url: Option<String>, secret: Option<Secret>) -> Self {
         let own = || format!("http://{}", server.http_addr());
@@ -39,40 +38,43 @@ impl Embedded {
     }
 }
 
-impl Rooms for Embedded {
-    fn service(&self, ids: &RoomIds) -> Result<RoomService, SpecError> {
-        let room = name(ids);
-        let token = self.token(&Claims::new(&room, PUBLISHER).publisher(&ids.user).own_cast());
-        self.server.expect(&room, &ids.user);
+impl pagecast_server::EmbeddedRooms for EmbeddedRooms {
+    fn publish_service(&self, ids: &RoomIds) -> Result<RoomService, SpecError> {
+        let room = qualified_room_name(ids);
+        let token =
+            self.token(&Claims::new(&room, PUBLISHER_TOKEN_LIFETIME).allow_publish(&ids.user).for_own_cast());
+        self.server.expect_publisher(&room, &ids.user);
         // The rooms may listen on all addresses; publishers are on this machine.
         let address = self.server.http_addr();
-        let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { host(address.ip()) };
-        let url = format!("http://{host}:{}/rooms/{}/whip?user={{user}}", address.port(), escape(&room));
+        let host =
+            if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address.ip()) };
+        let url =
+            format!("http://{host}:{}/rooms/{}/whip?user={{user}}", address.port(), escape_room_name(&room));
         Ok(RoomService::Whip { url: RoomUrl::parse(&url)?, token: token.map(Secret::new) })
     }
 
-    fn watch(&self, ids: &RoomIds) -> String {
-        let room = name(ids);
-        let token = self.token(&Claims::new(&room, VIEWER).viewer());
+    fn watch_url(&self, ids: &RoomIds) -> String {
+        let room = qualified_room_name(ids);
+        let token = self.token(&Claims::new(&room, VIEWER_TOKEN_LIFETIME).allow_view());
         let token = token.map(|token| format!("?token={token}")).unwrap_or_default();
-        format!("{}/rooms/{}{token}", self.public_url, escape(&room))
+        format!("{}/rooms/{}{token}", self.public_url, escape_room_name(&room))
     }
 
-    fn viewers(&self, ids: &RoomIds) -> usize {
-        self.server.stats(&name(ids)).map_or(0, |stats| stats.viewers.len())
+    fn viewer_count(&self, ids: &RoomIds) -> usize {
+        self.server.stats(&qualified_room_name(ids)).map_or(0, |stats| stats.viewers.len())
     }
 }
 
 /// The room of an application: others may have one of the same name. No identifier has a `~`.
-fn name(ids: &RoomIds) -> String {
+fn qualified_room_name(ids: &RoomIds) -> String {
     format!("{}~{}", ids.app, ids.room)
 }
 
-fn escape(name: &str) -> String {
+fn escape_room_name(name: &str) -> String {
     name.replace('@', "%40")
 }
 
-fn host(ip: std::net::IpAddr) -> String {
+fn url_host(ip: std::net::IpAddr) -> String {
     if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
 }
 
@@ -83,7 +85,12 @@ mod tests {
     #[test]
     fn rooms_of_two_applications_are_two() {
         let name = |app: &str, room: &str| {
-            name(&RoomIds { app: app.into(), room: room.into(), user: "u".into(), task: "t".into() })
+            qualified_room_name(&RoomIds {
+                app: app.into(),
+                room: room.into(),
+                user: "u".into(),
+                task: "t".into(),
+            })
         };
         assert_ne!(name("a", "b.c"), name("a.b", "c"));
         assert_eq!(name("a", "r@1"), "a~r@1");

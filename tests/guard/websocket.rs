@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What RFC 6455 adds to a key before it is hashed.
-const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const HANDSHAKE_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Serves as long as the test runs; `open` is how many connections are there now.
 pub(crate) fn serve() -> io::Result<(u16, Arc<AtomicUsize>)> {
@@ -17,13 +17,13 @@ pub(crate) fn serve() -> io::Result<(u16, Arc<AtomicUsize>)> {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let counter = Arc::clone(&counter);
-            std::thread::spawn(move || hold(&stream, &counter));
+            std::thread::spawn(move || keep_open(&stream, &counter));
         }
     });
     Ok((port, open))
 }
 
-fn hold(mut stream: &TcpStream, open: &AtomicUsize) -> io::Result<()> {
+fn keep_open(mut stream: &TcpStream, open: &AtomicUsize) -> io::Result<()> {
     let mut key = String::new();
     for line in BufReader::new(stream).lines() {
         let line = line?;
@@ -33,7 +33,7 @@ fn hold(mut stream: &TcpStream, open: &AtomicUsize) -> io::Result<()> {
             _ => {}
         }
     }
-    let accept = base64(&sha1(format!("{key}{MAGIC}").as_bytes()));
+    let accept = base64(&sha1(format!("{key}{HANDSHAKE_GUID}").as_bytes()));
     write!(
         stream,
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
@@ -97,6 +97,6 @@ fn base64(bytes: &[u8]) -> String {
 /// The example of RFC 6455, section 1.3.
 #[test]
 fn a_key_is_accepted() {
-    let accept = base64(&sha1(format!("dGhlIHNhbXBsZSBub25jZQ=={MAGIC}").as_bytes()));
+    let accept = base64(&sha1(format!("dGhlIHNhbXBsZSBub25jZQ=={HANDSHAKE_GUID}").as_bytes()));
     assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }

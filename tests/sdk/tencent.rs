@@ -4,41 +4,41 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::service::SDK_APP_ID;
-use pagecast_testkit::{Receiver, Server, Service, Setup, Turn};
+use pagecast_testkit::{MachineLock, PageServer, ServiceConfig, ServiceProcess, WebhookReceiver};
 use serde_json::{Map, Value, json};
 
-use crate::client::{LIMIT, Language, Sdk, patched, until};
+use crate::client::{Language, SdkClient, TIMEOUT, merge_patch, poll_until};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TC3: &str = "TC3-HMAC-SHA256";
 const RECORD_ID: &str = "sdk_life_1";
-const GONE: &str = "FailedOperation.TaskNotExist";
+const TASK_NOT_EXIST: &str = "FailedOperation.TaskNotExist";
 /// The vendor takes 20 a second of each action.
-const PACE: Duration = Duration::from_millis(60);
+const MIN_CALL_INTERVAL: Duration = Duration::from_millis(60);
 
 /// An SDK that keeps to the vendor's pace.
-pub(crate) struct Tencent {
-    sdk: Sdk,
+pub(crate) struct TencentClient {
+    sdk: SdkClient,
     language: Language,
-    last: Instant,
+    last_call: Instant,
 }
 
-impl Tencent {
-    pub(crate) fn start(language: Language, service: &Service) -> Result<Option<Self>> {
-        let sdk = Sdk::start(language, "tencent", service)?;
-        Ok(sdk.map(|sdk| Self { sdk, language, last: Instant::now() }))
+impl TencentClient {
+    pub(crate) fn start(language: Language, service: &ServiceProcess) -> Result<Option<Self>> {
+        let sdk = SdkClient::start(language, "tencent", service)?;
+        Ok(sdk.map(|sdk| Self { sdk, language, last_call: Instant::now() }))
     }
 
-    fn ask(&mut self, step: &Value) -> Result<Value> {
-        std::thread::sleep(PACE.saturating_sub(self.last.elapsed()));
-        self.last = Instant::now();
+    fn call(&mut self, step: &Value) -> Result<Value> {
+        std::thread::sleep(MIN_CALL_INTERVAL.saturating_sub(self.last_call.elapsed()));
+        self.last_call = Instant::now();
         let usual = json!({ "version": "2019-07-22", "region": "ap-guangzhou", "sign": TC3, "typed": true });
-        self.sdk.ask(&patched(usual, step))
+        self.sdk.call(&merge_patch(usual, step))
     }
 
     /// What a call that did well returns.
-    pub(crate) fn ok(&mut self, step: &Value) -> Result<Map<String, Value>> {
-        let answer = self.ask(step)?;
+    pub(crate) fn expect_ok(&mut self, step: &Value) -> Result<Map<String, Value>> {
+        let answer = self.call(step)?;
         let returned =
             answer["returned"].as_object().with_context(|| format!("{step} raised: {answer}"))?.clone();
         let id = returned.get("RequestId").and_then(Value::as_str).unwrap_or_default();
@@ -47,7 +47,7 @@ impl Tencent {
     }
 
     /// The code and the message of what this SDK raises.
-    fn refusal(&self, answer: &Value) -> Result<(String, String)> {
+    fn parse_error(&self, answer: &Value) -> Result<(String, String)> {
         let raised = &answer["raised"];
         let kind = match self.language {
             Language::Python => "TencentCloudSDKException",
@@ -62,15 +62,15 @@ impl Tencent {
         Ok((code, message))
     }
 
-    fn refused(&mut self, step: &Value, code: &str) -> Result<String> {
-        let answer = self.ask(step)?;
-        let (came, message) = self.refusal(&answer).with_context(|| step.to_string())?;
+    fn expect_error(&mut self, step: &Value, code: &str) -> Result<String> {
+        let answer = self.call(step)?;
+        let (came, message) = self.parse_error(&answer).with_context(|| step.to_string())?;
         ensure!(came == code, "{:?}, {step}: {came} ({message}), not {code}", self.language);
         Ok(message)
     }
 }
 
-fn start(page: &str) -> Value {
+fn start_step(page: &str) -> Value {
     let params = json!({
         "RecordUrl": page,
         "SdkAppId": SDK_APP_ID,
@@ -86,12 +86,12 @@ fn start(page: &str) -> Value {
     json!({ "action": "StartWebRecord", "params": params })
 }
 
-fn about(action: &str, params: &Value) -> Value {
+fn task_step(action: &str, params: &Value) -> Value {
     json!({ "action": action, "params": params })
 }
 
 /// All ways to sign and to send.
-fn ways(language: Language) -> Vec<Value> {
+fn signing_variants(language: Language) -> Vec<Value> {
     let mut ways = Vec::new();
     for sign in [TC3, "HmacSHA1", "HmacSHA256"] {
         for method in ["POST", "GET"] {
@@ -107,44 +107,52 @@ fn ways(language: Language) -> Vec<Value> {
 }
 
 /// A task from its start to its file.
-fn life(tencent: &mut Tencent, page: &str, service: &Service, told: &Receiver) -> Result<()> {
-    let started = tencent.ok(&start(page))?;
+fn check_lifecycle(
+    tencent: &mut TencentClient,
+    page: &str,
+    service: &ServiceProcess,
+    told: &WebhookReceiver,
+) -> Result<()> {
+    let started = tencent.expect_ok(&start_step(page))?;
     let id = started["TaskId"].clone();
     let path = id.as_str().context("no task")?;
     let by_id = json!({ "TaskId": id });
     let by_record = json!({ "SdkAppId": SDK_APP_ID, "RecordId": RECORD_ID });
     wait_for_event(told, path, 801)?;
-    for way in ways(tencent.language) {
-        let with = |step: Value| patched(step, &way);
-        let found = tencent.ok(&with(about("DescribeWebRecord", &by_id)))?;
+    for way in signing_variants(tencent.language) {
+        let with = |step: Value| merge_patch(step, &way);
+        let found = tencent.expect_ok(&with(task_step("DescribeWebRecord", &by_id)))?;
         ensure!(found["Status"] == 1 && found["RecordId"] == RECORD_ID, "{way}: {found:?}");
-        let found = tencent.ok(&with(about("DescribeWebRecord", &by_record)))?;
+        let found = tencent.expect_ok(&with(task_step("DescribeWebRecord", &by_record)))?;
         ensure!(found["Status"] == 1 && found["TaskId"] == id, "{way}: {found:?}");
         // It is refused by the last of all checks: all before it did well, of every field.
-        tencent.refused(&with(start(page)), "FailedOperation.TaskExist")?;
-        let wrong = patched(start(page), &json!({ "secret": "wrong" }));
-        tencent.refused(&with(wrong), "AuthFailure.SignatureFailure")?;
-        let late = patched(start(page), &json!({ "params": { "ReadyTimeout": 61 } }));
-        tencent.refused(&with(late), "InvalidParameter.OutOfRange")?;
-        tencent.refused(&with(about("StopWebRecord", &json!({ "TaskId": "abc+/=def" }))), GONE)?;
+        tencent.expect_error(&with(start_step(page)), "FailedOperation.TaskExist")?;
+        let wrong = merge_patch(start_step(page), &json!({ "secret": "wrong" }));
+        tencent.expect_error(&with(wrong), "AuthFailure.SignatureFailure")?;
+        let late = merge_patch(start_step(page), &json!({ "params": { "ReadyTimeout": 61 } }));
+        tencent.expect_error(&with(late), "InvalidParameter.OutOfRange")?;
+        tencent.expect_error(
+            &with(task_step("StopWebRecord", &json!({ "TaskId": "abc+/=def" }))),
+            TASK_NOT_EXIST,
+        )?;
     }
     // The application may have one.
-    let second = patched(start(page), &json!({ "params": { "RecordId": null } }));
-    tencent.refused(&second, "ResourceInsufficient.RequestRejection")?;
-    let stopped = tencent.ok(&about("StopWebRecord", &by_id))?;
+    let second = merge_patch(start_step(page), &json!({ "params": { "RecordId": null } }));
+    tencent.expect_error(&second, "ResourceInsufficient.RequestRejection")?;
+    let stopped = tencent.expect_ok(&task_step("StopWebRecord", &by_id))?;
     ensure!(stopped.get("TaskId").is_none_or(Value::is_null), "{stopped:?}");
     wait_for_event(told, path, 310)?;
-    until("the task is over", || {
-        let answer = tencent.ask(&about("DescribeWebRecord", &by_id))?;
+    poll_until("the task is over", || {
+        let answer = tencent.call(&task_step("DescribeWebRecord", &by_id))?;
         Ok(answer.get("raised").is_some().then_some(()))
     })?;
     for (action, params) in
         [("DescribeWebRecord", &by_id), ("DescribeWebRecord", &by_record), ("StopWebRecord", &by_id)]
     {
-        let message = tencent.refused(&about(action, params), GONE)?;
+        let message = tencent.expect_error(&task_step(action, params), TASK_NOT_EXIST)?;
         ensure!(message == "task not exist", "{message}");
     }
-    let folder = service.data().join("buckets/rec-125/record/video_1").join(path);
+    let folder = service.data_folder().join("buckets/rec-125/record/video_1").join(path);
     let files: Vec<_> = std::fs::read_dir(&folder)?.flatten().map(|entry| entry.path()).collect();
     let video = files.iter().find(|file| file.extension().is_some_and(|ending| ending == "mp4"));
     ensure!(video.is_some(), "no recording in {}: {files:?}", folder.display());
@@ -152,18 +160,20 @@ fn life(tencent: &mut Tencent, page: &str, service: &Service, told: &Receiver) -
 }
 
 /// Waits until the callbacks say this of a task.
-pub(crate) fn wait_for_event(told: &Receiver, task: &str, event: u64) -> Result<()> {
+pub(crate) fn wait_for_event(told: &WebhookReceiver, task: &str, event: u64) -> Result<()> {
     let like = |body: &Value| {
         // Those about files have something behind it.
         let of = body["EventInfo"]["TaskId"].as_str().is_some_and(|id| id.starts_with(task));
         of && body["EventType"] == event
     };
-    told.wait_until(&format!("event {event} of {task}"), LIMIT, |told| told.iter().any(|t| like(&t.json())))?;
+    told.wait_until(&format!("event {event} of {task}"), TIMEOUT, |told| {
+        told.iter().any(|t| like(&t.json()))
+    })?;
     Ok(())
 }
 
 /// What is asked, beside a good start, and the code that comes back.
-fn refusals() -> Vec<(Value, &'static str)> {
+fn error_cases() -> Vec<(Value, &'static str)> {
     let params = |patch: Value| json!({ "params": patch });
     let cloud = |patch: Value| json!({ "params": { "StorageParams": { "CloudStorage": patch } } });
     let eleven = vec![json!({ "PublishCdnUrl": "rtmp://127.0.0.1/live/a", "IsTencentCdn": 0 }); 11];
@@ -210,31 +220,34 @@ fn refusals() -> Vec<(Value, &'static str)> {
     rows
 }
 
-fn refuses(tencent: &mut Tencent) -> Result<()> {
+fn check_errors(tencent: &mut TencentClient) -> Result<()> {
     // The typed clients have their own opinion of what is not a number.
-    let good = patched(start("http://127.0.0.1/"), &json!({ "typed": false }));
-    for (patch, code) in refusals() {
-        tencent.refused(&patched(good.clone(), &patch), code)?;
+    let good = merge_patch(start_step("http://127.0.0.1/"), &json!({ "typed": false }));
+    for (patch, code) in error_cases() {
+        tencent.expect_error(&merge_patch(good.clone(), &patch), code)?;
     }
     for (action, params, code) in [
         ("StopWebRecord", json!({}), "MissingParameter.TaskId"),
         ("StopWebRecord", json!({ "TaskId": "not an id" }), "InvalidParameter.TaskId"),
-        ("StopWebRecord", json!({ "TaskId": "abc+/-_=." }), GONE),
+        ("StopWebRecord", json!({ "TaskId": "abc+/-_=." }), TASK_NOT_EXIST),
         ("DescribeWebRecord", json!({}), "MissingParameter.TaskId"),
         ("DescribeWebRecord", json!({ "RecordId": "r" }), "MissingParameter.SdkAppId"),
-        ("DescribeWebRecord", json!({ "RecordId": "r", "SdkAppId": SDK_APP_ID }), GONE),
+        ("DescribeWebRecord", json!({ "RecordId": "r", "SdkAppId": SDK_APP_ID }), TASK_NOT_EXIST),
         ("DescribeWebRecord", json!({ "TaskId": "页" }), "InvalidParameter.TaskId"),
     ] {
-        for way in ways(tencent.language) {
-            tencent.refused(&patched(about(action, &params), &way), code)?;
+        for way in signing_variants(tencent.language) {
+            tencent.expect_error(&merge_patch(task_step(action, &params), &way), code)?;
         }
     }
     // The SDK for Go asks the clock of the machine.
     if tencent.language != Language::Go {
         for clock in [-301 - 60, 301 + 60] {
-            for way in ways(tencent.language) {
-                let step = patched(about("DescribeWebRecord", &json!({ "TaskId": "t" })), &way);
-                tencent.refused(&patched(step, &json!({ "clock": clock })), "AuthFailure.SignatureExpire")?;
+            for way in signing_variants(tencent.language) {
+                let step = merge_patch(task_step("DescribeWebRecord", &json!({ "TaskId": "t" })), &way);
+                tencent.expect_error(
+                    &merge_patch(step, &json!({ "clock": clock })),
+                    "AuthFailure.SignatureExpire",
+                )?;
             }
         }
     }
@@ -242,13 +255,14 @@ fn refuses(tencent: &mut Tencent) -> Result<()> {
 }
 
 /// More questions a second than there may be.
-fn too_often(tencent: &mut Tencent) -> Result<()> {
-    let step = patched(about("DescribeWebRecord", &json!({ "TaskId": "t" })), &json!({ "times": 100 }));
-    let code = until("more than 20 questions in a second", || {
-        let answer = tencent.ask(&step)?;
+fn check_rate_limit(tencent: &mut TencentClient) -> Result<()> {
+    let step =
+        merge_patch(task_step("DescribeWebRecord", &json!({ "TaskId": "t" })), &json!({ "times": 100 }));
+    let code = poll_until("more than 20 questions in a second", || {
+        let answer = tencent.call(&step)?;
         for one in answer["all"].as_array().with_context(|| format!("no answers: {answer}"))? {
-            let (code, _message) = tencent.refusal(one)?;
-            if code != GONE {
+            let (code, _message) = tencent.parse_error(one)?;
+            if code != TASK_NOT_EXIST {
                 return Ok(Some(code));
             }
         }
@@ -258,29 +272,32 @@ fn too_often(tencent: &mut Tencent) -> Result<()> {
     Ok(())
 }
 
-fn all_of(language: Language) -> Result<()> {
-    let _turn = Turn::shared()?;
-    let (pages, told) = (Server::start()?, Receiver::start()?);
-    let setup =
-        Setup { callbacks: Some(told.url("")), application: "max_casts = 1".to_owned(), ..Setup::default() };
-    let service = Service::start(PAGECAST, &setup)?;
-    let Some(mut tencent) = Tencent::start(language, &service)? else { return Ok(()) };
-    refuses(&mut tencent)?;
-    life(&mut tencent, &pages.url("counter.html?name=页&tags=a+b"), &service, &told)?;
-    too_often(&mut tencent)
+fn check_all(language: Language) -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let (pages, told) = (PageServer::start()?, WebhookReceiver::start()?);
+    let setup = ServiceConfig {
+        callback_url: Some(told.url("")),
+        application_toml: "max_casts = 1".to_owned(),
+        ..ServiceConfig::default()
+    };
+    let service = ServiceProcess::start(PAGECAST, &setup)?;
+    let Some(mut tencent) = TencentClient::start(language, &service)? else { return Ok(()) };
+    check_errors(&mut tencent)?;
+    check_lifecycle(&mut tencent, &pages.url("counter.html?name=页&tags=a+b"), &service, &told)?;
+    check_rate_limit(&mut tencent)
 }
 
 #[test]
 fn tencent_for_python() -> Result<()> {
-    all_of(Language::Python)
+    check_all(Language::Python)
 }
 
 #[test]
 fn tencent_for_node() -> Result<()> {
-    all_of(Language::Node)
+    check_all(Language::Node)
 }
 
 #[test]
 fn tencent_for_go() -> Result<()> {
-    all_of(Language::Go)
+    check_all(Language::Go)
 }

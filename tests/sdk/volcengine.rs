@@ -1,18 +1,19 @@
 //! Volcengine's SDKs: two for Python, one for Node.js, one for Go.
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::service::{APP_ID, KEY};
-use pagecast_testkit::{Server, Service, Setup, Turn};
+use pagecast_testkit::service::{ACCESS_KEY, APP_ID};
+use pagecast_testkit::{MachineLock, PageServer, ServiceConfig, ServiceProcess};
 use serde_json::{Value, json};
 
-use crate::client::{Language, Sdk, patched, until};
+use crate::client::{Language, SdkClient, merge_patch, poll_until};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const VERSIONS: [&str; 2] = ["2020-12-01", "2023-11-01"];
-const STARTED: &str = "The task has been started. Please do not call the startup task interface repeatedly";
-const NOT_FOUND: &str = "InvalidParameter.ErrorActiveTaskNotFound";
+const ALREADY_STARTED: &str =
+    "The task has been started. Please do not call the startup task interface repeatedly";
+const TASK_NOT_FOUND: &str = "InvalidParameter.ErrorActiveTaskNotFound";
 /// An application of somebody else's.
-const OTHER: &str = "
+const OTHER_APPLICATION_TOML: &str = "
     [[applications]]
     name = \"other\"
     app_id = \"fedcba9876543210fedcba98\"
@@ -21,7 +22,7 @@ const OTHER: &str = "
 
 /// Which SDK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum SdkKind {
     /// `volcengine` for Python.
     Base,
     /// `volcenginesdk-core` for Python.
@@ -30,31 +31,31 @@ pub(crate) enum Kind {
     Go,
 }
 
-use Kind::{Base, Core, Go, Node};
+use SdkKind::{Base, Core, Go, Node};
 
-const ALL: &[Kind] = &[Base, Core, Node, Go];
+const ALL_KINDS: &[SdkKind] = &[Base, Core, Node, Go];
 
 /// What users learn of a refusal.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct ApiError {
     pub(crate) code: String,
     number: Option<u64>,
     /// Not all SDKs tell it.
     status: Option<u64>,
 }
 
-impl Kind {
-    pub(crate) fn start(self, service: &Service) -> Result<Option<Sdk>> {
+impl SdkKind {
+    pub(crate) fn start(self, service: &ServiceProcess) -> Result<Option<SdkClient>> {
         match self {
-            Base => Sdk::start(Language::Python, "volcengine_base", service),
-            Core => Sdk::start(Language::Python, "volcengine_core", service),
-            Node => Sdk::start(Language::Node, "volcengine", service),
-            Go => Sdk::start(Language::Go, "volcengine", service),
+            Base => SdkClient::start(Language::Python, "volcengine_base", service),
+            Core => SdkClient::start(Language::Python, "volcengine_core", service),
+            Node => SdkClient::start(Language::Node, "volcengine", service),
+            Go => SdkClient::start(Language::Go, "volcengine", service),
         }
     }
 
     /// The `Result` of a call that did well, as this SDK hands it on.
-    pub(crate) fn result(self, answer: &Value) -> Result<Value> {
+    pub(crate) fn expect_result(self, answer: &Value) -> Result<Value> {
         ensure!(answer.get("raised").is_none(), "{self:?} raised: {answer}");
         let returned = &answer["returned"];
         // It returns the result alone.
@@ -68,7 +69,7 @@ impl Kind {
     }
 
     /// How this SDK has its users know of a refusal.
-    pub(crate) fn refusal(self, answer: &Value, method: &str) -> Result<Refusal> {
+    pub(crate) fn parse_error(self, answer: &Value, method: &str) -> Result<ApiError> {
         let (raised, returned) = (&answer["raised"], &answer["returned"]);
         let text = |value: &Value| -> Result<Value> {
             Ok(serde_json::from_str(value.as_str().with_context(|| format!("no body: {answer}"))?)?)
@@ -101,16 +102,16 @@ impl Kind {
         ensure!(error["Message"].as_str().is_some_and(|message| message.len() > 8), "no message: {answer}");
         ensure!(!body["ResponseMetadata"]["RequestId"].is_null(), "no request id: {answer}");
         let code = error["Code"].as_str().with_context(|| format!("no code: {answer}"))?.to_owned();
-        Ok(Refusal { code, number: error["CodeN"].as_u64(), status })
+        Ok(ApiError { code, number: error["CodeN"].as_u64(), status })
     }
 }
 
-fn task(name: &str) -> Value {
+fn task_params(name: &str) -> Value {
     json!({ "AppId": APP_ID, "RoomId": "room@sdk-1.a_b", "TaskId": name })
 }
 
 /// A small picture of a page.
-fn start(version: &str, task: &Value, page: &str) -> Value {
+fn start_step(version: &str, task: &Value, page: &str) -> Value {
     let more = json!({
         "UserId": format!("webcast_{}", task["TaskId"].as_str().unwrap_or_default()),
         "SourceURL": page,
@@ -119,21 +120,27 @@ fn start(version: &str, task: &Value, page: &str) -> Value {
         "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
         "MaxRunningTime": 300,
     });
-    json!({ "action": "StartWebcast", "version": version, "params": patched(task.clone(), &more), "typed": true })
+    json!({ "action": "StartWebcast", "version": version, "params": merge_patch(task.clone(), &more), "typed": true })
 }
 
-fn stop(version: &str, task: &Value) -> Value {
+fn stop_step(version: &str, task: &Value) -> Value {
     json!({ "action": "StopWebcast", "version": version, "params": task, "typed": true })
 }
 
-pub(crate) fn get(version: &str, task: &Value) -> Value {
+pub(crate) fn get_step(version: &str, task: &Value) -> Value {
     json!({ "action": "GetWebCastTask", "version": version, "params": task, "method": "GET", "typed": true })
 }
 
 /// Waits until a task has this status, and returns all that is said of it.
-pub(crate) fn wait_for(kind: Kind, sdk: &mut Sdk, version: &str, task: &Value, status: u64) -> Result<Value> {
-    until(&format!("{task} has status {status}"), || {
-        let found = kind.result(&sdk.ask(&get(version, task))?)?["WebCastTask"].clone();
+pub(crate) fn wait_for_status(
+    kind: SdkKind,
+    sdk: &mut SdkClient,
+    version: &str,
+    task: &Value,
+    status: u64,
+) -> Result<Value> {
+    poll_until(&format!("{task} has status {status}"), || {
+        let found = kind.expect_result(&sdk.call(&get_step(version, task))?)?["WebCastTask"].clone();
         let now = found["Status"].as_u64().with_context(|| format!("no status: {found}"))?;
         ensure!(now <= status, "{task} is over: {found}");
         Ok((now == status).then_some(found))
@@ -141,98 +148,98 @@ pub(crate) fn wait_for(kind: Kind, sdk: &mut Sdk, version: &str, task: &Value, s
 }
 
 /// Two tasks, one of each version of the API, from their start to their end.
-fn life(kind: Kind, sdk: &mut Sdk, page: &str) -> Result<()> {
-    let tasks = VERSIONS.map(|version| (version, task(&format!("life.{version}@a"))));
+fn check_lifecycle(kind: SdkKind, sdk: &mut SdkClient, page: &str) -> Result<()> {
+    let tasks = VERSIONS.map(|version| (version, task_params(&format!("life.{version}@a"))));
     for (version, task) in &tasks {
-        let started = sdk.ask(&start(version, task, page))?;
-        ensure!(kind.result(&started)? == "ok", "{started}");
+        let started = sdk.call(&start_step(version, task, page))?;
+        ensure!(kind.expect_result(&started)? == "ok", "{started}");
     }
     for (version, task) in &tasks {
-        let found = wait_for(kind, sdk, version, task, 2)?;
-        let wanted = &start(version, task, page)["params"];
+        let found = wait_for_status(kind, sdk, version, task, 2)?;
+        let wanted = &start_step(version, task, page)["params"];
         for name in ["UserId", "SourceURL", "MaxRunningTime", "EventNotifyConfig"] {
             ensure!(found[name] == wanted[name], "{name}: {found}");
         }
         ensure!(found["VideoSolutions"][0]["Width"] == 320 && found["StopReason"] == "", "{found}");
         ensure!(found["StartTime"].as_u64() > Some(1_700_000_000_000) && found["EndTime"] == 0, "{found}");
-        let again = sdk.ask(&start(version, task, page))?;
-        ensure!(kind.result(&again)? == STARTED, "{again}");
-        signed_in_the_query(sdk, version, task)?;
+        let again = sdk.call(&start_step(version, task, page))?;
+        ensure!(kind.expect_result(&again)? == ALREADY_STARTED, "{again}");
+        check_query_signature(sdk, version, task)?;
     }
     // The application may have two.
-    let third = start(VERSIONS[0], &task("third"), page);
-    let refusal = kind.refusal(&sdk.ask(&third)?, "POST")?;
-    expect(kind, "a third task", refusal, ("FlowLimitExceeded.TaskNumberOverLimit", None, 429))?;
+    let third = start_step(VERSIONS[0], &task_params("third"), page);
+    let refusal = kind.parse_error(&sdk.call(&third)?, "POST")?;
+    expect_error(kind, "a third task", refusal, ("FlowLimitExceeded.TaskNumberOverLimit", None, 429))?;
     for (version, task) in &tasks {
-        let stopped = sdk.ask(&stop(version, task))?;
-        ensure!(kind.result(&stopped)? == "ok", "{stopped}");
+        let stopped = sdk.call(&stop_step(version, task))?;
+        ensure!(kind.expect_result(&stopped)? == "ok", "{stopped}");
     }
     for (version, task) in &tasks {
-        let found = wait_for(kind, sdk, version, task, 3)?;
+        let found = wait_for_status(kind, sdk, version, task, 3)?;
         ensure!(found["StopReason"] == "StopByAPI" && found["EndTime"].as_u64() > Some(0), "{found}");
-        let refusal = kind.refusal(&sdk.ask(&stop(version, task))?, "POST")?;
-        expect(kind, "stopped again", refusal, (NOT_FOUND, None, 400))?;
+        let refusal = kind.parse_error(&sdk.call(&stop_step(version, task))?, "POST")?;
+        expect_error(kind, "stopped again", refusal, (TASK_NOT_FOUND, None, 400))?;
     }
     Ok(())
 }
 
-fn signed_in_the_query(sdk: &mut Sdk, version: &str, task: &Value) -> Result<()> {
-    let step = patched(get(version, task), &json!({ "query": true, "typed": false }));
-    let answer = sdk.ask(&step)?;
+fn check_query_signature(sdk: &mut SdkClient, version: &str, task: &Value) -> Result<()> {
+    let step = merge_patch(get_step(version, task), &json!({ "query": true, "typed": false }));
+    let answer = sdk.call(&step)?;
     let found = &answer["returned"]["body"]["Result"]["WebCastTask"];
     ensure!(answer["returned"]["status"] == 200 && found["Status"] == 2, "signed in the query: {answer}");
-    let answer = sdk.ask(&patched(step, &json!({ "secret": "wrong" })))?;
+    let answer = sdk.call(&merge_patch(step, &json!({ "secret": "wrong" })))?;
     let (status, metadata) = (&answer["returned"]["status"], &answer["returned"]["body"]["ResponseMetadata"]);
     ensure!(*status == 401 && metadata["Error"]["Code"] == "SignatureDoesNotMatch", "{answer}");
     Ok(())
 }
 
 /// Compares what came with what the vendor documents: code, number, status.
-fn expect(kind: Kind, what: &str, came: Refusal, wanted: (&str, Option<u64>, u64)) -> Result<()> {
+fn expect_error(kind: SdkKind, what: &str, came: ApiError, wanted: (&str, Option<u64>, u64)) -> Result<()> {
     let (code, number, status) = wanted;
     let status = matches!(kind, Core | Go).then_some(status);
     ensure!(
-        came == Refusal { code: code.to_owned(), number, status },
+        came == ApiError { code: code.to_owned(), number, status },
         "{kind:?}, {what}: {came:?}, not {wanted:?}"
     );
     Ok(())
 }
 
 /// What is asked (beside a good request), what comes of it, and which SDKs can ask it.
-type Row = (&'static str, Value, (&'static str, Option<u64>, u64), &'static [Kind]);
+type ErrorCase = (&'static str, Value, (&'static str, Option<u64>, u64), &'static [SdkKind]);
 
 /// Refusals of requests before anybody looks at what they ask.
-fn gateway() -> Vec<Row> {
+fn gateway_error_cases() -> Vec<ErrorCase> {
     let unsigned = ("SignatureDoesNotMatch", Some(100_010), 401);
     let unknown = ("InvalidAccessKey", Some(100_009), 401);
     let untimely = ("InvalidTimestamp", Some(100_006), 403);
     let nothing = ("InvalidActionOrVersion", Some(100_008), 404);
     // The SDK for Go asks the clock of the machine.
-    let clocks: &[Kind] = &[Base, Core, Node];
+    let clocks: &[SdkKind] = &[Base, Core, Node];
     // Queries have no objects.
     let flat = json!({ "VideoSolutions": null, "MonitorConfig": null, "EventNotifyConfig": null });
     vec![
-        ("a wrong secret", json!({ "secret": "wrong" }), unsigned, ALL),
-        ("no secret of ours", json!({ "key": "AKOTHER" }), unsigned, ALL),
-        ("an unknown key", json!({ "key": "AKNOBODY" }), unknown, ALL),
+        ("a wrong secret", json!({ "secret": "wrong" }), unsigned, ALL_KINDS),
+        ("no secret of ours", json!({ "key": "AKOTHER" }), unsigned, ALL_KINDS),
+        ("an unknown key", json!({ "key": "AKNOBODY" }), unknown, ALL_KINDS),
         ("a clock an hour behind", json!({ "clock": -3600 }), untimely, clocks),
         ("a clock an hour ahead", json!({ "clock": 3600 }), untimely, clocks),
-        ("another service", json!({ "service": "vod" }), ("ServiceNotFound", Some(100_007), 404), ALL),
-        ("an unknown action", json!({ "action": "StartEverything" }), nothing, ALL),
-        ("an unknown version", json!({ "version": "2022-06-01" }), nothing, ALL),
-        ("no version", json!({ "version": "" }), ("MissingParameter", Some(100_002), 400), ALL),
+        ("another service", json!({ "service": "vod" }), ("ServiceNotFound", Some(100_007), 404), ALL_KINDS),
+        ("an unknown action", json!({ "action": "StartEverything" }), nothing, ALL_KINDS),
+        ("an unknown version", json!({ "version": "2022-06-01" }), nothing, ALL_KINDS),
+        ("no version", json!({ "version": "" }), ("MissingParameter", Some(100_002), 400), ALL_KINDS),
         ("no action", json!({ "action": "" }), ("MissingParameter", Some(100_002), 400), &[Base, Node, Go]),
         (
             "the wrong method",
             json!({ "method": "GET", "params": flat }),
             ("MethodNotAllowed", None, 405),
-            ALL,
+            ALL_KINDS,
         ),
     ]
 }
 
 /// Refusals of what is asked.
-fn parameters() -> Vec<Row> {
+fn parameter_error_cases() -> Vec<ErrorCase> {
     const BAD: (&str, Option<u64>, u64) = ("InvalidParameter", None, 400);
     let params = |patch: Value| json!({ "params": patch });
     let bare = |name: &'static str| (name, None, 400);
@@ -246,143 +253,178 @@ fn parameters() -> Vec<Row> {
             "an unknown application",
             params(json!({ "AppId": "0".repeat(24) })),
             bare("InvalidParameter.NotExistAppId"),
-            ALL,
+            ALL_KINDS,
         ),
-        ("a malformed one", params(json!({ "AppId": "an app" })), bare("InvalidParameter.IllegalAppId"), ALL),
+        (
+            "a malformed one",
+            params(json!({ "AppId": "an app" })),
+            bare("InvalidParameter.IllegalAppId"),
+            ALL_KINDS,
+        ),
         (
             "another's",
             params(json!({ "AppId": "fedcba9876543210fedcba98" })),
             bare("InvalidParameter.AccountIdMismatch"),
-            ALL,
+            ALL_KINDS,
         ),
         (
             "a malformed room",
             params(json!({ "RoomId": "a room" })),
             bare("InvalidParameter.IllegalRoomID"),
-            ALL,
+            ALL_KINDS,
         ),
-        ("a malformed task", params(json!({ "TaskId": "a/b" })), BAD, ALL),
-        ("129 characters", params(json!({ "UserId": "u".repeat(129) })), BAD, ALL),
-        ("a long address", params(json!({ "SourceURL": long })), BAD, ALL),
-        ("no address of the web", params(json!({ "SourceURL": "file:///etc/passwd" })), BAD, ALL),
-        ("three solutions", params(json!({ "VideoSolutions": three })), BAD, ALL),
-        ("61 frames", params(json!({ "VideoSolutions": [{ "FrameRate": 61 }] })), BAD, ALL),
-        ("a text for a number", params(json!({ "MaxRunningTime": "60" })), BAD, ALL),
-        ("nine seconds", params(json!({ "MaxRunningTime": 9 })), BAD, ALL),
-        ("a number for a flag", params(json!({ "EventNotifyConfig": { "EnableEventNotify": 1 } })), BAD, ALL),
-        ("a list for an object", params(json!({ "MonitorConfig": [] })), BAD, ALL),
-        ("31 seconds", params(json!({ "MonitorConfig": { "FreezeCheckInterval": 31 } })), BAD, ALL),
+        ("a malformed task", params(json!({ "TaskId": "a/b" })), BAD, ALL_KINDS),
+        ("129 characters", params(json!({ "UserId": "u".repeat(129) })), BAD, ALL_KINDS),
+        ("a long address", params(json!({ "SourceURL": long })), BAD, ALL_KINDS),
+        ("no address of the web", params(json!({ "SourceURL": "file:///etc/passwd" })), BAD, ALL_KINDS),
+        ("three solutions", params(json!({ "VideoSolutions": three })), BAD, ALL_KINDS),
+        ("61 frames", params(json!({ "VideoSolutions": [{ "FrameRate": 61 }] })), BAD, ALL_KINDS),
+        ("a text for a number", params(json!({ "MaxRunningTime": "60" })), BAD, ALL_KINDS),
+        ("nine seconds", params(json!({ "MaxRunningTime": 9 })), BAD, ALL_KINDS),
+        (
+            "a number for a flag",
+            params(json!({ "EventNotifyConfig": { "EnableEventNotify": 1 } })),
+            BAD,
+            ALL_KINDS,
+        ),
+        ("a list for an object", params(json!({ "MonitorConfig": [] })), BAD, ALL_KINDS),
+        ("31 seconds", params(json!({ "MonitorConfig": { "FreezeCheckInterval": 31 } })), BAD, ALL_KINDS),
     ];
     for name in ["AppId", "RoomId", "TaskId", "UserId", "SourceURL"] {
-        rows.push((name, params(json!({ name: null })), BAD, ALL));
+        rows.push((name, params(json!({ name: null })), BAD, ALL_KINDS));
     }
     rows
 }
 
-fn refusals(kind: Kind, sdk: &mut Sdk) -> Result<()> {
-    let good = patched(start(VERSIONS[0], &task("never"), "http://127.0.0.1/"), &json!({ "typed": false }));
-    for (what, patch, wanted, who) in gateway().into_iter().chain(parameters()) {
+fn check_errors(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
+    let good = merge_patch(
+        start_step(VERSIONS[0], &task_params("never"), "http://127.0.0.1/"),
+        &json!({ "typed": false }),
+    );
+    for (what, patch, wanted, who) in gateway_error_cases().into_iter().chain(parameter_error_cases()) {
         if !who.contains(&kind) {
             continue;
         }
         for version in VERSIONS {
-            let step = patched(patched(good.clone(), &json!({ "version": version })), &patch);
+            let step = merge_patch(merge_patch(good.clone(), &json!({ "version": version })), &patch);
             let method = step["method"].as_str().unwrap_or("POST").to_owned();
-            let refusal = kind.refusal(&sdk.ask(&step)?, &method).with_context(|| what.to_owned())?;
-            expect(kind, what, refusal, wanted)?;
+            let refusal = kind.parse_error(&sdk.call(&step)?, &method).with_context(|| what.to_owned())?;
+            expect_error(kind, what, refusal, wanted)?;
         }
     }
     for version in VERSIONS {
-        let unknown = task("nobody's");
+        let unknown = task_params("nobody's");
         let missing = json!({ "AppId": APP_ID, "RoomId": "r", "TaskId": "" });
         for (step, method, code) in [
-            (stop(version, &task("nobody-s")), "POST", NOT_FOUND),
-            (get(version, &task("nobody-s")), "GET", NOT_FOUND),
-            (stop(version, &unknown), "POST", "InvalidParameter"),
-            (get(version, &unknown), "GET", "InvalidParameter"),
-            (get(version, &missing), "GET", "InvalidParameter"),
+            (stop_step(version, &task_params("nobody-s")), "POST", TASK_NOT_FOUND),
+            (get_step(version, &task_params("nobody-s")), "GET", TASK_NOT_FOUND),
+            (stop_step(version, &unknown), "POST", "InvalidParameter"),
+            (get_step(version, &unknown), "GET", "InvalidParameter"),
+            (get_step(version, &missing), "GET", "InvalidParameter"),
             // What follows is signed well, and so gets as far as that there is no such task.
-            (patched(get(version, &task("t")), &json!({ "region": "ap-singapore-1" })), "GET", NOT_FOUND),
+            (
+                merge_patch(get_step(version, &task_params("t")), &json!({ "region": "ap-singapore-1" })),
+                "GET",
+                TASK_NOT_FOUND,
+            ),
         ] {
-            let refusal = kind.refusal(&sdk.ask(&step)?, method)?;
-            expect(kind, &step.to_string(), refusal, (code, None, 400))?;
+            let refusal = kind.parse_error(&sdk.call(&step)?, method)?;
+            expect_error(kind, &step.to_string(), refusal, (code, None, 400))?;
         }
         // Temporary keys are signed as the vendor signs them, and there are none here.
-        for (step, method) in [(stop(version, &task("t")), "POST"), (get(version, &task("t")), "GET")] {
-            let step = patched(step, &json!({ "token": "STS2abc" }));
-            let refusal = kind.refusal(&sdk.ask(&step)?, method)?;
-            expect(kind, &step.to_string(), refusal, ("InvalidAccessKey", Some(100_009), 401))?;
+        for (step, method) in
+            [(stop_step(version, &task_params("t")), "POST"), (get_step(version, &task_params("t")), "GET")]
+        {
+            let step = merge_patch(step, &json!({ "token": "STS2abc" }));
+            let refusal = kind.parse_error(&sdk.call(&step)?, method)?;
+            expect_error(kind, &step.to_string(), refusal, ("InvalidAccessKey", Some(100_009), 401))?;
         }
     }
     Ok(())
 }
 
 /// More questions a second than there may be.
-fn too_often(kind: Kind, sdk: &mut Sdk) -> Result<()> {
-    let step = patched(get(VERSIONS[0], &task("nobody-s")), &json!({ "times": 200, "retry": false }));
-    let refusal = until("more than 60 questions in a second", || {
-        let answer = sdk.ask(&step)?;
+fn check_rate_limit(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
+    let step = merge_patch(
+        get_step(VERSIONS[0], &task_params("nobody-s")),
+        &json!({ "times": 200, "retry": false }),
+    );
+    let refusal = poll_until("more than 60 questions in a second", || {
+        let answer = sdk.call(&step)?;
         for one in answer["all"].as_array().with_context(|| format!("no answers: {answer}"))? {
-            let refusal = kind.refusal(one, "GET")?;
-            if refusal.code != NOT_FOUND {
+            let refusal = kind.parse_error(one, "GET")?;
+            if refusal.code != TASK_NOT_FOUND {
                 return Ok(Some(refusal));
             }
         }
         Ok(None)
     })?;
-    expect(kind, "too often", refusal, ("FlowLimitExceeded.QPSOverLimit", None, 429))
+    expect_error(kind, "too often", refusal, ("FlowLimitExceeded.QPSOverLimit", None, 429))
 }
 
-fn all_of(kind: Kind) -> Result<()> {
-    let _turn = Turn::shared()?;
-    let pages = Server::start()?;
-    let setup = Setup { top: OTHER.to_owned(), application: "max_casts = 2".to_owned(), ..Setup::default() };
-    let service = Service::start(PAGECAST, &setup)?;
+fn check_all(kind: SdkKind) -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let pages = PageServer::start()?;
+    let setup = ServiceConfig {
+        top_level_toml: OTHER_APPLICATION_TOML.to_owned(),
+        application_toml: "max_casts = 2".to_owned(),
+        ..ServiceConfig::default()
+    };
+    let service = ServiceProcess::start(PAGECAST, &setup)?;
     let Some(mut sdk) = kind.start(&service)? else { return Ok(()) };
-    refusals(kind, &mut sdk)?;
-    life(kind, &mut sdk, &pages.url("counter.html?name=页&tags=<a>+b"))?;
-    too_often(kind, &mut sdk)
+    check_errors(kind, &mut sdk)?;
+    check_lifecycle(kind, &mut sdk, &pages.url("counter.html?name=页&tags=<a>+b"))?;
+    check_rate_limit(kind, &mut sdk)
 }
 
 #[test]
 fn volcengine_for_python() -> Result<()> {
-    all_of(Base)
+    check_all(Base)
 }
 
 #[test]
 fn volcengine_core_for_python() -> Result<()> {
-    all_of(Core)
+    check_all(Core)
 }
 
 #[test]
 fn volcengine_for_node() -> Result<()> {
-    all_of(Node)
+    check_all(Node)
 }
 
 #[test]
 fn volcengine_for_go() -> Result<()> {
-    all_of(Go)
+    check_all(Go)
 }
 
 /// As an operator can have it who holds with the old list of errors.
 #[test]
 fn a_task_that_is_repeated_can_be_refused_by_the_first_version() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let pages = Server::start()?;
-    let setup = Setup { top: "[volcengine]\nstrict_repeat = true".to_owned(), ..Setup::default() };
-    let service = Service::start(PAGECAST, &setup)?;
-    let (task, page) = (task("once"), pages.url("counter.html"));
+    let _turn = MachineLock::shared()?;
+    let pages = PageServer::start()?;
+    let setup = ServiceConfig {
+        top_level_toml: "[volcengine]\nstrict_repeat = true".to_owned(),
+        ..ServiceConfig::default()
+    };
+    let service = ServiceProcess::start(PAGECAST, &setup)?;
+    let (task, page) = (task_params("once"), pages.url("counter.html"));
     let mut first = true;
     for kind in [Base, Core, Node, Go] {
         let Some(mut sdk) = kind.start(&service)? else { continue };
         if std::mem::take(&mut first) {
-            ensure!(kind.result(&sdk.ask(&start(VERSIONS[0], &task, &page))?)? == "ok", "it was not started");
+            ensure!(
+                kind.expect_result(&sdk.call(&start_step(VERSIONS[0], &task, &page))?)? == "ok",
+                "it was not started"
+            );
         }
-        let refusal = kind.refusal(&sdk.ask(&start(VERSIONS[0], &task, &page))?, "POST")?;
-        expect(kind, "again", refusal, ("InvalidParameter.TaskAlreadyExists", None, 400))?;
-        let again = sdk.ask(&start(VERSIONS[1], &task, &page))?;
-        ensure!(kind.result(&again)? == STARTED, "{again}");
+        let refusal = kind.parse_error(&sdk.call(&start_step(VERSIONS[0], &task, &page))?, "POST")?;
+        expect_error(kind, "again", refusal, ("InvalidParameter.TaskAlreadyExists", None, 400))?;
+        let again = sdk.call(&start_step(VERSIONS[1], &task, &page))?;
+        ensure!(kind.expect_result(&again)? == ALREADY_STARTED, "{again}");
     }
-    ensure!(service.log().contains("pagecast") && !service.log().contains(KEY.1), "a secret was logged");
+    ensure!(
+        service.log().contains("pagecast") && !service.log().contains(ACCESS_KEY.1),
+        "a secret was logged"
+    );
     Ok(())
 }

@@ -9,35 +9,35 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::command::{missing, program};
-use pagecast_testkit::media::Gray;
-use pagecast_testkit::rtmp::Nginx;
-use pagecast_testkit::strip::{Place, Strip};
+use pagecast_testkit::command::{install_hint, program};
+use pagecast_testkit::media::GrayImage;
+use pagecast_testkit::rtmp::NginxRtmp;
+use pagecast_testkit::timecode::{Timecode, TimecodePosition};
 
-use super::stream::{Clock, Stream};
-use crate::casts::{PATIENCE, Side};
+use super::pushed_cast::{PushedCast, TimecodeClock};
+use crate::cast::{Recorder, START_TIMEOUT};
 use crate::measure::WARM_UP;
-use crate::site::{STRIP, Site};
-use crate::usage::Apart;
+use crate::site::{BenchSite, TIMECODE_SIZE};
+use crate::usage::ExcludedProcess;
 
 /// A viewer needs a moment until it shows pictures as they come.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 /// For how many microseconds of stream it looks for pictures, which nginx sends from a keyframe on: both sides make one every
 /// four seconds. What it saw meanwhile it does not keep.
-const LOOK_US: &str = "6000000";
+const ANALYZE_DURATION_US: &str = "6000000";
 /// Pictures that wait to be looked at; more wait in the pipe.
-const QUEUE: usize = 64;
+const MAX_QUEUED_FRAMES: usize = 64;
 /// What strips count in.
-const PER_MS: f64 = 10.0;
+const TIMECODE_UNITS_PER_MS: f64 = 10.0;
 
 /// Delays of the pictures of one cast.
 #[derive(Debug)]
-pub(crate) struct Delay {
+pub(crate) struct DelayStats {
     /// In milliseconds, the smallest first.
     sorted_ms: Vec<f64>,
 }
 
-impl Delay {
+impl DelayStats {
     fn new(mut all_ms: Vec<f64>) -> Self {
         all_ms.sort_by(f64::total_cmp);
         Self { sorted_ms: all_ms }
@@ -59,86 +59,87 @@ impl Delay {
 }
 
 /// Watches what one cast sends for the length of `window`.
-pub(super) fn measure(
-    side: Side,
-    site: &Site,
+pub(super) fn measure_delay(
+    side: Recorder,
+    site: &BenchSite,
     pagecast: &Path,
-    nginx: &Nginx,
+    nginx: &NginxRtmp,
     window: Duration,
-) -> Result<Delay> {
-    let stream = Stream::start(side, site, pagecast, Clock::Machine, nginx, 1)?;
+) -> Result<DelayStats> {
+    let stream = PushedCast::start(side, site, pagecast, TimecodeClock::Machine, nginx, 1)?;
     std::thread::sleep(WARM_UP);
-    let log = site.file("viewer.log");
-    let viewer = Viewer::start(&stream.url()?, &log)?;
-    viewer.delay_ms(PATIENCE).with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
+    let log = site.output_path("viewer.log");
+    let viewer = FfmpegViewer::start(&stream.url()?, &log)?;
+    viewer.next_delay_ms(START_TIMEOUT).with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
     let shown = Instant::now();
-    while shown.elapsed() < SETTLE {
-        viewer.delay_ms(PATIENCE)?;
+    while shown.elapsed() < SETTLE_TIME {
+        viewer.next_delay_ms(START_TIMEOUT)?;
     }
     let mut all_ms = Vec::new();
-    while shown.elapsed() < SETTLE + window {
-        all_ms.extend(viewer.delay_ms(PATIENCE)?);
+    while shown.elapsed() < SETTLE_TIME + window {
+        all_ms.extend(viewer.next_delay_ms(START_TIMEOUT)?);
     }
     drop(viewer);
     stream.finish(window)?;
     ensure!(!all_ms.is_empty(), "nothing of the page came from the server");
-    Ok(Delay::new(all_ms))
+    Ok(DelayStats::new(all_ms))
 }
 
 /// `ffmpeg` as a player that keeps nothing back; ended when dropped.
 #[derive(Debug)]
-struct Viewer {
+struct FfmpegViewer {
     child: Child,
-    pictures: Option<Receiver<Option<f64>>>,
+    delays: Option<Receiver<Option<f64>>>,
     reader: Option<JoinHandle<()>>,
-    _apart: Apart,
+    _excluded: ExcludedProcess,
 }
 
-impl Viewer {
+impl FfmpegViewer {
     /// Plays `url`; what it complains about goes to `log`.
     fn start(url: &str, log: &Path) -> Result<Self> {
-        let (width, height) = STRIP;
+        let (width, height) = TIMECODE_SIZE;
         let mut ffmpeg = program("ffmpeg");
         ffmpeg.args(["-nostdin", "-v", "error", "-fflags", "nobuffer", "-flags", "low_delay"]);
         // Threads would each keep a picture back.
-        ffmpeg.args(["-analyzeduration", LOOK_US, "-threads", "1"]);
+        ffmpeg.args(["-analyzeduration", ANALYZE_DURATION_US, "-threads", "1"]);
         ffmpeg.args(["-rtmp_live", "live", "-i", url, "-map", "0:v"]);
         ffmpeg.args(["-vf", &format!("crop={width}:{height}:0:0,format=gray"), "-fps_mode", "passthrough"]);
         ffmpeg.args(["-flush_packets", "1", "-f", "rawvideo", "-"]);
         ffmpeg.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(log)?);
-        let mut child = ffmpeg.spawn().context(missing("ffmpeg"))?;
-        let apart = Apart::new(child.id());
+        let mut child = ffmpeg.spawn().context(install_hint("ffmpeg"))?;
+        let apart = ExcludedProcess::exclude(child.id());
         let pipe = child.stdout.take();
-        let mut viewer = Self { child, pictures: None, reader: None, _apart: apart };
-        let (pipe, (sender, receiver)) = (pipe.context("ffmpeg has no output")?, sync_channel(QUEUE));
-        viewer.pictures = Some(receiver);
-        viewer.reader = Some(std::thread::Builder::new().spawn(move || read(pipe, &sender))?);
+        let mut viewer = Self { child, delays: None, reader: None, _excluded: apart };
+        let (pipe, (sender, receiver)) =
+            (pipe.context("ffmpeg has no output")?, sync_channel(MAX_QUEUED_FRAMES));
+        viewer.delays = Some(receiver);
+        viewer.reader = Some(std::thread::Builder::new().spawn(move || read_frames(pipe, &sender))?);
         Ok(viewer)
     }
 
     /// Delay of the next picture, if its strip can be read.
-    fn delay_ms(&self, limit: Duration) -> Result<Option<f64>> {
-        let pictures = self.pictures.as_ref().context("nobody watches")?;
+    fn next_delay_ms(&self, limit: Duration) -> Result<Option<f64>> {
+        let pictures = self.delays.as_ref().context("nobody watches")?;
         pictures.recv_timeout(limit).context("the server sends no pictures")
     }
 }
 
-impl Drop for Viewer {
+impl Drop for FfmpegViewer {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
         // Without a receiver the reader ends, whatever it was about to tell.
-        self.pictures = None;
+        self.delays = None;
         self.reader.take().map(JoinHandle::join);
     }
 }
 
-fn read(mut pipe: ChildStdout, sender: &SyncSender<Option<f64>>) {
-    let mut picture = Gray::new(STRIP.0, STRIP.1);
+fn read_frames(mut pipe: ChildStdout, sender: &SyncSender<Option<f64>>) {
+    let mut picture = GrayImage::new(TIMECODE_SIZE.0, TIMECODE_SIZE.1);
     while pipe.read_exact(&mut picture.data).is_ok() {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0;
-        let delay_ms =
-            Strip::read(&picture, Place::PAGE).map(|strip| since_ms(f64::from(strip.page_time), now_ms));
+        let delay_ms = Timecode::read(&picture, TimecodePosition::PAGE)
+            .map(|strip| delay_since_ms(f64::from(strip.page_time), now_ms));
         if sender.send(delay_ms).is_err() {
             return;
         }
@@ -146,12 +147,12 @@ fn read(mut pipe: ChildStdout, sender: &SyncSender<Option<f64>>) {
 }
 
 /// From what a strip tells, in its units and without the bits above 32, to now.
-fn since_ms(strip: f64, now_ms: f64) -> f64 {
-    const TURN: f64 = 4_294_967_296.0;
-    let behind = (now_ms * PER_MS - strip).rem_euclid(TURN);
+fn delay_since_ms(strip: f64, now_ms: f64) -> f64 {
+    const WRAP: f64 = 4_294_967_296.0;
+    let behind = (now_ms * TIMECODE_UNITS_PER_MS - strip).rem_euclid(WRAP);
     // A clock that is a little ahead is no delay of five days.
-    let behind = if behind > TURN / 2.0 { behind - TURN } else { behind };
-    behind / PER_MS
+    let behind = if behind > WRAP / 2.0 { behind - WRAP } else { behind };
+    behind / TIMECODE_UNITS_PER_MS
 }
 
 #[cfg(test)]
@@ -159,18 +160,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_strip_without_its_upper_bits_tells_the_time() {
+    fn a_truncated_timecode_gives_the_delay() {
         let now_ms: f64 = 1_795_000_000_123.0;
         for late_ms in [150.0, 0.0, -3.5] {
-            let strip = ((now_ms - late_ms) * PER_MS).rem_euclid(4_294_967_296.0);
-            assert!((since_ms(strip, now_ms) - late_ms).abs() < 0.01);
+            let strip = ((now_ms - late_ms) * TIMECODE_UNITS_PER_MS).rem_euclid(4_294_967_296.0);
+            assert!((delay_since_ms(strip, now_ms) - late_ms).abs() < 0.01);
         }
     }
 
     #[test]
     fn the_slowest_twentieth_is_above() {
-        let delay = Delay::new((0..100).rev().map(f64::from).collect());
+        let delay = DelayStats::new((0..100).rev().map(f64::from).collect());
         assert!((delay.median_ms() - 50.0).abs() < 0.1 && (delay.p95_ms() - 95.0).abs() < 0.1);
-        assert!(Delay::new(Vec::new()).p95_ms().is_nan());
+        assert!(DelayStats::new(Vec::new()).p95_ms().is_nan());
     }
 }

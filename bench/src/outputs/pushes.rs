@@ -5,42 +5,42 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use pagecast_testkit::rtmp::Nginx;
+use pagecast_testkit::rtmp::NginxRtmp;
 
-use super::stream::{Clock, Stream};
-use super::{Costs, PUSH_GOAL};
-use crate::casts::Side;
+use super::pushed_cast::{PushedCast, TimecodeClock};
+use super::{CastCosts, MAX_CORES_PER_PUSH};
+use crate::cast::Recorder;
 use crate::measure::WARM_UP;
-use crate::results::Pair;
-use crate::site::Site;
+use crate::results::PerRecorder;
+use crate::site::BenchSite;
 
 /// How many servers at once; none is what the others are compared with.
-const PAGECAST: [usize; 4] = [0, 1, 5, 10];
+const PAGECAST_SERVER_COUNTS: [usize; 4] = [0, 1, 5, 10];
 /// The same for the recipe, which does nothing else.
-const RECIPE: [usize; 2] = [1, 5];
+const BASELINE_SERVER_COUNTS: [usize; 2] = [1, 5];
 
 /// What casts cost, by their number of servers.
 #[derive(Debug, Default)]
-pub(crate) struct Pushes(pub(crate) Pair<BTreeMap<usize, Costs>>);
+pub(crate) struct PushCosts(pub(crate) PerRecorder<BTreeMap<usize, CastCosts>>);
 
-impl Pushes {
+impl PushCosts {
     /// One cast of each kind.
-    pub(super) fn once(
+    pub(super) fn measure_once(
         &mut self,
-        site: &Site,
+        site: &BenchSite,
         program: &Path,
-        nginx: &Nginx,
+        nginx: &NginxRtmp,
         window: Duration,
     ) -> Result<()> {
-        for servers in PAGECAST {
-            for side in Side::BOTH {
-                if side == Side::Recipe && !RECIPE.contains(&servers) {
+        for servers in PAGECAST_SERVER_COUNTS {
+            for side in Recorder::ALL {
+                if side == Recorder::Baseline && !BASELINE_SERVER_COUNTS.contains(&servers) {
                     continue;
                 }
-                let stream = Stream::start(side, site, program, Clock::Page, nginx, servers)?;
+                let stream = PushedCast::start(side, site, program, TimecodeClock::Page, nginx, servers)?;
                 std::thread::sleep(WARM_UP);
                 let what = format!("to {servers} servers, {}", side.name());
-                self.0.of_mut(side).entry(servers).or_default().watch(&what, window)?;
+                self.0.get_mut(side).entry(servers).or_default().measure(&what, window)?;
                 stream.finish(window)?;
             }
         }
@@ -48,15 +48,15 @@ impl Pushes {
     }
 
     /// Cores and MiB that each of so many servers adds to a recording.
-    pub(crate) fn added(&self, servers: usize) -> Option<(f64, f64)> {
+    pub(crate) fn cost_per_server(&self, servers: usize) -> Option<(f64, f64)> {
         let (none, some) = (self.0.pagecast.get(&0)?, self.0.pagecast.get(&servers)?);
         let each = |with: f64, without: f64| (with - without) / servers as f64;
-        (servers > 0).then(|| (each(some.cores(), none.cores()), each(some.mib(), none.mib())))
+        (servers > 0).then(|| (each(some.cores(), none.cores()), each(some.memory_mib(), none.memory_mib())))
     }
 
     /// Whether each of so many servers costs as little as promised.
     pub(crate) fn meets_goal(&self, servers: usize) -> Option<bool> {
-        self.added(servers).map(|(cores, _)| cores <= PUSH_GOAL)
+        self.cost_per_server(servers).map(|(cores, _)| cores <= MAX_CORES_PER_PUSH)
     }
 }
 
@@ -67,9 +67,10 @@ mod tests {
     #[test]
     fn each_server_is_what_it_adds() {
         let pagecast = [(0, 0.20, 400), (1, 0.23, 410), (10, 0.30, 450)];
-        let pagecast = pagecast.map(|(servers, cores, mib)| (servers, Costs::of(cores, mib))).into();
-        let pushes = Pushes(Pair { pagecast, recipe: BTreeMap::new() });
-        let (cores, mib) = pushes.added(10).expect("a difference");
+        let pagecast =
+            pagecast.map(|(servers, cores, mib)| (servers, CastCosts::for_test(cores, mib))).into();
+        let pushes = PushCosts(PerRecorder { pagecast, baseline: BTreeMap::new() });
+        let (cores, mib) = pushes.cost_per_server(10).expect("a difference");
         assert!((cores - 0.01).abs() < 1e-9 && (mib - 5.0).abs() < 1e-9);
         assert_eq!([0, 1, 5, 10].map(|n| pushes.meets_goal(n)), [None, Some(false), None, Some(true)]);
     }

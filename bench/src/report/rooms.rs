@@ -3,42 +3,45 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use pagecast_testkit::sync::median;
+use pagecast_testkit::av_sync::median;
 
-use super::yes_or_no;
-use crate::rooms::{DELAY_GOAL_MS, FIRST_GOAL_S, Rooms, VIEWER_GOAL, VIEWERS};
+use super::format_met;
+use crate::rooms::{MAX_CORES_PER_VIEWER, MAX_DELAY_MS, MAX_FIRST_FRAME_S, RoomResults, VIEWER_COUNT};
 
 /// How it was measured.
-pub(super) const METHOD: &str = "\
+pub(super) const METHOD_TEXT: &str = "\
 - Rooms: `pagecast cast` of the small animation to its own room, which is in its process and counted; those who watch are one headless \
 Chromium with as many connections, which is not. Delay: a page that writes the machine's clock into its strip, read from each \
 picture when the viewer expects to show it (`requestVideoFrameCallback`). First picture: from Enter with `--standby`, for a viewer that \
 is there already.
 ";
 
-pub(super) fn markdown(text: &mut String, rooms: &Rooms) -> Result<()> {
+pub(super) fn markdown(text: &mut String, rooms: &RoomResults) -> Result<()> {
     text.push_str("\n## Rooms\n\n| | cores | memory |\n|---|---:|---:|\n");
     let rows = [
-        ("one layer, 1280x720", &rooms.layers[0]),
-        ("two layers, 640x360 too", &rooms.layers[1]),
-        ("one layer, five viewers", &rooms.watched),
+        ("one layer, 1280x720", &rooms.layer_costs[0]),
+        ("two layers, 640x360 too", &rooms.layer_costs[1]),
+        ("one layer, five viewers", &rooms.watched_costs),
     ];
     for (what, costs) in rows {
-        writeln!(text, "| {what} | {:.3} | {:.0} MiB |", costs.cores(), costs.mib())?;
+        writeln!(text, "| {what} | {:.3} | {:.0} MiB |", costs.cores(), costs.memory_mib())?;
     }
-    let each = rooms.each_viewer();
-    let ([middle, most], first) = (rooms.delay_ms(), median(rooms.first_s.clone()));
+    let each = rooms.cores_per_viewer();
+    let ([middle, most], first) = (rooms.delay_ms(), median(rooms.first_frames_s.clone()));
     text.push_str("\n| | measured | goal | goal met |\n|---|---:|---:|---|\n");
-    let met = yes_or_no(each <= VIEWER_GOAL);
+    let met = format_met(each <= MAX_CORES_PER_VIEWER);
     writeln!(
         text,
-        "| cores added by each of {VIEWERS} viewers | **{each:.3}** | ≤ {VIEWER_GOAL:.2} | {met} |"
+        "| cores added by each of {VIEWER_COUNT} viewers | **{each:.3}** | ≤ {MAX_CORES_PER_VIEWER:.2} | {met} |"
     )?;
-    for (what, ms, goal) in [("half", middle, DELAY_GOAL_MS[0]), ("95 %", most, DELAY_GOAL_MS[1])] {
-        let met = yes_or_no(ms <= goal);
+    for (what, ms, goal) in [("half", middle, MAX_DELAY_MS[0]), ("95 %", most, MAX_DELAY_MS[1])] {
+        let met = format_met(ms <= goal);
         writeln!(text, "| {what} of the pictures shown within | **{ms:.0} ms** | ≤ {goal:.0} ms | {met} |")?;
     }
-    let met = yes_or_no(first <= FIRST_GOAL_S);
-    writeln!(text, "| first picture at a viewer, warm | **{first:.2} s** | ≤ {FIRST_GOAL_S:.1} s | {met} |")?;
+    let met = format_met(first <= MAX_FIRST_FRAME_S);
+    writeln!(
+        text,
+        "| first picture at a viewer, warm | **{first:.2} s** | ≤ {MAX_FIRST_FRAME_S:.1} s | {met} |"
+    )?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 
 /// What rustls calls a certificate that it does not trust, and what that means.
-const CERTIFICATE_FAULTS: [(&str, &str); 4] = [
+const CERTIFICATE_ERRORS: [(&str, &str); 4] = [
     ("Expired", "its certificate has expired, or the clock of this machine is wrong"),
     ("NotValidYet", "its certificate is not valid yet, or the clock of this machine is wrong"),
     ("NotValidForName", "its certificate is for another host name"),
@@ -15,7 +15,7 @@ const CERTIFICATE_FAULTS: [(&str, &str); 4] = [
 /// An error and what it came from, in one line.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    std::iter::successors(Some(error), |&e| e.source()).map(link).collect::<Vec<_>>().join(": ")
+    std::iter::successors(Some(error), |&e| e.source()).map(describe).collect::<Vec<_>>().join(": ")
 }
 
 /// The innermost cause of an error, which says best why a connection failed. It names no address, where outer
@@ -23,7 +23,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 #[must_use]
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let innermost = std::iter::successors(Some(error), |&e| e.source()).last().unwrap_or(error);
-    plain(&link(innermost))
+    simplify(&describe(innermost))
 }
 
 /// What the system said, in plain words and without its number: "permission denied".
@@ -39,31 +39,31 @@ pub fn io_reason(error: &io::Error) -> String {
         io::ErrorKind::TimedOut => "there was no answer in time",
         io::ErrorKind::AddrInUse => "the port is in use by another program",
         io::ErrorKind::AddrNotAvailable => "this machine has no such address",
-        _ => return without_number(&error.to_string()),
+        _ => return strip_os_error(&error.to_string()),
     };
     // With a text of its own, the error knows more than its kind.
-    if error.raw_os_error().is_some() { known.to_owned() } else { plain(&error.to_string()) }
+    if error.raw_os_error().is_some() { known.to_owned() } else { simplify(&error.to_string()) }
 }
 
 /// One error of a chain, by itself.
-fn link(error: &(dyn Error + 'static)) -> String {
+fn describe(error: &(dyn Error + 'static)) -> String {
     error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), io_reason)
 }
 
 /// Replaces what resolvers and TLS libraries say by what it means; other text stays as it is.
-fn plain(text: &str) -> String {
+fn simplify(text: &str) -> String {
     if text.contains("lookup address") || text.contains("dns error") {
         return "there is no host of this name".to_owned();
     }
     if text.contains("peer certificate") {
-        let known = CERTIFICATE_FAULTS.iter().find(|(name, _)| text.contains(name));
+        let known = CERTIFICATE_ERRORS.iter().find(|(name, _)| text.contains(name));
         return known.map_or("its certificate is not trusted", |(_, meaning)| meaning).to_owned();
     }
-    without_number(text)
+    strip_os_error(text)
 }
 
 /// The text without `(os error N)`, and with a small letter in front unless it begins with an abbreviation.
-fn without_number(text: &str) -> String {
+fn strip_os_error(text: &str) -> String {
     let text = text.split_once(" (os error ").map_or(text, |(before, _)| before);
     let mut letters = text.chars();
     match (letters.next(), letters.clone().next()) {
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn what_libraries_say_becomes_what_it_means() {
+    fn library_errors_become_plain_text() {
         for (said, meaning) in [
             (
                 "failed to lookup address information: Name or service not known",
                 "there is no host of this name",
             ),
-            ("invalid peer certificate: UnknownIssuer", CERTIFICATE_FAULTS[3].1),
-            ("invalid peer certificate: NotValidForName", CERTIFICATE_FAULTS[2].1),
+            ("invalid peer certificate: UnknownIssuer", CERTIFICATE_ERRORS[3].1),
+            ("invalid peer certificate: NotValidForName", CERTIFICATE_ERRORS[2].1),
             ("invalid peer certificate: BadSignature", "its certificate is not trusted"),
             ("it closed the connection", "it closed the connection"),
         ] {

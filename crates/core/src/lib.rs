@@ -6,9 +6,9 @@
 //! Deliberately absent: IO, clocks, threads, libav, and anything a vendor calls by another name.
 
 pub mod cast;
+pub mod connection;
 pub mod error_text;
 pub mod picture;
-pub mod push;
 pub mod spec;
 pub mod time;
 
@@ -46,7 +46,7 @@ impl Samples {
     }
 }
 
-/// Which elementary stream a [`Packet`] belongs to.
+/// Which elementary stream a [`PacketBytes`] belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Track {
     /// The picture.

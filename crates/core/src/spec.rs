@@ -1,7 +1,7 @@
 //! What a cast is asked to do. Every value is checked here and nowhere else.
 
-mod care;
 mod context;
+mod health;
 mod network;
 mod push;
 mod recording;
@@ -18,27 +18,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Fps;
 
-pub use care::{
-    ATTEMPTS_RANGE, CHECK_RANGE, CPU_WEIGHT_RANGE, CRASH_CHECK_RANGE, Checks, DISK_RANGE, Limits,
-    MAX_TIME_RANGE, MEMORY_RANGE, READY_TIMEOUT_RANGE, Readiness, Signal,
-};
 pub use context::{
-    ColorScheme, Context, Device, MAX_HEADERS, MAX_INJECTED_LEN, MAX_VALUE_LEN, Mobile, Orientation, Secret,
+    BrowserContext, ColorScheme, Device, MAX_HEADERS, MAX_INJECTED_LEN, MAX_VALUE_LEN, Mobile, Orientation,
+    Secret,
 };
-pub use network::{Network, Refusal, Rule, own_addresses};
-pub use push::{MAX_PUSH_URL_LEN, MAX_PUSHES, MAX_STREAM_KEY_LEN, Protocol, Push, PushUrl};
+pub use health::{
+    ATTEMPTS_RANGE, CHECK_INTERVAL_RANGE, CPU_WEIGHT_RANGE, CRASH_CHECK_INTERVAL_RANGE, DISK_RANGE,
+    HealthChecks, Limits, MAX_TIME_RANGE, MEMORY_RANGE, READY_TIMEOUT_RANGE, Readiness, ReadySignal,
+};
+pub use network::{NetworkPolicy, NetworkRefusal, NetworkRule, local_addresses};
+pub use push::{MAX_PUSH_URL_LEN, MAX_PUSHES, MAX_STREAM_KEY_LEN, Push, PushProtocol, PushUrl};
 pub use recording::{
-    Format, KEYFRAME_INTERVAL, MAX_FILE_BYTES, MAX_NAME_LEN, PATIENCE_RANGE, Recording, SEGMENT_RANGE,
-    SPLIT_RANGE, SPOOL_RANGE, THUMBNAILS_RANGE,
+    Format, KEYFRAME_INTERVAL, MAX_FILE_BYTES, MAX_RECORDING_NAME_LEN, Recording, SEGMENT_DURATION_RANGE,
+    SPLIT_RANGE, SPOOL_LIMIT_RANGE, THUMBNAIL_INTERVAL_RANGE, UPLOAD_TIMEOUT_RANGE,
 };
 pub use room::{
     Ice, IceServer, LAYER_KBPS_RANGE, Layer, MAX_ICE_SERVERS, MAX_ID_LEN, MAX_LAYERS, MAX_ROOM_URL_LEN,
-    MAX_TOKEN_LEN, Room, RoomCodec, RoomIds, RoomService, RoomUrl, ladder_kbps,
+    MAX_TOKEN_LEN, Room, RoomCodec, RoomIds, RoomService, RoomUrl, default_layer_bitrate_kbps,
 };
 pub use source::{MAX_PIXELS, MAX_SIDE, MAX_URL_LEN, MIN_SIDE, SCALE_FACTOR_RANGE, Size, Source, SourceUrl};
 pub use storage::{
-    Bucket, Keys, LIFETIME_RANGE, MAX_OBJECT_NAME_LEN, MAX_PREFIX_LEN, Media, Service, Storage, StorageError,
-    Vod, is_object_name,
+    Bucket, MAX_OBJECT_NAME_LEN, MAX_PREFIX_LEN, Storage, StorageError, StorageKeys, StorageService,
+    VOD_LIFETIME_RANGE, Vod, VodMediaType, is_object_name,
 };
 pub use tls::{CaBundle, MAX_CA_CERTIFICATES, MAX_CA_LEN, Tls};
 
@@ -75,13 +76,13 @@ pub struct CastSpec {
     pub readiness: Readiness,
     /// How the page is watched.
     #[serde(default)]
-    pub checks: Checks,
+    pub checks: HealthChecks,
     /// What the cast may use.
     #[serde(default)]
     pub limits: Limits,
     /// What the page may reach, and its pushes may be sent to.
     #[serde(default)]
-    pub network: Network,
+    pub network: NetworkPolicy,
     /// Whether pushes may be sent anywhere, whatever the network is: they were named by whose machine this
     /// is.
     #[serde(default)]
@@ -105,9 +106,9 @@ impl CastSpec {
             room: None,
             evidence: None,
             readiness: Readiness::default(),
-            checks: Checks::default(),
+            checks: HealthChecks::default(),
             limits: Limits::default(),
-            network: Network::default(),
+            network: NetworkPolicy::default(),
             pushes_anywhere: false,
             resumed: false,
         }
@@ -117,8 +118,8 @@ impl CastSpec {
     ///
     /// # Errors
     /// The first value that is out of range.
-    pub fn check(&self) -> Result<(), SpecError> {
-        self.source.check()?;
+    pub fn validate(&self) -> Result<(), SpecError> {
+        self.source.validate()?;
         if let Some(kbps) = self.bitrate_kbps
             && !BITRATE_KBPS_RANGE.contains(&kbps)
         {
@@ -132,18 +133,18 @@ impl CastSpec {
         if let Some(path) = self.evidence.as_ref().filter(|path| path.to_str().is_none()) {
             return Err(SpecError::Path(path.clone()));
         }
-        self.recording.as_ref().map_or(Ok(()), Recording::check)?;
-        push::check(&self.pushes)?;
-        self.room.as_ref().map_or(Ok(()), |room| room.check(self.source.size, self.source.fps))?;
-        self.readiness.check()?;
-        self.checks.check()?;
-        self.limits.check()
+        self.recording.as_ref().map_or(Ok(()), Recording::validate)?;
+        push::validate(&self.pushes)?;
+        self.room.as_ref().map_or(Ok(()), |room| room.validate(self.source.size, self.source.fps))?;
+        self.readiness.validate()?;
+        self.checks.validate()?;
+        self.limits.validate()
     }
 
     /// Whether a browser that was made ready for this cast will do for that one.
     #[must_use]
-    pub fn could_be(&self, other: &Self) -> bool {
-        self.source.could_be(&other.source)
+    pub fn is_compatible_with(&self, other: &Self) -> bool {
+        self.source.is_compatible_with(&other.source)
             && self.readiness.signal == other.readiness.signal
             && self.limits.max_video == other.limits.max_video
             && self.limits.disk_bytes == other.limits.disk_bytes
@@ -196,7 +197,7 @@ pub enum SpecError {
         /// Asked height in pixels.
         height: u32,
     },
-    /// Not a whole number of frames within [`Fps::RANGE`].
+    /// Not a whole number of frames within [`Fps::OUT_OF_RANGE`].
     #[error("cannot show a page at {0} frames per second: 1 to 60 are possible")]
     Fps(u32),
     /// Outside of [`SCALE_FACTOR_RANGE`].
@@ -215,10 +216,10 @@ pub enum SpecError {
     #[error(
         "cannot call a recording {0:?}: 1 to 128 of the letters a to z and A to Z, digits, and . _ - are possible, no dot in front"
     )]
-    Name(String),
+    RecordingName(String),
     /// Playlists and segments are many files.
     #[error("cannot put HLS into one file: name a folder or a bucket")]
-    OneFile,
+    HlsToFile,
     /// A file and video on demand hold other things than a bucket.
     #[error(
         "cannot name a backup for a file or for video on demand: backups are folders and buckets, for folders and buckets"
@@ -226,16 +227,16 @@ pub enum SpecError {
     Backup,
     /// Video on demand holds nothing else.
     #[error("cannot store thumbnails or a list of files in video on demand")]
-    MediaOnly,
+    VodMediaOnly,
     /// There is nothing to be seen.
     #[error("cannot take thumbnails of sound alone")]
-    NoPicture,
+    ThumbnailsWithoutVideo,
     /// A recording cannot be kept there.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// A time out of range.
     #[error("cannot use {} s as {field}: {} to {} s are possible", .value.as_secs_f64(), .low.as_secs(), .high.as_secs())]
-    Time {
+    DurationOutOfRange {
         /// Which.
         field: Field,
         /// What was asked for.
@@ -247,7 +248,7 @@ pub enum SpecError {
     },
     /// A number out of range.
     #[error("cannot use {value} as {field}: {low} to {high} are possible")]
-    Number {
+    NumberOutOfRange {
         /// Which.
         field: Field,
         /// What was asked for.
@@ -276,11 +277,11 @@ pub enum SpecError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// Not a [`Rule`].
+    /// Not a [`NetworkRule`].
     #[error(
         "cannot read {0:?} as a network rule: write an address, a network like 10.0.0.0/8, a name, *.name or *, each with :PORT if you like"
     )]
-    Rule(String),
+    NetworkRule(String),
 }
 
 /// A value of a [`CastSpec`] that has a range.
@@ -299,7 +300,7 @@ pub enum Field {
     Segment,
     Split,
     Thumbnails,
-    Patience,
+    UploadTimeout,
     Spool,
 }
 
@@ -318,7 +319,7 @@ impl fmt::Display for Field {
             Self::Segment => "length of a segment",
             Self::Split => "length of a file",
             Self::Thumbnails => "time between thumbnails",
-            Self::Patience => "time to wait for storage",
+            Self::UploadTimeout => "time to wait for storage",
             Self::Spool => "bytes of the spool",
         })
     }
@@ -389,12 +390,12 @@ mod tests {
     fn values_out_of_range_are_named() {
         let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://a.example").unwrap()));
         spec.recording = Some(Recording::new("a", Storage::File("a.mp4".into()), "a.spool".into()));
-        assert_eq!(spec.check(), Ok(()));
+        assert_eq!(spec.validate(), Ok(()));
         assert_eq!(spec.bitrate_bps(), 6_000_000);
         let refused = |change: &dyn Fn(&mut CastSpec)| {
             let mut bad = spec.clone();
             change(&mut bad);
-            bad.check().unwrap_err().to_string()
+            bad.validate().unwrap_err().to_string()
         };
         fn recording(change: &dyn Fn(&mut Recording)) -> impl Fn(&mut CastSpec) {
             move |spec| spec.recording.as_mut().map_or((), change)
@@ -430,7 +431,7 @@ mod tests {
             (refused(&recording(&|r| r.segment = secs(61))), "61 s as length of a segment: 1 to 60 s"),
             (refused(&recording(&|r| r.split = secs(0))), "0 s as length of a file: 5 to 86400 s"),
             (refused(&recording(&|r| r.thumbnails = some(3601))), "3601 s as time between thumbnails"),
-            (refused(&recording(&|r| r.patience = secs(90_000))), "time to wait for storage"),
+            (refused(&recording(&|r| r.upload_timeout = secs(90_000))), "time to wait for storage"),
             (refused(&recording(&|r| r.spool_limit_bytes = 1)), "1 as bytes of the spool"),
             (refused(&|s| s.readiness.selector = Some(String::new())), "selector"),
         ] {
@@ -439,14 +440,14 @@ mod tests {
         let other = |change: &dyn Fn(&mut CastSpec)| {
             let mut other = spec.clone();
             change(&mut other);
-            spec.could_be(&other)
+            spec.is_compatible_with(&other)
         };
         assert!(other(&|s| s.source.url = SourceUrl::parse("http://b.example/c").unwrap()));
         assert!(other(&|s| s.recording = None) && !other(&|s| s.network.udp = true));
         assert!(!other(&|s| s.limits.disk_bytes *= 2), "its browser has its quota from the start");
         assert!(
             !other(&|s| s.source.fps = Fps::new(29).unwrap())
-                && !other(&|s| s.readiness.signal = Signal::Webcast)
+                && !other(&|s| s.readiness.signal = ReadySignal::Webcast)
         );
         let same: CastSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
         assert_eq!(same, spec, "it survives the way to the process that runs it");

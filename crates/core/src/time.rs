@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::SpecError;
 
-const NANOS: i128 = 1_000_000_000;
+const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
 /// A moment on the host's monotonic clock, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +17,7 @@ pub struct HostTime(pub i64);
 impl Add<Duration> for HostTime {
     type Output = Self;
     fn add(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(nanos_of(by)))
+        Self(self.0.saturating_add(saturating_nanos(by)))
     }
 }
 
@@ -40,15 +40,18 @@ impl MediaTime {
 
     /// The moment of unit `index` of a stream that has `per_second` units a second, rounded to the nearest nanosecond.
     #[must_use]
-    pub fn of_index(index: i64, per_second: u32) -> Self {
-        let (n, d) = (i128::from(index) * NANOS, i128::from(per_second));
-        Self(clamp((2 * n + d).div_euclid(2 * d)))
+    pub fn from_index(index: i64, per_second: u32) -> Self {
+        let (n, d) = (i128::from(index) * NANOS_PER_SECOND, i128::from(per_second));
+        Self(saturating_i64((2 * n + d).div_euclid(2 * d)))
     }
 
-    /// The nearest unit of a stream that has `per_second` units a second. Inverse of [`MediaTime::of_index`].
+    /// The nearest unit of a stream that has `per_second` units a second. Inverse of [`MediaTime::from_index`].
     #[must_use]
     pub fn to_index(self, per_second: u32) -> i64 {
-        clamp((2 * i128::from(self.0) * i128::from(per_second) + NANOS).div_euclid(2 * NANOS))
+        saturating_i64(
+            (2 * i128::from(self.0) * i128::from(per_second) + NANOS_PER_SECOND)
+                .div_euclid(2 * NANOS_PER_SECOND),
+        )
     }
 
     /// Milliseconds, rounded down.
@@ -66,7 +69,7 @@ impl MediaTime {
 
 impl From<Duration> for MediaTime {
     fn from(d: Duration) -> Self {
-        Self(nanos_of(d))
+        Self(saturating_nanos(d))
     }
 }
 
@@ -114,9 +117,9 @@ impl Fps {
     pub const RANGE: std::ops::RangeInclusive<u32> = 1..=60;
 
     /// 30 frames per second.
-    pub const USUAL: Self = Self(30);
+    pub const DEFAULT: Self = Self(30);
 
-    /// `None` outside of [`Fps::RANGE`].
+    /// `None` outside of [`Fps::OUT_OF_RANGE`].
     #[must_use]
     pub fn new(per_second: u32) -> Option<Self> {
         Self::RANGE.contains(&per_second).then_some(Self(per_second))
@@ -137,7 +140,7 @@ impl Fps {
     /// When frame `index` is shown; exact over any length, errors do not add up.
     #[must_use]
     pub fn time_of(self, index: i64) -> MediaTime {
-        MediaTime::of_index(index, self.0)
+        MediaTime::from_index(index, self.0)
     }
 
     /// The last frame shown at or before `t`.
@@ -148,11 +151,11 @@ impl Fps {
     }
 }
 
-fn nanos_of(d: Duration) -> i64 {
+fn saturating_nanos(d: Duration) -> i64 {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
 }
 
-fn clamp(v: i128) -> i64 {
+fn saturating_i64(v: i128) -> i64 {
     i64::try_from(v).unwrap_or(if v < 0 { i64::MIN } else { i64::MAX })
 }
 
@@ -170,13 +173,13 @@ mod tests {
 
     #[test]
     fn prints_as_a_clock() {
-        assert_eq!(MediaTime::of_index(3_723_045, 1000).to_string(), "01:02:03.045");
+        assert_eq!(MediaTime::from_index(3_723_045, 1000).to_string(), "01:02:03.045");
     }
 
     proptest! {
         #[test]
         fn index_survives_the_round_trip(i in -1_000_000_i64..10_000_000_000, rate in 1_u32..=48_000) {
-            prop_assert_eq!(MediaTime::of_index(i, rate).to_index(rate), i);
+            prop_assert_eq!(MediaTime::from_index(i, rate).to_index(rate), i);
         }
 
         #[test]

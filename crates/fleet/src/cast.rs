@@ -19,7 +19,7 @@ pub struct CastId(String);
 /// Not a [`CastId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not the id of a cast: 32 hex digits are")]
-pub struct BadId;
+pub struct ParseCastIdError;
 
 impl CastId {
     /// The id of a cast made now, with this chance.
@@ -33,10 +33,14 @@ impl CastId {
     /// Reads what [`Self::as_str`] shows.
     ///
     /// # Errors
-    /// [`BadId`].
-    pub fn parse(text: &str) -> Result<Self, BadId> {
+    /// [`ParseCastIdError`].
+    pub fn parse(text: &str) -> Result<Self, ParseCastIdError> {
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 32 && text.bytes().all(hex) { Ok(Self(text.to_owned())) } else { Err(BadId) }
+        if text.len() == 32 && text.bytes().all(hex) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseCastIdError)
+        }
     }
 
     /// As text.
@@ -53,8 +57,8 @@ impl fmt::Display for CastId {
 }
 
 impl TryFrom<String> for CastId {
-    type Error = BadId;
-    fn try_from(text: String) -> Result<Self, BadId> {
+    type Error = ParseCastIdError;
+    fn try_from(text: String) -> Result<Self, ParseCastIdError> {
         Self::parse(&text)
     }
 }
@@ -67,13 +71,13 @@ impl From<CastId> for String {
 
 /// What only one cast at a time may have: in whose words it was asked for, and which.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Key(pub String);
+pub struct CastKey(pub String);
 
 /// How long a cast keeps its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Hold {
+pub enum KeyRetention {
     /// Until it has ended.
-    WhileLive,
+    UntilEnded,
     /// Until then, at least, whether it has ended or not.
     Until(UnixMs),
 }
@@ -81,7 +85,7 @@ pub enum Hold {
 /// Where a cast stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum CastState {
     /// Nobody runs it yet.
     Queued,
     /// A worker has it, and the page is not in any output yet.
@@ -92,13 +96,13 @@ pub enum State {
     Ended,
 }
 
-impl State {
+impl CastState {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Queued, Self::Starting, Self::Live, Self::Ended];
 
     /// Its word.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
             Self::Starting => "starting",
@@ -110,7 +114,7 @@ impl State {
 
 /// Why a cast is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct End {
+pub struct CastEnd {
     /// In a word.
     pub reason: EndReason,
     /// For people, without secrets, if there is more to say.
@@ -129,25 +133,25 @@ pub struct NewCast {
     /// The application that wants it.
     pub app: String,
     /// By which API it was asked for.
-    pub origin: String,
+    pub api: String,
     /// What no other cast may have at the same time.
-    pub key: Option<Key>,
+    pub key: Option<CastKey>,
     /// For how long.
-    pub hold: Hold,
+    pub key_retention: KeyRetention,
     /// As it was asked for, without the keys of storages: for the API, opaque to the fleet.
     pub request: Value,
     /// What is to be done.
     pub spec: CastSpec,
     /// How long it may wait to be begun; then it has failed.
-    pub queue: Duration,
+    pub queue_timeout: Duration,
     /// Most casts that this application may have that have not ended, and as many again that were asked for
-    /// within the last minute and ended before anybody began them. More are [`Created::TooMany`].
+    /// within the last minute and ended before anybody began them. More are [`CreateOutcome::QuotaExceeded`].
     pub quota: u32,
     /// Most bytes that may be kept of this application's casts: requests, descriptions, events, delivery
     /// logs. Its oldest casts that are over are forgotten for it; if that is not enough,
-    /// [`Created::OverBytes`].
+    /// [`CreateOutcome::BytesExceeded`].
     pub max_bytes: u64,
-    /// Most casts that may be queued, of all applications. More are [`Created::Full`].
+    /// Most casts that may be queued, of all applications. More are [`CreateOutcome::QueueFull`].
     pub queue_limit: u32,
     /// Whether its events go to the outbox.
     pub notify: bool,
@@ -155,17 +159,17 @@ pub struct NewCast {
 
 /// What became of a wish.
 #[derive(Debug, Clone)]
-pub enum Created {
+pub enum CreateOutcome {
     /// It is queued.
     New(Cast),
     /// Another has its key: this one.
     Exists(Cast),
     /// The application has as many casts as it may have.
-    TooMany,
+    QuotaExceeded,
     /// As many casts are queued as may be.
-    Full,
+    QueueFull,
     /// So many bytes are kept of the application's casts that with this one there would be too many.
-    OverBytes(u64),
+    BytesExceeded(u64),
 }
 
 /// A cast.
@@ -176,18 +180,18 @@ pub struct Cast {
     /// The application that wants it.
     pub app: String,
     /// By which API it was asked for.
-    pub origin: String,
+    pub api: String,
     /// What no other cast may have at the same time.
-    pub key: Option<Key>,
+    pub key: Option<CastKey>,
     /// As it was asked for.
     pub request: Value,
     /// What is to be done, without what is put into the page (style sheet, script, headers, cookies): only a
-    /// [`crate::Claim`] has that, since it may be megabytes.
+    /// [`crate::ClaimedSignature`] has that, since it may be megabytes.
     pub spec: CastSpec,
     /// Where it stands.
-    pub state: State,
+    pub state: CastState,
     /// Why it is over, once it is.
-    pub end: Option<End>,
+    pub end: Option<CastEnd>,
     /// When it was asked for.
     pub created_ms: UnixMs,
     /// When a worker first took it.
@@ -197,7 +201,7 @@ pub struct Cast {
     /// When it was over.
     pub ended_ms: Option<UnixMs>,
     /// Whether somebody asked for its end.
-    pub stop_asked: bool,
+    pub stop_requested: bool,
     /// Whether nothing is left to do for it, storing included.
     pub closed: bool,
     /// Who runs it, if anybody does.
@@ -226,9 +230,9 @@ pub struct Filter {
     /// Of this application.
     pub app: Option<String>,
     /// In one of these states; any if empty.
-    pub states: Vec<State>,
+    pub states: Vec<CastState>,
     /// By this API.
-    pub origin: Option<String>,
+    pub api: Option<String>,
     /// Asked for at this time or later.
     pub since_ms: Option<UnixMs>,
     /// Asked for before this time.
@@ -241,9 +245,9 @@ pub struct Filter {
 
 /// Some casts, the newest first.
 #[derive(Debug, Clone, Default)]
-pub struct Page {
+pub struct CastPage {
     /// They.
     pub casts: Vec<Cast>,
     /// Whether there are more behind them.
-    pub more: bool,
+    pub has_more: bool,
 }

@@ -1,7 +1,7 @@
 //! What happens to casts.
 
-use pagecast_core::cast::{EndReason, LoadError, Trouble, Warning};
-use pagecast_core::push;
+use pagecast_core::cast::{EndReason, HealthFault, LoadError, Warning};
+use pagecast_core::connection;
 use serde::{Deserialize, Serialize};
 
 use crate::{CastId, UnixMs};
@@ -15,7 +15,7 @@ pub struct Event {
     pub at_ms: UnixMs,
     /// What.
     #[serde(flatten)]
-    pub what: Happening,
+    pub kind: EventKind,
 }
 
 impl Event {
@@ -29,7 +29,7 @@ impl Event {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Happening {
+pub enum EventKind {
     /// It was asked for.
     Queued,
     /// A worker took it for the first time.
@@ -39,19 +39,19 @@ pub enum Happening {
     /// The page is loaded again.
     Reloaded {
         /// What was wrong with it.
-        trouble: Trouble,
+        fault: HealthFault,
     },
     /// The page gets a fresh browser.
     Moved {
         /// What was wrong with it.
-        trouble: Trouble,
+        fault: HealthFault,
     },
     /// Its process died, and another one goes on.
     Restarted,
     /// The service that ran it is gone, and another one, or the same again, goes on.
-    TakenUp,
+    Resumed,
     /// Nothing is recorded any more, though it goes on.
-    Unrecorded,
+    RecordingStopped,
     /// A push of it is in another state, or still in the same.
     Push {
         /// Its number within the cast, from 1; the first ones are those of the description, in their order.
@@ -59,7 +59,7 @@ pub enum Happening {
         /// Where the stream is sent, without its key.
         url: String,
         /// Where it stands.
-        state: push::State,
+        state: connection::State,
         /// Why it does not run, if that is so.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
@@ -67,20 +67,20 @@ pub enum Happening {
     /// Its room is in another state.
     Room {
         /// Where the connection stands.
-        state: push::State,
+        state: connection::State,
         /// Why it does not run, if that is so.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
     /// Storing its recording has been failing for a while, or gets on again.
-    Storing {
+    Upload {
         /// Whether it is failing.
-        stuck: bool,
+        failing: bool,
         /// Files that wait.
         pending: usize,
         /// Why.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        problem: Option<String>,
+        error: Option<String>,
     },
     /// Its owner should know this; it goes on.
     Warning {
@@ -101,20 +101,20 @@ pub enum Happening {
     /// What was recorded is stored, or will not be.
     Stored {
         /// The files that players open.
-        files: Vec<File>,
+        files: Vec<StoredFile>,
         /// Whether all of them are where they should be.
         complete: bool,
         /// Whether they are in the backup instead.
         backup: bool,
         /// Why not, if not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        problem: Option<String>,
+        error: Option<String>,
     },
 }
 
 /// A file that was stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct File {
+pub struct StoredFile {
     /// Its name, without folders.
     pub name: String,
     /// Bytes.

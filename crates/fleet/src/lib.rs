@@ -2,7 +2,7 @@
 //! told.
 //!
 //! A server puts casts in ([`Fleet::create`]), workers take them out ([`Fleet::claim`]) and report what
-//! happens ([`Fleet::report`]); each report is one step of the cast's history and one entry of the outbox,
+//! happens ([`Fleet::report_event`]); each report is one step of the cast's history and one entry of the outbox,
 //! written together. A worker owns a cast by a lease with an epoch: who lost it is refused from then on, so
 //! that there is one owner at a time.
 //!
@@ -26,9 +26,11 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use cast::{Cast, CastId, Created, End, Filter, Hold, Key, NewCast, Page, State};
-pub use event::{Event, File, Happening};
-pub use outbox::{Attempt, Backlog, MAX_RETRY_PAUSE, Notice, Redelivered, Settled};
+pub use cast::{
+    Cast, CastEnd, CastId, CastKey, CastPage, CastState, CreateOutcome, Filter, KeyRetention, NewCast,
+};
+pub use event::{Event, EventKind, StoredFile};
+pub use outbox::{Backlog, DeliveryAttempt, DeliveryOutcome, MAX_RETRY_DELAY, OutboxEntry, RedeliverOutcome};
 
 /// Milliseconds since 1970, UTC.
 pub type UnixMs = i64;
@@ -83,7 +85,7 @@ pub struct Claim {
 
 /// How a cast gets on at the moment. Not kept: a new owner begins anew.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Vitals {
+pub struct CastStats {
     /// When this was true.
     pub at_ms: UnixMs,
     /// Length of the output so far, in milliseconds.
@@ -109,18 +111,18 @@ pub struct Vitals {
     /// Files that wait to be stored, or are being stored.
     pub upload_pending: usize,
     /// Why storing them failed lately, if it did.
-    pub upload_problem: Option<String>,
+    pub upload_error: Option<String>,
     /// Its pushes: number within the cast, and state.
-    pub pushes: Vec<(u32, pagecast_core::push::State)>,
+    pub pushes: Vec<(u32, pagecast_core::connection::State)>,
     /// Its room, if it has one.
-    pub room: Option<RoomVitals>,
+    pub room: Option<RoomStats>,
 }
 
 /// How a room gets on at the moment.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct RoomVitals {
+pub struct RoomStats {
     /// Where the connection stands.
-    pub state: pagecast_core::push::State,
+    pub state: pagecast_core::connection::State,
     /// What is sent, picture and sound, in kbit/s.
     pub bitrate_kbps: u32,
     /// The time a packet takes there and back, in milliseconds.
@@ -131,7 +133,7 @@ pub struct RoomVitals {
 
 /// What a worker has to give.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Load {
+pub struct WorkerStatus {
     /// When this was true.
     pub at_ms: UnixMs,
     /// Cores of the machine, or of the part that is ours.
@@ -154,13 +156,13 @@ pub struct Load {
 pub enum Error {
     /// There is no such cast, or it is forgotten.
     #[error("there is no cast {0}")]
-    NoCast(CastId),
+    CastNotFound(CastId),
     /// It has ended.
     #[error("the cast {0} is over")]
-    Over(CastId),
+    CastEnded(CastId),
     /// It has more commands waiting than there may be.
     #[error("the cast {0} has too many commands waiting")]
-    Busy(CastId),
+    TooManyCommands(CastId),
     /// Somebody else owns the cast now.
     #[error("the cast {0} has another owner now")]
     Fenced(CastId),
@@ -173,10 +175,10 @@ pub enum Error {
         why: String,
     },
     /// The storage of the fleet fails.
-    #[error("the fleet's storage fails while {doing}")]
+    #[error("the fleet's storage fails while {operation}")]
     Storage {
         /// What was tried.
-        doing: &'static str,
+        operation: &'static str,
         /// Why it failed.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -193,38 +195,38 @@ pub enum Error {
 pub trait Fleet: Debug + Send + Sync {
     // --- for servers
 
-    /// Takes a cast, queued; with it the event [`Happening::Queued`].
-    async fn create(&self, new: NewCast) -> Result<Created, Error>;
+    /// Takes a cast, queued; with it the event [`EventKind::Queued`].
+    async fn create(&self, new: NewCast) -> Result<CreateOutcome, Error>;
     /// A cast by its id.
     async fn get(&self, id: &CastId) -> Result<Option<Cast>, Error>;
     /// The cast that has this key now, or had it last.
-    async fn find(&self, key: &Key) -> Result<Option<Cast>, Error>;
+    async fn find_by_key(&self, key: &CastKey) -> Result<Option<Cast>, Error>;
     /// Casts, the newest first, without their reports. One that cannot be read is left out.
-    async fn list(&self, filter: &Filter) -> Result<Page, Error>;
+    async fn list(&self, filter: &Filter) -> Result<CastPage, Error>;
     /// How many casts are in each state; those of one application, or all. Ended ones that are remembered
     /// count too.
-    async fn count(&self, app: Option<&str>) -> Result<Vec<(State, u64)>, Error>;
+    async fn count(&self, app: Option<&str>) -> Result<Vec<(CastState, u64)>, Error>;
     /// Hands a command to whoever owns the cast, now or later. One that is still queued and is to stop ends
-    /// at once, as [`pagecast_core::cast::EndReason::Stopped`]. [`Error::NoCast`], [`Error::Over`],
-    /// [`Error::Busy`].
-    async fn order(&self, id: &CastId, command: Command) -> Result<(), Error>;
+    /// at once, as [`pagecast_core::read_cast::EndReason::Stopped`]. [`ErrorBody::CastNotFound`], [`ErrorBody::CastEnded`],
+    /// [`ErrorBody::TooManyCommands`].
+    async fn send_command(&self, id: &CastId, command: Command) -> Result<(), Error>;
     /// What happened to a cast after this event (0: from the beginning), in order, at most `limit`.
-    /// [`Error::NoCast`].
+    /// [`ErrorBody::CastNotFound`].
     async fn events(&self, id: &CastId, after: u64, limit: usize) -> Result<Vec<Event>, Error>;
     /// How it gets on, if somebody runs it.
-    async fn vitals(&self, id: &CastId) -> Option<Vitals>;
+    async fn stats(&self, id: &CastId) -> Option<CastStats>;
     /// The newest picture of it (JPEG), if one was taken, and when.
     async fn snapshot(&self, id: &CastId) -> Option<(UnixMs, Bytes)>;
     /// The workers that were heard of lately.
-    async fn workers(&self) -> Vec<(WorkerId, Load)>;
+    async fn workers(&self) -> Vec<(WorkerId, WorkerStatus)>;
 
     // --- for workers
 
     /// A worker of this name begins: all that an earlier one of the same name owned is free at once.
-    async fn adopt(&self, worker: &WorkerId) -> Result<(), Error>;
+    async fn register_worker(&self, worker: &WorkerId) -> Result<(), Error>;
     /// Takes a cast: one whose owner's lease is over (also of a cast that ended and is not closed), without
     /// asking; else one that nobody began and that `fits`. Those are asked about fairly: first those of the
-    /// application whose casts take the least at the moment ([`cast::weight`]), the older ones first. One
+    /// application whose casts take the least at the moment ([`read_cast::weight`]), the older ones first. One
     /// that `fits` refuses is left where it is, and holds up nobody. A worker never gets what it owns itself,
     /// however late it is: [`Self::adopt`] and [`Self::release`] free that. The ticket is good for `lease`.
     async fn claim(
@@ -233,61 +235,61 @@ pub trait Fleet: Debug + Send + Sync {
         lease: Duration,
         fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
     ) -> Result<Option<Claim>, Error>;
-    /// Ends a queued cast that no worker can ever take, as [`pagecast_core::cast::EndReason::StartFailed`]
-    /// with this message. Nothing happens to one that is not queued. [`Error::NoCast`].
+    /// Ends a queued cast that no worker can ever take, as [`pagecast_core::read_cast::EndReason::StartFailed`]
+    /// with this message. Nothing happens to one that is not queued. [`ErrorBody::CastNotFound`].
     async fn fail_queued(&self, id: &CastId, message: &str) -> Result<(), Error>;
-    /// Keeps a ticket good for `lease` from now on. [`Error::Fenced`].
+    /// Keeps a ticket good for `lease` from now on. [`ErrorBody::Fenced`].
     async fn renew(&self, ticket: &Ticket, lease: Duration) -> Result<(), Error>;
-    /// Commands for the owner, in order, each until it is [`Self::obeyed`]. [`Error::Fenced`].
+    /// Commands for the owner, in order, each until it is [`Self::obeyed`]. [`ErrorBody::Fenced`].
     async fn commands(&self, ticket: &Ticket) -> Result<Vec<(u64, Command)>, Error>;
-    /// The commands up to this one are carried out. [`Error::Fenced`].
-    async fn obeyed(&self, ticket: &Ticket, upto: u64) -> Result<(), Error>;
+    /// The commands up to this one are carried out. [`ErrorBody::Fenced`].
+    async fn ack_commands(&self, ticket: &Ticket, upto: u64) -> Result<(), Error>;
     /// What happened: history, state and outbox change together. Beyond [`MAX_EVENTS`] it is only counted.
-    /// What happens after [`Happening::Ended`] changes no state, and a second end, or being live a second
-    /// time, is no event. [`Error::Fenced`].
-    async fn report(&self, ticket: &Ticket, happening: Happening) -> Result<(), Error>;
-    /// Replaces the pushes in the description of the cast. [`Error::Fenced`].
+    /// What happens after [`EventKind::Ended`] changes no state, and a second end, or being live a second
+    /// time, is no event. [`ErrorBody::Fenced`].
+    async fn report_event(&self, ticket: &Ticket, happening: EventKind) -> Result<(), Error>;
+    /// Replaces the pushes in the description of the cast. [`ErrorBody::Fenced`].
     async fn put_pushes(&self, ticket: &Ticket, pushes: Vec<pagecast_core::spec::Push>) -> Result<(), Error>;
     /// Nothing is left to do for a cast that ended: nobody takes it up again. What happened last, if anything
     /// did, is reported in the same step, and what became of it, in the worker's words, is kept. One that has
-    /// not ended ends, as [`pagecast_core::cast::EndReason::OutputFailed`]. [`Error::Fenced`].
+    /// not ended ends, as [`pagecast_core::read_cast::EndReason::OutputFailed`]. [`ErrorBody::Fenced`].
     async fn close(
         &self,
         ticket: &Ticket,
-        last: Option<Happening>,
+        last: Option<EventKind>,
         report: Option<Value>,
     ) -> Result<(), Error>;
     /// Gives a ticket back before its time: it is no good any more, and anybody may go on with the cast, at
-    /// once. [`Error::Fenced`].
+    /// once. [`ErrorBody::Fenced`].
     async fn release(&self, ticket: &Ticket) -> Result<(), Error>;
     /// How a cast gets on. Not kept over a restart; nothing happens if the ticket is no good.
-    async fn tell(&self, ticket: &Ticket, vitals: Vitals);
+    async fn put_stats(&self, ticket: &Ticket, vitals: CastStats);
     /// A picture of it (JPEG), at most [`MAX_SNAPSHOT_BYTES`]. Not kept over a restart.
     async fn put_snapshot(&self, ticket: &Ticket, jpeg: Bytes);
     /// What this worker has to give. Not kept over a restart.
-    async fn beat(&self, worker: &WorkerId, load: Load);
+    async fn heartbeat(&self, worker: &WorkerId, load: WorkerStatus);
 
     // --- for callbacks
 
     /// Of each cast that has any and is not to be skipped, the first event that is not settled, if its time
     /// has come; the longest waiting first. Fewer than `limit`, if they are large: none means that there are
     /// no more.
-    async fn due(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<Notice>, Error>;
+    async fn due_entries(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<OutboxEntry>, Error>;
     /// How long it is until the next event is due that is not yet.
-    async fn next_due(&self) -> Result<Option<Duration>, Error>;
-    /// What came of telling an event; with it an entry of the log, if something was sent. [`Error::NoCast`].
+    async fn next_due_in(&self) -> Result<Option<Duration>, Error>;
+    /// What came of telling an event; with it an entry of the log, if something was sent. [`ErrorBody::CastNotFound`].
     async fn settle(
         &self,
         cast: &CastId,
         seq: u64,
-        settled: Settled,
-        attempt: Option<Attempt>,
+        settled: DeliveryOutcome,
+        attempt: Option<DeliveryAttempt>,
     ) -> Result<(), Error>;
-    /// What was sent for a cast, in order, at most the last 1000 attempts. [`Error::NoCast`].
-    async fn attempts(&self, cast: &CastId) -> Result<Vec<Attempt>, Error>;
+    /// What was sent for a cast, in order, at most the last 1000 attempts. [`ErrorBody::CastNotFound`].
+    async fn attempts(&self, cast: &CastId) -> Result<Vec<DeliveryAttempt>, Error>;
     /// Has an event told again, or all that were given up, as if never tried; then what waits for another try
-    /// is told at once, too. [`Error::NoCast`].
-    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<Redelivered, Error>;
+    /// is told at once, too. [`ErrorBody::CastNotFound`].
+    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<RedeliverOutcome, Error>;
     /// What waits to be told.
     async fn backlog(&self) -> Result<Backlog, Error>;
 
@@ -306,5 +308,5 @@ pub trait Fleet: Debug + Send + Sync {
     /// lost.
     fn is_shared(&self) -> bool;
     /// Whether it can store anything right now: for `/readyz`.
-    async fn check(&self) -> Result<(), Error>;
+    async fn check_writable(&self) -> Result<(), Error>;
 }

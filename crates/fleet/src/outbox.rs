@@ -8,50 +8,50 @@ use crate::{Cast, Event, UnixMs};
 
 /// Longest pause between two tries to tell of an event: none lies further ahead than that, whatever clocks
 /// do.
-pub const MAX_RETRY_PAUSE: Duration = Duration::from_secs(600);
+pub const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// An event whose time to be told has come.
 #[derive(Debug, Clone)]
-pub struct Notice {
+pub struct OutboxEntry {
     /// Whose, without what is put into its page.
     pub cast: Cast,
     /// Which.
     pub event: Event,
     /// How often it was tried.
-    pub tries: u32,
+    pub attempts: u32,
     /// How long ago it was tried for the first time, whatever the system clock did since.
-    pub age: Option<Duration>,
+    pub since_first_attempt: Option<Duration>,
     /// Messages of it that arrived already: an event may be several.
-    pub parts_done: u32,
+    pub parts_delivered: u32,
 }
 
 /// What came of telling an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub enum DeliveryOutcome {
     /// All of it arrived, or there was nothing to tell.
-    Done,
+    Delivered,
     /// This many messages of it arrived; the next one can go at once.
-    Part(u32),
-    /// It is to be tried again after this pause, or after [`MAX_RETRY_PAUSE`].
-    Again(Duration),
+    PartDelivered(u32),
+    /// It is to be tried again after this pause, or after [`MAX_RETRY_DELAY`].
+    RetryAfter(Duration),
     /// Nobody tries again, unless asked to.
     GivenUp,
 }
 
 /// What comes of having events of a cast told again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Redelivered {
+pub struct RedeliverOutcome {
     /// Events that are told again.
-    pub again: u64,
+    pub requeued: u64,
     /// Events of the cast that wait to be told, those included.
-    pub waiting: u64,
+    pub pending: u64,
     /// How long it is until the first of them is due.
-    pub next: Option<Duration>,
+    pub next_due_in: Option<Duration>,
 }
 
 /// One try to tell somebody: an entry of the delivery log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct DeliveryAttempt {
     /// Which event.
     pub seq: u64,
     /// Which of its messages, from 0.
@@ -74,9 +74,9 @@ pub struct Attempt {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Events not settled.
-    pub waiting: u64,
+    pub pending: u64,
     /// When the oldest of them happened.
-    pub oldest_ms: Option<UnixMs>,
+    pub oldest_event_ms: Option<UnixMs>,
     /// Events given up that are remembered.
     pub given_up: u64,
 }

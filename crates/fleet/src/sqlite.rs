@@ -9,19 +9,19 @@
 
 mod casts;
 mod claims;
+mod clock;
+mod data_migration;
 mod documents;
 mod history;
 mod lock;
-mod memory;
 mod outbox;
 mod reader;
 mod row;
 mod schema;
 mod sweep;
+mod telemetry;
 #[cfg(test)]
 mod tests;
-mod time;
-mod upgrade;
 mod writer;
 
 use std::collections::HashSet;
@@ -39,16 +39,16 @@ use tokio::sync::watch;
 
 use crate::vault::{self, Vault};
 use crate::{
-    Attempt, Backlog, Cast, CastId, Claim, Command, Created, Error as FleetError, Event, Filter, Fleet,
-    Happening, Key, Load, NewCast, Notice, Page, Redelivered, Settled, State, Ticket, UnixMs, Vitals,
-    WorkerId,
+    Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Claim, Command, CreateOutcome,
+    DeliveryAttempt, DeliveryOutcome, Error as FleetError, Event, EventKind, Filter, Fleet, NewCast,
+    OutboxEntry, RedeliverOutcome, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
-use memory::Memory;
-use time::Time;
+use clock::FleetClock;
+use telemetry::Telemetry;
 use writer::Tx;
 
 /// Casts of the queue that are read at once while a worker is asked which fits: often the first one does.
-const ASKED_AT_ONCE: usize = 16;
+const CANDIDATE_BATCH: usize = 16;
 
 /// Tells the time in milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
@@ -60,20 +60,20 @@ pub struct Config {
     /// Seals what nobody may read there.
     pub vault: Vault,
     /// How long casts that ended are remembered.
-    pub history: Duration,
+    pub retention: Duration,
     /// The time that people read.
-    pub clock: Clock,
+    pub wall_clock: Clock,
     /// The time that is waited by: milliseconds from any origin, of a clock that nobody sets
-    /// ([`steady_clock`]).
-    pub steady: Clock,
+    /// ([`monotonic_clock`]).
+    pub monotonic_clock: Clock,
     /// Bytes that the database may hold. Beyond them the casts that ended first are forgotten, however young
     /// they are.
     pub max_bytes: u64,
 }
 
-/// A clock for [`Config::steady`] that begins now.
+/// A clock for [`Config::monotonic_clock`] that begins now.
 #[must_use]
-pub fn steady_clock() -> Clock {
+pub fn monotonic_clock() -> Clock {
     let begin = Instant::now();
     Arc::new(move || UnixMs::try_from(begin.elapsed().as_millis()).unwrap_or(UnixMs::MAX))
 }
@@ -82,7 +82,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("path", &self.path)
-            .field("history", &self.history)
+            .field("history", &self.retention)
             .finish_non_exhaustive()
     }
 }
@@ -92,10 +92,10 @@ impl fmt::Debug for Config {
 #[non_exhaustive]
 pub enum Error {
     /// A file cannot be used.
-    #[error("cannot {doing} {}", path.display())]
+    #[error("cannot {operation} {}", path.display())]
     File {
         /// What was tried.
-        doing: &'static str,
+        operation: &'static str,
         /// Which.
         path: PathBuf,
         /// Why it failed.
@@ -104,12 +104,12 @@ pub enum Error {
     },
     /// Another process has it.
     #[error("another service uses {}: stop it first, or give this one a data folder of its own", .0.display())]
-    Taken(PathBuf),
+    Locked(PathBuf),
     /// Its schema is not known.
     #[error(
         "{} was written by a later version of pagecast (schema {found}, this one knows {known}): update pagecast, or bring back an older copy", path.display()
     )]
-    Newer {
+    SchemaTooNew {
         /// Which.
         path: PathBuf,
         /// Its schema.
@@ -119,10 +119,10 @@ pub enum Error {
     },
     /// Not one of ours.
     #[error("{} is a database, but not one of pagecast: name another file", .0.display())]
-    Foreign(PathBuf),
+    UnknownDatabase(PathBuf),
     /// It needs another key.
     #[error("{} cannot be read with this key: use the one that it was made with", path.display())]
-    Vault {
+    WrongKey {
         /// Which.
         path: PathBuf,
         /// What the vault said.
@@ -131,7 +131,7 @@ pub enum Error {
     },
     /// Its file system cannot do what WAL needs.
     #[error("cannot use {} in WAL mode: put the data folder on a local file system", .0.display())]
-    Wal(PathBuf),
+    WalUnsupported(PathBuf),
     /// Anything else.
     #[error("cannot open the database {}", path.display())]
     Database {
@@ -149,19 +149,19 @@ pub enum Error {
 /// What all threads need.
 struct Shared {
     vault: Vault,
-    time: Time,
-    history_ms: i64,
+    clock: FleetClock,
+    retention_ms: i64,
     max_bytes: u64,
     /// When a full database that nothing could be done about is looked at again, in fleet time.
-    shrink_again_ms: AtomicI64,
-    memory: Memory,
+    next_shrink_ms: AtomicI64,
+    telemetry: Telemetry,
     changes: watch::Sender<u64>,
 }
 
 /// All casts, in one file.
 ///
 /// Dropped, it waits for its threads, and the file is free.
-pub struct Sqlite {
+pub struct SqliteFleet {
     // In this order: the lock goes when nobody uses the file any more.
     writer: writer::Writer,
     reader: reader::Reader,
@@ -169,38 +169,39 @@ pub struct Sqlite {
     _lock: lock::Lock,
 }
 
-impl fmt::Debug for Sqlite {
+impl fmt::Debug for SqliteFleet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sqlite")
     }
 }
 
-impl Sqlite {
+impl SqliteFleet {
     /// Opens the database, or makes it.
     ///
     /// # Errors
     /// Another has it, it was made by a later version or with another key, or it cannot be used.
     pub fn open(config: Config) -> Result<Arc<Self>, Error> {
-        let Config { path, vault, history, clock, steady, max_bytes } = config;
-        let lock = lock::Lock::take(&path)?;
-        let schema::Opened { db, is_new, noted } = schema::open(&path, &vault)?;
+        let Config { path, vault, retention: history, wall_clock: clock, monotonic_clock: steady, max_bytes } =
+            config;
+        let lock = lock::Lock::acquire(&path)?;
+        let schema::OpenedDatabase { db, is_new, saved_clocks: noted } = schema::open(&path, &vault)?;
         let failed = |source| Error::Database { path: path.clone(), source };
-        let memory = Memory::default();
-        claims::owners(&db, |id, owner| memory.owns(id, owner)).map_err(failed)?;
+        let memory = Telemetry::default();
+        claims::for_each_owner(&db, |id, owner| memory.set_owner(id, owner)).map_err(failed)?;
         let shared = Arc::new(Shared {
             vault,
-            time: Time::go_on(clock, steady, noted, is_new),
-            history_ms: i64::try_from(history.as_millis()).unwrap_or(i64::MAX),
+            clock: FleetClock::resume(clock, steady, noted, is_new),
+            retention_ms: i64::try_from(history.as_millis()).unwrap_or(i64::MAX),
             max_bytes,
-            shrink_again_ms: AtomicI64::new(i64::MIN),
-            memory,
+            next_shrink_ms: AtomicI64::new(i64::MIN),
+            telemetry: memory,
             changes: watch::Sender::new(0),
         });
         // On a full disk it can do without.
-        if let Err(error) = schema::note(&db, shared.time.note()) {
+        if let Err(error) = schema::save_clocks(&db, shared.clock.clocks_to_save()) {
             tracing::warn!(%error, "the clocks are not noted");
         }
-        schema::pull_in(&db, &shared).map_err(failed)?;
+        schema::clamp_future_times(&db, &shared).map_err(failed)?;
         let reader = reader::Reader::start(|| schema::connect(&path), &shared)?;
         let writer = writer::Writer::start(db, Arc::clone(&shared))?;
         Ok(Arc::new(Self { writer, reader, shared, _lock: lock }))
@@ -208,10 +209,10 @@ impl Sqlite {
 }
 
 #[async_trait]
-impl Fleet for Sqlite {
-    async fn create(&self, new: NewCast) -> Result<Created, FleetError> {
+impl Fleet for SqliteFleet {
+    async fn create(&self, new: NewCast) -> Result<CreateOutcome, FleetError> {
         let doing = "taking a cast";
-        let new = casts::Sealed::new(&self.shared, new).map_err(|fail| fail.told(doing))?;
+        let new = casts::SealedCast::new(&self.shared, new).map_err(|fail| fail.into_fleet_error(doing))?;
         self.writer.write(doing, move |tx| casts::create(tx, new)).await
     }
 
@@ -220,24 +221,24 @@ impl Fleet for Sqlite {
         self.reader.read("looking for a cast", move |db, shared| casts::get(db, shared, &id)).await
     }
 
-    async fn find(&self, key: &Key) -> Result<Option<Cast>, FleetError> {
+    async fn find_by_key(&self, key: &CastKey) -> Result<Option<Cast>, FleetError> {
         let key = key.clone();
-        self.reader.read("looking for a key", move |db, shared| casts::find(db, shared, &key)).await
+        self.reader.read("looking for a key", move |db, shared| casts::find_by_key(db, shared, &key)).await
     }
 
-    async fn list(&self, filter: &Filter) -> Result<Page, FleetError> {
+    async fn list(&self, filter: &Filter) -> Result<CastPage, FleetError> {
         let filter = filter.clone();
         self.reader.read("listing casts", move |db, shared| casts::list(db, shared, &filter)).await
     }
 
-    async fn count(&self, app: Option<&str>) -> Result<Vec<(State, u64)>, FleetError> {
+    async fn count(&self, app: Option<&str>) -> Result<Vec<(CastState, u64)>, FleetError> {
         let app = app.map(str::to_owned);
         self.reader.read("counting casts", move |db, _| casts::count(db, app.as_deref())).await
     }
 
-    async fn order(&self, id: &CastId, command: Command) -> Result<(), FleetError> {
+    async fn send_command(&self, id: &CastId, command: Command) -> Result<(), FleetError> {
         let id = id.clone();
-        self.writer.write("taking a command", move |tx| casts::order(tx, &id, &command)).await
+        self.writer.write("taking a command", move |tx| casts::send_command(tx, &id, &command)).await
     }
 
     async fn events(&self, id: &CastId, after: u64, limit: usize) -> Result<Vec<Event>, FleetError> {
@@ -246,21 +247,23 @@ impl Fleet for Sqlite {
         self.reader.read("looking for events", read).await
     }
 
-    async fn vitals(&self, id: &CastId) -> Option<Vitals> {
-        self.shared.memory.vitals(id)
+    async fn stats(&self, id: &CastId) -> Option<CastStats> {
+        self.shared.telemetry.stats(id)
     }
 
     async fn snapshot(&self, id: &CastId) -> Option<(UnixMs, Bytes)> {
-        self.shared.memory.snapshot(id)
+        self.shared.telemetry.snapshot(id)
     }
 
-    async fn workers(&self) -> Vec<(WorkerId, Load)> {
-        self.shared.memory.workers(self.shared.time.fleet())
+    async fn workers(&self) -> Vec<(WorkerId, WorkerStatus)> {
+        self.shared.telemetry.workers(self.shared.clock.fleet_ms())
     }
 
-    async fn adopt(&self, worker: &WorkerId) -> Result<(), FleetError> {
+    async fn register_worker(&self, worker: &WorkerId) -> Result<(), FleetError> {
         let worker = worker.clone();
-        self.writer.write("freeing the casts of a worker", move |tx| claims::adopt(tx, &worker)).await
+        self.writer
+            .write("freeing the casts of a worker", move |tx| claims::register_worker(tx, &worker))
+            .await
     }
 
     async fn claim(
@@ -271,21 +274,21 @@ impl Fleet for Sqlite {
     ) -> Result<Option<Claim>, FleetError> {
         let doing = "handing out a cast";
         let id = worker.clone();
-        let take_up = move |tx: &mut Tx<'_>| claims::take_up(tx, &id, lease);
+        let take_up = move |tx: &mut Tx<'_>| claims::claim_expired(tx, &id, lease);
         if let Some(claim) = self.writer.write(doing, take_up).await? {
             return Ok(Some(claim));
         }
-        let queue = self.reader.read(doing, claims::queue).await?;
-        for rows in queue.chunks(ASKED_AT_ONCE) {
+        let queue = self.reader.read(doing, claims::queue_order).await?;
+        for rows in queue.chunks(CANDIDATE_BATCH) {
             let rows = rows.to_vec();
-            let read = move |db: &_, shared: &_| claims::queued(db, shared, &rows);
+            let read = move |db: &_, shared: &_| claims::read_queued(db, shared, &rows);
             for (n, cast) in self.reader.read(doing, read).await? {
                 // Asked here, because `fits` cannot go to another thread.
                 if cast.is_some_and(|cast| !fits(&cast)) {
                     continue;
                 }
                 let id = worker.clone();
-                let begin = move |tx: &mut Tx<'_>| claims::begin(tx, &id, lease, n);
+                let begin = move |tx: &mut Tx<'_>| claims::claim_queued(tx, &id, lease, n);
                 // Somebody may have been faster, or it cannot be read: then it is the next one's turn.
                 if let Some(claim) = self.writer.write(doing, begin).await? {
                     return Ok(Some(claim));
@@ -312,14 +315,14 @@ impl Fleet for Sqlite {
         self.reader.read("looking for commands", read).await
     }
 
-    async fn obeyed(&self, ticket: &Ticket, upto: u64) -> Result<(), FleetError> {
+    async fn ack_commands(&self, ticket: &Ticket, upto: u64) -> Result<(), FleetError> {
         let ticket = ticket.clone();
-        self.writer.write("removing commands", move |tx| claims::obeyed(tx, &ticket, upto)).await
+        self.writer.write("removing commands", move |tx| claims::ack_commands(tx, &ticket, upto)).await
     }
 
-    async fn report(&self, ticket: &Ticket, happening: Happening) -> Result<(), FleetError> {
+    async fn report_event(&self, ticket: &Ticket, happening: EventKind) -> Result<(), FleetError> {
         let ticket = ticket.clone();
-        self.writer.write("keeping an event", move |tx| history::report(tx, &ticket, happening)).await
+        self.writer.write("keeping an event", move |tx| history::report_event(tx, &ticket, happening)).await
     }
 
     async fn put_pushes(&self, ticket: &Ticket, pushes: Vec<Push>) -> Result<(), FleetError> {
@@ -330,13 +333,13 @@ impl Fleet for Sqlite {
     async fn close(
         &self,
         ticket: &Ticket,
-        last: Option<Happening>,
+        last: Option<EventKind>,
         report: Option<Value>,
     ) -> Result<(), FleetError> {
         let ticket = ticket.clone();
         let close = move |tx: &mut Tx<'_>| {
             if let Some(last) = &last {
-                history::report(tx, &ticket, last.clone())?;
+                history::report_event(tx, &ticket, last.clone())?;
             }
             claims::close(tx, &ticket, report.as_ref())
         };
@@ -352,47 +355,51 @@ impl Fleet for Sqlite {
         self.writer.write("giving a cast back", move |tx| claims::release(tx, &ticket)).await
     }
 
-    async fn tell(&self, ticket: &Ticket, vitals: Vitals) {
-        self.shared.memory.tell(ticket, vitals);
+    async fn put_stats(&self, ticket: &Ticket, vitals: CastStats) {
+        self.shared.telemetry.put_stats(ticket, vitals);
     }
 
     async fn put_snapshot(&self, ticket: &Ticket, jpeg: Bytes) {
-        self.shared.memory.put_snapshot(ticket, self.shared.time.wall(), jpeg);
+        self.shared.telemetry.put_snapshot(ticket, self.shared.clock.wall_ms(), jpeg);
     }
 
-    async fn beat(&self, worker: &WorkerId, load: Load) {
-        self.shared.memory.beat(worker, self.shared.time.fleet(), load);
+    async fn heartbeat(&self, worker: &WorkerId, load: WorkerStatus) {
+        self.shared.telemetry.heartbeat(worker, self.shared.clock.fleet_ms(), load);
     }
 
-    async fn due(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<Notice>, FleetError> {
+    async fn due_entries(
+        &self,
+        limit: usize,
+        skip: &HashSet<CastId>,
+    ) -> Result<Vec<OutboxEntry>, FleetError> {
         let skip = skip.clone();
-        let read = move |db: &_, shared: &_| outbox::due(db, shared, limit, &skip);
+        let read = move |db: &_, shared: &_| outbox::due_entries(db, shared, limit, &skip);
         self.reader.read("looking for what is due", read).await
     }
 
-    async fn next_due(&self) -> Result<Option<Duration>, FleetError> {
-        self.reader.read("looking for what will be due", outbox::next_due).await
+    async fn next_due_in(&self) -> Result<Option<Duration>, FleetError> {
+        self.reader.read("looking for what will be due", outbox::next_due_in).await
     }
 
     async fn settle(
         &self,
         cast: &CastId,
         seq: u64,
-        settled: Settled,
-        attempt: Option<Attempt>,
+        settled: DeliveryOutcome,
+        attempt: Option<DeliveryAttempt>,
     ) -> Result<(), FleetError> {
         let cast = cast.clone();
         let write = move |tx: &mut writer::Tx<'_>| outbox::settle(tx, &cast, seq, settled, attempt.as_ref());
         self.writer.write("settling an event", write).await
     }
 
-    async fn attempts(&self, cast: &CastId) -> Result<Vec<Attempt>, FleetError> {
+    async fn attempts(&self, cast: &CastId) -> Result<Vec<DeliveryAttempt>, FleetError> {
         let cast = cast.clone();
         let read = move |db: &_, shared: &_| outbox::attempts(db, shared, &cast);
         self.reader.read("looking for attempts", read).await
     }
 
-    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<Redelivered, FleetError> {
+    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<RedeliverOutcome, FleetError> {
         let cast = cast.clone();
         self.writer.write("having events told again", move |tx| outbox::redeliver(tx, &cast, seq)).await
     }
@@ -409,15 +416,13 @@ impl Fleet for Sqlite {
 
     async fn documents(&self, kind: &str) -> Result<Vec<(String, Value)>, FleetError> {
         let kind = kind.to_owned();
-        self.reader
-            .read("looking for documents", move |db, shared| documents::all_of(db, shared, &kind))
-            .await
+        self.reader.read("looking for documents", move |db, shared| documents::list(db, shared, &kind)).await
     }
 
     async fn sweep(&self) -> Result<(), FleetError> {
         // In small steps, so that nobody waits for long behind one.
-        while self.writer.write("ending casts that waited too long", sweep::overdue).await? {}
-        while self.writer.write("forgetting old casts", sweep::forget).await? {}
+        while self.writer.write("ending casts that waited too long", sweep::fail_overdue).await? {}
+        while self.writer.write("forgetting old casts", sweep::delete_expired).await? {}
         while self.writer.write("keeping the database small", sweep::shrink).await? {}
         Ok(())
     }
@@ -426,7 +431,7 @@ impl Fleet for Sqlite {
         self.shared.changes.subscribe()
     }
 
-    async fn check(&self) -> Result<(), FleetError> {
-        self.writer.write("trying to store something", schema::touch).await
+    async fn check_writable(&self) -> Result<(), FleetError> {
+        self.writer.write("trying to store something", schema::write_probe).await
     }
 }

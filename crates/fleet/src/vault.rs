@@ -10,7 +10,7 @@
 //! Each value has a key of its own, HMAC-SHA-256 of its salt: nonces are drawn at random, and under one key that is safe only 2³² times.
 //! Format and context are authenticated with the value, so that one cannot be put in the place of another.
 
-mod file;
+mod key_file;
 #[cfg(test)]
 mod tests;
 
@@ -28,20 +28,20 @@ use base64::engine::general_purpose::STANDARD;
 pub const KEY_LEN: usize = 32;
 
 /// The only format so far.
-const FORMAT: u8 = 1;
+const FORMAT_VERSION: u8 = 1;
 const SALT_LEN: usize = 16;
 const TAG_LEN: usize = 16;
-const HEAD: usize = 1 + SALT_LEN + NONCE_LEN;
+const HEADER_LEN: usize = 1 + SALT_LEN + NONCE_LEN;
 
 /// Why a key cannot be had, or a value not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The file cannot be read or made.
-    #[error("cannot {doing} the key file {}", path.display())]
+    #[error("cannot {operation} the key file {}", path.display())]
     File {
         /// What was tried.
-        doing: &'static str,
+        operation: &'static str,
         /// Where.
         path: PathBuf,
         /// Why it failed.
@@ -50,21 +50,21 @@ pub enum Error {
     },
     /// Others may read the file.
     #[error("the key file {} is open to others: make it yours alone with `chmod 600`, and make a new key if somebody has read it", .0.display())]
-    Exposed(PathBuf),
+    InsecurePermissions(PathBuf),
     /// The file holds something else.
     #[error(
         "the key file {} is damaged: it must hold 32 bytes as base64 text; bring it back from a backup, for what is sealed with it cannot be read without it", .0.display()
     )]
-    Damaged(PathBuf),
+    InvalidKeyFile(PathBuf),
     /// The text is something else.
     #[error("this is not a key: 32 bytes as base64 text are, for example from `openssl rand -base64 32`")]
-    Text,
+    InvalidKey,
     /// Another key, another place, or damage.
     #[error("a sealed value cannot be opened: it was sealed with another key, or it is damaged")]
-    Sealed,
+    Decrypt,
     /// A later version sealed it.
     #[error("a sealed value has the format {0}, which only a later version of pagecast knows")]
-    Format(u8),
+    UnknownFormat(u8),
 }
 
 /// Seals and opens.
@@ -80,32 +80,32 @@ impl Vault {
     /// With the key of a file: 32 bytes as base64 text, for its owner's eyes only. It is made if there is none.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::Exposed`] or [`Error::Damaged`].
+    /// [`ErrorBody::StoredFile`], [`ErrorBody::InsecurePermissions`] or [`ErrorBody::InvalidKeyFile`].
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let text = file::read_or_make(path, || STANDARD.encode(random::<KEY_LEN>()))?;
-        Self::from_text(&text).map_err(|_| Error::Damaged(path.to_owned()))
+        let text = key_file::read_or_create(path, || STANDARD.encode(random_bytes::<KEY_LEN>()))?;
+        Self::from_text(&text).map_err(|_| Error::InvalidKeyFile(path.to_owned()))
     }
 
     /// With a key that is 32 bytes as base64 text, with or without white space around it.
     ///
     /// # Errors
-    /// [`Error::Text`].
+    /// [`ErrorBody::InvalidKey`].
     pub fn from_text(text: &str) -> Result<Self, Error> {
-        let bytes = STANDARD.decode(text.trim()).map_err(|_| Error::Text)?;
+        let bytes = STANDARD.decode(text.trim()).map_err(|_| Error::InvalidKey)?;
         if bytes.len() == KEY_LEN {
             Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
         } else {
-            Err(Error::Text)
+            Err(Error::InvalidKey)
         }
     }
 
     /// Seals a value for this place.
     #[must_use]
     pub fn seal(&self, context: &str, bytes: &[u8]) -> Vec<u8> {
-        let salt = random::<SALT_LEN>();
-        let nonce = random::<NONCE_LEN>();
-        let mut sealed = Vec::with_capacity(HEAD + bytes.len() + TAG_LEN);
-        sealed.push(FORMAT);
+        let salt = random_bytes::<SALT_LEN>();
+        let nonce = random_bytes::<NONCE_LEN>();
+        let mut sealed = Vec::with_capacity(HEADER_LEN + bytes.len() + TAG_LEN);
+        sealed.push(FORMAT_VERSION);
         sealed.extend_from_slice(&salt);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(bytes);
@@ -114,7 +114,7 @@ impl Vault {
             .seal_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
                 aad(context),
-                &mut sealed[HEAD..],
+                &mut sealed[HEADER_LEN..],
             )
             .expect("a value is shorter than 64 GiB");
         sealed.extend_from_slice(tag.as_ref());
@@ -124,20 +124,20 @@ impl Vault {
     /// Opens what was sealed for this place.
     ///
     /// # Errors
-    /// [`Error::Sealed`] or [`Error::Format`].
+    /// [`ErrorBody::Decrypt`] or [`ErrorBody::UnknownFormat`].
     pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, Error> {
         match sealed.first() {
-            Some(&FORMAT) if sealed.len() >= HEAD + TAG_LEN => {}
-            Some(&FORMAT) | None => return Err(Error::Sealed),
-            Some(&other) => return Err(Error::Format(other)),
+            Some(&FORMAT_VERSION) if sealed.len() >= HEADER_LEN + TAG_LEN => {}
+            Some(&FORMAT_VERSION) | None => return Err(Error::Decrypt),
+            Some(&other) => return Err(Error::UnknownFormat(other)),
         }
-        let (head, body) = sealed.split_at(HEAD);
-        let nonce = Nonce::try_assume_unique_for_key(&head[1 + SALT_LEN..]).map_err(|_| Error::Sealed)?;
+        let (head, body) = sealed.split_at(HEADER_LEN);
+        let nonce = Nonce::try_assume_unique_for_key(&head[1 + SALT_LEN..]).map_err(|_| Error::Decrypt)?;
         let mut body = body.to_vec();
         let opened = self
             .key(&head[1..=SALT_LEN])
             .open_in_place(nonce, aad(context), &mut body)
-            .map_err(|_| Error::Sealed)?;
+            .map_err(|_| Error::Decrypt)?;
         let len = opened.len();
         body.truncate(len);
         Ok(body)
@@ -150,10 +150,10 @@ impl Vault {
 }
 
 fn aad(context: &str) -> Aad<Vec<u8>> {
-    Aad::from([&[FORMAT], context.as_bytes()].concat())
+    Aad::from([&[FORMAT_VERSION], context.as_bytes()].concat())
 }
 
-fn random<const N: usize>() -> [u8; N] {
+fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
     bytes

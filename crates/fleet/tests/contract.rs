@@ -1,6 +1,6 @@
 //! What every fleet does, whatever it is made of: the promises of [`pagecast_fleet::Fleet`], one by one.
 //!
-//! A backend is tested by a [`contract::make::Backend`] of its own and three lines at the end of this file.
+//! A backend is tested by a [`contract::fixture::Backend`] of its own and three lines at the end of this file.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod contract {
@@ -8,8 +8,8 @@ mod contract {
     pub(crate) mod commands;
     pub(crate) mod create;
     pub(crate) mod documents;
+    pub(crate) mod fixture;
     pub(crate) mod lists;
-    pub(crate) mod make;
     pub(crate) mod model;
     pub(crate) mod outbox;
     pub(crate) mod reports;
@@ -21,7 +21,7 @@ macro_rules! tests {
         mod $topic {$(
             #[test]
             fn $test() {
-                crate::contract::make::block_on(crate::contract::$topic::$test::<$backend>());
+                crate::contract::fixture::block_on(crate::contract::$topic::$test::<$backend>());
             }
         )*}
     )*};
@@ -35,7 +35,7 @@ macro_rules! contract {
                 a_key_has_one_cast_until_that_has_ended
                 a_key_is_held_until_its_time
                 an_application_has_its_quota
-                what_was_asked_for_lately_takes_places
+                recent_unstarted_casts_count_towards_the_quota
                 an_application_keeps_as_much_as_it_may
                 the_queue_has_an_end
                 of_many_who_want_a_key_one_gets_it
@@ -52,16 +52,16 @@ macro_rules! contract {
                 applications_take_turns
                 only_a_claim_has_what_is_put_into_the_page
                 one_that_nobody_can_run_fails_at_once
-                a_lease_that_is_over_is_taken_up_and_the_old_owner_fenced
+                an_expired_lease_is_claimed_and_the_old_owner_fenced
                 a_renewed_lease_lasts
                 a_ticket_that_nobody_took_over_is_good
                 one_that_is_given_back_is_free_at_once
                 a_worker_that_begins_frees_what_it_had
-                one_that_ended_is_taken_up_until_it_is_closed
+                one_that_ended_is_claimed_until_it_is_closed
                 many_workers_take_each_cast_once
             }
             commands {
-                they_are_there_in_order_until_they_are_obeyed
+                they_are_there_in_order_until_they_are_acked
                 they_reach_the_next_owner
                 one_that_is_queued_stops_at_once
                 there_is_an_end_to_them
@@ -73,21 +73,21 @@ macro_rules! contract {
                 events_beyond_the_most_are_counted
                 a_cast_that_is_closed_without_an_end_ends
                 pushes_are_replaced
-                vitals_and_snapshots_belong_to_an_owner
-                workers_are_heard_of_lately
-                whoever_waits_is_woken
-                unknown_casts_are_told
+                stats_and_snapshots_belong_to_an_owner
+                workers_without_heartbeat_disappear
+                changes_wake_waiters
+                unknown_casts_are_reported
             }
             outbox {
-                events_of_a_cast_are_told_in_order
+                events_of_a_cast_are_delivered_in_order
                 one_that_is_tried_again_holds_up_those_behind_it
                 parts_of_an_event_are_counted
-                what_was_given_up_is_told_when_asked_for
-                what_was_told_is_told_again_when_asked_for
-                whoever_asks_hears_what_waits
-                who_waited_longest_comes_first
-                casts_that_nobody_is_told_of
-                attempts_are_remembered
+                given_up_events_are_redelivered_on_request
+                delivered_events_are_redelivered_on_request
+                redeliver_reports_what_is_pending
+                the_longest_waiting_comes_first
+                casts_without_notifications_have_no_entries
+                attempts_are_logged
             }
             documents {
                 they_are_kept_by_kind_and_name
@@ -95,10 +95,10 @@ macro_rules! contract {
             time {
                 one_that_nobody_began_in_time_has_failed
                 what_is_old_is_forgotten
-                what_has_yet_to_be_told_is_not_forgotten
+                undelivered_events_keep_their_cast
                 a_key_that_is_held_is_not_forgotten
                 a_clock_that_is_set_back_stops_no_callbacks
-                no_pause_is_longer_than_the_longest
+                retry_delays_are_capped
                 leases_and_deadlines_do_not_mind_clocks_that_are_set
                 nothing_is_forgotten_right_after_the_clock_was_set
             }
@@ -112,5 +112,5 @@ macro_rules! contract {
 }
 
 mod embedded {
-    contract!(crate::contract::make::Embedded);
+    contract!(crate::contract::fixture::SqliteBackend);
 }

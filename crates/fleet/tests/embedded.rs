@@ -13,47 +13,54 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use pagecast_core::CastSpec;
 use pagecast_core::cast::EndReason;
 use pagecast_core::spec::{Push, PushUrl, Source, SourceUrl};
-use pagecast_fleet::sqlite::{self, Config, Sqlite};
+use pagecast_fleet::sqlite::{self, Config, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
-    Attempt, CastId, Command, Created, Error, Filter, Fleet, Happening, Hold, Key, NewCast, Settled, State,
-    UnixMs, WorkerId,
+    CastId, CastKey, CastState, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, Error, EventKind,
+    Filter, Fleet, KeyRetention, NewCast, UnixMs, WorkerId,
 };
-use pagecast_testkit::{Scratch, Tmpfs, command};
+use pagecast_testkit::{ScratchDir, Tmpfs, command};
 use serde_json::json;
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const LEASE: Duration = Duration::from_secs(60);
 /// For what takes a moment, on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn now() -> UnixMs {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-fn open_with(path: PathBuf, key: &str) -> Result<Arc<Sqlite>, sqlite::Error> {
+fn open_with(path: PathBuf, key: &str) -> Result<Arc<SqliteFleet>, sqlite::Error> {
     let vault = Vault::from_text(key).unwrap();
-    let (history, steady) = (Duration::from_secs(3600), sqlite::steady_clock());
-    Sqlite::open(Config { path, vault, history, clock: Arc::new(now), steady, max_bytes: 1 << 40 })
+    let (history, steady) = (Duration::from_secs(3600), sqlite::monotonic_clock());
+    SqliteFleet::open(Config {
+        path,
+        vault,
+        retention: history,
+        wall_clock: Arc::new(now),
+        monotonic_clock: steady,
+        max_bytes: 1 << 40,
+    })
 }
 
-fn open(path: PathBuf) -> Arc<Sqlite> {
+fn open(path: PathBuf) -> Arc<SqliteFleet> {
     open_with(path, KEY).unwrap()
 }
 
-fn wish(n: u64) -> NewCast {
+fn new_cast(n: u64) -> NewCast {
     let n = n.to_be_bytes();
     let url = SourceUrl::parse("https://planted-user:planted-word@a.example/b?token=planted-token").unwrap();
     let pid = std::process::id().to_be_bytes();
     NewCast {
         id: CastId::new(now(), [pid[2], pid[3], n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]]),
         app: "app".to_owned(),
-        origin: "test".to_owned(),
+        api: "test".to_owned(),
         key: None,
-        hold: Hold::WhileLive,
+        key_retention: KeyRetention::UntilEnded,
         request: json!({ "Url": "planted-in-request" }),
         spec: CastSpec::new(Source::new(url)),
-        queue: Duration::from_secs(3600),
+        queue_timeout: Duration::from_secs(3600),
         quota: 1_000_000,
         max_bytes: 1 << 40,
         queue_limit: 1_000_000,
@@ -65,9 +72,9 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
 }
 
-async fn put(fleet: &dyn Fleet, new: NewCast) -> CastId {
+async fn create_cast(fleet: &dyn Fleet, new: NewCast) -> CastId {
     match fleet.create(new).await.unwrap() {
-        Created::New(cast) => cast.id,
+        CreateOutcome::New(cast) => cast.id,
         other => panic!("a new cast is expected, not {other:?}"),
     }
 }
@@ -78,10 +85,10 @@ fn worker() -> WorkerId {
 
 #[test]
 fn a_lease_is_over_in_real_time() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let fleet = open(scratch.join("fleet.db"));
     block_on(async {
-        put(&*fleet, wish(0)).await;
+        create_cast(&*fleet, new_cast(0)).await;
         let (short, lease) = (Instant::now(), Duration::from_millis(300));
         let first = fleet.claim(&worker(), lease, &|_| true).await.unwrap().unwrap();
         let other = WorkerId("other".to_owned());
@@ -91,7 +98,7 @@ fn a_lease_is_over_in_real_time() {
             if let Some(claim) = fleet.claim(&other, LEASE, &|_| true).await.unwrap() {
                 break claim;
             }
-            assert!(short.elapsed() < PATIENCE, "the lease is never over");
+            assert!(short.elapsed() < TEST_TIMEOUT, "the lease is never over");
             tokio::task::yield_now().await;
         };
         // The clock of the fleet counts milliseconds.
@@ -103,30 +110,33 @@ fn a_lease_is_over_in_real_time() {
 
 #[test]
 fn nothing_secret_is_readable_in_the_files() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let folder = scratch.join("data");
     let path = folder.join("fleet.db");
     let fleet = open(path);
     let push = |key| Push {
         url: PushUrl::parse(&format!("rtmp://a.example/app/planted-{key}")).unwrap(),
-        patience: None,
+        reconnect_timeout: None,
     };
     block_on(async {
-        let mut new = wish(0);
+        let mut new = new_cast(0);
         new.spec.pushes.push(push("stream"));
-        let id = put(&*fleet, new).await;
-        fleet.order(&id, Command::AddPush(push("added"))).await.unwrap();
+        let id = create_cast(&*fleet, new).await;
+        fleet.send_command(&id, Command::AddPush(push("added"))).await.unwrap();
         let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
-        fleet.order(&id, Command::AddPush(push("added-later"))).await.unwrap();
+        fleet.send_command(&id, Command::AddPush(push("added-later"))).await.unwrap();
         fleet.put_pushes(&claim.ticket, vec![push("replaced")]).await.unwrap();
         let message = Some("planted-message".to_owned());
         fleet
-            .report(&claim.ticket, Happening::Ended { reason: EndReason::OutputFailed, message, cause: None })
+            .report_event(
+                &claim.ticket,
+                EventKind::Ended { reason: EndReason::OutputFailed, message, cause: None },
+            )
             .await
             .unwrap();
         fleet.close(&claim.ticket, None, Some(json!({ "note": "planted-report" }))).await.unwrap();
         fleet.put_document("app", "name", Some(json!({ "secret": "planted-document" }))).await.unwrap();
-        let attempt = Attempt {
+        let attempt = DeliveryAttempt {
             seq: 1,
             part: 0,
             at_ms: now(),
@@ -135,13 +145,13 @@ fn nothing_secret_is_readable_in_the_files() {
             status: None,
             error: Some("planted-error".to_owned()),
         };
-        fleet.settle(&id, 1, Settled::GivenUp, Some(attempt)).await.unwrap();
+        fleet.settle(&id, 1, DeliveryOutcome::GivenUp, Some(attempt)).await.unwrap();
         let cast = fleet.get(&id).await.unwrap().unwrap();
         assert!(format!("{:?}", cast.report).contains("planted-report"), "they are all there");
     });
-    assert!(holds_nothing_planted(&folder) >= 4, "the database, what is before it, and the lock");
+    assert!(assert_no_plaintext(&folder) >= 4, "the database, what is before it, and the lock");
     drop(fleet);
-    holds_nothing_planted(&folder);
+    assert_no_plaintext(&folder);
     for file in fs::read_dir(&folder).unwrap() {
         let mode = file.unwrap().metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "nobody else may read it");
@@ -149,7 +159,7 @@ fn nothing_secret_is_readable_in_the_files() {
 }
 
 /// Looks into each file; how many there are.
-fn holds_nothing_planted(folder: &Path) -> usize {
+fn assert_no_plaintext(folder: &Path) -> usize {
     let files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     for file in &files {
         let bytes = fs::read(file).unwrap();
@@ -160,34 +170,34 @@ fn holds_nothing_planted(folder: &Path) -> usize {
 
 #[test]
 fn what_cannot_be_opened_is_refused_in_words() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
     let refused = |key| open_with(path.clone(), key).unwrap_err();
     let fleet = open(path.clone());
     let taken = refused(KEY);
     assert!(
-        matches!(taken, sqlite::Error::Taken(_)) && taken.to_string().contains("another service"),
+        matches!(taken, sqlite::Error::Locked(_)) && taken.to_string().contains("another service"),
         "{taken}"
     );
     drop(fleet);
     drop(open(path.clone()));
 
     let other = refused("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
-    assert!(matches!(other, sqlite::Error::Vault { .. }) && other.to_string().contains("key"), "{other}");
+    assert!(matches!(other, sqlite::Error::WrongKey { .. }) && other.to_string().contains("key"), "{other}");
     drop(open(path.clone()));
 
     let raw = rusqlite::Connection::open(&path).unwrap();
     raw.pragma_update(None, "user_version", 1000).unwrap();
     drop(raw);
     let newer = refused(KEY);
-    assert!(matches!(newer, sqlite::Error::Newer { found: 1000, .. }), "{newer}");
+    assert!(matches!(newer, sqlite::Error::SchemaTooNew { found: 1000, .. }), "{newer}");
     assert!(newer.to_string().contains("update pagecast"), "{newer}");
 
     fs::remove_file(&path).unwrap();
     let raw = rusqlite::Connection::open(&path).unwrap();
     raw.execute_batch("CREATE TABLE somebody_elses (x)").unwrap();
     drop(raw);
-    assert!(matches!(refused(KEY), sqlite::Error::Foreign(_)));
+    assert!(matches!(refused(KEY), sqlite::Error::UnknownDatabase(_)));
 
     fs::write(&path, vec![b'x'; 10_000]).unwrap();
     assert!(matches!(refused(KEY), sqlite::Error::Database { .. }));
@@ -200,14 +210,14 @@ fn what_cannot_be_opened_is_refused_in_words() {
 
 #[test]
 fn a_cast_that_is_damaged_is_in_nobodys_way() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
     let fleet = open(path.clone());
     let (bad, begun, good) = block_on(async {
-        let begun = put(&*fleet, wish(0)).await;
+        let begun = create_cast(&*fleet, new_cast(0)).await;
         let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
         fleet.release(&claim.ticket).await.unwrap();
-        (put(&*fleet, wish(1)).await, begun, put(&*fleet, wish(2)).await)
+        (create_cast(&*fleet, new_cast(1)).await, begun, create_cast(&*fleet, new_cast(2)).await)
     });
     drop(fleet);
     let raw = rusqlite::Connection::open(&path).unwrap();
@@ -226,9 +236,9 @@ fn a_cast_that_is_damaged_is_in_nobodys_way() {
         assert_eq!(claim.cast.id, good);
         for (id, reason) in [(&bad, EndReason::StartFailed), (&begun, EndReason::OutputFailed)] {
             let last = fleet.events(id, 0, 10).await.unwrap().pop().unwrap();
-            assert!(matches!(last.what, Happening::Ended { reason: of, .. } if of == reason), "{last:?}");
+            assert!(matches!(last.kind, EventKind::Ended { reason: of, .. } if of == reason), "{last:?}");
         }
-        let due = fleet.due(10, &HashSet::new()).await.unwrap();
+        let due = fleet.due_entries(10, &HashSet::new()).await.unwrap();
         assert_eq!(due.len(), 1, "{due:?}");
         assert_eq!(due[0].cast.id, good);
     });
@@ -236,16 +246,16 @@ fn a_cast_that_is_damaged_is_in_nobodys_way() {
 
 #[test]
 fn a_full_disk_undoes_what_it_refuses_and_nothing_else() {
-    if !Tmpfs::possible() {
+    if !Tmpfs::is_supported() {
         return;
     }
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let disk = Tmpfs::mount(scratch.join("disk"), 1 << 20).unwrap();
     let fleet = open(disk.path().join("fleet.db"));
     block_on(async {
         let mut kept = Vec::new();
         let refused = loop {
-            let new = NewCast { request: json!("x".repeat(20_000)), ..wish(kept.len() as u64) };
+            let new = NewCast { request: json!("x".repeat(20_000)), ..new_cast(kept.len() as u64) };
             let id = new.id.clone();
             match fleet.create(new).await {
                 Ok(_) => kept.push(id),
@@ -256,49 +266,49 @@ fn a_full_disk_undoes_what_it_refuses_and_nothing_else() {
             }
         };
         assert!(kept.len() > 3);
-        assert!(fleet.check().await.is_err() || fleet.get(&refused).await.unwrap().is_none());
-        disk.grow(64 << 20).unwrap();
-        fleet.check().await.unwrap();
+        assert!(fleet.check_writable().await.is_err() || fleet.get(&refused).await.unwrap().is_none());
+        disk.resize(64 << 20).unwrap();
+        fleet.check_writable().await.unwrap();
         assert!(fleet.get(&refused).await.unwrap().is_none(), "nothing half done");
-        put(&*fleet, wish(1000)).await;
+        create_cast(&*fleet, new_cast(1000)).await;
         for id in &kept {
             assert_eq!(fleet.events(id, 0, 10).await.unwrap().len(), 1);
         }
         let queued = fleet.count(None).await.unwrap()[0];
-        assert_eq!(queued, (State::Queued, kept.len() as u64 + 1));
+        assert_eq!(queued, (CastState::Queued, kept.len() as u64 + 1));
     });
     drop(fleet);
 }
 
 /// Says to the child of [`whatever_was_answered_outlives_a_kill`] where the database is.
-const CHILD: &str = "PAGECAST_FLEET_TEST_CHILD";
+const CHILD_ENV: &str = "PAGECAST_FLEET_TEST_CHILD";
 
 /// Not a test of its own: works on the database until it is killed, and says what was answered.
 #[test]
 fn child() {
-    let Ok(path) = std::env::var(CHILD) else { return };
+    let Ok(path) = std::env::var(CHILD_ENV) else { return };
     let fleet = open(path.into());
     let mut out = std::io::stdout();
     let mut say = |line: String| writeln!(out, "\n#{line}").and_then(|()| out.flush()).unwrap();
     block_on(async {
-        fleet.adopt(&worker()).await.unwrap();
+        fleet.register_worker(&worker()).await.unwrap();
         for n in 0.. {
             let key = format!("{}-{n}", std::process::id());
-            let new = NewCast { key: Some(Key(key)), ..wish(n) };
-            let id = put(&*fleet, new).await;
+            let new = NewCast { key: Some(CastKey(key)), ..new_cast(n) };
+            let id = create_cast(&*fleet, new).await;
             say(format!("created {id} 1"));
             let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
             let id = &claim.cast.id;
             say(format!("claimed {id} {}", claim.ticket.epoch));
-            fleet.report(&claim.ticket, Happening::Live).await.unwrap();
+            fleet.report_event(&claim.ticket, EventKind::Live).await.unwrap();
             say(format!("live {id} 1"));
-            fleet.settle(id, 1, Settled::Done, None).await.unwrap();
+            fleet.settle(id, 1, DeliveryOutcome::Delivered, None).await.unwrap();
             say(format!("told {id} 1"));
             if n % 3 == 0 {
                 fleet
-                    .report(
+                    .report_event(
                         &claim.ticket,
-                        Happening::Ended { reason: EndReason::Stopped, message: None, cause: None },
+                        EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None },
                     )
                     .await
                     .unwrap();
@@ -312,31 +322,31 @@ fn child() {
 
 #[test]
 fn whatever_was_answered_outlives_a_kill() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
     let mut answered: HashMap<(String, String), u64> = HashMap::new();
     for round in 0..10_usize {
         let mut child = command::program(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture"])
-            .env(CHILD, &path)
+            .env(CHILD_ENV, &path)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         // Somewhere in what comes after so many answers.
-        let said = listen(&mut child, 3 + round * 17 % 41);
+        let said = read_answers(&mut child, 3 + round * 17 % 41);
         for line in said {
             let mut words = line.split(' ').map(str::to_owned);
             let (what, id, n) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
             answered.insert((what, id), n.parse().unwrap());
         }
         let fleet = open(path.clone());
-        block_on(check(&*fleet, &answered));
+        block_on(assert_durable(&*fleet, &answered));
     }
     assert!(answered.len() > 100, "{}", answered.len());
 }
 
 /// What the child says before and while it is killed.
-fn listen(child: &mut Child, answers: usize) -> Vec<String> {
+fn read_answers(child: &mut Child, answers: usize) -> Vec<String> {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut said = Vec::new();
     for line in lines.map_while(Result::ok) {
@@ -356,25 +366,25 @@ fn listen(child: &mut Child, answers: usize) -> Vec<String> {
 }
 
 /// All that was answered is there.
-async fn check(fleet: &dyn Fleet, answered: &HashMap<(String, String), u64>) {
+async fn assert_durable(fleet: &dyn Fleet, answered: &HashMap<(String, String), u64>) {
     for ((what, id), n) in answered {
         let id = CastId::parse(id).unwrap();
         let cast = fleet.get(&id).await.unwrap().unwrap_or_else(|| panic!("{what} {id} is lost"));
         let holds = match &what[..] {
-            "created" => fleet.find(cast.key.as_ref().unwrap()).await.unwrap().unwrap().id == id,
-            "claimed" => cast.epoch >= *n && cast.state != State::Queued,
+            "created" => fleet.find_by_key(cast.key.as_ref().unwrap()).await.unwrap().unwrap().id == id,
+            "claimed" => cast.epoch >= *n && cast.state != CastState::Queued,
             "live" => cast.live_ms.is_some(),
-            "ended" => cast.state == State::Ended && cast.end.is_some(),
+            "ended" => cast.state == CastState::Ended && cast.end.is_some(),
             "closed" => cast.closed,
             _ => true,
         };
         assert!(holds, "{what} {id}: {cast:?}");
         let events = fleet.events(&id, 0, 1000).await.unwrap();
         assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as u64), "{events:?}");
-        let ends = events.iter().filter(|event| matches!(event.what, Happening::Ended { .. })).count();
-        assert_eq!(ends, usize::from(cast.state == State::Ended), "state and history are one");
+        let ends = events.iter().filter(|event| matches!(event.kind, EventKind::Ended { .. })).count();
+        assert_eq!(ends, usize::from(cast.state == CastState::Ended), "state and history are one");
     }
-    let due = fleet.due(10_000, &HashSet::new()).await.unwrap();
+    let due = fleet.due_entries(10_000, &HashSet::new()).await.unwrap();
     for ((_, id), _) in answered.iter().filter(|((what, _), _)| what == "told") {
         let notice = due.iter().find(|notice| notice.cast.id.as_str() == id);
         assert!(
@@ -389,7 +399,7 @@ async fn check(fleet: &dyn Fleet, answered: &HashMap<(String, String), u64>) {
 
 /// What version 1 of the schema wrote, row by row: a cast that waits, one that runs and one that is over,
 /// each with a style sheet.
-fn of_version_1(path: &Path) -> [CastId; 3] {
+fn create_version_1(path: &Path) -> [CastId; 3] {
     let vault = Vault::from_text(KEY).unwrap();
     let db = rusqlite::Connection::open(path).unwrap();
     db.pragma_update(None, "journal_mode", "WAL").unwrap();
@@ -397,7 +407,7 @@ fn of_version_1(path: &Path) -> [CastId; 3] {
     db.pragma_update(None, "user_version", 1).unwrap();
     db.execute("INSERT INTO meta VALUES ('vault', ?)", [vault.seal("meta/vault", b"")]).unwrap();
     [0, 1, 3].map(|state: i64| {
-        let NewCast { id, mut spec, request, .. } = wish(state.unsigned_abs());
+        let NewCast { id, mut spec, request, .. } = new_cast(state.unsigned_abs());
         spec.source.context.css = Some("x".repeat(100_000));
         let seal = |what: &str, json: String| vault.seal(&format!("cast/{id}/{what}"), json.as_bytes());
         let request = seal("request", request.to_string());
@@ -422,9 +432,9 @@ fn of_version_1(path: &Path) -> [CastId; 3] {
 
 #[test]
 fn a_database_of_version_1_is_brought_up_to_date() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
-    let [queued, running, over] = of_version_1(&path);
+    let [queued, running, over] = create_version_1(&path);
     drop(open_with(path.clone(), "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap_err());
     let fleet = open(path.clone());
     block_on(async {
@@ -436,17 +446,22 @@ fn a_database_of_version_1_is_brought_up_to_date() {
             );
             assert_eq!(cast.request, json!({ "Url": "planted-in-request" }));
         }
-        let due = fleet.due(10, &HashSet::new()).await.unwrap();
+        let due = fleet.due_entries(10, &HashSet::new()).await.unwrap();
         assert_eq!(due.len(), 3, "what waits for a time that is too far ahead waits no longer: {due:?}");
-        assert!(due.iter().all(|notice| notice.tries == 1 && notice.age.unwrap() < PATIENCE));
-        fleet.adopt(&worker()).await.unwrap();
+        assert!(
+            due.iter()
+                .all(|notice| notice.attempts == 1 && notice.since_first_attempt.unwrap() < TEST_TIMEOUT)
+        );
+        fleet.register_worker(&worker()).await.unwrap();
         for id in [&running, &queued] {
             let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
             assert_eq!(&claim.cast.id, id);
             assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), 100_000, "it is there");
         }
-        let one_more = NewCast { max_bytes: 200_000, ..wish(9) };
-        assert!(matches!(fleet.create(one_more).await.unwrap(), Created::OverBytes(kept) if kept > 200_000));
+        let one_more = NewCast { max_bytes: 200_000, ..new_cast(9) };
+        assert!(
+            matches!(fleet.create(one_more).await.unwrap(), CreateOutcome::BytesExceeded(kept) if kept > 200_000)
+        );
         assert_eq!(fleet.count(Some("app")).await.unwrap().iter().map(|(_, n)| n).sum::<u64>(), 3);
     });
     drop(fleet);
@@ -463,25 +478,32 @@ fn a_database_of_version_1_is_brought_up_to_date() {
 
 #[test]
 fn the_oldest_go_when_the_database_is_too_large() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
-    let steady = sqlite::steady_clock();
+    let steady = sqlite::monotonic_clock();
     let vault = Vault::from_text(KEY).unwrap();
     let history = Duration::from_secs(3600);
     let max_bytes = 1 << 20;
-    let fleet =
-        Sqlite::open(Config { path, vault, history, clock: Arc::new(now), steady, max_bytes }).unwrap();
+    let fleet = SqliteFleet::open(Config {
+        path,
+        vault,
+        retention: history,
+        wall_clock: Arc::new(now),
+        monotonic_clock: steady,
+        max_bytes,
+    })
+    .unwrap();
     block_on(async {
-        let large = |n| NewCast { request: json!("x".repeat(20_000)), ..wish(n) };
-        let waits = put(&*fleet, large(0)).await;
+        let large = |n| NewCast { request: json!("x".repeat(20_000)), ..new_cast(n) };
+        let waits = create_cast(&*fleet, large(0)).await;
         let mut closed = Vec::new();
         for n in 1..=80 {
-            let id = put(&*fleet, large(n)).await;
-            fleet.order(&id, Command::Stop).await.unwrap();
+            let id = create_cast(&*fleet, large(n)).await;
+            fleet.send_command(&id, Command::Stop).await.unwrap();
             // Of some, somebody has yet to hear.
             if n > 2 {
                 for seq in [1, 2] {
-                    fleet.settle(&id, seq, Settled::Done, None).await.unwrap();
+                    fleet.settle(&id, seq, DeliveryOutcome::Delivered, None).await.unwrap();
                 }
             }
             closed.push(id);

@@ -10,25 +10,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{Source, SourceUrl};
-use pagecast_fleet::sqlite::{Config, Sqlite, steady_clock};
+use pagecast_fleet::sqlite::{Config, SqliteFleet, monotonic_clock};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{CastId, Created, Filter, Fleet, Hold, NewCast, UnixMs, WorkerId};
-use pagecast_testkit::Scratch;
+use pagecast_fleet::{CastId, CreateOutcome, Filter, Fleet, KeyRetention, NewCast, UnixMs, WorkerId};
+use pagecast_testkit::ScratchDir;
 use serde_json::json;
 
 /// Casts, each with a style sheet of this size.
 const CASTS: u64 = 200;
-const CSS: usize = 1 << 20;
+const CSS_BYTES: usize = 1 << 20;
 /// All of them at once would take 200 MiB and more.
-const MOST: usize = 16 << 20;
+const MAX_PEAK_BYTES: usize = 16 << 20;
 
-struct Counting;
+struct CountingAllocator;
 
 static USED: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: all is left to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let used = USED.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(used, Ordering::Relaxed);
@@ -44,25 +44,25 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn now() -> UnixMs {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-fn wish(n: u64) -> NewCast {
+fn new_cast(n: u64) -> NewCast {
     let n = n.to_be_bytes();
     let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://a.example/").unwrap()));
-    spec.source.context.css = Some("a".repeat(CSS));
+    spec.source.context.css = Some("a".repeat(CSS_BYTES));
     NewCast {
         id: CastId::new(now(), [0, 0, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]]),
         app: "app".to_owned(),
-        origin: "test".to_owned(),
+        api: "test".to_owned(),
         key: None,
-        hold: Hold::WhileLive,
+        key_retention: KeyRetention::UntilEnded,
         request: json!({}),
         spec,
-        queue: Duration::from_secs(3600),
+        queue_timeout: Duration::from_secs(3600),
         quota: 1000,
         max_bytes: 1 << 40,
         queue_limit: 1000,
@@ -71,7 +71,7 @@ fn wish(n: u64) -> NewCast {
 }
 
 /// How much more memory was in use meanwhile, at most.
-async fn taken<T>(work: impl Future<Output = T>) -> (T, usize) {
+async fn measure_peak<T>(work: impl Future<Output = T>) -> (T, usize) {
     let before = USED.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let done = work.await;
@@ -80,41 +80,48 @@ async fn taken<T>(work: impl Future<Output = T>) -> (T, usize) {
 
 #[test]
 fn nothing_reads_what_is_put_into_many_pages() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let vault = Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
-    let fleet = Sqlite::open(Config {
+    let fleet = SqliteFleet::open(Config {
         path: scratch.join("fleet.db"),
         vault,
-        history: Duration::from_secs(3600),
-        clock: Arc::new(now),
-        steady: steady_clock(),
+        retention: Duration::from_secs(3600),
+        wall_clock: Arc::new(now),
+        monotonic_clock: monotonic_clock(),
         max_bytes: 1 << 40,
     })
     .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         for n in 0..CASTS {
-            assert!(matches!(fleet.create(wish(n)).await.unwrap(), Created::New(_)));
+            assert!(matches!(fleet.create(new_cast(n)).await.unwrap(), CreateOutcome::New(_)));
         }
         let all = Filter { limit: 1000, ..Filter::default() };
-        let (page, list) = taken(fleet.list(&all)).await;
+        let (page, list) = measure_peak(fleet.list(&all)).await;
         assert_eq!(
-            (page.unwrap().casts.len() as u64, list < MOST),
+            (page.unwrap().casts.len() as u64, list < MAX_PEAK_BYTES),
             (CASTS, true),
             "a list took {list} bytes"
         );
         let skip = HashSet::new();
-        let (told, due) = taken(fleet.due(4096, &skip)).await;
-        assert_eq!((told.unwrap().len() as u64, due < MOST), (CASTS, true), "the outbox took {due} bytes");
+        let (told, due) = measure_peak(fleet.due_entries(4096, &skip)).await;
+        assert_eq!(
+            (told.unwrap().len() as u64, due < MAX_PEAK_BYTES),
+            (CASTS, true),
+            "the outbox took {due} bytes"
+        );
         let worker = WorkerId("w".to_owned());
         let lease = Duration::from_secs(60);
-        let (claim, asked) = taken(fleet.claim(&worker, lease, &|_| false)).await;
-        assert!(claim.unwrap().is_none() && asked < MOST, "to look for one that fits took {asked} bytes");
-        let (claim, one) = taken(fleet.claim(&worker, lease, &|_| true)).await;
+        let (claim, asked) = measure_peak(fleet.claim(&worker, lease, &|_| false)).await;
+        assert!(
+            claim.unwrap().is_none() && asked < MAX_PEAK_BYTES,
+            "to look for one that fits took {asked} bytes"
+        );
+        let (claim, one) = measure_peak(fleet.claim(&worker, lease, &|_| true)).await;
         let claim = claim.unwrap().unwrap();
-        assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), CSS);
-        assert!(one < MOST, "to take one took {one} bytes");
-        let (_, get) = taken(fleet.get(&claim.ticket.cast)).await;
-        assert!(get < CSS, "to look at one took {get} bytes");
+        assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), CSS_BYTES);
+        assert!(one < MAX_PEAK_BYTES, "to take one took {one} bytes");
+        let (_, get) = measure_peak(fleet.get(&claim.ticket.cast)).await;
+        assert!(get < CSS_BYTES, "to look at one took {get} bytes");
     });
 }

@@ -26,7 +26,7 @@ pub struct Subnet {
 /// A text is not a [`Subnet`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an address or a network like 10.0.0.0/8 or fd00::/8 is wanted")]
-pub struct NotASubnet;
+pub struct ParseSubnetError;
 
 impl Subnet {
     /// Whether this address lies in it. An IPv4 address that is wrapped in an IPv6 one counts as what it
@@ -48,24 +48,24 @@ impl Subnet {
 }
 
 impl FromStr for Subnet {
-    type Err = NotASubnet;
+    type Err = ParseSubnetError;
 
-    fn from_str(text: &str) -> Result<Self, NotASubnet> {
+    fn from_str(text: &str) -> Result<Self, ParseSubnetError> {
         let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix.parse().map_err(|_| NotASubnet)?)),
+            Some((address, prefix)) => (address, Some(prefix.parse().map_err(|_| ParseSubnetError)?)),
             None => (text, None),
         };
-        let address: IpAddr = address.parse().map_err(|_| NotASubnet)?;
+        let address: IpAddr = address.parse().map_err(|_| ParseSubnetError)?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let prefix = prefix.unwrap_or(most);
-        if prefix <= most { Ok(Self { address, prefix }) } else { Err(NotASubnet) }
+        if prefix <= most { Ok(Self { address, prefix }) } else { Err(ParseSubnetError) }
     }
 }
 
 impl TryFrom<String> for Subnet {
-    type Error = NotASubnet;
+    type Error = ParseSubnetError;
 
-    fn try_from(text: String) -> Result<Self, NotASubnet> {
+    fn try_from(text: String) -> Result<Self, ParseSubnetError> {
         text.parse()
     }
 }
@@ -83,7 +83,7 @@ impl fmt::Display for Subnet {
 }
 
 /// The address that a connection is counted for: one host, or one network of IPv6.
-pub(crate) fn source(peer: IpAddr) -> IpAddr {
+pub(crate) fn limit_key(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
             let mask = u128::MAX << (128 - V6_SOURCE_PREFIX);
@@ -95,7 +95,7 @@ pub(crate) fn source(peer: IpAddr) -> IpAddr {
 
 /// The client of a request: whoever a trusted proxy names, or else the other end of the connection. The port
 /// of a named one is 0.
-pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &[Subnet]) -> SocketAddr {
+pub(crate) fn client_address(peer: SocketAddr, headers: &HeaderMap, trusted: &[Subnet]) -> SocketAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|subnet| subnet.contains(address));
     if !is_trusted(peer.ip()) {
         return peer;
@@ -117,7 +117,7 @@ pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &[Subnet]) 
 
 /// Whether a request comes from a program on this machine, and no proxy says that it passes it on for
 /// somebody else.
-pub(crate) fn is_from_this_machine(peer: IpAddr, local: IpAddr, headers: &HeaderMap) -> bool {
+pub(crate) fn is_local_request(peer: IpAddr, local: IpAddr, headers: &HeaderMap) -> bool {
     let here = peer.to_canonical().is_loopback() || peer.to_canonical() == local.to_canonical();
     here && !PROXY_HEADERS.iter().any(|name| headers.contains_key(*name))
 }
@@ -142,14 +142,14 @@ mod tests {
             assert_eq!(net.to_string().parse(), Ok(net));
         }
         for bad in ["", "10.0.0.0/33", "::/129", "10.0.0", "proxy.example", "10.0.0.0/", "10.0.0.0/-1"] {
-            assert_eq!(bad.parse::<Subnet>(), Err(NotASubnet), "{bad}");
+            assert_eq!(bad.parse::<Subnet>(), Err(ParseSubnetError), "{bad}");
             assert!(serde_json::from_value::<Subnet>(bad.into()).is_err());
         }
     }
 
     #[test]
     fn hosts_are_counted_by_what_they_cannot_choose() {
-        let source = |text: &str| source(text.parse().unwrap()).to_string();
+        let source = |text: &str| limit_key(text.parse().unwrap()).to_string();
         assert_eq!(source("::ffff:198.51.100.7"), "198.51.100.7");
         assert_eq!(source("2001:db8:1:2:3:4:5:6"), source("2001:db8:1:2:ffff::"));
         assert_ne!(source("2001:db8:1:2::"), source("2001:db8:1:3::"));
@@ -172,7 +172,7 @@ mod tests {
             for value in forwarded {
                 headers.append(FORWARDED_FOR, value.parse().unwrap());
             }
-            let found = client(peer.parse().unwrap(), &headers, &trusted);
+            let found = client_address(peer.parse().unwrap(), &headers, &trusted);
             assert_eq!(found.to_string(), want, "{peer} {forwarded:?}");
         }
     }
@@ -186,11 +186,11 @@ mod tests {
             ("203.0.113.5", "203.0.113.5", true),
             ("203.0.113.6", "203.0.113.5", false),
         ] {
-            let found = is_from_this_machine(peer.parse().unwrap(), local.parse().unwrap(), &headers);
+            let found = is_local_request(peer.parse().unwrap(), local.parse().unwrap(), &headers);
             assert_eq!(found, want, "{peer} to {local}");
         }
         headers.insert("x-forwarded-for", "203.0.113.6".parse().unwrap());
         let here = IpAddr::from([127, 0, 0, 1]);
-        assert!(!is_from_this_machine(here, here, &headers), "passed on for somebody else");
+        assert!(!is_local_request(here, here, &headers), "passed on for somebody else");
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Limits;
-use crate::address::source;
+use crate::address::limit_key;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,51 +20,51 @@ pub(crate) enum Phase {
     /// TLS is being agreed on.
     Handshake,
     /// Nothing has come yet.
-    Silent,
+    AwaitingFirstByte,
     /// A request's head is coming.
-    Head,
+    ReadingHead,
     /// A request was answered, and no other has begun.
     Idle,
     /// A request's body is coming.
-    Body,
+    ReadingBody,
     /// A request is being answered.
-    Answer,
+    Responding,
 }
 
 impl Phase {
     fn in_request(self) -> bool {
-        self >= Self::Body
+        self >= Self::ReadingBody
     }
 
     /// In which order connections are closed to make room, those with the same rank by age; never, if none.
     /// Whoever has sent nothing useful so far goes first, an answer under way is never cut off.
-    fn rank(self) -> Option<u8> {
+    fn eviction_rank(self) -> Option<u8> {
         match self {
-            Self::Handshake | Self::Silent | Self::Head => Some(0),
+            Self::Handshake | Self::AwaitingFirstByte | Self::ReadingHead => Some(0),
             Self::Idle => Some(1),
-            Self::Body => Some(2),
-            Self::Answer => None,
+            Self::ReadingBody => Some(2),
+            Self::Responding => None,
         }
     }
 }
 
 /// Why a connection is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum Rejection {
     /// Its address has as many as it may have, all of them with answers under way.
-    Address,
+    PerAddressLimit,
     /// There are as many as there may be, all of them with answers under way.
-    Full,
+    ConnectionLimit,
 }
 
 #[derive(Debug)]
 pub(crate) struct Connections {
     limits: Limits,
-    all: Mutex<All>,
+    table: Mutex<ConnectionTable>,
 }
 
 #[derive(Debug, Default)]
-struct All {
+struct ConnectionTable {
     next_id: u64,
     entries: HashMap<u64, Entry>,
     /// Entries whose phase is one of a request.
@@ -74,23 +74,23 @@ struct All {
 #[derive(Debug)]
 struct Entry {
     /// The address that it is counted for; none if its address is not limited.
-    source: Option<IpAddr>,
+    limit_key: Option<IpAddr>,
     phase: Phase,
     since: Instant,
-    closed: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
 /// A connection's place among all others, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionSlot {
     id: u64,
     connections: Arc<Connections>,
-    closed: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
 impl Connections {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, all: Mutex::default() })
+        Arc::new(Self { limits, table: Mutex::default() })
     }
 
     /// Takes a new connection, and closes another one if there is no room for it.
@@ -99,37 +99,37 @@ impl Connections {
         now: Instant,
         peer: IpAddr,
         phase: Phase,
-    ) -> Result<Place, Refused> {
+    ) -> Result<ConnectionSlot, Rejection> {
         let limits = &self.limits;
-        let source = limits.counts(peer).then(|| source(peer));
+        let source = limits.applies_to(peer).then(|| limit_key(peer));
         let mut all = self.lock();
         if source.is_some()
-            && all.count(|entry| entry.source == source) >= limits.per_address
-            && !all.close_one(|entry| entry.source == source)
+            && all.count(|entry| entry.limit_key == source) >= limits.max_connections_per_address
+            && !all.evict_one(|entry| entry.limit_key == source)
         {
-            return Err(Refused::Address);
+            return Err(Rejection::PerAddressLimit);
         }
         let shaking = |entry: &Entry| entry.phase == Phase::Handshake;
-        if phase == Phase::Handshake && all.count(shaking) >= limits.handshakes {
-            all.close_one(shaking);
+        if phase == Phase::Handshake && all.count(shaking) >= limits.max_handshakes {
+            all.evict_one(shaking);
         }
-        if all.entries.len() >= limits.connections && !all.close_one(|_| true) {
-            return Err(Refused::Full);
+        if all.entries.len() >= limits.max_connections && !all.evict_one(|_| true) {
+            return Err(Rejection::ConnectionLimit);
         }
         let (id, closed) = (all.next_id, Arc::new(Notify::new()));
         all.next_id += 1;
-        all.entries.insert(id, Entry { source, phase, since: now, closed: Arc::clone(&closed) });
+        all.entries.insert(id, Entry { limit_key: source, phase, since: now, evicted: Arc::clone(&closed) });
         drop(all);
-        Ok(Place { id, connections: Arc::clone(self), closed })
+        Ok(ConnectionSlot { id, connections: Arc::clone(self), evicted: closed })
     }
 
     /// Closes the connection that is needed least, if any can go.
-    pub(crate) fn close_one(&self) -> bool {
-        self.lock().close_one(|_| true)
+    pub(crate) fn evict_one(&self) -> bool {
+        self.lock().evict_one(|_| true)
     }
 
-    fn lock(&self) -> MutexGuard<'_, All> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ConnectionTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
@@ -138,15 +138,16 @@ impl Connections {
     }
 }
 
-impl All {
+impl ConnectionTable {
     fn count(&self, which: impl Fn(&Entry) -> bool) -> usize {
         self.entries.values().filter(|entry| which(entry)).count()
     }
 
     /// Closes the connection of these that is needed least, and says whether there was one.
-    fn close_one(&mut self, which: impl Fn(&Entry) -> bool) -> bool {
+    fn evict_one(&mut self, which: impl Fn(&Entry) -> bool) -> bool {
         let candidates = self.entries.iter().filter(|(_, entry)| which(entry));
-        let ranked = candidates.filter_map(|(id, entry)| Some((entry.phase.rank()?, entry.since, *id)));
+        let ranked =
+            candidates.filter_map(|(id, entry)| Some((entry.phase.eviction_rank()?, entry.since, *id)));
         let Some((_, _, id)) = ranked.min() else { return false };
         self.remove(id);
         true
@@ -156,10 +157,10 @@ impl All {
     fn remove(&mut self, id: u64) {
         let Some(entry) = self.entries.remove(&id) else { return };
         self.requests -= usize::from(entry.phase.in_request());
-        entry.closed.notify_one();
+        entry.evicted.notify_one();
     }
 
-    fn set(&mut self, id: u64, phase: Phase, now: Instant) {
+    fn set_phase(&mut self, id: u64, phase: Phase, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         self.requests -= usize::from(entry.phase.in_request());
         self.requests += usize::from(phase.in_request());
@@ -167,50 +168,55 @@ impl All {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     pub(crate) fn limits(&self) -> &Limits {
         &self.connections.limits
     }
 
     /// Waits until the connection is closed to make room for others.
-    pub(crate) async fn closed(&self) {
-        self.closed.notified().await;
+    pub(crate) async fn wait_until_evicted(&self) {
+        self.evicted.notified().await;
     }
 
     /// Notes what the connection does from now on.
-    pub(crate) fn set(&self, now: Instant, phase: Phase) {
-        self.connections.lock().set(self.id, phase, now);
+    pub(crate) fn set_phase(&self, now: Instant, phase: Phase) {
+        self.connections.lock().set_phase(self.id, phase, now);
     }
 
     /// Notes that something came, if it is the beginning of a request's head.
-    pub(crate) fn came(&self, now: Instant) {
+    pub(crate) fn bytes_received(&self, now: Instant) {
         let mut all = self.connections.lock();
-        if all.entries.get(&self.id).is_some_and(|e| matches!(e.phase, Phase::Silent | Phase::Idle)) {
-            all.set(self.id, Phase::Head, now);
+        if all
+            .entries
+            .get(&self.id)
+            .is_some_and(|e| matches!(e.phase, Phase::AwaitingFirstByte | Phase::Idle))
+        {
+            all.set_phase(self.id, Phase::ReadingHead, now);
         }
     }
 
     /// Notes that a request's body is there, unless the request is over already.
-    pub(crate) fn complete(&self, now: Instant) {
+    pub(crate) fn body_complete(&self, now: Instant) {
         let mut all = self.connections.lock();
-        if all.entries.get(&self.id).is_some_and(|entry| entry.phase == Phase::Body) {
-            all.set(self.id, Phase::Answer, now);
+        if all.entries.get(&self.id).is_some_and(|entry| entry.phase == Phase::ReadingBody) {
+            all.set_phase(self.id, Phase::Responding, now);
         }
     }
 
-    /// Begins a request, and says whether it may be answered: the last [`Limits::reserved`] places are for
+    /// Begins a request, and says whether it may be answered: the last [`KeyedRateLimiter::reserved_requests`] places are for
     /// `reserved` ones. If there is none left, the request whose body has been coming for longest makes room.
-    pub(crate) fn begin(&self, now: Instant, reserved: bool) -> bool {
+    pub(crate) fn try_begin_request(&self, now: Instant, reserved: bool) -> bool {
         let limits = &self.connections.limits;
-        let most = limits.connections - if reserved { 0 } else { limits.reserved.min(limits.connections) };
+        let most = limits.max_connections
+            - if reserved { 0 } else { limits.reserved_requests.min(limits.max_connections) };
         let mut all = self.connections.lock();
         if !all.entries.contains_key(&self.id) {
             return false;
         }
-        if all.requests >= most && !all.close_one(|entry| entry.phase == Phase::Body) {
+        if all.requests >= most && !all.evict_one(|entry| entry.phase == Phase::ReadingBody) {
             return false;
         }
-        all.set(self.id, Phase::Body, now);
+        all.set_phase(self.id, Phase::ReadingBody, now);
         true
     }
 
@@ -220,18 +226,18 @@ impl Place {
         let all = self.connections.lock();
         let entry = all.entries.get(&self.id)?;
         let time = match entry.phase {
-            Phase::Handshake => limits.handshake,
-            Phase::Silent => limits.first_byte,
-            Phase::Head => limits.head,
-            Phase::Idle => limits.idle,
+            Phase::Handshake => limits.handshake_timeout,
+            Phase::AwaitingFirstByte => limits.first_byte_timeout,
+            Phase::ReadingHead => limits.header_timeout,
+            Phase::Idle => limits.idle_timeout,
             // How long a body may take depends on whose it is, which the handlers know.
-            Phase::Body | Phase::Answer => return None,
+            Phase::ReadingBody | Phase::Responding => return None,
         };
         Some(entry.since + time)
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.connections.lock().remove(self.id);
     }

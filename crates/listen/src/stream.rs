@@ -14,27 +14,27 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::connections::{Phase, Place};
+use crate::connections::{ConnectionSlot, Phase};
 
 /// The connection was closed to make room for another.
-pub(crate) fn closed() -> io::Error {
+pub(crate) fn evicted_error() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "closed to make room for others")
 }
 
 /// A stream whose first bytes of each request are noted.
 #[derive(Debug)]
-pub(crate) struct Watched<S> {
+pub(crate) struct TrackedStream<S> {
     stream: S,
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
 }
 
-impl<S> Watched<S> {
-    pub(crate) fn new(stream: S, place: Arc<Place>) -> Self {
-        Self { stream, place }
+impl<S> TrackedStream<S> {
+    pub(crate) fn new(stream: S, place: Arc<ConnectionSlot>) -> Self {
+        Self { stream, slot: place }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -43,13 +43,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.place.came(Instant::now());
+            self.slot.bytes_received(Instant::now());
         }
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -77,37 +77,37 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 /// The end of a request: when this is dropped, the connection waits for the next one.
 #[derive(Debug)]
-pub(crate) struct Ended(Arc<Place>);
+pub(crate) struct RequestGuard(Arc<ConnectionSlot>);
 
-impl Ended {
-    pub(crate) fn new(place: Arc<Place>) -> Self {
+impl RequestGuard {
+    pub(crate) fn new(place: Arc<ConnectionSlot>) -> Self {
         Self(place)
     }
 }
 
-impl Drop for Ended {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.set(Instant::now(), Phase::Idle);
+        self.0.set_phase(Instant::now(), Phase::Idle);
     }
 }
 
 /// A request's body. That it is complete, or that nobody wants more of it, is noted.
 #[derive(Debug)]
-pub(crate) struct Arriving {
+pub(crate) struct RequestBody {
     body: Incoming,
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
 }
 
-impl Arriving {
-    pub(crate) fn new(body: Incoming, place: Arc<Place>) -> Self {
+impl RequestBody {
+    pub(crate) fn new(body: Incoming, place: Arc<ConnectionSlot>) -> Self {
         if body.is_end_stream() {
-            place.complete(Instant::now());
+            place.body_complete(Instant::now());
         }
-        Self { body, place }
+        Self { body, slot: place }
     }
 }
 
-impl HttpBody for Arriving {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -117,7 +117,7 @@ impl HttpBody for Arriving {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.place.complete(Instant::now());
+            self.slot.body_complete(Instant::now());
         }
         frame
     }
@@ -131,26 +131,26 @@ impl HttpBody for Arriving {
     }
 }
 
-impl Drop for Arriving {
+impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.place.complete(Instant::now());
+        self.slot.body_complete(Instant::now());
     }
 }
 
 /// An answer's body: with it ends the request.
 #[derive(Debug)]
-pub(crate) struct Leaving {
+pub(crate) struct ResponseBody {
     body: Body,
-    _ended: Ended,
+    _request: RequestGuard,
 }
 
-impl Leaving {
-    pub(crate) fn new(body: Body, ended: Ended) -> Self {
-        Self { body, _ended: ended }
+impl ResponseBody {
+    pub(crate) fn new(body: Body, ended: RequestGuard) -> Self {
+        Self { body, _request: ended }
     }
 }
 
-impl HttpBody for Leaving {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -172,17 +172,17 @@ impl HttpBody for Leaving {
 
 /// The time of a connection, which depends on what it is doing.
 #[derive(Debug)]
-pub(crate) struct Timer(Pin<Box<Sleep>>);
+pub(crate) struct PhaseTimer(Pin<Box<Sleep>>);
 
-impl Timer {
+impl PhaseTimer {
     pub(crate) fn new() -> Self {
         Self(Box::pin(sleep_until(Instant::now())))
     }
 
     /// Runs a connection until it ends, or until it has taken too long for what it does.
-    pub(crate) async fn within<F: Future>(
+    pub(crate) async fn run_until_timeout<F: Future>(
         &mut self,
-        place: &Place,
+        place: &ConnectionSlot,
         mut connection: Pin<&mut F>,
     ) -> io::Result<F::Output> {
         poll_fn(|cx| {

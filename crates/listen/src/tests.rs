@@ -5,20 +5,20 @@ use tokio::sync::Notify;
 
 use super::*;
 
-struct Server {
+struct TestServer {
     addr: SocketAddr,
-    stop: watch::Sender<Stop>,
+    stop: watch::Sender<ShutdownPhase>,
     running: JoinSet<()>,
 }
 
-impl Server {
+impl TestServer {
     async fn start(limits: Limits, router: Router) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(Stop::No);
+        let (stop, stopped) = watch::channel(ShutdownPhase::Running);
         let reserved = |_: &Method, uri: &Uri, here| here && uri.path() == "/healthz";
         let mut running = JoinSet::new();
-        running.spawn(serve(listener, limits, Service { router, reserved }, || None, stopped));
+        running.spawn(serve(listener, limits, Service { router, is_reserved: reserved }, || None, stopped));
         Self { addr, stop, running }
     }
 
@@ -27,72 +27,79 @@ impl Server {
     }
 
     /// A connection on which this was sent.
-    async fn sent(&self, text: &str) -> TcpStream {
+    async fn connect_and_send(&self, text: &str) -> TcpStream {
         let mut stream = self.connect().await;
         stream.write_all(text.as_bytes()).await.unwrap();
         stream
     }
 
     /// What is answered to this, until the other end closes.
-    async fn ask(&self, head: &str) -> String {
-        let stream = self.sent(&format!("{head}\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
-        rest(stream).await
+    async fn request(&self, head: &str) -> String {
+        let stream = self.connect_and_send(&format!("{head}\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        read_to_end(stream).await
     }
 
     async fn stop(mut self) {
-        self.stop.send_replace(Stop::Now);
+        self.stop.send_replace(ShutdownPhase::Closed);
         self.running.join_next().await.unwrap().unwrap();
     }
 }
 
 /// What comes until the other end closes.
-async fn rest(mut stream: TcpStream) -> String {
+async fn read_to_end(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     let _reset_is_an_end_too = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn healthy() -> Router {
+fn health_router() -> Router {
     Router::new().route("/healthz", get(|| async { "ok" })).route("/other", get(|| async { "other" }))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_connections_delay_nobody() {
     let never = Duration::from_secs(3600);
-    let limits = Limits { connections: 64, reserved: 4, first_byte: never, head: never, ..Limits::default() };
-    let server = Server::start(limits, healthy()).await;
+    let limits = Limits {
+        max_connections: 64,
+        reserved_requests: 4,
+        first_byte_timeout: never,
+        header_timeout: never,
+        ..Limits::default()
+    };
+    let server = TestServer::start(limits, health_router()).await;
     let mut held = Vec::new();
     for n in 0..300 {
         // Some of them begin a head.
-        held.push(server.sent(if n % 2 == 0 { "" } else { "GET / HTTP/1.1\r\nX: " }).await);
+        held.push(server.connect_and_send(if n % 2 == 0 { "" } else { "GET / HTTP/1.1\r\nX: " }).await);
     }
     for path in ["/healthz", "/other"] {
-        let answer = server.ask(&format!("GET {path} HTTP/1.1")).await;
+        let answer = server.request(&format!("GET {path} HTTP/1.1")).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{path}: {answer:?}");
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_says_nothing_is_not_waited_for() {
+async fn silent_clients_time_out() {
     let (short, never) = (Duration::from_millis(50), Duration::from_secs(3600));
-    let all_long = Limits { first_byte: never, head: never, idle: never, ..Limits::default() };
+    let all_long =
+        Limits { first_byte_timeout: never, header_timeout: never, idle_timeout: never, ..Limits::default() };
     for (what, limits, text) in [
-        ("nothing", Limits { first_byte: short, ..all_long.clone() }, ""),
-        ("half a head", Limits { head: short, ..all_long.clone() }, "GET /healthz HTTP/1.1\r\n"),
+        ("nothing", Limits { first_byte_timeout: short, ..all_long.clone() }, ""),
+        ("half a head", Limits { header_timeout: short, ..all_long.clone() }, "GET /healthz HTTP/1.1\r\n"),
         (
             "no second request",
-            Limits { idle: short, ..all_long.clone() },
+            Limits { idle_timeout: short, ..all_long.clone() },
             "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
         ),
         (
             "half a second request",
-            Limits { head: short, ..all_long },
+            Limits { header_timeout: short, ..all_long },
             "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /h",
         ),
     ] {
-        let server = Server::start(limits, healthy()).await;
-        let stream = server.sent(text).await;
+        let server = TestServer::start(limits, health_router()).await;
+        let stream = server.connect_and_send(text).await;
         if what == "half a second request" {
             // It may come with the first one, and is then noted only with its next bytes.
             let mut stream = stream;
@@ -100,16 +107,16 @@ async fn who_says_nothing_is_not_waited_for() {
             let n = stream.read(&mut answer).await.unwrap();
             assert!(answer[..n].starts_with(b"HTTP/1.1 200"), "{what}");
             stream.write_all(b"ea").await.unwrap();
-            rest(stream).await;
+            read_to_end(stream).await;
         } else {
-            rest(stream).await;
+            read_to_end(stream).await;
         }
         server.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_all_places_for_requests_are_taken_health_is_answered() {
+async fn health_is_answered_when_all_request_slots_are_taken() {
     let (entered, leave) = (Arc::new(Notify::new()), Arc::new(tokio::sync::Semaphore::new(0)));
     let hang = {
         let (entered, leave) = (Arc::clone(&entered), Arc::clone(&leave));
@@ -122,54 +129,60 @@ async fn when_all_places_for_requests_are_taken_health_is_answered() {
             }
         }
     };
-    let limits = Limits { connections: 8, reserved: 2, ..Limits::default() };
-    let server = Server::start(limits, healthy().route("/hang", any(hang))).await;
+    let limits = Limits { max_connections: 8, reserved_requests: 2, ..Limits::default() };
+    let server = TestServer::start(limits, health_router().route("/hang", any(hang))).await;
     let mut waiting = Vec::new();
     for _ in 0..6 {
-        waiting.push(server.sent("GET /hang HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await);
+        waiting.push(
+            server.connect_and_send("GET /hang HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await,
+        );
         entered.notified().await;
     }
-    let refused = server.ask("GET /other HTTP/1.1").await;
+    let refused = server.request("GET /other HTTP/1.1").await;
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: 1"), "{refused}");
-    let answer = server.ask("GET /healthz HTTP/1.1").await;
+    let answer = server.request("GET /healthz HTTP/1.1").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    let passed_on = server.ask("GET /healthz HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
+    let passed_on = server.request("GET /healthz HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
     assert!(passed_on.starts_with("HTTP/1.1 503"), "it says where it comes from: {passed_on}");
     leave.add_permits(100);
     for stream in waiting {
-        assert!(rest(stream).await.ends_with("done"));
+        assert!(read_to_end(stream).await.ends_with("done"));
     }
-    assert!(server.ask("GET /other HTTP/1.1").await.ends_with("other"));
+    assert!(server.request("GET /other HTTP/1.1").await.ends_with("other"));
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_that_do_not_come_make_room() {
     let echo = any(|body: axum::body::Bytes| async move { body });
-    let limits = Limits { connections: 8, reserved: 2, ..Limits::default() };
-    let server = Server::start(limits, healthy().route("/echo", echo)).await;
+    let limits = Limits { max_connections: 8, reserved_requests: 2, ..Limits::default() };
+    let server = TestServer::start(limits, health_router().route("/echo", echo)).await;
     let mut held = Vec::new();
     for _ in 0..40 {
-        held.push(server.sent("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345").await);
+        held.push(
+            server
+                .connect_and_send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
+                .await,
+        );
     }
     let text = "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nwhole";
-    let answer = rest(server.sent(text).await).await;
+    let answer = read_to_end(server.connect_and_send(text).await).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("whole"), "{answer}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_router_hears_who_asks() {
+async fn the_router_gets_the_client_address() {
     let peer = get(
-        |ConnectInfo(client): ConnectInfo<SocketAddr>, Extension(source): Extension<Source>| async move {
-            assert_eq!(source.elsewhere(), Some(client.ip()).filter(|ip| !ip.is_loopback()));
+        |ConnectInfo(client): ConnectInfo<SocketAddr>, Extension(source): Extension<RequestSource>| async move {
+            assert_eq!(source.non_local_ip(), Some(client.ip()).filter(|ip| !ip.is_loopback()));
             client.ip().to_string()
         },
     );
     let limits = Limits { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..Limits::default() };
     for (limits, want) in [(Limits::default(), "127.0.0.1"), (limits, "203.0.113.9")] {
-        let server = Server::start(limits, Router::new().route("/peer", peer.clone())).await;
-        let answer = server.ask("GET /peer HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
+        let server = TestServer::start(limits, Router::new().route("/peer", peer.clone())).await;
+        let answer = server.request("GET /peer HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
         assert!(answer.ends_with(want), "{answer}");
         server.stop().await;
     }

@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
 use rustix::io::Errno;
 
 /// Free space from which on something is reserved early: a hundred times what is reserved so.
-const PLENTY_BYTES: u64 = 64 << 20;
+const MIN_FREE_FOR_PREALLOCATE_BYTES: u64 = 64 << 20;
 
 /// Reserves `bytes` behind the end of a file, whose length stays. What is appended next, up to so much, finds
 /// room however full the disk has become. File systems that cannot reserve anything are left as they are.
@@ -17,7 +17,7 @@ const PLENTY_BYTES: u64 = 64 << 20;
 /// # Errors
 /// There is no such file, or the disk is full ([`io::ErrorKind::StorageFull`]): what was reserved before
 /// stays.
-pub fn reserve_behind(path: &Path, bytes: u64) -> io::Result<()> {
+pub fn preallocate(path: &Path, bytes: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
     if bytes == 0 {
         return Ok(());
@@ -30,12 +30,14 @@ pub fn reserve_behind(path: &Path, bytes: u64) -> io::Result<()> {
 
 /// The same as long as the disk has plenty of room. On one that is nearly full already, or very small, what
 /// is left is for what is written now.
-pub(crate) fn reserve_early(path: &Path, bytes: u64) {
-    let has_plenty =
-        path.parent().and_then(|folder| space(folder).ok()).is_some_and(|s| s.free_bytes >= PLENTY_BYTES);
+pub(crate) fn preallocate_if_space(path: &Path, bytes: u64) {
+    let has_plenty = path
+        .parent()
+        .and_then(|folder| space(folder).ok())
+        .is_some_and(|s| s.free_bytes >= MIN_FREE_FOR_PREALLOCATE_BYTES);
     if has_plenty {
         // Without it, things go on as long as there is room.
-        let _reserved = reserve_behind(path, bytes);
+        let _reserved = preallocate(path, bytes);
     }
 }
 
@@ -43,7 +45,7 @@ pub(crate) fn reserve_early(path: &Path, bytes: u64) {
 ///
 /// # Errors
 /// There is no such file.
-pub fn release_behind(path: &Path) -> io::Result<()> {
+pub fn release_preallocated(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
     file.set_len(file.metadata()?.len())
 }
@@ -60,7 +62,7 @@ impl ReservedSpace {
     /// written now, and where files without a name or space without contents are not possible.
     #[must_use]
     pub fn on_disk_of(folder: &Path, bytes: u64) -> Option<Self> {
-        if space(folder).ok()?.free_bytes < PLENTY_BYTES.saturating_add(bytes) {
+        if space(folder).ok()?.free_bytes < MIN_FREE_FOR_PREALLOCATE_BYTES.saturating_add(bytes) {
             return None;
         }
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -116,14 +118,14 @@ mod tests {
     fn what_is_reserved_is_not_seen_in_the_length() {
         let path = std::env::temp_dir().join(format!("pagecast-reserve-{}", std::process::id()));
         std::fs::write(&path, "text").unwrap();
-        reserve_behind(&path, 1 << 20).unwrap();
+        preallocate(&path, 1 << 20).unwrap();
         let meta = std::fs::metadata(&path).unwrap();
         assert_eq!((meta.len(), std::fs::read(&path).unwrap()), (4, b"text".to_vec()));
         assert!(meta.blocks() * 512 >= 1 << 20, "{} blocks", meta.blocks());
-        release_behind(&path).unwrap();
+        release_preallocated(&path).unwrap();
         assert!(std::fs::metadata(&path).unwrap().blocks() * 512 <= 1 << 16);
         std::fs::remove_file(&path).unwrap();
-        assert!(reserve_behind(&path, 1).is_err() && space(&path).is_err());
+        assert!(preallocate(&path, 1).is_err() && space(&path).is_err());
         let here = space(&std::env::temp_dir()).unwrap();
         assert!(0 < here.free_bytes && here.free_bytes <= here.total_bytes, "{here:?}");
     }

@@ -1,13 +1,13 @@
 //! Ticks and samples become packets.
 //!
-//! [`plan`] decides which ticks are worth encoding, [`video`] and [`audio`] are one named thread for each encoder; where there are
+//! [`planner`] decides which ticks are worth encoding, [`video`] and [`audio`] are one named thread for each encoder; where there are
 //! several, [`split`] hands each of them everything.
 
 pub mod audio;
-mod out;
-mod plan;
+mod packet_sender;
+mod planner;
 mod rate;
-pub mod split;
+pub mod tee;
 pub mod video;
 
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use ff::codec::Parameters;
 use ffmpeg_the_third as ff;
 use pagecast_core::{Fps, MediaTime};
 
-pub use out::{Out, Took};
-pub use plan::{Choice, Keying, Plan, Weight};
-pub use rate::Rate;
+pub use packet_sender::{PacketSender, SendOutcome};
+pub use planner::{FrameCost, FrameDecision, FramePlanner, GopPolicy};
+pub use rate::RateTarget;
 
 /// Why nothing can be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub use rate::Rate;
 pub enum Error {
     /// libavcodec was built without it.
     #[error("this machine's libavcodec has no {0} encoder")]
-    Missing(&'static str),
+    EncoderNotFound(&'static str),
     /// The encoder does not take these settings.
     #[error("cannot open the {0} encoder")]
     Open(&'static str, #[source] ff::Error),
@@ -58,17 +58,17 @@ impl std::fmt::Debug for Tracks {
 
 /// When the cast ends: known from the start, or decided while it runs. Both encoders end exactly there.
 #[derive(Debug, Clone)]
-pub struct End(Arc<AtomicI64>);
+pub struct EndTime(Arc<AtomicI64>);
 
-impl End {
-    /// `None` until [`End::at`] says otherwise.
+impl EndTime {
+    /// `None` until [`EndTime::set`] says otherwise.
     #[must_use]
     pub fn new(at: Option<MediaTime>) -> Self {
         Self(Arc::new(AtomicI64::new(at.map_or(i64::MAX, |t| t.0))))
     }
 
     /// Ends there, or earlier if an earlier end was decided before.
-    pub fn at(&self, t: MediaTime) {
+    pub fn set(&self, t: MediaTime) {
         self.0.fetch_min(t.0, Ordering::AcqRel);
     }
 
@@ -81,9 +81,9 @@ impl End {
 
 /// Asks the video encoder for a keyframe, for a sink that begins anew.
 #[derive(Debug, Clone, Default)]
-pub struct Keyframes(Arc<AtomicBool>);
+pub struct KeyframeRequest(Arc<AtomicBool>);
 
-impl Keyframes {
+impl KeyframeRequest {
     /// The next tick is a keyframe, or the first that is far enough from the last one.
     pub fn request(&self) {
         self.0.store(true, Ordering::Release);
@@ -96,7 +96,7 @@ impl Keyframes {
 }
 
 /// Runs an encoder on a thread of this name.
-fn spawn(
+fn spawn_thread(
     name: &'static str,
     run: impl FnOnce() -> Result<(), Error> + Send + 'static,
 ) -> Result<JoinHandle<Result<(), Error>>, Error> {
@@ -104,17 +104,20 @@ fn spawn(
 }
 
 /// The next packet that an encoder has ready.
-fn receive(encoder: &mut ff::encoder::Encoder, name: &'static str) -> Result<Option<ff::Packet>, Error> {
+fn receive_packet(
+    encoder: &mut ff::encoder::Encoder,
+    name: &'static str,
+) -> Result<Option<ff::Packet>, Error> {
     let mut packet = ff::Packet::empty();
     match encoder.receive_packet(&mut packet) {
         Ok(()) => Ok(Some(packet)),
-        Err(e) if wants_more(e) => Ok(None),
+        Err(e) if is_again_or_eof(e) => Ok(None),
         Err(e) => Err(Error::Encode(name, e)),
     }
 }
 
 /// Whether an encoder has no packet for now: it waits for a frame, or has ended.
-fn wants_more(error: ff::Error) -> bool {
+fn is_again_or_eof(error: ff::Error) -> bool {
     use ff::Error::{Eof, Other};
     matches!(error, Eof)
         || matches!(error, Other { errno } if errno == rustix::io::Errno::AGAIN.raw_os_error())

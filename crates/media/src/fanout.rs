@@ -1,6 +1,6 @@
 //! One stream of packets, many sinks, on the thread `fan-out`.
 //!
-//! The encoders send to one channel. A sink reads through a [`Tap`], a queue of its own: a sink that is slow or dead loses its own
+//! The encoders send to one channel. A sink reads through a [`Subscription`], a queue of its own: a sink that is slow or dead loses its own
 //! packets, and neither the encoders nor other sinks wait for it. What it gets can always be decoded: after a gap it goes on
 //! with a keyframe.
 
@@ -14,45 +14,45 @@ use std::time::{Duration, Instant};
 use pagecast_core::{Packet, Track};
 
 use queue::Queue;
-pub use queue::{Limit, Tally};
+pub use queue::{QueueLimit, QueueStats};
 
 /// Packets on their way from the encoders. Full: the encoders wait, which is short, as nothing waits behind.
-const PACKETS: usize = 256;
+const MAX_QUEUED_PACKETS: usize = 256;
 
 /// The thread that hands packets on. Ends when all encoders are gone.
 #[derive(Debug)]
 pub struct FanOut {
-    taps: Taps,
+    handle: FanOutHandle,
     thread: JoinHandle<()>,
 }
 
 /// Where taps are made; any number of these may be around.
 #[derive(Debug, Clone)]
-pub struct Taps {
-    lead: Track,
-    list: Arc<Mutex<List>>,
+pub struct FanOutHandle {
+    reference_track: Track,
+    subscriptions: Arc<Mutex<Subscriptions>>,
 }
 
 #[derive(Debug, Default)]
-struct List {
-    taps: Vec<Weak<Shared>>,
+struct Subscriptions {
+    queues: Vec<Weak<SharedQueue>>,
     /// A packet has passed.
-    begun: bool,
-    over: bool,
+    has_started: bool,
+    ended: bool,
 }
 
 /// What both ends of a tap see.
 #[derive(Debug)]
-struct Shared {
+struct SharedQueue {
     queue: Mutex<Queue>,
-    news: Condvar,
+    available: Condvar,
 }
 
 /// One sink's queue of packets. Dropped, it is removed.
 #[derive(Debug)]
-pub struct Tap {
+pub struct Subscription {
     name: String,
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
 }
 
 impl FanOut {
@@ -61,24 +61,24 @@ impl FanOut {
     /// # Errors
     /// The thread cannot be started.
     pub fn spawn(lead: Track) -> std::io::Result<(SyncSender<Packet>, Self)> {
-        let (sender, packets) = sync_channel(PACKETS);
-        let taps = Taps { lead, list: Arc::default() };
-        let list = Arc::clone(&taps.list);
+        let (sender, packets) = sync_channel(MAX_QUEUED_PACKETS);
+        let taps = FanOutHandle { reference_track: lead, subscriptions: Arc::default() };
+        let list = Arc::clone(&taps.subscriptions);
         let thread =
             std::thread::Builder::new().name("fan-out".into()).spawn(move || run(&packets, &list))?;
-        Ok((sender, Self { taps, thread }))
+        Ok((sender, Self { handle: taps, thread }))
     }
 
-    /// As [`Taps::tap`].
+    /// As [`FanOutHandle::subscribe`].
     #[must_use]
-    pub fn tap(&self, name: &str, limit: Limit) -> Tap {
-        self.taps.tap(name, limit)
+    pub fn subscribe(&self, name: &str, limit: QueueLimit) -> Subscription {
+        self.handle.subscribe(name, limit)
     }
 
     /// For those who add sinks later.
     #[must_use]
-    pub fn taps(&self) -> Taps {
-        self.taps.clone()
+    pub fn handle(&self) -> FanOutHandle {
+        self.handle.clone()
     }
 
     /// Waits until all packets are handed on: no encoder may be left. False if the thread panicked.
@@ -88,50 +88,50 @@ impl FanOut {
     }
 }
 
-impl Taps {
+impl FanOutHandle {
     /// A new queue, named in logs. Made before the first packet, it gets everything; made later, it begins with a keyframe.
     #[must_use]
-    pub fn tap(&self, name: &str, limit: Limit) -> Tap {
-        self.add(name, limit, false)
+    pub fn subscribe(&self, name: &str, limit: QueueLimit) -> Subscription {
+        self.add_subscription(name, limit, false)
     }
 
-    /// A new queue that takes nothing until [`Tap::restart`].
+    /// A new queue that takes nothing until [`Subscription::restart`].
     #[must_use]
-    pub fn paused(&self, name: &str, limit: Limit) -> Tap {
-        self.add(name, limit, true)
+    pub fn subscribe_paused(&self, name: &str, limit: QueueLimit) -> Subscription {
+        self.add_subscription(name, limit, true)
     }
 
-    fn add(&self, name: &str, limit: Limit, paused: bool) -> Tap {
-        let mut list = lock(&self.list);
-        let mut queue = Queue::new(self.lead, limit, list.begun);
+    fn add_subscription(&self, name: &str, limit: QueueLimit, paused: bool) -> Subscription {
+        let mut list = lock(&self.subscriptions);
+        let mut queue = Queue::new(self.reference_track, limit, list.has_started);
         if paused {
             queue.pause();
         }
-        if list.over {
-            queue.end();
+        if list.ended {
+            queue.close();
         }
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), news: Condvar::new() });
-        list.taps.push(Arc::downgrade(&shared));
-        Tap { name: name.to_owned(), shared }
+        let shared = Arc::new(SharedQueue { queue: Mutex::new(queue), available: Condvar::new() });
+        list.queues.push(Arc::downgrade(&shared));
+        Subscription { name: name.to_owned(), shared }
     }
 }
 
-fn run(packets: &Receiver<Packet>, list: &Mutex<List>) {
+fn run(packets: &Receiver<Packet>, list: &Mutex<Subscriptions>) {
     for packet in packets {
         let mut list = lock(list);
-        list.begun = true;
-        list.taps.retain(|tap| {
+        list.has_started = true;
+        list.queues.retain(|tap| {
             let Some(tap) = tap.upgrade() else { return false };
             lock(&tap.queue).push(packet.clone());
-            tap.news.notify_one();
+            tap.available.notify_one();
             true
         });
     }
     let mut list = lock(list);
-    list.over = true;
-    for tap in list.taps.drain(..).filter_map(|tap| tap.upgrade()) {
-        lock(&tap.queue).end();
-        tap.news.notify_one();
+    list.ended = true;
+    for tap in list.queues.drain(..).filter_map(|tap| tap.upgrade()) {
+        lock(&tap.queue).close();
+        tap.available.notify_one();
     }
 }
 
@@ -142,16 +142,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What a tap has for its sink.
 #[derive(Debug, Clone)]
-pub enum Next {
+pub enum Received {
     /// The next packet.
     Packet(Packet),
     /// Nothing came in time.
-    Nothing,
+    Empty,
     /// Nothing will come any more.
-    End,
+    Closed,
 }
 
-impl Tap {
+impl Subscription {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -164,31 +164,31 @@ impl Tap {
         let mut queue = lock(&self.shared.queue);
         loop {
             match queue.pop() {
-                Next::Packet(packet) => return Some(packet),
-                Next::End => return None,
-                Next::Nothing => {}
+                Received::Packet(packet) => return Some(packet),
+                Received::Closed => return None,
+                Received::Empty => {}
             }
-            queue = self.shared.news.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self.shared.available.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Waits for the next packet, but no longer than `timeout`.
     #[must_use]
-    pub fn recv_timeout(&self, timeout: Duration) -> Next {
+    pub fn recv_timeout(&self, timeout: Duration) -> Received {
         let until = Instant::now() + timeout;
         let mut queue = lock(&self.shared.queue);
         loop {
             let next = queue.pop();
             let left = until.saturating_duration_since(Instant::now());
-            if !matches!(next, Next::Nothing) || left.is_zero() {
+            if !matches!(next, Received::Empty) || left.is_zero() {
                 return next;
             }
-            let waited = self.shared.news.wait_timeout(queue, left);
+            let waited = self.shared.available.wait_timeout(queue, left);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Drops what is queued and takes nothing until [`Tap::restart`].
+    /// Drops what is queued and takes nothing until [`Subscription::restart`].
     pub fn pause(&self) {
         lock(&self.shared.queue).pause();
     }
@@ -200,19 +200,19 @@ impl Tap {
 
     /// What is queued, and what was lost.
     #[must_use]
-    pub fn tally(&self) -> Tally {
-        lock(&self.shared.queue).tally()
+    pub fn stats(&self) -> QueueStats {
+        lock(&self.shared.queue).stats()
     }
 
     /// Packets dropped since the first one was queued.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.tally().lost
+        self.stats().lost
     }
 }
 
 /// Packets until the last one, waiting for each.
-impl Iterator for Tap {
+impl Iterator for Subscription {
     type Item = Packet;
     fn next(&mut self) -> Option<Packet> {
         self.recv()
@@ -224,12 +224,12 @@ mod tests {
     use super::queue::tests::{audio, video};
     use super::*;
 
-    const ROOM: Limit = Limit { bytes: usize::MAX, span: Duration::from_secs(3600) };
+    const UNLIMITED: QueueLimit = QueueLimit { bytes: usize::MAX, duration: Duration::from_secs(3600) };
 
     #[test]
-    fn every_tap_gets_every_packet_and_the_end() {
+    fn every_subscription_gets_every_packet_and_the_end() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
-        let taps = [fan_out.tap("a", ROOM), fan_out.tap("b", ROOM)];
+        let taps = [fan_out.subscribe("a", UNLIMITED), fan_out.subscribe("b", UNLIMITED)];
         for at in 0..1000 {
             packets.send(video(at, at % 100 == 0)).unwrap();
         }
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn data_is_shared_not_copied() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
-        let taps = [fan_out.tap("a", ROOM), fan_out.tap("b", ROOM)];
+        let taps = [fan_out.subscribe("a", UNLIMITED), fan_out.subscribe("b", UNLIMITED)];
         let packet = video(0, true);
         packets.send(packet.clone()).unwrap();
         for tap in taps {
@@ -252,42 +252,42 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_tap_keeps_nobody_waiting() {
+    fn a_dead_subscription_keeps_nobody_waiting() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
-        let dead = fan_out.tap("dead", Limit { bytes: 10_000, span: Duration::from_secs(1) });
-        let alive = fan_out.tap("alive", ROOM);
+        let dead = fan_out.subscribe("dead", QueueLimit { bytes: 10_000, duration: Duration::from_secs(1) });
+        let alive = fan_out.subscribe("alive", UNLIMITED);
         for at in 0..5000 {
             packets.send(video(at, at % 100 == 0)).unwrap();
             assert_eq!(alive.recv().map(|p| p.pts.as_millis()), Some(at));
         }
-        let tally = dead.tally();
+        let tally = dead.stats();
         assert!(tally.bytes <= 10_000 && tally.lost > 4000, "{tally:?}");
     }
 
     #[test]
-    fn a_tap_made_later_begins_with_a_keyframe_and_one_made_too_late_ends() {
+    fn a_late_subscription_begins_with_a_keyframe_and_one_after_the_end_is_closed() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
-        let (first, taps) = (fan_out.tap("first", ROOM), fan_out.taps());
+        let (first, taps) = (fan_out.subscribe("first", UNLIMITED), fan_out.handle());
         packets.send(video(0, true)).unwrap();
         assert!(first.recv().is_some());
-        let later = taps.tap("later", ROOM);
-        assert!(matches!(later.recv_timeout(Duration::ZERO), Next::Nothing));
+        let later = taps.subscribe("later", UNLIMITED);
+        assert!(matches!(later.recv_timeout(Duration::ZERO), Received::Empty));
         for packet in [video(1, false), audio(1), video(2, true), audio(2)] {
             packets.send(packet).unwrap();
         }
         drop((first, packets));
         assert!(fan_out.finish());
         assert!(later.map(|p| p.pts.as_millis()).eq([2, 2]));
-        assert!(taps.tap("too late", ROOM).recv().is_none());
+        assert!(taps.subscribe("too late", UNLIMITED).recv().is_none());
     }
 
     #[test]
-    fn a_dropped_tap_is_removed() {
+    fn a_dropped_subscription_is_removed() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
-        let (stays, goes) = (fan_out.tap("stays", ROOM), fan_out.tap("goes", ROOM));
+        let (stays, goes) = (fan_out.subscribe("stays", UNLIMITED), fan_out.subscribe("goes", UNLIMITED));
         drop(goes);
         packets.send(video(0, true)).unwrap();
         assert!(stays.recv().is_some());
-        assert_eq!(lock(&fan_out.taps.list).taps.len(), 1);
+        assert_eq!(lock(&fan_out.handle.subscriptions).queues.len(), 1);
     }
 }

@@ -18,12 +18,12 @@ use crate::convert::Matrix;
 /// size.
 const QUALITY: i32 = 3;
 /// libavcodec's unit of quality (`FF_QP2LAMBDA`).
-const LAMBDA: i32 = 118;
+const QP_TO_LAMBDA: i32 = 118;
 /// Bits behind the point of the fixed-point factors: products of 8-bit values stay below 2³¹.
-const FRACTION: u32 = 16;
+const FRACTION_BITS: u32 = 16;
 
 /// A picture of the page as a JPEG.
-pub(crate) fn of_picture(picture: &Picture) -> Result<Vec<u8>, ff::Error> {
+pub(crate) fn encode_picture(picture: &Picture) -> Result<Vec<u8>, ff::Error> {
     let mut frame = Video::new(Pixel::YUVJ420P, picture.width(), picture.height());
     let strides = [0, 1, 2].map(|plane| frame.stride(plane));
     let mut planes = [0, 1, 2].map(|plane| vec![0; frame.data(plane).len()]);
@@ -50,18 +50,18 @@ pub(crate) fn of_picture(picture: &Picture) -> Result<Vec<u8>, ff::Error> {
     for (plane, data) in planes.iter().enumerate() {
         frame.data_mut(plane).copy_from_slice(data);
     }
-    encode(&frame)
+    encode_mjpeg(&frame)
 }
 
 /// A 4:2:0 picture in limited range, as encoders of video take it, as a JPEG.
-pub(crate) fn of_video(picture: &Video, matrix: Matrix) -> Result<Vec<u8>, ff::Error> {
+pub(crate) fn encode_video_frame(picture: &Video, matrix: Matrix) -> Result<Vec<u8>, ff::Error> {
     let mut frame = Video::new(Pixel::YUVJ420P, picture.width(), picture.height());
-    Conversion::from(matrix).run(picture, &mut frame);
-    encode(&frame)
+    FullRangeBt601::from(matrix).convert(picture, &mut frame);
+    encode_mjpeg(&frame)
 }
 
 /// A picture in full-range BT.601 as the bytes of a file.
-fn encode(frame: &Video) -> Result<Vec<u8>, ff::Error> {
+fn encode_mjpeg(frame: &Video) -> Result<Vec<u8>, ff::Error> {
     let codec = ff::encoder::find(ff::codec::Id::MJPEG).ok_or(ff::Error::EncoderNotFound)?;
     let mut context = Context::new_with_codec(codec).encoder().video()?;
     context.set_width(frame.width());
@@ -69,7 +69,7 @@ fn encode(frame: &Video) -> Result<Vec<u8>, ff::Error> {
     context.set_format(Pixel::YUVJ420P);
     context.set_time_base((1, 1));
     context.set_flags(ff::codec::Flags::QSCALE);
-    context.set_global_quality(QUALITY * LAMBDA);
+    context.set_global_quality(QUALITY * QP_TO_LAMBDA);
     let mut encoder = context.open()?;
     encoder.send_frame(frame)?;
     encoder.send_eof()?;
@@ -83,52 +83,52 @@ fn encode(frame: &Video) -> Result<Vec<u8>, ff::Error> {
 /// The difference of two lumas is a sum of the colour differences alone. So chroma is made of chroma, and one
 /// correction of luma holds for the four pixels that share a chroma sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Conversion {
+struct FullRangeBt601 {
     /// Full range of luma.
-    scale: i32,
-    /// What Cb and Cr add to luma, Cb and Cr, in fixed-point with [`FRACTION`] bits.
-    luma: [i32; 2],
-    blue: [i32; 2],
-    red: [i32; 2],
+    luma_scale: i32,
+    /// What Cb and Cr add to luma, Cb and Cr, in fixed-point with [`FRACTION_BITS`] bits.
+    luma_from_chroma: [i32; 2],
+    cb: [i32; 2],
+    cr: [i32; 2],
 }
 
 /// Luma's share of red and blue, of BT.601 and BT.709.
-const BT601: (f64, f64) = (0.299, 0.114);
-const BT709: (f64, f64) = (0.2126, 0.0722);
+const BT601_KR_KB: (f64, f64) = (0.299, 0.114);
+const BT709_KR_KB: (f64, f64) = (0.2126, 0.0722);
 
-impl From<Matrix> for Conversion {
+impl From<Matrix> for FullRangeBt601 {
     fn from(matrix: Matrix) -> Self {
         let (red, blue) = match matrix {
-            Matrix::Bt709 => BT709,
-            Matrix::Bt601 => BT601,
+            Matrix::Bt709 => BT709_KR_KB,
+            Matrix::Bt601 => BT601_KR_KB,
         };
         let green = 1.0 - red - blue;
-        let (red_601, blue_601) = BT601;
+        let (red_601, blue_601) = BT601_KR_KB;
         let green_601 = 1.0 - red_601 - blue_601;
         // R - Y, B - Y and G - Y as (factor of Cb, factor of Cr), both from -0.5 to 0.5 of full range.
         let (r, b) = ((0.0, 2.0 * (1.0 - red)), (2.0 * (1.0 - blue), 0.0));
         let g = (-blue * b.0 / green, -red * r.1 / green);
         let luma = |of: &dyn Fn((f64, f64)) -> f64| red_601 * of(r) + green_601 * of(g) + blue_601 * of(b);
         let (from_cb, from_cr) = (luma(&|c| c.0), luma(&|c| c.1));
-        let fixed = |value: f64| (value * f64::from(1 << FRACTION)).round() as i32;
+        let fixed = |value: f64| (value * f64::from(1 << FRACTION_BITS)).round() as i32;
         let chroma = 255.0 / 224.0;
         let cb = 0.5 / (1.0 - blue_601) * chroma;
         let cr = 0.5 / (1.0 - red_601) * chroma;
         Self {
-            scale: fixed(255.0 / 219.0),
-            luma: [fixed(from_cb * chroma), fixed(from_cr * chroma)],
-            blue: [fixed((b.0 - from_cb) * cb), fixed((b.1 - from_cr) * cb)],
-            red: [fixed((r.0 - from_cb) * cr), fixed((r.1 - from_cr) * cr)],
+            luma_scale: fixed(255.0 / 219.0),
+            luma_from_chroma: [fixed(from_cb * chroma), fixed(from_cr * chroma)],
+            cb: [fixed((b.0 - from_cb) * cb), fixed((b.1 - from_cr) * cb)],
+            cr: [fixed((r.0 - from_cb) * cr), fixed((r.1 - from_cr) * cr)],
         }
     }
 }
 
-impl Conversion {
-    fn run(&self, from: &Video, to: &mut Video) {
-        const HALF: i32 = 1 << (FRACTION - 1);
+impl FullRangeBt601 {
+    fn convert(&self, from: &Video, to: &mut Video) {
+        const HALF: i32 = 1 << (FRACTION_BITS - 1);
         let (width, height) = (from.width() as usize, from.height() as usize);
         let columns = width.div_ceil(2);
-        let byte = |value: i32| (value >> FRACTION).clamp(0, 255) as u8;
+        let byte = |value: i32| (value >> FRACTION_BITS).clamp(0, 255) as u8;
         // What luma is corrected by, and both colours, of one line of chroma.
         let (mut offsets, mut blue, mut red) =
             (vec![0_i32; columns], vec![0_u8; columns], vec![0_u8; columns]);
@@ -139,9 +139,9 @@ impl Conversion {
             for ((cb, cr), ((offset, blue), red)) in pairs.zip(targets) {
                 let (cb, cr) = (i32::from(*cb) - 128, i32::from(*cr) - 128);
                 let sum = |factors: [i32; 2]| factors[0] * cb + factors[1] * cr;
-                *offset = sum(self.luma) + HALF - 16 * self.scale;
-                *blue = byte(sum(self.blue) + HALF + (128 << FRACTION));
-                *red = byte(sum(self.red) + HALF + (128 << FRACTION));
+                *offset = sum(self.luma_from_chroma) + HALF - 16 * self.luma_scale;
+                *blue = byte(sum(self.cb) + HALF + (128 << FRACTION_BITS));
+                *red = byte(sum(self.cr) + HALF + (128 << FRACTION_BITS));
             }
             for (plane, chroma) in [(1, &blue), (2, &red)] {
                 let stride = to.stride(plane);
@@ -153,7 +153,7 @@ impl Conversion {
                 let target = &mut to.data_mut(0)[row * stride..][..width];
                 for ((target, source), offset) in target.chunks_mut(2).zip(source.chunks(2)).zip(&offsets) {
                     for (target, source) in target.iter_mut().zip(source) {
-                        *target = byte(i32::from(*source) * self.scale + offset);
+                        *target = byte(i32::from(*source) * self.luma_scale + offset);
                     }
                 }
             }
@@ -170,14 +170,14 @@ mod tests {
 
     /// Largest difference of a channel from the page's colour: all that 8 bits of limited range and of JPEG
     /// allow.
-    const MAX_OFF: f64 = 3.0;
+    const MAX_CHANNEL_ERROR: f64 = 3.0;
     /// Side of a patch: what a JPEG quantizes as one, of luma and of chroma.
-    const PATCH: usize = 16;
+    const PATCH_SIZE: usize = 16;
     /// Patches from left to right.
-    const COLUMNS: usize = 64;
+    const PATCH_COLUMNS: usize = 64;
 
     /// Every 15th level of each channel, and colours that pages have.
-    fn colours() -> Vec<[u8; 3]> {
+    fn test_colours() -> Vec<[u8; 3]> {
         let level = |i: usize| (i % 18 * 15) as u8;
         let mut all: Vec<_> = (0..18 * 18 * 18).map(|i| [level(i), level(i / 18), level(i / 324)]).collect();
         all.extend([[220, 20, 60], [212, 175, 55], [18, 52, 86], [254, 1, 127], [1, 2, 3]]);
@@ -187,10 +187,11 @@ mod tests {
 
     /// A picture with a patch of each colour, in R, G and B.
     fn chart(colours: &[[u8; 3]]) -> Picture {
-        let (width, height) = (COLUMNS * PATCH, colours.len().div_ceil(COLUMNS) * PATCH);
+        let (width, height) =
+            (PATCH_COLUMNS * PATCH_SIZE, colours.len().div_ceil(PATCH_COLUMNS) * PATCH_SIZE);
         let mut picture = Picture::new(width as u32, height as u32);
         for (i, pixel) in picture.bgrx_mut().chunks_exact_mut(4).enumerate() {
-            let patch = i / width / PATCH * COLUMNS + i % width / PATCH;
+            let patch = i / width / PATCH_SIZE * PATCH_COLUMNS + i % width / PATCH_SIZE;
             let [r, g, b] = colours.get(patch).copied().unwrap_or_default();
             pixel.copy_from_slice(&[b, g, r, 0]);
         }
@@ -198,7 +199,7 @@ mod tests {
     }
 
     /// What a reader of JPEG shows of each patch (JFIF 1.02: R = Y + 1.402 Cr, and so on), before it rounds.
-    fn shown(jpeg: &[u8], count: usize) -> Vec<[f64; 3]> {
+    fn decode_patches(jpeg: &[u8], count: usize) -> Vec<[f64; 3]> {
         let codec = ff::decoder::find(ff::codec::Id::MJPEG).unwrap();
         let mut decoder = Context::new_with_codec(codec).decoder().video().unwrap();
         decoder.send_packet(&ff::Packet::copy(jpeg)).unwrap();
@@ -206,7 +207,10 @@ mod tests {
         decoder.receive_frame(&mut frame).unwrap();
         assert_eq!(frame.format(), Pixel::YUVJ420P);
         let colour = |patch: usize| {
-            let (x, y) = (patch % COLUMNS * PATCH + PATCH / 2, patch / COLUMNS * PATCH + PATCH / 2);
+            let (x, y) = (
+                patch % PATCH_COLUMNS * PATCH_SIZE + PATCH_SIZE / 2,
+                patch / PATCH_COLUMNS * PATCH_SIZE + PATCH_SIZE / 2,
+            );
             let at =
                 |plane: usize, x: usize, y: usize| f64::from(frame.data(plane)[y * frame.stride(plane) + x]);
             let (y, cb, cr) = (at(0, x, y), at(1, x / 2, y / 2) - 128.0, at(2, x / 2, y / 2) - 128.0);
@@ -215,23 +219,23 @@ mod tests {
         (0..count).map(colour).collect()
     }
 
-    fn assert_near(colours: &[[u8; 3]], shown: &[[f64; 3]]) {
+    fn assert_colours_match(colours: &[[u8; 3]], shown: &[[f64; 3]]) {
         for (wanted, seen) in colours.iter().zip(shown) {
             let off = (0..3).map(|c| (seen[c].round() - f64::from(wanted[c])).abs()).fold(0.0, f64::max);
-            assert!(off <= MAX_OFF, "{wanted:?} became {seen:?}");
+            assert!(off <= MAX_CHANNEL_ERROR, "{wanted:?} became {seen:?}");
         }
     }
 
     #[test]
     fn a_picture_of_the_page_has_its_colours() {
-        let colours = colours();
-        let jpeg = of_picture(&chart(&colours)).unwrap();
-        assert_near(&colours, &shown(&jpeg, colours.len()));
+        let colours = test_colours();
+        let jpeg = encode_picture(&chart(&colours)).unwrap();
+        assert_colours_match(&colours, &decode_patches(&jpeg, colours.len()));
     }
 
     #[test]
     fn a_picture_of_the_encoder_has_the_colours_of_the_page() {
-        let colours = colours();
+        let colours = test_colours();
         let picture = chart(&colours);
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         for matrix in [Matrix::Bt709, Matrix::Bt601] {
@@ -247,8 +251,8 @@ mod tests {
                     frame.data_mut(plane)[row * stride..][..width].copy_from_slice(line);
                 }
             }
-            let jpeg = of_video(&frame, matrix).unwrap();
-            assert_near(&colours, &shown(&jpeg, colours.len()));
+            let jpeg = encode_video_frame(&frame, matrix).unwrap();
+            assert_colours_match(&colours, &decode_patches(&jpeg, colours.len()));
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn add_stream(
 }
 
 /// A packet as libavformat takes it, for a stream that counts `per_second` units a second.
-pub(crate) fn packet_of(packet: &Packet, stream: usize, per_second: u32) -> ff::Packet {
+pub(crate) fn to_av_packet(packet: &Packet, stream: usize, per_second: u32) -> ff::Packet {
     let mut av = ff::Packet::copy(&packet.data);
     let at = |t: MediaTime| t.to_index(per_second);
     av.set_stream(stream);
@@ -41,9 +41,9 @@ pub(crate) fn packet_of(packet: &Packet, stream: usize, per_second: u32) -> ff::
 }
 
 /// Hands a packet to a muxer.
-pub(crate) fn write(output: &mut Output, packet: &mut ff::Packet) -> Result<(), ff::Error> {
+pub(crate) fn write_packet(output: &mut Output, packet: &mut ff::Packet) -> Result<(), ff::Error> {
     // SAFETY: the context is ours, open, and past its header; the packet lives until the call returns.
-    check(unsafe { ffi::av_write_frame(output.as_mut_ptr(), packet::Mut::as_mut_ptr(packet)) })
+    check_av(unsafe { ffi::av_write_frame(output.as_mut_ptr(), packet::Mut::as_mut_ptr(packet)) })
 }
 
 /// Hands what was written to whom it is for. How much was written to it so far, where that is known.
@@ -55,24 +55,24 @@ pub(crate) fn flush(output: &mut Output) -> Result<u64, ff::Error> {
             return Err(ff::Error::Other { errno: rustix::io::Errno::BADF.raw_os_error() });
         }
         ffi::avio_flush(io);
-        check((*io).error)?;
+        check_av((*io).error)?;
         Ok(u64::try_from(ffi::avio_seek(io, 0, SEEK_CUR)).unwrap_or(0))
     }
 }
 
 /// Writes what stands at a file's end.
-pub(crate) fn end(output: &mut Output) -> Result<(), ff::Error> {
+pub(crate) fn write_trailer(output: &mut Output) -> Result<(), ff::Error> {
     // SAFETY: the context is ours and past its header.
-    check(unsafe { ffi::av_write_trailer(output.as_mut_ptr()) })
+    check_av(unsafe { ffi::av_write_trailer(output.as_mut_ptr()) })
 }
 
 /// Some calls return how much they wrote.
-pub(crate) fn check(result: i32) -> Result<(), ff::Error> {
+pub(crate) fn check_av(result: i32) -> Result<(), ff::Error> {
     if result < 0 { Err(result.into()) } else { Ok(()) }
 }
 
 /// A path that libavformat does not take for another protocol.
-pub(crate) fn url(path: &Path) -> OsString {
+pub(crate) fn file_url(path: &Path) -> OsString {
     let mut url = OsString::from("file:");
     url.push(path);
     url

@@ -7,27 +7,27 @@ use pagecast_core::{TILE_HEIGHT, TILE_WIDTH, Tiles};
 use crate::convert::Planes;
 
 /// What the weights of one pixel add up to.
-const ONE: u16 = 256;
+const WEIGHT_SUM: u16 = 256;
 
 /// Scales pictures of one size to another, which is no larger.
 #[derive(Debug)]
 pub struct Scaler {
     /// Luma and chroma, across and down.
-    planes: [(Axis, Axis); 2],
-    /// A row of the larger picture, in units of [`ONE`].
-    row: Vec<u16>,
+    filters: [(AxisFilter, AxisFilter); 2],
+    /// A row of the larger picture, in units of [`WEIGHT_SUM`].
+    row_sums: Vec<u16>,
 }
 
 /// Which pixels of a line make each pixel of the shorter line.
 #[derive(Debug)]
-struct Axis {
+struct AxisFilter {
     /// Pixels that make one.
     taps: usize,
     /// The first of them.
     starts: Vec<usize>,
     /// `taps` for each pixel.
     weights: Vec<u16>,
-    from: usize,
+    source_len: usize,
 }
 
 impl Scaler {
@@ -35,10 +35,10 @@ impl Scaler {
     #[must_use]
     pub fn new(from: (u32, u32), to: (u32, u32)) -> Self {
         let axes = |half: u32| {
-            let axis = |from: u32, to: u32| Axis::new((from / half) as usize, (to / half) as usize);
+            let axis = |from: u32, to: u32| AxisFilter::new((from / half) as usize, (to / half) as usize);
             (axis(from.0, to.0), axis(from.1, to.1))
         };
-        Self { planes: [axes(1), axes(2)], row: vec![0; from.0 as usize] }
+        Self { filters: [axes(1), axes(2)], row_sums: vec![0; from.0 as usize] }
     }
 
     /// Scales what lies in `damage`, tiles of the larger picture.
@@ -48,41 +48,45 @@ impl Scaler {
     pub fn scale(&mut self, source: &Planes<'_>, damage: &Tiles, target: &mut Planes<'_>) {
         for (plane, stride) in source.stride.into_iter().enumerate() {
             let chroma = usize::from(plane > 0);
-            let (across, down) = &self.planes[chroma];
+            let (across, down) = &self.filters[chroma];
             let half = 1 << chroma;
             let (source, into) = (&*source.data[plane], &mut *target.data[plane]);
             for (row, first, end) in damage.runs() {
                 let area = |tile: u32, side: u32| (tile * side) as usize / half;
-                let columns = across.touched(area(first, TILE_WIDTH), area(end, TILE_WIDTH));
-                let rows = down.touched(area(row, TILE_HEIGHT), area(row + 1, TILE_HEIGHT));
+                let columns = across.affected_range(area(first, TILE_WIDTH), area(end, TILE_WIDTH));
+                let rows = down.affected_range(area(row, TILE_HEIGHT), area(row + 1, TILE_HEIGHT));
                 let Some(last) = columns.clone().last() else { continue };
                 let span = across.starts[columns.start]..across.starts[last] + across.taps;
                 for y in rows {
-                    down.add_up(
+                    down.filter_vertical(
                         y,
                         |from| &source[from * stride..][span.clone()],
-                        &mut self.row[span.clone()],
+                        &mut self.row_sums[span.clone()],
                     );
                     let to = &mut into[y * target.stride[plane]..][columns.clone()];
-                    across.shorten(columns.start, &self.row, to);
+                    across.filter_horizontal(columns.start, &self.row_sums, to);
                 }
             }
         }
     }
 }
 
-impl Axis {
+impl AxisFilter {
     fn new(from: usize, to: usize) -> Self {
         // A pixel that covers `from / to` pixels touches at most one more than that, and one if they are as many.
         let taps = if from.is_multiple_of(to) { from / to } else { (from / to + 2).min(from) };
-        let mut axis =
-            Self { taps, starts: Vec::with_capacity(to), weights: Vec::with_capacity(to * taps), from };
+        let mut axis = Self {
+            taps,
+            starts: Vec::with_capacity(to),
+            weights: Vec::with_capacity(to * taps),
+            source_len: from,
+        };
         for i in 0..to {
             // Everything in units of a `to`-th of a pixel: pixel `i` covers `from` of them.
             let (begin, end) = (i * from, (i + 1) * from);
             let start = (begin / to).min(from - taps);
             let covered = |pixel: usize| end.min((pixel + 1) * to).saturating_sub(begin.max(pixel * to));
-            let mut left = usize::from(ONE);
+            let mut left = usize::from(WEIGHT_SUM);
             let mut rest = from;
             for pixel in start..start + taps {
                 // What is rounded off here is there for the next one, so that the sum is exact.
@@ -97,19 +101,19 @@ impl Axis {
     }
 
     /// The pixels of the shorter line that some pixel of `begin..end` of the longer one is in.
-    fn touched(&self, begin: usize, end: usize) -> std::ops::Range<usize> {
+    fn affected_range(&self, begin: usize, end: usize) -> std::ops::Range<usize> {
         let to = self.starts.len();
-        let first = begin.min(self.from) * to / self.from;
-        let last = (end.min(self.from) * to).div_ceil(self.from);
+        let first = begin.min(self.source_len) * to / self.source_len;
+        let last = (end.min(self.source_len) * to).div_ceil(self.source_len);
         first..last
     }
 
     /// Adds up the lines that make line `at`.
-    fn add_up<'a>(&self, at: usize, line: impl Fn(usize) -> &'a [u8], sum: &mut [u16]) {
+    fn filter_vertical<'a>(&self, at: usize, line: impl Fn(usize) -> &'a [u8], sum: &mut [u16]) {
         let weights = &self.weights[at * self.taps..][..self.taps];
         let lines = (self.starts[at]..).map(line);
         for (tap, (weight, line)) in weights.iter().zip(lines).enumerate() {
-            // The weights of a pixel add up to [`ONE`], so nothing wraps; that it is not checked makes it four times as fast.
+            // The weights of a pixel add up to [`WEIGHT_SUM`], so nothing wraps; that it is not checked makes it four times as fast.
             let part = |pixel: &u8| u16::from(*pixel).wrapping_mul(*weight);
             if tap == 0 {
                 sum.iter_mut().zip(line).for_each(|(sum, pixel)| *sum = part(pixel));
@@ -120,34 +124,34 @@ impl Axis {
     }
 
     /// Adds up the pixels of `line` that make those from `first` on.
-    fn shorten(&self, first: usize, line: &[u16], to: &mut [u8]) {
+    fn filter_horizontal(&self, first: usize, line: &[u16], to: &mut [u8]) {
         match self.taps {
-            1 => self.shorten_by::<1>(first, line, to),
-            2 => self.shorten_by::<2>(first, line, to),
-            3 => self.shorten_by::<3>(first, line, to),
-            4 => self.shorten_by::<4>(first, line, to),
+            1 => self.filter_horizontal_taps::<1>(first, line, to),
+            2 => self.filter_horizontal_taps::<2>(first, line, to),
+            3 => self.filter_horizontal_taps::<3>(first, line, to),
+            4 => self.filter_horizontal_taps::<4>(first, line, to),
             _ => {
                 let weights = self.weights[first * self.taps..].chunks_exact(self.taps);
                 for ((to, start), weights) in to.iter_mut().zip(&self.starts[first..]).zip(weights) {
-                    *to = mean(&line[*start..][..self.taps], weights);
+                    *to = weighted_mean(&line[*start..][..self.taps], weights);
                 }
             }
         }
     }
 
     /// The same, for a number of taps that the compiler knows.
-    fn shorten_by<const TAPS: usize>(&self, first: usize, line: &[u16], to: &mut [u8]) {
+    fn filter_horizontal_taps<const TAPS: usize>(&self, first: usize, line: &[u16], to: &mut [u8]) {
         let weights = &self.weights.as_chunks::<TAPS>().0[first..];
         for ((to, start), weights) in to.iter_mut().zip(&self.starts[first..]).zip(weights) {
-            *to = mean(&line[*start..][..TAPS], weights);
+            *to = weighted_mean(&line[*start..][..TAPS], weights);
         }
     }
 }
 
-fn mean(line: &[u16], weights: &[u16]) -> u8 {
+fn weighted_mean(line: &[u16], weights: &[u16]) -> u8 {
     let parts =
         line.iter().zip(weights).map(|(pixel, weight)| u32::from(*pixel).wrapping_mul(u32::from(*weight)));
-    let one = u32::from(ONE) * u32::from(ONE);
+    let one = u32::from(WEIGHT_SUM) * u32::from(WEIGHT_SUM);
     (parts.fold(one / 2, u32::wrapping_add) / one) as u8
 }
 
@@ -166,7 +170,7 @@ mod tests {
         })
     }
 
-    fn borrowed(data: &mut [Vec<u8>; 3], width: usize) -> Planes<'_> {
+    fn as_planes(data: &mut [Vec<u8>; 3], width: usize) -> Planes<'_> {
         let [y, u, v] = data;
         Planes { data: [y, u, v], stride: [width, width / 2, width / 2] }
     }
@@ -174,8 +178,8 @@ mod tests {
     fn scaled(from: (u32, u32), to: (u32, u32), data: &mut [Vec<u8>; 3], damage: &Tiles) -> [Vec<u8>; 3] {
         let (width, height) = (to.0 as usize, to.1 as usize);
         let mut into = planes(width, height, |_, _, _| 7);
-        let source = borrowed(data, from.0 as usize);
-        Scaler::new(from, to).scale(&source, damage, &mut borrowed(&mut into, width));
+        let source = as_planes(data, from.0 as usize);
+        Scaler::new(from, to).scale(&source, damage, &mut as_planes(&mut into, width));
         into
     }
 
@@ -225,8 +229,8 @@ mod tests {
             });
             // Where the picture changed, scaling the damage alone comes to the same as scaling all of it.
             let mut into = scaled(from, to, &mut before, &Tiles::all(from.0, from.1));
-            let source = borrowed(&mut after, w);
-            Scaler::new(from, to).scale(&source, &damage, &mut borrowed(&mut into, to.0 as usize));
+            let source = as_planes(&mut after, w);
+            Scaler::new(from, to).scale(&source, &damage, &mut as_planes(&mut into, to.0 as usize));
             let whole = scaled(from, to, &mut after, &Tiles::all(from.0, from.1));
             prop_assert_eq!(into, whole);
         }
@@ -234,13 +238,13 @@ mod tests {
         #[test]
         fn weights_add_up_and_one_colour_stays(from in 1_usize..500, part in 0.01..1.0, colour in any::<u8>()) {
             let to = ((from as f64 * part) as usize).max(1);
-            let axis = Axis::new(from, to);
+            let axis = AxisFilter::new(from, to);
             for (i, weights) in axis.weights.chunks_exact(axis.taps).enumerate() {
-                prop_assert_eq!(weights.iter().sum::<u16>(), ONE);
+                prop_assert_eq!(weights.iter().sum::<u16>(), WEIGHT_SUM);
                 prop_assert!(axis.starts[i] + axis.taps <= from);
             }
             let mut line = vec![0; to];
-            axis.shorten(0, &vec![u16::from(colour) * ONE; from], &mut line);
+            axis.filter_horizontal(0, &vec![u16::from(colour) * WEIGHT_SUM; from], &mut line);
             prop_assert!(line.iter().all(|pixel| *pixel == colour));
         }
     }

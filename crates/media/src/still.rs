@@ -24,7 +24,7 @@ pub enum Error {
 /// `picture` as the bytes of a PNG file.
 ///
 /// # Errors
-/// [`Error::Encode`].
+/// [`ErrorBody::Encode`].
 pub fn to_png(picture: &Picture) -> Result<Vec<u8>, Error> {
     let mut rgb = Video::new(Pixel::RGB24, picture.width(), picture.height());
     let stride = rgb.stride(0);
@@ -35,20 +35,20 @@ pub fn to_png(picture: &Picture) -> Result<Vec<u8>, Error> {
             (*r, *g, *b) = (*red, *green, *blue);
         }
     }
-    png(&rgb).map_err(Error::Encode)
+    encode_png(&rgb).map_err(Error::Encode)
 }
 
 /// Writes `picture` to the JPEG file `path`.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`ErrorBody`].
 pub fn write_jpeg(picture: &Picture, path: &Path) -> Result<(), Error> {
-    let jpeg = jpeg::of_picture(picture).map_err(Error::Encode)?;
+    let jpeg = jpeg::encode_picture(picture).map_err(Error::Encode)?;
     std::fs::write(path, jpeg).map_err(|e| Error::Write(path.to_owned(), e))
 }
 
 /// An RGB24 picture as the bytes of a PNG.
-pub(crate) fn png(picture: &Video) -> Result<Vec<u8>, ff::Error> {
+pub(crate) fn encode_png(picture: &Video) -> Result<Vec<u8>, ff::Error> {
     let codec = ff::encoder::find(ff::codec::Id::PNG).ok_or(ff::Error::EncoderNotFound)?;
     let mut video = ff::codec::Context::new_with_codec(codec).encoder().video()?;
     video.set_width(picture.width());

@@ -6,9 +6,9 @@
 
 mod bucket;
 mod error;
-mod guard;
 mod http;
 mod local;
+mod resolver;
 pub mod tc3;
 mod vod;
 
@@ -18,77 +18,77 @@ use std::time::Duration;
 use bytes::Bytes;
 use pagecast_core::spec::{Storage, is_object_name};
 
-pub use error::{Attempt, Class, Error};
-pub use vod::Medium;
+pub use error::{Attempt, Error, ErrorClass};
+pub use vod::VodAsset;
 
-use bucket::Remote;
-use local::Local;
-pub(crate) use local::folder_of;
-use vod::Vod;
+use bucket::BucketStore;
+use local::LocalStore;
+pub(crate) use local::parent_folder;
+use vod::VodStore;
 
 /// How long to wait, and in what pieces to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct TransferConfig {
     /// For a connection.
-    pub connect: Duration,
+    pub connect_timeout: Duration,
     /// For anything to move on a connection.
-    pub stall: Duration,
+    pub stall_timeout: Duration,
     /// Bytes of a part of an upload; a file of up to so many is sent in one piece. Services want at least 5
     /// MiB.
     pub part_bytes: u64,
     /// Parts under way at a time. So many, and one more, are in memory.
-    pub parallel: usize,
+    pub max_parallel_parts: usize,
 }
 
-impl Default for Pace {
+impl Default for TransferConfig {
     fn default() -> Self {
         let (connect, stall) = (Duration::from_secs(5), Duration::from_secs(30));
-        Self { connect, stall, part_bytes: 8 << 20, parallel: 3 }
+        Self { connect_timeout: connect, stall_timeout: stall, part_bytes: 8 << 20, max_parallel_parts: 3 }
     }
 }
 
 /// What was stored, as the storage confirmed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredObject {
     /// Its size.
     pub bytes: u64,
     /// What the service calls this version of it; a folder has no such thing.
     pub etag: Option<String>,
     /// Where video on demand keeps it.
-    pub medium: Option<Medium>,
+    pub vod_asset: Option<VodAsset>,
 }
 
 /// A place where files are kept.
 #[derive(Debug)]
-pub struct Store(Kind);
+pub struct Store(Backend);
 
 #[derive(Debug)]
-enum Kind {
-    Local(Local),
-    Remote(Box<Remote>),
-    Vod(Box<Vod>),
+enum Backend {
+    Local(LocalStore),
+    Bucket(Box<BucketStore>),
+    Vod(Box<VodStore>),
 }
 
 impl Store {
     /// Prepares a way to this storage; nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Storage`] or [`Error::Open`].
+    /// [`ErrorBody::InvalidStorage`] or [`ErrorBody::OpenNotLoopback`].
     pub fn open(storage: &Storage) -> Result<Self, Error> {
-        Self::open_at(storage, Pace::default())
+        Self::open_with(storage, TransferConfig::default())
     }
 
     /// As [`Self::open`], with another pace.
     ///
     /// # Errors
-    /// [`Error::Storage`] or [`Error::Open`].
-    pub fn open_at(storage: &Storage, pace: Pace) -> Result<Self, Error> {
-        storage.check()?;
+    /// [`ErrorBody::InvalidStorage`] or [`ErrorBody::OpenNotLoopback`].
+    pub fn open_with(storage: &Storage, pace: TransferConfig) -> Result<Self, Error> {
+        storage.validate()?;
         Ok(Self(match storage {
-            Storage::File(path) => Kind::Local(Local::File(path.clone())),
-            Storage::Folder(path) => Kind::Local(Local::Folder(path.clone())),
-            Storage::Bucket(bucket) => Kind::Remote(Box::new(Remote::open(bucket, pace)?)),
-            Storage::TencentVod(vod) => Kind::Vod(Box::new(Vod::open(vod, pace)?)),
+            Storage::File(path) => Backend::Local(LocalStore::File(path.clone())),
+            Storage::Folder(path) => Backend::Local(LocalStore::Folder(path.clone())),
+            Storage::Bucket(bucket) => Backend::Bucket(Box::new(BucketStore::open(bucket, pace)?)),
+            Storage::TencentVod(vod) => Backend::Vod(Box::new(VodStore::open(vod, pace)?)),
         }))
     }
 
@@ -96,14 +96,14 @@ impl Store {
     /// name means that file. For video on demand the file becomes a medium.
     ///
     /// # Errors
-    /// Any [`Error`]; nothing half is to be seen under that name then, and parts that were sent are taken
+    /// Any [`ErrorBody`]; nothing half is to be seen under that name then, and parts that were sent are taken
     /// back.
-    pub async fn put(&self, name: &str, file: &Path, content_type: &str) -> Result<Stored, Error> {
-        named(name)?;
+    pub async fn put(&self, name: &str, file: &Path, content_type: &str) -> Result<StoredObject, Error> {
+        check_name(name)?;
         match &self.0 {
-            Kind::Local(local) => local.clone().put(name, file).await,
-            Kind::Remote(remote) => remote.put(name, file, content_type).await,
-            Kind::Vod(vod) => vod.put(name, &[(name, file)]).await,
+            Backend::Local(local) => local.clone().put(name, file).await,
+            Backend::Bucket(remote) => remote.put(name, file, content_type).await,
+            Backend::Vod(vod) => vod.put(name, &[(name, file)]).await,
         }
     }
 
@@ -111,16 +111,16 @@ impl Store {
     /// names that are relative to each other, the playlist at the end.
     ///
     /// # Errors
-    /// As [`Self::put`]; [`Error::Refused`] for any other storage.
-    pub async fn put_playlist(&self, files: &[(&str, &Path)]) -> Result<Stored, Error> {
+    /// As [`Self::put`]; [`ErrorBody::Permanent`] for any other storage.
+    pub async fn put_playlist(&self, files: &[(&str, &Path)]) -> Result<StoredObject, Error> {
         for (name, _) in files {
-            named(name)?;
+            check_name(name)?;
         }
         let playlist = files.last().map_or("no playlist", |(name, _)| *name);
         match &self.0 {
-            Kind::Vod(vod) if !files.is_empty() => vod.put(playlist, files).await,
-            Kind::Local(_) | Kind::Remote(_) | Kind::Vod(_) => {
-                Err(self.cannot("store as one medium", playlist))
+            Backend::Vod(vod) if !files.is_empty() => vod.put(playlist, files).await,
+            Backend::Local(_) | Backend::Bucket(_) | Backend::Vod(_) => {
+                Err(self.unsupported("store as one medium", playlist))
             }
         }
     }
@@ -129,19 +129,19 @@ impl Store {
     /// keep it, as in `max-age=2`.
     ///
     /// # Errors
-    /// As [`Self::put`]; [`Error::Refused`] for a single file and for video on demand.
+    /// As [`Self::put`]; [`ErrorBody::Permanent`] for a single file and for video on demand.
     pub async fn put_bytes(
         &self,
         name: &str,
         bytes: Bytes,
         content_type: &str,
         cache_control: Option<&str>,
-    ) -> Result<Stored, Error> {
-        named(name)?;
+    ) -> Result<StoredObject, Error> {
+        check_name(name)?;
         match &self.0 {
-            Kind::Local(local @ Local::Folder(_)) => local.clone().put_bytes(name, bytes).await,
-            Kind::Remote(remote) => remote.put_bytes(name, bytes, content_type, cache_control).await,
-            Kind::Local(Local::File(_)) | Kind::Vod(_) => Err(self.cannot("store", name)),
+            Backend::Local(local @ LocalStore::Folder(_)) => local.clone().put_bytes(name, bytes).await,
+            Backend::Bucket(remote) => remote.put_bytes(name, bytes, content_type, cache_control).await,
+            Backend::Local(LocalStore::File(_)) | Backend::Vod(_) => Err(self.unsupported("store", name)),
         }
     }
 
@@ -149,22 +149,22 @@ impl Store {
     ///
     /// # Errors
     /// The storage does not say.
-    pub async fn head(&self, name: &str) -> Result<Option<Stored>, Error> {
-        named(name)?;
+    pub async fn head(&self, name: &str) -> Result<Option<StoredObject>, Error> {
+        check_name(name)?;
         match &self.0 {
-            Kind::Local(local) => local.clone().head(name).await,
-            Kind::Remote(remote) => remote.head(name).await,
-            Kind::Vod(_) => Err(self.cannot("look for", name)),
+            Backend::Local(local) => local.clone().head(name).await,
+            Backend::Bucket(remote) => remote.head(name).await,
+            Backend::Vod(_) => Err(self.unsupported("look for", name)),
         }
     }
 
     /// Whether the storage answers at all, with whatever: one small request, for `name`, changes nothing.
-    pub async fn answers(&self, name: &str) -> bool {
+    pub async fn is_reachable(&self, name: &str) -> bool {
         let answer = match &self.0 {
-            Kind::Local(_) | Kind::Remote(_) => self.head(name).await.map(drop),
-            Kind::Vod(vod) => vod.probe().await,
+            Backend::Local(_) | Backend::Bucket(_) => self.head(name).await.map(drop),
+            Backend::Vod(vod) => vod.probe().await,
         };
-        answer.err().is_none_or(|error| error.class() != Class::Transient)
+        answer.err().is_none_or(|error| error.class() != ErrorClass::Transient)
     }
 
     /// Takes something away that is not needed any more; nothing there is fine, too.
@@ -172,53 +172,53 @@ impl Store {
     /// # Errors
     /// It is still there, or that is not known.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
-        named(name)?;
+        check_name(name)?;
         match &self.0 {
-            Kind::Local(local) => local.clone().delete(name).await,
-            Kind::Remote(remote) => remote.delete(name).await,
-            Kind::Vod(_) => Err(self.cannot("delete", name)),
+            Backend::Local(local) => local.clone().delete(name).await,
+            Backend::Bucket(remote) => remote.delete(name).await,
+            Backend::Vod(_) => Err(self.unsupported("delete", name)),
         }
     }
 
     /// Finds out whether things can be stored here, by storing and deleting one of a few bytes.
     ///
     /// # Errors
-    /// Why not: [`Class::Denied`], [`Class::Missing`] and so on.
+    /// Why not: [`ErrorClass::Denied`], [`ErrorClass::NotFound`] and so on.
     pub async fn probe(&self) -> Result<(), Error> {
         match &self.0 {
-            Kind::Local(local) => local.clone().probe().await,
-            Kind::Remote(remote) => remote.probe().await,
-            Kind::Vod(vod) => vod.probe().await,
+            Backend::Local(local) => local.clone().probe().await,
+            Backend::Bucket(remote) => remote.probe().await,
+            Backend::Vod(vod) => vod.probe().await,
         }
     }
 
     /// Takes back the parts of uploads that failed while the storage could not be reached, as each upload
     /// does before it begins. How many are left.
-    pub async fn tidy(&self) -> usize {
+    pub async fn abort_orphaned_uploads(&self) -> usize {
         match &self.0 {
-            Kind::Remote(remote) => remote.tidy().await,
-            Kind::Local(_) | Kind::Vod(_) => 0,
+            Backend::Bucket(remote) => remote.abort_orphaned_uploads().await,
+            Backend::Local(_) | Backend::Vod(_) => 0,
         }
     }
 
     /// The place in words, without anything secret.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn location(&self) -> String {
         match &self.0 {
-            Kind::Local(local) => local.place(),
-            Kind::Remote(remote) => remote.place().to_owned(),
-            Kind::Vod(vod) => vod.place().to_owned(),
+            Backend::Local(local) => local.location(),
+            Backend::Bucket(remote) => remote.location().to_owned(),
+            Backend::Vod(vod) => vod.location().to_owned(),
         }
     }
 
-    fn cannot(&self, verb: &'static str, name: &str) -> Error {
-        let attempt = Attempt { verb, name: name.to_owned(), place: self.place() };
-        Error::Refused(attempt, "this kind of storage has no such thing".into())
+    fn unsupported(&self, verb: &'static str, name: &str) -> Error {
+        let attempt = Attempt { verb, name: name.to_owned(), location: self.location() };
+        Error::Permanent(attempt, "this kind of storage has no such thing".into())
     }
 }
 
-fn named(name: &str) -> Result<(), Error> {
-    if is_object_name(name) { Ok(()) } else { Err(Error::Name(name.chars().take(64).collect())) }
+fn check_name(name: &str) -> Result<(), Error> {
+    if is_object_name(name) { Ok(()) } else { Err(Error::InvalidName(name.chars().take(64).collect())) }
 }
 
 /// Name of the object that [`Store::probe`] writes; of this process and moment, so that two do not meet.

@@ -12,9 +12,9 @@ use crate::convert::Matrix;
 use crate::jpeg;
 
 /// Pictures that wait to be encoded. Full: one is left out, as the machine is too busy.
-const PICTURES: usize = 2;
+const MAX_QUEUED_PICTURES: usize = 2;
 /// Encoded pictures that wait to be written. Full: the next ones wait.
-const JPEGS: usize = 8;
+const MAX_QUEUED_JPEGS: usize = 8;
 
 /// A picture.
 #[derive(Debug, Clone)]
@@ -27,26 +27,26 @@ pub struct Jpeg {
 
 /// Takes pictures when they are due.
 #[derive(Debug)]
-pub struct Thumbnails {
+pub struct ThumbnailCapture {
     fps: Fps,
-    every: Duration,
+    interval: Duration,
     /// The tick of the next one.
-    next: i64,
+    next_index: i64,
     count: i64,
     pictures: SyncSender<(MediaTime, frame::Video, Matrix)>,
 }
 
-impl Thumbnails {
+impl ThumbnailCapture {
     /// Starts the thread: a picture every so often, the first one at once. It ends with this.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn spawn(every: Duration, fps: Fps) -> std::io::Result<(Self, Receiver<Jpeg>, JoinHandle<()>)> {
-        let (pictures, todo) = sync_channel::<(MediaTime, frame::Video, Matrix)>(PICTURES);
-        let (done, jpegs) = sync_channel(JPEGS);
+        let (pictures, todo) = sync_channel::<(MediaTime, frame::Video, Matrix)>(MAX_QUEUED_PICTURES);
+        let (done, jpegs) = sync_channel(MAX_QUEUED_JPEGS);
         let run = move || {
             for (at, picture, matrix) in todo {
-                match jpeg::of_video(&picture, matrix) {
+                match jpeg::encode_video_frame(&picture, matrix) {
                     // Nobody wants any more.
                     Ok(data) => {
                         if done.send(Jpeg { at, data }).is_err() {
@@ -58,12 +58,12 @@ impl Thumbnails {
             }
         };
         let thread = std::thread::Builder::new().name("thumbnails".into()).spawn(run)?;
-        Ok((Self { fps, every, next: 0, count: 0, pictures }, jpegs, thread))
+        Ok((Self { fps, interval: every, next_index: 0, count: 0, pictures }, jpegs, thread))
     }
 
     /// Looks at the picture that is on at tick `index`, whose colours are coded by `matrix`.
     pub(crate) fn offer(&mut self, index: i64, picture: &frame::Video, matrix: Matrix) {
-        if index < self.next {
+        if index < self.next_index {
             return;
         }
         let at = self.fps.time_of(index);
@@ -71,10 +71,10 @@ impl Thumbnails {
         if self.pictures.try_send((at, picture.clone(), matrix)).is_err() {
             tracing::debug!(%at, "a thumbnail is left out");
         }
-        while self.next <= index {
+        while self.next_index <= index {
             self.count += 1;
-            let nanos = i64::try_from(self.every.as_nanos()).unwrap_or(i64::MAX);
-            self.next = self.fps.index_at(MediaTime(nanos.saturating_mul(self.count)));
+            let nanos = i64::try_from(self.interval.as_nanos()).unwrap_or(i64::MAX);
+            self.next_index = self.fps.index_at(MediaTime(nanos.saturating_mul(self.count)));
         }
     }
 }

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use pagecast_core::{MediaTime, Packet, SAMPLE_RATE};
-use pagecast_media::encode::{End, audio};
+use pagecast_media::encode::{EndTime, audio};
 use pagecast_testkit::media::beeps::rms;
-use pagecast_testkit::{Recording, Scratch};
+use pagecast_testkit::{Recording, ScratchDir};
 
-use stream::{encode_audio, encode_video, end_at, run, tick, to_file};
+use stream::{encode_audio, encode_video, end_at, record_to_file, sample_run, tick};
 
 /// That packets follow each other without a hole; how many samples they hold in all, priming aside.
-fn length(packets: &[Packet]) -> Result<i64> {
+fn total_samples(packets: &[Packet]) -> Result<i64> {
     let at = |t: MediaTime| t.to_index(SAMPLE_RATE);
     for pair in packets.windows(2) {
         ensure!(at(pair[0].pts) + at(pair[0].duration) == at(pair[1].pts), "a hole after {:?}", pair[0].pts);
@@ -25,22 +25,26 @@ fn length(packets: &[Packet]) -> Result<i64> {
 }
 
 /// What a player hears of one channel.
-fn heard(packets: Vec<Packet>) -> Result<Vec<f32>> {
-    let scratch = Scratch::new()?;
+fn decode_left(packets: Vec<Packet>) -> Result<Vec<f32>> {
+    let scratch = ScratchDir::new()?;
     let path = scratch.join("sound.mp4");
-    let (mut all, _) = encode_video(30, vec![tick(30, 0, true)?, tick(30, 59, false)?], End::new(None))?;
+    let (mut all, _) = encode_video(30, vec![tick(30, 0, true)?, tick(30, 59, false)?], EndTime::new(None))?;
     all.extend(packets);
-    to_file(&path, 30, all)?;
+    record_to_file(&path, 30, all)?;
     let [left, _] = Recording::open(&path)?.pcm()?.channels()?;
     Ok(left)
 }
 
 #[test]
 fn a_gap_is_silence_of_the_same_length() -> Result<()> {
-    let runs = vec![run(0, 4800, 0.5), run(9600, 4800, 0.5)];
+    let runs = vec![sample_run(0, 4800, 0.5), sample_run(9600, 4800, 0.5)];
     let (packets, stats) = encode_audio(runs, end_at(14_400))?;
-    ensure!(length(&packets)? == 14_400 && stats.filled() == 4800, "{} filled", stats.filled());
-    let left = heard(packets)?;
+    ensure!(
+        total_samples(&packets)? == 14_400 && stats.silence_samples() == 4800,
+        "{} filled",
+        stats.silence_samples()
+    );
+    let left = decode_left(packets)?;
     // A level that never changes is not sound: what is heard is its beginning and its end.
     let quiet = rms(&left[6000..8400]);
     let loud = rms(&left[4000..4700]);
@@ -50,10 +54,15 @@ fn a_gap_is_silence_of_the_same_length() -> Result<()> {
 
 #[test]
 fn what_is_sent_twice_is_heard_once() -> Result<()> {
-    let runs = vec![run(0, 4800, 0.5), run(2400, 4800, -0.5), run(0, 100, -0.5), run(7200, 0, 0.0)];
-    let (packets, stats) = encode_audio(runs, End::new(None))?;
-    ensure!(length(&packets)? == 7200 && stats.filled() == 0);
-    let left = heard(packets)?;
+    let runs = vec![
+        sample_run(0, 4800, 0.5),
+        sample_run(2400, 4800, -0.5),
+        sample_run(0, 100, -0.5),
+        sample_run(7200, 0, 0.0),
+    ];
+    let (packets, stats) = encode_audio(runs, EndTime::new(None))?;
+    ensure!(total_samples(&packets)? == 7200 && stats.silence_samples() == 0);
+    let left = decode_left(packets)?;
     ensure!(left[4300..4700].iter().all(|v| *v > 0.3), "what came first counts");
     ensure!(left[5000..6800].iter().all(|v| *v < -0.3), "what was new counts");
     Ok(())
@@ -62,23 +71,28 @@ fn what_is_sent_twice_is_heard_once() -> Result<()> {
 #[test]
 fn runs_end_exactly_at_the_end() -> Result<()> {
     for (runs, wanted) in [
-        (vec![run(0, 48_000, 0.1)], 10_000),
-        (vec![run(0, 9_000, 0.1), run(20_000, 10, 0.1)], 10_000),
-        (vec![run(0, 9_000, 0.1)], 10_000),
-        (vec![run(10_000, 10, 0.1)], 10_000),
+        (vec![sample_run(0, 48_000, 0.1)], 10_000),
+        (vec![sample_run(0, 9_000, 0.1), sample_run(20_000, 10, 0.1)], 10_000),
+        (vec![sample_run(0, 9_000, 0.1)], 10_000),
+        (vec![sample_run(10_000, 10, 0.1)], 10_000),
         (Vec::new(), 10_000),
-        (vec![run(0, 100, 0.1)], 0),
+        (vec![sample_run(0, 100, 0.1)], 0),
     ] {
         let (packets, _) = encode_audio(runs, end_at(wanted))?;
-        ensure!(length(&packets)? == wanted, "{} samples instead of {wanted}", length(&packets)?);
+        ensure!(
+            total_samples(&packets)? == wanted,
+            "{} samples instead of {wanted}",
+            total_samples(&packets)?
+        );
     }
     Ok(())
 }
 
 #[test]
 fn without_an_end_the_last_sample_is_the_end() -> Result<()> {
-    let (packets, _) = encode_audio(vec![run(0, 5000, 0.1), run(5000, 5000, 0.1)], End::new(None))?;
-    ensure!(length(&packets)? == 10_000);
+    let (packets, _) =
+        encode_audio(vec![sample_run(0, 5000, 0.1), sample_run(5000, 5000, 0.1)], EndTime::new(None))?;
+    ensure!(total_samples(&packets)? == 10_000);
     Ok(())
 }
 
@@ -86,16 +100,16 @@ fn without_an_end_the_last_sample_is_the_end() -> Result<()> {
 fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
     let (runs_in, runs) = sync_channel(0);
     let (packets_in, packets) = sync_channel(1000);
-    let end = End::new(None);
+    let end = EndTime::new(None);
     let thread = audio::Encoder::open(audio::Config::FILES)?.spawn(runs, end.clone(), packets_in)?;
-    runs_in.send(run(0, 48_000, 0.1))?;
+    runs_in.send(sample_run(0, 48_000, 0.1))?;
     // Nothing in it; it is taken when the run before it has been dealt with.
-    runs_in.send(run(48_000, 0, 0.1))?;
-    end.at(MediaTime::of_index(1, 2));
+    runs_in.send(sample_run(48_000, 0, 0.1))?;
+    end.set(MediaTime::from_index(1, 2));
     // Refused if the encoder has seen the end already.
-    let _over = runs_in.send(run(48_000, 4800, 0.1));
+    let _over = runs_in.send(sample_run(48_000, 4800, 0.1));
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
-    ensure!(length(&packets.iter().collect::<Vec<_>>())? == 48_000);
+    ensure!(total_samples(&packets.iter().collect::<Vec<_>>())? == 48_000);
     Ok(())
 }
 
@@ -105,7 +119,7 @@ fn when_nobody_listens_a_day_of_silence_is_not_encoded() -> Result<()> {
     drop(packets);
     let begin = Instant::now();
     let thread = audio::Encoder::open(audio::Config::FILES)?.spawn(
-        stream::through(Vec::new()),
+        stream::channel_of(Vec::new()),
         end_at(86_400 * 48_000),
         packets_in,
     )?;

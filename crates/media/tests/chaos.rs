@@ -16,58 +16,58 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use pagecast_core::Track;
 use pagecast_core::spec::{Format, Recording as Spec, Storage};
-use pagecast_media::encode::End;
-use pagecast_media::record::deliver::{self, Config, Delivery};
+use pagecast_media::encode::EndTime;
+use pagecast_media::record::upload::{self, Config, UploadTask};
 use pagecast_media::record::{Recorder, Spool};
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Fault, Recording, S3, Scratch, command::program};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{InjectedFault, Recording, S3Server, ScratchDir, command::program};
 use serde_json::Value;
 
-use place::{ACCESS, SECRET, bucket, pace};
-use stream::{delivered, encode_audio, encode_video, in_order, numbered, tapped, tracks};
+use place::{ACCESS, SECRET, bucket, transfer_config};
+use stream::{encode_audio, encode_video, numbered_tick, sorted_by_dts, subscribed, tracks, wait_for_upload};
 
 const FPS: u32 = 30;
 const KILLS: u32 = 50;
 /// Where a child finds what to do.
-const ORDER: &str = "PAGECAST_CHAOS";
+const CHILD_SPEC_ENV: &str = "PAGECAST_CHAOS";
 /// Pictures of one life: far more than it lives to record.
-const PICTURES: u32 = 60 * FPS;
+const PICTURES_PER_RUN: u32 = 60 * FPS;
 /// Time for one life to close a segment, on a machine that is busy.
-const NOTICED: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn config() -> Config {
+fn upload_config() -> Config {
     let (stuck_after, first_pause) = (Duration::from_secs(600), Duration::from_millis(20));
-    Config { stuck_after, first_pause, probe: false, pace: pace() }
+    Config { stuck_after, initial_backoff: first_pause, probe: false, transfer: transfer_config() }
 }
 
 /// The process that is killed: goes on with the recording, many times as fast as in life.
 #[test]
 fn child() -> Result<()> {
-    let Ok(order) = std::env::var(ORDER) else { return Ok(()) };
+    let Ok(order) = std::env::var(CHILD_SPEC_ENV) else { return Ok(()) };
     let (spec, life): (Spec, u32) = serde_json::from_str(&order)?;
-    let ticks = (0..PICTURES).map(|i| numbered(FPS, i64::from(i), life * PICTURES + i));
-    let end = || End::new(Some(pagecast_core::MediaTime::of_index(i64::from(PICTURES), FPS)));
+    let ticks = (0..PICTURES_PER_RUN).map(|i| numbered_tick(FPS, i64::from(i), life * PICTURES_PER_RUN + i));
+    let end = || EndTime::new(Some(pagecast_core::MediaTime::from_index(i64::from(PICTURES_PER_RUN), FPS)));
     let (mut all, _) = encode_video(FPS, ticks.collect::<Result<_>>()?, end())?;
     all.extend(encode_audio(Vec::new(), end())?.0);
     let spool = Spool::create(&spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
-    let _delivery = Delivery::spawn(spool, recorder.bell(), config())?;
-    let (packets, tap) = tapped(Track::Video)?;
+    let _delivery = UploadTask::spawn(spool, recorder.wakeup(), upload_config())?;
+    let (packets, tap) = subscribed(Track::Video)?;
     let _recording = recorder.spawn(tap, None)?;
-    for (index, packet) in in_order(all).into_iter().enumerate() {
+    for (index, packet) in sorted_by_dts(all).into_iter().enumerate() {
         packets.send(packet)?;
         if index.is_multiple_of(40) {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-    std::thread::sleep(NOTICED);
+    std::thread::sleep(WAIT_TIMEOUT);
     anyhow::bail!("nobody killed it")
 }
 
 /// Numbers that look like nothing, the same every time.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -77,7 +77,7 @@ impl Dice {
 }
 
 /// Segments that are closed: their run and length in pictures, by index.
-fn closed(spool: &Path) -> BTreeMap<u64, (u64, u64)> {
+fn closed_segments(spool: &Path) -> BTreeMap<u64, (u64, u64)> {
     let text = fs::read_to_string(spool.join("recorded.log")).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines
@@ -89,66 +89,78 @@ fn closed(spool: &Path) -> BTreeMap<u64, (u64, u64)> {
         .collect()
 }
 
-#[test]
-fn fifty_kills_lose_nothing_that_was_closed() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
-    server.make_bucket("rec")?;
-    let to = Storage::Bucket(bucket(&server));
-    let base = Spec::new("rec", to.clone(), scratch.join("rec.spool"));
-    let spec =
-        Spec { format: Format::Both, resume: true, split: Duration::from_secs(60), manifest: true, ..base };
-    let mut dice = Dice(0x5eed_0000_0000_0001);
-    let faults = [None, Some(Fault::Down), Some(Fault::Error500), Some(Fault::Drop), Some(Fault::HalfUpload)];
+/// Starts recorders that go on with the same recording, while storage fails in all ways, and kills each.
+fn kill_recorders(server: &S3Server, spec: &Spec) -> Result<()> {
+    let mut dice = Rng(0x5eed_0000_0000_0001);
+    let faults = [
+        None,
+        Some(InjectedFault::Down),
+        Some(InjectedFault::Error500),
+        Some(InjectedFault::ResetMidBody),
+        Some(InjectedFault::DiscardBody),
+    ];
     let mut before = 0;
     for life in 0..KILLS {
-        server.set(faults[usize::try_from(dice.below(faults.len() as u64))?]);
+        server.set_fault(faults[usize::try_from(dice.below(faults.len() as u64))?]);
         let mut child = program(std::env::current_exe()?)
             .args(["--exact", "child", "--nocapture"])
-            .env(ORDER, serde_json::to_string(&(&spec, life))?)
+            .env(CHILD_SPEC_ENV, serde_json::to_string(&(spec, life))?)
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()?;
         // Most of them live long enough to close something, some do not.
         let (begin, patient) = (Instant::now(), dice.below(4) > 0);
-        while patient && closed(&spec.spool).len() == before {
-            ensure!(begin.elapsed() < NOTICED, "life {life} closed nothing");
+        while patient && closed_segments(&spec.spool).len() == before {
+            ensure!(begin.elapsed() < WAIT_TIMEOUT, "life {life} closed nothing");
             ensure!(child.try_wait()?.is_none(), "life {life} ended by itself");
             std::thread::sleep(Duration::from_millis(10));
         }
         std::thread::sleep(Duration::from_millis(dice.below(400)));
         child.kill()?;
         child.wait()?;
-        before = closed(&spec.spool).len();
+        before = closed_segments(&spec.spool).len();
     }
-    let at_last = closed(&spec.spool);
-    server.set(None);
+    Ok(())
+}
+
+#[test]
+fn fifty_kills_lose_nothing_that_was_closed() -> Result<()> {
+    let scratch = ScratchDir::new()?;
+    let server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
+    server.make_bucket("rec")?;
+    let to = Storage::Bucket(bucket(&server));
+    let base = Spec::new("rec", to.clone(), scratch.join("rec.spool"));
+    let spec =
+        Spec { format: Format::Both, resume: true, split: Duration::from_secs(60), manifest: true, ..base };
+    kill_recorders(&server, &spec)?;
+    let at_last = closed_segments(&spec.spool);
+    server.set_fault(None);
     let mut spool = Spool::open(&spec.spool)?;
     spool.recording_mut().to = to;
-    let done = delivered(deliver::recover(Arc::new(spool), config())?);
+    let done = wait_for_upload(upload::recover(Arc::new(spool), upload_config())?);
     ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
-    ensure!(server.unfinished()? == 0 || server.objects("rec")?.len() > 1);
+    ensure!(server.pending_uploads()? == 0 || server.objects("rec")?.len() > 1);
 
-    let folder = server.file("rec", "room/rec");
+    let folder = server.object_path("rec", "room/rec");
     let counters = |path: &Path| -> Result<Vec<u32>> {
         Ok(Recording::open(path)?
-            .strips(Place::PAGE)?
+            .timecodes(TimecodePosition::PAGE)?
             .iter()
-            .filter_map(|p| Some(p.strip?.counter))
+            .filter_map(|p| Some(p.timecode?.counter))
             .collect())
     };
     let playlist = counters(&folder.join("rec.m3u8"))?;
     let mut files = Vec::new();
     for file in done.files.iter().filter(|file| file.name.ends_with(".mp4")) {
         let path = folder.join(&file.name);
-        ensure!(Recording::open(&path)?.complaints()?.is_empty(), "{}", file.name);
+        ensure!(Recording::open(&path)?.decoder_warnings()?.is_empty(), "{}", file.name);
         files.extend(counters(&path)?);
     }
     ensure!(files == playlist, "{} pictures in files, {} in the playlist", files.len(), playlist.len());
     // Each life is there from its first picture on, without a hole, at least as far as its segments were closed.
     let mut lives: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for counter in &playlist {
-        lives.entry(counter / PICTURES).or_default().push(counter % PICTURES);
+        lives.entry(counter / PICTURES_PER_RUN).or_default().push(counter % PICTURES_PER_RUN);
     }
     ensure!(lives.values().all(|seen| seen.iter().copied().eq(0..seen.len() as u32)), "holes: {lives:?}");
     ensure!(playlist.is_sorted(), "lives are mixed up");

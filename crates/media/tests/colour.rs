@@ -9,18 +9,18 @@ use pagecast_core::spec::RoomCodec;
 use pagecast_core::{Picture, Tiles};
 use pagecast_media::convert::{Matrix, Planes, convert};
 
-use live::{Live, PAGE, see};
+use live::{LayerEncoder, PAGE, decode};
 
 /// What one room's layer may cost, in kbit/s.
 const BITRATE_KBPS: u32 = 1000;
 /// Ticks that move, and that rest afterwards: three seconds and five.
-const MOVING: i64 = 90;
-const RESTING: i64 = 150;
+const MOVING_TICKS: i64 = 90;
+const STILL_TICKS: i64 = 150;
 /// Side of a chroma block that is coded as one, in samples.
-const BLOCK: usize = 8;
+const BLOCK_SIZE: usize = 8;
 
 /// Bars of all saturated colours that move above a ramp of greys.
-fn bars(index: i64) -> Picture {
+fn colour_bars(index: i64) -> Picture {
     let mut picture = Picture::new(PAGE.0, PAGE.1);
     let width = PAGE.0 as usize;
     for (i, pixel) in picture.bgrx_mut().as_chunks_mut::<4>().0.iter_mut().enumerate() {
@@ -44,16 +44,16 @@ fn chroma(picture: &Picture, matrix: Matrix) -> [Vec<u8>; 2] {
 }
 
 /// How far a plane is off at most: a sample, and the mean of a block.
-fn off(wanted: &[u8], seen: &[u8]) -> (u8, f64) {
+fn max_error(wanted: &[u8], seen: &[u8]) -> (u8, f64) {
     let width = PAGE.0 as usize / 2;
     let sample = wanted.iter().zip(seen).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
     let block = |x: usize, y: usize| {
-        let rows = (y..y + BLOCK).map(|y| y * width + x..y * width + x + BLOCK);
+        let rows = (y..y + BLOCK_SIZE).map(|y| y * width + x..y * width + x + BLOCK_SIZE);
         let sum: i32 = rows.flatten().map(|i| i32::from(seen[i]) - i32::from(wanted[i])).sum();
-        f64::from(sum.abs()) / (BLOCK * BLOCK) as f64
+        f64::from(sum.abs()) / (BLOCK_SIZE * BLOCK_SIZE) as f64
     };
-    let (across, down) = (width / BLOCK, wanted.len() / width / BLOCK);
-    let blocks = (0..across * down).map(|i| block(i % across * BLOCK, i / across * BLOCK));
+    let (across, down) = (width / BLOCK_SIZE, wanted.len() / width / BLOCK_SIZE);
+    let blocks = (0..across * down).map(|i| block(i % across * BLOCK_SIZE, i / across * BLOCK_SIZE));
     (sample, blocks.fold(0.0, f64::max))
 }
 
@@ -63,12 +63,12 @@ fn what_came_to_rest_has_its_colours() -> Result<()> {
     for (codec, matrix, sample, block) in
         [(RoomCodec::H264, Matrix::Bt709, 3, 0.6), (RoomCodec::Vp8, Matrix::Bt601, 6, 0.8)]
     {
-        let mut live = Live::start(codec, BITRATE_KBPS)?;
-        live.feed(MOVING + RESTING, |index| (index < MOVING).then(|| bars(index)))?;
-        let shown = see(codec, &live.end()?)?;
-        let wanted = chroma(&bars(MOVING - 1), matrix);
+        let mut live = LayerEncoder::start(codec, BITRATE_KBPS)?;
+        live.feed(MOVING_TICKS + STILL_TICKS, |index| (index < MOVING_TICKS).then(|| colour_bars(index)))?;
+        let shown = decode(codec, &live.finish()?)?;
+        let wanted = chroma(&colour_bars(MOVING_TICKS - 1), matrix);
         for (plane, wanted) in wanted.iter().enumerate() {
-            let found = off(wanted, &shown.last().context("a picture")?.chroma[plane]);
+            let found = max_error(wanted, &shown.last().context("a picture")?.chroma[plane]);
             println!("{codec:?}, {}: {found:?}", ["Cb", "Cr"][plane]);
             ensure!(found.0 <= sample && found.1 <= block, "{codec:?}, {}: {found:?}", ["Cb", "Cr"][plane]);
         }

@@ -11,21 +11,21 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::{Format, Recording as Spec, Storage};
 use pagecast_core::{Fps, MediaTime, Packet, SAMPLE_RATE, Track};
-use pagecast_media::fanout::{FanOut, Limit};
-use pagecast_media::record::deliver::{Config, Delivery};
+use pagecast_media::fanout::{FanOut, QueueLimit};
+use pagecast_media::record::upload::{Config, UploadTask};
 use pagecast_media::record::{Recorder, Spool};
 use pagecast_testkit::media::probe::packets;
-use pagecast_testkit::{Recording, Scratch};
+use pagecast_testkit::{Recording, ScratchDir};
 
-use stream::{in_order, some, tracks};
+use stream::{sorted_by_dts, test_packets, tracks};
 
 const DAY_S: i64 = 86_400;
 const FPS: u32 = 30;
 /// Samples of an AAC frame.
-const FRAME: i64 = 1024;
+const AAC_FRAME_SAMPLES: i64 = 1024;
 
 /// Memory of this process, in bytes.
-fn resident() -> Result<u64> {
+fn resident_bytes() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
     let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
@@ -34,21 +34,21 @@ fn resident() -> Result<u64> {
 
 #[test]
 fn a_day_ends_as_it_began() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let to = Storage::Folder(scratch.join("out"));
     let segment = Duration::from_secs(60);
     let spec = Spec { format: Format::BothTs, segment, ..Spec::new("day", to, scratch.join("day.spool")) };
-    let pattern = in_order(some(FPS, 1)?);
+    let pattern = sorted_by_dts(test_packets(FPS, 1)?);
     let key = pattern.iter().find(|p| p.track == Track::Video).context("a picture")?;
     let sound = pattern.iter().filter(|p| p.track == Track::Audio).nth(2).context("sound")?;
     let fps = Fps::new(FPS).context("a rate")?;
 
     let spool = Spool::create(&spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
-    let delivery = Delivery::spawn(spool, recorder.bell(), Config::default())?;
+    let delivery = UploadTask::spawn(spool, recorder.wakeup(), Config::default())?;
     // The queue makes nobody wait, so it is not filled faster than it is emptied.
     let (packets_in, fan_out) = FanOut::spawn(Track::Video)?;
-    let tap = fan_out.tap("test", Limit { bytes: usize::MAX, span: Duration::MAX });
+    let tap = fan_out.subscribe("test", QueueLimit { bytes: usize::MAX, duration: Duration::MAX });
     let thread = recorder.spawn(tap, None)?;
     let closed =
         || fs::read_to_string(spec.spool.join("recorded.log")).map_or(0, |log| log.lines().count() as i64);
@@ -58,8 +58,8 @@ fn a_day_ends_as_it_began() -> Result<()> {
         // A still page: a heartbeat each second, a keyframe every four.
         let pts = fps.time_of(second * i64::from(FPS));
         packets_in.send(Packet { pts, dts: pts, keyframe: second % 4 == 0, ..key.clone() })?;
-        while frame * FRAME < (second + 1) * i64::from(SAMPLE_RATE) {
-            let pts = MediaTime::of_index(frame * FRAME, SAMPLE_RATE);
+        while frame * AAC_FRAME_SAMPLES < (second + 1) * i64::from(SAMPLE_RATE) {
+            let pts = MediaTime::from_index(frame * AAC_FRAME_SAMPLES, SAMPLE_RATE);
             packets_in.send(Packet { pts, dts: pts, ..sound.clone() })?;
             frame += 1;
         }
@@ -67,7 +67,7 @@ fn a_day_ends_as_it_began() -> Result<()> {
             while closed() < second / 60 - 2 {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            at_hour.push(resident()?);
+            at_hour.push(resident_bytes()?);
         }
     }
     drop(packets_in);
@@ -81,10 +81,10 @@ fn a_day_ends_as_it_began() -> Result<()> {
     println!("resident after 1, 12, 24 hours: {:?} MB", [0, 11, 23].map(|h: usize| at_hour[h] >> 20));
     ensure!(at_hour[23] < at_hour[0] + (96 << 20), "memory grows: {at_hour:?}");
 
-    delivery.end();
+    delivery.end_input();
     let done = delivery.join().context("a panic")?;
     ensure!(done.spool.is_none() && done.files.len() == 2, "{done:?}");
-    println!("resident when all is stored: {} MB", resident()? >> 20);
+    println!("resident when all is stored: {} MB", resident_bytes()? >> 20);
     let folder = scratch.join("out/day");
     let file = Recording::open(&folder.join("day_0.mp4"))?;
     ensure!((file.end_s() - 86_399.0).abs() < 1.1, "{} s", file.end_s());

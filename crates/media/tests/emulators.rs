@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Bucket, Keys, Service, Storage};
+use pagecast_core::spec::{Bucket, Storage, StorageKeys, StorageService};
 use pagecast_media::store::Store;
 
 /// The account that Azurite has, and a key that is one.
@@ -15,13 +15,13 @@ const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str = "b3BlbiBzZXNhbWU=";
 
 /// What a request said: method, path, and its `Authorization`.
-type Request = (String, String, Option<String>);
+type RecordedRequest = (String, String, Option<String>);
 
 /// A server that keeps what is put, and remembers who asked for what. It runs until the test ends.
 #[derive(Clone, Default)]
 struct Emulator {
     objects: Arc<Mutex<BTreeMap<String, usize>>>,
-    requests: Arc<Mutex<Vec<Request>>>,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
 }
 
 impl Emulator {
@@ -78,7 +78,7 @@ impl Emulator {
         }
     }
 
-    fn requests(&self) -> Vec<Request> {
+    fn requests(&self) -> Vec<RecordedRequest> {
         lock(&self.requests).clone()
     }
 }
@@ -88,13 +88,13 @@ fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Stores a few bytes and looks for them.
-fn use_it(bucket: Bucket) -> Result<()> {
+fn put_and_head(bucket: Bucket) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(&Storage::Bucket(bucket))?;
         let stored = store.put_bytes("a.m3u8", "#EXTM3U\n".into(), "text/plain", None).await?;
         ensure!(stored.bytes == 8 && store.head("b.m3u8").await?.is_none());
-        ensure!(store.answers("b.m3u8").await, "whoever says that there is nothing is there");
+        ensure!(store.is_reachable("b.m3u8").await, "whoever says that there is nothing is there");
         Ok(())
     })
 }
@@ -107,8 +107,8 @@ fn an_emulator_of_azure_has_the_account_in_its_path() -> Result<()> {
     else {
         anyhow::bail!("not a bucket");
     };
-    bucket.keys = Some(Keys::new(ACCOUNT, KEY));
-    use_it(bucket)?;
+    bucket.keys = Some(StorageKeys::new(ACCOUNT, KEY));
+    put_and_head(bucket)?;
     let requests = emulator.requests();
     ensure!(!requests.is_empty());
     for (method, path, authorization) in &requests {
@@ -123,7 +123,11 @@ fn an_emulator_of_azure_has_the_account_in_its_path() -> Result<()> {
 fn an_emulator_of_google_needs_no_keys() -> Result<()> {
     let (emulator, address) = Emulator::start()?;
     let endpoint = format!("http://{address}").parse().ok();
-    use_it(Bucket { prefix: vec!["room".into()], endpoint, ..Bucket::new(Service::Gcs, "rec") })?;
+    put_and_head(Bucket {
+        prefix: vec!["room".into()],
+        endpoint,
+        ..Bucket::new(StorageService::Gcs, "rec")
+    })?;
     let requests = emulator.requests();
     ensure!(!requests.is_empty());
     for (method, path, authorization) in &requests {

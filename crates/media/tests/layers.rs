@@ -8,27 +8,30 @@ use std::sync::mpsc::sync_channel;
 use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::RoomCodec;
 use pagecast_core::{Packet, Picture};
-use pagecast_media::encode::{End, split, video};
-use pagecast_testkit::flv::annex_b;
+use pagecast_media::encode::{EndTime, tee, video};
+use pagecast_testkit::flv::parse_annex_b;
 use tokio::sync::mpsc::channel;
 
-use live::{FPS, Live, PAGE, busy, config, kbps, keyframes, plain, see, tick, ticks, waves};
+use live::{
+    FPS, LayerEncoder, PAGE, busy_picture, config, decode, kbps, keyframes, plain_picture, tick, ticks,
+    wave_picture,
+};
 
-const BOTH: [RoomCodec; 2] = [RoomCodec::H264, RoomCodec::Vp8];
+const CODECS: [RoomCodec; 2] = [RoomCodec::H264, RoomCodec::Vp8];
 
 /// What the layers of these sizes make of the same ticks.
-fn layers(codec: RoomCodec, sizes: &[(u32, u32)], count: i64) -> Result<Vec<Vec<Packet>>> {
+fn encode_layers(codec: RoomCodec, sizes: &[(u32, u32)], count: i64) -> Result<Vec<Vec<Packet>>> {
     let (sender, input) = sync_channel(1);
     let lengths = vec![usize::try_from(count)?; sizes.len()];
-    let (queues, thread) = split::ticks(input, &lengths)?;
+    let (queues, thread) = tee::ticks(input, &lengths)?;
     let mut running = Vec::new();
     for (number, (size, queue)) in sizes.iter().zip(queues).enumerate() {
         let encoder = video::Encoder::open(config(number, codec, *size, 1000)?)?;
         let (packets_in, packets) = channel(usize::try_from(count)?);
-        running.push((encoder.spawn(queue, End::new(None), packets_in)?, packets));
+        running.push((encoder.spawn(queue, EndTime::new(None), packets_in)?, packets));
     }
     for index in 0..count {
-        sender.send(tick(index, Some(busy(index))))?;
+        sender.send(tick(index, Some(busy_picture(index))))?;
     }
     drop(sender);
     ensure!(thread.context("a thread")?.join().is_ok());
@@ -44,14 +47,14 @@ fn layers(codec: RoomCodec, sizes: &[(u32, u32)], count: i64) -> Result<Vec<Vec<
 #[test]
 fn layers_show_the_same_at_the_same_time() -> Result<()> {
     let sizes = [PAGE, (PAGE.0 / 2, PAGE.1 / 2)];
-    for codec in BOTH {
-        for (packets, size) in layers(codec, &sizes, 45)?.iter().zip(sizes) {
+    for codec in CODECS {
+        for (packets, size) in encode_layers(codec, &sizes, 45)?.iter().zip(sizes) {
             ensure!(
                 keyframes(packets) == [0] && ticks(packets).into_iter().eq(0..45),
                 "{:?}",
                 ticks(packets)
             );
-            for seen in see(codec, packets)? {
+            for seen in decode(codec, packets)? {
                 ensure!(seen.size == size, "{codec:?}: {:?}", seen.size);
                 ensure!(seen.counter().map(i64::from) == Some(seen.tick), "{codec:?} {size:?}: {seen:?}");
             }
@@ -62,50 +65,50 @@ fn layers_show_the_same_at_the_same_time() -> Result<()> {
 
 #[test]
 fn nothing_is_held_back() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 1000)?;
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 1000)?;
         for index in 0..10 {
-            live.feed(1, |index| Some(busy(index)))?;
-            let packet = live.packet()?;
+            live.feed(1, |index| Some(busy_picture(index)))?;
+            let packet = live.recv_packet()?;
             ensure!((packet.pts, packet.dts) == (FPS.time_of(index), FPS.time_of(index)));
         }
-        live.end()?;
+        live.finish()?;
     }
     Ok(())
 }
 
 /// Reads a header of H.264 bit by bit.
-struct Bits<'a>(&'a [u8], usize);
+struct BitReader<'a>(&'a [u8], usize);
 
-impl Bits<'_> {
-    fn bit(&mut self) -> u32 {
+impl BitReader<'_> {
+    fn read_bit(&mut self) -> u32 {
         let bit = self.0[self.1 / 8] >> (7 - self.1 % 8) & 1;
         self.1 += 1;
         bit.into()
     }
 
     /// An Exp-Golomb number (H.264, 9.1).
-    fn number(&mut self) -> u32 {
+    fn read_ue(&mut self) -> u32 {
         let mut zeros = 0;
-        while self.bit() == 0 {
+        while self.read_bit() == 0 {
             zeros += 1;
         }
-        (0..zeros).fold(1, |number, _| number << 1 | self.bit()) - 1
+        (0..zeros).fold(1, |number, _| number << 1 | self.read_bit()) - 1
     }
 }
 
 #[test]
 fn h264_is_constrained_baseline_with_its_headers_before_each_keyframe() -> Result<()> {
-    let mut live = Live::start(RoomCodec::H264, 1000)?;
+    let mut live = LayerEncoder::start(RoomCodec::H264, 1000)?;
     for _ in 0..2 {
-        live.keyframes.request();
-        live.feed(40, |index| Some(busy(index)))?;
+        live.keyframe_request.request();
+        live.feed(40, |index| Some(busy_picture(index)))?;
     }
-    let packets = live.end()?;
+    let packets = live.finish()?;
     ensure!(keyframes(&packets).len() >= 2, "{:?}", keyframes(&packets));
     for packet in &packets {
         ensure!(packet.data.starts_with(&[0, 0, 0, 1]), "not Annex B");
-        let units = annex_b(&packet.data);
+        let units = parse_annex_b(&packet.data);
         let kinds: Vec<_> = units.iter().map(|unit| unit[0] & 0x1f).filter(|kind| *kind != 6).collect();
         ensure!(kinds == if packet.keyframe { vec![7, 8, 5] } else { vec![1] }, "{kinds:?}");
         for unit in units {
@@ -113,13 +116,13 @@ fn h264_is_constrained_baseline_with_its_headers_before_each_keyframe() -> Resul
                 // Baseline, without what Main has not.
                 7 => ensure!(unit[1] == 66 && unit[2] & 0x40 != 0, "profile {} {:#x}", unit[1], unit[2]),
                 8 => {
-                    let mut bits = Bits(&unit, 8);
-                    let (_, _, cabac) = (bits.number(), bits.number(), bits.bit());
+                    let mut bits = BitReader(&unit, 8);
+                    let (_, _, cabac) = (bits.read_ue(), bits.read_ue(), bits.read_bit());
                     ensure!(cabac == 0, "CABAC");
                 }
                 kind @ (1 | 5) => {
-                    let mut bits = Bits(&unit, 8);
-                    let (_, slice) = (bits.number(), bits.number() % 5);
+                    let mut bits = BitReader(&unit, 8);
+                    let (_, slice) = (bits.read_ue(), bits.read_ue() % 5);
                     ensure!(slice == if kind == 5 { 2 } else { 0 }, "a slice of type {slice}");
                 }
                 _ => {}
@@ -131,15 +134,15 @@ fn h264_is_constrained_baseline_with_its_headers_before_each_keyframe() -> Resul
 
 #[test]
 fn a_keyframe_comes_with_the_next_tick_but_not_too_often() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 1000)?;
-        live.feed(60, |index| (index == 0).then(|| plain(0)))?;
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 1000)?;
+        live.feed(60, |index| (index == 0).then(|| plain_picture(0)))?;
         for _ in 0..2 {
-            live.keyframes.request();
+            live.keyframe_request.request();
             live.feed(5, |_| None)?;
         }
         live.feed(30, |_| None)?;
-        let keys = keyframes(&live.end()?);
+        let keys = keyframes(&live.finish()?);
         // The encoder may see a request one tick early, as it has taken that tick but not looked yet.
         ensure!(keys.len() == 3 && (59..=60).contains(&keys[1]) && keys[2] == keys[1] + 15, "{keys:?}");
     }
@@ -148,18 +151,19 @@ fn a_keyframe_comes_with_the_next_tick_but_not_too_often() -> Result<()> {
 
 #[test]
 fn a_keyframe_in_motion_is_as_good_as_what_is_around_it() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 200)?;
-        live.feed(90, |index| Some(waves(index)))?;
-        live.keyframes.request();
-        live.feed(30, |index| Some(waves(index)))?;
-        let packets = live.end()?;
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 200)?;
+        live.feed(90, |index| Some(wave_picture(index)))?;
+        live.keyframe_request.request();
+        live.feed(30, |index| Some(wave_picture(index)))?;
+        let packets = live.finish()?;
         let keys = keyframes(&packets);
         ensure!(keys.len() == 2, "{codec:?}: {keys:?}");
-        let shown = see(codec, &packets)?;
+        let shown = decode(codec, &packets)?;
         let error = |from: i64, to: i64| {
             let some = shown.iter().filter(|seen| (from..to).contains(&seen.tick));
-            some.map(|seen| seen.error(&waves(seen.tick))).sum::<u64>() / (to - from).unsigned_abs()
+            some.map(|seen| seen.mean_square_error(&wave_picture(seen.tick))).sum::<u64>()
+                / (to - from).unsigned_abs()
         };
         let (before, key) = (error(keys[1] - 20, keys[1]), error(keys[1], keys[1] + 1));
         ensure!(key < 3 * before, "{codec:?}: {key} after {before}");
@@ -169,23 +173,23 @@ fn a_keyframe_in_motion_is_as_good_as_what_is_around_it() -> Result<()> {
 
 #[test]
 fn a_keyframe_costs_what_the_network_carries_by_then() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 1500)?;
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 1500)?;
         let caps = [1500, 150, 1500];
         for cap in caps {
-            live.rate.set(cap * 1000, FPS.get());
-            live.feed(60, |index| Some(waves(index)))?;
-            live.keyframes.request();
-            live.feed(30, |index| Some(waves(index)))?;
+            live.rate_target.set(cap * 1000, FPS.get());
+            live.feed(60, |index| Some(wave_picture(index)))?;
+            live.keyframe_request.request();
+            live.feed(30, |index| Some(wave_picture(index)))?;
         }
-        let packets = live.end()?;
+        let packets = live.finish()?;
         let keys: Vec<_> = packets.iter().filter(|packet| packet.keyframe).collect();
         ensure!(keys.len() == 4, "{codec:?}: {:?}", keyframes(&packets));
         for (key, cap) in keys[1..].iter().zip(caps) {
             let ms = 8 * key.data.len() / cap as usize;
             ensure!(ms < 600, "{codec:?}: a keyframe takes {ms} ms at {cap} kbit/s");
         }
-        for seen in see(codec, &packets)? {
+        for seen in decode(codec, &packets)? {
             ensure!(seen.counter().map(i64::from) == Some(seen.tick), "{codec:?}: {seen:?}");
         }
     }
@@ -194,21 +198,21 @@ fn a_keyframe_costs_what_the_network_carries_by_then() -> Result<()> {
 
 #[test]
 fn the_bitrate_follows_within_a_second_and_without_keyframes() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 800)?;
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 800)?;
         let caps = [800, 300, 800, 1500];
         for cap in caps {
-            live.rate.set(cap * 1000, FPS.get());
-            live.feed(90, |index| Some(busy(index)))?;
+            live.rate_target.set(cap * 1000, FPS.get());
+            live.feed(90, |index| Some(busy_picture(index)))?;
         }
-        let packets = live.end()?;
+        let packets = live.finish()?;
         for (phase, cap) in (0..).zip(caps) {
             let got = kbps(&packets, phase * 90 + 30, phase * 90 + 90);
             let cap = i64::from(cap);
             ensure!((cap * 7 / 10..cap * 12 / 10).contains(&got), "{codec:?}: {got} kbit/s of {cap}");
         }
         ensure!(keyframes(&packets) == [0], "{codec:?}: {:?}", keyframes(&packets));
-        for seen in see(codec, &packets)? {
+        for seen in decode(codec, &packets)? {
             ensure!(seen.counter().map(i64::from) == Some(seen.tick), "{codec:?}: {}", seen.tick);
         }
     }
@@ -217,40 +221,40 @@ fn the_bitrate_follows_within_a_second_and_without_keyframes() -> Result<()> {
 
 #[test]
 fn what_a_codec_cannot_do_costs_frames_and_not_the_network() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 1500)?;
-        live.feed(90, |index| Some(busy(index)))?;
-        live.rate.set(50_000, FPS.get());
-        live.feed(240, |index| Some(busy(index)))?;
-        live.rate.set(1_500_000, FPS.get());
-        live.feed(120, |index| Some(busy(index)))?;
-        let packets = live.end()?;
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 1500)?;
+        live.feed(90, |index| Some(busy_picture(index)))?;
+        live.rate_target.set(50_000, FPS.get());
+        live.feed(240, |index| Some(busy_picture(index)))?;
+        live.rate_target.set(1_500_000, FPS.get());
+        live.feed(120, |index| Some(busy_picture(index)))?;
+        let packets = live.finish()?;
         let (low, high) = (kbps(&packets, 180, 329), kbps(&packets, 390, 450));
         ensure!(low < 70 && (1000..1700).contains(&high), "{codec:?}: {low} and {high} kbit/s");
         let frames = ticks(&packets).iter().filter(|tick| (180..329).contains(*tick)).count();
         ensure!(frames >= 3, "{codec:?}: {frames} frames");
         ensure!(keyframes(&packets) == [0], "{codec:?}: {:?}", keyframes(&packets));
-        see(codec, &packets)?;
+        decode(codec, &packets)?;
     }
     Ok(())
 }
 
 #[test]
 fn paused_it_is_silent_and_then_begins_with_a_keyframe() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 1000)?;
-        live.feed(30, |index| Some(plain(index)))?;
-        live.rate.set(0, FPS.get());
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 1000)?;
+        live.feed(30, |index| Some(plain_picture(index)))?;
+        live.rate_target.set(0, FPS.get());
         // The last picture comes while nobody looks.
-        live.feed(60, |index| (index < 70).then(|| plain(index)))?;
-        live.rate.set(1_000_000, FPS.get());
+        live.feed(60, |index| (index < 70).then(|| plain_picture(index)))?;
+        live.rate_target.set(1_000_000, FPS.get());
         live.feed(10, |_| None)?;
-        let packets = live.end()?;
+        let packets = live.finish()?;
         let all = ticks(&packets);
         ensure!(!all.iter().any(|tick| (31..89).contains(tick)), "{codec:?}: {all:?}");
         let keys = keyframes(&packets);
         ensure!(keys.len() == 2 && (89..=90).contains(&keys[1]), "{codec:?}: {keys:?}");
-        for seen in see(codec, &packets)?.iter().filter(|seen| seen.tick > 60) {
+        for seen in decode(codec, &packets)?.iter().filter(|seen| seen.tick > 60) {
             ensure!(seen.counter() == Some(69), "{codec:?}: {seen:?}");
         }
     }
@@ -259,19 +263,19 @@ fn paused_it_is_silent_and_then_begins_with_a_keyframe() -> Result<()> {
 
 #[test]
 fn fewer_frames_lie_on_the_grid_and_show_the_newest_picture() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 1000)?;
-        live.rate.set(1_000_000, 15);
-        live.feed(60, |index| Some(plain(index)))?;
-        live.rate.set(1_000_000, 60);
-        live.feed(30, |index| Some(plain(index)))?;
-        let packets = live.end()?;
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 1000)?;
+        live.rate_target.set(1_000_000, 15);
+        live.feed(60, |index| Some(plain_picture(index)))?;
+        live.rate_target.set(1_000_000, 60);
+        live.feed(30, |index| Some(plain_picture(index)))?;
+        let packets = live.finish()?;
         let all = ticks(&packets);
         let slow: Vec<_> = all.iter().copied().filter(|tick| *tick < 59).collect();
         ensure!(slow.into_iter().eq((0..59).step_by(2)), "{codec:?}: {all:?}");
         let fast = all.into_iter().filter(|tick| *tick > 60);
         ensure!(fast.eq(61..90), "{codec:?}");
-        for seen in see(codec, &packets)? {
+        for seen in decode(codec, &packets)? {
             ensure!(seen.counter().map(i64::from) == Some(seen.tick), "{codec:?}: {seen:?}");
         }
     }
@@ -280,18 +284,18 @@ fn fewer_frames_lie_on_the_grid_and_show_the_newest_picture() -> Result<()> {
 
 #[test]
 fn a_still_page_is_sharp_and_then_nearly_silent() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::start(codec, 600)?;
-        live.feed(300, |index| (index == 0).then(|| busy(0)))?;
-        let next = live.next();
-        let packets = live.end()?;
+    for codec in CODECS {
+        let mut live = LayerEncoder::start(codec, 600)?;
+        live.feed(300, |index| (index == 0).then(|| busy_picture(0)))?;
+        let next = live.next_tick();
+        let packets = live.finish()?;
         let quiet = kbps(&packets, 150, next);
         ensure!(quiet < 30, "{codec:?}: {quiet} kbit/s");
         let beats = ticks(&packets).into_iter().filter(|tick| *tick >= 210).count();
         ensure!((3..=5).contains(&beats), "{codec:?}: {:?}", ticks(&packets));
         ensure!(keyframes(&packets) == [0]);
-        let shown = see(codec, &packets)?;
-        let error = shown.last().context("a picture")?.error(&busy(0));
+        let shown = decode(codec, &packets)?;
+        let error = shown.last().context("a picture")?.mean_square_error(&busy_picture(0));
         ensure!(error <= 8, "{codec:?}: mean square error {error}");
     }
     Ok(())
@@ -299,20 +303,20 @@ fn a_still_page_is_sharp_and_then_nearly_silent() -> Result<()> {
 
 #[test]
 fn who_does_not_keep_up_goes_on_with_a_keyframe() -> Result<()> {
-    for codec in BOTH {
-        let mut live = Live::with_room(codec, 1000, 5)?;
-        live.feed(66, |index| Some(plain(index)))?;
-        let mut packets = live.sent();
+    for codec in CODECS {
+        let mut live = LayerEncoder::with_capacity(codec, 1000, 5)?;
+        live.feed(66, |index| Some(plain_picture(index)))?;
+        let mut packets = live.drain_packets();
         ensure!(ticks(&packets) == [0, 1, 2, 3, 4], "{codec:?}: {:?}", ticks(&packets));
         ensure!(live.stats.lost() >= 50, "{} lost", live.stats.lost());
         for _ in 0..30 {
-            live.feed(1, |index| Some(plain(index)))?;
-            packets.extend(live.sent());
+            live.feed(1, |index| Some(plain_picture(index)))?;
+            packets.extend(live.drain_packets());
         }
-        packets.extend(live.end()?);
+        packets.extend(live.finish()?);
         // A keyframe was asked for all the time; it is no older than half a second.
         ensure!(packets[5].keyframe && ticks(&packets)[5] <= 81, "{codec:?}: {:?}", ticks(&packets));
-        for seen in see(codec, &packets)? {
+        for seen in decode(codec, &packets)? {
             ensure!(seen.counter().map(i64::from) == Some(seen.tick), "{codec:?}: {seen:?}");
         }
     }
@@ -323,12 +327,12 @@ fn who_does_not_keep_up_goes_on_with_a_keyframe() -> Result<()> {
 fn colours_are_what_players_take_them_for() -> Result<()> {
     // Red, as ITU-R BT.709 and BT.601 have it.
     for (codec, wanted) in [(RoomCodec::H264, [63, 102, 240]), (RoomCodec::Vp8, [81, 90, 240])] {
-        let mut live = Live::start(codec, 1000)?;
+        let mut live = LayerEncoder::start(codec, 1000)?;
         let mut red = Picture::new(PAGE.0, PAGE.1);
         red.bgrx_mut().chunks_exact_mut(4).for_each(|pixel| pixel[..3].copy_from_slice(&[0, 0, 255]));
         live.feed(30, |index| (index == 0).then(|| red.clone()))?;
-        let shown = see(codec, &live.end()?)?;
-        let middle = shown.last().context("a picture")?.middle;
+        let shown = decode(codec, &live.finish()?)?;
+        let middle = shown.last().context("a picture")?.center_yuv;
         let near = middle.iter().zip(wanted).all(|(got, wanted)| got.abs_diff(wanted) <= 3);
         ensure!(near, "{codec:?}: {middle:?}");
     }

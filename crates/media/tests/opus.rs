@@ -10,29 +10,29 @@ use std::sync::mpsc::sync_channel;
 use anyhow::{Context as _, Result, ensure};
 use ffmpeg_the_third as ff;
 use pagecast_core::{MediaTime, Packet, SAMPLE_RATE, Samples, Track};
-use pagecast_media::encode::{End, audio};
+use pagecast_media::encode::{EndTime, audio};
 use tokio::sync::mpsc::channel;
 
-use stream::run;
+use stream::sample_run;
 
 /// Samples in a packet.
-const FRAME: u64 = 960;
+const FRAME_SAMPLES: u64 = 960;
 /// What libopus needs to look ahead, in samples.
-const PRIMING: i64 = 312;
+const PRIMING_SAMPLES: i64 = 312;
 const RATE: f64 = SAMPLE_RATE as f64;
 
 /// What the encoder makes of these runs.
-fn encode(runs: Vec<Samples>, end: End) -> Result<(Vec<Packet>, std::sync::Arc<audio::Stats>)> {
+fn encode(runs: Vec<Samples>, end: EndTime) -> Result<(Vec<Packet>, std::sync::Arc<audio::Stats>)> {
     let encoder = audio::Encoder::open(audio::Config::ROOM)?;
     let stats = encoder.stats();
     let (packets_in, mut packets) = channel(10_000);
-    let thread = encoder.spawn(stream::through(runs), end, packets_in)?;
+    let thread = encoder.spawn(stream::channel_of(runs), end, packets_in)?;
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     Ok((std::iter::from_fn(|| packets.blocking_recv()).collect(), stats))
 }
 
 /// What a player hears on the left, and when the first sample of it is heard, in seconds.
-fn hear(packets: &[Packet]) -> Result<(f64, Vec<f32>)> {
+fn decode_left(packets: &[Packet]) -> Result<(f64, Vec<f32>)> {
     let decoder = ff::decoder::find(ff::codec::Id::OPUS).context("a decoder")?;
     let mut decoder = ff::codec::Context::new_with_codec(decoder).decoder().audio()?;
     decoder.set_ch_layout(ff::ChannelLayout::STEREO);
@@ -55,7 +55,7 @@ fn beep(begin: usize) -> Vec<f32> {
 }
 
 /// Where the beep of [`beep`] begins in `heard`, in samples: where its window holds most of it.
-fn find(heard: &[f32]) -> usize {
+fn find_beep(heard: &[f32]) -> usize {
     let wave = |phase: f64| -> Vec<f32> {
         (0..480).map(|i| (TAU * 2000.0 * f64::from(i) / RATE + phase).sin() as f32).collect()
     };
@@ -71,9 +71,9 @@ fn find(heard: &[f32]) -> usize {
 fn a_beep_is_heard_at_its_time() -> Result<()> {
     let pcm = beep(24_000);
     let runs = pcm.chunks(960).zip(0_u64..).map(|(pcm, i)| Samples { start: 480 * i, pcm: pcm.into() });
-    let (packets, _) = encode(runs.collect(), End::new(None))?;
-    let (begin, heard) = hear(&packets)?;
-    let at = begin + find(&heard) as f64 / RATE;
+    let (packets, _) = encode(runs.collect(), EndTime::new(None))?;
+    let (begin, heard) = decode_left(&packets)?;
+    let at = begin + find_beep(&heard) as f64 / RATE;
     ensure!((at - 0.5).abs() < 0.001, "it is heard at {at} s");
     Ok(())
 }
@@ -82,17 +82,17 @@ fn a_beep_is_heard_at_its_time() -> Result<()> {
 fn a_packet_leaves_as_soon_as_it_is_full() -> Result<()> {
     let (runs_in, runs) = sync_channel(0);
     let (packets_in, mut packets) = channel(100);
-    let thread = audio::Encoder::open(audio::Config::ROOM)?.spawn(runs, End::new(None), packets_in)?;
+    let thread = audio::Encoder::open(audio::Config::ROOM)?.spawn(runs, EndTime::new(None), packets_in)?;
     for index in 0..20 {
-        runs_in.send(run(480 * index, 480, 0.1))?;
+        runs_in.send(sample_run(480 * index, 480, 0.1))?;
         // Nothing in it; it is taken when the run before it has been dealt with.
-        runs_in.send(run(480 * index + 480, 0, 0.0))?;
+        runs_in.send(sample_run(480 * index + 480, 0, 0.0))?;
         let packet = packets.try_recv().ok();
         ensure!(packet.is_some() == (index % 2 == 1), "after {} samples: {packet:?}", 480 * (index + 1));
         let Some(packet) = packet else { continue };
-        let start = (index / 2 * FRAME).cast_signed() - PRIMING;
-        ensure!(packet.track == Track::Audio && packet.pts == MediaTime::of_index(start, SAMPLE_RATE));
-        ensure!(packet.duration == MediaTime::of_index(960, SAMPLE_RATE), "{:?}", packet.duration);
+        let start = (index / 2 * FRAME_SAMPLES).cast_signed() - PRIMING_SAMPLES;
+        ensure!(packet.track == Track::Audio && packet.pts == MediaTime::from_index(start, SAMPLE_RATE));
+        ensure!(packet.duration == MediaTime::from_index(960, SAMPLE_RATE), "{:?}", packet.duration);
     }
     drop(runs_in);
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
@@ -102,9 +102,9 @@ fn a_packet_leaves_as_soon_as_it_is_full() -> Result<()> {
 #[test]
 fn silence_is_sent_too() -> Result<()> {
     // Ten seconds of which only the first and the last tenth arrive.
-    let runs = vec![run(0, 4800, 0.1), run(475_200, 4800, 0.1)];
-    let (packets, stats) = encode(runs, End::new(Some(MediaTime::of_index(10, 1))))?;
-    ensure!(stats.filled() == 470_400, "{} filled", stats.filled());
+    let runs = vec![sample_run(0, 4800, 0.1), sample_run(475_200, 4800, 0.1)];
+    let (packets, stats) = encode(runs, EndTime::new(Some(MediaTime::from_index(10, 1))))?;
+    ensure!(stats.silence_samples() == 470_400, "{} filled", stats.silence_samples());
     ensure!((500..=501).contains(&packets.len()), "{} packets", packets.len());
     for pair in packets.windows(2) {
         ensure!(pair[0].pts + pair[0].duration == pair[1].pts, "a hole after {:?}", pair[0].pts);
@@ -113,7 +113,7 @@ fn silence_is_sent_too() -> Result<()> {
 }
 
 /// Whether a packet has sound that can be mended, and whether it holds the packet before it once more (RFC 6716, 4.2.3 and 4.2.4).
-fn mends(packet: &[u8]) -> Result<(bool, bool)> {
+fn fec_flags(packet: &[u8]) -> Result<(bool, bool)> {
     let (kind, stereo, frames) = (packet[0] >> 3, packet[0] >> 2 & 1, packet[0] & 3);
     ensure!(kind < 16 && stereo == 1 && frames == 0, "it cannot be mended: {:#x}", packet[0]);
     // Both are said of each channel.
@@ -129,11 +129,11 @@ fn packets_mend_each_other_and_cost_what_they_may() -> Result<()> {
         (click * (TAU * 4.0 * t).sin().max(0.0)) as f32
     };
     let sound = |start: u64| {
-        let pcm: Vec<_> = (start..start + FRAME).flat_map(|i| [voice(i), 0.9 * voice(i)]).collect();
+        let pcm: Vec<_> = (start..start + FRAME_SAMPLES).flat_map(|i| [voice(i), 0.9 * voice(i)]).collect();
         Samples { start, pcm: pcm.into() }
     };
-    let (packets, stats) = encode((0..500).map(|i| sound(i * FRAME)).collect(), End::new(None))?;
-    let all: Vec<_> = packets.iter().map(|packet| mends(&packet.data)).collect::<Result<_>>()?;
+    let (packets, stats) = encode((0..500).map(|i| sound(i * FRAME_SAMPLES)).collect(), EndTime::new(None))?;
+    let all: Vec<_> = packets.iter().map(|packet| fec_flags(&packet.data)).collect::<Result<_>>()?;
     let (sounding, mending) =
         (all.iter().filter(|(sounds, _)| *sounds).count(), all.iter().filter(|(_, mends)| *mends).count());
     ensure!(sounding * 3 >= all.len() && mending * 10 >= sounding * 8, "{sounding} and {mending} packets");
@@ -147,8 +147,8 @@ fn who_does_not_keep_up_misses_packets() -> Result<()> {
     let encoder = audio::Encoder::open(audio::Config::ROOM)?;
     let stats = encoder.stats();
     let (packets_in, mut packets) = channel(5);
-    let runs = (0..20).map(|i| run(i * FRAME, 960, 0.1)).collect();
-    let thread = encoder.spawn(stream::through(runs), End::new(None), packets_in)?;
+    let runs = (0..20).map(|i| sample_run(i * FRAME_SAMPLES, 960, 0.1)).collect();
+    let thread = encoder.spawn(stream::channel_of(runs), EndTime::new(None), packets_in)?;
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     ensure!(std::iter::from_fn(|| packets.try_recv().ok()).count() == 5);
     ensure!((15..=16).contains(&stats.lost()), "{} lost", stats.lost());

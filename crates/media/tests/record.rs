@@ -14,34 +14,37 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::{Format, Recording as Spec, Storage};
 use pagecast_core::{MediaTime, Packet, Track};
-use pagecast_media::encode::{End, Tracks, video};
-use pagecast_media::record::deliver::{self, Delivered};
-use pagecast_media::record::{Added, Error, Recorder, Spool};
-use pagecast_media::sheet;
-use pagecast_testkit::media::probe::{boxes, packets};
-use pagecast_testkit::media::{Rgb, picture::Area};
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Recording, Scratch, Tmpfs};
+use pagecast_media::contact_sheet;
+use pagecast_media::encode::{EndTime, Tracks, video};
+use pagecast_media::record::upload::{self, UploadReport};
+use pagecast_media::record::{Error, Recorder, RunSummary, Spool};
+use pagecast_testkit::media::probe::{packets, top_level_boxes};
+use pagecast_testkit::media::{RgbImage, image::Rect};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{Recording, ScratchDir, Tmpfs};
 
-use stream::{delivered, encode_video, in_order, quick, record, shade, some, tapped, to_file, tracks};
+use stream::{
+    encode_video, fast_retry_config, grey_tick, record, record_to_file, sorted_by_dts, subscribed,
+    test_packets, tracks, wait_for_upload,
+};
 
 const FPS: u32 = 30;
 
 /// Bytes on a small disk that are taken already: a disk cannot be smaller.
-const BALLAST: u64 = 65_536;
+const BALLAST_BYTES: u64 = 65_536;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 /// A recording into `folder/rec`, in segments of a second or more.
-fn into_folder(scratch: &Scratch, format: Format) -> Spec {
+fn folder_spec(scratch: &ScratchDir, format: Format) -> Spec {
     let to = Storage::Folder(scratch.join("out"));
     Spec { format, ..Spec::new("rec", to, scratch.join("rec.spool")) }
 }
 
 fn is_faststart(path: &Path) -> Result<bool> {
-    let kinds = boxes(path)?;
+    let kinds = top_level_boxes(path)?;
     let at =
         |kind: &str| kinds.iter().position(|k| k == kind).with_context(|| format!("no {kind} in {kinds:?}"));
     Ok(at("moov")? < at("mdat")? && !kinds.contains(&"moof".to_owned()))
@@ -49,10 +52,14 @@ fn is_faststart(path: &Path) -> Result<bool> {
 
 /// The burnt-in counters of all pictures.
 fn counters(path: &Path) -> Result<Vec<u32>> {
-    Ok(Recording::open(path)?.strips(Place::PAGE)?.iter().filter_map(|p| Some(p.strip?.counter)).collect())
+    Ok(Recording::open(path)?
+        .timecodes(TimecodePosition::PAGE)?
+        .iter()
+        .filter_map(|p| Some(p.timecode?.counter))
+        .collect())
 }
 
-fn all_stored(done: (Result<Added, Error>, Delivered)) -> Result<Delivered> {
+fn expect_all_stored(done: (Result<RunSummary, Error>, UploadReport)) -> Result<UploadReport> {
     let (added, delivered) = done;
     added?;
     ensure!(delivered.spool.is_none(), "{delivered:?}");
@@ -61,17 +68,17 @@ fn all_stored(done: (Result<Added, Error>, Delivered)) -> Result<Delivered> {
 
 #[test]
 fn a_file_is_what_was_sent() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
-    let all = in_order(some(FPS, 9)?);
-    let done = to_file(&path, FPS, all.clone())?;
-    ensure!(is_faststart(&path)?, "{:?}", boxes(&path)?);
+    let all = sorted_by_dts(test_packets(FPS, 9)?);
+    let done = record_to_file(&path, FPS, all.clone())?;
+    ensure!(is_faststart(&path)?, "{:?}", top_level_boxes(&path)?);
     ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
     ensure!(done.files.len() == 1 && done.files[0].bytes == fs::metadata(&path)?.len(), "{done:?}");
     ensure!(done.duration.as_millis() == 9000, "{:?}", done.duration);
     ensure!(done.files[0].end_unix_ms - done.files[0].start_unix_ms == 9000, "{done:?}");
     let file = Recording::open(&path)?;
-    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+    ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
     ensure!(counters(&path)? == (0..270).collect::<Vec<_>>());
     for (track, stream) in [(Track::Video, "v:0"), (Track::Audio, "a:0")] {
         let track_of = if stream == "v:0" { Some(&file.video) } else { file.audio.as_ref() };
@@ -90,7 +97,7 @@ fn a_file_is_what_was_sent() -> Result<()> {
 
 #[test]
 fn a_relative_place_is_the_same_for_whoever_finishes_it() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let spec = Spec { spool: scratch.join("a.spool"), ..Spec::to_file("a.mp4".into()) };
     drop(Spool::create(&spec)?);
     let taken_up = Spool::open(&scratch.join("a.spool"))?;
@@ -100,21 +107,21 @@ fn a_relative_place_is_the_same_for_whoever_finishes_it() -> Result<()> {
 
 #[test]
 fn a_file_is_not_replaced_unless_asked_for() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
     fs::write(&path, "precious")?;
     let spec = Spec::to_file(path.clone());
-    let done = record(&spec, tracks(FPS)?, some(FPS, 1)?);
+    let done = record(&spec, tracks(FPS)?, test_packets(FPS, 1)?);
     ensure!(matches!(done, Err(Error::Exists(p)) if p == path));
     ensure!(fs::read(&path)? == b"precious" && !spec.spool.exists());
-    all_stored(record(&Spec { overwrite: true, ..spec }, tracks(FPS)?, some(FPS, 1)?)?)?;
+    expect_all_stored(record(&Spec { overwrite: true, ..spec }, tracks(FPS)?, test_packets(FPS, 1)?)?)?;
     ensure!(is_faststart(&path)?);
     Ok(())
 }
 
 #[test]
 fn a_folder_must_be_there_and_no_spool() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let made = record(&Spec::to_file(scratch.join("no/out.mp4")), tracks(FPS)?, Vec::new());
     ensure!(matches!(made, Err(Error::NoFolder(p)) if p == scratch.join("no")));
     let made = record(&Spec::to_file(scratch.path().to_owned()), tracks(FPS)?, Vec::new());
@@ -124,15 +131,15 @@ fn a_folder_must_be_there_and_no_spool() -> Result<()> {
     fs::write(spec.spool.join("mine"), "")?;
     let made = record(&spec, tracks(FPS)?, Vec::new());
     ensure!(matches!(made, Err(Error::Unfinished(p)) if p == spec.spool));
-    ensure!(matches!(Spool::open(&spec.spool), Err(Error::NoSpool { .. })), "any folder is no spool");
+    ensure!(matches!(Spool::open(&spec.spool), Err(Error::NotASpool { .. })), "any folder is no spool");
     Ok(())
 }
 
 #[test]
 fn a_spool_is_not_where_its_recording_goes() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     for spool in ["out/rec", "out/rec/spool", "out"] {
-        let spec = Spec { spool: scratch.join(spool), ..into_folder(&scratch, Format::Both) };
+        let spec = Spec { spool: scratch.join(spool), ..folder_spec(&scratch, Format::Both) };
         let made = record(&spec, tracks(FPS)?, Vec::new());
         ensure!(matches!(made, Err(Error::Overlap(_))), "{spool}: {made:?}");
     }
@@ -141,16 +148,16 @@ fn a_spool_is_not_where_its_recording_goes() -> Result<()> {
 
 #[test]
 fn a_file_that_appears_meanwhile_is_kept() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
     let spec = Spec::to_file(path.clone());
-    broken_off(&spec, some(FPS, 5)?)?;
+    record_and_crash(&spec, test_packets(FPS, 5)?)?;
     fs::write(&path, "precious")?;
-    let done = delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
     ensure!(done.spool.is_some() && fs::read(&path)? == b"precious", "{done:?}");
     ensure!(done.status.problem.is_some_and(|problem| problem.contains("exists already")));
     fs::remove_file(&path)?;
-    let done = delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
     ensure!(done.spool.is_none() && counters(&path)?.len() > 100, "{done:?}");
     Ok(())
 }
@@ -159,9 +166,9 @@ fn a_file_that_appears_meanwhile_is_kept() -> Result<()> {
 /// less of a recording.
 #[test]
 fn a_damaged_spool_harms_nobody() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let spec = Spec { overwrite: true, ..into_folder(&scratch, Format::BothTs) };
-    broken_off(&spec, some(FPS, 10)?)?;
+    let scratch = ScratchDir::new()?;
+    let spec = Spec { overwrite: true, ..folder_spec(&scratch, Format::BothTs) };
+    record_and_crash(&spec, test_packets(FPS, 10)?)?;
     let whole = scratch.join("whole");
     fs::rename(&spec.spool, &whole)?;
     let mut names: Vec<_> = fs::read_dir(&whole)?.flatten().map(|e| e.file_name()).collect();
@@ -178,11 +185,11 @@ fn a_damaged_spool_harms_nobody() -> Result<()> {
                 2 => fs::write(&path, b"nonsense")?,
                 _ => fs::write(&path, String::from_utf8_lossy(&content).replace("0", "9223372036854775807"))?,
             }
-            let recovered =
-                Spool::open(&spec.spool).and_then(|spool| deliver::recover(Arc::new(spool), quick()));
+            let recovered = Spool::open(&spec.spool)
+                .and_then(|spool| upload::recover(Arc::new(spool), fast_retry_config()));
             if let Ok(delivery) = recovered {
                 // A panic would be one here.
-                let _whatever = delivered(delivery);
+                let _whatever = wait_for_upload(delivery);
             }
         }
     }
@@ -191,19 +198,19 @@ fn a_damaged_spool_harms_nobody() -> Result<()> {
 
 #[test]
 fn nothing_recorded_is_no_file() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let spec = Spec { manifest: true, ..Spec::to_file(scratch.join("out.mp4")) };
-    let done = all_stored(record(&spec, tracks(FPS)?, Vec::new())?)?;
+    let done = expect_all_stored(record(&spec, tracks(FPS)?, Vec::new())?)?;
     ensure!(done.files.is_empty() && fs::read_dir(scratch.path())?.count() == 0, "{done:?}");
     Ok(())
 }
 
 #[test]
 fn a_split_loses_and_doubles_nothing() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let spec = Spec { split: secs(8), ..into_folder(&scratch, Format::Mp4) };
-    let all = some(FPS, 22)?;
-    let done = all_stored(record(&spec, tracks(FPS)?, all.clone())?)?;
+    let scratch = ScratchDir::new()?;
+    let spec = Spec { split: secs(8), ..folder_spec(&scratch, Format::Mp4) };
+    let all = test_packets(FPS, 22)?;
+    let done = expect_all_stored(record(&spec, tracks(FPS)?, all.clone())?)?;
     let names: Vec<_> = done.files.iter().map(|f| f.name.as_str()).collect();
     ensure!(names == ["rec_0.mp4", "rec_1.mp4", "rec_2.mp4"], "{names:?}");
     let (mut pictures, mut sound) = (Vec::new(), 0);
@@ -211,7 +218,7 @@ fn a_split_loses_and_doubles_nothing() -> Result<()> {
         let path = scratch.join("out/rec").join(name);
         ensure!(is_faststart(&path)?);
         let file = Recording::open(&path)?;
-        ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+        ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
         ensure!((file.end_s() - length).abs() < 0.001, "{name} lasts {} s", file.end_s());
         ensure!(packets(&path, "v:0")?.first().is_some_and(|p| p.pts == 0 && p.keyframe));
         sound += packets(&path, "a:0")?.len();
@@ -229,14 +236,14 @@ fn a_split_loses_and_doubles_nothing() -> Result<()> {
 
 /// A second of picture and sound for each of `seconds`, with keyframes where files of `split` end; it begins
 /// at `begins_at`.
-fn some_for(split: Duration, begins_at: MediaTime, seconds: i64) -> Result<Vec<Packet>> {
+fn test_packets_split(split: Duration, begins_at: MediaTime, seconds: i64) -> Result<Vec<Packet>> {
     let ticks =
         (0..seconds * i64::from(FPS)).map(|i| stream::tick(FPS, i, true)).collect::<Result<Vec<_>>>()?;
     let mut encoder = video::Encoder::open(stream::config(FPS)?)?;
-    encoder.end_files_every(split, begins_at);
+    encoder.force_keyframes_at_splits(split, begins_at);
     let (packets_in, packets) = sync_channel(10_000);
-    let end = || End::new(Some(MediaTime::of_index(seconds, 1)));
-    let thread = encoder.spawn(stream::through(ticks), end(), packets_in)?;
+    let end = || EndTime::new(Some(MediaTime::from_index(seconds, 1)));
+    let thread = encoder.spawn(stream::channel_of(ticks), end(), packets_in)?;
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     let mut all: Vec<_> = packets.iter().collect();
     all.extend(stream::encode_audio(Vec::new(), end())?.0);
@@ -244,11 +251,11 @@ fn some_for(split: Duration, begins_at: MediaTime, seconds: i64) -> Result<Vec<P
 }
 
 /// How long the pictures of each file last, in ticks; each file begins with a keyframe at zero.
-fn lengths(scratch: &Scratch, done: &Delivered) -> Result<Vec<u32>> {
+fn file_lengths(scratch: &ScratchDir, done: &UploadReport) -> Result<Vec<u32>> {
     let length = |name: &str| {
         let path = scratch.join("out/rec").join(name);
         let file = Recording::open(&path)?;
-        ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+        ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
         ensure!(packets(&path, "v:0")?.first().is_some_and(|p| p.pts == 0 && p.keyframe));
         let pictures = u32::try_from(counters(&path)?.len())?;
         ensure!(
@@ -264,11 +271,11 @@ fn lengths(scratch: &Scratch, done: &Delivered) -> Result<Vec<u32>> {
 #[test]
 fn files_are_as_long_as_asked_to_a_frame() -> Result<()> {
     for (split, wanted) in [(5, &[150, 150, 60][..]), (10, &[300, 60]), (12, &[360])] {
-        let scratch = Scratch::new()?;
-        let spec = Spec { split: secs(split), ..into_folder(&scratch, Format::Both) };
-        let all = some_for(spec.split, MediaTime::ZERO, 12)?;
-        let done = all_stored(record(&spec, tracks(FPS)?, all)?)?;
-        ensure!(lengths(&scratch, &done)? == wanted, "{split} s: {:?}", lengths(&scratch, &done)?);
+        let scratch = ScratchDir::new()?;
+        let spec = Spec { split: secs(split), ..folder_spec(&scratch, Format::Both) };
+        let all = test_packets_split(spec.split, MediaTime::ZERO, 12)?;
+        let done = expect_all_stored(record(&spec, tracks(FPS)?, all)?)?;
+        ensure!(file_lengths(&scratch, &done)? == wanted, "{split} s: {:?}", file_lengths(&scratch, &done)?);
         // No segment is longer than the playlist says, and none is lost.
         let playlist = scratch.join("out/rec/rec.m3u8");
         ensure!(fs::read_to_string(&playlist)?.contains("#EXT-X-TARGETDURATION:4\n"));
@@ -279,30 +286,31 @@ fn files_are_as_long_as_asked_to_a_frame() -> Result<()> {
 
 #[test]
 fn a_recording_that_goes_on_is_cut_where_it_would_have_been() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let spec = Spec { split: secs(5), ..into_folder(&scratch, Format::Mp4) };
-    broken_off(&spec, some_for(spec.split, MediaTime::ZERO, 8)?)?;
+    let scratch = ScratchDir::new()?;
+    let spec = Spec { split: secs(5), ..folder_spec(&scratch, Format::Mp4) };
+    record_and_crash(&spec, test_packets_split(spec.split, MediaTime::ZERO, 8)?)?;
     let spec = Spec { resume: true, ..spec };
     let begins_at = Recorder::create(Spool::create(&spec)?, tracks(FPS)?)?.begins_at();
     ensure!((6500..8000).contains(&begins_at.as_millis()), "{begins_at:?}");
-    let done = all_stored(record(&spec, tracks(FPS)?, some_for(spec.split, begins_at, 9)?)?)?;
+    let done =
+        expect_all_stored(record(&spec, tracks(FPS)?, test_packets_split(spec.split, begins_at, 9)?)?)?;
     let rest = u32::try_from(begins_at.to_index(FPS))? + 9 * FPS - 450;
-    ensure!(lengths(&scratch, &done)? == [150, 150, 150, rest], "{:?}", lengths(&scratch, &done)?);
+    ensure!(file_lengths(&scratch, &done)? == [150, 150, 150, rest], "{:?}", file_lengths(&scratch, &done)?);
     Ok(())
 }
 
 #[test]
 fn a_file_says_when_it_was_recorded() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let spec = Spec { split: secs(5), ..into_folder(&scratch, Format::Mp4) };
-    let all = some_for(spec.split, MediaTime::ZERO, 7)?;
-    let done = all_stored(record(&spec, tracks(FPS)?, all)?)?;
+    let scratch = ScratchDir::new()?;
+    let spec = Spec { split: secs(5), ..folder_spec(&scratch, Format::Mp4) };
+    let all = test_packets_split(spec.split, MediaTime::ZERO, 7)?;
+    let done = expect_all_stored(record(&spec, tracks(FPS)?, all)?)?;
     ensure!(done.files.len() == 2, "{done:?}");
     for file in &done.files {
         let path = scratch.join("out/rec").join(&file.name);
         let opened = Recording::open(&path)?;
         for track in [Some(&opened.video), opened.audio.as_ref()].into_iter().flatten() {
-            let created = track.all["tags"]["creation_time"].as_str().context("no creation time")?;
+            let created = track.json["tags"]["creation_time"].as_str().context("no creation time")?;
             let created: chrono::DateTime<chrono::Utc> = created.parse()?;
             ensure!(
                 created.timestamp() == file.start_unix_ms / 1000,
@@ -319,10 +327,10 @@ fn playlists_hold_every_frame() -> Result<()> {
     for (format, kind) in
         [(Format::Both, "m4s"), (Format::BothTs, "ts"), (Format::Hls, "m4s"), (Format::HlsTs, "ts")]
     {
-        let scratch = Scratch::new()?;
-        let spec = Spec { manifest: true, segment: secs(2), ..into_folder(&scratch, format) };
+        let scratch = ScratchDir::new()?;
+        let spec = Spec { manifest: true, segment: secs(2), ..folder_spec(&scratch, format) };
         // Keyframes every four seconds, so segments of four.
-        let done = all_stored(record(&spec, tracks(FPS)?, some(FPS, 10)?)?)?;
+        let done = expect_all_stored(record(&spec, tracks(FPS)?, test_packets(FPS, 10)?)?)?;
         let folder = scratch.join("out/rec");
         let mut names: Vec<_> =
             fs::read_dir(&folder)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
@@ -344,7 +352,7 @@ fn playlists_hold_every_frame() -> Result<()> {
             "{text}"
         );
         let file = Recording::open(&playlist)?;
-        ensure!(file.complaints()?.is_empty(), "{format:?}: {}", file.complaints()?);
+        ensure!(file.decoder_warnings()?.is_empty(), "{format:?}: {}", file.decoder_warnings()?);
         ensure!(
             counters(&playlist)? == (0..300).collect::<Vec<_>>(),
             "{format:?}: {:?}",
@@ -359,11 +367,11 @@ fn playlists_hold_every_frame() -> Result<()> {
 
 #[test]
 fn sound_alone() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let spec = Spec { audio_only: true, ..into_folder(&scratch, Format::BothTs) };
+    let scratch = ScratchDir::new()?;
+    let spec = Spec { audio_only: true, ..folder_spec(&scratch, Format::BothTs) };
     let alone = || Ok::<_, anyhow::Error>(Tracks { video: None, ..tracks(FPS)? });
-    let all: Vec<_> = some(FPS, 10)?.into_iter().filter(|p| p.track == Track::Audio).collect();
-    all_stored(record(&spec, alone()?, all.clone())?)?;
+    let all: Vec<_> = test_packets(FPS, 10)?.into_iter().filter(|p| p.track == Track::Audio).collect();
+    expect_all_stored(record(&spec, alone()?, all.clone())?)?;
     for (name, least) in [("rec_0.mp4", all.len()), ("rec.m3u8", all.len())] {
         let kept = packets(&scratch.join("out/rec").join(name), "a:0")?.len();
         ensure!(kept == least, "{name}: {kept} of {least} packets");
@@ -377,13 +385,13 @@ fn sound_alone() -> Result<()> {
 }
 
 /// Records packets up to a point, and leaves the spool as a crash would: what the recorder holds is lost.
-fn broken_off(spec: &Spec, all: Vec<Packet>) -> Result<()> {
+fn record_and_crash(spec: &Spec, all: Vec<Packet>) -> Result<()> {
     let spool = Spool::create(spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
-    let (sender, tap) = tapped(Track::Video)?;
+    let (sender, tap) = subscribed(Track::Video)?;
     let thread = recorder.spawn(tap, None)?;
     let last = all.iter().map(|p| p.dts).max().context("packets")?;
-    for packet in in_order(all) {
+    for packet in sorted_by_dts(all) {
         sender.send(packet)?;
     }
     // What has come is written, but for what waits for its neighbours, and the last fragment.
@@ -416,12 +424,12 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 
 #[test]
 fn what_was_broken_off_is_finished_later_and_lacks_less_than_a_fragment() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let spec = into_folder(&scratch, Format::Both);
-    broken_off(&spec, some(FPS, 10)?)?;
+    let scratch = ScratchDir::new()?;
+    let spec = folder_spec(&scratch, Format::Both);
+    record_and_crash(&spec, test_packets(FPS, 10)?)?;
     let spool = Arc::new(Spool::open(&spec.spool)?);
     ensure!(matches!(Spool::open(&spec.spool), Err(Error::Busy(_))), "two have it");
-    let done = delivered(deliver::recover(spool, quick())?);
+    let done = wait_for_upload(upload::recover(spool, fast_retry_config())?);
     ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
     for name in ["rec_0.mp4", "rec.m3u8"] {
         let path = scratch.join("out/rec").join(name);
@@ -429,21 +437,22 @@ fn what_was_broken_off_is_finished_later_and_lacks_less_than_a_fragment() -> Res
         ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>(), "{seen:?}");
         ensure!((270..300).contains(&seen.len()), "{} pictures of 300 in {name}", seen.len());
         let file = Recording::open(&path)?;
-        ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+        ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
     }
     Ok(())
 }
 
 #[test]
 fn a_torn_segment_is_cut_to_what_is_whole() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     for (cut, least) in [(1_u64, 180), (3000, 120)] {
         let spec = Spec { overwrite: true, ..Spec::to_file(scratch.join("out.mp4")) };
-        broken_off(&spec, some(FPS, 8)?)?;
+        record_and_crash(&spec, test_packets(FPS, 8)?)?;
         let open = spec.spool.join("out_1.m4s");
         let file = fs::OpenOptions::new().write(true).open(&open)?;
         file.set_len(file.metadata()?.len() - cut)?;
-        let done = delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+        let done =
+            wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
         ensure!(done.spool.is_none());
         let seen = counters(&scratch.join("out.mp4"))?;
         ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>() && seen.len() < 240, "{seen:?}");
@@ -454,10 +463,11 @@ fn a_torn_segment_is_cut_to_what_is_whole() -> Result<()> {
 
 #[test]
 fn a_recording_goes_on_in_another_run() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let spec = Spec { manifest: true, ..into_folder(&scratch, Format::Both) };
-    broken_off(&spec, some(FPS, 6)?)?;
-    let done = all_stored(record(&Spec { resume: true, ..spec }, tracks(FPS)?, some(FPS, 5)?)?)?;
+    let scratch = ScratchDir::new()?;
+    let spec = Spec { manifest: true, ..folder_spec(&scratch, Format::Both) };
+    record_and_crash(&spec, test_packets(FPS, 6)?)?;
+    let done =
+        expect_all_stored(record(&Spec { resume: true, ..spec }, tracks(FPS)?, test_packets(FPS, 5)?)?)?;
     let path = scratch.join("out/rec/rec_0.mp4");
     let seen = counters(&path)?;
     let first = seen.len() - 150;
@@ -467,7 +477,7 @@ fn a_recording_goes_on_in_another_run() -> Result<()> {
             && seen[first..] == (0..150).collect::<Vec<_>>()
     );
     let file = Recording::open(&path)?;
-    ensure!(file.complaints()?.is_empty(), "{}", file.complaints()?);
+    ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
     let steps: Vec<_> = packets(&path, "v:0")?.windows(2).map(|p| p[1].pts - p[0].pts).collect();
     ensure!(steps.iter().all(|step| *step == steps[0]), "a seam in the picture: {steps:?}");
     let sound = packets(&path, "a:0")?;
@@ -489,15 +499,16 @@ fn a_recording_goes_on_in_another_run() -> Result<()> {
 
 #[test]
 fn a_recording_goes_on_where_only_sound_had_gone_on() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     for format in [Format::Mp4, Format::HlsTs] {
-        let spec = Spec { overwrite: true, ..into_folder(&scratch, format) };
-        let mut first = some(FPS, 6)?;
+        let spec = Spec { overwrite: true, ..folder_spec(&scratch, format) };
+        let mut first = test_packets(FPS, 6)?;
         // A picture that rests is encoded once a second; sound never rests.
         let second = 1_000_000_000;
         first.retain(|p| p.track == Track::Audio || p.pts.0 < 2 * second || p.pts.0 % second < second / 60);
-        broken_off(&spec, first)?;
-        let done = all_stored(record(&Spec { resume: true, ..spec }, tracks(FPS)?, some(FPS, 5)?)?)?;
+        record_and_crash(&spec, first)?;
+        let done =
+            expect_all_stored(record(&Spec { resume: true, ..spec }, tracks(FPS)?, test_packets(FPS, 5)?)?)?;
         ensure!(done.spool.is_none() && !done.files.is_empty(), "{done:?}");
         let name = if format == Format::Mp4 { "rec_0.mp4" } else { "rec.m3u8" };
         for track in ["v:0", "a:0"] {
@@ -513,43 +524,47 @@ fn a_recording_goes_on_where_only_sound_had_gone_on() -> Result<()> {
 }
 
 /// Records 20 s in a spool on a disk with `room` bytes left; how it ended, and what could be saved.
-fn on_a_disk_with(room: u64) -> Result<(Result<Added, Error>, Vec<u32>)> {
-    let scratch = Scratch::new()?;
-    let disk = Tmpfs::mount(scratch.join("disk"), room + BALLAST)?;
-    fs::write(disk.path().join("ballast"), [0; BALLAST as usize])?;
+fn record_on_small_disk(room: u64) -> Result<(Result<RunSummary, Error>, Vec<u32>)> {
+    let scratch = ScratchDir::new()?;
+    let disk = Tmpfs::mount(scratch.join("disk"), room + BALLAST_BYTES)?;
+    fs::write(disk.path().join("ballast"), [0; BALLAST_BYTES as usize])?;
     let path = scratch.join("out.mp4");
     let spec = Spec { spool: disk.path().join("spool"), ..Spec::to_file(path.clone()) };
-    let (added, done) = match record(&spec, tracks(FPS)?, some(FPS, 20)?) {
+    let (added, done) = match record(&spec, tracks(FPS)?, test_packets(FPS, 20)?) {
         Ok(done) => done,
         Err(error) => return Ok((Err(error), Vec::new())),
     };
     if done.spool.is_some() {
         fs::remove_file(disk.path().join("ballast"))?;
-        let again = delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+        let again =
+            wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
         ensure!(again.spool.is_none(), "{again:?}");
     }
-    ensure!(Recording::open(&path)?.complaints()?.is_empty(), "what is left is torn");
+    ensure!(Recording::open(&path)?.decoder_warnings()?.is_empty(), "what is left is torn");
     Ok((added, counters(&path)?))
 }
 
 #[test]
 fn a_full_disk_keeps_what_was_recorded() -> Result<()> {
-    if !Tmpfs::possible() {
+    if !Tmpfs::is_supported() {
         eprintln!("skipped: mounting a small disk needs root");
         return Ok(());
     }
-    let (added, _) = on_a_disk_with(0)?;
-    ensure!(matches!(added, Err(Error::Full(_) | Error::Create(..) | Error::NoSpool { .. })), "{added:?}");
+    let (added, _) = record_on_small_disk(0)?;
+    ensure!(
+        matches!(added, Err(Error::DiskFull(_) | Error::Create(..) | Error::NotASpool { .. })),
+        "{added:?}"
+    );
     let whole = {
-        let scratch = Scratch::new()?;
-        to_file(&scratch.join("out.mp4"), FPS, some(FPS, 20)?)?.files[0].bytes
+        let scratch = ScratchDir::new()?;
+        record_to_file(&scratch.join("out.mp4"), FPS, test_packets(FPS, 20)?)?.files[0].bytes
     };
-    let (added, seen) = on_a_disk_with(whole / 2)?;
-    ensure!(matches!(added, Err(Error::Full(_))), "{added:?}");
+    let (added, seen) = record_on_small_disk(whole / 2)?;
+    ensure!(matches!(added, Err(Error::DiskFull(_))), "{added:?}");
     ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>());
     ensure!((120..450).contains(&seen.len()), "{} pictures of 600 on half a disk", seen.len());
     // Room for the recording, but not for a second one beside it.
-    let (added, seen) = on_a_disk_with(whole * 3 / 2)?;
+    let (added, seen) = record_on_small_disk(whole * 3 / 2)?;
     ensure!(added.is_ok() && seen.len() == 600, "{added:?}: {} pictures", seen.len());
     Ok(())
 }
@@ -569,7 +584,7 @@ fn wait_until_written(spool: &Path) -> Result<()> {
 }
 
 /// Takes all room that a disk has.
-fn fill(disk: &Path) -> Result<()> {
+fn fill_disk(disk: &Path) -> Result<()> {
     let mut filler = fs::File::create(disk.join("filler"))?;
     for size in [1 << 20, 4096, 1] {
         while filler.write_all(&vec![0; size]).is_ok() {}
@@ -580,61 +595,61 @@ fn fill(disk: &Path) -> Result<()> {
 /// Others fill the disk in the middle of a segment, 10.5 s from the beginning.
 #[test]
 fn a_disk_that_others_fill_costs_nothing_that_was_recorded() -> Result<()> {
-    if !Tmpfs::possible() {
+    if !Tmpfs::is_supported() {
         eprintln!("skipped: mounting a small disk needs root");
         return Ok(());
     }
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let disk = Tmpfs::mount(scratch.join("disk"), 128 << 20)?;
     let path = scratch.join("out.mp4");
     let spec = Spec { spool: disk.path().join("spool"), ..Spec::to_file(path.clone()) };
     let spool = Spool::create(&spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
-    let (sender, tap) = tapped(Track::Video)?;
+    let (sender, tap) = subscribed(Track::Video)?;
     let thread = recorder.spawn(tap, None)?;
-    let all = in_order(some(FPS, 20)?);
+    let all = sorted_by_dts(test_packets(FPS, 20)?);
     let half = all.iter().position(|p| p.dts.as_secs_f64() >= 10.5).context("a middle")?;
     for packet in &all[..half] {
         sender.send(packet.clone())?;
     }
     wait_until_written(&spec.spool)?;
-    fill(disk.path())?;
+    fill_disk(disk.path())?;
     for packet in &all[half..] {
         // It may be over by now.
         let _over = sender.send(packet.clone());
     }
     drop(sender);
     let ended = thread.join().ok().context("a panic")?;
-    ensure!(matches!(ended, Err(Error::Full(_))), "{ended:?}");
+    ensure!(matches!(ended, Err(Error::DiskFull(_))), "{ended:?}");
     drop(spool);
     // As it was closed, not as it could be salvaged: the disk is still full.
     let segments = fs::read_to_string(spec.spool.join("recorded.log"))?.matches("\"segment\"").count();
     ensure!(segments == 3, "{segments} segments of 4 s are in the log");
-    let done = delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
     ensure!(done.spool.is_some() || path.exists(), "{done:?}");
     fs::remove_file(disk.path().join("filler"))?;
     if done.spool.is_some() {
-        delivered(deliver::recover(Arc::new(Spool::open(&spec.spool)?), quick())?);
+        wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
     }
     let seen = counters(&path)?;
     ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>());
     ensure!(seen.len() >= 315, "{} pictures are kept of the 315 from before", seen.len());
-    ensure!(Recording::open(&path)?.complaints()?.is_empty(), "what is left is torn");
+    ensure!(Recording::open(&path)?.decoder_warnings()?.is_empty(), "what is left is torn");
     Ok(())
 }
 
 #[test]
 fn a_full_spool_ends_the_recording_and_keeps_it() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
     let spec = Spec { spool_limit_bytes: 1 << 20, ..Spec::to_file(path.clone()) };
-    let mut all = some(FPS, 20)?;
+    let mut all = test_packets(FPS, 20)?;
     // Zeros behind a picture mean nothing.
     for packet in all.iter_mut().filter(|p| p.track == Track::Video && p.keyframe) {
         packet.data = [&packet.data[..], &[0; 600_000]].concat().into();
     }
     let (added, done) = record(&spec, tracks(FPS)?, all)?;
-    let Err(Error::Limit { used, limit, .. }) = added else { anyhow::bail!("{added:?}") };
+    let Err(Error::SpoolFull { used, limit, .. }) = added else { anyhow::bail!("{added:?}") };
     ensure!(used > limit && limit == 1 << 20 && done.spool.is_none(), "{done:?}");
     let seen = counters(&path)?.len();
     ensure!(seen % 120 == 0 && seen < 600, "{seen} pictures");
@@ -643,21 +658,21 @@ fn a_full_spool_ends_the_recording_and_keeps_it() -> Result<()> {
 
 #[test]
 fn a_sheet_shows_the_middle_of_each_part() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchDir::new()?;
     let (path, png) = (scratch.join("out.mp4"), scratch.join("out.png"));
     // Dark for two seconds, then light.
     let levels =
-        (0..120).map(|i| shade(FPS, i, if i < 60 { 40 } else { 200 })).collect::<Result<Vec<_>>>()?;
-    let (packets, _) = encode_video(FPS, levels, End::new(None))?;
-    to_file(&path, FPS, packets)?;
-    sheet::write(&path, &png, 4)?;
-    let sheet = Rgb::open(&png)?;
+        (0..120).map(|i| grey_tick(FPS, i, if i < 60 { 40 } else { 200 })).collect::<Result<Vec<_>>>()?;
+    let (packets, _) = encode_video(FPS, levels, EndTime::new(None))?;
+    record_to_file(&path, FPS, packets)?;
+    contact_sheet::write(&path, &png, 4)?;
+    let sheet = RgbImage::open(&png)?;
     // Stills of 420x84, three in a row, 8 pixels apart.
     ensure!((sheet.width, sheet.height) == (1292, 192), "{}x{}", sheet.width, sheet.height);
     for (x, y, level) in [(8, 8, 40), (436, 8, 40), (864, 8, 200), (8, 100, 200), (0, 0, 24), (436, 100, 24)]
     {
-        let inside = Area { x: x + 2, y: y + 2, width: 4, height: 4 };
-        let seen = sheet.mean(inside)[0];
+        let inside = Rect { x: x + 2, y: y + 2, width: 4, height: 4 };
+        let seen = sheet.mean_rgb(inside)[0];
         ensure!((seen - f64::from(level)).abs() < 4.0, "{seen} instead of {level} at {x},{y}");
     }
     Ok(())

@@ -11,38 +11,48 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Bucket, Keys, Network, Rule, Secret, Service, Storage, Vod};
-use pagecast_media::store::{Class, Error, Store};
-use pagecast_testkit::s3::Known;
-use pagecast_testkit::{Fault, S3, Scratch, SelfSigned, Tmpfs};
+use pagecast_core::spec::{
+    Bucket, NetworkPolicy, NetworkRule, Secret, Storage, StorageKeys, StorageService, Vod,
+};
+use pagecast_media::store::{Error, ErrorClass, Store};
+use pagecast_testkit::s3::Credential;
+use pagecast_testkit::{InjectedFault, S3Server, ScratchDir, TlsServer, Tmpfs};
 
-use place::{ACCESS, MIB, PART, SECRET, bucket, file, fresh, pace, run};
+use place::{
+    ACCESS, MIB, PART_BYTES, SECRET, block_on, bucket, random_file, start_s3_store, transfer_config,
+};
 
 const MP4: &str = "video/mp4";
 
 #[test]
 fn what_is_stored_is_there_byte_for_byte() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
+    block_on(async {
+        let (scratch, server, store) = start_s3_store()?;
         for (name, bytes) in [
             ("empty.mp4", 0),
             ("a/one.mp4", 1),
-            ("a/part.mp4", PART),
-            ("a/more.mp4", PART + 1),
-            ("long.mp4", 3 * PART + 7),
+            ("a/part.mp4", PART_BYTES),
+            ("a/more.mp4", PART_BYTES + 1),
+            ("long.mp4", 3 * PART_BYTES + 7),
         ] {
-            let path = file(&scratch, bytes, 1)?;
+            let path = random_file(&scratch, bytes, 1)?;
             for _ in 0..2 {
                 let stored = store.put(name, &path, MP4).await?;
                 ensure!(stored.bytes == bytes && stored.etag.is_some(), "{name}: {stored:?}");
                 ensure!(store.head(name).await?.as_ref() == Some(&stored));
-                ensure!(fs::read(server.file("rec", &format!("room/{name}")))? == fs::read(&path)?, "{name}");
+                ensure!(
+                    fs::read(server.object_path("rec", &format!("room/{name}")))? == fs::read(&path)?,
+                    "{name}"
+                );
             }
         }
-        ensure!(server.objects("rec")?.len() == 5 && server.unfinished()? == 0);
+        ensure!(server.objects("rec")?.len() == 5 && server.pending_uploads()? == 0);
         // Two files, twice, in parts of 2 and of 4.
-        ensure!((server.count("begin"), server.count("part"), server.count("complete")) == (4, 12, 4));
-        ensure!(server.attributes(MP4).is_ok());
+        ensure!(
+            (server.request_count("begin"), server.request_count("part"), server.request_count("complete"))
+                == (4, 12, 4)
+        );
+        ensure!(server.object_metadata(MP4).is_ok());
         store.delete("long.mp4").await?;
         store.delete("long.mp4").await?;
         ensure!(store.head("long.mp4").await?.is_none() && server.objects("rec")?.len() == 4);
@@ -55,18 +65,18 @@ fn uploads_may_run_on_any_thread() -> Result<()> {
     fn sent<T: Send>(task: T) -> T {
         task
     }
-    run(async {
-        let (scratch, _server, store) = fresh()?;
-        let (path, store) = (file(&scratch, 2 * PART, 1)?, Arc::new(store));
+    block_on(async {
+        let (scratch, _server, store) = start_s3_store()?;
+        let (path, store) = (random_file(&scratch, 2 * PART_BYTES, 1)?, Arc::new(store));
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..3 {
             let (path, store) = (path.clone(), store.clone());
             tasks.spawn(sent(async move { store.put(&format!("{n}.mp4"), &path, MP4).await }));
         }
         while let Some(done) = tasks.join_next().await {
-            ensure!(done??.bytes == 2 * PART);
+            ensure!(done??.bytes == 2 * PART_BYTES);
         }
-        let vod = Vod { keys: Some(Keys::new("a", "b")), ..Vod::default() };
+        let vod = Vod { keys: Some(StorageKeys::new("a", "b")), ..Vod::default() };
         let vod = Store::open(&Storage::TencentVod(vod))?;
         drop(sent(vod.put("a.mp4", &path, MP4)));
         Ok(())
@@ -75,33 +85,33 @@ fn uploads_may_run_on_any_thread() -> Result<()> {
 
 #[test]
 fn playlists_are_replaced() -> Result<()> {
-    run(async {
-        let (_scratch, server, store) = fresh()?;
+    block_on(async {
+        let (_scratch, server, store) = start_s3_store()?;
         for text in ["#EXTM3U\n", "#EXTM3U\n#EXT-X-ENDLIST\n"] {
             let kind = "application/vnd.apple.mpegurl";
             let stored = store.put_bytes("a.m3u8", text.into(), kind, Some("max-age=2")).await?;
             ensure!(stored.bytes == text.len() as u64);
-            ensure!(fs::read_to_string(server.file("rec", "room/a.m3u8"))? == text);
+            ensure!(fs::read_to_string(server.object_path("rec", "room/a.m3u8"))? == text);
         }
-        ensure!(server.attributes("mpegurl")?.contains("max-age=2"));
+        ensure!(server.object_metadata("mpegurl")?.contains("max-age=2"));
         Ok(())
     })
 }
 
 #[test]
 fn names_are_checked() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
-        let path = file(&scratch, 10, 1)?;
+    block_on(async {
+        let (scratch, server, store) = start_s3_store()?;
+        let path = random_file(&scratch, 10, 1)?;
         for name in ["../a", "/a", "a//b", "", ".a", "a\n"] {
             let put = store.put(name, &path, MP4).await;
-            ensure!(matches!(put, Err(Error::Name(_))), "{name:?}: {put:?}");
+            ensure!(matches!(put, Err(Error::InvalidName(_))), "{name:?}: {put:?}");
             ensure!(store.delete(name).await.is_err() && store.head(name).await.is_err());
         }
         ensure!(server.objects("rec")?.is_empty());
         let gone = store.put("a.mp4", &scratch.join("no.mp4"), MP4).await;
         ensure!(gone.is_err_and(
-            |e| e.class() == Class::Local && e.to_string().contains("cannot read no.mp4 in /tmp/")
+            |e| e.class() == ErrorClass::Local && e.to_string().contains("cannot read no.mp4 in /tmp/")
         ));
         Ok(())
     })
@@ -109,40 +119,44 @@ fn names_are_checked() -> Result<()> {
 
 #[test]
 fn a_name_that_leads_to_this_machine_is_refused_unless_a_rule_allows_it() -> Result<()> {
-    run(async {
-        let scratch = Scratch::new()?;
-        let server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
+    block_on(async {
+        let scratch = ScratchDir::new()?;
+        let server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
         server.make_bucket("rec")?;
         let mut place = bucket(&server);
         place.endpoint = server.url().replace("127.0.0.1", "localhost").parse().ok();
         for (allow, reached) in [(None, false), (Some("127.0.0.1:9"), false), (Some("127.0.0.1"), true)] {
-            let allow = allow.map(Rule::parse).transpose()?.into_iter().collect();
-            place.network = Some(Network { allow, ..Network::default() });
-            let probed = Store::open_at(&Storage::Bucket(place.clone()), pace())?.probe().await;
+            let allow = allow.map(NetworkRule::parse).transpose()?.into_iter().collect();
+            place.network = Some(NetworkPolicy { allow, ..NetworkPolicy::default() });
+            let probed = Store::open_with(&Storage::Bucket(place.clone()), transfer_config())?.probe().await;
             ensure!(probed.is_ok() == reached, "{probed:?}");
             if let Err(error) = probed {
                 let text = error.to_string();
                 ensure!(
-                    error.class() == Class::Denied && text.contains("its address is not public"),
+                    error.class() == ErrorClass::Denied && text.contains("its address is not public"),
                     "{text}"
                 );
             }
         }
         // What is no name is refused at once.
-        place.network = Some(Network::default());
+        place.network = Some(NetworkPolicy::default());
         place.endpoint = server.url().parse().ok();
-        let refused = Store::open_at(&Storage::Bucket(place), pace());
+        let refused = Store::open_with(&Storage::Bucket(place), transfer_config());
         ensure!(refused.is_err_and(|error| error.to_string().contains("not public")));
         Ok(())
     })
 }
 
 /// What a probe and an upload say of a place; both must say the same.
-async fn said(place: &Bucket) -> Result<(Class, String)> {
-    let scratch = Scratch::new()?;
-    let store = Store::open_at(&Storage::Bucket(place.clone()), pace())?;
+async fn probe_and_put_error(place: &Bucket) -> Result<(ErrorClass, String)> {
+    let scratch = ScratchDir::new()?;
+    let store = Store::open_with(&Storage::Bucket(place.clone()), transfer_config())?;
     let probed = store.probe().await.err().context("it can be written to")?;
-    let put = store.put("a.mp4", &file(&scratch, 2 * PART, 1)?, MP4).await.err().context("it was stored")?;
+    let put = store
+        .put("a.mp4", &random_file(&scratch, 2 * PART_BYTES, 1)?, MP4)
+        .await
+        .err()
+        .context("it was stored")?;
     ensure!(probed.class() == put.class(), "{probed} and {put}");
     ensure!(put.to_string().starts_with("cannot store room/a.mp4 "), "{put}");
     Ok((put.class(), format!("{put} {put:?} {probed} {store:?}")))
@@ -150,12 +164,14 @@ async fn said(place: &Bucket) -> Result<(Class, String)> {
 
 #[test]
 fn a_place_that_cannot_be_used_says_why() -> Result<()> {
-    run(async {
-        let scratch = Scratch::new()?;
-        let mut server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
+    block_on(async {
+        let scratch = ScratchDir::new()?;
+        let mut server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
         server.make_bucket("rec")?;
-        server
-            .know("AKIDOLD", Known { secret: "s".into(), token: Some("tok-hunter2".into()), expired: true });
+        server.add_key(
+            "AKIDOLD",
+            Credential { secret: "s".into(), token: Some("tok-hunter2".into()), expired: true },
+        );
         let good = bucket(&server);
         let with = |change: &dyn Fn(&mut Bucket)| {
             let mut place = good.clone();
@@ -163,50 +179,61 @@ fn a_place_that_cannot_be_used_says_why() -> Result<()> {
             place
         };
         let keys = |access: &str, secret: &str, token: Option<&str>| {
-            Some(Keys { session_token: token.map(Secret::new), ..Keys::new(access, secret) })
+            Some(StorageKeys { session_token: token.map(Secret::new), ..StorageKeys::new(access, secret) })
         };
         for (place, class, words) in [
-            (with(&|b| b.keys = keys(ACCESS, "hunter2", None)), Class::Denied, "secret key does not belong"),
-            (with(&|b| b.keys = keys("AKIDhunter2", SECRET, None)), Class::Denied, "no such access key"),
-            (with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter2"))), Class::Denied, "too old"),
-            (with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter3"))), Class::Denied, "session token"),
-            (with(&|b| b.bucket = "other".into()), Class::Missing, "make the bucket first"),
+            (
+                with(&|b| b.keys = keys(ACCESS, "hunter2", None)),
+                ErrorClass::Denied,
+                "secret key does not belong",
+            ),
+            (with(&|b| b.keys = keys("AKIDhunter2", SECRET, None)), ErrorClass::Denied, "no such access key"),
+            (with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter2"))), ErrorClass::Denied, "too old"),
+            (
+                with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter3"))),
+                ErrorClass::Denied,
+                "session token",
+            ),
+            (with(&|b| b.bucket = "other".into()), ErrorClass::NotFound, "make the bucket first"),
         ] {
-            let (seen, text) = said(&place).await?;
+            let (seen, text) = probe_and_put_error(&place).await?;
             ensure!(seen == class && text.contains(words), "{text}");
             ensure!(text.contains(&format!("bucket {} at 127.0.0.1:", place.bucket)), "{text}");
             ensure!(!text.contains("hunter") && !text.contains(SECRET), "{text}");
         }
         server.stop();
-        let (class, text) = said(&good).await?;
-        ensure!(class == Class::Transient && text.contains("connection refused"), "{text}");
-        let impostor = SelfSigned::start()?;
-        let (class, text) = said(&with(&|b| b.endpoint = impostor.url().parse().ok())).await?;
+        let (class, text) = probe_and_put_error(&good).await?;
+        ensure!(class == ErrorClass::Transient && text.contains("connection refused"), "{text}");
+        let impostor = TlsServer::start()?;
+        let (class, text) = probe_and_put_error(&with(&|b| b.endpoint = impostor.url().parse().ok())).await?;
         ensure!(
-            class == Class::Transient && text.contains("install the authority of its certificate"),
+            class == ErrorClass::Transient && text.contains("install the authority of its certificate"),
             "{text}"
         );
         let nowhere = with(&|b| b.endpoint = "http://nowhere.invalid:9".parse().ok());
-        let (class, text) = said(&nowhere).await?;
-        ensure!(class == Class::Transient && text.contains("check the region or the endpoint"), "{text}");
+        let (class, text) = probe_and_put_error(&nowhere).await?;
+        ensure!(
+            class == ErrorClass::Transient && text.contains("check the region or the endpoint"),
+            "{text}"
+        );
         Ok(())
     })
 }
 
 #[test]
 fn whatever_goes_wrong_leaves_nothing_half() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
-        let (small, large) = (file(&scratch, 1000, 1)?, file(&scratch, 2 * PART + 7, 2)?);
+    block_on(async {
+        let (scratch, server, store) = start_s3_store()?;
+        let (small, large) = (random_file(&scratch, 1000, 1)?, random_file(&scratch, 2 * PART_BYTES + 7, 2)?);
         for (fault, class) in [
-            (Fault::Down, Class::Transient),
-            (Fault::Drop, Class::Transient),
-            (Fault::Error500, Class::Transient),
-            (Fault::Denied403, Class::Denied),
-            (Fault::HalfUpload, Class::Transient),
-            (Fault::Stall, Class::Transient),
+            (InjectedFault::Down, ErrorClass::Transient),
+            (InjectedFault::ResetMidBody, ErrorClass::Transient),
+            (InjectedFault::Error500, ErrorClass::Transient),
+            (InjectedFault::Denied403, ErrorClass::Denied),
+            (InjectedFault::DiscardBody, ErrorClass::Transient),
+            (InjectedFault::Stall, ErrorClass::Transient),
         ] {
-            server.set(Some(fault));
+            server.set_fault(Some(fault));
             for path in [&small, &large] {
                 let began = Instant::now();
                 let error = store.put("a.mp4", path, MP4).await.err().context("it was stored")?;
@@ -214,11 +241,14 @@ fn whatever_goes_wrong_leaves_nothing_half() -> Result<()> {
                 ensure!(began.elapsed() < Duration::from_secs(20), "{fault:?} took {:?}", began.elapsed());
             }
             ensure!(server.objects("rec")?.is_empty(), "{fault:?} left {:?}", server.objects("rec")?);
-            server.set(None);
-            ensure!(store.tidy().await == 0 && server.unfinished()? == 0, "{fault:?} left parts");
+            server.set_fault(None);
+            ensure!(
+                store.abort_orphaned_uploads().await == 0 && server.pending_uploads()? == 0,
+                "{fault:?} left parts"
+            );
             for path in [&small, &large] {
                 store.put("a.mp4", path, MP4).await.with_context(|| format!("after {fault:?}"))?;
-                ensure!(fs::read(server.file("rec", "room/a.mp4"))? == fs::read(path)?);
+                ensure!(fs::read(server.object_path("rec", "room/a.mp4"))? == fs::read(path)?);
             }
             store.delete("a.mp4").await?;
         }
@@ -228,14 +258,14 @@ fn whatever_goes_wrong_leaves_nothing_half() -> Result<()> {
 
 #[test]
 fn a_storage_that_goes_away_in_the_middle_is_tidied_when_it_is_back() -> Result<()> {
-    run(async {
-        let (scratch, mut server, store) = fresh()?;
-        let large = file(&scratch, 4 * PART, 1)?;
-        server.set(Some(Fault::Slow(20 * MIB)));
+    block_on(async {
+        let (scratch, mut server, store) = start_s3_store()?;
+        let large = random_file(&scratch, 4 * PART_BYTES, 1)?;
+        server.set_fault(Some(InjectedFault::Throttled(20 * MIB)));
         {
             let put = store.put("a.mp4", &large, MP4);
             let third_part = async {
-                while server.count("part") < 3 {
+                while server.request_count("part") < 3 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
@@ -244,21 +274,24 @@ fn a_storage_that_goes_away_in_the_middle_is_tidied_when_it_is_back() -> Result<
                 early = &mut put => anyhow::bail!("it ended early: {early:?}"),
                 () = third_part => {}
             }
-            server.set(Some(Fault::Down));
+            server.set_fault(Some(InjectedFault::Down));
             let error = put.await.err().context("it was stored")?;
-            ensure!(error.class() == Class::Transient, "{error}");
+            ensure!(error.class() == ErrorClass::Transient, "{error}");
         }
-        ensure!(server.unfinished()? > 0 && store.tidy().await == 1, "nothing was left");
+        ensure!(
+            server.pending_uploads()? > 0 && store.abort_orphaned_uploads().await == 1,
+            "nothing was left"
+        );
         server.restart()?;
-        server.set(None);
-        ensure!(store.tidy().await == 0 && server.unfinished()? == 0);
+        server.set_fault(None);
+        ensure!(store.abort_orphaned_uploads().await == 0 && server.pending_uploads()? == 0);
         ensure!(server.objects("rec")?.is_empty());
         Ok(())
     })
 }
 
 /// Answers every request on a port of its own with the same bytes.
-fn impostor(answer: Vec<u8>) -> Result<String> {
+fn start_fake_server(answer: Vec<u8>) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = format!("http://{}", listener.local_addr()?);
     // It ends with the process: it waits for connections that may never come.
@@ -282,9 +315,9 @@ fn impostor(answer: Vec<u8>) -> Result<String> {
 
 #[test]
 fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
-    run(async {
-        let scratch = Scratch::new()?;
-        let paths = [file(&scratch, 100, 1)?, file(&scratch, 2 * PART, 2)?];
+    block_on(async {
+        let scratch = ScratchDir::new()?;
+        let paths = [random_file(&scratch, 100, 1)?, random_file(&scratch, 2 * PART_BYTES, 2)?];
         let ok = |body: &str| {
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
         };
@@ -307,10 +340,10 @@ fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
             (Vec::new(), ""),
         ] {
             let said = String::from_utf8_lossy(&answer[..answer.len().min(60)]).into_owned();
-            let keys = Some(Keys::new(ACCESS, SECRET));
-            let mut place = Bucket::new(Service::S3, "rec");
-            (place.keys, place.endpoint) = (keys, impostor(answer)?.parse().ok());
-            let store = Store::open_at(&Storage::Bucket(place), pace())?;
+            let keys = Some(StorageKeys::new(ACCESS, SECRET));
+            let mut place = Bucket::new(StorageService::S3, "rec");
+            (place.keys, place.endpoint) = (keys, start_fake_server(answer)?.parse().ok());
+            let store = Store::open_with(&Storage::Bucket(place), transfer_config())?;
             for path in &paths {
                 let error = store
                     .put("a.mp4", path, MP4)
@@ -319,7 +352,10 @@ fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
                     .with_context(|| format!("{said:?} is stored"))?;
                 let text = format!("{error} {error:?}");
                 ensure!(text.contains(words) && !text.contains("hunter2"), "{said:?}: {text}");
-                ensure!(matches!(error.class(), Class::Transient | Class::Refused), "{said:?}: {text}");
+                ensure!(
+                    matches!(error.class(), ErrorClass::Transient | ErrorClass::Permanent),
+                    "{said:?}: {text}"
+                );
             }
         }
         Ok(())
@@ -328,13 +364,13 @@ fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
 
 #[test]
 fn an_upload_that_is_given_up_is_taken_back() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
-        let large = file(&scratch, 4 * PART, 1)?;
-        server.set(Some(Fault::Slow(MIB)));
+    block_on(async {
+        let (scratch, server, store) = start_s3_store()?;
+        let large = random_file(&scratch, 4 * PART_BYTES, 1)?;
+        server.set_fault(Some(InjectedFault::Throttled(MIB)));
         {
             let part = async {
-                while server.count("part") == 0 {
+                while server.request_count("part") == 0 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
@@ -343,22 +379,26 @@ fn an_upload_that_is_given_up_is_taken_back() -> Result<()> {
                 () = part => {}
             }
         }
-        ensure!(server.unfinished()? > 0, "nothing was left");
-        server.set(None);
-        ensure!(store.tidy().await == 0 && server.unfinished()? == 0 && server.objects("rec")?.is_empty());
+        ensure!(server.pending_uploads()? > 0, "nothing was left");
+        server.set_fault(None);
+        ensure!(
+            store.abort_orphaned_uploads().await == 0
+                && server.pending_uploads()? == 0
+                && server.objects("rec")?.is_empty()
+        );
         Ok(())
     })
 }
 
 #[test]
 fn slow_is_not_stalled() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
-        server.set(Some(Fault::Slow(2 * MIB)));
+    block_on(async {
+        let (scratch, server, store) = start_s3_store()?;
+        server.set_fault(Some(InjectedFault::Throttled(2 * MIB)));
         let began = Instant::now();
-        let path = file(&scratch, PART, 1)?;
+        let path = random_file(&scratch, PART_BYTES, 1)?;
         store.put("a.mp4", &path, MP4).await?;
-        ensure!(began.elapsed() > pace().stall, "it was not slow: {:?}", began.elapsed());
+        ensure!(began.elapsed() > transfer_config().stall_timeout, "it was not slow: {:?}", began.elapsed());
         Ok(())
     })
 }
@@ -375,13 +415,13 @@ fn keys_of_other_services_are_read_or_refused() -> Result<()> {
         ("oss://rec?region=cn-hangzhou", "AKID", "hunter2", true),
     ] {
         let mut storage = Storage::parse(address)?;
-        *storage.keys_mut().context("a bucket")? = Some(Keys::new(access, secret));
+        *storage.keys_mut().context("a bucket")? = Some(StorageKeys::new(access, secret));
         let store = Store::open(&storage);
         let shown = format!("{store:?} {:?}", store.as_ref().err().map(ToString::to_string));
         ensure!(store.is_ok() == good && !shown.contains("hunter2"), "{address}: {shown}");
         if let Ok(store) = store {
             let host = storage_host(address);
-            ensure!(store.place().contains(host), "{} is not at {host}", store.place());
+            ensure!(store.location().contains(host), "{} is not at {host}", store.location());
         }
     }
     Ok(())
@@ -398,20 +438,21 @@ fn storage_host(address: &str) -> &str {
 
 #[test]
 fn keys_are_in_no_line_of_any_log() -> Result<()> {
-    let log = place::Log::start();
-    run(async {
-        let scratch = Scratch::new()?;
-        let server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
+    let log = place::LogBuffer::start();
+    block_on(async {
+        let scratch = ScratchDir::new()?;
+        let server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
         server.make_bucket("rec")?;
-        let known = Known { secret: "hunter3".into(), token: Some("hunter4".into()), expired: false };
-        server.know("AKIDTEMP", known);
-        let path = file(&scratch, 2 * PART, 1)?;
+        let known = Credential { secret: "hunter3".into(), token: Some("hunter4".into()), expired: false };
+        server.add_key("AKIDTEMP", known);
+        let path = random_file(&scratch, 2 * PART_BYTES, 1)?;
         for (access, secret, token, good) in
             [(ACCESS, "hunter2", None, false), ("AKIDTEMP", "hunter3", Some("hunter4"), true)]
         {
-            let keys = Keys { session_token: token.map(Secret::new), ..Keys::new(access, secret) };
+            let keys =
+                StorageKeys { session_token: token.map(Secret::new), ..StorageKeys::new(access, secret) };
             let storage = Storage::Bucket(Bucket { keys: Some(keys), ..bucket(&server) });
-            let store = Store::open_at(&storage, pace())?;
+            let store = Store::open_with(&storage, transfer_config())?;
             let put = store.put("a.mp4", &path, MP4).await;
             ensure!(put.is_ok() == good, "{put:?}");
             tracing::trace!(?store, ?storage, ?put, "what a careless engineer writes");
@@ -427,19 +468,19 @@ fn keys_are_in_no_line_of_any_log() -> Result<()> {
 
 #[test]
 fn a_folder_takes_files_without_copying_them() -> Result<()> {
-    run(async {
-        let scratch = Scratch::new()?;
-        let folder = scratch.open_folder("out")?;
+    block_on(async {
+        let scratch = ScratchDir::new()?;
+        let folder = scratch.world_writable_folder("out")?;
         let store = Store::open(&Storage::Folder(folder.clone()))?;
         store.probe().await?;
-        let path = file(&scratch, 1000, 1)?;
+        let path = random_file(&scratch, 1000, 1)?;
         for _ in 0..2 {
             let stored = store.put("a/b.mp4", &path, MP4).await?;
             ensure!(stored.bytes == 1000 && store.head("a/b.mp4").await? == Some(stored));
         }
         let there = folder.join("a/b.mp4");
         ensure!(fs::metadata(&there)?.ino() == fs::metadata(&path)?.ino(), "it was copied");
-        let other = file(&scratch, 2000, 2)?;
+        let other = random_file(&scratch, 2000, 2)?;
         store.put("a/b.mp4", &other, MP4).await?;
         ensure!(fs::read(&there)? == fs::read(&other)? && fs::metadata(&path)?.len() == 1000);
         store.put_bytes("a.m3u8", "#EXTM3U\n".into(), "", None).await?;
@@ -456,14 +497,16 @@ fn a_folder_takes_files_without_copying_them() -> Result<()> {
         one.put("whatever.mp4", &path, MP4).await?;
         ensure!(fs::metadata(folder.join("one.mp4"))?.len() == 1000);
         ensure!(
-            one.put_bytes("a.m3u8", "".into(), "", None).await.is_err_and(|e| e.class() == Class::Refused)
+            one.put_bytes("a.m3u8", "".into(), "", None)
+                .await
+                .is_err_and(|e| e.class() == ErrorClass::Permanent)
         );
 
         let nowhere = Store::open(&Storage::Folder(scratch.join("no")))?;
         for error in [nowhere.probe().await.err(), nowhere.put("a.mp4", &path, MP4).await.err()] {
             let error = error.context("it was stored")?;
             ensure!(
-                error.class() == Class::Missing && error.to_string().ends_with("make it first"),
+                error.class() == ErrorClass::NotFound && error.to_string().ends_with("make it first"),
                 "{error}"
             );
         }
@@ -473,30 +516,30 @@ fn a_folder_takes_files_without_copying_them() -> Result<()> {
 
 #[test]
 fn another_disk_is_copied_to_until_it_is_full() -> Result<()> {
-    if !Tmpfs::possible() {
+    if !Tmpfs::is_supported() {
         eprintln!("skipped: mounting a small disk needs root");
         return Ok(());
     }
-    run(async {
-        let scratch = Scratch::new()?;
+    block_on(async {
+        let scratch = ScratchDir::new()?;
         let disk = Tmpfs::mount(scratch.join("disk"), 2 * MIB)?;
         let store = Store::open(&Storage::Folder(disk.path().to_owned()))?;
-        let fits = file(&scratch, MIB, 1)?;
+        let fits = random_file(&scratch, MIB, 1)?;
         store.put("a.mp4", &fits, MP4).await?;
         ensure!(fs::read(disk.path().join("a.mp4"))? == fs::read(&fits)?);
         for error in [
-            store.put("b.mp4", &file(&scratch, 2 * MIB, 2)?, MP4).await.err(),
+            store.put("b.mp4", &random_file(&scratch, 2 * MIB, 2)?, MP4).await.err(),
             store.put_bytes("b.bin", vec![1; 2 << 20].into(), "", None).await.err(),
         ] {
             let error = error.context("it was stored")?;
-            ensure!(error.class() == Class::Full && error.to_string().contains("no space"), "{error}");
+            ensure!(error.class() == ErrorClass::Full && error.to_string().contains("no space"), "{error}");
         }
         ensure!(fs::read_dir(disk.path())?.count() == 1, "drafts were left");
-        store.put("c.mp4", &file(&scratch, MIB / 2, 3)?, MP4).await?;
+        store.put("c.mp4", &random_file(&scratch, MIB / 2, 3)?, MP4).await?;
         disk.make_read_only()?;
         for error in [store.probe().await.err(), store.put("d.mp4", &fits, MP4).await.err()] {
             let error = error.context("it was stored")?;
-            ensure!(error.class() == Class::Denied, "{error}");
+            ensure!(error.class() == ErrorClass::Denied, "{error}");
         }
         Ok(())
     })

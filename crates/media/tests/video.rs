@@ -8,22 +8,22 @@ use std::sync::mpsc::sync_channel;
 
 use anyhow::{Result, ensure};
 use pagecast_core::{MediaTime, Packet, Tick};
-use pagecast_media::encode::{End, video};
-use pagecast_testkit::strip::Place;
-use pagecast_testkit::{Recording, Scratch};
+use pagecast_media::encode::{EndTime, video};
+use pagecast_testkit::timecode::TimecodePosition;
+use pagecast_testkit::{Recording, ScratchDir};
 
-use stream::{encode_video, tick, to_file};
+use stream::{encode_video, record_to_file, tick};
 
 fn ticks(fps: u32, all: impl Iterator<Item = i64>, changed: impl Fn(i64) -> bool) -> Result<Vec<Tick>> {
     all.map(|index| tick(fps, index, changed(index))).collect()
 }
 
-fn end(seconds: i64) -> End {
-    End::new(Some(MediaTime::of_index(seconds, 1)))
+fn end_time(seconds: i64) -> EndTime {
+    EndTime::new(Some(MediaTime::from_index(seconds, 1)))
 }
 
 /// Numbers of the ticks that have a packet.
-fn encoded(fps: u32, packets: &[Packet]) -> Vec<i64> {
+fn encoded_ticks(fps: u32, packets: &[Packet]) -> Vec<i64> {
     packets.iter().map(|p| p.pts.to_index(fps)).collect()
 }
 
@@ -33,12 +33,13 @@ fn keyframes(fps: u32, packets: &[Packet]) -> Vec<i64> {
 }
 
 /// Ticks and burnt-in counters of what a player shows.
-fn shown(fps: u32, packets: Vec<Packet>) -> Result<(Recording, Vec<(i64, u32)>)> {
-    let scratch = Scratch::new()?;
+fn decode_counters(fps: u32, packets: Vec<Packet>) -> Result<(Recording, Vec<(i64, u32)>)> {
+    let scratch = ScratchDir::new()?;
     let path = scratch.join("picture.mp4");
-    to_file(&path, fps, packets)?;
+    record_to_file(&path, fps, packets)?;
     let file = Recording::open(&path)?;
-    let counters = file.strips(Place::PAGE)?.into_iter().filter_map(|seen| Some(seen.strip?.counter));
+    let counters =
+        file.timecodes(TimecodePosition::PAGE)?.into_iter().filter_map(|seen| Some(seen.timecode?.counter));
     let shown = file.ticks(fps)?.into_iter().zip(counters).collect();
     Ok((file, shown))
 }
@@ -47,8 +48,8 @@ fn shown(fps: u32, packets: Vec<Packet>) -> Result<(Recording, Vec<(i64, u32)>)>
 fn every_changed_tick_is_shown_at_its_time() -> Result<()> {
     for fps in [7, 30, 60] {
         let count = i64::from(fps) * 2;
-        let (packets, stats) = encode_video(fps, ticks(fps, 0..count, |_| true)?, end(2))?;
-        let (file, shown) = shown(fps, packets)?;
+        let (packets, stats) = encode_video(fps, ticks(fps, 0..count, |_| true)?, end_time(2))?;
+        let (file, shown) = decode_counters(fps, packets)?;
         let wanted: Vec<_> = (0..count).map(|i| (i, u32::try_from(i).unwrap_or(0))).collect();
         ensure!(shown == wanted, "{fps} fps: {shown:?}");
         ensure!((file.end_s() - 2.0).abs() < 1e-3, "{fps} fps: it ends at {} s", file.end_s());
@@ -60,7 +61,7 @@ fn every_changed_tick_is_shown_at_its_time() -> Result<()> {
 #[test]
 fn keyframes_come_first_and_every_four_seconds() -> Result<()> {
     for changed in [|_| true, |i| i == 0] as [fn(i64) -> bool; 2] {
-        let (packets, _) = encode_video(10, ticks(10, 0..100, changed)?, end(10))?;
+        let (packets, _) = encode_video(10, ticks(10, 0..100, changed)?, end_time(10))?;
         ensure!(keyframes(10, &packets) == [0, 40, 80], "{:?}", keyframes(10, &packets));
     }
     Ok(())
@@ -71,8 +72,8 @@ fn a_keyframe_comes_when_it_is_asked_for() -> Result<()> {
     let (ticks_in, ticks) = sync_channel(0);
     let (packets_in, packets) = sync_channel(1000);
     let encoder = video::Encoder::open(stream::config(10)?)?;
-    let asked = encoder.keyframes();
-    let thread = encoder.spawn(ticks, End::new(None), packets_in)?;
+    let asked = encoder.keyframe_request();
+    let thread = encoder.spawn(ticks, EndTime::new(None), packets_in)?;
     for index in 0..30 {
         if index == 16 {
             asked.request();
@@ -90,10 +91,14 @@ fn a_keyframe_comes_when_it_is_asked_for() -> Result<()> {
 
 #[test]
 fn a_still_picture_costs_heartbeats_and_lasts_to_the_end() -> Result<()> {
-    let (packets, stats) = encode_video(30, ticks(30, 0..150, |i| i == 0)?, end(5))?;
-    ensure!(encoded(30, &packets) == [0, 4, 11, 24, 54, 84, 114, 120, 149], "{:?}", encoded(30, &packets));
+    let (packets, stats) = encode_video(30, ticks(30, 0..150, |i| i == 0)?, end_time(5))?;
+    ensure!(
+        encoded_ticks(30, &packets) == [0, 4, 11, 24, 54, 84, 114, 120, 149],
+        "{:?}",
+        encoded_ticks(30, &packets)
+    );
     ensure!(stats.unchanged() == 149 && stats.ticks() == 150);
-    let (file, shown) = shown(30, packets)?;
+    let (file, shown) = decode_counters(30, packets)?;
     ensure!(shown.iter().all(|(_, counter)| *counter == 0), "{shown:?}");
     ensure!((file.end_s() - 5.0).abs() < 1e-3, "it ends at {} s", file.end_s());
     Ok(())
@@ -103,14 +108,14 @@ fn a_still_picture_costs_heartbeats_and_lasts_to_the_end() -> Result<()> {
 fn missing_ticks_show_the_picture_before_them() -> Result<()> {
     // Of 60 ticks, some in the middle never arrive, and none after the 40th until the end is over.
     let arriving = (0..20).chain(30..40).chain([75]);
-    let (packets, stats) = encode_video(30, ticks(30, arriving, |_| true)?, end(2))?;
+    let (packets, stats) = encode_video(30, ticks(30, arriving, |_| true)?, end_time(2))?;
     ensure!(
         (stats.missed(), stats.ticks()) == (30, 60),
         "{} missed, {} in all",
         stats.missed(),
         stats.ticks()
     );
-    let (file, shown) = shown(30, packets)?;
+    let (file, shown) = decode_counters(30, packets)?;
     ensure!((file.end_s() - 2.0).abs() < 1e-3, "it ends at {} s", file.end_s());
     let last = &shown[shown.len() - 2..];
     ensure!(last == [(39, 39), (59, 39)], "{last:?}");
@@ -121,21 +126,21 @@ fn missing_ticks_show_the_picture_before_them() -> Result<()> {
 #[test]
 fn nothing_comes_of_nothing() -> Result<()> {
     for (ticks, end) in [
-        (Vec::new(), end(1)),
-        (Vec::new(), End::new(None)),
-        (ticks(30, 0..5, |_| true)?, End::new(Some(MediaTime::ZERO))),
-        (ticks(30, 40..45, |_| true)?, end(1)),
+        (Vec::new(), end_time(1)),
+        (Vec::new(), EndTime::new(None)),
+        (ticks(30, 0..5, |_| true)?, EndTime::new(Some(MediaTime::ZERO))),
+        (ticks(30, 40..45, |_| true)?, end_time(1)),
     ] {
         let (packets, stats) = encode_video(30, ticks, end)?;
-        ensure!(packets.is_empty() && stats.ticks() == 0 && stats.first_at().is_none());
+        ensure!(packets.is_empty() && stats.ticks() == 0 && stats.first_frame_at().is_none());
     }
     Ok(())
 }
 
 #[test]
 fn without_an_end_the_last_tick_is_the_end() -> Result<()> {
-    let (packets, _) = encode_video(30, ticks(30, 0..10, |i| i == 0)?, End::new(None))?;
-    ensure!(encoded(30, &packets) == [0, 4, 9], "{:?}", encoded(30, &packets));
+    let (packets, _) = encode_video(30, ticks(30, 0..10, |i| i == 0)?, EndTime::new(None))?;
+    ensure!(encoded_ticks(30, &packets) == [0, 4, 9], "{:?}", encoded_ticks(30, &packets));
     Ok(())
 }
 
@@ -143,18 +148,18 @@ fn without_an_end_the_last_tick_is_the_end() -> Result<()> {
 fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
     let (ticks_in, ticks) = sync_channel(0);
     let (packets_in, packets) = sync_channel(1000);
-    let end = End::new(None);
+    let end = EndTime::new(None);
     let thread = video::Encoder::open(stream::config(30)?)?.spawn(ticks, end.clone(), packets_in)?;
     for index in 0..30 {
         ticks_in.send(tick(30, index, true)?)?;
     }
-    end.at(MediaTime::of_index(10, 30));
+    end.set(MediaTime::from_index(10, 30));
     // Refused if the encoder has seen the end already.
     let _over = ticks_in.send(tick(30, 30, true)?);
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     let packets: Vec<_> = packets.iter().collect();
     // The last tick may be taken before or after the end is known.
-    let seen = encoded(30, &packets);
+    let seen = encoded_ticks(30, &packets);
     ensure!((29..=30).contains(&seen.len()) && seen.iter().copied().eq(0..seen.len() as i64), "{seen:?}");
     Ok(())
 }

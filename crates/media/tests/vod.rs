@@ -9,18 +9,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Keys, Media, Storage, Vod};
-use pagecast_media::store::{Class, Store};
+use pagecast_core::spec::{Storage, StorageKeys, Vod, VodMediaType};
+use pagecast_media::store::{ErrorClass, Store};
 use pagecast_testkit::vod::BUCKET;
-use pagecast_testkit::{Fault, Scratch, VodServer};
+use pagecast_testkit::{InjectedFault, ScratchDir, VodServer};
 
-use place::{PART, SECRET, file, pace, run};
+use place::{PART_BYTES, SECRET, block_on, random_file, transfer_config};
 
 const MP4: &str = "video/mp4";
 
-fn describe(server: &VodServer) -> Vod {
+fn vod_spec(server: &VodServer) -> Vod {
     Vod {
-        keys: Some(Keys::new("AKIDAPP", SECRET)),
+        keys: Some(StorageKeys::new("AKIDAPP", SECRET)),
         procedure: Some("flow".into()),
         lifetime: Some(Duration::from_secs(86_400)),
         storage_region: Some("ap-chongqing".into()),
@@ -28,7 +28,7 @@ fn describe(server: &VodServer) -> Vod {
         sub_app_id: Some(1_500_000_001),
         session_context: Some("session \"1\"".into()),
         source_context: Some("源".into()),
-        media: Media::Mp4,
+        media: VodMediaType::Mp4,
         record_id: Some("room_1".into()),
         region: Some("ap-guangzhou".into()),
         endpoint: server.url().parse().ok(),
@@ -36,24 +36,24 @@ fn describe(server: &VodServer) -> Vod {
     }
 }
 
-fn fresh() -> Result<(Scratch, VodServer, Store)> {
-    let scratch = Scratch::new()?;
+fn start_vod() -> Result<(ScratchDir, VodServer, Store)> {
+    let scratch = ScratchDir::new()?;
     let server = VodServer::start(&scratch.join("vod"), "AKIDAPP", SECRET)?;
-    let store = Store::open_at(&Storage::TencentVod(describe(&server)), pace())?;
+    let store = Store::open_with(&Storage::TencentVod(vod_spec(&server)), transfer_config())?;
     Ok((scratch, server, store))
 }
 
 #[test]
-fn a_file_becomes_a_medium() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
+fn a_file_becomes_one_asset() -> Result<()> {
+    block_on(async {
+        let (scratch, server, store) = start_vod()?;
         store.probe().await?;
-        let path = file(&scratch, 2 * PART + 1, 1)?;
+        let path = random_file(&scratch, 2 * PART_BYTES + 1, 1)?;
         let stored = store.put("task/task_0.mp4", &path, MP4).await?;
-        let medium = stored.medium.context("no medium")?;
-        ensure!((stored.bytes, &*medium.file_id) == (2 * PART + 1, "file-2"), "{medium:?}");
+        let medium = stored.vod_asset.context("no medium")?;
+        ensure!((stored.bytes, &*medium.file_id) == (2 * PART_BYTES + 1, "file-2"), "{medium:?}");
         ensure!(medium.url == "http://125.vod2.example/upload/2/f0.mp4");
-        ensure!(fs::read(server.storage().file(BUCKET, "upload/2/f0.mp4"))? == fs::read(&path)?);
+        ensure!(fs::read(server.storage().object_path(BUCKET, "upload/2/f0.mp4"))? == fs::read(&path)?);
         let call = server.calls("ApplyUpload").pop().context("no call")?;
         for (field, value) in [
             ("MediaType", "\"mp4\""),
@@ -78,13 +78,14 @@ fn a_file_becomes_a_medium() -> Result<()> {
 
 #[test]
 fn a_playlist_takes_its_segments_along() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
-        let (one, two, list) = (file(&scratch, 10, 1)?, file(&scratch, 20, 2)?, scratch.join("a.m3u8"));
+    block_on(async {
+        let (scratch, server, store) = start_vod()?;
+        let (one, two, list) =
+            (random_file(&scratch, 10, 1)?, random_file(&scratch, 20, 2)?, scratch.join("a.m3u8"));
         fs::write(&list, "#EXTM3U\n")?;
         let files: [(&str, &Path); 3] =
             [("task/t_0.ts", &one), ("task/more/t_1.ts", &two), ("task/t.m3u8", &list)];
-        let medium = store.put_playlist(&files).await?.medium.context("no medium")?;
+        let medium = store.put_playlist(&files).await?.vod_asset.context("no medium")?;
         ensure!(medium.url.ends_with("/upload/1/f0.m3u8"), "{medium:?}");
         let objects: Vec<_> = server.storage().objects(BUCKET)?.into_iter().collect();
         let sizes: Vec<_> = objects.iter().map(|(name, size)| (name.as_str(), *size)).collect();
@@ -102,50 +103,50 @@ fn a_playlist_takes_its_segments_along() -> Result<()> {
 
 #[test]
 fn keys_that_end_too_soon_are_applied_for_again() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
-        let (small, large) = (file(&scratch, 100, 1)?, file(&scratch, PART + 1, 2)?);
+    block_on(async {
+        let (scratch, server, store) = start_vod()?;
+        let (small, large) = (random_file(&scratch, 100, 1)?, random_file(&scratch, PART_BYTES + 1, 2)?);
         for (path, applied) in [(&small, 3), (&large, 6)] {
-            server.give_stale_keys(2);
+            server.issue_expired_keys(2);
             let stored = store.put("a.mp4", path, MP4).await?;
-            ensure!(stored.medium.is_some() && server.calls("ApplyUpload").len() == applied);
+            ensure!(stored.vod_asset.is_some() && server.calls("ApplyUpload").len() == applied);
         }
-        server.give_stale_keys(100);
+        server.issue_expired_keys(100);
         let error = store.put("a.mp4", &small, MP4).await.err().context("it was stored")?;
-        ensure!(error.class() == Class::Denied && error.to_string().contains("ExpiredToken"), "{error}");
+        ensure!(error.class() == ErrorClass::Denied && error.to_string().contains("ExpiredToken"), "{error}");
         ensure!(server.calls("ApplyUpload").len() == 10, "it asks for ever");
         Ok(())
     })
 }
 
 #[test]
-fn one_file_is_one_medium_even_if_an_answer_is_lost() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
-        let path = file(&scratch, 100, 1)?;
-        server.lose_commits(2);
+fn one_file_is_one_asset_even_if_a_response_is_lost() -> Result<()> {
+    block_on(async {
+        let (scratch, server, store) = start_vod()?;
+        let path = random_file(&scratch, 100, 1)?;
+        server.drop_commit_responses(2);
         for _ in 0..2 {
             let error = store.put("a.mp4", &path, MP4).await.err().context("the answer was lost")?;
-            ensure!(error.class() == Class::Transient, "{error}");
+            ensure!(error.class() == ErrorClass::Transient, "{error}");
         }
-        let medium = store.put("a.mp4", &path, MP4).await?.medium.context("no medium")?;
+        let medium = store.put("a.mp4", &path, MP4).await?.vod_asset.context("no medium")?;
         ensure!(medium.file_id == "file-1" && server.calls("ApplyUpload").len() == 1, "{medium:?}");
         Ok(())
     })
 }
 
 #[test]
-fn what_goes_wrong_is_told_without_keys() -> Result<()> {
-    run(async {
-        let (scratch, server, store) = fresh()?;
-        let path = file(&scratch, 2 * PART, 1)?;
+fn errors_are_reported_without_keys() -> Result<()> {
+    block_on(async {
+        let (scratch, server, store) = start_vod()?;
+        let path = random_file(&scratch, 2 * PART_BYTES, 1)?;
         let mut told = Vec::new();
-        for keys in [Keys::new("AKIDAPP", "hunter2"), Keys::new("hunter3", SECRET)] {
-            let wrong = Storage::TencentVod(Vod { keys: Some(keys), ..describe(&server) });
-            let wrong = Store::open_at(&wrong, pace())?;
+        for keys in [StorageKeys::new("AKIDAPP", "hunter2"), StorageKeys::new("hunter3", SECRET)] {
+            let wrong = Storage::TencentVod(Vod { keys: Some(keys), ..vod_spec(&server) });
+            let wrong = Store::open_with(&wrong, transfer_config())?;
             for error in [wrong.probe().await.err(), wrong.put("a.mp4", &path, MP4).await.err()] {
                 let error = error.context("it was taken")?;
-                ensure!(error.class() == Class::Denied, "{error}");
+                ensure!(error.class() == ErrorClass::Denied, "{error}");
                 told.push(format!("{error} {error:?} {wrong:?}"));
             }
         }
@@ -154,18 +155,18 @@ fn what_goes_wrong_is_told_without_keys() -> Result<()> {
             "{told:?}"
         );
         ensure!(server.calls("ApplyUpload").is_empty(), "an unsigned call was carried out");
-        server.storage().set(Some(Fault::Drop));
+        server.storage().set_fault(Some(InjectedFault::ResetMidBody));
         let error = store.put("a.mp4", &path, MP4).await.err().context("it was stored")?;
-        ensure!(error.class() == Class::Transient, "{error}");
+        ensure!(error.class() == ErrorClass::Transient, "{error}");
         told.push(format!("{error} {error:?} {store:?}"));
         ensure!(
             !told
                 .iter()
                 .any(|text| text.contains("hunter") || text.contains(SECRET) || text.contains("temporary-"))
         );
-        server.storage().set(None);
+        server.storage().set_fault(None);
         store.put("a.mp4", &path, MP4).await?;
-        let bare = Storage::TencentVod(describe(&server)).without_keys();
+        let bare = Storage::TencentVod(vod_spec(&server)).without_keys();
         let error = Store::open(&bare).err().context("it opened")?;
         ensure!(error.to_string().contains("keys of the application"), "{error}");
         Ok(())

@@ -1,17 +1,17 @@
 //! One Chromium with one page: started, told what to open, watched, and gone with the cast.
 
 mod cdp;
+mod console;
 mod context;
 mod error;
 mod intercept;
 mod launch;
-mod log;
-mod reach;
-mod ready;
-mod signal;
+mod load_failure;
+mod page_signal;
+mod readiness;
 mod trace;
-mod trust;
-mod video;
+mod trust_store;
+mod video_size;
 mod webrtc;
 
 use std::fs::File;
@@ -23,33 +23,33 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::spec::{Signal, Size, Source, SourceUrl};
+use pagecast_core::spec::{ReadySignal, Size, Source, SourceUrl};
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
+pub use console::ConsoleMessage;
 pub use error::Error;
-pub(crate) use launch::profile;
+pub(crate) use launch::profile_files;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
-pub use log::Line;
-pub(crate) use trace::Tracer;
-pub use trust::Error as TrustError;
-pub(crate) use trust::{FOLDERS as TRUST_FOLDERS, database as trust_database};
+pub(crate) use trace::FrameTracer;
+pub use trust_store::Error as TrustError;
+pub(crate) use trust_store::{DATABASE_FOLDERS as TRUST_FOLDERS, create_database as trust_database};
 
 use crate::child::{self, User};
-use crate::clock::Gate;
-use crate::guard::{Guard, Journal};
-use cdp::{Answer, Cdp};
-use intercept::Intercept;
-use signal::Word;
+use crate::clock::OutputMute;
+use crate::egress::{ConnectionFailures, EgressProxy};
+use cdp::{CdpClient, PendingResponse};
+use intercept::RequestInterceptor;
+use page_signal::PageSignal;
 
 /// Time for the browser to come up, and for any single call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for the first answer of the page's server.
 const NAVIGATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for a browser that hung up to end.
-const FAREWELL: Duration = Duration::from_secs(1);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// What Chromium writes on standard error is kept up to this, for a start that fails.
-const MAX_COMPLAINT: u64 = 16 * 1024;
+const MAX_STDERR_BYTES: u64 = 16 * 1024;
 
 /// What is known of the page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,19 +59,19 @@ pub struct PageState {
     /// The document and what it names were loaded.
     pub loaded: bool,
     /// The document said that it is ready to be shown.
-    pub started: bool,
+    pub signalled_ready: bool,
     /// The page said that the cast is over.
-    pub ended: bool,
+    pub signalled_end: bool,
     /// Width and height of a video that is larger than the page may play.
-    pub large_video: Option<(u32, u32)>,
+    pub oversized_video: Option<(u32, u32)>,
     /// The page has set up a connection of WebRTC, if that is watched.
-    pub webrtc: bool,
+    pub uses_webrtc: bool,
     /// A certificate of the page's own origin was accepted that the browser does not trust.
     pub insecure_tls: bool,
     /// Nothing was being loaded for half a second since the document came.
     pub network_idle: bool,
     /// Which document that is, as the browser numbers them; none while another one is awaited.
-    document: Option<String>,
+    loader_id: Option<String>,
     /// The renderer is gone.
     pub crashed: bool,
     /// The browser is gone.
@@ -81,24 +81,24 @@ pub struct PageState {
 impl PageState {
     /// Whether browser and renderer live.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         !self.closed && !self.crashed
     }
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: Mutex<(PageState, log::Log)>,
+    state: Mutex<(PageState, console::ConsoleLog)>,
     changed: Condvar,
-    trace: trace::Trace,
+    trace: trace::TraceBuffer,
     /// Session of the page itself; there are others for frames.
-    page: OnceLock<String>,
+    page_session: OnceLock<String>,
     /// Set before the first frame comes that has to be told.
-    frames: OnceLock<context::Frames>,
+    frame_setup: OnceLock<context::FrameSetup>,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, (PageState, log::Log)> {
+    fn lock(&self) -> MutexGuard<'_, (PageState, console::ConsoleLog)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,95 +110,100 @@ impl Shared {
 
 /// What is agreed with the page about its cast.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Rules {
+pub struct PagePolicy {
     /// The functions that the page finds.
-    pub signal: Signal,
+    pub signal: ReadySignal,
     /// The largest video that it may play; any, if `None`.
-    pub max_video: Option<Size>,
+    pub max_video_size: Option<Size>,
     /// Whether it is watched for connections of WebRTC.
-    pub watch_webrtc: bool,
+    pub detect_webrtc: bool,
 }
 
 /// A running browser. Killed when dropped.
 #[derive(Debug)]
 pub struct Browser {
     child: Child,
-    cdp: Cdp,
+    cdp: CdpClient,
     session: String,
-    journal: Arc<Journal>,
+    egress_failures: Arc<ConnectionFailures>,
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
 }
 
 /// Where the browser finds what we are to it.
 #[derive(Debug)]
-pub(crate) struct Surroundings<'a> {
+pub(crate) struct LaunchConfig<'a> {
     pub(crate) folder: &'a Path,
-    pub(crate) wayland: &'a Path,
-    pub(crate) pulse: &'a Path,
-    pub(crate) guard: &'a Guard,
+    pub(crate) wayland_socket: &'a Path,
+    pub(crate) pulse_socket: &'a Path,
+    pub(crate) egress: &'a EgressProxy,
     /// Whether it may send UDP past the guard.
-    pub(crate) udp: bool,
+    pub(crate) allow_udp: bool,
     pub(crate) user: Option<User>,
-    /// See [`child::Spec::covered_but`].
-    pub(crate) covered_but: Option<&'a Path>,
+    /// See [`child::SpawnOptions::isolated_run_folder`].
+    pub(crate) isolated_run_folder: Option<&'a Path>,
     /// What it may write to the disk, in bytes: one file, and what pages may store in all.
-    pub(crate) disk_bytes: u64,
+    pub(crate) max_disk_bytes: u64,
     /// Shut when the page is gone.
-    pub(crate) gate: &'a Gate,
+    pub(crate) output_mute: &'a OutputMute,
 }
 
 impl Browser {
     /// Starts Chromium with an empty page. It dies with the calling thread.
     pub(crate) fn start(
         source: &Source,
-        rules: Rules,
-        around: &Surroundings<'_>,
+        rules: PagePolicy,
+        around: &LaunchConfig<'_>,
         watch: impl FnOnce(&Child) -> std::io::Result<()>,
     ) -> Result<Self, Error> {
-        let program = find_chromium().map_err(Error::Missing)?;
-        let fail = |source| Error::Start { program: program.clone(), source };
+        let program = find_chromium().map_err(Error::ChromiumNotFound)?;
+        let fail = |source| Error::Spawn { program: program.clone(), source };
         let (commands_r, commands_w) = child::pipe().map_err(fail)?;
         let (answers_r, answers_w) = child::pipe().map_err(fail)?;
         let (complaint_r, complaint_w) = child::pipe().map_err(fail)?;
-        let spec = child::Spec {
+        let spec = child::SpawnOptions {
             program: &program,
             args: launch::switches(
                 source,
-                around.guard.address(),
-                around.udp,
+                around.egress.address(),
+                around.allow_udp,
                 &around.folder.join("profile"),
-                launch::DiskShare::of(around.folder, around.disk_bytes),
+                launch::StorageQuota::from_bytes(around.folder, around.max_disk_bytes),
             ),
-            env: launch::environment(around.folder, around.wayland, around.pulse),
+            env: launch::environment(around.folder, around.wayland_socket, around.pulse_socket),
             folder: around.folder,
             fds: vec![commands_r, answers_w],
             user: around.user,
-            covered_but: around.covered_but,
-            max_file_bytes: Some(around.disk_bytes),
+            isolated_run_folder: around.isolated_run_folder,
+            max_file_bytes: Some(around.max_disk_bytes),
             stderr: Stdio::from(complaint_w),
         };
         let child = child::spawn(spec).map_err(fail)?;
         let shared = Arc::new(Shared::default());
-        let complaint = Complaint::collect(complaint_r).map_err(fail)?;
-        let intercept = Intercept::new(source);
-        let held = intercept.as_ref().map(|i| (i.for_page(), i.for_frames()));
+        let complaint = StderrCapture::start(complaint_r).map_err(fail)?;
+        let intercept = RequestInterceptor::new(source);
+        let held = intercept.as_ref().map(|i| (i.page_command(), i.frame_command()));
         let insecure = source.context.tls.insecure.then(|| source.url.clone());
-        let events =
-            Events { shared: Arc::clone(&shared), gate: around.gate.clone(), rules, intercept, insecure };
-        let (cdp, reader) = Cdp::connect(commands_w, answers_r, events).map_err(fail)?;
+        let events = PageEventHandler {
+            shared: Arc::clone(&shared),
+            output_mute: around.output_mute.clone(),
+            policy: rules,
+            interceptor: intercept,
+            insecure_origin: insecure,
+        };
+        let (cdp, reader) = CdpClient::connect(commands_w, answers_r, events).map_err(fail)?;
         let mut browser = Self {
             child,
             cdp,
             session: String::new(),
-            journal: around.guard.journal(),
+            egress_failures: around.egress.failures(),
             shared,
             reader: Some(reader),
         };
         watch(&browser.child).map_err(fail)?;
-        let attached = browser.attach().and_then(|()| browser.put_in_context(source, rules, held));
+        let attached = browser.attach().and_then(|()| browser.apply_context(source, rules, held));
         match attached {
-            Err(Error::Call(CallError::Closed)) => Err(browser.autopsy(program, complaint)),
+            Err(Error::CdpCall(CallError::Closed)) => Err(browser.startup_error(program, complaint)),
             other => other.map(|()| browser),
         }
     }
@@ -207,26 +212,26 @@ impl Browser {
     /// more.
     ///
     /// # Errors
-    /// [`Error::Navigation`], [`Error::HttpStatus`], [`Error::NavigationTimeout`], [`Error::GivenUp`], or a
+    /// [`ErrorBody::Navigation`], [`ErrorBody::HttpStatus`], [`ErrorBody::NavigationTimeout`], [`ErrorBody::Cancelled`], or a
     /// browser that is gone.
     pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
         self.shared.update(|s| {
-            (s.ended, s.large_video) = (false, None);
-            s.expect(None);
+            (s.signalled_end, s.oversized_video) = (false, None);
+            s.expect_document(None);
         });
-        let begin = self.journal.now();
+        let begin = self.egress_failures.attempt_count();
         // A page without its renderer answers nothing.
         let has_crashed = || self.shared.lock().0.crashed;
         let given_up = || given_up() || self.has_exited() || has_crashed();
         let ask = |method, params, timeout| {
-            self.cdp.call_unless(&self.session, method, params, timeout, &given_up).map_err(|error| {
+            self.cdp.call_cancellable(&self.session, method, params, timeout, &given_up).map_err(|error| {
                 match error {
-                    CallError::GivenUp { .. } if self.has_exited() => Error::Gone,
-                    CallError::GivenUp { .. } if has_crashed() => Error::PageCrashed,
+                    CallError::Cancelled { .. } if self.has_exited() => Error::BrowserExited,
+                    CallError::Cancelled { .. } if has_crashed() => Error::PageCrashed,
                     CallError::Timeout { after, .. } => {
                         Error::NavigationTimeout { url: url.to_string(), after }
                     }
-                    CallError::GivenUp { .. } => Error::GivenUp,
+                    CallError::Cancelled { .. } => Error::Cancelled,
                     other => other.into(),
                 }
             })
@@ -235,14 +240,14 @@ impl Browser {
         match answer["loaderId"].as_str() {
             // By now the page may have gone on to yet another one.
             Some(document) => self.shared.update(|s| {
-                if s.document.is_none() {
-                    s.expect(Some(document));
+                if s.loader_id.is_none() {
+                    s.expect_document(Some(document));
                 }
             }),
             // Only the fragment differs from where the browser is: the document stayed.
             None if answer["errorText"].is_null() => {
                 ask("Page.reload", json!({"ignoreCache": true}), CALL_TIMEOUT)?;
-                self.wait_until(CALL_TIMEOUT, |s| s.document.is_some())?;
+                self.wait_until(CALL_TIMEOUT, |s| s.loader_id.is_some())?;
             }
             None => {}
         }
@@ -252,16 +257,20 @@ impl Browser {
         match answer["errorText"].as_str() {
             // The browser names a response with an error status and an empty body so: the status says more.
             Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => {
-                check_status(url, &ask("Runtime.evaluate", status_question(), CALL_TIMEOUT)?)
+                check_http_status(url, &ask("Runtime.evaluate", http_status_query(), CALL_TIMEOUT)?)
             }
-            Some(reason) => Err(reach::failure(url, reason, self.journal.since(begin, url.host()))),
+            Some(reason) => Err(load_failure::navigation_error(
+                url,
+                reason,
+                self.egress_failures.failure_since(begin, url.host()),
+            )),
         }
     }
 
     /// Waits until `done` holds of the page's state or `timeout` is over; the state at that moment.
     ///
     /// # Errors
-    /// [`Error::PageCrashed`] and [`Error::Gone`].
+    /// [`ErrorBody::PageCrashed`] and [`ErrorBody::BrowserExited`].
     pub fn wait_until(
         &self,
         timeout: Duration,
@@ -272,7 +281,7 @@ impl Browser {
         loop {
             let state = &guard.0;
             if state.closed || self.has_exited() {
-                return Err(Error::Gone);
+                return Err(Error::BrowserExited);
             }
             if state.crashed {
                 return Err(Error::PageCrashed);
@@ -295,14 +304,14 @@ impl Browser {
 
     /// The last lines of the page's console.
     #[must_use]
-    pub fn console(&self) -> Vec<Line> {
-        self.shared.lock().1.lines()
+    pub fn console(&self) -> Vec<ConsoleMessage> {
+        self.shared.lock().1.messages()
     }
 
     /// Asks the page's scripts for a sign of life.
     #[must_use]
-    pub fn ping(&self) -> Ping {
-        Ping(self.cdp.ask(&self.session, "Runtime.evaluate", json!({"expression": "0"})))
+    pub fn ping(&self) -> PendingPing {
+        PendingPing(self.cdp.start_call(&self.session, "Runtime.evaluate", json!({"expression": "0"})))
     }
 
     /// Calls a method of the DevTools protocol on the page.
@@ -310,7 +319,7 @@ impl Browser {
     /// # Errors
     /// See [`CallError`].
     pub fn call(&self, method: &'static str, params: Value) -> Result<Value, CallError> {
-        self.call_to(&self.session, method, params)
+        self.call_session(&self.session, method, params)
     }
 
     /// Name and version of the browser, like `Chrome/156.0.8078.73`.
@@ -318,13 +327,13 @@ impl Browser {
     /// # Errors
     /// See [`CallError`].
     pub fn version(&self) -> Result<String, CallError> {
-        let answer = self.call_to("", "Browser.getVersion", json!({}))?;
+        let answer = self.call_session("", "Browser.getVersion", json!({}))?;
         Ok(answer["product"].as_str().unwrap_or("unknown").to_owned())
     }
 
     /// Says how long the browser takes to draw.
-    pub(crate) fn tracer(&self) -> Tracer {
-        Tracer { cdp: self.cdp.clone(), shared: Arc::clone(&self.shared) }
+    pub(crate) fn tracer(&self) -> FrameTracer {
+        FrameTracer { cdp: self.cdp.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// Process id of the browser, which leads a session of its own.
@@ -333,33 +342,32 @@ impl Browser {
         self.child.id()
     }
 
-    fn call_to(&self, session: &str, method: &'static str, params: Value) -> Result<Value, CallError> {
+    fn call_session(&self, session: &str, method: &'static str, params: Value) -> Result<Value, CallError> {
         let gone = || self.has_exited();
-        self.cdp.call_unless(session, method, params, CALL_TIMEOUT, &gone).map_err(|error| match error {
-            CallError::GivenUp { .. } => CallError::Closed,
+        self.cdp.call_cancellable(session, method, params, CALL_TIMEOUT, &gone).map_err(|error| match error {
+            CallError::Cancelled { .. } => CallError::Closed,
             other => other,
         })
     }
 
     /// Whether the browser's main process has ended. Its pipes may say so much later: helpers hold them, too.
     fn has_exited(&self) -> bool {
-        child::has_ended(&self.child)
+        child::has_exited(&self.child)
     }
 
     fn attach(&mut self) -> Result<(), Error> {
-        let targets = self.call_to("", "Target.getTargets", json!({}))?;
+        let targets = self.call_session("", "Target.getTargets", json!({}))?;
         let page = targets["targetInfos"].as_array().into_iter().flatten().find(|t| t["type"] == "page");
         let target = match page {
             Some(page) => page["targetId"].clone(),
-            None => {
-                self.call_to("", "Target.createTarget", json!({"url": "about:blank"}))?["targetId"].clone()
-            }
+            None => self.call_session("", "Target.createTarget", json!({"url": "about:blank"}))?["targetId"]
+                .clone(),
         };
         let attached =
-            self.call_to("", "Target.attachToTarget", json!({"targetId": target, "flatten": true}))?;
+            self.call_session("", "Target.attachToTarget", json!({"targetId": target, "flatten": true}))?;
         self.session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
         // Before anything is asked of it, so that it is known before it says anything.
-        let _once = self.shared.page.set(self.session.clone());
+        let _once = self.shared.page_session.set(self.session.clone());
         self.cdp.send("", "Browser.setDownloadBehavior", json!({"behavior": "deny"}));
         for (method, params) in [
             ("Inspector.enable", json!({})),
@@ -374,15 +382,15 @@ impl Browser {
         Ok(())
     }
 
-    fn kill_group(&self) {
+    fn kill_process_group(&self) {
         let group = rustix::process::Pid::from_child(&self.child);
         // Fails when all of them are gone already.
         let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
 
     /// Why a browser that is gone did not come up.
-    fn autopsy(&mut self, program: PathBuf, complaint: Complaint) -> Error {
-        let deadline = Instant::now() + FAREWELL;
+    fn startup_error(&mut self, program: PathBuf, complaint: StderrCapture) -> Error {
+        let deadline = Instant::now() + EXIT_TIMEOUT;
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status.to_string(),
@@ -392,14 +400,14 @@ impl Browser {
             }
         };
         // Whatever it started may hold on to its standard error.
-        self.kill_group();
-        Error::StartUp { program, status, said: complaint.wait() }
+        self.kill_process_group();
+        Error::ExitedAtStartup { program, status, stderr: complaint.into_error_lines() }
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        self.kill_group();
+        self.kill_process_group();
         if let Err(error) = self.child.wait() {
             tracing::warn!(%error, "cannot tell whether the browser has ended");
         }
@@ -412,23 +420,23 @@ impl Drop for Browser {
 }
 
 #[derive(Debug)]
-struct Events {
+struct PageEventHandler {
     shared: Arc<Shared>,
-    gate: Gate,
-    rules: Rules,
-    intercept: Option<Intercept>,
+    output_mute: OutputMute,
+    policy: PagePolicy,
+    interceptor: Option<RequestInterceptor>,
     /// The page whose own origin may have any certificate.
-    insecure: Option<SourceUrl>,
+    insecure_origin: Option<SourceUrl>,
 }
 
-impl Events {
+impl PageEventHandler {
     /// A certificate that the browser does not trust: only the page's own origin may have one, and only if it
     /// was asked for.
-    fn judge_certificate(&self, cdp: &Cdp, session: &str, params: &Value) {
+    fn handle_certificate_error(&self, cdp: &CdpClient, session: &str, params: &Value) {
         let accept = params["requestURL"].as_str().is_some_and(|url| {
             // Sockets of the page's own server are its, too.
             let url = url.strip_prefix("wss:").map_or_else(|| url.to_owned(), |rest| format!("https:{rest}"));
-            self.insecure.as_ref().is_some_and(|own| own.shares_origin_with(&url))
+            self.insecure_origin.as_ref().is_some_and(|own| own.is_same_origin(&url))
         });
         if accept {
             self.shared.update(|s| s.insecure_tls = true);
@@ -438,16 +446,16 @@ impl Events {
         cdp.send(session, "Security.handleCertificateError", answer);
     }
 
-    fn is_page(&self, session: &str) -> bool {
-        self.shared.page.get().is_some_and(|page| page == session)
+    fn is_page_session(&self, session: &str) -> bool {
+        self.shared.page_session.get().is_some_and(|page| page == session)
     }
 }
 
 /// A question to the page's scripts.
 #[derive(Debug)]
-pub struct Ping(Option<Answer>);
+pub struct PendingPing(Option<PendingResponse>);
 
-impl Ping {
+impl PendingPing {
     /// Whether it was answered by now. A browser that is gone answers nothing.
     #[must_use]
     pub fn is_answered(&self) -> bool {
@@ -455,8 +463,8 @@ impl Ping {
     }
 }
 
-impl cdp::Events for Events {
-    fn event(&mut self, cdp: &Cdp, session: &str, method: &str, params: &Value) {
+impl cdp::EventHandler for PageEventHandler {
+    fn handle_event(&mut self, cdp: &CdpClient, session: &str, method: &str, params: &Value) {
         match method {
             "Page.javascriptDialogOpening" => {
                 // Leaving must not be prevented. Of the others there are none, unless a page found a way
@@ -464,43 +472,43 @@ impl cdp::Events for Events {
                 let accept = params["type"] == "beforeunload";
                 cdp.send(session, "Page.handleJavaScriptDialog", json!({"accept": accept}));
             }
-            "Page.lifecycleEvent" | "Page.frameNavigated" if self.is_page(session) => {
-                self.shared.update(|s| s.take(method, params));
+            "Page.lifecycleEvent" | "Page.frameNavigated" if self.is_page_session(session) => {
+                self.shared.update(|s| s.handle_event(method, params));
             }
             "Runtime.bindingCalled" => {
-                if let Some(word) = Word::read(self.rules.signal, params) {
-                    self.shared.update(|s| s.hear(word));
-                } else if let Some(size) = video::read(self.rules.max_video, params) {
-                    self.shared.update(|s| s.large_video = Some(size));
-                } else if webrtc::is_told(params) {
-                    self.shared.update(|s| s.webrtc = true);
+                if let Some(word) = PageSignal::parse(self.policy.signal, params) {
+                    self.shared.update(|s| s.handle_signal(word));
+                } else if let Some(size) = video_size::parse_oversized(self.policy.max_video_size, params) {
+                    self.shared.update(|s| s.oversized_video = Some(size));
+                } else if webrtc::is_connection_event(params) {
+                    self.shared.update(|s| s.uses_webrtc = true);
                 }
             }
             "Target.attachedToTarget" if !session.is_empty() => {
-                if let Some(frames) = self.shared.frames.get() {
-                    frames.welcome(cdp, session, params);
+                if let Some(frames) = self.shared.frame_setup.get() {
+                    frames.handle_attached(cdp, session, params);
                 }
             }
             "Fetch.requestPaused" | "Fetch.authRequired" => {
-                let is_page = self.is_page(session);
-                if let Some(intercept) = &mut self.intercept {
-                    intercept.take(cdp, session, is_page, method, params);
+                let is_page = self.is_page_session(session);
+                if let Some(intercept) = &mut self.interceptor {
+                    intercept.handle_event(cdp, session, is_page, method, params);
                 }
             }
-            "Security.certificateError" => self.judge_certificate(cdp, session, params),
+            "Security.certificateError" => self.handle_certificate_error(cdp, session, params),
             // A frame of another site that crashes is a hole in the page, no more.
-            "Inspector.targetCrashed" if self.is_page(session) => {
+            "Inspector.targetCrashed" if self.is_page_session(session) => {
                 // At once: the browser is about to show a page of its own.
-                self.gate.shut();
+                self.output_mute.mute();
                 self.shared.update(|s| s.crashed = true);
             }
-            "Tracing.dataCollected" => self.shared.trace.take(params),
+            "Tracing.dataCollected" => self.shared.trace.add_events(params),
             "Tracing.tracingComplete" => self.shared.trace.finish(),
-            _ => self.shared.lock().1.take(method, params),
+            _ => self.shared.lock().1.handle_event(method, params),
         }
     }
 
-    fn closed(&mut self) {
+    fn handle_close(&mut self) {
         self.shared.update(|s| s.closed = true);
         self.shared.trace.finish();
     }
@@ -508,15 +516,15 @@ impl cdp::Events for Events {
 
 /// What the browser writes on standard error, for the case that it does not come up.
 #[derive(Debug)]
-struct Complaint(JoinHandle<String>);
+struct StderrCapture(JoinHandle<String>);
 
-impl Complaint {
-    fn collect(pipe: OwnedFd) -> std::io::Result<Self> {
+impl StderrCapture {
+    fn start(pipe: OwnedFd) -> std::io::Result<Self> {
         let collect = move || {
             let mut reader = BufReader::new(File::from(pipe));
             let mut text = Vec::new();
             // The rest is read too, or the browser would block on a full pipe.
-            let _all = (&mut reader).take(MAX_COMPLAINT).read_to_end(&mut text);
+            let _all = (&mut reader).take(MAX_STDERR_BYTES).read_to_end(&mut text);
             let _rest = std::io::copy(&mut reader, &mut std::io::sink());
             String::from_utf8_lossy(&text).into_owned()
         };
@@ -524,7 +532,7 @@ impl Complaint {
     }
 
     /// The lines that say most, once the browser is gone.
-    fn wait(self) -> String {
+    fn into_error_lines(self) -> String {
         let all = self.0.join().unwrap_or_default();
         let telling = all
             .as_bytes()
@@ -537,12 +545,12 @@ impl Complaint {
 }
 
 /// Asks for the HTTP status of the main document. A page that came from no server has none.
-fn status_question() -> Value {
+fn http_status_query() -> Value {
     let expression = "performance.getEntriesByType('navigation')[0]?.responseStatus ?? 0";
     json!({"expression": expression, "returnByValue": true})
 }
 
-fn check_status(url: &SourceUrl, answer: &Value) -> Result<(), Error> {
+fn check_http_status(url: &SourceUrl, answer: &Value) -> Result<(), Error> {
     match answer["result"]["value"].as_u64().and_then(|s| u16::try_from(s).ok()) {
         Some(status) if status >= 400 => Err(Error::HttpStatus { url: url.to_string(), status }),
         _ => Ok(()),

@@ -21,21 +21,21 @@ use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, waitid};
 
 pub use namespace::PRIVATE_FOLDER_VARIABLE;
 pub use user::BROWSER_UIDS_VARIABLE;
-pub(crate) use user::{User, UserLease, is_from_browser};
+pub(crate) use user::{ReservedUser, User, is_browser_peer};
 
 /// First descriptor that cannot be one of a child's well-known ones.
-const HIGH_FD: RawFd = 10;
+const MIN_DUPLICATE_FD: RawFd = 10;
 /// What a janitor is called among its arguments.
 const JANITOR_NAME: &str = "pagecast-janitor";
 /// The file in a run folder that is locked for as long as somebody looks after the folder.
-const LOCK: &str = "lock";
+const LOCK_FILE_NAME: &str = "lock";
 
 /// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when
 /// the process that started it is gone, however it died. Each line names the group; an empty one says that it
 /// is gone. Signals meant for the terminal's foreground do not reach it. A second argument is the user of
 /// these processes, if it is theirs alone: then all that run as it are ended, also those that left the group.
 /// Its standard error is the lock of that user: nothing is written to it.
-const JANITOR: &str = r#"
+const JANITOR_SCRIPT: &str = r#"
 trap '' HUP INT TERM
 while read -r line; do group=$line; done
 [ -n "$group" ] && kill -s KILL -- "-$group" 2>/dev/null
@@ -46,7 +46,7 @@ exit 1
 
 /// What to start.
 #[derive(Debug)]
-pub(crate) struct Spec<'a> {
+pub(crate) struct SpawnOptions<'a> {
     pub(crate) program: &'a Path,
     pub(crate) args: Vec<String>,
     /// The whole environment.
@@ -57,7 +57,7 @@ pub(crate) struct Spec<'a> {
     /// Another user to run as; only root can ask for it.
     pub(crate) user: Option<User>,
     /// The run folder, if it is to have namespaces of its own in which it sees nothing else of ours.
-    pub(crate) covered_but: Option<&'a Path>,
+    pub(crate) isolated_run_folder: Option<&'a Path>,
     /// Largest file that it may write, in bytes; any, if `None`.
     pub(crate) max_file_bytes: Option<u64>,
     pub(crate) stderr: Stdio,
@@ -65,14 +65,14 @@ pub(crate) struct Spec<'a> {
 
 /// Starts a child that leads a session and process group of its own and is killed when **the calling thread**
 /// ends.
-pub(crate) fn spawn(spec: Spec<'_>) -> io::Result<Child> {
+pub(crate) fn spawn(spec: SpawnOptions<'_>) -> io::Result<Child> {
     let fds = spec
         .fds
         .iter()
-        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, HIGH_FD))
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, MIN_DUPLICATE_FD))
         .collect::<Result<Vec<_>, _>>()?;
-    let (program, args) = match spec.covered_but {
-        Some(run_folder) => namespace::wrap(spec.program, spec.args, run_folder),
+    let (program, args) = match spec.isolated_run_folder {
+        Some(run_folder) => namespace::unshare_command(spec.program, spec.args, run_folder),
         None => (spec.program.to_owned(), spec.args.into_iter().map(OsString::from).collect()),
     };
     let mut command = Command::new(program);
@@ -119,10 +119,10 @@ pub enum Isolation {
 }
 
 impl Isolation {
-    pub(crate) fn of(user: Option<User>, run_folder: &Path) -> Self {
+    pub(crate) fn detect(user: Option<User>, run_folder: &Path) -> Self {
         match user {
             Some(user) => Self::User(user.uid),
-            None if namespace::are_possible(run_folder) => Self::Namespaces,
+            None if namespace::are_available(run_folder) => Self::Namespaces,
             None => Self::Sandbox,
         }
     }
@@ -132,17 +132,17 @@ impl Isolation {
 static PRIVATE_FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 /// Hides a folder from the browsers of all casts that are started from now on. The first call counts.
-pub fn hide_from_browsers(folder: &Path) {
+pub fn set_private_folder(folder: &Path) {
     let _first_counts = PRIVATE_FOLDER.set(folder.to_owned());
 }
 
 /// The user ids that casts of this process are told, if they are told any.
-static BROWSER_UIDS: OnceLock<String> = OnceLock::new();
+static BROWSER_UID_RANGE: OnceLock<String> = OnceLock::new();
 
 /// Has all casts that are started from now on take their browsers' user ids from this range, both ends
 /// included. The first call counts.
-pub fn use_browser_uids(first: u32, last: u32) {
-    let _first_counts = BROWSER_UIDS.set(format!("{first}-{last}"));
+pub fn set_browser_uid_range(first: u32, last: u32) {
+    let _first_counts = BROWSER_UID_RANGE.set(format!("{first}-{last}"));
 }
 
 /// Starts the process of a cast, in a process group of its own, with pipes for input and output, and for what
@@ -155,7 +155,7 @@ pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Chil
     let stderr = if heard { Stdio::piped() } else { Stdio::inherit() };
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
     command.envs(PRIVATE_FOLDER.get().map(|folder| (PRIVATE_FOLDER_VARIABLE, folder)));
-    command.envs(BROWSER_UIDS.get().map(|range| (BROWSER_UIDS_VARIABLE, range)));
+    command.envs(BROWSER_UID_RANGE.get().map(|range| (BROWSER_UIDS_VARIABLE, range)));
     if heard {
         // Nothing but this: so the standard library need not copy the caller's memory map, which takes a
         // service longer than all else that it does for a cast.
@@ -189,7 +189,7 @@ pub(crate) fn run_tool<'a>(
 
 /// Whether a child has ended; it may still be waited for.
 #[must_use]
-pub fn has_ended(child: &Child) -> bool {
+pub fn has_exited(child: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     !matches!(waitid(WaitId::Pid(rustix::process::Pid::from_child(child)), options), Ok(None))
 }
@@ -197,7 +197,7 @@ pub fn has_ended(child: &Child) -> bool {
 /// Removes the folders of casts that are gone, janitor and all, and kills what still runs on them. Returns
 /// the folders.
 #[must_use]
-pub fn sweep(base: &Path) -> Vec<PathBuf> {
+pub fn remove_stale_run_folders(base: &Path) -> Vec<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let me = rustix::process::geteuid().as_raw();
     let mut removed = Vec::new();
@@ -209,17 +209,17 @@ pub fn sweep(base: &Path) -> Vec<PathBuf> {
         }
         // Held by the cast and by its janitor, whichever lives longer, also where their process ids mean
         // nothing to us.
-        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
+        let Ok(lock) = File::open(path.join(LOCK_FILE_NAME)) else { continue };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
-        kill_those_that_name(&path);
+        kill_processes_naming(&path);
         // The group of the folder is that of the browser.
         if let Ok(meta) = entry.metadata()
             && me == 0
             && meta.gid() != 0
         {
-            user::clear(meta.gid());
+            user::kill_stale_processes(meta.gid());
         }
         if std::fs::remove_dir_all(&path).is_ok() {
             removed.push(path);
@@ -235,7 +235,7 @@ fn is_run_folder(name: &str) -> bool {
 }
 
 /// Kills every process that names the folder on its command line, as the browser's do.
-fn kill_those_that_name(folder: &Path) {
+fn kill_processes_naming(folder: &Path) {
     let Some(folder) = folder.to_str() else { return };
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -260,44 +260,51 @@ fn kill_those_that_name(folder: &Path) {
 pub(crate) struct RunFolder {
     path: PathBuf,
     janitor: Child,
-    line: Option<File>,
+    janitor_stdin: Option<File>,
     _lock: File,
     // Given back when the janitor, which has it too, is gone.
-    _user: Option<UserLease>,
+    _user: Option<ReservedUser>,
 }
 
 impl RunFolder {
     /// Makes a folder of the caller's under the system's folder for temporary files. The user of the browser,
     /// if it has one, may pass through it, to what is given to it by name, and nobody else may.
-    pub(crate) fn create(user: Option<UserLease>) -> io::Result<Self> {
-        let path = make_private_folder(0o700)?;
-        Self::keep(&path, user).inspect_err(|_| {
+    pub(crate) fn create(user: Option<ReservedUser>) -> io::Result<Self> {
+        let path = create_private_folder(0o700)?;
+        Self::start_janitor(&path, user).inspect_err(|_| {
             // It is empty but for the lock.
             let _gone = std::fs::remove_dir_all(&path);
         })
     }
 
-    fn keep(path: &Path, user: Option<UserLease>) -> io::Result<Self> {
-        if let Some(UserLease { user, .. }) = &user {
+    fn start_janitor(path: &Path, user: Option<ReservedUser>) -> io::Result<Self> {
+        if let Some(ReservedUser { user, .. }) = &user {
             std::os::unix::fs::chown(path, None, Some(user.gid))?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o710))?;
         }
-        let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.join(LOCK))?;
+        let lock =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.join(LOCK_FILE_NAME))?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", JANITOR, JANITOR_NAME]).arg(path).current_dir("/");
+        command.args(["-c", JANITOR_SCRIPT, JANITOR_NAME]).arg(path).current_dir("/");
         // The janitor holds the locks as well, and says nothing.
         command.stdin(Stdio::from(reader)).stdout(Stdio::from(lock.try_clone()?)).stderr(Stdio::null());
         if let Some(user) = &user {
-            command.arg(user.user.uid.to_string()).stderr(Stdio::from(user.lock()?));
+            command.arg(user.user.uid.to_string()).stderr(Stdio::from(user.clone_lock()?));
         }
         // SAFETY: the closure only makes a system call.
         unsafe {
             command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
         }
         let janitor = command.spawn()?;
-        Ok(Self { path: path.to_owned(), janitor, line: Some(File::from(writer)), _lock: lock, _user: user })
+        Ok(Self {
+            path: path.to_owned(),
+            janitor,
+            janitor_stdin: Some(File::from(writer)),
+            _lock: lock,
+            _user: user,
+        })
     }
 
     /// The folder.
@@ -306,23 +313,23 @@ impl RunFolder {
     }
 
     /// The group of processes that must be gone before the folder is; `None` when they are.
-    pub(crate) fn watch(&mut self, leader: Option<&Child>) -> io::Result<()> {
+    pub(crate) fn set_process_group(&mut self, leader: Option<&Child>) -> io::Result<()> {
         let group = leader.map(|leader| leader.id().to_string()).unwrap_or_default();
         // One write, or the janitor might read half a number.
-        self.line.as_mut().map_or(Ok(()), |line| line.write_all(format!("{group}\n").as_bytes()))
+        self.janitor_stdin.as_mut().map_or(Ok(()), |line| line.write_all(format!("{group}\n").as_bytes()))
     }
 }
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        self.line = None;
+        self.janitor_stdin = None;
         if let Err(error) = self.janitor.wait() {
             tracing::warn!(%error, folder = %self.path.display(), "cannot tell whether the temporary folder was removed");
         }
     }
 }
 
-fn make_private_folder(mode: u32) -> io::Result<PathBuf> {
+fn create_private_folder(mode: u32) -> io::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let base = std::env::temp_dir();
     for attempt in 0..100 {
@@ -346,15 +353,15 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 mod tests {
     use super::*;
 
-    fn sleeper(folder: &Path) -> Child {
-        let spec = Spec {
+    fn spawn_sleeper(folder: &Path) -> Child {
+        let spec = SpawnOptions {
             program: Path::new("/bin/sh"),
             args: vec!["-c".into(), "sleep 1000 & wait".into()],
             env: vec![("PATH", "/usr/bin:/bin".into())],
             folder,
             fds: vec![],
             user: None,
-            covered_but: None,
+            isolated_run_folder: None,
             max_file_bytes: None,
             stderr: Stdio::null(),
         };
@@ -366,8 +373,8 @@ mod tests {
         let mut folder = RunFolder::create(None).unwrap();
         let path = folder.path().to_owned();
         std::fs::write(path.join("file"), b"x").unwrap();
-        let mut child = sleeper(&path);
-        folder.watch(Some(&child)).unwrap();
+        let mut child = spawn_sleeper(&path);
+        folder.set_process_group(Some(&child)).unwrap();
         assert!(path.exists());
         drop(folder);
         assert!(!path.exists());
@@ -379,14 +386,14 @@ mod tests {
     fn descriptors_arrive_as_three_and_four() {
         let (out_r, out_w) = pipe().unwrap();
         let (in_r, in_w) = pipe().unwrap();
-        let spec = Spec {
+        let spec = SpawnOptions {
             program: Path::new("/bin/sh"),
             args: vec!["-c".into(), "cat <&3 >&4".into()],
             env: vec![("PATH", "/usr/bin:/bin".into())],
             folder: Path::new("/"),
             fds: vec![in_r, out_w],
             user: None,
-            covered_but: None,
+            isolated_run_folder: None,
             max_file_bytes: None,
             stderr: Stdio::null(),
         };

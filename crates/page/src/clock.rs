@@ -45,22 +45,22 @@ impl Origin {
 
 /// Whether what the page shows and plays goes into the outputs. While it is shut, the last picture stays, and silence.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<AtomicBool>);
+pub struct OutputMute(Arc<AtomicBool>);
 
-impl Gate {
+impl OutputMute {
     /// Lets nothing through from now on.
-    pub fn shut(&self) {
+    pub fn mute(&self) {
         self.0.store(true, Ordering::Release);
     }
 
     /// Lets everything through from now on; it is open at first.
-    pub fn open(&self) {
+    pub fn unmute(&self) {
         self.0.store(false, Ordering::Release);
     }
 
     /// Whether nothing gets through.
     #[must_use]
-    pub fn is_shut(&self) -> bool {
+    pub fn is_muted(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }

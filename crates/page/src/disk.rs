@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Time between two measurements. A page can write some 400 MB/s, so this is how far it gets past its limit.
-const INTERVAL: Duration = Duration::from_secs(2);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 /// Most files of a browser that one measurement looks at. An ordinary profile has some 200; so many take a
 /// quarter of a second.
-const MAX_FILES: usize = 100_000;
+const MAX_COUNTED_FILES: usize = 100_000;
 
 /// Disk usage of the running browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Shared {
         }
         let free_bytes = rustix::fs::statvfs(&self.run_folder)
             .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        let used_bytes = bytes_in(&browser_folder(&self.run_folder, browser));
+        let used_bytes = folder_bytes(&browser_folder(&self.run_folder, browser));
         let mut current = self.lock();
         // What another browser had is not held against the one that replaced it meanwhile.
         if current.0 == browser {
@@ -83,7 +83,7 @@ impl DiskMeter {
         let (stop, stopped) = sync_channel::<()>(0);
         let measured = Arc::clone(&shared);
         let run = move || {
-            while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(MEASURE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 measured.measure();
             }
         };
@@ -92,7 +92,7 @@ impl DiskMeter {
     }
 
     /// From now on this browser is the one that is measured; folders of earlier ones are removed.
-    pub(crate) fn measure_browser(&self, browser: u32) {
+    pub(crate) fn set_browser(&self, browser: u32) {
         *self.shared.lock() = (browser, DiskUsage::UNKNOWN);
     }
 
@@ -114,14 +114,14 @@ impl Drop for DiskMeter {
 }
 
 /// Bytes on the disk of all that is in a folder, holes left out.
-fn bytes_in(folder: &Path) -> u64 {
+fn folder_bytes(folder: &Path) -> u64 {
     let (mut bytes, mut files) = (0_u64, 0);
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         // What goes away meanwhile is not there.
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             files += 1;
-            if files > MAX_FILES {
+            if files > MAX_COUNTED_FILES {
                 return u64::MAX;
             }
             // Of a link, not of what it leads to.
@@ -149,11 +149,11 @@ mod tests {
         }
         let meter = DiskMeter::start(&run_folder).unwrap();
         assert_eq!(meter.usage(), DiskUsage::UNKNOWN);
-        meter.measure_browser(1);
+        meter.set_browser(1);
         meter.shared.measure();
         let used = meter.usage().used_bytes;
         assert!((3 << 20..4 << 20).contains(&used), "{used} bytes");
-        meter.measure_browser(2);
+        meter.set_browser(2);
         assert_eq!(meter.usage(), DiskUsage::UNKNOWN);
         meter.shared.measure();
         let usage = meter.usage();

@@ -4,13 +4,13 @@
 //! thread that joins them. There is no keyboard, the pointer never enters, and what a page copies stays in
 //! the page.
 
+mod geometry;
 mod image;
 mod limits;
 mod pacer;
 mod protocol;
 mod scene;
 mod screen;
-mod stage;
 
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -28,9 +28,9 @@ use pagecast_core::{Fps, HostTime, Picture, Tick};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smithay::reexports::wayland_server::Display as Wayland;
 
-use crate::child::is_from_browser;
-use crate::clock::{self, Gate, Origin};
-use crate::sync::Depth;
+use crate::av_sync::RenderLatency;
+use crate::child::is_browser_peer;
+use crate::clock::{self, Origin, OutputMute};
 use pacer::Pacer;
 use protocol::{ClientState, State};
 
@@ -55,9 +55,9 @@ pub struct Config {
     /// Set by the display when the capture begins.
     pub origin: Origin,
     /// Shut: ticks bring no picture, and what changes is told when it opens.
-    pub gate: Gate,
+    pub output_mute: OutputMute,
     /// Ticks that the page takes from the begin of a picture to its commit.
-    pub depth: Depth,
+    pub render_latency: RenderLatency,
     /// The user that clients run as, if it is not ours.
     pub client_uid: Option<u32>,
 }
@@ -112,57 +112,57 @@ pub struct Display {
 
 /// How the browser commits, as it goes on.
 #[derive(Debug)]
-pub(crate) struct Commits(Arc<Shared>);
+pub(crate) struct CommitCounters(Arc<Shared>);
 
-impl Commits {
+impl CommitCounters {
     /// Pictures so far.
-    pub(crate) fn count(&self) -> u64 {
+    pub(crate) fn commits(&self) -> u64 {
         self.0.commits.load(Ordering::Relaxed)
     }
 
     /// Times so far that a browser that draws had no picture for a slot, or more than one: what happens
     /// whenever it gets behind or catches up.
-    pub(crate) fn stumbles(&self) -> u64 {
-        self.0.stumbles.load(Ordering::Relaxed)
+    pub(crate) fn irregular_slots(&self) -> u64 {
+        self.0.irregular_slots.load(Ordering::Relaxed)
     }
 }
 
 #[derive(Debug)]
 struct Shared {
     /// Who waits for a picture of the screen.
-    snapshot: Mutex<Option<SyncSender<Picture>>>,
+    snapshot_request: Mutex<Option<SyncSender<Picture>>>,
     wake: rustix::fd::OwnedFd,
-    begin: AtomicBool,
-    stop: AtomicBool,
+    capture_requested: AtomicBool,
+    stop_requested: AtomicBool,
     frames: AtomicU64,
     dropped: AtomicU64,
     commits: AtomicU64,
-    stumbles: AtomicU64,
+    irregular_slots: AtomicU64,
 }
 
 impl Display {
-    /// Starts the thread `display`. Ticks go to `out` once [`Display::begin`] was called; when it is full, a
+    /// Starts the thread `display`. Ticks go to `out` once [`Display::start_capture`] was called; when it is full, a
     /// tick without a change is forgotten and a change is told with a later tick.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`ErrorBody`].
     pub fn start(config: Config, out: SyncSender<Tick>) -> Result<Self, Error> {
         let listener = listen(&config.socket)?;
         let wayland = Wayland::<State>::new().map_err(|e| Error::Wayland(e.to_string()))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::Thread(e.into()))?;
         let shared = Arc::new(Shared {
-            snapshot: Mutex::default(),
+            snapshot_request: Mutex::default(),
             wake,
-            begin: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
+            capture_requested: AtomicBool::new(false),
+            stop_requested: AtomicBool::new(false),
             frames: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             commits: AtomicU64::new(0),
-            stumbles: AtomicU64::new(0),
+            irregular_slots: AtomicU64::new(0),
         });
         let (socket, client_uid) = (config.socket.clone(), config.client_uid);
-        let beats = Beats::new(&config, out, Arc::clone(&shared));
+        let beats = TickEmitter::new(&config, out, Arc::clone(&shared));
         let state = State::new(&wayland.handle(), &config, beats);
         let thread = std::thread::Builder::new()
             .name("display".into())
@@ -172,8 +172,8 @@ impl Display {
     }
 
     /// Starts the capture: the next tick is the moment of the first frame. Calling it again changes nothing.
-    pub fn begin(&self) {
-        self.shared.begin.store(true, Ordering::Release);
+    pub fn start_capture(&self) {
+        self.shared.capture_requested.store(true, Ordering::Release);
         self.wake();
     }
 
@@ -185,14 +185,14 @@ impl Display {
             return None;
         }
         let (ask, answer) = sync_channel(1);
-        *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
+        *self.shared.snapshot_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
         self.wake();
         answer.recv_timeout(SNAPSHOT_TIMEOUT).ok()
     }
 
     /// The count of commits, for others to watch.
-    pub(crate) fn commits(&self) -> Commits {
-        Commits(Arc::clone(&self.shared))
+    pub(crate) fn commit_counters(&self) -> CommitCounters {
+        CommitCounters(Arc::clone(&self.shared))
     }
 
     /// What was counted so far.
@@ -219,7 +219,7 @@ impl Display {
 
 impl Drop for Display {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
+        self.shared.stop_requested.store(true, Ordering::Release);
         self.wake();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -240,25 +240,25 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
 
 /// Hands out one beat per slot.
 #[derive(Debug)]
-pub(crate) struct Beats {
+pub(crate) struct TickEmitter {
     pub(crate) pacer: Pacer,
     fps: Fps,
     origin: Origin,
-    gate: Gate,
-    depth: Depth,
+    output_mute: OutputMute,
+    render_latency: RenderLatency,
     out: SyncSender<Tick>,
     shared: Arc<Shared>,
 }
 
-impl Beats {
+impl TickEmitter {
     fn new(config: &Config, out: SyncSender<Tick>, shared: Arc<Shared>) -> Self {
         let pacer = Pacer::new(config.fps, clock::now());
         Self {
             pacer,
             fps: config.fps,
             origin: config.origin.clone(),
-            gate: config.gate.clone(),
-            depth: config.depth.clone(),
+            output_mute: config.output_mute.clone(),
+            render_latency: config.render_latency.clone(),
             out,
             shared,
         }
@@ -269,36 +269,36 @@ impl Beats {
         screen::Timing {
             now,
             slot: self.pacer.slot(),
-            tick: self.pacer.last_tick(),
+            tick: self.pacer.slot_start(),
             interval: self.fps.interval(),
         }
     }
 
     /// The oldest slot that is over at `now` is closed, and tells the beat that it still owes. False when
     /// none is over.
-    pub(crate) fn close(&mut self, now: HostTime, scene: &mut scene::Scene) -> bool {
-        let owed = self.pacer.close(now, self.depth.get());
+    pub(crate) fn close_slot(&mut self, now: HostTime, scene: &mut scene::Scene) -> bool {
+        let owed = self.pacer.close_slot(now, self.render_latency.ticks());
         owed.is_some_and(|owed| {
-            self.tell_all(owed, scene);
+            self.emit_all(owed, scene);
             true
         })
     }
 
     /// The picture of this slot is there.
-    pub(crate) fn beat(&mut self, scene: &mut scene::Scene) {
-        let due = self.pacer.beat(self.depth.get());
-        self.tell_all(due, scene);
+    pub(crate) fn emit_committed(&mut self, scene: &mut scene::Scene) {
+        let due = self.pacer.due_ticks(self.render_latency.ticks());
+        self.emit_all(due, scene);
     }
 
     /// Tells beats of which the last has what is on the screen; there are others when the page's depth has
     /// become less.
-    fn tell_all(&self, due: Range<i64>, scene: &mut scene::Scene) {
+    fn emit_all(&self, due: Range<i64>, scene: &mut scene::Scene) {
         for index in due.clone() {
             if index == 0 {
-                scene.touch_all();
+                scene.mark_all_dirty();
             }
             if index == 0 || index + 1 == due.end {
-                self.tell(index, scene);
+                self.emit(index, scene);
             } else {
                 // A receiver without room for it does not miss it: nothing changed.
                 let _full = self.out.try_send(Tick { index, pts: self.fps.time_of(index), frame: None });
@@ -307,10 +307,10 @@ impl Beats {
     }
 
     /// Tells beat `index`, with the screen if it changed.
-    fn tell(&self, index: i64, scene: &mut scene::Scene) {
+    fn emit(&self, index: i64, scene: &mut scene::Scene) {
         // The first frame is told in any case: there must be one.
-        let shut = self.gate.is_shut() && index > 0;
-        let frame = if scene.is_dirty() && !shut { scene.frame() } else { None };
+        let shut = self.output_mute.is_muted() && index > 0;
+        let frame = if scene.is_dirty() && !shut { scene.render_frame() } else { None };
         let changed = frame.is_some();
         if scene.is_dirty() && !shut {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
@@ -321,7 +321,7 @@ impl Beats {
             }
             Err(TrySendError::Full(tick)) => {
                 if let Some(frame) = &tick.frame {
-                    scene.put_back(frame);
+                    scene.restore_damage(frame);
                     self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -330,21 +330,21 @@ impl Beats {
         }
     }
 
-    fn begin_if_asked(&mut self) {
-        if self.shared.begin.load(Ordering::Acquire) && !self.pacer.capturing() {
-            self.origin.set(self.pacer.begin());
+    fn start_capture_if_requested(&mut self) {
+        if self.shared.capture_requested.load(Ordering::Acquire) && !self.pacer.is_capturing() {
+            self.origin.set(self.pacer.start_capture());
         }
     }
 }
 
 fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener, client_uid: Option<u32>) {
     let alive = Arc::new(());
-    let shared = Arc::clone(&state.beats.shared);
-    let mut counted = state.beats.pacer.slot();
+    let shared = Arc::clone(&state.emitter.shared);
+    let mut counted = state.emitter.pacer.slot();
     let (mut committed, mut drew) = (0, false);
-    while !shared.stop.load(Ordering::Acquire) {
-        state.turn(clock::now());
-        state.beats.begin_if_asked();
+    while !shared.stop_requested.load(Ordering::Acquire) {
+        state.advance(clock::now());
+        state.emitter.start_capture_if_requested();
         // The Wayland library panics at requests that no library would send, like a string that is none. It
         // holds nothing then.
         match catch_unwind(AssertUnwindSafe(|| wayland.dispatch_clients(&mut state))) {
@@ -353,21 +353,21 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener, c
             // Hung up on with the next dispatch.
             Err(_) => limits::disconnect_all(&wayland.handle()),
         }
-        state.tell_if_committed();
-        let asked = shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        state.emit_if_committed();
+        let asked = shared.snapshot_request.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(asked) = asked {
             // Whoever asked may have given up.
             let _unheard = asked.try_send(state.screen.scene.snapshot());
         }
-        let slot = state.beats.pacer.slot();
+        let slot = state.emitter.pacer.slot();
         if slot != counted {
             let slots = u64::try_from(slot - counted).unwrap_or(1);
             let pictures = state.commits - committed;
             if drew && pictures != slots {
-                shared.stumbles.fetch_add(1, Ordering::Relaxed);
+                shared.irregular_slots.fetch_add(1, Ordering::Relaxed);
             }
             (counted, committed, drew) = (slot, state.commits, pictures > 0);
-            limits::count_objects(&wayland.handle());
+            limits::check_object_counts(&wayland.handle());
         }
         shared.commits.store(state.commits, Ordering::Relaxed);
         if let Err(reason) = wayland.flush_clients() {
@@ -375,7 +375,7 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener, c
         }
         wait(&mut wayland, &state, listener, &shared);
         while let Ok((stream, _)) = listener.accept() {
-            if is_from_browser(&stream, client_uid) {
+            if is_browser_peer(&stream, client_uid) {
                 accept(&wayland, stream, &alive);
             } else {
                 tracing::warn!("display client refused: it runs as another user than the browser");
@@ -386,7 +386,7 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener, c
 
 /// Sleeps until a client, a command or the next tick wants something.
 fn wait(wayland: &mut Wayland<State>, state: &State, listener: &UnixListener, shared: &Shared) {
-    let timeout = state.next_turn().map(|at| {
+    let timeout = state.deadline().map(|at| {
         let left = at.since(clock::now());
         Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),

@@ -5,15 +5,16 @@
 //! socket ─▶ client ─▶ command ─▶ stream (queue ─▶ format ─▶ remix ─▶ resample) ─▶ mix ─▶ Samples
 //! ```
 //!
-//! [`server::Core`] is all of it but the socket, and never looks at a clock. Samples are contiguous from the
+//! [`server::PulseServer`] is all of it but the socket, and never looks at a clock. Samples are contiguous from the
 //! cast's first frame on, silence included; what a stream is asked to give up at a moment is what is heard at
 //! that moment.
 //!
 //! Deliberately absent: recording (a page never gets a microphone), shared memory, more than one sink.
 
-mod attr;
+mod buffer_attr;
 mod client;
 mod command;
+mod event_loop;
 mod format;
 mod introspect;
 mod mix;
@@ -22,9 +23,8 @@ mod remix;
 mod resample;
 #[doc(hidden)]
 pub mod server;
-mod shape;
-mod socket;
 mod stream;
+mod stream_config;
 mod wire;
 
 use std::io;
@@ -38,10 +38,10 @@ use std::thread::JoinHandle;
 use pagecast_core::Samples;
 use thiserror::Error;
 
-use crate::clock::{self, Gate, Origin};
-use crate::sync::PlayerDelay;
-use server::Core;
-use socket::Server;
+use crate::av_sync::MediaElementDelay;
+use crate::clock::{self, Origin, OutputMute};
+use event_loop::EventLoop;
+use server::PulseServer;
 
 /// Where the sound card listens, and when the cast begins.
 #[derive(Debug, Clone)]
@@ -51,9 +51,9 @@ pub struct Config {
     /// The moment at which sample 0 is heard.
     pub origin: Origin,
     /// Shut: what streams play is not heard.
-    pub gate: Gate,
+    pub output_mute: OutputMute,
     /// How much later than it is a media element is told that it will be heard, so that its pictures match.
-    pub player_delay: PlayerDelay,
+    pub media_element_delay: MediaElementDelay,
     /// The user that clients run as, if it is not ours.
     pub client_uid: Option<u32>,
 }
@@ -93,8 +93,8 @@ pub enum Error {
 
 /// The running sound card. Dropping it stops it.
 #[derive(Debug)]
-pub struct Sound {
-    shared: Arc<Shared>,
+pub struct SoundCard {
+    shared: Arc<SharedStats>,
     stop: Arc<rustix::fd::OwnedFd>,
     thread: Option<JoinHandle<()>>,
     socket: PathBuf,
@@ -105,26 +105,26 @@ pub struct Sound {
 ///
 /// # Errors
 /// The socket or the thread could not be made.
-pub fn start(config: Config, out: SyncSender<Samples>) -> Result<Sound, Error> {
-    let Config { socket, origin, gate, player_delay, client_uid } = config;
+pub fn start(config: Config, out: SyncSender<Samples>) -> Result<SoundCard, Error> {
+    let Config { socket, origin, output_mute: gate, media_element_delay: player_delay, client_uid } = config;
     let listener = listen(&socket).map_err(|source| Error::Listen { path: socket.clone(), source })?;
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(SharedStats::default());
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
     let stop = Arc::new(rustix::event::eventfd(0, flags).map_err(|e| Error::Start(e.into()))?);
-    let server = Server::new(
+    let server = EventLoop::new(
         (listener, client_uid),
         Arc::clone(&stop),
         (origin, gate),
         out,
         Arc::clone(&shared),
-        Core::new(clock::now(), player_delay),
+        PulseServer::new(clock::now(), player_delay),
     );
     let thread =
         std::thread::Builder::new().name("sound".into()).spawn(|| server.run()).map_err(Error::Start)?;
-    Ok(Sound { shared, stop, thread: Some(thread), socket })
+    Ok(SoundCard { shared, stop, thread: Some(thread), socket })
 }
 
-impl Sound {
+impl SoundCard {
     /// The state of things now.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -156,7 +156,7 @@ impl Sound {
     }
 }
 
-impl Drop for Sound {
+impl Drop for SoundCard {
     fn drop(&mut self) {
         if let Err(error) = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()) {
             tracing::error!(%error, "the sound thread could not be told to stop");
@@ -175,7 +175,7 @@ impl Drop for Sound {
 
 /// What the sound thread tells the others.
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedStats {
     streams_open: AtomicU32,
     streams_playing: AtomicU32,
     underruns: AtomicU64,

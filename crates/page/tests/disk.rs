@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_page::DiskUsage;
-use rig::Live;
+use rig::BrowserFixture;
 
 /// What a page is given here, in MiB: the least that a cast may have.
-const LIMIT_MIB: u64 = 256;
+const QUOTA_MIB: u64 = 256;
 /// What it tries to store by each way, in MiB.
-const WANTED_MIB: u64 = 640;
+const ATTEMPTED_MIB: u64 = 640;
 
 /// Stores `WANTED_MIB` in pieces, each by `store(name, bytes)`: the MiB that were stored, and why no more
 /// were.
@@ -26,7 +26,7 @@ fn script(prepare: &str, store: &str) -> String {
             let stored = 0, why = '';
             try {{
                 {prepare}
-                for (let i = 0; i < {WANTED_MIB} / 16; i++) {{ await ({store})('n' + i, piece); stored += 16; }}
+                for (let i = 0; i < {ATTEMPTED_MIB} / 16; i++) {{ await ({store})('n' + i, piece); stored += 16; }}
             }} catch (error) {{ why = error ? error.name : 'aborted'; }}
             return [stored, why];
         }})()"
@@ -34,7 +34,7 @@ fn script(prepare: &str, store: &str) -> String {
 }
 
 /// What a measurement says that begins from now on.
-fn measured(live: &Live) -> Result<DiskUsage> {
+fn measured(live: &BrowserFixture) -> Result<DiskUsage> {
     let begin = Instant::now();
     loop {
         let usage = live.page.disk_usage();
@@ -48,7 +48,7 @@ fn measured(live: &Live) -> Result<DiskUsage> {
 
 #[test]
 fn a_page_cannot_fill_the_disk() -> Result<()> {
-    let live = Live::open_with_disk(LIMIT_MIB << 20, "<h1>greedy</h1>")?;
+    let live = BrowserFixture::open_with_disk(QUOTA_MIB << 20, "<h1>greedy</h1>")?;
     let fresh = measured(&live)?.used_bytes;
     println!("a fresh browser takes {} MiB", fresh >> 20);
     ensure!(fresh < 100 << 20, "{fresh} bytes of a fresh browser");
@@ -76,12 +76,12 @@ fn a_page_cannot_fill_the_disk() -> Result<()> {
         })",
     );
     for (way, script) in [("OPFS", files), ("Cache", cache), ("IndexedDB", database)] {
-        let answer = live.ask(&script)?;
+        let answer = live.evaluate(&script)?;
         let DiskUsage { used_bytes: used, free_bytes: free, .. } = measured(&live)?;
         println!("{way}: {answer}, {} MiB on the disk, {} MiB free", used >> 20, free >> 20);
         let stored = answer[0].as_u64().context("a number")?;
         ensure!(answer[1] == "QuotaExceededError", "{way}: {answer}");
-        ensure!(stored < LIMIT_MIB && used < (LIMIT_MIB + 64) << 20, "{way}: {stored} MiB, {used} bytes");
+        ensure!(stored < QUOTA_MIB && used < (QUOTA_MIB + 64) << 20, "{way}: {stored} MiB, {used} bytes");
     }
     Ok(())
 }

@@ -11,30 +11,30 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use client::{Client, Window, memory};
+use client::{Client, Window, create_memfd};
 use pagecast_core::spec::Size;
 use pagecast_core::{Fps, Frame, Tick};
-use pagecast_page::clock::{Gate, Origin};
+use pagecast_page::clock::{Origin, OutputMute};
 use pagecast_page::display::{Config, Display};
 use wayland_client::protocol::wl_shm::Format;
 
 const WIDTH: i32 = 320;
 const HEIGHT: i32 = 160;
 const SIZE: (i32, i32) = (WIDTH, HEIGHT);
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const RED: u32 = 0xffff_0000;
 const GREEN: u32 = 0xff00_ff00;
 const BLUE: u32 = 0xff00_00ff;
 
 /// A display in a folder of its own.
-struct Rig {
+struct Fixture {
     display: Option<Display>,
     ticks: Receiver<Tick>,
     folder: PathBuf,
     origin: Origin,
 }
 
-impl Rig {
+impl Fixture {
     fn new(name: &str, fps: u32, scale_factor: f64) -> Self {
         let folder = std::env::temp_dir().join(format!("pagecast-display-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -47,8 +47,8 @@ impl Rig {
             scale_factor,
             viewport: None,
             origin: origin.clone(),
-            gate: Gate::default(),
-            depth: pagecast_page::sync::Depth::default(),
+            output_mute: OutputMute::default(),
+            render_latency: pagecast_page::av_sync::RenderLatency::default(),
             client_uid: None,
         };
         Self { display: Some(Display::start(config, out).unwrap()), ticks, folder, origin }
@@ -58,33 +58,33 @@ impl Rig {
         Client::connect(&self.folder.join("wayland"))
     }
 
-    fn begin(&self) {
-        self.display.as_ref().unwrap().begin();
+    fn start_capture(&self) {
+        self.display.as_ref().unwrap().start_capture();
     }
 
-    fn tick(&self) -> Tick {
-        self.ticks.recv_timeout(PATIENCE).expect("ticks keep coming")
+    fn next_tick(&self) -> Tick {
+        self.ticks.recv_timeout(TIMEOUT).expect("ticks keep coming")
     }
 
     /// The next changed picture.
-    fn frame(&self) -> Frame {
-        std::iter::repeat_with(|| self.tick()).find_map(|t| t.frame).unwrap()
+    fn next_frame(&self) -> Frame {
+        std::iter::repeat_with(|| self.next_tick()).find_map(|t| t.frame).unwrap()
     }
 
     /// The next picture whose pixel at `at` has this colour.
-    fn frame_with(&self, at: (i32, i32), colour: u32) -> Frame {
-        (0..600).map(|_| self.frame()).find(|f| pixel(f, at) == colour & 0xff_ffff).unwrap()
+    fn next_frame_with(&self, at: (i32, i32), colour: u32) -> Frame {
+        (0..600).map(|_| self.next_frame()).find(|f| pixel(f, at) == colour & 0xff_ffff).unwrap()
     }
 
     /// That the display still serves others.
-    fn assert_well(&self) {
+    fn assert_still_serving(&self) {
         let mut client = self.connect();
         client.roundtrip();
         assert!(!self.display.as_ref().unwrap().has_failed());
     }
 }
 
-impl Drop for Rig {
+impl Drop for Fixture {
     fn drop(&mut self) {
         self.display = None;
         assert!(!self.folder.join("wayland").exists(), "the socket is gone with the display");
@@ -99,10 +99,10 @@ fn pixel(frame: &Frame, (x, y): (i32, i32)) -> u32 {
 }
 
 /// A display that shows a red window.
-fn red(name: &str, fps: u32) -> (Rig, Client, Window) {
-    let rig = Rig::new(name, fps, 1.0);
+fn show_red_window(name: &str, fps: u32) -> (Fixture, Client, Window) {
+    let rig = Fixture::new(name, fps, 1.0);
     let mut client = rig.connect();
-    let window = client.window();
+    let window = client.create_window();
     client.paint(&window.surface, SIZE, RED);
     (rig, client, window)
 }
@@ -115,11 +115,11 @@ fn resident_kib() -> u64 {
 
 #[test]
 fn the_first_tick_is_the_whole_picture_and_an_identical_one_is_no_change() {
-    let (rig, mut client, window) = red("first", 60);
-    assert_eq!(client.told.configured, Some(SIZE));
-    assert!(client.told.activated, "the page believes that it is watched");
-    rig.begin();
-    let first = rig.tick();
+    let (rig, mut client, window) = show_red_window("first", 60);
+    assert_eq!(client.received.configured, Some(SIZE));
+    assert!(client.received.activated, "the page believes that it is watched");
+    rig.start_capture();
+    let first = rig.next_tick();
     assert_eq!((first.index, first.pts.0), (0, 0));
     assert!(rig.origin.get().is_some());
     let frame = first.frame.unwrap();
@@ -127,59 +127,63 @@ fn the_first_tick_is_the_whole_picture_and_an_identical_one_is_no_change() {
     assert_eq!((pixel(&frame, (0, 0)), pixel(&frame, (WIDTH - 1, HEIGHT - 1))), (0xff_0000, 0xff_0000));
     client.paint(&window.surface, SIZE, RED);
     for index in 1..20 {
-        let tick = rig.tick();
+        let tick = rig.next_tick();
         assert_eq!((tick.index, tick.pts), (index, Fps::new(60).unwrap().time_of(index)));
         assert!(tick.frame.is_none(), "the same picture again is no change");
     }
-    assert!(client.told.released >= 1, "buffers go back at once");
+    assert!(client.received.released >= 1, "buffers go back at once");
 }
 
 #[test]
 fn only_tiles_that_differ_are_damage() {
-    let (rig, mut client, window) = red("tiles", 60);
-    rig.begin();
-    rig.frame();
-    let buffer =
-        client.buffer(SIZE, |x, y| if (70..75).contains(&x) && (40..50).contains(&y) { BLUE } else { RED });
+    let (rig, mut client, window) = show_red_window("tiles", 60);
+    rig.start_capture();
+    rig.next_frame();
+    let buffer = client
+        .create_buffer(SIZE, |x, y| if (70..75).contains(&x) && (40..50).contains(&y) { BLUE } else { RED });
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.damage_buffer(0, 0, WIDTH, HEIGHT);
     window.surface.commit();
     client.roundtrip();
-    let frame = rig.frame();
+    let frame = rig.next_frame();
     assert_eq!(frame.damage.runs().collect::<Vec<_>>(), [(2, 1, 2), (3, 1, 2)]);
     assert_eq!((pixel(&frame, (72, 45)), pixel(&frame, (0, 0))), (BLUE & 0xff_ffff, RED & 0xff_ffff));
 }
 
 #[test]
 fn presentation_is_told_on_the_grid_and_haste_is_slowed() {
-    let (rig, mut client, window) = red("pace", 50);
+    let (rig, mut client, window) = show_red_window("pace", 50);
     let handle = client.handle();
-    rig.begin();
+    rig.start_capture();
     for n in 0..25_u32 {
-        let done = client.told.frames_done;
+        let done = client.received.frames_done;
         window.surface.frame(&handle, ());
         client.presentation.feedback(&window.surface, &handle, ());
         client.paint(&window.surface, SIZE, 0xff00_0000 + n);
-        client.wait(|t| t.frames_done > done);
+        client.wait_until(|t| t.frames_done > done);
     }
-    assert_eq!(client.told.presented.len(), 25);
-    assert!(client.told.presented.iter().all(|(_, refresh)| *refresh == 20_000_000));
+    assert_eq!(client.received.presented.len(), 25);
+    assert!(client.received.presented.iter().all(|(_, refresh)| *refresh == 20_000_000));
     let origin = rig.origin.get().unwrap().0;
-    for (at, _) in &client.told.presented {
+    for (at, _) in &client.received.presented {
         assert_eq!((*at as i64 - origin).rem_euclid(20_000_000), 0, "presentation lies on the tick grid");
     }
-    let slots: Vec<i64> =
-        client.told.presented.iter().map(|(at, _)| (*at as i64 - origin).div_euclid(20_000_000)).collect();
+    let slots: Vec<i64> = client
+        .received
+        .presented
+        .iter()
+        .map(|(at, _)| (*at as i64 - origin).div_euclid(20_000_000))
+        .collect();
     assert!(slots.windows(5).all(|w| w[0] < w[4]), "a client that hurries is slowed down: {slots:?}");
 }
 
 #[test]
 fn popups_and_subsurfaces_are_on_top_and_go_again() {
-    let (rig, mut client, window) = red("layers", 60);
-    rig.begin();
-    rig.frame();
-    let (popup, surface) = client.popup(&window, (100, 50), (40, 20), GREEN);
-    let frame = rig.frame_with((110, 60), GREEN);
+    let (rig, mut client, window) = show_red_window("layers", 60);
+    rig.start_capture();
+    rig.next_frame();
+    let (popup, surface) = client.create_popup(&window, (100, 50), (40, 20), GREEN);
+    let frame = rig.next_frame_with((110, 60), GREEN);
     assert_eq!(
         (pixel(&frame, (99, 50)), pixel(&frame, (139, 69)), pixel(&frame, (140, 70))),
         (0xff_0000, 0x00_ff00, 0xff_0000)
@@ -187,7 +191,7 @@ fn popups_and_subsurfaces_are_on_top_and_go_again() {
     popup.destroy();
     surface.destroy();
     client.roundtrip();
-    rig.frame_with((110, 60), RED);
+    rig.next_frame_with((110, 60), RED);
 
     let handle = client.handle();
     let child = client.compositor.create_surface(&handle, ());
@@ -195,15 +199,15 @@ fn popups_and_subsurfaces_are_on_top_and_go_again() {
     sub.set_position(200, 100);
     client.paint(&child, (30, 30), 0x8000_0080);
     client.paint(&window.surface, SIZE, RED);
-    let frame = rig.frame_with((210, 110), 0xff7f_0080);
+    let frame = rig.next_frame_with((210, 110), 0xff7f_0080);
     assert_eq!(pixel(&frame, (230, 130)), 0xff_0000, "half transparent blue over red, and nothing beside it");
 }
 
 #[test]
 fn a_popup_that_would_leave_the_screen_is_moved_onto_it() {
-    let (rig, mut client, window) = red("popup-edge", 60);
+    let (rig, mut client, window) = show_red_window("popup-edge", 60);
     let handle = client.handle();
-    let positioner = client.wm.create_positioner(&handle, ());
+    let positioner = client.wm_base.create_positioner(&handle, ());
     positioner.set_size(100, 100);
     positioner.set_anchor_rect(300, 140, 10, 10);
     positioner.set_constraint_adjustment(
@@ -211,47 +215,47 @@ fn a_popup_that_would_leave_the_screen_is_moved_onto_it() {
             | wayland_protocols::xdg::shell::client::xdg_positioner::ConstraintAdjustment::SlideY,
     );
     let surface = client.compositor.create_surface(&handle, ());
-    let xdg = client.wm.get_xdg_surface(&surface, &handle, ());
+    let xdg = client.wm_base.get_xdg_surface(&surface, &handle, ());
     let _popup = xdg.get_popup(Some(&window.xdg), &positioner, &handle, ());
     surface.commit();
     client.roundtrip();
     client.paint(&surface, (100, 100), GREEN);
-    rig.begin();
-    let frame = rig.frame_with((319, 159), GREEN);
+    rig.start_capture();
+    let frame = rig.next_frame_with((319, 159), GREEN);
     assert_eq!((pixel(&frame, (220, 60)), pixel(&frame, (219, 59))), (0x00_ff00, 0xff_0000));
 }
 
 #[test]
 fn a_scale_factor_makes_more_pixels_of_fewer() {
-    let rig = Rig::new("scale", 60, 1.5);
+    let rig = Fixture::new("scale", 60, 1.5);
     let mut client = rig.connect();
-    let window = client.window();
-    assert_eq!(client.told.configured, Some((214, 107)), "logical pixels, rounded up");
+    let window = client.create_window();
+    assert_eq!(client.received.configured, Some((214, 107)), "logical pixels, rounded up");
     let handle = client.handle();
-    client.scales.get_fractional_scale(&window.surface, &handle, ());
+    client.fractional_scale_manager.get_fractional_scale(&window.surface, &handle, ());
     client.roundtrip();
-    assert_eq!(client.told.preferred_scale, Some(180));
+    assert_eq!(client.received.preferred_scale, Some(180));
     let viewport = client.viewporter.get_viewport(&window.surface, &handle, ());
     viewport.set_destination(214, 107);
     client.paint(&window.surface, (321, 161), RED);
-    rig.begin();
-    rig.frame_with((WIDTH - 1, HEIGHT - 1), RED);
+    rig.start_capture();
+    rig.next_frame_with((WIDTH - 1, HEIGHT - 1), RED);
     // Damage in surface coordinates reaches the pixels it covers.
-    let buffer = client.buffer((321, 161), |x, y| if x >= 300 && y >= 150 { GREEN } else { RED });
+    let buffer = client.create_buffer((321, 161), |x, y| if x >= 300 && y >= 150 { GREEN } else { RED });
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.damage(200, 100, 14, 7);
     window.surface.commit();
     client.roundtrip();
-    let frame = rig.frame();
+    let frame = rig.next_frame();
     assert_eq!((pixel(&frame, (300, 150)), pixel(&frame, (299, 149))), (0x00_ff00, 0xff_0000));
 }
 
 #[test]
 fn a_commit_storm_changes_nothing_but_the_newest_picture() {
-    let (rig, mut client, window) = red("storm", 30);
-    rig.begin();
+    let (rig, mut client, window) = show_red_window("storm", 30);
+    rig.start_capture();
     let before = resident_kib();
-    let storm: Vec<_> = (0..64).map(|n| client.buffer(SIZE, move |_, _| 0xff00_0000 + n)).collect();
+    let storm: Vec<_> = (0..64).map(|n| client.create_buffer(SIZE, move |_, _| 0xff00_0000 + n)).collect();
     for _ in 0..200 {
         for buffer in &storm {
             window.surface.attach(Some(buffer), 0, 0);
@@ -261,7 +265,7 @@ fn a_commit_storm_changes_nothing_but_the_newest_picture() {
         assert!(client.flush());
     }
     client.paint(&window.surface, SIZE, BLUE);
-    rig.frame_with((5, 5), BLUE);
+    rig.next_frame_with((5, 5), BLUE);
     let stats = rig.display.as_ref().unwrap().stats();
     assert!(stats.frames < 600, "{stats:?}: twelve thousand commits do not make as many frames");
     assert!(resident_kib() < before + 50_000, "{} KiB before, {} after", before, resident_kib());
@@ -269,47 +273,47 @@ fn a_commit_storm_changes_nothing_but_the_newest_picture() {
 
 #[test]
 fn a_receiver_that_sleeps_gets_the_sum_of_what_it_missed() {
-    let (rig, mut client, window) = red("slow", 60);
-    rig.begin();
-    rig.frame();
+    let (rig, mut client, window) = show_red_window("slow", 60);
+    rig.start_capture();
+    rig.next_frame();
     // 64 ticks fill the queue; pictures beyond what may be in flight are told later.
     for n in 0..20 {
         client.paint(&window.surface, SIZE, 0xff00_0000 + n);
         std::thread::sleep(Duration::from_millis(20));
     }
     client.paint(&window.surface, SIZE, GREEN);
-    let frame = rig.frame_with((0, 0), GREEN);
+    let frame = rig.next_frame_with((0, 0), GREEN);
     assert_eq!(frame.damage.count(), 50);
     assert!(rig.display.as_ref().unwrap().stats().dropped > 0);
 }
 
 #[test]
 fn buffers_that_lie_about_their_size_cost_only_the_liar() {
-    let rig = Rig::new("liar", 60, 1.0);
+    let rig = Fixture::new("liar", 60, 1.0);
     // A file that is shorter than its pool says: reading it raises SIGBUS.
     let mut short = rig.connect();
-    let window = short.window();
+    let window = short.create_window();
     let handle = short.handle();
-    let file = memory(&[0; 16]);
+    let file = create_memfd(&[0; 16]);
     let pool = short.shm.create_pool(file.as_fd(), WIDTH * HEIGHT * 4, &handle, ());
     let buffer = pool.create_buffer(0, WIDTH, HEIGHT, WIDTH * 4, Format::Argb8888, &handle, ());
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.commit();
-    assert!(short.is_cut_off());
+    assert!(short.is_disconnected());
     // A buffer that reaches out of its pool.
     let mut outside = rig.connect();
-    let window = outside.window();
+    let window = outside.create_window();
     let handle = outside.handle();
-    let pool = outside.shm.create_pool(memory(&[0; 64]).as_fd(), 64, &handle, ());
+    let pool = outside.shm.create_pool(create_memfd(&[0; 64]).as_fd(), 64, &handle, ());
     let buffer = pool.create_buffer(32, 1000, 1000, 4000, Format::Argb8888, &handle, ());
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.commit();
-    let _ignored_or_cut_off = outside.queue.roundtrip(&mut outside.told);
+    let _ignored_or_cut_off = outside.queue.roundtrip(&mut outside.received);
     // A pool of two gigabytes with nothing in it.
     let mut huge = rig.connect();
-    let window = huge.window();
+    let window = huge.create_window();
     let handle = huge.handle();
-    let file = memory(&[]);
+    let file = create_memfd(&[]);
     rustix::fs::ftruncate(&file, i32::MAX as u64).unwrap();
     let before = resident_kib();
     let pool = huge.shm.create_pool(file.as_fd(), i32::MAX, &handle, ());
@@ -318,32 +322,32 @@ fn buffers_that_lie_about_their_size_cost_only_the_liar() {
     window.surface.commit();
     huge.roundtrip();
     assert!(resident_kib() < before + 50_000, "only what fits on the screen is kept");
-    rig.assert_well();
+    rig.assert_still_serving();
 }
 
 #[test]
 fn requests_without_sense_cost_only_who_makes_them() {
-    let rig = Rig::new("sense", 60, 1.0);
+    let rig = Fixture::new("sense", 60, 1.0);
     type Request = fn(&Client);
     let requests: [(&str, Request); 2] = [
         ("a pool of nothing", |c| {
-            c.shm.create_pool(memory(&[0; 64]).as_fd(), 0, &c.handle(), ());
+            c.shm.create_pool(create_memfd(&[0; 64]).as_fd(), 0, &c.handle(), ());
         }),
         ("a pool that shrinks to nothing", |c| {
-            c.shm.create_pool(memory(&[0; 64]).as_fd(), 64, &c.handle(), ()).resize(0);
+            c.shm.create_pool(create_memfd(&[0; 64]).as_fd(), 64, &c.handle(), ()).resize(0);
         }),
     ];
     for (name, request) in requests {
         let mut client = rig.connect();
         request(&client);
-        assert!(client.is_cut_off(), "{name}");
-        rig.assert_well();
+        assert!(client.is_disconnected(), "{name}");
+        rig.assert_still_serving();
     }
 }
 
 #[test]
 fn a_string_that_is_none_ends_the_connection_and_not_the_display() {
-    let rig = Rig::new("null", 60, 1.0);
+    let rig = Fixture::new("null", 60, 1.0);
     let clipboard = rig.connect().global("wl_data_device_manager");
     let mut liar = UnixStream::connect(rig.folder.join("wayland")).unwrap();
     let request = |object: u32, opcode: u32, arguments: &[u32]| {
@@ -361,14 +365,14 @@ fn a_string_that_is_none_ends_the_connection_and_not_the_display() {
     let bytes: Vec<u8> = requests.concat().iter().flat_map(|word| word.to_ne_bytes()).collect();
     liar.write_all(&bytes).unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    rig.assert_well();
+    rig.assert_still_serving();
     liar.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     liar.read_to_end(&mut Vec::new()).unwrap();
 }
 
 #[test]
 fn a_client_that_piles_up_is_cut_off() {
-    let rig = Rig::new("pile", 60, 1.0);
+    let rig = Fixture::new("pile", 60, 1.0);
     type Pile = fn(&mut Client);
     let piles: [(&str, Pile); 9] = [
         ("surfaces", |c| {
@@ -378,14 +382,14 @@ fn a_client_that_piles_up_is_cut_off() {
         }),
         ("positioners", |c| {
             for n in 0..40_000 {
-                c.wm.create_positioner(&c.handle(), ());
+                c.wm_base.create_positioner(&c.handle(), ());
                 if n % 1000 == 0 && !c.flush() {
                     break;
                 }
             }
         }),
         ("frame callbacks", |c| {
-            let window = c.window();
+            let window = c.create_window();
             for _ in 0..20_000 {
                 window.surface.frame(&c.handle(), ());
             }
@@ -397,7 +401,7 @@ fn a_client_that_piles_up_is_cut_off() {
             }
         }),
         ("pools", |c| {
-            let file = memory(&[0; 4096]);
+            let file = create_memfd(&[0; 4096]);
             for _ in 0..20_000 {
                 c.shm.create_pool(file.as_fd(), 4096, &c.handle(), ());
                 if !c.flush() {
@@ -406,7 +410,7 @@ fn a_client_that_piles_up_is_cut_off() {
             }
         }),
         ("cached commits", |c| {
-            let window = c.window();
+            let window = c.create_window();
             let child = c.compositor.create_surface(&c.handle(), ());
             c.subcompositor.get_subsurface(&child, &window.surface, &c.handle(), ());
             for _ in 0..20_000 {
@@ -414,32 +418,32 @@ fn a_client_that_piles_up_is_cut_off() {
             }
         }),
         ("configurations", |c| {
-            let window = c.window();
+            let window = c.create_window();
             for _ in 0..200 {
                 window.toplevel.set_maximized();
             }
         }),
         ("offers", |c| {
-            let source = c.clipboard.create_data_source(&c.handle(), ());
+            let source = c.data_device_manager.create_data_source(&c.handle(), ());
             for n in 0..100 {
                 source.offer(format!("text/{n}"));
             }
         }),
         ("long offers", |c| {
-            c.clipboard.create_data_source(&c.handle(), ()).offer("text/".repeat(500));
+            c.data_device_manager.create_data_source(&c.handle(), ()).offer("text/".repeat(500));
         }),
     ];
     for (name, pile) in piles {
         let mut client = rig.connect();
         pile(&mut client);
-        assert!(client.is_cut_off(), "{name}");
-        rig.assert_well();
+        assert!(client.is_disconnected(), "{name}");
+        rig.assert_still_serving();
     }
 }
 
 #[test]
 fn damage_without_a_commit_is_bounded() {
-    let (rig, client, window) = red("damage", 60);
+    let (rig, client, window) = show_red_window("damage", 60);
     let before = resident_kib();
     for n in 0..500_000 {
         window.surface.damage_buffer(n % 300, 0, 1, 1);
@@ -447,13 +451,13 @@ fn damage_without_a_commit_is_bounded() {
             break;
         }
     }
-    rig.assert_well();
+    rig.assert_still_serving();
     assert!(resident_kib() < before + 100_000, "{} KiB before, {} after", before, resident_kib());
 }
 
 #[test]
 fn noise_and_crowds_are_turned_away() {
-    let rig = Rig::new("noise", 60, 1.0);
+    let rig = Fixture::new("noise", 60, 1.0);
     let socket = rig.folder.join("wayland");
     let mut seed = 1_u32;
     let mut random = || {
@@ -478,5 +482,5 @@ fn noise_and_crowds_are_turned_away() {
     let crowd: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     drop(crowd);
     std::thread::sleep(Duration::from_millis(100));
-    rig.assert_well();
+    rig.assert_still_serving();
 }

@@ -9,57 +9,57 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{Network, Refusal, Rule};
-use pagecast_page::guard::{Config, Guard, Resolve, System, Verdict};
+use pagecast_core::spec::{NetworkPolicy, NetworkRefusal, NetworkRule};
+use pagecast_page::egress::{Config, ConnectError, EgressProxy, Resolve, SystemResolver};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 const SUCCEEDED: u8 = 0;
 const GENERAL_FAILURE: u8 = 1;
 const NOT_ALLOWED: u8 = 2;
-const NO_SUCH_HOST: u8 = 4;
+const HOST_UNREACHABLE: u8 = 4;
 const CONNECTION_REFUSED: u8 = 5;
 
 /// Addresses that all are this machine, to tell apart what was connected to.
-const HERE: [u8; 4] = [127, 0, 0, 2];
-const THERE: [u8; 4] = [127, 0, 0, 3];
+const LOOPBACK_2: [u8; 4] = [127, 0, 0, 2];
+const LOOPBACK_3: [u8; 4] = [127, 0, 0, 3];
 
 /// Says its lines one after the other, the last one for ever.
 #[derive(Debug)]
-struct Script {
-    lines: Mutex<VecDeque<Vec<[u8; 4]>>>,
-    asked: AtomicUsize,
+struct ScriptedResolver {
+    answers: Mutex<VecDeque<Vec<[u8; 4]>>>,
+    queries: AtomicUsize,
 }
 
-impl Script {
+impl ScriptedResolver {
     fn new(lines: &[&[[u8; 4]]]) -> Arc<Self> {
         let lines = Mutex::new(lines.iter().map(|l| l.to_vec()).collect());
-        Arc::new(Self { lines, asked: AtomicUsize::new(0) })
+        Arc::new(Self { answers: lines, queries: AtomicUsize::new(0) })
     }
 }
 
-impl Resolve for Script {
+impl Resolve for ScriptedResolver {
     fn resolve(&self, _host: &str) -> io::Result<Vec<IpAddr>> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        let mut lines = self.lines.lock().map_err(|_| io::ErrorKind::Other)?;
+        self.queries.fetch_add(1, Ordering::SeqCst);
+        let mut lines = self.answers.lock().map_err(|_| io::ErrorKind::Other)?;
         let line = if lines.len() > 1 { lines.pop_front() } else { lines.front().cloned() };
         Ok(line.unwrap_or_default().into_iter().map(IpAddr::from).collect())
     }
 }
 
 /// Sends back what it hears, once it has heard all of it.
-struct Echo {
+struct EchoServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    /// How many of them were made by [`Echo::connections`].
-    own: AtomicUsize,
+    /// How many of them were made by [`EchoServer::connection_count`].
+    own_connections: AtomicUsize,
     _accept: JoinHandle<()>,
 }
 
-impl Echo {
-    fn at(address: [u8; 4], port: u16) -> Result<Self> {
+impl EchoServer {
+    fn bind(address: [u8; 4], port: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::from(address), port))?;
         let address = listener.local_addr()?;
         let connections = Arc::new(AtomicUsize::new(0));
@@ -73,7 +73,7 @@ impl Echo {
                 });
             }
         });
-        Ok(Self { address, connections, own: AtomicUsize::new(0), _accept: accept })
+        Ok(Self { address, connections, own_connections: AtomicUsize::new(0), _accept: accept })
     }
 
     fn port(&self) -> u16 {
@@ -82,56 +82,56 @@ impl Echo {
 
     /// How many there were so far. Connections are accepted in the order in which they were made, so all of
     /// them have been counted when one of our own is answered.
-    fn connections(&self) -> Result<usize> {
+    fn connection_count(&self) -> Result<usize> {
         let mut last = TcpStream::connect(self.address)?;
-        last.set_read_timeout(Some(LIMIT))?;
+        last.set_read_timeout(Some(TIMEOUT))?;
         last.write_all(b"last")?;
         last.shutdown(Shutdown::Write)?;
-        ensure!(rest(&last)? == b"last");
-        let own = self.own.fetch_add(1, Ordering::SeqCst) + 1;
+        ensure!(read_to_end(&last)? == b"last");
+        let own = self.own_connections.fetch_add(1, Ordering::SeqCst) + 1;
         Ok(self.connections.load(Ordering::SeqCst) - own)
     }
 }
 
-fn rules(texts: &[&str]) -> Result<Vec<Rule>> {
-    Ok(texts.iter().map(|t| Rule::parse(t)).collect::<Result<_, _>>()?)
+fn rules(texts: &[&str]) -> Result<Vec<NetworkRule>> {
+    Ok(texts.iter().map(|t| NetworkRule::parse(t)).collect::<Result<_, _>>()?)
 }
 
-fn guard(allow: &[&str], deny: &[&str], resolver: Arc<dyn Resolve>) -> Result<Guard> {
-    let network = Network { allow: rules(allow)?, deny: rules(deny)?, udp: false };
-    Ok(Guard::start(Config { resolver, ..Config::new(network) })?)
+fn start_proxy(allow: &[&str], deny: &[&str], resolver: Arc<dyn Resolve>) -> Result<EgressProxy> {
+    let network = NetworkPolicy { allow: rules(allow)?, deny: rules(deny)?, udp: false };
+    Ok(EgressProxy::start(Config { resolver, ..Config::new(network) })?)
 }
 
-fn client(guard: &Guard) -> Result<TcpStream> {
+fn connect(guard: &EgressProxy) -> Result<TcpStream> {
     let stream = TcpStream::connect(guard.address())?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
-fn request(host: &str, port: u16) -> Vec<u8> {
+fn connect_request(host: &str, port: u16) -> Vec<u8> {
     [&[5, 1, 0, 3, host.len() as u8], host.as_bytes(), &port.to_be_bytes()].concat()
 }
 
 /// Asks for a way to `host`: the connection, and the guard's reply.
-fn ask(guard: &Guard, host: &str, port: u16) -> Result<(TcpStream, u8)> {
-    let mut stream = client(guard)?;
+fn request_tunnel(guard: &EgressProxy, host: &str, port: u16) -> Result<(TcpStream, u8)> {
+    let mut stream = connect(guard)?;
     stream.write_all(&[5, 1, 0])?;
     let mut welcome = [0; 2];
     stream.read_exact(&mut welcome)?;
     ensure!(welcome == [5, 0], "{welcome:?}");
-    stream.write_all(&request(host, port))?;
+    stream.write_all(&connect_request(host, port))?;
     let mut reply = [0; 10];
     stream.read_exact(&mut reply)?;
     ensure!(reply[0] == 5 && reply[2..] == [0, 1, 0, 0, 0, 0, 0, 0], "{reply:?}");
     Ok((stream, reply[1]))
 }
 
-fn reply(guard: &Guard, host: &str, port: u16) -> Result<u8> {
-    Ok(ask(guard, host, port)?.1)
+fn reply_code(guard: &EgressProxy, host: &str, port: u16) -> Result<u8> {
+    Ok(request_tunnel(guard, host, port)?.1)
 }
 
 /// Everything that comes until the end.
-fn rest(mut stream: &TcpStream) -> Result<Vec<u8>> {
+fn read_to_end(mut stream: &TcpStream) -> Result<Vec<u8>> {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).context("the connection does not end")?;
     Ok(all)
@@ -139,25 +139,25 @@ fn rest(mut stream: &TcpStream) -> Result<Vec<u8>> {
 
 #[test]
 fn what_is_allowed_is_reached_both_ways() -> Result<()> {
-    let server = Echo::at([127, 0, 0, 1], 0)?;
-    let guard = guard(&["127.0.0.1"], &[], Arc::new(System))?;
+    let server = EchoServer::bind([127, 0, 0, 1], 0)?;
+    let guard = start_proxy(&["127.0.0.1"], &[], Arc::new(SystemResolver))?;
     for host in ["127.0.0.1", "localhost", "app.localhost", "2130706433", "::ffff:127.0.0.1"] {
-        let (mut stream, said) = ask(&guard, host, server.port())?;
+        let (mut stream, said) = request_tunnel(&guard, host, server.port())?;
         ensure!(said == SUCCEEDED, "{host}: {said}");
         let sent: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
         stream.write_all(&sent)?;
         // The server answers once we are done: what is half closed is still open the other way.
         stream.shutdown(Shutdown::Write)?;
-        ensure!(rest(&stream)? == sent, "{host}: not what was sent");
+        ensure!(read_to_end(&stream)? == sent, "{host}: not what was sent");
     }
-    ensure!(guard.refusals().is_empty() && guard.verdict("localhost", server.port()).is_none());
+    ensure!(guard.denied_targets().is_empty() && guard.last_error("localhost", server.port()).is_none());
     Ok(())
 }
 
 #[test]
 fn loopback_is_refused_in_every_spelling() -> Result<()> {
-    let server = Echo::at([0, 0, 0, 0], 0)?;
-    let guard = guard(&[], &[], Arc::new(System))?;
+    let server = EchoServer::bind([0, 0, 0, 0], 0)?;
+    let guard = start_proxy(&[], &[], Arc::new(SystemResolver))?;
     let spellings = [
         "127.0.0.1",
         "localhost",
@@ -178,30 +178,39 @@ fn loopback_is_refused_in_every_spelling() -> Result<()> {
         "64:ff9b::127.0.0.1",
     ];
     for host in spellings {
-        let said = reply(&guard, host, server.port())?;
+        let said = reply_code(&guard, host, server.port())?;
         ensure!(said == NOT_ALLOWED, "{host}: {said}");
     }
-    reply(&guard, "127.0.0.1", server.port())?;
-    ensure!(server.connections()? == 0, "a connection was made all the same");
-    let refusals = guard.refusals();
+    reply_code(&guard, "127.0.0.1", server.port())?;
+    ensure!(server.connection_count()? == 0, "a connection was made all the same");
+    let refusals = guard.denied_targets();
     // With and without brackets is the same spelling.
     ensure!(refusals.len() == spellings.len() - 1, "{refusals:#?}");
     let last = refusals.last().context("no refusal")?;
-    ensure!((last.host.as_str(), last.port, last.count) == ("127.0.0.1", server.port(), 2), "{last:?}");
-    let decimal = guard.verdict("2130706433", server.port());
-    let wanted = Verdict::Refused { address: Ipv4Addr::LOCALHOST.into(), why: Refusal::NotPublic };
+    ensure!((last.host.as_str(), last.port, last.attempts) == ("127.0.0.1", server.port(), 2), "{last:?}");
+    let decimal = guard.last_error("2130706433", server.port());
+    let wanted = ConnectError::AddressDenied {
+        address: Ipv4Addr::LOCALHOST.into(),
+        reason: NetworkRefusal::NotPublic,
+    };
     ensure!(decimal == Some(wanted), "{decimal:?}");
     Ok(())
 }
 
 #[test]
 fn a_denied_name_is_not_reached_though_its_address_is_allowed() -> Result<()> {
-    let server = Echo::at(HERE, 0)?;
-    let guard = guard(&["127.0.0.0/8"], &["*.evil.test"], Script::new(&[&[HERE]]))?;
-    ensure!(reply(&guard, "good.test", server.port())? == SUCCEEDED);
-    ensure!(reply(&guard, "very.evil.test", server.port())? == NOT_ALLOWED);
-    let why = guard.verdict("very.evil.test", server.port());
-    ensure!(why == Some(Verdict::Refused { address: HERE.into(), why: Refusal::Denied }), "{why:?}");
+    let server = EchoServer::bind(LOOPBACK_2, 0)?;
+    let guard = start_proxy(&["127.0.0.0/8"], &["*.evil.test"], ScriptedResolver::new(&[&[LOOPBACK_2]]))?;
+    ensure!(reply_code(&guard, "good.test", server.port())? == SUCCEEDED);
+    ensure!(reply_code(&guard, "very.evil.test", server.port())? == NOT_ALLOWED);
+    let why = guard.last_error("very.evil.test", server.port());
+    ensure!(
+        why == Some(ConnectError::AddressDenied {
+            address: LOOPBACK_2.into(),
+            reason: NetworkRefusal::Denied
+        }),
+        "{why:?}"
+    );
     Ok(())
 }
 
@@ -209,46 +218,46 @@ fn a_denied_name_is_not_reached_though_its_address_is_allowed() -> Result<()> {
 /// to.
 #[test]
 fn a_name_cannot_change_its_mind() -> Result<()> {
-    let here = Echo::at(HERE, 0)?;
-    let there = Echo::at(THERE, here.port())?;
-    let script = Script::new(&[&[HERE], &[THERE]]);
-    let guard = guard(&["127.0.0.2"], &[], Arc::<Script>::clone(&script))?;
-    ensure!(reply(&guard, "rebind.test", here.port())? == SUCCEEDED);
-    ensure!(script.asked.load(Ordering::SeqCst) == 1, "it was asked for again");
-    ensure!(here.connections()? == 1, "it went elsewhere");
+    let here = EchoServer::bind(LOOPBACK_2, 0)?;
+    let there = EchoServer::bind(LOOPBACK_3, here.port())?;
+    let script = ScriptedResolver::new(&[&[LOOPBACK_2], &[LOOPBACK_3]]);
+    let guard = start_proxy(&["127.0.0.2"], &[], Arc::<ScriptedResolver>::clone(&script))?;
+    ensure!(reply_code(&guard, "rebind.test", here.port())? == SUCCEEDED);
+    ensure!(script.queries.load(Ordering::SeqCst) == 1, "it was asked for again");
+    ensure!(here.connection_count()? == 1, "it went elsewhere");
     ensure!(
-        reply(&guard, "rebind.test", here.port())? == NOT_ALLOWED,
+        reply_code(&guard, "rebind.test", here.port())? == NOT_ALLOWED,
         "the next connection is checked again"
     );
-    ensure!(there.connections()? == 0);
+    ensure!(there.connection_count()? == 0);
     Ok(())
 }
 
 #[test]
 fn of_several_addresses_only_the_permitted_are_tried() -> Result<()> {
-    let here = Echo::at(HERE, 0)?;
-    let there = Echo::at(THERE, here.port())?;
+    let here = EchoServer::bind(LOOPBACK_2, 0)?;
+    let there = EchoServer::bind(LOOPBACK_3, here.port())?;
     let nobody = [127, 0, 0, 4];
     for (addresses, wanted) in [
-        ([THERE, HERE], SUCCEEDED),
+        ([LOOPBACK_3, LOOPBACK_2], SUCCEEDED),
         // Permitted, but nobody listens there: the next one is tried.
-        ([nobody, HERE], SUCCEEDED),
-        ([nobody, THERE], CONNECTION_REFUSED),
-        ([THERE, [10, 0, 0, 1]], NOT_ALLOWED),
+        ([nobody, LOOPBACK_2], SUCCEEDED),
+        ([nobody, LOOPBACK_3], CONNECTION_REFUSED),
+        ([LOOPBACK_3, [10, 0, 0, 1]], NOT_ALLOWED),
     ] {
-        let guard = guard(&["127.0.0.2", "127.0.0.4"], &[], Script::new(&[&addresses]))?;
-        let said = reply(&guard, "many.test", here.port())?;
+        let guard = start_proxy(&["127.0.0.2", "127.0.0.4"], &[], ScriptedResolver::new(&[&addresses]))?;
+        let said = reply_code(&guard, "many.test", here.port())?;
         ensure!(said == wanted, "{addresses:?}: {said}");
     }
-    ensure!((here.connections()?, there.connections()?) == (2, 0));
+    ensure!((here.connection_count()?, there.connection_count()?) == (2, 0));
     Ok(())
 }
 
 #[test]
 fn no_rule_lets_a_page_talk_to_its_guard() -> Result<()> {
-    let guard = guard(&["*"], &[], Arc::new(System))?;
+    let guard = start_proxy(&["*"], &[], Arc::new(SystemResolver))?;
     for host in ["127.0.0.1", "127.0.0.2", "localhost", "0.0.0.0", "::1", "::ffff:127.0.0.1", "127.1"] {
-        let said = reply(&guard, host, guard.address().port())?;
+        let said = reply_code(&guard, host, guard.address().port())?;
         ensure!(said == NOT_ALLOWED, "{host}: {said}");
     }
     Ok(())
@@ -257,30 +266,30 @@ fn no_rule_lets_a_page_talk_to_its_guard() -> Result<()> {
 #[test]
 fn failures_say_what_failed() -> Result<()> {
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let guard = guard(&["127.0.0.0/8"], &[], Script::new(&[&[]]))?;
-    ensure!(reply(&guard, "nowhere.test", 80)? == NO_SUCH_HOST);
-    ensure!(guard.verdict("nowhere.test", 80) == Some(Verdict::NoSuchHost));
-    ensure!(reply(&guard, "127.0.0.1", free)? == CONNECTION_REFUSED);
-    ensure!(guard.verdict("127.0.0.1", free) == Some(Verdict::ConnectionRefused));
-    ensure!(guard.refusals().is_empty(), "nothing was refused by us");
+    let guard = start_proxy(&["127.0.0.0/8"], &[], ScriptedResolver::new(&[&[]]))?;
+    ensure!(reply_code(&guard, "nowhere.test", 80)? == HOST_UNREACHABLE);
+    ensure!(guard.last_error("nowhere.test", 80) == Some(ConnectError::NoSuchHost));
+    ensure!(reply_code(&guard, "127.0.0.1", free)? == CONNECTION_REFUSED);
+    ensure!(guard.last_error("127.0.0.1", free) == Some(ConnectError::ConnectionRefused));
+    ensure!(guard.denied_targets().is_empty(), "nothing was refused by us");
     Ok(())
 }
 
 #[test]
 fn what_is_sent_too_early_arrives() -> Result<()> {
-    let server = Echo::at(HERE, 0)?;
-    let guard = guard(&["127.0.0.2"], &[], Arc::new(System))?;
-    let mut stream = client(&guard)?;
-    stream.write_all(&[&[5, 1, 0], &request("127.0.0.2", server.port())[..], b"early"].concat())?;
+    let server = EchoServer::bind(LOOPBACK_2, 0)?;
+    let guard = start_proxy(&["127.0.0.2"], &[], Arc::new(SystemResolver))?;
+    let mut stream = connect(&guard)?;
+    stream.write_all(&[&[5, 1, 0], &connect_request("127.0.0.2", server.port())[..], b"early"].concat())?;
     stream.shutdown(Shutdown::Write)?;
-    let heard = rest(&stream)?;
+    let heard = read_to_end(&stream)?;
     ensure!(heard[..4] == [5, 0, 5, SUCCEEDED] && heard.ends_with(b"early"), "{heard:?}");
     Ok(())
 }
 
 #[test]
 fn who_speaks_something_else_is_hung_up_on() -> Result<()> {
-    let guard = guard(&["*"], &[], Arc::new(System))?;
+    let guard = start_proxy(&["*"], &[], Arc::new(SystemResolver))?;
     for (said, answer) in [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], &b""[..]),
         (b"\x04\x01\x00\x50\x7f\x00\x00\x01\x00", b""),
@@ -291,7 +300,7 @@ fn who_speaks_something_else_is_hung_up_on() -> Result<()> {
         (b"\x05\x01\x00\x05\x01\x00\x03\x03a\nb\x00\x50", b"\x05\x00\x05\x01"),
         (b"\x05\x01\x00GET / HTTP/1.1", b"\x05\x00"),
     ] {
-        let mut stream = client(&guard)?;
+        let mut stream = connect(&guard)?;
         stream.write_all(said)?;
         let mut heard = Vec::new();
         // With something of ours unread, the end may come as a reset.
@@ -299,17 +308,17 @@ fn who_speaks_something_else_is_hung_up_on() -> Result<()> {
         ensure!(heard.starts_with(answer) && heard.len() <= 12, "{said:?} was answered with {heard:?}");
         ensure!(!answer.is_empty() || heard.is_empty(), "{said:?} was answered with {heard:?}");
     }
-    ensure!(reply(&guard, "127.0.0.1", 9)? == CONNECTION_REFUSED, "it still serves others");
+    ensure!(reply_code(&guard, "127.0.0.1", 9)? == CONNECTION_REFUSED, "it still serves others");
     Ok(())
 }
 
 #[test]
 fn who_says_nothing_is_hung_up_on() -> Result<()> {
-    let guard = guard(&["*"], &[], Arc::new(System))?;
+    let guard = start_proxy(&["*"], &[], Arc::new(SystemResolver))?;
     let begin = Instant::now();
-    let mut slow = client(&guard)?;
+    let mut slow = connect(&guard)?;
     slow.write_all(&[5, 1])?;
-    ensure!(rest(&slow)?.is_empty());
+    ensure!(read_to_end(&slow)?.is_empty());
     ensure!((8..15).contains(&begin.elapsed().as_secs()), "after {:?}", begin.elapsed());
     Ok(())
 }
@@ -319,37 +328,37 @@ fn tunnels_are_counted() -> Result<()> {
     // Ours and the guard's ends of all of them are in this process.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-    let server = Echo::at(HERE, 0)?;
-    let guard = guard(&["127.0.0.2"], &[], Arc::new(System))?;
+    let server = EchoServer::bind(LOOPBACK_2, 0)?;
+    let guard = start_proxy(&["127.0.0.2"], &[], Arc::new(SystemResolver))?;
     let mut open = Vec::new();
     for i in 0..512 {
-        let (stream, said) = ask(&guard, "127.0.0.2", server.port())?;
+        let (stream, said) = request_tunnel(&guard, "127.0.0.2", server.port())?;
         ensure!(said == SUCCEEDED, "{i}: {said}");
         open.push(stream);
     }
-    ensure!(reply(&guard, "127.0.0.2", server.port())? == GENERAL_FAILURE);
+    ensure!(reply_code(&guard, "127.0.0.2", server.port())? == GENERAL_FAILURE);
     // Who is being turned away is counted too.
-    let silent: Vec<_> = (0..64).map(|_| client(&guard)).collect::<Result<_>>()?;
-    let further: Vec<_> = (0..24).map(|_| client(&guard)).collect::<Result<_>>()?;
+    let silent: Vec<_> = (0..64).map(|_| connect(&guard)).collect::<Result<_>>()?;
+    let further: Vec<_> = (0..24).map(|_| connect(&guard)).collect::<Result<_>>()?;
     let begin = Instant::now();
     for stream in &further {
-        ensure!(rest(stream).is_ok_and(|heard| heard.is_empty()), "one too many is served");
+        ensure!(read_to_end(stream).is_ok_and(|heard| heard.is_empty()), "one too many is served");
     }
     ensure!(begin.elapsed() < Duration::from_secs(5), "one too many is listened to");
     drop((open, silent));
-    let deadline = Instant::now() + LIMIT;
-    while ask(&guard, "127.0.0.2", server.port()).map_or(true, |(_, said)| said != SUCCEEDED) {
+    let deadline = Instant::now() + TIMEOUT;
+    while request_tunnel(&guard, "127.0.0.2", server.port()).map_or(true, |(_, said)| said != SUCCEEDED) {
         ensure!(Instant::now() < deadline, "a place that is given up is not given to others");
     }
-    let connections = server.connections()?;
+    let connections = server.connection_count()?;
     ensure!(connections == 513, "{connections} connections");
     Ok(())
 }
 
 #[derive(Debug)]
-struct Hangs;
+struct HangingResolver;
 
-impl Resolve for Hangs {
+impl Resolve for HangingResolver {
     fn resolve(&self, _host: &str) -> io::Result<Vec<IpAddr>> {
         std::thread::sleep(Duration::from_secs(3600));
         Ok(Vec::new())
@@ -358,13 +367,13 @@ impl Resolve for Hangs {
 
 #[test]
 fn nothing_is_left_after_a_drop() -> Result<()> {
-    let server = Echo::at(HERE, 0)?;
-    let guard = guard(&["127.0.0.2"], &[], Arc::new(Hangs))?;
-    let (open, said) = ask(&guard, "127.0.0.2", server.port())?;
+    let server = EchoServer::bind(LOOPBACK_2, 0)?;
+    let guard = start_proxy(&["127.0.0.2"], &[], Arc::new(HangingResolver))?;
+    let (open, said) = request_tunnel(&guard, "127.0.0.2", server.port())?;
     ensure!(said == SUCCEEDED);
-    let idle = client(&guard)?;
-    let mut resolving = client(&guard)?;
-    resolving.write_all(&[&[5, 1, 0], &request("hangs.test", 80)[..]].concat())?;
+    let idle = connect(&guard)?;
+    let mut resolving = connect(&guard)?;
+    resolving.write_all(&[&[5, 1, 0], &connect_request("hangs.test", 80)[..]].concat())?;
     resolving.read_exact(&mut [0; 2])?;
     let address = guard.address();
     let begin = Instant::now();

@@ -15,20 +15,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use pagecast_page::child::Isolation;
 use pagecast_testkit::command::program;
-use rig::Live;
+use rig::BrowserFixture;
 
 /// A user without a name, for a test that must not run as root.
-const PLAIN_UID: u32 = 60_701;
+const UNPRIVILEGED_UID: u32 = 60_701;
 /// Set for the test that runs as this user.
-const AS_PLAIN_USER: &str = "PAGECAST_TEST_AS_PLAIN_USER";
+const UNPRIVILEGED_VARIABLE: &str = "PAGECAST_TEST_AS_PLAIN_USER";
 /// Tells the helper below what to try: a folder of a cast and the address of its guard.
-const TARGET: &str = "PAGECAST_TEST_TARGET";
-const LIMIT: Duration = Duration::from_secs(10);
+const TARGET_VARIABLE: &str = "PAGECAST_TEST_TARGET";
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the guard answers to who asks for a tunnel.
-fn ask_guard(guard: SocketAddr) -> Result<Vec<u8>> {
+fn proxy_greeting_reply(guard: SocketAddr) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect(guard)?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     // It may be closed before that.
     let _sent = stream.write_all(&[5, 1, 0]);
     let mut answer = [0; 2];
@@ -39,7 +39,7 @@ fn ask_guard(guard: SocketAddr) -> Result<Vec<u8>> {
 /// Not a test by itself: run as another user by the one below, it says what of a cast that user can use.
 #[test]
 fn helper() -> Result<()> {
-    let Ok(target) = std::env::var(TARGET) else { return Ok(()) };
+    let Ok(target) = std::env::var(TARGET_VARIABLE) else { return Ok(()) };
     let (folder, guard) = target.split_once(' ').context("two words")?;
     let folder = PathBuf::from(folder);
     for socket in ["wayland", "pulse"] {
@@ -48,16 +48,16 @@ fn helper() -> Result<()> {
     println!("list {}", std::fs::read_dir(&folder).is_ok());
     println!("profile {}", std::fs::read_dir(folder.join("browser-1/profile")).is_ok());
     println!("preferences {}", std::fs::read(folder.join("browser-1/profile/Default/Preferences")).is_ok());
-    println!("guard {}", !ask_guard(guard.parse()?)?.is_empty());
+    println!("guard {}", !proxy_greeting_reply(guard.parse()?)?.is_empty());
     Ok(())
 }
 
 /// What a process with this user and group can use of a cast, a word each.
-fn reached_by(uid: u32, live: &Live) -> Result<Vec<String>> {
-    let folder = folder(live)?;
+fn accessible_to(uid: u32, live: &BrowserFixture) -> Result<Vec<String>> {
+    let folder = run_folder(live)?;
     let mut command = program(&std::env::current_exe()?);
     command.args(["--exact", "helper", "--nocapture"]);
-    command.env(TARGET, format!("{} {}", folder.display(), live.page.guard.address()));
+    command.env(TARGET_VARIABLE, format!("{} {}", folder.display(), live.page.egress.address()));
     let output = command.uid(uid).gid(uid).current_dir("/").output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
@@ -66,11 +66,11 @@ fn reached_by(uid: u32, live: &Live) -> Result<Vec<String>> {
     Ok(words)
 }
 
-fn folder(live: &Live) -> Result<&Path> {
+fn run_folder(live: &BrowserFixture) -> Result<&Path> {
     live.page.sound.socket().parent().context("no folder")
 }
 
-fn owner(path: &Path) -> Result<(u32, u32, u32)> {
+fn owner_and_mode(path: &Path) -> Result<(u32, u32, u32)> {
     let meta = std::fs::metadata(path).with_context(|| path.display().to_string())?;
     Ok((meta.uid(), meta.gid(), meta.permissions().mode() & 0o777))
 }
@@ -81,8 +81,8 @@ fn what_is_one_casts_is_no_other_users() -> Result<()> {
         eprintln!("skipped: only root can run a browser as another user");
         return Ok(());
     }
-    let first = Live::open((320, 180), 1.0, "<h1>first</h1>")?;
-    let second = first.another()?;
+    let first = BrowserFixture::open((320, 180), 1.0, "<h1>first</h1>")?;
+    let second = first.start_another_page()?;
     let users: Vec<u32> = [&first.page, &second]
         .iter()
         .map(|page| match page.isolation() {
@@ -92,21 +92,25 @@ fn what_is_one_casts_is_no_other_users() -> Result<()> {
         .collect::<Result<_>>()?;
     ensure!(users[0] != users[1] && users.iter().all(|uid| *uid >= 1000), "{users:?}");
     let (own, other) = (users[0], users[1]);
-    let folder = folder(&first)?;
-    ensure!(owner(folder)? == (0, own, 0o710), "{:?}", owner(folder)?);
-    ensure!(owner(&folder.join("browser-1"))? == (own, own, 0o700));
+    let folder = run_folder(&first)?;
+    ensure!(owner_and_mode(folder)? == (0, own, 0o710), "{:?}", owner_and_mode(folder)?);
+    ensure!(owner_and_mode(&folder.join("browser-1"))? == (own, own, 0o700));
     for socket in ["wayland", "pulse"] {
-        ensure!(owner(&folder.join(socket))? == (own, own, 0o600), "{:?}", owner(&folder.join(socket))?);
+        ensure!(
+            owner_and_mode(&folder.join(socket))? == (own, own, 0o600),
+            "{:?}",
+            owner_and_mode(&folder.join(socket))?
+        );
     }
     // Its own user can, which shows that the others could if they were allowed to.
     let all = ["wayland", "pulse", "profile", "preferences", "guard"];
-    ensure!(reached_by(own, &first)? == all, "{:?}", reached_by(own, &first)?);
+    ensure!(accessible_to(own, &first)? == all, "{:?}", accessible_to(own, &first)?);
     for stranger in [other, 65_534, 1000] {
-        let reached = reached_by(stranger, &first)?;
+        let reached = accessible_to(stranger, &first)?;
         ensure!(reached.is_empty(), "user {stranger} can use {reached:?} of user {own}");
     }
     // Nor can the other cast's own process, which connects for its page as root.
-    ensure!(ask_guard(first.page.guard.address())?.is_empty(), "root is served by the guard");
+    ensure!(proxy_greeting_reply(first.page.egress.address())?.is_empty(), "root is served by the guard");
     // The browser and all that it started are the user's, without further groups.
     let pid = first.page.browser()?.pid();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -119,21 +123,21 @@ fn what_is_one_casts_is_no_other_users() -> Result<()> {
 #[test]
 fn browsers_of_a_plain_user_see_nothing_of_each_other_and_nothing_of_ours() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        return as_plain_user();
+        return assert_namespaces_isolate();
     }
-    if std::env::var_os(AS_PLAIN_USER).is_some() {
+    if std::env::var_os(UNPRIVILEGED_VARIABLE).is_some() {
         return Ok(());
     }
     // Not below the folder for temporary files, which is covered as a whole.
     let home = PathBuf::from(format!("/var/tmp/pagecast-home-{}", std::process::id()));
     std::fs::create_dir(&home)?;
     std::fs::write(home.join("secret.key"), "x")?;
-    std::os::unix::fs::chown(&home, Some(PLAIN_UID), Some(PLAIN_UID))?;
+    std::os::unix::fs::chown(&home, Some(UNPRIVILEGED_UID), Some(UNPRIVILEGED_UID))?;
     let mut command = program(&std::env::current_exe()?);
     let name = "browsers_of_a_plain_user_see_nothing_of_each_other_and_nothing_of_ours";
     command.args(["--exact", name, "--nocapture"]);
-    command.env(AS_PLAIN_USER, "1").env("HOME", &home).current_dir("/");
-    let output = command.uid(PLAIN_UID).gid(PLAIN_UID).output()?;
+    command.env(UNPRIVILEGED_VARIABLE, "1").env("HOME", &home).current_dir("/");
+    let output = command.uid(UNPRIVILEGED_UID).gid(UNPRIVILEGED_UID).output()?;
     std::fs::remove_dir_all(home)?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
@@ -142,11 +146,12 @@ fn browsers_of_a_plain_user_see_nothing_of_each_other_and_nothing_of_ours() -> R
 }
 
 /// The same where we are a plain user.
-fn as_plain_user() -> Result<()> {
-    let first = Live::open((320, 180), 1.0, "<h1>first</h1>")?;
-    let second = first.another()?;
+#[expect(clippy::print_stdout, reason = "the test that runs as root looks for it")]
+fn assert_namespaces_isolate() -> Result<()> {
+    let first = BrowserFixture::open((320, 180), 1.0, "<h1>first</h1>")?;
+    let second = first.start_another_page()?;
     ensure!(first.page.isolation() == Isolation::Namespaces, "{:?}", first.page.isolation());
-    let own = folder(&first)?;
+    let own = run_folder(&first)?;
     let other = second.sound.socket().parent().context("no folder")?;
     let cover = first.page.browser()?.pid();
     let children = std::fs::read_to_string(format!("/proc/{cover}/task/{cover}/children"))?;

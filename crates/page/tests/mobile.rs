@@ -5,10 +5,10 @@ mod rig;
 
 use anyhow::{Result, ensure};
 use pagecast_core::Picture;
-use pagecast_core::spec::{Context, Device, Mobile, Orientation};
+use pagecast_core::spec::{BrowserContext, Device, Mobile, Orientation};
 use serde_json::json;
 
-use rig::{Live, others, rgb};
+use rig::{BrowserFixture, count_other_pixels, rgb};
 
 const HD: (u32, u32) = (1280, 720);
 const BLACK: u32 = 0;
@@ -17,7 +17,7 @@ const RED: u32 = 0xff_0000;
 const TEAL: u32 = 0x0f_766e;
 
 /// Fills the viewport with a canvas of as many pixels as it has, black and white in turn.
-const CHECKS: &str = "<meta name=viewport content='width=device-width'><style>body { margin: 0 }
+const CHECKERBOARD: &str = "<meta name=viewport content='width=device-width'><style>body { margin: 0 }
     canvas { position: fixed; inset: 0; width: 100%; height: 100% }</style><canvas id=c></canvas><script>
     new ResizeObserver(([seen]) => {
       const {inlineSize: w, blockSize: h} = seen.devicePixelContentBoxSize[0];
@@ -28,12 +28,12 @@ const CHECKS: &str = "<meta name=viewport content='width=device-width'><style>bo
       context.putImageData(data, 0, 0);
     }).observe(c, {box: 'device-pixel-content-box'})</script>";
 
-fn held(device: Device, orientation: Orientation) -> Context {
-    Context { mobile: Some(Mobile { device, orientation }), ..Context::default() }
+fn device_context(device: Device, orientation: Orientation) -> BrowserContext {
+    BrowserContext { mobile: Some(Mobile { device, orientation }), ..BrowserContext::default() }
 }
 
 /// Whether the picture is black, but for a board of black and white pixels in `x0,y0 .. x1,y1`.
-fn is_board(p: &Picture, (x0, y0, x1, y1): (u32, u32, u32, u32)) -> bool {
+fn is_checkerboard(p: &Picture, (x0, y0, x1, y1): (u32, u32, u32, u32)) -> bool {
     let inside = |x, y| (x0..x1).contains(&x) && (y0..y1).contains(&y);
     let wanted = |x, y| {
         if inside(x, y) && (x - x0 + y - y0) % 2 == 1 { WHITE } else { BLACK }
@@ -52,8 +52,11 @@ fn every_pixel_of_the_device_is_one_of_the_picture() -> Result<()> {
         ((720, 1280), Phone, Landscape, (1, 474, 719, 806)),
         ((1170, 2532), Phone, Portrait, (0, 0, 1170, 2532)),
     ] {
-        let mut live = Live::open_in(held(device, orientation), size, 1.0, CHECKS)?;
-        live.wait_for(&format!("{device:?} {orientation:?} on {size:?}"), |p| is_board(p, area))?;
+        let mut live =
+            BrowserFixture::open_with_context(device_context(device, orientation), size, 1.0, CHECKERBOARD)?;
+        live.wait_for_picture(&format!("{device:?} {orientation:?} on {size:?}"), |p| {
+            is_checkerboard(p, area)
+        })?;
     }
     Ok(())
 }
@@ -64,7 +67,8 @@ fn a_page_finds_the_device() -> Result<()> {
         (Device::Phone, Orientation::Portrait, (390, 844), "portrait-primary"),
         (Device::Tablet, Orientation::Landscape, (1180, 820), "landscape-primary"),
     ] {
-        let live = Live::open_in(held(device, orientation), HD, 1.0, CHECKS)?;
+        let live =
+            BrowserFixture::open_with_context(device_context(device, orientation), HD, 1.0, CHECKERBOARD)?;
         let phone = device == Device::Phone;
         for (question, answer) in [
             ("[innerWidth, innerHeight]", json!([size.0, size.1])),
@@ -78,7 +82,7 @@ fn a_page_finds_the_device() -> Result<()> {
             ("navigator.userAgentData.mobile", json!(phone)),
             ("navigator.userAgentData.platform", json!("Android")),
         ] {
-            let told = live.ask(question)?;
+            let told = live.evaluate(question)?;
             ensure!(told == answer, "{device:?}: {question} is {told} instead of {answer}");
         }
     }
@@ -87,8 +91,13 @@ fn a_page_finds_the_device() -> Result<()> {
 
 #[test]
 fn a_page_for_desktops_is_laid_out_wide() -> Result<()> {
-    let live = Live::open_in(held(Device::Phone, Orientation::Portrait), HD, 1.0, "<p>No viewport")?;
-    let width = live.ask("document.documentElement.clientWidth")?;
+    let live = BrowserFixture::open_with_context(
+        device_context(Device::Phone, Orientation::Portrait),
+        HD,
+        1.0,
+        "<p>No viewport",
+    )?;
+    let width = live.evaluate("document.documentElement.clientWidth")?;
     ensure!(width == 980, "without a viewport of its own the page is {width} wide");
     Ok(())
 }
@@ -101,11 +110,20 @@ fn an_open_select_lies_at_its_place() -> Result<()> {
         font-size:20px'>{}</select>",
         "<option style='background:#ff0000'>One of many</option>".repeat(8)
     );
-    let mut live = Live::open_in(held(Device::Phone, Orientation::Portrait), HD, 1.0, &html)?;
+    let mut live = BrowserFixture::open_with_context(
+        device_context(Device::Phone, Orientation::Portrait),
+        HD,
+        1.0,
+        &html,
+    )?;
     // 474 + 0.85 * 40, and so on.
     let below = (520, 110, 750, 230);
-    live.wait_for("a closed list", |p| others(p, below, TEAL) == 0 && rgb(p, 520, 80) != TEAL)?;
-    live.ask("s.showPicker()")?;
-    live.wait_for("the options", |p| others(p, below, RED) < 230 * 120 / 3)?;
-    live.wait_for("nothing beside the device", |p| others(p, (0, 0, 474, 720), BLACK) == 0)
+    live.wait_for_picture("a closed list", |p| {
+        count_other_pixels(p, below, TEAL) == 0 && rgb(p, 520, 80) != TEAL
+    })?;
+    live.evaluate("s.showPicker()")?;
+    live.wait_for_picture("the options", |p| count_other_pixels(p, below, RED) < 230 * 120 / 3)?;
+    live.wait_for_picture("nothing beside the device", |p| {
+        count_other_pixels(p, (0, 0, 474, 720), BLACK) == 0
+    })
 }

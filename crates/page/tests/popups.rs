@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use pagecast_core::Picture;
 use serde_json::json;
 
-use rig::{Live, is_only, others, rgb};
+use rig::{BrowserFixture, count_other_pixels, is_uniform, rgb};
 
 const HD: (u32, u32) = (1280, 720);
 const TEAL: u32 = 0x0f_766e;
@@ -18,10 +18,10 @@ const RED: u32 = 0xff_0000;
 const PLAIN: &str = "<style>html { background: #0f766e; height: 100% } body { margin: 0 }</style><body>";
 
 /// Time for something to appear that should not.
-const A_WHILE: Duration = Duration::from_millis(1500);
+const OBSERVATION_TIME: Duration = Duration::from_millis(1500);
 
 /// Moves or clicks the mouse at CSS pixels, as a person would.
-fn mouse(live: &Live, kind: &str, x: i32, y: i32) -> Result<()> {
+fn send_mouse_event(live: &BrowserFixture, kind: &str, x: i32, y: i32) -> Result<()> {
     let button = if kind == "mouseMoved" { "none" } else { "left" };
     let event = json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": 1});
     live.page.browser()?.call("Input.dispatchMouseEvent", event)?;
@@ -35,15 +35,17 @@ fn an_open_select_is_on_top_of_the_page() -> Result<()> {
         {}</select>",
         "<option style='background:#ff0000'>One of many</option>".repeat(8)
     );
-    let mut live = Live::open(HD, 1.0, &html)?;
+    let mut live = BrowserFixture::open(HD, 1.0, &html)?;
     let below = (120, 150, 380, 300);
-    live.wait_for("a closed list", |p| others(p, below, TEAL) == 0 && rgb(p, 110, 110) != TEAL)?;
-    live.ask("s.showPicker()")?;
-    live.wait_for("the options", |p| others(p, below, RED) < 260 * 150 / 3)?;
-    live.ask("s.blur()")?;
-    mouse(&live, "mousePressed", 900, 600)?;
-    mouse(&live, "mouseReleased", 900, 600)?;
-    live.wait_for("the page again", |p| others(p, below, TEAL) == 0)
+    live.wait_for_picture("a closed list", |p| {
+        count_other_pixels(p, below, TEAL) == 0 && rgb(p, 110, 110) != TEAL
+    })?;
+    live.evaluate("s.showPicker()")?;
+    live.wait_for_picture("the options", |p| count_other_pixels(p, below, RED) < 260 * 150 / 3)?;
+    live.evaluate("s.blur()")?;
+    send_mouse_event(&live, "mousePressed", 900, 600)?;
+    send_mouse_event(&live, "mouseReleased", 900, 600)?;
+    live.wait_for_picture("the page again", |p| count_other_pixels(p, below, TEAL) == 0)
 }
 
 #[test]
@@ -52,17 +54,19 @@ fn a_mouse_that_hovers_has_no_cursor() -> Result<()> {
         "{PLAIN}<style>div {{ position:absolute; inset:0; cursor:crosshair }}
         div:hover {{ border-right:100px solid #ff0000 }}</style><div title='What a person would read'></div>"
     );
-    let mut live = Live::open(HD, 1.0, &html)?;
-    live.wait_for("the page", |p| is_only(p, TEAL))?;
-    mouse(&live, "mouseMoved", 600, 300)?;
-    mouse(&live, "mouseMoved", 604, 302)?;
-    live.wait_for("what hovering does", |p| others(p, (1180, 0, 1280, 720), RED) == 0)?;
-    live.hold(A_WHILE, "the page", |p| others(p, (0, 0, 1180, 720), TEAL) == 0)
+    let mut live = BrowserFixture::open(HD, 1.0, &html)?;
+    live.wait_for_picture("the page", |p| is_uniform(p, TEAL))?;
+    send_mouse_event(&live, "mouseMoved", 600, 300)?;
+    send_mouse_event(&live, "mouseMoved", 604, 302)?;
+    live.wait_for_picture("what hovering does", |p| count_other_pixels(p, (1180, 0, 1280, 720), RED) == 0)?;
+    live.assert_picture_stays(OBSERVATION_TIME, "the page", |p| {
+        count_other_pixels(p, (0, 0, 1180, 720), TEAL) == 0
+    })
 }
 
 #[test]
 fn the_page_is_in_front_of_a_person_with_a_mouse() -> Result<()> {
-    let live = Live::open(HD, 1.0, PLAIN)?;
+    let live = BrowserFixture::open(HD, 1.0, PLAIN)?;
     for (question, answer) in [
         ("document.hasFocus()", true),
         ("document.visibilityState === 'visible'", true),
@@ -70,7 +74,7 @@ fn the_page_is_in_front_of_a_person_with_a_mouse() -> Result<()> {
         ("matchMedia('(pointer: fine)').matches", true),
         ("matchMedia('(prefers-reduced-motion: reduce)').matches", false),
     ] {
-        ensure!(live.ask(question)? == answer, "{question} is not {answer}");
+        ensure!(live.evaluate(question)? == answer, "{question} is not {answer}");
     }
     Ok(())
 }
@@ -79,14 +83,15 @@ fn the_page_is_in_front_of_a_person_with_a_mouse() -> Result<()> {
 fn is_framed(p: &Picture) -> bool {
     let (w, h) = (p.width(), p.height());
     let edges = [(0, 0, w, 1), (0, h - 1, w, h), (0, 0, 1, h), (w - 1, 0, w, h)];
-    edges.iter().all(|edge| others(p, *edge, RED) == 0) && others(p, (1, 1, w - 1, h - 1), TEAL) == 0
+    edges.iter().all(|edge| count_other_pixels(p, *edge, RED) == 0)
+        && count_other_pixels(p, (1, 1, w - 1, h - 1), TEAL) == 0
 }
 
 /// The page has exactly the display, and its outermost pixels are the picture's.
-fn fills(size: (u32, u32), scale: f64) -> Result<()> {
+fn assert_fills_display(size: (u32, u32), scale: f64) -> Result<()> {
     let frame =
         format!("position:fixed; inset:0; border:{}px solid #ff0000; box-sizing:border-box", 1.0 / scale);
-    let mut live = Live::open(size, scale, &format!("{PLAIN}<div style='{frame}'></div>"))?;
+    let mut live = BrowserFixture::open(size, scale, &format!("{PLAIN}<div style='{frame}'></div>"))?;
     let css = |side: u32| (f64::from(side) / scale).ceil();
     for (question, answer) in [
         ("devicePixelRatio", scale),
@@ -95,19 +100,19 @@ fn fills(size: (u32, u32), scale: f64) -> Result<()> {
         ("screen.width", css(size.0)),
         ("screen.height", css(size.1)),
     ] {
-        let told = live.ask(question)?;
+        let told = live.evaluate(question)?;
         ensure!(
             told.as_f64() == Some(answer),
             "{size:?} at {scale}: {question} is {told} instead of {answer}"
         );
     }
-    live.wait_for(&format!("a whole page of {size:?} at {scale}"), is_framed)
+    live.wait_for_picture(&format!("a whole page of {size:?} at {scale}"), is_framed)
 }
 
 #[test]
 fn every_size_is_filled_to_its_edges() -> Result<()> {
     for size in [(50, 50), (1080, 1920), (1920, 1080), (3840, 2160)] {
-        fills(size, 1.0)?;
+        assert_fills_display(size, 1.0)?;
     }
     Ok(())
 }
@@ -115,7 +120,7 @@ fn every_size_is_filled_to_its_edges() -> Result<()> {
 #[test]
 fn every_scale_is_filled_to_its_edges() -> Result<()> {
     for (size, scale) in [(HD, 1.0), (HD, 2.0), ((1920, 1080), 1.5)] {
-        fills(size, scale)?;
+        assert_fills_display(size, scale)?;
     }
     Ok(())
 }

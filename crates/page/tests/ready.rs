@@ -9,18 +9,18 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use pagecast_page::browser::CallError;
 
-use rig::Live;
+use rig::BrowserFixture;
 
 const SIZE: (u32, u32) = (400, 300);
 /// Time for a network to come to rest, and twice the half second after which it counts as such.
-const LIMIT: Duration = Duration::from_secs(10);
-const A_WHILE: Duration = Duration::from_millis(1200);
+const TIMEOUT: Duration = Duration::from_secs(10);
+const OBSERVATION_TIME: Duration = Duration::from_millis(1200);
 
 #[test]
 fn only_what_is_visible_matches() -> Result<()> {
     let html = "<p id=shown>x</p><p id=none style='display:none'>x</p><p id=hidden style='visibility:hidden'>x</p>
         <p id=empty></p><div id=contents style='display:contents'></div><div class=two hidden></div><div class=two>x</div>";
-    let live = Live::open(SIZE, 1.0, html)?;
+    let live = BrowserFixture::open(SIZE, 1.0, html)?;
     for (selector, visible) in [
         ("#shown", true),
         ("p:first-of-type", true),
@@ -31,13 +31,13 @@ fn only_what_is_visible_matches() -> Result<()> {
         ("#nowhere", false),
         ("[title='\"\\\\']", false),
     ] {
-        ensure!(live.page.browser()?.matches(selector)? == visible, "{selector} is not {visible}");
+        ensure!(live.page.browser()?.has_visible_match(selector)? == visible, "{selector} is not {visible}");
     }
-    live.ask("document.getElementById('none').style.display = ''")?;
-    ensure!(live.page.browser()?.matches("#none")?, "what appears does not match");
+    live.evaluate("document.getElementById('none').style.display = ''")?;
+    ensure!(live.page.browser()?.has_visible_match("#none")?, "what appears does not match");
     for wrong in ["[[", "", "p:", "\"); alert(\""] {
-        match live.page.browser()?.matches(wrong) {
-            Err(CallError::Selector(said)) => ensure!(said == wrong, "{said}"),
+        match live.page.browser()?.has_visible_match(wrong) {
+            Err(CallError::InvalidSelector(said)) => ensure!(said == wrong, "{said}"),
             other => anyhow::bail!("{wrong:?} gives {other:?}"),
         }
     }
@@ -46,11 +46,11 @@ fn only_what_is_visible_matches() -> Result<()> {
 
 #[test]
 fn a_busy_page_is_not_waited_for() -> Result<()> {
-    let live = Live::open(SIZE, 1.0, "<p>x")?;
-    live.ask(
+    let live = BrowserFixture::open(SIZE, 1.0, "<p>x")?;
+    live.evaluate(
         "setTimeout(() => { const end = performance.now() + 3000; while (performance.now() < end); }, 0), 0",
     )?;
-    let answer = live.page.browser()?.matches("p");
+    let answer = live.page.browser()?.has_visible_match("p");
     ensure!(matches!(answer, Err(CallError::Timeout { .. })), "{answer:?}");
     Ok(())
 }
@@ -59,16 +59,16 @@ fn a_busy_page_is_not_waited_for() -> Result<()> {
 fn the_network_is_idle_when_nothing_is_loaded_any_more() -> Result<()> {
     let silent = TcpListener::bind(("127.0.0.1", 0))?;
     let html = format!("<p>x</p><img src='http://{}/'>", silent.local_addr()?);
-    let live = Live::open(SIZE, 1.0, &html)?;
-    let state = live.page.browser()?.wait_until(A_WHILE, |s| s.network_idle)?;
+    let live = BrowserFixture::open(SIZE, 1.0, &html)?;
+    let state = live.page.browser()?.wait_until(OBSERVATION_TIME, |s| s.network_idle)?;
     ensure!(!state.network_idle, "an image is still on its way");
     drop(silent);
-    let state = live.page.browser()?.wait_until(LIMIT, |s| s.network_idle)?;
+    let state = live.page.browser()?.wait_until(TIMEOUT, |s| s.network_idle)?;
     ensure!(state.network_idle, "the image will not come, but the network never rests");
-    live.ask("location.reload()")?;
-    let state = live.page.browser()?.wait_until(LIMIT, |s| !s.network_idle)?;
+    live.evaluate("location.reload()")?;
+    let state = live.page.browser()?.wait_until(TIMEOUT, |s| !s.network_idle)?;
     ensure!(!state.network_idle, "a page that is loaded again counts as idle");
-    let state = live.page.browser()?.wait_until(LIMIT, |s| s.network_idle)?;
+    let state = live.page.browser()?.wait_until(TIMEOUT, |s| s.network_idle)?;
     ensure!(state.network_idle, "the second time, the network never rests");
     Ok(())
 }

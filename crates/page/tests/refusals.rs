@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use rig::{Live, is_only};
+use rig::{BrowserFixture, is_uniform};
 
 const SIZE: (u32, u32) = (800, 600);
 const TEAL: u32 = 0x0f_766e;
 const PAGE: &str = "<style>html { background: #0f766e; height: 100% } input, a { opacity: 0 }</style><body>";
 /// Time for something to appear that should not.
-const A_WHILE: Duration = Duration::from_millis(700);
+const OBSERVATION_TIME: Duration = Duration::from_millis(700);
 
 /// What is asked for, and the JavaScript that asks. It ends with a promise or at once.
 const REQUESTS: &[(&str, &str)] = &[
@@ -64,17 +64,17 @@ const REQUESTS: &[(&str, &str)] = &[
 ];
 
 /// Checks that neither picture nor size change while the page asks and after.
-fn is_unmoved_by(live: &mut Live, asked: &str) -> Result<()> {
-    live.wait_for("the page", |p| is_only(p, TEAL))?;
-    live.ask(asked)?;
-    live.hold(A_WHILE, "the page", |p| is_only(p, TEAL))?;
-    ensure!(live.ask("[innerWidth, innerHeight].join()")? == "800,600", "the window changed its size");
+fn assert_unchanged_by(live: &mut BrowserFixture, asked: &str) -> Result<()> {
+    live.wait_for_picture("the page", |p| is_uniform(p, TEAL))?;
+    live.evaluate(asked)?;
+    live.assert_picture_stays(OBSERVATION_TIME, "the page", |p| is_uniform(p, TEAL))?;
+    ensure!(live.evaluate("[innerWidth, innerHeight].join()")? == "800,600", "the window changed its size");
     Ok(())
 }
 
 #[test]
 fn nothing_of_the_browser_covers_the_page() -> Result<()> {
-    let mut live = Live::open(SIZE, 1.0, PAGE)?;
+    let mut live = BrowserFixture::open(SIZE, 1.0, PAGE)?;
     let mut wrong = Vec::new();
     for (what, expression) in REQUESTS {
         let quoted = serde_json::to_string(expression)?;
@@ -82,10 +82,10 @@ fn nothing_of_the_browser_covers_the_page() -> Result<()> {
             "Promise.race([(async () => eval({quoted}))().then(() => 'granted', error => error.name),
             new Promise(done => setTimeout(done, 300, 'open'))])"
         );
-        if let Err(error) = is_unmoved_by(&mut live, &asked) {
+        if let Err(error) = assert_unchanged_by(&mut live, &asked) {
             wrong.push(format!("{what}: {error:#}"));
             drop(live);
-            live = Live::open(SIZE, 1.0, PAGE)?;
+            live = BrowserFixture::open(SIZE, 1.0, PAGE)?;
         }
     }
     ensure!(wrong.is_empty(), "{wrong:#?}");

@@ -8,9 +8,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use pagecast_core::{HostTime, Samples};
-use pagecast_page::clock::{self, Gate, Origin};
-use pagecast_page::sound::{self, Config, Sound};
-use pagecast_page::sync::PlayerDelay;
+use pagecast_page::av_sync::MediaElementDelay;
+use pagecast_page::clock::{self, Origin, OutputMute};
+use pagecast_page::sound::{self, Config, SoundCard};
 use pulseaudio::protocol::stream::{BufferAttr, StreamFlags};
 use pulseaudio::protocol::{
     AuthParams, AuthReply, ChannelMap, Command, CorkStreamParams, CreatePlaybackStreamReply, LatencyParams,
@@ -18,17 +18,17 @@ use pulseaudio::protocol::{
     read_command_message, read_reply_message, write_command_message, write_memblock,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A sound card in a folder of its own.
-struct Card {
-    sound: Option<Sound>,
+struct Fixture {
+    sound: Option<SoundCard>,
     out: Receiver<Samples>,
     origin: Origin,
     folder: PathBuf,
 }
 
-impl Card {
+impl Fixture {
     fn new(name: &str, queue: usize) -> Self {
         let folder = std::env::temp_dir().join(format!("pagecast-sound-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -37,18 +37,18 @@ impl Card {
         let config = Config {
             socket: folder.join("native"),
             origin: origin.clone(),
-            gate: Gate::default(),
-            player_delay: PlayerDelay::default(),
+            output_mute: OutputMute::default(),
+            media_element_delay: MediaElementDelay::default(),
             client_uid: None,
         };
         Self { sound: Some(sound::start(config, sender).unwrap()), out, origin, folder }
     }
 
-    fn sound(&self) -> &Sound {
+    fn sound(&self) -> &SoundCard {
         self.sound.as_ref().unwrap()
     }
 
-    fn begin(&self) -> HostTime {
+    fn start_capture(&self) -> HostTime {
         let origin = clock::now() + Duration::from_millis(30);
         self.origin.set(origin);
         origin
@@ -56,15 +56,15 @@ impl Card {
 
     fn connect(&self) -> Client {
         let socket = UnixStream::connect(self.sound().socket()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         Client { reader: BufReader::new(socket.try_clone().unwrap()), socket, seq: 0 }
     }
 
     /// Everything told until sample `end`, from sample 0 on.
-    fn hear(&self, end: usize) -> Vec<[f32; 2]> {
+    fn receive_samples(&self, end: usize) -> Vec<[f32; 2]> {
         let mut heard = Vec::new();
         while heard.len() < end {
-            let samples = self.out.recv_timeout(PATIENCE).expect("samples keep coming");
+            let samples = self.out.recv_timeout(TIMEOUT).expect("samples keep coming");
             assert_eq!(samples.start, heard.len() as u64);
             heard.extend(samples.pcm.as_chunks::<2>().0);
         }
@@ -72,7 +72,7 @@ impl Card {
     }
 }
 
-impl Drop for Card {
+impl Drop for Fixture {
     fn drop(&mut self) {
         let socket = self.sound().socket().to_owned();
         drop(self.sound.take());
@@ -93,13 +93,13 @@ impl Client {
         write_command_message(&mut self.socket, self.seq, command, 35).unwrap();
     }
 
-    fn hello(&mut self) {
+    fn authenticate(&mut self) {
         self.send(&Command::Auth(AuthParams { version: 35, cookie: vec![0; 256], ..Default::default() }));
         read_reply_message::<AuthReply>(&mut self.reader, 35).unwrap();
     }
 
     /// A stereo stream at 48 kHz that starts corked, filled with `frames`.
-    fn open(&mut self, frames: &[[f32; 2]]) -> u32 {
+    fn create_stream(&mut self, frames: &[[f32; 2]]) -> u32 {
         self.send(&Command::CreatePlaybackStream(PlaybackStreamParams {
             sample_spec: SampleSpec { format: SampleFormat::Float32Le, channels: 2, sample_rate: 48_000 },
             channel_map: ChannelMap::stereo(),
@@ -127,7 +127,7 @@ impl Client {
         }
     }
 
-    fn works(&mut self) -> bool {
+    fn is_served(&mut self) -> bool {
         self.send(&Command::GetServerInfo);
         read_reply_message::<ServerInfo>(&mut self.reader, 35).is_ok_and(|(seq, _)| seq == self.seq)
     }
@@ -135,13 +135,13 @@ impl Client {
 
 #[test]
 fn a_beep_is_heard_where_the_reported_latency_says() {
-    let card = Card::new("beep", 1000);
+    let card = Fixture::new("beep", 1000);
     let mut client = card.connect();
-    client.hello();
+    client.authenticate();
     let mut frames = vec![[0.0; 2]; 48_000];
     frames[24_000..24_048].fill([0.5, -0.25]);
-    let channel = client.open(&frames);
-    let origin = card.begin();
+    let channel = client.create_stream(&frames);
+    let origin = card.start_capture();
     std::thread::sleep(Duration::from_millis(50));
     client.uncork(channel);
     // The first turn tells that the stream started.
@@ -150,7 +150,7 @@ fn a_beep_is_heard_where_the_reported_latency_says() {
     client.send(&Command::GetPlaybackLatency(LatencyParams { channel, now: UNIX_EPOCH }));
     let (_, latency) = read_reply_message::<PlaybackLatency>(&mut client.reader, 35).unwrap();
     let after = clock::now();
-    let heard = card.hear(48_000);
+    let heard = card.receive_samples(48_000);
     let first = heard.iter().position(|f| *f != [0.0; 2]).unwrap();
     let left = 24_000 - (latency.read_offset / 8) as usize;
     let index = |t: HostTime| (t.since(origin).as_nanos() * 48_000 / 1_000_000_000) as usize;
@@ -165,11 +165,11 @@ fn a_beep_is_heard_where_the_reported_latency_says() {
 
 #[test]
 fn silence_is_told_in_real_time() {
-    let card = Card::new("silence", 1000);
+    let card = Fixture::new("silence", 1000);
     std::thread::sleep(Duration::from_millis(30));
     assert!(card.out.try_recv().is_err(), "nothing before the beginning");
-    let origin = card.begin();
-    let heard = card.hear(24_000);
+    let origin = card.start_capture();
+    let heard = card.receive_samples(24_000);
     let late = clock::now().since(origin + Duration::from_millis(heard.len() as u64 / 48));
     assert!(heard.iter().all(|f| *f == [0.0; 2]));
     assert!(late < Duration::from_millis(100), "{late:?} late");
@@ -177,14 +177,14 @@ fn silence_is_told_in_real_time() {
 
 #[test]
 fn a_slow_receiver_finds_the_right_index_again() {
-    let card = Card::new("slow", 2);
-    card.begin();
-    let deadline = Instant::now() + PATIENCE;
+    let card = Fixture::new("slow", 2);
+    card.start_capture();
+    let deadline = Instant::now() + TIMEOUT;
     while card.sound().stats().dropped_samples < 9600 {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
     }
-    let starts: Vec<Samples> = (0..3).map(|_| card.out.recv_timeout(PATIENCE).unwrap()).collect();
+    let starts: Vec<Samples> = (0..3).map(|_| card.out.recv_timeout(TIMEOUT).unwrap()).collect();
     let end = |s: &Samples| s.start + s.len() as u64;
     assert_eq!((starts[0].start, end(&starts[0])), (0, starts[1].start));
     let gap = starts[2].start - end(&starts[1]);
@@ -193,9 +193,9 @@ fn a_slow_receiver_finds_the_right_index_again() {
 
 #[test]
 fn one_bad_client_does_not_disturb_another() {
-    let card = Card::new("hostile", 1000);
+    let card = Fixture::new("hostile", 1000);
     let mut good = card.connect();
-    good.hello();
+    good.authenticate();
     let command = |len: u32| [len.to_be_bytes(), [0xff; 4], [0; 4], [0; 4], [0; 4]].concat();
     let block =
         |len: u32, flags: u32| [len.to_be_bytes(), [0; 4], [0; 4], [0; 4], flags.to_be_bytes()].concat();
@@ -211,20 +211,20 @@ fn one_bad_client_does_not_disturb_another() {
         let mut client = card.connect();
         client.socket.write_all(&bytes).unwrap();
         assert!(client.is_closed(), "{what} ends the connection");
-        assert!(good.works(), "{what} is not the others' problem");
+        assert!(good.is_served(), "{what} is not the others' problem");
     }
     let mut cut_off = card.connect();
     cut_off.socket.write_all(&command(100)).unwrap();
     drop(cut_off);
-    assert!(good.works());
+    assert!(good.is_served());
 }
 
 #[test]
 fn ten_thousand_questions_without_listening() {
-    let card = Card::new("questions", 1000);
+    let card = Fixture::new("questions", 1000);
     let (mut good, mut rude) = (card.connect(), card.connect());
-    good.hello();
-    rude.hello();
+    good.authenticate();
+    rude.authenticate();
     let mut bytes = Vec::new();
     (0..10_000)
         .for_each(|seq| write_command_message(&mut bytes, seq, &Command::GetSinkInfoList, 35).unwrap());
@@ -232,12 +232,12 @@ fn ten_thousand_questions_without_listening() {
     let mut written = 0;
     while let Ok(n) = rude.socket.write(&bytes[written..]) {
         written += n;
-        assert!(good.works());
+        assert!(good.is_served());
         if written == bytes.len() {
             break;
         }
     }
-    assert!(good.works());
+    assert!(good.is_served());
     rude.socket.set_nonblocking(false).unwrap();
     let mut rest = bytes.split_off(written);
     let mut writer = rude.socket.try_clone().unwrap();
@@ -252,15 +252,15 @@ fn ten_thousand_questions_without_listening() {
 
 #[test]
 fn a_thousand_connections() {
-    let card = Card::new("crowd", 1000);
+    let card = Fixture::new("crowd", 1000);
     let mut good = card.connect();
-    good.hello();
+    good.authenticate();
     let crowd: Vec<UnixStream> =
         (0..1000).filter_map(|_| UnixStream::connect(card.sound().socket()).ok()).collect();
-    assert!(crowd.len() > 500 && good.works());
+    assert!(crowd.len() > 500 && good.is_served());
     drop(crowd);
-    assert!(good.works());
-    let deadline = Instant::now() + PATIENCE;
+    assert!(good.is_served());
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let mut client = card.connect();
         let hello = Command::Auth(AuthParams { version: 35, ..Default::default() });
@@ -275,12 +275,12 @@ fn a_thousand_connections() {
 
 #[test]
 fn a_socket_in_use_is_not_taken() {
-    let card = Card::new("twice", 1);
+    let card = Fixture::new("twice", 1);
     let config = Config {
         socket: card.sound().socket().to_owned(),
         origin: Origin::unset(),
-        gate: Gate::default(),
-        player_delay: PlayerDelay::default(),
+        output_mute: OutputMute::default(),
+        media_element_delay: MediaElementDelay::default(),
         client_uid: None,
     };
     let error = sound::start(config, sync_channel(1).0).unwrap_err();

@@ -6,13 +6,13 @@ mod rig;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pagecast_core::spec::{Signal, Size};
-use pagecast_page::browser::Rules;
-use rig::Live;
+use pagecast_core::spec::{ReadySignal, Size};
+use pagecast_page::browser::PagePolicy;
+use rig::BrowserFixture;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Long enough for a video to be told of.
-const QUIET: Duration = Duration::from_secs(2);
+const OBSERVATION_TIME: Duration = Duration::from_secs(2);
 
 /// A page that can play videos of any size.
 const PLAYER: &str = r#"<body>A player<script>
@@ -38,8 +38,11 @@ const PLAYER: &str = r#"<body>A player<script>
     }
 </script>"#;
 
-fn open(max_video: Option<Size>) -> Result<Live> {
-    Live::open_by(Rules { max_video, ..Rules::default() }, PLAYER)
+fn open(max_video: Option<Size>) -> Result<BrowserFixture> {
+    BrowserFixture::open_with_policy(
+        PagePolicy { max_video_size: max_video, ..PagePolicy::default() },
+        PLAYER,
+    )
 }
 
 #[test]
@@ -51,9 +54,9 @@ fn a_large_video_is_seen_wherever_it_is() -> Result<()> {
         "inFrame(1284, 720)",
     ] {
         let live = open(Some(Size::HD))?;
-        live.ask(expression)?;
-        let state = live.page.browser()?.wait_until(LIMIT, |state| state.large_video.is_some())?;
-        ensure!(matches!(state.large_video, Some((1284 | 726, 720 | 900))), "{expression}: {state:?}");
+        live.evaluate(expression)?;
+        let state = live.page.browser()?.wait_until(TIMEOUT, |state| state.oversized_video.is_some())?;
+        ensure!(matches!(state.oversized_video, Some((1284 | 726, 720 | 900))), "{expression}: {state:?}");
     }
     Ok(())
 }
@@ -68,29 +71,31 @@ fn a_video_that_is_small_enough_is_none_of_our_business() -> Result<()> {
         (None, "play(document.body, 1284, 720).then(() => true)"),
     ] {
         let live = open(limit)?;
-        ensure!(live.ask(expression)? == true, "it plays");
-        let state = live.page.browser()?.wait_until(QUIET, |state| state.large_video.is_some())?;
-        ensure!(state.large_video.is_none(), "{expression}: {state:?}");
+        ensure!(live.evaluate(expression)? == true, "it plays");
+        let state =
+            live.page.browser()?.wait_until(OBSERVATION_TIME, |state| state.oversized_video.is_some())?;
+        ensure!(state.oversized_video.is_none(), "{expression}: {state:?}");
     }
     Ok(())
 }
 
 #[test]
 fn a_page_finds_no_more_than_was_agreed() -> Result<()> {
-    let rules = Rules { signal: Signal::Webcast, max_video: Some(Size::HD), ..Rules::default() };
+    let rules =
+        PagePolicy { signal: ReadySignal::Webcast, max_video_size: Some(Size::HD), ..PagePolicy::default() };
     // Names that our own scripts use are the page's to use, too.
     let names = "const tell = 1, value = 2, watch = 3, look = 4, FUNCTIONS = 5, BINDING = 6, functions = 7, binding = 8;";
-    let live = Live::open_by(
+    let live = BrowserFixture::open_with_policy(
         rules,
         &format!("<body>A page<script>{names}; window.fine = tell + binding;</script>"),
     )?;
-    ensure!(live.ask("window.fine")? == 9, "its own names are taken");
+    ensure!(live.evaluate("window.fine")? == 9, "its own names are taken");
     let ours = "Object.keys(window).filter((name) => name.includes('pagecast')).join()";
-    ensure!(live.ask(ours)? == "", "{}", live.ask(ours)?);
+    ensure!(live.evaluate(ours)? == "", "{}", live.evaluate(ours)?);
     let told = "typeof onWebcastStart + typeof onWebcastEnd + typeof notifyReady";
-    ensure!(live.ask(told)? == "functionfunctionundefined", "{}", live.ask(told)?);
-    live.ask("onWebcastStart()")?;
-    let state = live.page.browser()?.wait_until(LIMIT, |state| state.started)?;
-    ensure!(state.started && !state.ended, "{state:?}");
+    ensure!(live.evaluate(told)? == "functionfunctionundefined", "{}", live.evaluate(told)?);
+    live.evaluate("onWebcastStart()")?;
+    let state = live.page.browser()?.wait_until(TIMEOUT, |state| state.signalled_ready)?;
+    ensure!(state.signalled_ready && !state.signalled_end, "{state:?}");
     Ok(())
 }

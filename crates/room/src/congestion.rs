@@ -10,72 +10,72 @@ use std::time::{Duration, Instant};
 /// Part of the packets of the last second whose loss is evidence, and strong evidence. One lost packet a
 /// second of sound alone is 2 %; 10 % is where Google's congestion control (draft-ietf-rmcat-gcc-02, section
 /// 6) lowers the rate.
-const LOSS: f32 = 0.02;
+const WEAK_LOSS: f32 = 0.02;
 const STRONG_LOSS: f32 = 0.10;
 /// How much longer than usual the round trip must take to be evidence, and strong evidence, in two
 /// measurements in a row. Schedulers of busy machines delay a packet by up to 50 ms; the queue of a narrow
 /// line holds 100 ms and more.
-const DELAY: Duration = Duration::from_millis(50);
+const WEAK_DELAY: Duration = Duration::from_millis(50);
 const STRONG_DELAY: Duration = Duration::from_millis(200);
 /// How long evidence counts. Strong evidence counts for longer than a picture takes to be paused, as what is
 /// sent shrinks meanwhile and the line looks good again; weak evidence for less, as it passes.
-const WEAK_FOR: Duration = Duration::from_secs(1);
-const STRONG_FOR: Duration = Duration::from_secs(3);
+const WEAK_EVIDENCE_HOLD: Duration = Duration::from_secs(1);
+const STRONG_EVIDENCE_HOLD: Duration = Duration::from_secs(3);
 /// The usual round trip is the shortest of one to two such windows, so that a new route is accepted after a
 /// minute at most.
-const WINDOW: Duration = Duration::from_secs(30);
+const MIN_RTT_WINDOW: Duration = Duration::from_secs(30);
 
 /// What losses and round trips say about one line.
 #[derive(Debug)]
-pub(crate) struct Congestion {
+pub(crate) struct CongestionDetector {
     /// Whether packets of the last second were acknowledged.
-    answered: bool,
+    has_feedback: bool,
     /// Until when there is evidence, and strong evidence.
     congested_until: Option<Instant>,
-    jammed_until: Option<Instant>,
+    severe_until: Option<Instant>,
     /// Since when there is none.
     clear_since: Option<Instant>,
     /// By how much the last round trip was longer than usual.
-    last_delay: Duration,
+    last_queuing_delay: Duration,
     /// The shortest round trip of the window before and of this one, and when this one began.
-    shortest: [Option<Duration>; 2],
-    window: Option<Instant>,
+    min_rtts: [Option<Duration>; 2],
+    window_started_at: Option<Instant>,
 }
 
-impl Congestion {
+impl CongestionDetector {
     /// A line of which nothing was measured. Whether it is `clear` until then is up to the caller.
     pub(crate) fn new(clear: bool) -> Self {
         Self {
-            answered: clear,
+            has_feedback: clear,
             congested_until: None,
-            jammed_until: None,
+            severe_until: None,
             clear_since: None,
-            last_delay: Duration::ZERO,
-            shortest: [None; 2],
-            window: None,
+            last_queuing_delay: Duration::ZERO,
+            min_rtts: [None; 2],
+            window_started_at: None,
         }
     }
 
     /// Takes the latest round trip and the part of the last second's packets that was lost, 0 to 1. No loss
     /// is known if no packet of the last second was acknowledged.
-    pub(crate) fn measured(&mut self, now: Instant, rtt: Option<Duration>, loss: Option<f32>) {
-        self.answered = loss.is_some();
+    pub(crate) fn record(&mut self, now: Instant, rtt: Option<Duration>, loss: Option<f32>) {
+        self.has_feedback = loss.is_some();
         let delay =
-            rtt.filter(|_| self.answered).map_or(Duration::ZERO, |rtt| self.longer_than_usual(now, rtt));
-        let (loss, twice) = (loss.unwrap_or(0.0), delay.min(self.last_delay));
-        self.last_delay = delay;
+            rtt.filter(|_| self.has_feedback).map_or(Duration::ZERO, |rtt| self.queuing_delay(now, rtt));
+        let (loss, twice) = (loss.unwrap_or(0.0), delay.min(self.last_queuing_delay));
+        self.last_queuing_delay = delay;
         let evidence = if loss >= STRONG_LOSS || twice >= STRONG_DELAY {
-            Some(STRONG_FOR)
-        } else if loss >= LOSS || twice >= DELAY {
-            Some(WEAK_FOR)
+            Some(STRONG_EVIDENCE_HOLD)
+        } else if loss >= WEAK_LOSS || twice >= WEAK_DELAY {
+            Some(WEAK_EVIDENCE_HOLD)
         } else {
             None
         };
         if let Some(lasts) = evidence {
             self.congested_until = self.congested_until.max(Some(now + lasts));
         }
-        if evidence == Some(STRONG_FOR) {
-            self.jammed_until = Some(now + STRONG_FOR);
+        if evidence == Some(STRONG_EVIDENCE_HOLD) {
+            self.severe_until = Some(now + STRONG_EVIDENCE_HOLD);
         }
         if self.is_clear(now) {
             self.clear_since.get_or_insert(now);
@@ -86,33 +86,33 @@ impl Congestion {
 
     /// Whether the line carries what is sent, as far as it shows: nothing is lost, and nothing is held up.
     pub(crate) fn is_clear(&self, now: Instant) -> bool {
-        self.answered && self.congested_until.is_none_or(|until| now >= until)
+        self.has_feedback && self.congested_until.is_none_or(|until| now >= until)
     }
 
     /// Whether packets of the last second were acknowledged, so that it is known how the line is.
-    pub(crate) fn is_answered(&self) -> bool {
-        self.answered
+    pub(crate) fn has_feedback(&self) -> bool {
+        self.has_feedback
     }
 
     /// Whether much is lost, or held up for long: enough to take a picture away rather than to make it
     /// smaller.
-    pub(crate) fn is_jammed(&self, now: Instant) -> bool {
-        self.jammed_until.is_some_and(|until| now < until)
+    pub(crate) fn is_severe(&self, now: Instant) -> bool {
+        self.severe_until.is_some_and(|until| now < until)
     }
 
     /// How long it has been clear.
-    pub(crate) fn clear_for(&self, now: Instant) -> Duration {
+    pub(crate) fn clear_duration(&self, now: Instant) -> Duration {
         let since = self.clear_since.filter(|_| self.is_clear(now));
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    fn longer_than_usual(&mut self, now: Instant, rtt: Duration) -> Duration {
-        if self.window.is_none_or(|began| now.saturating_duration_since(began) >= WINDOW) {
-            (self.shortest, self.window) = ([self.shortest[1], None], Some(now));
+    fn queuing_delay(&mut self, now: Instant, rtt: Duration) -> Duration {
+        if self.window_started_at.is_none_or(|began| now.saturating_duration_since(began) >= MIN_RTT_WINDOW) {
+            (self.min_rtts, self.window_started_at) = ([self.min_rtts[1], None], Some(now));
         }
-        let this = self.shortest[1].map_or(rtt, |shortest| shortest.min(rtt));
-        self.shortest[1] = Some(this);
-        rtt.saturating_sub(self.shortest[0].map_or(this, |before| before.min(this)))
+        let this = self.min_rtts[1].map_or(rtt, |shortest| shortest.min(rtt));
+        self.min_rtts[1] = Some(this);
+        rtt.saturating_sub(self.min_rtts[0].map_or(this, |before| before.min(this)))
     }
 }
 
@@ -123,11 +123,11 @@ mod tests {
     /// Measurements in ms and percent, one each 250 ms, and how the line is after each of them: clear,
     /// congested or jammed.
     fn check(measured: &[(u64, Option<u32>)], clear: &str) {
-        let (mut line, mut now, mut found) = (Congestion::new(true), Instant::now(), String::new());
+        let (mut line, mut now, mut found) = (CongestionDetector::new(true), Instant::now(), String::new());
         for (rtt, loss) in measured {
             now += Duration::from_millis(250);
-            line.measured(now, Some(Duration::from_millis(*rtt)), loss.map(|percent| percent as f32 / 100.0));
-            found.push(match (line.is_clear(now), line.is_jammed(now)) {
+            line.record(now, Some(Duration::from_millis(*rtt)), loss.map(|percent| percent as f32 / 100.0));
+            found.push(match (line.is_clear(now), line.is_severe(now)) {
                 (true, _) => '.',
                 (false, false) => 'x',
                 (false, true) => 'X',
@@ -158,14 +158,14 @@ mod tests {
 
     #[test]
     fn a_longer_route_becomes_the_usual_one() {
-        let (mut line, mut now) = (Congestion::new(false), Instant::now());
+        let (mut line, mut now) = (CongestionDetector::new(false), Instant::now());
         assert!(!line.is_clear(now));
-        let mut pass = |line: &mut Congestion, rtt: u64, seconds: u64| {
+        let mut pass = |line: &mut CongestionDetector, rtt: u64, seconds: u64| {
             for _ in 0..seconds * 4 {
                 now += Duration::from_millis(250);
-                line.measured(now, Some(Duration::from_millis(rtt)), Some(0.0));
+                line.record(now, Some(Duration::from_millis(rtt)), Some(0.0));
             }
-            (line.is_clear(now), line.clear_for(now).as_secs())
+            (line.is_clear(now), line.clear_duration(now).as_secs())
         };
         assert_eq!(pass(&mut line, 10, 5), (true, 4));
         assert_eq!(pass(&mut line, 110, 10), (false, 0));

@@ -4,25 +4,25 @@
 //! line carries; what it gets goes on without a gap when the layer changes, or the publisher goes and comes
 //! again.
 //!
-//! [`hub`] decides; [`run`] carries its datagrams, and [`http`] the words; nothing else here does any IO.
+//! [`sfu`] decides; [`io_loop`] carries its datagrams, and [`http`] the words; nothing else here does any IO.
 
-mod choice;
-mod clock;
 mod command;
-mod expected;
-mod frame;
+mod demux;
+mod expected_publishers;
 mod http;
-mod hub;
-mod meter;
-mod news;
-mod paths;
+mod io_loop;
+mod layer_selector;
+mod payload;
+mod publisher_clock;
 mod random;
-mod renumber;
-mod run;
+mod rate_meter;
+mod rtp_rewriter;
+mod sfu;
 mod sockets;
 mod stats;
 mod tcp;
 pub mod token;
+mod viewer_state;
 
 use std::hash::RandomState;
 use std::io;
@@ -34,15 +34,15 @@ use std::time::Instant;
 use pagecast_core::spec::Secret;
 use tokio::sync::{mpsc, watch};
 
-use self::expected::Expected;
+use self::expected_publishers::ExpectedPublishers;
 #[doc(hidden)]
-pub use self::hub::endure;
-use self::hub::{Hub, Setup};
+pub use self::sfu::run_fuzz_input;
+use self::sfu::{SessionConfig, Sfu};
 pub use self::stats::{LayerStats, PublisherStats, RoomStats, ViewerStats};
-use crate::rtc::serve::Certificate;
+use crate::rtc::answerer::Certificate;
 
 /// Commands that wait for the room's thread; more wait with whoever gives them.
-const COMMANDS: usize = 64;
+const MAX_QUEUED_COMMANDS: usize = 64;
 
 /// How the rooms are reached, and by whom.
 #[derive(Debug, Clone)]
@@ -54,13 +54,13 @@ pub struct Config {
     /// Whether they can go by TCP too, through the port of the same number, where UDP does not get through.
     pub tcp: bool,
     /// Where others reach `media`, if that is not where it is; port 0: its port.
-    pub addresses: Vec<SocketAddr>,
+    pub advertised_addresses: Vec<SocketAddr>,
     /// Who may do what.
     pub access: Access,
     /// How much of everything.
     pub limits: Limits,
     /// Connections of the web server.
-    pub connections: pagecast_listen::Limits,
+    pub connection_limits: pagecast_listen::Limits,
 }
 
 impl Default for Config {
@@ -70,10 +70,10 @@ impl Default for Config {
             http: here(8080),
             media: here(0),
             tcp: true,
-            addresses: Vec::new(),
+            advertised_addresses: Vec::new(),
             access: Access::Open,
             limits: Limits::default(),
-            connections: pagecast_listen::Limits::default(),
+            connection_limits: pagecast_listen::Limits::default(),
         }
     }
 }
@@ -138,7 +138,7 @@ impl Default for Limits {
 pub enum Error {
     /// An open room is only for this machine.
     #[error("a room without tokens can only be reached from this machine: listen on 127.0.0.1, not on {0}")]
-    Open(SocketAddr),
+    OpenNotLoopback(SocketAddr),
     /// An address is in use, or is not ours.
     #[error("cannot listen on {address} for {what}")]
     Listen {
@@ -161,7 +161,7 @@ pub struct Server {
     http: SocketAddr,
     media: SocketAddr,
     stats: Arc<Mutex<Vec<RoomStats>>>,
-    expected: Arc<Mutex<Expected>>,
+    expected: Arc<Mutex<ExpectedPublishers>>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -170,10 +170,10 @@ impl Server {
     /// Starts two threads: `room` for media, `room-http` for words.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`ErrorBody`].
     pub fn start(config: Config) -> Result<Self, Error> {
         if matches!(config.access, Access::Open) && !config.http.ip().is_loopback() {
-            return Err(Error::Open(config.http));
+            return Err(Error::OpenNotLoopback(config.http));
         }
         let sockets = sockets::open(config.media, config.tcp)?;
         let listen = |source| Error::Listen { address: config.http, what: "HTTP", source };
@@ -183,29 +183,35 @@ impl Server {
         let media = sockets.address;
         let certificate =
             Certificate::new().ok_or_else(|| Error::Start(io::Error::other("no randomness")))?;
-        let addresses = sockets::advertised(&config.addresses, media).map_err(Error::Start)?;
-        let expected = Arc::new(Mutex::new(Expected::default()));
+        let addresses =
+            sockets::advertised_addresses(&config.advertised_addresses, media).map_err(Error::Start)?;
+        let expected = Arc::new(Mutex::new(ExpectedPublishers::default()));
         let limits = config.limits;
-        let setup =
-            Setup { certificate, addresses, tcp: config.tcp, limits, expected: Arc::clone(&expected) };
-        let hub = Hub::new(Instant::now(), setup);
+        let setup = SessionConfig {
+            certificate,
+            addresses,
+            tcp: config.tcp,
+            limits,
+            expected: Arc::clone(&expected),
+        };
+        let hub = Sfu::new(Instant::now(), setup);
         let stats = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = watch::channel(false);
-        let (commands, orders) = mpsc::channel(COMMANDS);
-        let rooms = http::Rooms {
+        let (commands, orders) = mpsc::channel(MAX_QUEUED_COMMANDS);
+        let rooms = http::AppState {
             commands,
             stats: Arc::clone(&stats),
             access: Arc::new(config.access),
             limits,
-            tokens: RandomState::new(),
+            token_hasher: RandomState::new(),
         };
         let mut server = Self { http, media, stats: Arc::clone(&stats), expected, stop, threads: Vec::new() };
         let told = stopped.clone();
-        server.spawn("room", async move || run::run(hub, sockets, orders, stats, told).await)?;
+        server.spawn("room", async move || io_loop::run(hub, sockets, orders, stats, told).await)?;
         server.spawn("room-http", async move || match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
                 let router = http::router(rooms);
-                http::serve::run(listener, config.connections, router, limits.viewers, stopped).await;
+                http::serve::run(listener, config.connection_limits, router, limits.viewers, stopped).await;
             }
             Err(error) => tracing::error!(%error, "the room's web server cannot be started"),
         })?;
@@ -227,7 +233,7 @@ impl Server {
     /// A cast of this service is going to publish in this room as this user. From now on its viewers can wait
     /// in the room, for two hours unless this is said again, and the cast finds a place in it however many
     /// rooms there are.
-    pub fn expect(&self, room: &str, user: &str) {
+    pub fn expect_publisher(&self, room: &str, user: &str) {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         expected.add(Instant::now(), room, user);
     }

@@ -1,11 +1,11 @@
 //! All sockets of one connection: this machine's own, those of TURN servers, and connections to servers that want TCP.
 
-mod active;
 mod gather;
+mod ice_server;
 mod relay;
-mod server;
 pub mod stream;
 pub mod stun;
+mod tcp_active;
 pub mod turn;
 
 use std::collections::{HashSet, VecDeque};
@@ -19,15 +19,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::rtc::{Candidate, Protocol};
-use active::Active;
-use relay::Outgoing;
+use relay::PeerDatagram;
+use tcp_active::ActiveTcp;
 
 /// Most addresses of this machine that are offered.
-const MAX_ADDRESSES: usize = 8;
+const MAX_LOCAL_ADDRESSES: usize = 8;
 /// Datagrams that wait to be read. Full: sockets are read no further, and the system drops what comes.
-const WAITING: usize = 256;
+const MAX_QUEUED_DATAGRAMS: usize = 256;
 /// Longest datagram; what is longer is none of ours.
-const MAX_DATAGRAM: usize = 2000;
+const MAX_DATAGRAM_BYTES: usize = 2000;
 
 /// Why there is no way out of this machine.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub(crate) enum Error {
     Socket(#[from] io::Error),
     /// All is to be relayed, and no server does. This is what became of the last one.
     #[error("no TURN server relays: {server}: {why}")]
-    Server {
+    NoRelay {
         /// Its address.
         server: String,
         /// What went wrong.
@@ -48,7 +48,7 @@ pub(crate) enum Error {
 
 /// Something that arrived.
 #[derive(Debug)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedDatagram {
     pub(crate) protocol: Protocol,
     /// Who sent it.
     pub(crate) from: SocketAddr,
@@ -59,61 +59,61 @@ pub(crate) struct Received {
 
 /// All sockets of one connection, and what reads them. Dropped, they are closed, and relayed addresses are given back.
 #[derive(Debug)]
-pub(crate) struct Net {
+pub(crate) struct IceSockets {
     udp: Vec<(SocketAddr, Arc<UdpSocket>)>,
-    relays: Vec<(SocketAddr, mpsc::Sender<Outgoing>)>,
-    active: Active,
+    relays: Vec<(SocketAddr, mpsc::Sender<PeerDatagram>)>,
+    tcp_active: ActiveTcp,
     candidates: Vec<Candidate>,
-    sender: mpsc::Sender<Received>,
-    received: mpsc::Receiver<Received>,
+    sender: mpsc::Sender<ReceivedDatagram>,
+    received: mpsc::Receiver<ReceivedDatagram>,
     /// What came while servers were asked.
-    kept: VecDeque<Received>,
+    received_while_gathering: VecDeque<ReceivedDatagram>,
     tasks: JoinSet<()>,
 }
 
-impl Net {
+impl IceSockets {
     /// Opens a socket on each address of this machine, and asks the servers for more. `local`: the server is on this machine, so its
     /// own addresses will do.
     ///
     /// # Errors
     /// There is no address at all: no socket can be opened, or, if all is to be relayed, no server gives one.
     pub(crate) async fn open(ice: &Ice, local: bool) -> Result<Self, Error> {
-        let (sender, received) = mpsc::channel(WAITING);
+        let (sender, received) = mpsc::channel(MAX_QUEUED_DATAGRAMS);
         let mut net = Self {
             udp: Vec::new(),
             relays: Vec::new(),
-            active: Active::default(),
+            tcp_active: ActiveTcp::default(),
             candidates: Vec::new(),
             sender,
             received,
-            kept: VecDeque::new(),
+            received_while_gathering: VecDeque::new(),
             tasks: JoinSet::new(),
         };
         let mut problem = None;
         if !ice.relay_only {
-            let addresses = addresses(local)?;
+            let addresses = local_addresses(local)?;
             for ip in &addresses {
                 match UdpSocket::bind((*ip, 0)).await {
-                    Ok(socket) => net.add(socket)?,
+                    Ok(socket) => net.add_socket(socket)?,
                     Err(error) => problem = Some(Error::Socket(error)),
                 }
             }
-            net.candidates.extend(addresses.into_iter().filter_map(Active::candidate));
+            net.candidates.extend(addresses.into_iter().filter_map(ActiveTcp::candidate));
         }
-        problem = net.ask(&ice.servers, ice.relay_only).await.or(problem);
+        problem = net.gather_candidates(&ice.servers, ice.relay_only).await.or(problem);
         match problem {
             Some(error) if net.udp.is_empty() && net.relays.is_empty() => Err(error),
             _ => Ok(net),
         }
     }
 
-    fn add(&mut self, socket: UdpSocket) -> io::Result<()> {
+    fn add_socket(&mut self, socket: UdpSocket) -> io::Result<()> {
         let address = socket.local_addr()?;
         let socket = Arc::new(socket);
         let candidate = Candidate::host(address, Protocol::Udp).map_err(io::Error::other)?;
         self.candidates.push(candidate);
         self.udp.push((address, Arc::clone(&socket)));
-        self.tasks.spawn(read(socket, address, self.sender.clone()));
+        self.tasks.spawn(receive_loop(socket, address, self.sender.clone()));
         Ok(())
     }
 
@@ -125,7 +125,7 @@ impl Net {
     /// Sends from one of the candidates. Never waits: what does not fit into a socket is lost, as it would be on the way.
     pub(crate) fn send(&mut self, protocol: Protocol, from: SocketAddr, to: SocketAddr, data: &[u8]) {
         if protocol == Protocol::Tcp {
-            self.active.send((from, to), data, &self.sender, &mut self.tasks);
+            self.tcp_active.send((from, to), data, &self.sender, &mut self.tasks);
         } else if let Some((_, relay)) = self.relays.iter().find(|(relayed, _)| *relayed == from) {
             if relay.try_send((to, data.to_vec())).is_err() {
                 tracing::trace!(%to, "a datagram is not relayed");
@@ -144,9 +144,9 @@ impl Net {
     }
 
     /// Asks further servers for ways in which this side can be reached: the new ones.
-    pub(crate) async fn add_servers(&mut self, ice: &Ice) -> Vec<Candidate> {
+    pub(crate) async fn add_ice_servers(&mut self, ice: &Ice) -> Vec<Candidate> {
         let known: HashSet<_> = self.candidates.iter().map(Candidate::to_sdp_string).collect();
-        if let Some(error) = self.ask(&ice.servers, ice.relay_only).await {
+        if let Some(error) = self.gather_candidates(&ice.servers, ice.relay_only).await {
             tracing::debug!(%error, "not every server for ICE is of use");
         }
         let is_new = |c: &&Candidate| !known.contains(&c.to_sdp_string());
@@ -154,13 +154,13 @@ impl Net {
     }
 
     /// The next datagram, if one waits.
-    pub(crate) fn try_receive(&mut self) -> Option<Received> {
-        self.kept.pop_front().or_else(|| self.received.try_recv().ok())
+    pub(crate) fn try_receive(&mut self) -> Option<ReceivedDatagram> {
+        self.received_while_gathering.pop_front().or_else(|| self.received.try_recv().ok())
     }
 
     /// Waits for the next datagram. Safe to be dropped and called again.
-    pub(crate) async fn receive(&mut self) -> Received {
-        if let Some(kept) = self.kept.pop_front() {
+    pub(crate) async fn receive(&mut self) -> ReceivedDatagram {
+        if let Some(kept) = self.received_while_gathering.pop_front() {
             return kept;
         }
         match self.received.recv().await {
@@ -171,13 +171,13 @@ impl Net {
     }
 }
 
-async fn read(socket: Arc<UdpSocket>, address: SocketAddr, sender: mpsc::Sender<Received>) {
-    let mut buffer = vec![0; MAX_DATAGRAM];
+async fn receive_loop(socket: Arc<UdpSocket>, address: SocketAddr, sender: mpsc::Sender<ReceivedDatagram>) {
+    let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
     loop {
         match socket.recv_from(&mut buffer).await {
             Ok((length, from)) => {
                 let data = buffer[..length].to_vec();
-                let received = Received { protocol: Protocol::Udp, from, to: address, data };
+                let received = ReceivedDatagram { protocol: Protocol::Udp, from, to: address, data };
                 if sender.send(received).await.is_err() {
                     return;
                 }
@@ -193,7 +193,7 @@ async fn read(socket: Arc<UdpSocket>, address: SocketAddr, sender: mpsc::Sender<
 }
 
 /// Addresses of this machine that a server could send to.
-fn addresses(local: bool) -> io::Result<Vec<IpAddr>> {
+fn local_addresses(local: bool) -> io::Result<Vec<IpAddr>> {
     let fits = |ip: &IpAddr| match ip {
         IpAddr::V4(v4) => !v4.is_link_local() && (local || !v4.is_loopback()),
         IpAddr::V6(v6) => !v6.is_unicast_link_local() && (local || !v6.is_loopback()),
@@ -201,7 +201,7 @@ fn addresses(local: bool) -> io::Result<Vec<IpAddr>> {
     let mut found: Vec<IpAddr> = if_addrs::get_if_addrs()?.iter().map(if_addrs::Interface::ip).collect();
     // This machine's own first, as they are only there where they are of use.
     found.sort_by_key(|ip| (!ip.is_loopback(), ip.is_ipv6()));
-    Ok(found.into_iter().filter(fits).take(MAX_ADDRESSES).collect())
+    Ok(found.into_iter().filter(fits).take(MAX_LOCAL_ADDRESSES).collect())
 }
 
 #[cfg(test)]

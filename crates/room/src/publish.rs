@@ -1,6 +1,6 @@
 //! One cast's stream in a room.
 
-mod adapt;
+mod bitrate;
 mod media;
 mod runner;
 mod session;
@@ -12,30 +12,30 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use pagecast_core::Packet;
-use pagecast_core::push::{Event, State};
+use pagecast_core::connection::{Event, State};
 use pagecast_core::spec::Room;
 use tokio::sync::mpsc;
 
-use media::lock;
+use media::lock_status;
 use runner::Runner;
 pub use status::{LayerStatus, Status};
 
 /// News that wait to be heard. Full: later ones are not told; the status says it, too.
-const NEWS: usize = 64;
+const MAX_QUEUED_EVENTS: usize = 64;
 /// Commands on their way. There are never more than two.
-const COMMANDS: usize = 4;
+const MAX_QUEUED_COMMANDS: usize = 4;
 
 /// What the encoders of a room are told. Layers are counted from 0, the larger one first.
-pub trait Encoders: Send + 'static {
+pub trait EncoderControl: Send + 'static {
     /// A keyframe is wanted, with the next tick.
-    fn keyframe(&self, layer: usize);
+    fn request_keyframe(&self, layer: usize);
     /// What a layer may cost from now on.
-    fn target(&self, layer: usize, target: Target);
+    fn set_target(&self, layer: usize, target: LayerTarget);
 }
 
 /// What a layer may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
+pub struct LayerTarget {
     /// Cap on the bitrate in bit/s; 0: the layer is not wanted, and nothing is encoded.
     pub bitrate_bps: u32,
     /// Most frames per second.
@@ -53,13 +53,13 @@ pub struct Feed {
 
 /// What happened to a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
+pub struct PublisherEvent {
     /// Where it stands now, and why.
     pub event: Event,
 }
 
 enum Command {
-    Feed(Feed, Box<dyn Encoders>),
+    Feed(Feed, Box<dyn EncoderControl>),
     Stop,
 }
 
@@ -68,7 +68,7 @@ enum Command {
 #[derive(Debug)]
 pub struct Publisher {
     commands: mpsc::Sender<Command>,
-    news: Receiver<News>,
+    events: Receiver<PublisherEvent>,
     status: Arc<Mutex<Status>>,
     thread: JoinHandle<()>,
 }
@@ -80,10 +80,10 @@ impl Publisher {
     /// The thread cannot be started.
     pub fn start(room: Room) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (commands, receiver) = mpsc::channel(COMMANDS);
-        let (sender, news) = sync_channel(NEWS);
+        let (commands, receiver) = mpsc::channel(MAX_QUEUED_COMMANDS);
+        let (sender, news) = sync_channel(MAX_QUEUED_EVENTS);
         let status = Arc::new(Mutex::new(Status {
-            server: room.server(),
+            server: room.redacted_url(),
             state: State::Idle,
             error: None,
             reconnects: 0,
@@ -98,11 +98,11 @@ impl Publisher {
             // A name that is being looked up must not hold up the end.
             runtime.shutdown_background();
         })?;
-        Ok(Self { commands, news, status, thread })
+        Ok(Self { commands, events: news, status, thread })
     }
 
     /// What is sent from now on.
-    pub fn feed(&self, feed: Feed, encoders: Box<dyn Encoders>) {
+    pub fn set_feed(&self, feed: Feed, encoders: Box<dyn EncoderControl>) {
         if self.commands.try_send(Command::Feed(feed, encoders)).is_err() {
             tracing::debug!("a room that is over is not fed");
         }
@@ -111,30 +111,30 @@ impl Publisher {
     /// How it gets on.
     #[must_use]
     pub fn status(&self) -> Status {
-        lock(&self.status).clone()
+        lock_status(&self.status).clone()
     }
 
     /// What happened since the last call.
-    pub fn news(&self) -> impl Iterator<Item = News> + '_ {
-        self.news.try_iter()
+    pub fn events(&self) -> impl Iterator<Item = PublisherEvent> + '_ {
+        self.events.try_iter()
     }
 
     /// Whether nothing is sent any more, nor will be.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
 
     /// Says goodbye to the server: how it got on, and the last news. `None` if the thread panicked.
     #[must_use]
-    pub fn finish(self) -> Option<(Status, Vec<News>)> {
-        let Self { commands, news, status, thread } = self;
+    pub fn finish(self) -> Option<(Status, Vec<PublisherEvent>)> {
+        let Self { commands, events: news, status, thread } = self;
         // One that is over takes none.
         if commands.try_send(Command::Stop).is_err() {
             tracing::trace!("a room was over already");
         }
         thread.join().ok()?;
-        let status = lock(&status).clone();
+        let status = lock_status(&status).clone();
         Some((status, news.try_iter().collect()))
     }
 }

@@ -1,8 +1,8 @@
 //! The one place that knows str0m. What the rest of the crate needs of it has its name here.
 
-pub(crate) mod serve;
+pub(crate) mod answerer;
 
-pub(crate) mod offer;
+pub(crate) mod offerer;
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,11 @@ const PLAYOUT_DELAY_ID: u8 = 6;
 
 /// Longest time that a packet of the picture waits in the pacer while the line is clear. The pacer spreads
 /// packets by the estimate, which may be wrong, and a frame that comes later than this is seen as a stumble.
-const PACED_FOR: Duration = Duration::from_millis(40);
+const MAX_PACING_DELAY: Duration = Duration::from_millis(40);
 
 /// How a line was when it was measured the last time.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Line {
+pub(crate) struct LinkStats {
     /// The time a packet takes there and back.
     pub(crate) rtt: Option<Duration>,
     /// Part of the packets of the last second that was lost, 0 to 1; unknown if none was acknowledged.
@@ -36,7 +36,7 @@ pub(crate) struct Line {
 }
 
 /// What is said beside each packet.
-fn extensions() -> ExtensionMap {
+fn extension_map() -> ExtensionMap {
     let mut extensions = ExtensionMap::standard();
     extensions.set(PLAYOUT_DELAY_ID, Extension::PlayoutDelay);
     extensions
@@ -47,7 +47,7 @@ fn playout_delay() -> [MediaTime; 2] {
 }
 
 /// Whether packets of a stream have waited for the pacer for longer than they should.
-fn is_held_up(stream: &StreamTx, now: Instant) -> bool {
+fn is_pacing_overdue(stream: &StreamTx, now: Instant) -> bool {
     let waits_since = stream.queue_info().and_then(|queue| queue.first_unsent());
-    waits_since.is_some_and(|since| now.saturating_duration_since(since) >= PACED_FOR)
+    waits_since.is_some_and(|since| now.saturating_duration_since(since) >= MAX_PACING_DELAY)
 }

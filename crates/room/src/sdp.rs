@@ -8,13 +8,13 @@ fn lines(sdp: &str) -> impl Iterator<Item = &str> {
     sdp.lines().map(str::trim_end).filter(|line| !line.is_empty()).take(MAX_LINES)
 }
 
-fn find<'a>(sdp: &'a str, prefix: &str) -> Option<&'a str> {
+fn find_line<'a>(sdp: &'a str, prefix: &str) -> Option<&'a str> {
     lines(sdp).find(|line| line.starts_with(prefix))
 }
 
 /// What is wrong with an SDP, with the line where its parser names a place: that is an address in memory,
 /// which is nobody's business.
-pub(crate) fn complaint(sdp: &str, error: &str) -> String {
+pub(crate) fn describe_parse_error(sdp: &str, error: &str) -> String {
     const PLACE: &str = "PointerOffset(";
     let mut parts = error.split(PLACE);
     let mut said = parts.next().unwrap_or_default().to_owned();
@@ -37,26 +37,26 @@ pub(crate) fn complaint(sdp: &str, error: &str) -> String {
 }
 
 /// The first media line of an SDP, and its `mid`: what a fragment hangs on (RFC 8840, 9).
-fn head(sdp: &str) -> String {
-    let media = find(sdp, "m=").unwrap_or("m=audio 9 UDP/TLS/RTP/SAVPF 0");
-    let mid = find(sdp, "a=mid:").unwrap_or("a=mid:0");
+fn first_media_lines(sdp: &str) -> String {
+    let media = find_line(sdp, "m=").unwrap_or("m=audio 9 UDP/TLS/RTP/SAVPF 0");
+    let mid = find_line(sdp, "a=mid:").unwrap_or("a=mid:0");
     format!("{media}\r\n{mid}\r\n")
 }
 
-fn credentials(sdp: &str) -> String {
-    let lines = ["a=ice-ufrag:", "a=ice-pwd:"].iter().filter_map(|prefix| find(sdp, prefix));
+fn ice_credential_lines(sdp: &str) -> String {
+    let lines = ["a=ice-ufrag:", "a=ice-pwd:"].iter().filter_map(|prefix| find_line(sdp, prefix));
     lines.map(|line| format!("{line}\r\n")).collect()
 }
 
 /// A fragment that tells one more candidate of this offer.
-pub(crate) fn trickle(offer: &str, candidate: &str) -> String {
+pub(crate) fn trickle_fragment(offer: &str, candidate: &str) -> String {
     let candidate = candidate.trim_start_matches("a=");
-    format!("{}{}a={candidate}\r\n", credentials(offer), head(offer))
+    format!("{}{}a={candidate}\r\n", ice_credential_lines(offer), first_media_lines(offer))
 }
 
 /// A fragment that asks for an ICE restart with the credentials and candidates of this offer.
-pub(crate) fn restart(offer: &str) -> String {
-    let mut fragment = credentials(offer) + &head(offer);
+pub(crate) fn restart_fragment(offer: &str) -> String {
+    let mut fragment = ice_credential_lines(offer) + &first_media_lines(offer);
     let is_media = |line: &&str| line.starts_with("m=");
     let first = lines(offer).skip_while(|line| !is_media(line)).skip(1).take_while(|line| !is_media(line));
     for line in first.filter(|line| line.starts_with("a=candidate:")) {
@@ -68,8 +68,8 @@ pub(crate) fn restart(offer: &str) -> String {
 }
 
 /// An answer with the credentials and candidates of a fragment in place of its own.
-pub(crate) fn patched(answer: &str, fragment: &str) -> String {
-    let (ufrag, password) = (find(fragment, "a=ice-ufrag:"), find(fragment, "a=ice-pwd:"));
+pub(crate) fn apply_fragment(answer: &str, fragment: &str) -> String {
+    let (ufrag, password) = (find_line(fragment, "a=ice-ufrag:"), find_line(fragment, "a=ice-pwd:"));
     let candidates: Vec<&str> = lines(fragment).filter(|line| line.starts_with("a=candidate:")).collect();
     let mut patched = String::with_capacity(answer.len() + fragment.len());
     for line in lines(answer) {
@@ -92,12 +92,12 @@ pub(crate) fn patched(answer: &str, fragment: &str) -> String {
 }
 
 /// The candidates of a fragment, from `candidate:` on.
-pub(crate) fn candidates(fragment: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn candidate_lines(fragment: &str) -> impl Iterator<Item = &str> {
     lines(fragment).filter_map(|line| line.strip_prefix("a=")).filter(|line| line.starts_with("candidate:"))
 }
 
 /// What the track with this `mid` is called (RFC 8830): the second word of its `msid`.
-pub(crate) fn track<'a>(sdp: &'a str, mid: &str) -> Option<&'a str> {
+pub(crate) fn track_id<'a>(sdp: &'a str, mid: &str) -> Option<&'a str> {
     let (mut here, mut name) = (false, None);
     for line in lines(sdp) {
         if line.starts_with("m=") {
@@ -124,45 +124,47 @@ mod tests {
         a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\n";
 
     #[test]
-    fn a_complaint_names_the_line_and_no_address() {
+    fn a_parse_error_names_the_line_and_no_address() {
         let offer = OFFER.replace("m=video 9", "m=video nine");
         let error = str0m::change::SdpOffer::from_sdp_string(&offer).unwrap_err().to_string();
         assert!(error.contains("PointerOffset(0x"), "the parser has learned to speak: {error}");
-        let said = complaint(&offer, &error);
+        let said = describe_parse_error(&offer, &error);
         assert!(said.contains("line ") && !said.contains("0x") && !said.contains("Pointer"), "{said}");
         assert_eq!(said.lines().count(), 1);
         let at = |offset: usize| format!("at PointerOffset({:#x}): bad", offer.as_ptr().addr() + offset);
-        assert_eq!(complaint(&offer, &at(0)), "at line 1: bad");
-        assert_eq!(complaint(&offer, &at(6)), "at line 2: bad");
+        assert_eq!(describe_parse_error(&offer, &at(0)), "at line 1: bad");
+        assert_eq!(describe_parse_error(&offer, &at(6)), "at line 2: bad");
         for elsewhere in ["at PointerOffset(0x1): bad", "at PointerOffset(x): bad"] {
-            assert_eq!(complaint(&offer, elsewhere), "at an unknown place: bad");
+            assert_eq!(describe_parse_error(&offer, elsewhere), "at an unknown place: bad");
         }
     }
 
     #[test]
-    fn a_restart_tells_credentials_and_candidates_once() {
+    fn a_restart_fragment_has_credentials_and_candidates_once() {
         assert_eq!(
-            restart(OFFER),
+            restart_fragment(OFFER),
             "a=ice-ufrag:u1\r\na=ice-pwd:p1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n\
             a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\na=end-of-candidates\r\n"
         );
     }
 
     #[test]
-    fn one_more_candidate_is_told() {
-        let told = trickle(OFFER, "candidate:2 1 udp 1 127.0.0.1 6 typ relay");
+    fn a_trickle_fragment_has_one_candidate() {
+        let told = trickle_fragment(OFFER, "candidate:2 1 udp 1 127.0.0.1 6 typ relay");
         assert!(told.ends_with("a=mid:0\r\na=candidate:2 1 udp 1 127.0.0.1 6 typ relay\r\n"), "{told}");
         assert!(told.starts_with("a=ice-ufrag:u1\r\n"), "{told}");
     }
 
     #[test]
     fn an_answer_is_patched() {
-        let patched =
-            patched(OFFER, "a=ice-ufrag:u2\na=ice-pwd:p2\na=candidate:9 1 udp 1 127.0.0.1 9 typ host\n");
+        let patched = apply_fragment(
+            OFFER,
+            "a=ice-ufrag:u2\na=ice-pwd:p2\na=candidate:9 1 udp 1 127.0.0.1 9 typ host\n",
+        );
         assert!(
             patched.contains("ufrag:u2") && patched.contains("pwd:p2") && !patched.contains("127.0.0.1 5")
         );
         assert_eq!(patched.matches("127.0.0.1 9").count(), 2, "{patched}");
-        assert_eq!(super::patched("", "a=x"), "");
+        assert_eq!(super::apply_fragment("", "a=x"), "");
     }
 }

@@ -12,35 +12,35 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_room::embedded::{Config, Server};
-use peer::{Peer, Wish};
+use peer::{Peer, SessionRequest};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Numbers that are the same in each run.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
+impl Rng {
+    fn below(&mut self, below: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % below.max(1)
     }
 
     fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.roll(256) as u8).collect()
+        (0..length).map(|_| self.below(256) as u8).collect()
     }
 
     /// A few bytes changed, cut or doubled.
     fn mutate(&mut self, valid: &[u8]) -> Vec<u8> {
         let mut bytes = valid.to_vec();
-        for _ in 0..=self.roll(4) {
+        for _ in 0..=self.below(4) {
             if bytes.is_empty() {
                 break;
             }
-            let at = self.roll(bytes.len());
-            match self.roll(4) {
-                0 => bytes[at] = self.roll(256) as u8,
+            let at = self.below(bytes.len());
+            match self.below(4) {
+                0 => bytes[at] = self.below(256) as u8,
                 1 => bytes.truncate(at),
-                2 => bytes[at] ^= 1 << self.roll(8),
+                2 => bytes[at] ^= 1 << self.below(8),
                 _ => bytes.extend_from_within(at..),
             }
         }
@@ -50,7 +50,7 @@ impl Dice {
 }
 
 /// What those who speak properly say.
-fn valid(ufrag: &str) -> Vec<Vec<u8>> {
+fn valid_packets(ufrag: &str) -> Vec<Vec<u8>> {
     let mut stun = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
     stun.extend([7; 12]);
     let name = format!("{ufrag}:them");
@@ -75,35 +75,35 @@ fn valid(ufrag: &str) -> Vec<Vec<u8>> {
 }
 
 /// Memory of this process, in bytes.
-fn resident() -> Result<usize> {
+fn resident_bytes() -> Result<usize> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? * 1024)
 }
 
 fn ufrag(at: SocketAddr) -> Result<String> {
-    let answer = http::offer(at, "/rooms/demo/whep", None, &peer::offer(None, false)?.sdp)?;
+    let answer = http::post_offer(at, "/rooms/demo/whep", None, &peer::offer(None, false)?.sdp)?;
     let ufrag = answer.body.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).context("no ufrag")?;
     Ok(ufrag.trim().to_owned())
 }
 
 /// Throws datagrams at the port: random ones, and valid ones that were changed.
-fn throw_datagrams(to: SocketAddr, ufrag: &str, count: usize) -> Result<()> {
-    let (mut dice, valid) = (Dice(1), valid(ufrag));
+fn send_random_datagrams(to: SocketAddr, ufrag: &str, count: usize) -> Result<()> {
+    let (mut dice, valid) = (Rng(1), valid_packets(ufrag));
     let sockets: Vec<UdpSocket> = (0..8).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     for n in 0..count {
         let data = match n % 3 {
             0 => {
-                let length = dice.roll(2000);
+                let length = dice.below(2000);
                 dice.bytes(length)
             }
             _ => {
-                let which = dice.roll(valid.len());
+                let which = dice.below(valid.len());
                 dice.mutate(&valid[which])
             }
         };
         // The system may have enough of it.
-        let _full = sockets[dice.roll(sockets.len())].send_to(&data, to);
+        let _full = sockets[dice.below(sockets.len())].send_to(&data, to);
         if n % 64 == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -112,14 +112,14 @@ fn throw_datagrams(to: SocketAddr, ufrag: &str, count: usize) -> Result<()> {
 }
 
 /// Throws frames at the port, and breaks off.
-fn throw_frames(to: SocketAddr, ufrag: &str, count: usize) -> Result<()> {
-    let (mut dice, valid) = (Dice(2), valid(ufrag));
+fn send_random_frames(to: SocketAddr, ufrag: &str, count: usize) -> Result<()> {
+    let (mut dice, valid) = (Rng(2), valid_packets(ufrag));
     for _ in 0..count {
         let mut stream = TcpStream::connect(to)?;
-        for _ in 0..dice.roll(5) {
-            let which = dice.roll(valid.len());
+        for _ in 0..dice.below(5) {
+            let which = dice.below(valid.len());
             let frame = dice.mutate(&valid[which]);
-            let length = if dice.roll(4) == 0 { dice.roll(65_536) } else { frame.len() };
+            let length = if dice.below(4) == 0 { dice.below(65_536) } else { frame.len() };
             let _closed = stream.write_all(&(length as u16).to_be_bytes());
             let _closed = stream.write_all(&frame);
         }
@@ -128,21 +128,21 @@ fn throw_frames(to: SocketAddr, ufrag: &str, count: usize) -> Result<()> {
 }
 
 /// Throws offers and whole requests at the web server.
-fn throw_words(at: SocketAddr, count: usize) -> Result<()> {
-    let mut dice = Dice(3);
+fn send_random_requests(at: SocketAddr, count: usize) -> Result<()> {
+    let mut dice = Rng(3);
     let offers = [peer::offer(Some(&peer::LAYERS), false)?.sdp, peer::offer(None, false)?.sdp];
     for n in 0..count {
-        let which = dice.roll(2);
+        let which = dice.below(2);
         let offer = &offers[which];
         let mut lines: Vec<&str> = offer.lines().collect();
-        match dice.roll(3) {
+        match dice.below(3) {
             // A line less, or twice, or elsewhere; or some bytes changed.
-            0 => drop(lines.remove(dice.roll(lines.len()))),
-            1 => lines.insert(dice.roll(lines.len()), lines[dice.roll(lines.len())]),
+            0 => drop(lines.remove(dice.below(lines.len()))),
+            1 => lines.insert(dice.below(lines.len()), lines[dice.below(lines.len())]),
             _ => {}
         }
         let mut body = (lines.join("\r\n") + "\r\n").into_bytes();
-        if dice.roll(2) == 0 {
+        if dice.below(2) == 0 {
             body = dice.mutate(&body);
         }
         let verb = ["whip", "whep"][which];
@@ -153,7 +153,7 @@ fn throw_words(at: SocketAddr, count: usize) -> Result<()> {
         )
         .into_bytes();
         request.extend(body);
-        if dice.roll(8) == 0 {
+        if dice.below(8) == 0 {
             request = dice.mutate(&request);
         }
         let mut stream = TcpStream::connect(at)?;
@@ -169,36 +169,36 @@ fn throw_words(at: SocketAddr, count: usize) -> Result<()> {
 fn whatever_comes_a_viewer_goes_on() -> Result<()> {
     let server = Server::start(Config { http: "127.0.0.1:0".parse()?, ..Config::default() })?;
     let (at, media) = (server.http_addr(), server.media_addr());
-    let publisher = Peer::publish(at, &Wish::room("demo"))?;
-    let viewer = Peer::watch(at, &Wish::room("demo"))?;
-    let pictures = |seen: &peer::Seen| seen.video.values().filter(|got| got.says.is_some()).count();
-    viewer.wait("pictures", LIMIT, |seen| pictures(seen) > 30)?;
+    let publisher = Peer::publish(at, &SessionRequest::room("demo"))?;
+    let viewer = Peer::watch(at, &SessionRequest::room("demo"))?;
+    let pictures = |seen: &peer::PeerState| seen.video.values().filter(|got| got.label.is_some()).count();
+    viewer.wait("pictures", TIMEOUT, |seen| pictures(seen) > 30)?;
     // Once without counting, so that what is kept for ever is there.
-    throw_words(at, 100)?;
-    throw_frames(media, &ufrag(at)?, 20)?;
-    let before = resident()?;
+    send_random_requests(at, 100)?;
+    send_random_frames(media, &ufrag(at)?, 20)?;
+    let before = resident_bytes()?;
     let throwers = [
-        std::thread::spawn(move || throw_datagrams(media, &ufrag(at)?, 30_000)),
-        std::thread::spawn(move || throw_frames(media, &ufrag(at)?, 1500)),
-        std::thread::spawn(move || throw_words(at, 1500)),
+        std::thread::spawn(move || send_random_datagrams(media, &ufrag(at)?, 30_000)),
+        std::thread::spawn(move || send_random_frames(media, &ufrag(at)?, 1500)),
+        std::thread::spawn(move || send_random_requests(at, 1500)),
     ];
     let begin = Instant::now();
     for thrower in throwers {
         thrower.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
     }
     println!("thrown within {:?}", begin.elapsed());
-    let after = resident()?;
-    let so_far = pictures(&viewer.seen());
-    viewer.wait("more pictures", LIMIT, |seen| pictures(seen) > so_far + 60)?;
-    ensure!(!viewer.seen().gone && !publisher.seen().gone, "they were thrown out");
-    let missing = viewer.seen().missing().len();
+    let after = resident_bytes()?;
+    let so_far = pictures(&viewer.state());
+    viewer.wait("more pictures", TIMEOUT, |seen| pictures(seen) > so_far + 60)?;
+    ensure!(!viewer.state().disconnected && !publisher.state().disconnected, "they were thrown out");
+    let missing = viewer.state().missing().len();
     ensure!(missing < 20, "{missing} packets are missing");
     // What the peers have seen is kept, too: some 10 MB.
     println!("{} MB more", after.saturating_sub(before) >> 20);
     ensure!(after.saturating_sub(before) < 200 << 20, "from {before} to {after} bytes");
     // Who is in the room can still be seen, and new ones come in.
-    let another = Peer::watch(at, &Wish::room("demo"))?;
-    another.wait("pictures", LIMIT, |seen| pictures(seen) > 30)?;
+    let another = Peer::watch(at, &SessionRequest::room("demo"))?;
+    another.wait("pictures", TIMEOUT, |seen| pictures(seen) > 30)?;
     viewer.leave()?;
     publisher.leave()
 }
@@ -207,11 +207,11 @@ fn whatever_comes_a_viewer_goes_on() -> Result<()> {
 fn strangers_cannot_speak_for_others() -> Result<()> {
     let server = Server::start(Config { http: "127.0.0.1:0".parse()?, ..Config::default() })?;
     let at = server.http_addr();
-    server.expect("demo", "page");
+    server.expect_publisher("demo", "page");
     let ufrag = ufrag(at)?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    for datagram in valid(&ufrag) {
+    for datagram in valid_packets(&ufrag) {
         socket.send_to(&datagram, server.media_addr())?;
     }
     // Who knows the name but not the password is not even answered.

@@ -3,8 +3,8 @@
 
 #[path = "janus/feed.rs"]
 mod feed;
-#[path = "janus/watch.rs"]
-mod watch;
+#[path = "janus/support.rs"]
+mod support;
 #[path = "janus/whip.rs"]
 mod whip;
 
@@ -14,15 +14,17 @@ use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::{Room, RoomService, RoomUrl, Secret};
 use pagecast_room::publish::Publisher;
 use pagecast_testkit::janus::{Config, Room as Known};
-use pagecast_testkit::{Janus, Turn};
+use pagecast_testkit::{JanusServer, MachineLock};
 
-use watch::{both_layers_are_watched, given_up, refused, running, runs, wait};
+use support::{
+    both_layers_are_watched, is_running, refusal_error, start_running, wait_for_failure, wait_for_status,
+};
 
 /// A room of that server.
 fn room(url: &str, room: &str, user: &str) -> Result<Room> {
     let service =
         RoomService::Janus { url: RoomUrl::parse(url)?, secret: None, room_secret: None, pin: None };
-    watch::room(service, room, user)
+    support::room(service, room, user)
 }
 
 /// The same with an API secret, the room's secret and its pin.
@@ -33,23 +35,25 @@ fn with_secrets(mut room: Room, secrets: [Option<&str>; 3]) -> Room {
     room
 }
 
-fn known(id: &str) -> Known {
+fn room_config(id: &str) -> Known {
     Known { id: id.into(), ..Known::default() }
 }
 
 #[test]
 fn a_browser_chooses_layers_of_what_came_by_websocket() -> Result<()> {
-    let _turn = Turn::shared()?;
-    let janus = Janus::start(Config { rooms: vec![known("1234")], ..Config::default() })?;
+    let _turn = MachineLock::shared()?;
+    let janus = JanusServer::start(Config { rooms: vec![room_config("1234")], ..Config::default() })?;
     both_layers_are_watched(&janus, room(&janus.ws_url(), "1234", "webcast")?, "room=1234&user=webcast")
 }
 
 #[test]
 fn a_browser_chooses_layers_of_what_came_by_http() -> Result<()> {
-    let _turn = Turn::shared()?;
+    let _turn = MachineLock::shared()?;
     let config = Config { string_ids: true, api_secret: Some("api-secret".into()), ..Config::default() };
-    let janus =
-        Janus::start(Config { rooms: vec![Known { pin: Some("pin-1".into()), ..known("4711") }], ..config })?;
+    let janus = JanusServer::start(Config {
+        rooms: vec![Known { pin: Some("pin-1".into()), ..room_config("4711") }],
+        ..config
+    })?;
     // A room whose name looks like a number, on a server where none is.
     let published = room(&janus.http_url(), "4711", "webcast")?;
     let published = with_secrets(published, [Some("api-secret"), None, Some("pin-1")]);
@@ -59,38 +63,39 @@ fn a_browser_chooses_layers_of_what_came_by_http() -> Result<()> {
 
 #[test]
 fn a_room_that_is_missing_is_made_if_that_is_allowed() -> Result<()> {
-    let janus = Janus::start(Config::default())?;
+    let janus = JanusServer::start(Config::default())?;
     let published =
         with_secrets(room(&janus.ws_url(), "77", "webcast")?, [None, Some("of-the-room"), Some("pin-1")]);
     let publisher = Publisher::start(published)?;
-    wait(&publisher, "connecting", runs)?;
+    wait_for_status(&publisher, "connecting", is_running)?;
     // It has the pin that it was made with.
-    let error = refused(room(&janus.ws_url(), "77", "somebody")?)?;
+    let error = refusal_error(room(&janus.ws_url(), "77", "somebody")?)?;
     ensure!(error.contains("refuses") && error.contains("pin"), "{error}");
     let error =
-        refused(with_secrets(room(&janus.ws_url(), "77", "somebody")?, [None, None, Some("guess-1")]))?;
+        refusal_error(with_secrets(room(&janus.ws_url(), "77", "somebody")?, [None, None, Some("guess-1")]))?;
     ensure!(error.contains("wrong pin") && !error.contains("guess-1"), "{error}");
     drop(publisher.finish());
 
-    let janus = Janus::start(Config { admin_key: Some("key-of-the-admin".into()), ..Config::default() })?;
-    let error = refused(room(&janus.http_url(), "77", "webcast")?)?;
+    let janus =
+        JanusServer::start(Config { admin_key: Some("key-of-the-admin".into()), ..Config::default() })?;
+    let error = refusal_error(room(&janus.http_url(), "77", "webcast")?)?;
     ensure!(error.contains("there is no room 77, and we may not make one"), "{error}");
-    let error = refused(room(&janus.http_url(), "demo", "webcast")?)?;
+    let error = refusal_error(room(&janus.http_url(), "demo", "webcast")?)?;
     ensure!(error.contains("its rooms have numbers, and this is none: demo"), "{error}");
     Ok(())
 }
 
 #[test]
 fn who_has_no_secret_is_refused() -> Result<()> {
-    let janus = Janus::start(Config {
+    let janus = JanusServer::start(Config {
         api_secret: Some("api-secret".into()),
-        rooms: vec![known("1")],
+        rooms: vec![room_config("1")],
         ..Config::default()
     })?;
     for url in [janus.ws_url(), janus.http_url()] {
-        let error = refused(room(&url, "1", "webcast")?)?;
+        let error = refusal_error(room(&url, "1", "webcast")?)?;
         ensure!(error.contains("it wants an API secret or a token"), "{error}");
-        let error = refused(with_secrets(room(&url, "1", "webcast")?, [Some("guess-1"), None, None]))?;
+        let error = refusal_error(with_secrets(room(&url, "1", "webcast")?, [Some("guess-1"), None, None]))?;
         ensure!(error.contains("secret or token is wrong") && !error.contains("guess-1"), "{error}");
     }
     Ok(())
@@ -98,17 +103,18 @@ fn who_has_no_secret_is_refused() -> Result<()> {
 
 #[test]
 fn tokens_are_known_to_the_server() -> Result<()> {
-    let janus = Janus::start(Config { tokens: true, rooms: vec![known("1")], ..Config::default() })?;
+    let janus =
+        JanusServer::start(Config { token_auth: true, rooms: vec![room_config("1")], ..Config::default() })?;
     // What it is made of is filled in.
     janus.add_token("token-of-webcast")?;
     for url in [janus.ws_url(), janus.http_url()] {
         let published = |user| -> Result<Room> {
             Ok(with_secrets(room(&url, "1", user)?, [Some("token-of-{user}"), None, None]))
         };
-        let error = refused(published("somebody")?)?;
+        let error = refusal_error(published("somebody")?)?;
         ensure!(error.contains("secret or token is wrong"), "{error}");
         let publisher = Publisher::start(published("webcast")?)?;
-        wait(&publisher, "connecting", runs)?;
+        wait_for_status(&publisher, "connecting", is_running)?;
         drop(publisher.finish());
     }
     Ok(())
@@ -116,22 +122,24 @@ fn tokens_are_known_to_the_server() -> Result<()> {
 
 #[test]
 fn the_same_user_takes_over() -> Result<()> {
-    let secret = |id: &str| Known { secret: Some("of-the-room".into()), ..known(id) };
-    let numbers = Janus::start(Config { rooms: vec![known("1"), secret("2")], ..Config::default() })?;
+    let secret = |id: &str| Known { secret: Some("of-the-room".into()), ..room_config(id) };
+    let numbers =
+        JanusServer::start(Config { rooms: vec![room_config("1"), secret("2")], ..Config::default() })?;
     let texts = Config { string_ids: true, rooms: vec![secret("demo")], ..Config::default() };
-    let texts = Janus::start(texts)?;
+    let texts = JanusServer::start(texts)?;
     // A room without a secret, one with it, and another kind of server by another way.
     for (url, id) in [(numbers.ws_url(), "1"), (numbers.ws_url(), "2"), (texts.http_url(), "demo")] {
         let published = |user| -> Result<Room> {
             Ok(with_secrets(room(&url, id, user)?, [None, Some("of-the-room"), None]))
         };
-        let (bystander, first) = (running(published("bystander")?)?, running(published("webcast")?)?);
-        let second = running(published("webcast")?)?;
-        let error = given_up(&first)?;
+        let (bystander, first) =
+            (start_running(published("bystander")?)?, start_running(published("webcast")?)?);
+        let second = start_running(published("webcast")?)?;
+        let error = wait_for_failure(&first)?;
         ensure!(error == "another publisher took over as this user", "{error}");
         for other in [&second, &bystander] {
             let status = other.status();
-            ensure!(runs(&status) && status.reconnects == 0, "{status:?}");
+            ensure!(is_running(&status) && status.reconnects == 0, "{status:?}");
         }
         drop([first, second, bystander].map(Publisher::finish));
     }
@@ -141,18 +149,21 @@ fn the_same_user_takes_over() -> Result<()> {
 #[test]
 fn without_the_secret_of_the_room_both_stay() -> Result<()> {
     let secret = Some("of-the-room".to_owned());
-    let janus = Janus::start(Config { rooms: vec![Known { secret, ..known("2") }], ..Config::default() })?;
-    let first = running(room(&janus.ws_url(), "2", "webcast")?)?;
-    let second = running(room(&janus.ws_url(), "2", "webcast")?)?;
+    let janus = JanusServer::start(Config {
+        rooms: vec![Known { secret, ..room_config("2") }],
+        ..Config::default()
+    })?;
+    let first = start_running(room(&janus.ws_url(), "2", "webcast")?)?;
+    let second = start_running(room(&janus.ws_url(), "2", "webcast")?)?;
     let wrong = with_secrets(room(&janus.ws_url(), "2", "webcast")?, [None, Some("guess-1"), None]);
-    let error = refused(wrong)?;
+    let error = refusal_error(wrong)?;
     ensure!(
         error.contains("the room's secret to throw it out is wrong") && !error.contains("guess-1"),
         "{error}"
     );
     for publisher in [first, second] {
         let status = publisher.status();
-        ensure!(runs(&status) && status.reconnects == 0, "{status:?}");
+        ensure!(is_running(&status) && status.reconnects == 0, "{status:?}");
         drop(publisher.finish());
     }
     Ok(())
@@ -160,19 +171,21 @@ fn without_the_secret_of_the_room_both_stay() -> Result<()> {
 
 #[test]
 fn a_server_that_was_killed_is_found_again() -> Result<()> {
-    let mut janus = Janus::start(Config { rooms: vec![known("1")], ..Config::default() })?;
-    let publishers =
-        [running(room(&janus.ws_url(), "1", "one")?)?, running(room(&janus.http_url(), "1", "two")?)?];
+    let mut janus = JanusServer::start(Config { rooms: vec![room_config("1")], ..Config::default() })?;
+    let publishers = [
+        start_running(room(&janus.ws_url(), "1", "one")?)?,
+        start_running(room(&janus.http_url(), "1", "two")?)?,
+    ];
     janus.kill();
     for publisher in &publishers {
-        let status = wait(publisher, "losing the server", |status| status.error.is_some())?;
+        let status = wait_for_status(publisher, "losing the server", |status| status.error.is_some())?;
         println!("{:?}", status.error);
-        ensure!(!publisher.is_over(), "{status:?}");
+        ensure!(!publisher.is_finished(), "{status:?}");
     }
-    janus.run()?;
+    janus.restart()?;
     let returned = Instant::now();
     for publisher in publishers {
-        let status = wait(&publisher, "finding it again", runs)?;
+        let status = wait_for_status(&publisher, "finding it again", is_running)?;
         println!("back {:?} after its return", returned.elapsed());
         ensure!(status.reconnects == 1, "{status:?}");
         drop(publisher.finish());
@@ -181,44 +194,47 @@ fn a_server_that_was_killed_is_found_again() -> Result<()> {
 }
 
 #[test]
-fn a_full_room_and_a_codec_that_is_not_taken_are_told() -> Result<()> {
-    let full = Known { publishers: 1, ..known("1") };
-    let vp9 = Known { videocodec: Some("vp9".into()), ..known("2") };
-    let janus = Janus::start(Config { rooms: vec![full, vp9], ..Config::default() })?;
-    let first = running(room(&janus.ws_url(), "1", "one")?)?;
+fn a_full_room_and_a_rejected_codec_are_reported() -> Result<()> {
+    let full = Known { publishers: 1, ..room_config("1") };
+    let vp9 = Known { videocodec: Some("vp9".into()), ..room_config("2") };
+    let janus = JanusServer::start(Config { rooms: vec![full, vp9], ..Config::default() })?;
+    let first = start_running(room(&janus.ws_url(), "1", "one")?)?;
     // Somebody may leave, so it is tried again, and the first one leaves.
     let second = Publisher::start(room(&janus.ws_url(), "1", "two")?)?;
-    let status = wait(&second, "hearing that it is full", |status| status.error.is_some())?;
+    let status = wait_for_status(&second, "hearing that it is full", |status| status.error.is_some())?;
     ensure!(
-        !second.is_over() && status.error.as_deref().is_some_and(|e| e.contains("as many publish as may")),
+        !second.is_finished()
+            && status.error.as_deref().is_some_and(|e| e.contains("as many publish as may")),
         "{status:?}"
     );
     drop(first.finish());
-    wait(&second, "getting in", runs)?;
+    wait_for_status(&second, "getting in", is_running)?;
     drop(second.finish());
-    let error = refused(room(&janus.ws_url(), "2", "webcast")?)?;
+    let error = refusal_error(room(&janus.ws_url(), "2", "webcast")?)?;
     ensure!(error.contains("takes no H.264"), "{error}");
     Ok(())
 }
 
 #[test]
 fn a_certificate_that_nobody_vouches_for_is_not_trusted() -> Result<()> {
-    let janus = Janus::start(Config { rooms: vec![known("1")], ..Config::default() })?;
+    let janus = JanusServer::start(Config { rooms: vec![room_config("1")], ..Config::default() })?;
     let publisher = Publisher::start(room(&janus.wss_url(), "1", "webcast")?)?;
-    let status = wait(&publisher, "refusing", |status| status.error.is_some())?;
+    let status = wait_for_status(&publisher, "refusing", |status| status.error.is_some())?;
     println!("{:?}", status.error);
     // Somebody may put that right, so it is not given up.
-    ensure!(!publisher.is_over() && status.error.is_some_and(|error| error.contains("certificate")));
+    ensure!(!publisher.is_finished() && status.error.is_some_and(|error| error.contains("certificate")));
     drop(publisher.finish());
     Ok(())
 }
 
 #[test]
 fn a_session_is_kept_alive() -> Result<()> {
-    let config = Config { session_timeout_s: Some(27), rooms: vec![known("1")], ..Config::default() };
-    let janus = Janus::start(config)?;
-    let publishers =
-        [running(room(&janus.ws_url(), "1", "one")?)?, running(room(&janus.http_url(), "1", "two")?)?];
+    let config = Config { session_timeout_s: Some(27), rooms: vec![room_config("1")], ..Config::default() };
+    let janus = JanusServer::start(config)?;
+    let publishers = [
+        start_running(room(&janus.ws_url(), "1", "one")?)?,
+        start_running(room(&janus.http_url(), "1", "two")?)?,
+    ];
     // That time passes is what is tested.
     std::thread::sleep(Duration::from_secs(36));
     for publisher in publishers {

@@ -9,17 +9,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::push::State;
+use pagecast_core::connection::State;
 use pagecast_core::spec::{Layer, Room, RoomIds, RoomService, RoomUrl, Secret, Size};
 use pagecast_core::{Fps, MediaTime, Packet, Track};
-use pagecast_room::publish::{Encoders, Feed, Publisher, Target};
-use pagecast_testkit::clip::{self, Picture};
-use pagecast_testkit::{LiveKit, Scratch, SelfSigned, Server, Turn, Viewer};
+use pagecast_room::publish::{EncoderControl, Feed, LayerTarget, Publisher};
+use pagecast_testkit::encoded_media::{self, AccessUnit};
+use pagecast_testkit::{LiveKitServer, MachineLock, PageServer, ScratchDir, TlsServer, Viewer};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 /// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const FPS: u32 = 30;
 /// Length of what is sent over and over, in seconds.
 const CLIP_S: u32 = 2;
@@ -28,52 +28,52 @@ const ROOM: &str = "here";
 
 /// Encoded once, sent by all tests.
 struct Clip {
-    layers: Vec<Vec<Picture>>,
+    layers: Vec<Vec<AccessUnit>>,
     sound: Vec<Vec<u8>>,
 }
 
 /// What the publisher asked of the encoders.
 #[derive(Debug, Default)]
-struct Asked {
+struct EncoderState {
     /// A keyframe is due, for each layer.
     keyframe: [AtomicBool; 2],
     bitrate_bps: [AtomicU32; 2],
     sent: [AtomicU64; 2],
 }
 
-struct Told(Arc<Asked>);
+struct RecordingEncoders(Arc<EncoderState>);
 
-impl Encoders for Told {
-    fn keyframe(&self, layer: usize) {
+impl EncoderControl for RecordingEncoders {
+    fn request_keyframe(&self, layer: usize) {
         self.0.keyframe[layer].store(true, Ordering::Relaxed);
     }
 
-    fn target(&self, layer: usize, target: Target) {
+    fn set_target(&self, layer: usize, target: LayerTarget) {
         self.0.bitrate_bps[layer].store(target.bitrate_bps, Ordering::Relaxed);
     }
 }
 
 /// A cast that is published until it is dropped.
-struct Cast {
+struct TestCast {
     publisher: Option<Publisher>,
-    asked: Arc<Asked>,
+    encoder_state: Arc<EncoderState>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Cast {
+impl TestCast {
     fn start(room: Room) -> Result<Self> {
-        let clip = clip()?;
+        let clip = load_clip()?;
         let layers = room.layers.len();
         let publisher = Publisher::start(room)?;
-        let (asked, stop) = (Arc::new(Asked::default()), Arc::new(AtomicBool::new(false)));
+        let (asked, stop) = (Arc::new(EncoderState::default()), Arc::new(AtomicBool::new(false)));
         let (video_senders, video): (Vec<_>, Vec<_>) = (0..layers).map(|_| mpsc::channel(8)).unzip();
         let (audio_sender, audio) = mpsc::channel(16);
-        publisher.feed(Feed { video, audio }, Box::new(Told(Arc::clone(&asked))));
+        publisher.set_feed(Feed { video, audio }, Box::new(RecordingEncoders(Arc::clone(&asked))));
         let (told, stopped) = (Arc::clone(&asked), Arc::clone(&stop));
-        let send = move || send(&clip, &told, &stopped, &video_senders, &audio_sender);
+        let send = move || send_loop(&clip, &told, &stopped, &video_senders, &audio_sender);
         let thread = std::thread::Builder::new().name("clip".into()).spawn(send)?;
-        Ok(Self { publisher: Some(publisher), asked, stop, thread: Some(thread) })
+        Ok(Self { publisher: Some(publisher), encoder_state: asked, stop, thread: Some(thread) })
     }
 
     fn status(&self) -> pagecast_room::publish::Status {
@@ -84,7 +84,7 @@ impl Cast {
         let began = Instant::now();
         while !until(self) {
             let status = self.status();
-            ensure!(began.elapsed() < LIMIT, "{what} took too long: {status:?}, {:?}", self.asked);
+            ensure!(began.elapsed() < TIMEOUT, "{what} took too long: {status:?}, {:?}", self.encoder_state);
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -95,9 +95,9 @@ impl Cast {
     }
 
     /// Waits until it is given up, and says why.
-    fn given_up(&self) -> Result<String> {
-        self.wait("giving up", |cast| cast.publisher.as_ref().unwrap().is_over())?;
-        let news: Vec<_> = self.publisher.as_ref().unwrap().news().map(|news| news.event).collect();
+    fn wait_for_failure(&self) -> Result<String> {
+        self.wait("giving up", |cast| cast.publisher.as_ref().unwrap().is_finished())?;
+        let news: Vec<_> = self.publisher.as_ref().unwrap().events().map(|news| news.event).collect();
         let failed = news.iter().find(|event| event.state == State::Failed);
         let failed = failed.with_context(|| format!("it was not given up: {news:?}"))?;
         Ok(failed.error.clone().unwrap_or_default())
@@ -108,12 +108,12 @@ impl Cast {
         self.status().error.unwrap_or_default()
     }
 
-    fn is_wanted(&self, layer: usize) -> bool {
-        self.asked.bitrate_bps[layer].load(Ordering::Relaxed) > 0
+    fn is_layer_active(&self, layer: usize) -> bool {
+        self.encoder_state.bitrate_bps[layer].load(Ordering::Relaxed) > 0
     }
 }
 
-impl Drop for Cast {
+impl Drop for TestCast {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         drop(self.publisher.take().and_then(Publisher::finish));
@@ -122,9 +122,9 @@ impl Drop for Cast {
 }
 
 /// Sends the clip over and over, as an encoder would: nothing of a layer that is not wanted, and keyframes when they are asked for.
-fn send(
+fn send_loop(
     clip: &Clip,
-    asked: &Asked,
+    asked: &EncoderState,
     stop: &AtomicBool,
     video: &[mpsc::Sender<Packet>],
     audio: &mpsc::Sender<Packet>,
@@ -137,8 +137,8 @@ fn send(
     let mut at = [0; 2];
     let (mut frames, mut sounds) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
-        let frame_at = MediaTime::of_index(frames, FPS);
-        let sound_at = MediaTime::of_index(sounds * i64::from(clip::OPUS_SAMPLES), 48_000);
+        let frame_at = MediaTime::from_index(frames, FPS);
+        let sound_at = MediaTime::from_index(sounds * i64::from(encoded_media::OPUS_PACKET_SAMPLES), 48_000);
         let next = frame_at.min(sound_at);
         let due = began + Duration::from_nanos(u64::try_from(next.0).unwrap());
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -165,23 +165,28 @@ fn send(
     }
 }
 
-fn clip() -> Result<Arc<Clip>> {
+fn load_clip() -> Result<Arc<Clip>> {
     static MADE: Mutex<Option<Arc<Clip>>> = Mutex::new(None);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if made.is_none() {
-        let layers = SIZES.iter().map(|(width, height)| clip::pictures(*width, *height, FPS, CLIP_S));
-        *made = Some(Arc::new(Clip { layers: layers.collect::<Result<_>>()?, sound: clip::tone(CLIP_S)? }));
+        let layers = SIZES
+            .iter()
+            .map(|(width, height)| encoded_media::h264_access_units(*width, *height, FPS, CLIP_S));
+        *made = Some(Arc::new(Clip {
+            layers: layers.collect::<Result<_>>()?,
+            sound: encoded_media::opus_packets(CLIP_S)?,
+        }));
     }
     made.clone().context("no clip was made")
 }
 
-fn room(server: &LiveKit, user: &str, layers: usize) -> Room {
+fn room(server: &LiveKitServer, user: &str, layers: usize) -> Room {
     let id = |text: &str| text.to_owned();
     let ids = RoomIds { app: id("app"), room: id(ROOM), user: id(user), task: id("task") };
     let service = RoomService::LiveKit {
         url: RoomUrl::parse(&server.url()).unwrap(),
-        key: id(LiveKit::KEY),
-        secret: Secret::new(LiveKit::SECRET),
+        key: id(LiveKitServer::API_KEY),
+        secret: Secret::new(LiveKitServer::API_SECRET),
     };
     let layer = |(width, height): (u32, u32)| Layer {
         size: Size::new(width, height).unwrap(),
@@ -194,30 +199,30 @@ fn room(server: &LiveKit, user: &str, layers: usize) -> Room {
 }
 
 /// A server of the page that watches; it goes `on`, and `away`, when there is a file of that name.
-fn pages(go: &Scratch) -> Result<Server> {
+fn page_server(go: &ScratchDir) -> Result<PageServer> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Ok(Server::start()?
-        .folder("/pages/", &here.join("tests/pages"))
-        .folder("/go/", go.path())
-        .folder("/packages/", &here.join("../../target/third-party/node_modules")))
+    Ok(PageServer::start()?
+        .with_folder("/pages/", &here.join("tests/pages"))
+        .with_folder("/go/", go.path())
+        .with_folder("/packages/", &here.join("../../target/third-party/node_modules")))
 }
 
-fn watch(pages: &Server, server: &LiveKit, low: u32) -> Result<Viewer> {
-    let (url, token) = (server.url(), server.viewer(ROOM, "viewer")?);
+fn watch(pages: &PageServer, server: &LiveKitServer, low: u32) -> Result<Viewer> {
+    let (url, token) = (server.url(), server.viewer_token(ROOM, "viewer")?);
     let high = SIZES[0].0;
     let page = format!("pages/livekit.html?url={url}&token={token}&high={high}&low={low}");
     Viewer::open(&pages.url(&page))
 }
 
 /// Waits until the page says so.
-fn wait_for(pages: &Server, viewer: &Viewer, cast: &Cast, what: &str) -> Result<()> {
+fn wait_for(pages: &PageServer, viewer: &Viewer, cast: &TestCast, what: &str) -> Result<()> {
     pages
-        .wait_for(&format!("/said/{what}"), LIMIT)
-        .with_context(|| format!("{:?} {:?}\n{}", cast.status(), cast.asked, viewer.log()))
+        .wait_for_request(&format!("/said/{what}"), TIMEOUT)
+        .with_context(|| format!("{:?} {:?}\n{}", cast.status(), cast.encoder_state, viewer.log()))
 }
 
 /// The last that the page said of what it sees.
-fn seen(pages: &Server) -> Result<Value> {
+fn last_report(pages: &PageServer) -> Result<Value> {
     let requests = pages.requests();
     let last = requests.iter().rfind(|r| r.starts_with("/said/more?")).context("the page said nothing")?;
     let url = url::Url::parse(&pages.url(last))?;
@@ -227,70 +232,70 @@ fn seen(pages: &Server) -> Result<Value> {
 
 #[test]
 fn both_layers_are_seen_and_what_nobody_watches_is_not_sent() -> Result<()> {
-    let Some(server) = LiveKit::start()? else { return Ok(()) };
-    let _turn = Turn::shared()?;
-    let go = Scratch::new()?;
-    let pages = pages(&go)?;
-    let cast = Cast::start(room(&server, "page", 2))?;
+    let Some(server) = LiveKitServer::start()? else { return Ok(()) };
+    let _turn = MachineLock::shared()?;
+    let go = ScratchDir::new()?;
+    let pages = page_server(&go)?;
+    let cast = TestCast::start(room(&server, "page", 2))?;
     cast.wait_for(State::Running)?;
     let viewer = watch(&pages, &server, SIZES[1].0)?;
     wait_for(&pages, &viewer, &cast, "high")?;
-    let first = seen(&pages)?;
+    let first = last_report(&pages)?;
     println!("{first}");
     ensure!(first["source"] == "screen_share" && first["simulcasted"] == true, "{first}");
     ensure!(first["heights"] == json!([SIZES[0].1]), "{first}");
     ensure!(first["energy"].as_f64().is_some_and(|energy| energy > 0.001), "{first}");
     wait_for(&pages, &viewer, &cast, "low")?;
-    cast.wait("pausing the larger layer", |cast| !cast.is_wanted(0) && cast.is_wanted(1))?;
+    cast.wait("pausing the larger layer", |cast| !cast.is_layer_active(0) && cast.is_layer_active(1))?;
     std::fs::write(go.join("on"), "")?;
     wait_for(&pages, &viewer, &cast, "high-again")?;
-    let last = seen(&pages)?;
+    let last = last_report(&pages)?;
     ensure!(last["heights"] == json!([SIZES[0].1, SIZES[1].1, SIZES[0].1]), "{last}");
-    ensure!(cast.is_wanted(0) && cast.is_wanted(1), "{:?}", cast.asked);
+    ensure!(cast.is_layer_active(0) && cast.is_layer_active(1), "{:?}", cast.encoder_state);
     std::fs::write(go.join("away"), "")?;
-    cast.wait("pausing everything", |cast| !cast.is_wanted(0) && !cast.is_wanted(1))?;
+    cast.wait("pausing everything", |cast| !cast.is_layer_active(0) && !cast.is_layer_active(1))?;
     ensure!(cast.status().reconnects == 0, "{:?}", cast.status());
     Ok(())
 }
 
 #[test]
 fn a_single_layer_is_seen_again_after_the_server_was_killed() -> Result<()> {
-    let Some(mut server) = LiveKit::start()? else { return Ok(()) };
-    let _turn = Turn::shared()?;
-    let go = Scratch::new()?;
-    let pages = pages(&go)?;
-    let cast = Cast::start(room(&server, "page", 1))?;
+    let Some(mut server) = LiveKitServer::start()? else { return Ok(()) };
+    let _turn = MachineLock::shared()?;
+    let go = ScratchDir::new()?;
+    let pages = page_server(&go)?;
+    let cast = TestCast::start(room(&server, "page", 1))?;
     cast.wait_for(State::Running)?;
     {
         let viewer = watch(&pages, &server, 0)?;
         wait_for(&pages, &viewer, &cast, "high")?;
-        ensure!(seen(&pages)?["simulcasted"] == false, "{}", seen(&pages)?);
+        ensure!(last_report(&pages)?["simulcasted"] == false, "{}", last_report(&pages)?);
     }
     server.kill();
     cast.wait_for(State::Recovering)?;
     println!("{}", cast.error());
-    server.run()?;
+    server.restart()?;
     cast.wait_for(State::Running)?;
-    let pages = self::pages(&go)?;
+    let pages = self::page_server(&go)?;
     let viewer = watch(&pages, &server, 0)?;
     wait_for(&pages, &viewer, &cast, "high")
 }
 
 #[test]
 fn a_wrong_key_is_refused_in_words_without_it() -> Result<()> {
-    let Some(server) = LiveKit::start()? else { return Ok(()) };
+    let Some(server) = LiveKitServer::start()? else { return Ok(()) };
     let wrong = |key: &str, secret: &str| -> Result<String> {
         let mut room = room(&server, "page", 1);
         let url = RoomUrl::parse(&server.url())?;
         room.service = RoomService::LiveKit { url, key: key.into(), secret: Secret::new(secret) };
-        let cast = Cast::start(room)?;
-        let error = cast.given_up()?;
+        let cast = TestCast::start(room)?;
+        let error = cast.wait_for_failure()?;
         println!("{error}");
         Ok(error)
     };
-    let unknown = wrong("nobody", LiveKit::SECRET)?;
+    let unknown = wrong("nobody", LiveKitServer::API_SECRET)?;
     ensure!(unknown.contains("refuses: 401") && unknown.contains("invalid API key"), "{unknown}");
-    let signed = wrong(LiveKit::KEY, "another secret, which is as long as it")?;
+    let signed = wrong(LiveKitServer::API_KEY, "another secret, which is as long as it")?;
     ensure!(signed.contains("refuses: 401") && signed.contains("invalid token: …"), "{signed}");
     ensure!(!signed.contains("eyJ") && !signed.contains("another secret"), "{signed}");
     Ok(())
@@ -298,13 +303,16 @@ fn a_wrong_key_is_refused_in_words_without_it() -> Result<()> {
 
 #[test]
 fn a_certificate_that_nobody_vouches_for_is_not_trusted() -> Result<()> {
-    let Some(server) = LiveKit::start()? else { return Ok(()) };
-    let stranger = SelfSigned::start()?;
+    let Some(server) = LiveKitServer::start()? else { return Ok(()) };
+    let stranger = TlsServer::start()?;
     let mut room = room(&server, "page", 1);
     let url = RoomUrl::parse(&stranger.url().replace("https:", "wss:"))?;
-    room.service =
-        RoomService::LiveKit { url, key: LiveKit::KEY.into(), secret: Secret::new(LiveKit::SECRET) };
-    let cast = Cast::start(room)?;
+    room.service = RoomService::LiveKit {
+        url,
+        key: LiveKitServer::API_KEY.into(),
+        secret: Secret::new(LiveKitServer::API_SECRET),
+    };
+    let cast = TestCast::start(room)?;
     cast.wait("an error", |cast| !cast.error().is_empty())?;
     println!("{}", cast.error());
     ensure!(cast.error().contains("cannot reach wss://127.0.0.1"), "{}", cast.error());
@@ -313,16 +321,16 @@ fn a_certificate_that_nobody_vouches_for_is_not_trusted() -> Result<()> {
 }
 
 #[test]
-fn the_same_user_again_throws_out_the_first() -> Result<()> {
-    let Some(server) = LiveKit::start()? else { return Ok(()) };
-    let first = Cast::start(room(&server, "page", 1))?;
+fn the_same_user_again_replaces_the_first() -> Result<()> {
+    let Some(server) = LiveKitServer::start()? else { return Ok(()) };
+    let first = TestCast::start(room(&server, "page", 1))?;
     first.wait_for(State::Running)?;
-    let second = Cast::start(room(&server, "page", 1))?;
-    let error = first.given_up()?;
+    let second = TestCast::start(room(&server, "page", 1))?;
+    let error = first.wait_for_failure()?;
     ensure!(error.contains("another publisher took over"), "{error}");
     second.wait_for(State::Running)?;
     // Somebody else in the same room disturbs nobody.
-    let other = Cast::start(room(&server, "other", 1))?;
+    let other = TestCast::start(room(&server, "other", 1))?;
     other.wait_for(State::Running)?;
     ensure!(
         second.status().state == State::Running && second.status().reconnects == 0,
@@ -334,16 +342,16 @@ fn the_same_user_again_throws_out_the_first() -> Result<()> {
 
 #[test]
 fn who_is_removed_stays_away() -> Result<()> {
-    let Some(server) = LiveKit::start()? else { return Ok(()) };
-    let removed = Cast::start(room(&server, "page", 1))?;
+    let Some(server) = LiveKitServer::start()? else { return Ok(()) };
+    let removed = TestCast::start(room(&server, "page", 1))?;
     removed.wait_for(State::Running)?;
-    server.ask("RemoveParticipant", ROOM, &json!({ "room": ROOM, "identity": "page" }))?;
-    let error = removed.given_up()?;
+    server.call_api("RemoveParticipant", ROOM, &json!({ "room": ROOM, "identity": "page" }))?;
+    let error = removed.wait_for_failure()?;
     ensure!(error.contains("removed from the room"), "{error}");
-    let deleted = Cast::start(room(&server, "page", 1))?;
+    let deleted = TestCast::start(room(&server, "page", 1))?;
     deleted.wait_for(State::Running)?;
-    server.ask("DeleteRoom", ROOM, &json!({ "room": ROOM }))?;
-    let error = deleted.given_up()?;
+    server.call_api("DeleteRoom", ROOM, &json!({ "room": ROOM }))?;
+    let error = deleted.wait_for_failure()?;
     ensure!(error.contains("the room was deleted"), "{error}");
     Ok(())
 }

@@ -9,29 +9,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagecast_core::push::State;
+use pagecast_core::connection::State;
 use pagecast_core::spec::{Ice, IceServer, Layer, Room, RoomIds, RoomService, RoomUrl, Secret, Size};
 use pagecast_core::{Fps, MediaTime, Packet, Track};
 use pagecast_room::embedded::{Config, Server};
-use pagecast_room::publish::{Encoders, Feed, Publisher, Target};
+use pagecast_room::publish::{EncoderControl, Feed, LayerTarget, Publisher};
 use pagecast_testkit::command::program;
-use pagecast_testkit::turn::{Coturn, PASSWORD, USER};
+use pagecast_testkit::coturn::{Coturn, PASSWORD, USER};
 use tokio::sync::mpsc;
 
 /// How long anything may take on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// In which environment variable a test that runs in a process of its own finds its server.
-const TLS_SERVER: &str = "PAGECAST_TEST_TURNS";
+const TLS_SERVER_ENV: &str = "PAGECAST_TEST_TURNS";
 
-struct Deaf;
+struct NoopEncoders;
 
-impl Encoders for Deaf {
-    fn keyframe(&self, _layer: usize) {}
-    fn target(&self, _layer: usize, _target: Target) {}
+impl EncoderControl for NoopEncoders {
+    fn request_keyframe(&self, _layer: usize) {}
+    fn set_target(&self, _layer: usize, _target: LayerTarget) {}
 }
 
 /// Something that can be sent, though not seen: a parameter set, and a slice of a keyframe.
-fn picture(at: i64) -> Packet {
+fn video_packet(at: i64) -> Packet {
     let mut data =
         vec![0, 0, 0, 1, 0x67, 0x42, 0xE0, 0x1F, 0x8C, 0, 0, 0, 1, 0x68, 0xCE, 0x3C, 0x80, 0, 0, 0, 1, 0x65];
     data.extend((0..3000).map(|byte| 0x11 + (byte % 200) as u8));
@@ -40,16 +40,16 @@ fn picture(at: i64) -> Packet {
 }
 
 /// Pictures for ever.
-struct Pictures {
-    over: Arc<AtomicBool>,
+struct VideoFeeder {
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Pictures {
-    fn begin(publisher: &Publisher) -> Self {
+impl VideoFeeder {
+    fn start(publisher: &Publisher) -> Self {
         let (sender, video) = mpsc::channel(8);
         let (_none, audio) = mpsc::channel(1);
-        publisher.feed(Feed { video: vec![video], audio }, Box::new(Deaf));
+        publisher.set_feed(Feed { video: vec![video], audio }, Box::new(NoopEncoders));
         let over = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
@@ -58,17 +58,17 @@ impl Pictures {
                     return;
                 }
                 // What finds no room is dropped, as encoders drop it.
-                let _full = sender.try_send(picture(at));
+                let _full = sender.try_send(video_packet(at));
                 std::thread::sleep(Duration::from_millis(33));
             }
         });
-        Self { over, thread: Some(thread) }
+        Self { stop: over, thread: Some(thread) }
     }
 }
 
-impl Drop for Pictures {
+impl Drop for VideoFeeder {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
@@ -82,7 +82,7 @@ fn room(http: SocketAddr, ice: Ice) -> Room {
     };
     let id = |text: &str| text.to_owned();
     let ids = RoomIds { app: id("app"), room: id("demo"), user: id("page"), task: id("task") };
-    let layer = Layer { size: Size::HD, fps: Fps::USUAL, bitrate_kbps: None };
+    let layer = Layer { size: Size::HD, fps: Fps::DEFAULT, bitrate_kbps: None };
     Room { ice, ..Room::new(service, ids, layer) }
 }
 
@@ -99,16 +99,16 @@ fn wait_until_active(server: &Server, publisher: &Publisher) {
         Some(stats.publishers.first()?.layers.iter().any(|layer| layer.bitrate_bps > 100_000))
     };
     while arrives() != Some(true) {
-        assert!(began.elapsed() < PATIENCE, "nothing arrives: {:?}", publisher.status());
+        assert!(began.elapsed() < TIMEOUT, "nothing arrives: {:?}", publisher.status());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// Publishes by way of this server until pictures arrive, and says goodbye.
-fn publish(ice: Ice) {
+fn publish_until_active(ice: Ice) {
     let server = Server::start(Config { http: ([127, 0, 0, 1], 0).into(), ..Config::default() }).unwrap();
     let publisher = Publisher::start(room(server.http_addr(), ice)).unwrap();
-    let pictures = Pictures::begin(&publisher);
+    let pictures = VideoFeeder::start(&publisher);
     wait_until_active(&server, &publisher);
     assert_eq!(publisher.status().state, State::Running);
     drop(pictures);
@@ -120,7 +120,7 @@ fn publish(ice: Ice) {
 fn pictures_are_relayed_over_udp_and_tcp() {
     let coturn = Coturn::start(&[]).unwrap();
     for transport in ["udp", "tcp"] {
-        publish(relayed_by(coturn.url(transport)));
+        publish_until_active(relayed_by(coturn.url(transport)));
     }
     assert_eq!(coturn.log().matches("ALLOCATE processed, success").count(), 2, "{}", coturn.log());
 }
@@ -131,7 +131,7 @@ fn pictures_are_relayed_over_tls() {
     let coturn = Coturn::start(&[]).unwrap();
     let mut itself = program(std::env::current_exe().unwrap());
     itself.args(["--exact", "over_tls_in_a_process_of_its_own", "--ignored", "--nocapture"]);
-    itself.env("SSL_CERT_FILE", coturn.certificate()).env(TLS_SERVER, coturn.tls_url());
+    itself.env("SSL_CERT_FILE", coturn.certificate()).env(TLS_SERVER_ENV, coturn.tls_url());
     let ended = itself.stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.success() && said.contains("1 passed"), "{said}");
@@ -141,7 +141,7 @@ fn pictures_are_relayed_over_tls() {
 #[test]
 #[ignore = "run by pictures_are_relayed_over_tls"]
 fn over_tls_in_a_process_of_its_own() {
-    publish(relayed_by(std::env::var(TLS_SERVER).unwrap()));
+    publish_until_active(relayed_by(std::env::var(TLS_SERVER_ENV).unwrap()));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_turn_server_that_refuses_is_named() {
         if let Some(error) = publisher.status().error {
             break error;
         }
-        assert!(began.elapsed() < PATIENCE, "{:?}", publisher.status());
+        assert!(began.elapsed() < TIMEOUT, "{:?}", publisher.status());
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(error.contains("the user or the password is wrong") && !error.contains("hunter2"), "{error}");
@@ -167,18 +167,18 @@ fn a_turn_server_that_comes_back_is_used_again() {
     let mut coturn = Coturn::start(&[]).unwrap();
     let server = Server::start(Config { http: ([127, 0, 0, 1], 0).into(), ..Config::default() }).unwrap();
     let publisher = Publisher::start(room(server.http_addr(), relayed_by(coturn.url("udp")))).unwrap();
-    let _pictures = Pictures::begin(&publisher);
+    let _pictures = VideoFeeder::start(&publisher);
     wait_until_active(&server, &publisher);
     coturn.kill();
     let began = Instant::now();
     while publisher.status().state == State::Running {
-        assert!(began.elapsed() < PATIENCE, "nobody notices: {:?}", publisher.status());
+        assert!(began.elapsed() < TIMEOUT, "nobody notices: {:?}", publisher.status());
         std::thread::sleep(Duration::from_millis(20));
     }
-    coturn.run().unwrap();
+    coturn.restart().unwrap();
     let began = Instant::now();
     while publisher.status().state != State::Running {
-        assert!(began.elapsed() < PATIENCE, "it does not come back: {:?}", publisher.status());
+        assert!(began.elapsed() < TIMEOUT, "it does not come back: {:?}", publisher.status());
         std::thread::sleep(Duration::from_millis(20));
     }
     wait_until_active(&server, &publisher);
@@ -186,7 +186,7 @@ fn a_turn_server_that_comes_back_is_used_again() {
 }
 
 /// Passes on what a server says, but for its candidates by UDP.
-fn without_udp(server: SocketAddr) -> SocketAddr {
+fn proxy_without_udp(server: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     // It ends with the process, as do its connections.
@@ -222,9 +222,9 @@ fn without_udp(server: SocketAddr) -> SocketAddr {
 fn a_server_that_wants_tcp_gets_it() {
     let server =
         Server::start(Config { http: ([127, 0, 0, 1], 0).into(), tcp: true, ..Config::default() }).unwrap();
-    let http = without_udp(server.http_addr());
+    let http = proxy_without_udp(server.http_addr());
     let publisher = Publisher::start(room(http, Ice::default())).unwrap();
-    let pictures = Pictures::begin(&publisher);
+    let pictures = VideoFeeder::start(&publisher);
     wait_until_active(&server, &publisher);
     drop(pictures);
     assert_eq!(publisher.finish().unwrap().0.error, None);

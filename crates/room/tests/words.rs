@@ -11,14 +11,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use http::{Answer, ask, offer};
+use http::{Response, post_offer, send_request};
 use pagecast_core::spec::Secret;
 use pagecast_room::embedded::token::{Claims, mint};
 use pagecast_room::embedded::{Access, Config, Error, Limits, Server};
-use peer::{Peer, Wish};
+use peer::{Peer, SessionRequest};
 
-const LIMIT: Duration = Duration::from_secs(30);
-const FRAGMENT: (&str, &str) = ("Content-Type", "application/trickle-ice-sdpfrag");
+const TIMEOUT: Duration = Duration::from_secs(30);
+const SDP_FRAGMENT_HEADER: (&str, &str) = ("Content-Type", "application/trickle-ice-sdpfrag");
 
 fn server(change: impl FnOnce(&mut Config)) -> Result<Server> {
     let mut config = Config { http: "127.0.0.1:0".parse()?, ..Config::default() };
@@ -26,11 +26,11 @@ fn server(change: impl FnOnce(&mut Config)) -> Result<Server> {
     Ok(Server::start(config)?)
 }
 
-fn sdp() -> Result<String> {
+fn publish_offer() -> Result<String> {
     Ok(peer::offer(Some(&peer::LAYERS), false)?.sdp)
 }
 
-fn is(answer: &Answer, status: u16, words: &str) -> Result<()> {
+fn check_response(answer: &Response, status: u16, words: &str) -> Result<()> {
     ensure!(answer.status == status && answer.body.contains(words), "not {status} {words:?}, but {answer:?}");
     Ok(())
 }
@@ -39,8 +39,8 @@ fn is(answer: &Answer, status: u16, words: &str) -> Result<()> {
 fn offers_are_answered_as_the_rfc_says() -> Result<()> {
     let server = server(|_| ())?;
     let at = server.http_addr();
-    let good = offer(at, "/rooms/demo/whip", None, &sdp()?)?;
-    is(&good, 201, "a=ice-lite")?;
+    let good = post_offer(at, "/rooms/demo/whip", None, &publish_offer()?)?;
+    check_response(&good, 201, "a=ice-lite")?;
     ensure!(good.header("content-type") == Some("application/sdp"), "{good:?}");
     ensure!(good.header("etag").is_some_and(|tag| tag.starts_with('"')), "{good:?}");
     ensure!(
@@ -53,76 +53,94 @@ fn offers_are_answered_as_the_rfc_says() -> Result<()> {
     for (body, status, words) in [
         ("", 400, "cannot be understood"),
         ("v=0", 400, "cannot be understood"),
-        (&sdp()?.replace("a=fingerprint", "a=nothing"), 400, "fingerprint"),
-        (&sdp()?.replace("a=sendonly", "a=recvonly"), 422, "sends no"),
-        (&sdp()?.replace("opus/48000", "xpus/48000").replace("H264/90000", "H26X/90000"), 422, "sends no"),
+        (&publish_offer()?.replace("a=fingerprint", "a=nothing"), 400, "fingerprint"),
+        (&publish_offer()?.replace("a=sendonly", "a=recvonly"), 422, "sends no"),
+        (
+            &publish_offer()?.replace("opus/48000", "xpus/48000").replace("H264/90000", "H26X/90000"),
+            422,
+            "sends no",
+        ),
     ] {
-        let answer = offer(at, "/rooms/demo/whip", None, body)?;
-        is(&answer, status, words)?;
+        let answer = post_offer(at, "/rooms/demo/whip", None, body)?;
+        check_response(&answer, status, words)?;
         ensure!(!answer.body.contains("0x"), "an address in memory: {answer:?}");
     }
-    is(&offer(at, "/rooms/demo/whep", None, &sdp()?)?, 422, "receives no")?;
-    is(
-        &ask(at, "POST", "/rooms/demo/whip", &[("Content-Type", "text/plain")], &sdp()?)?,
+    check_response(&post_offer(at, "/rooms/demo/whep", None, &publish_offer()?)?, 422, "receives no")?;
+    check_response(
+        &send_request(at, "POST", "/rooms/demo/whip", &[("Content-Type", "text/plain")], &publish_offer()?)?,
         415,
         "application/sdp",
     )?;
-    is(&offer(at, "/rooms/a%20b/whip", None, &sdp()?)?, 404, "room's name")?;
-    is(&offer(at, "/rooms/demo/whip?user=a/b", None, &sdp()?)?, 400, "name of a user")?;
-    is(&offer(at, &format!("/rooms/{}/whip", "a".repeat(129)), None, &sdp()?)?, 404, "")?;
-    is(&ask(at, "GET", "/rooms/demo/whip", &[], "")?, 405, "")?;
-    let greeting = ask(at, "OPTIONS", "/rooms/demo/whip", &[("Access-Control-Request-Method", "POST")], "")?;
-    is(&greeting, 204, "")?;
+    check_response(&post_offer(at, "/rooms/a%20b/whip", None, &publish_offer()?)?, 404, "room's name")?;
+    check_response(
+        &post_offer(at, "/rooms/demo/whip?user=a/b", None, &publish_offer()?)?,
+        400,
+        "name of a user",
+    )?;
+    check_response(
+        &post_offer(at, &format!("/rooms/{}/whip", "a".repeat(129)), None, &publish_offer()?)?,
+        404,
+        "",
+    )?;
+    check_response(&send_request(at, "GET", "/rooms/demo/whip", &[], "")?, 405, "")?;
+    let greeting =
+        send_request(at, "OPTIONS", "/rooms/demo/whip", &[("Access-Control-Request-Method", "POST")], "")?;
+    check_response(&greeting, 204, "")?;
     ensure!(greeting.header("accept-post") == Some("application/sdp"), "{greeting:?}");
     ensure!(greeting.header("access-control-allow-headers").is_some_and(|names| names.contains("If-Match")));
     // The session, and one that is not.
-    is(&ask(at, "OPTIONS", &session, &[], "")?, 204, "")?;
-    is(&ask(at, "POST", &session, &[], "")?, 405, "")?;
-    is(&ask(at, "DELETE", &session.replace("whip", "whep"), &[], "")?, 404, "")?;
-    is(&ask(at, "DELETE", &session.replace("demo", "other"), &[], "")?, 404, "")?;
-    is(&ask(at, "DELETE", &session, &[], "")?, 200, "")?;
-    is(&ask(at, "DELETE", &session, &[], "")?, 410, "ended")?;
-    is(&ask(at, "DELETE", "/rooms/demo/whip/0123456789abcdef", &[], "")?, 404, "")
+    check_response(&send_request(at, "OPTIONS", &session, &[], "")?, 204, "")?;
+    check_response(&send_request(at, "POST", &session, &[], "")?, 405, "")?;
+    check_response(&send_request(at, "DELETE", &session.replace("whip", "whep"), &[], "")?, 404, "")?;
+    check_response(&send_request(at, "DELETE", &session.replace("demo", "other"), &[], "")?, 404, "")?;
+    check_response(&send_request(at, "DELETE", &session, &[], "")?, 200, "")?;
+    check_response(&send_request(at, "DELETE", &session, &[], "")?, 410, "ended")?;
+    check_response(&send_request(at, "DELETE", "/rooms/demo/whip/0123456789abcdef", &[], "")?, 404, "")
 }
 
 #[test]
 fn candidates_trickle_and_ice_restarts() -> Result<()> {
     let server = server(|_| ())?;
     let at = server.http_addr();
-    let _publisher = Peer::publish(at, &Wish::room("demo"))?;
-    let viewer = Peer::watch(at, &Wish::room("demo"))?;
-    viewer.wait("pictures", LIMIT, |seen| seen.video.len() > 30)?;
+    let _publisher = Peer::publish(at, &SessionRequest::room("demo"))?;
+    let viewer = Peer::watch(at, &SessionRequest::room("demo"))?;
+    viewer.wait("pictures", TIMEOUT, |seen| seen.video.len() > 30)?;
     let candidate =
         "a=mid:0\r\na=candidate:1 1 UDP 2130706431 192.0.2.1 3478 typ host\r\na=candidate:nonsense\r\n";
-    let patch = |headers: &[(&str, &str)], body: &str| ask(at, "PATCH", &viewer.session, headers, body);
-    is(&patch(&[FRAGMENT, ("If-Match", &viewer.etag)], candidate)?, 204, "")?;
-    is(&patch(&[FRAGMENT, ("If-Match", "\"other\"")], candidate)?, 412, "current")?;
-    is(&patch(&[FRAGMENT], candidate)?, 428, "If-Match")?;
-    is(&patch(&[("Content-Type", "text/plain"), ("If-Match", "*")], candidate)?, 415, "")?;
-    is(&patch(&[FRAGMENT, ("If-Match", "*")], candidate)?, 400, "a=ice-ufrag")?;
+    let patch =
+        |headers: &[(&str, &str)], body: &str| send_request(at, "PATCH", &viewer.session, headers, body);
+    check_response(&patch(&[SDP_FRAGMENT_HEADER, ("If-Match", &viewer.etag)], candidate)?, 204, "")?;
+    check_response(&patch(&[SDP_FRAGMENT_HEADER, ("If-Match", "\"other\"")], candidate)?, 412, "current")?;
+    check_response(&patch(&[SDP_FRAGMENT_HEADER], candidate)?, 428, "If-Match")?;
+    check_response(&patch(&[("Content-Type", "text/plain"), ("If-Match", "*")], candidate)?, 415, "")?;
+    check_response(&patch(&[SDP_FRAGMENT_HEADER, ("If-Match", "*")], candidate)?, 400, "a=ice-ufrag")?;
     let restart = "a=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijklmn\r\n";
-    let restarted = patch(&[FRAGMENT, ("If-Match", "*")], restart)?;
-    is(&restarted, 200, "a=ice-pwd:")?;
+    let restarted = patch(&[SDP_FRAGMENT_HEADER, ("If-Match", "*")], restart)?;
+    check_response(&restarted, 200, "a=ice-pwd:")?;
     ensure!(
         restarted.body.contains("a=candidate:") && restarted.header("etag") != Some(&viewer.etag),
         "{restarted:?}"
     );
-    is(&patch(&[FRAGMENT, ("If-Match", &viewer.etag)], candidate)?, 412, "")?;
-    is(&patch(&[FRAGMENT, ("If-Match", restarted.header("etag").unwrap_or(""))], candidate)?, 204, "")
+    check_response(&patch(&[SDP_FRAGMENT_HEADER, ("If-Match", &viewer.etag)], candidate)?, 412, "")?;
+    check_response(
+        &patch(&[SDP_FRAGMENT_HEADER, ("If-Match", restarted.header("etag").unwrap_or(""))], candidate)?,
+        204,
+        "",
+    )
 }
 
 #[test]
-fn events_tell_what_happens() -> Result<()> {
+fn events_report_changes() -> Result<()> {
     let server = server(|_| ())?;
     let at = server.http_addr();
-    server.expect("demo", "page");
-    let viewer = Peer::watch(at, &Wish::room("demo"))?;
+    server.expect_publisher("demo", "page");
+    let viewer = Peer::watch(at, &SessionRequest::room("demo"))?;
     let mut stream = TcpStream::connect(at)?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     write!(stream, "GET {}/events HTTP/1.1\r\nHost: {at}\r\n\r\n", viewer.session)?;
     let mut said = String::new();
     let mut until = |words: &str| -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + TIMEOUT;
         while !said.contains(words) {
             let mut piece = [0; 4096];
             let length = stream.read(&mut piece)?;
@@ -133,14 +151,14 @@ fn events_tell_what_happens() -> Result<()> {
     };
     until("event: inactive")?;
     until("{\"viewercount\":1}")?;
-    let publisher = Peer::publish(at, &Wish::room("demo"))?;
+    let publisher = Peer::publish(at, &SessionRequest::room("demo"))?;
     until("event: active")?;
     until("\"rid\":\"m\",\"width\":640")?;
     until("\"current\":\"h\"")?;
     let body = "{\"layer\":\"m\"}";
-    is(&ask(at, "POST", &format!("{}/layer", viewer.session), &[], body)?, 204, "")?;
+    check_response(&send_request(at, "POST", &format!("{}/layer", viewer.session), &[], body)?, 204, "")?;
     until("\"current\":\"m\",\"wish\":\"m\"")?;
-    let other = Peer::watch(at, &Wish::room("demo"))?;
+    let other = Peer::watch(at, &SessionRequest::room("demo"))?;
     until("{\"viewercount\":2}")?;
     other.leave()?;
     publisher.leave()?;
@@ -149,13 +167,17 @@ fn events_tell_what_happens() -> Result<()> {
     let mut others = Vec::new();
     for _ in 0..2 {
         let mut other = TcpStream::connect(at)?;
-        other.set_read_timeout(Some(LIMIT))?;
+        other.set_read_timeout(Some(TIMEOUT))?;
         write!(other, "GET {}/events HTTP/1.1\r\nHost: {at}\r\n\r\n", viewer.session)?;
         ensure!(other.read(&mut [0; 64])? > 0);
         others.push(other);
     }
-    is(&ask(at, "GET", &format!("{}/events", viewer.session), &[], "")?, 503, "listened")?;
-    is(&ask(at, "POST", &format!("{}/layer", viewer.session), &[], "layer")?, 400, "")?;
+    check_response(
+        &send_request(at, "GET", &format!("{}/events", viewer.session), &[], "")?,
+        503,
+        "listened",
+    )?;
+    check_response(&send_request(at, "POST", &format!("{}/layer", viewer.session), &[], "layer")?, 400, "")?;
     viewer.leave()?;
     for mut other in others {
         let mut rest = Vec::new();
@@ -172,36 +194,51 @@ fn tokens_open_what_they_are_for() -> Result<()> {
     let at = server.http_addr();
     let hour = Duration::from_secs(3600);
     let token = |claims: Claims| mint(&secret, &claims);
-    let publish = token(Claims::new("demo", hour).publisher("page"))?;
-    let view = token(Claims::new("demo", hour).viewer())?;
-    let other = token(Claims::new("other", hour).publisher("page").viewer())?;
-    let stale = token(Claims { exp: 1, ..Claims::new("demo", hour).publisher("page") })?;
-    let whip = |token: Option<&str>| offer(at, "/rooms/demo/whip", token, &sdp()?);
+    let publish = token(Claims::new("demo", hour).allow_publish("page"))?;
+    let view = token(Claims::new("demo", hour).allow_view())?;
+    let other = token(Claims::new("other", hour).allow_publish("page").allow_view())?;
+    let stale = token(Claims { exp: 1, ..Claims::new("demo", hour).allow_publish("page") })?;
+    let whip = |token: Option<&str>| post_offer(at, "/rooms/demo/whip", token, &publish_offer()?);
     let none = whip(None)?;
-    is(&none, 401, "token is needed")?;
+    check_response(&none, 401, "token is needed")?;
     ensure!(none.header("www-authenticate") == Some("Bearer"), "{none:?}");
-    is(&whip(Some("nonsense"))?, 401, "not valid")?;
-    is(&whip(Some(&stale))?, 401, "expired")?;
-    is(&whip(Some(&other))?, 403, "another room")?;
-    is(&whip(Some(&view))?, 403, "publishing")?;
-    is(&offer(at, "/rooms/demo/whip?user=else", Some(&publish), &sdp()?)?, 403, "another user")?;
-    is(&offer(at, "/rooms/demo/whep", Some(&publish), &sdp()?)?, 403, "watching")?;
-    is(&ask(at, "GET", "/rooms/demo/stats", &[], "")?, 401, "")?;
-    is(&ask(at, "GET", &format!("/rooms/demo/stats?token={view}"), &[], "")?, 200, "publishers")?;
-    is(&ask(at, "GET", "/rooms", &[], "")?, 403, "")?;
-    is(&ask(at, "GET", "/rooms/demo", &[], "")?, 200, "<video")?;
-    let publisher = Peer::publish(at, &Wish { token: Some(&publish), ..Wish::room("demo") })?;
-    let viewer = Peer::watch(at, &Wish { token: Some(&view), ..Wish::room("demo") })?;
-    viewer.wait("pictures", LIMIT, |seen| seen.video.len() > 30)?;
-    let deadline = Instant::now() + LIMIT;
-    let stats = || ask(at, "GET", "/rooms/demo/stats", &[("Authorization", &format!("bearer {view}"))], "");
+    check_response(&whip(Some("nonsense"))?, 401, "not valid")?;
+    check_response(&whip(Some(&stale))?, 401, "expired")?;
+    check_response(&whip(Some(&other))?, 403, "another room")?;
+    check_response(&whip(Some(&view))?, 403, "publishing")?;
+    check_response(
+        &post_offer(at, "/rooms/demo/whip?user=else", Some(&publish), &publish_offer()?)?,
+        403,
+        "another user",
+    )?;
+    check_response(&post_offer(at, "/rooms/demo/whep", Some(&publish), &publish_offer()?)?, 403, "watching")?;
+    check_response(&send_request(at, "GET", "/rooms/demo/stats", &[], "")?, 401, "")?;
+    check_response(
+        &send_request(at, "GET", &format!("/rooms/demo/stats?token={view}"), &[], "")?,
+        200,
+        "publishers",
+    )?;
+    check_response(&send_request(at, "GET", "/rooms", &[], "")?, 403, "")?;
+    check_response(&send_request(at, "GET", "/rooms/demo", &[], "")?, 200, "<video")?;
+    let publisher =
+        Peer::publish(at, &SessionRequest { token: Some(&publish), ..SessionRequest::room("demo") })?;
+    let viewer = Peer::watch(at, &SessionRequest { token: Some(&view), ..SessionRequest::room("demo") })?;
+    viewer.wait("pictures", TIMEOUT, |seen| seen.video.len() > 30)?;
+    let deadline = Instant::now() + TIMEOUT;
+    let stats =
+        || send_request(at, "GET", "/rooms/demo/stats", &[("Authorization", &format!("bearer {view}"))], "");
     while !stats()?.body.contains("\"user\":\"page\"") {
         ensure!(Instant::now() < deadline, "nobody publishes, it is said: {:?}", stats()?);
         std::thread::sleep(Duration::from_millis(50));
     }
     // From anywhere, as whoever has the token may.
-    let far =
-        ask(at, "GET", &format!("/rooms/demo/stats?token={view}"), &[("Origin", "https://a.example")], "")?;
+    let far = send_request(
+        at,
+        "GET",
+        &format!("/rooms/demo/stats?token={view}"),
+        &[("Origin", "https://a.example")],
+        "",
+    )?;
     ensure!(
         far.status == 200 && far.header("access-control-allow-origin") == Some("https://a.example"),
         "{far:?}"
@@ -212,28 +249,36 @@ fn tokens_open_what_they_are_for() -> Result<()> {
 #[test]
 fn an_open_room_is_for_this_machine() -> Result<()> {
     let wide = Config { http: "0.0.0.0:0".parse()?, ..Config::default() };
-    ensure!(matches!(Server::start(wide), Err(Error::Open(_))));
+    ensure!(matches!(Server::start(wide), Err(Error::OpenNotLoopback(_))));
     let server = server(|_| ())?;
     let at = server.http_addr();
     for origin in ["https://evil.example", "null", "http://192.168.1.5", "http://localhost.evil.example"] {
-        is(&ask(at, "GET", "/rooms/demo/stats", &[("Origin", origin)], "")?, 403, "this machine")?;
+        check_response(
+            &send_request(at, "GET", "/rooms/demo/stats", &[("Origin", origin)], "")?,
+            403,
+            "this machine",
+        )?;
     }
-    is(&ask(at, "GET", "/rooms/demo/stats", &[("Origin", "http://localhost:3000")], "")?, 200, "")?;
+    check_response(
+        &send_request(at, "GET", "/rooms/demo/stats", &[("Origin", "http://localhost:3000")], "")?,
+        200,
+        "",
+    )?;
     // A name of somebody else's that points here.
     let request =
         format!("GET /rooms HTTP/1.1\r\nHost: rebound.example:{}\r\nConnection: close\r\n\r\n", at.port());
-    is(&http::say(at, request.as_bytes())?, 403, "this machine")?;
-    is(&ask(at, "GET", "/rooms", &[], "")?, 200, "\"rooms\":[]")
+    check_response(&http::send_raw(at, request.as_bytes())?, 403, "this machine")?;
+    check_response(&send_request(at, "GET", "/rooms", &[], "")?, 200, "\"rooms\":[]")
 }
 
 #[test]
 fn the_page_brings_all_that_it_needs() -> Result<()> {
     let server = server(|_| ())?;
-    let pages = [(); 2].map(|()| ask(server.http_addr(), "GET", "/rooms/demo", &[], ""));
+    let pages = [(); 2].map(|()| send_request(server.http_addr(), "GET", "/rooms/demo", &[], ""));
     let mut nonces = Vec::new();
     for page in pages {
         let page = page?;
-        is(&page, 200, "<video")?;
+        check_response(&page, 200, "<video")?;
         let policy = page.header("content-security-policy").context("no policy")?.to_owned();
         let nonce =
             policy.split("'nonce-").nth(1).and_then(|rest| rest.split('\'').next()).context("no nonce")?;
@@ -257,22 +302,23 @@ fn there_is_an_end_to_everything() -> Result<()> {
         Limits { rooms: 2, publishers_per_room: 1, viewers_per_room: 2, viewers: 3, ..Limits::default() };
     let server = server(|config| config.limits = limits)?;
     let at = server.http_addr();
-    ["a", "b", "c"].iter().for_each(|room| server.expect(room, "page"));
-    let watch = |room: &str| offer(at, &format!("/rooms/{room}/whep"), None, &peer::offer(None, false)?.sdp);
-    is(&watch("a")?, 201, "")?;
-    is(&watch("a")?, 201, "")?;
+    ["a", "b", "c"].iter().for_each(|room| server.expect_publisher(room, "page"));
+    let watch =
+        |room: &str| post_offer(at, &format!("/rooms/{room}/whep"), None, &peer::offer(None, false)?.sdp);
+    check_response(&watch("a")?, 201, "")?;
+    check_response(&watch("a")?, 201, "")?;
     let full = watch("a")?;
-    is(&full, 503, "this room has")?;
+    check_response(&full, 503, "this room has")?;
     ensure!(full.header("retry-after").is_some(), "{full:?}");
-    is(&watch("b")?, 201, "")?;
-    is(&watch("b")?, 503, "as many viewers")?;
-    is(&watch("c")?, 503, "as many rooms")?;
-    is(&offer(at, "/rooms/a/whip?user=1", None, &sdp()?)?, 201, "")?;
-    is(&offer(at, "/rooms/a/whip?user=1", None, &sdp()?)?, 201, "")?;
-    is(&offer(at, "/rooms/a/whip?user=2", None, &sdp()?)?, 409, "1 publishers")?;
-    is(&offer(at, "/rooms/a/whip", None, &"a=x\r\n".repeat(20_000))?, 413, "bytes")?;
+    check_response(&watch("b")?, 201, "")?;
+    check_response(&watch("b")?, 503, "as many viewers")?;
+    check_response(&watch("c")?, 503, "as many rooms")?;
+    check_response(&post_offer(at, "/rooms/a/whip?user=1", None, &publish_offer()?)?, 201, "")?;
+    check_response(&post_offer(at, "/rooms/a/whip?user=1", None, &publish_offer()?)?, 201, "")?;
+    check_response(&post_offer(at, "/rooms/a/whip?user=2", None, &publish_offer()?)?, 409, "1 publishers")?;
+    check_response(&post_offer(at, "/rooms/a/whip", None, &"a=x\r\n".repeat(20_000))?, 413, "bytes")?;
     // None of them ever connects: they are forgotten, and there is room again.
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TIMEOUT;
     while watch("c")?.status != 201 {
         ensure!(Instant::now() < deadline, "who never connects is never forgotten");
         std::thread::sleep(Duration::from_millis(200));
@@ -284,21 +330,21 @@ fn there_is_an_end_to_everything() -> Result<()> {
 fn viewers_make_no_rooms() -> Result<()> {
     let server = server(|_| ())?;
     let at = server.http_addr();
-    let watch = || offer(at, "/rooms/demo/whep", None, &peer::offer(None, false)?.sdp);
+    let watch = || post_offer(at, "/rooms/demo/whep", None, &peer::offer(None, false)?.sdp);
     let early = watch()?;
-    is(&early, 404, "nobody publishes in this room")?;
+    check_response(&early, 404, "nobody publishes in this room")?;
     ensure!(early.header("retry-after") == Some("2"), "{early:?}");
     // A name that no room can have is not waited for.
-    let never = offer(at, "/rooms/a%20b/whep", None, &peer::offer(None, false)?.sdp)?;
+    let never = post_offer(at, "/rooms/a%20b/whep", None, &peer::offer(None, false)?.sdp)?;
     ensure!(never.status == 404 && never.header("retry-after").is_none(), "{never:?}");
-    is(&ask(at, "GET", "/rooms", &[], "")?, 200, "{\"rooms\":[]}")?;
+    check_response(&send_request(at, "GET", "/rooms", &[], "")?, 200, "{\"rooms\":[]}")?;
     // Somebody publishes, or a cast of the service's own is going to.
-    is(&offer(at, "/rooms/demo/whip", None, &sdp()?)?, 201, "")?;
-    is(&watch()?, 201, "")?;
-    let other = || offer(at, "/rooms/other/whep", None, &peer::offer(None, false)?.sdp);
-    is(&other()?, 404, "nobody publishes")?;
-    server.expect("other", "page");
-    is(&other()?, 201, "")
+    check_response(&post_offer(at, "/rooms/demo/whip", None, &publish_offer()?)?, 201, "")?;
+    check_response(&watch()?, 201, "")?;
+    let other = || post_offer(at, "/rooms/other/whep", None, &peer::offer(None, false)?.sdp);
+    check_response(&other()?, 404, "nobody publishes")?;
+    server.expect_publisher("other", "page");
+    check_response(&other()?, 201, "")
 }
 
 /// What one application's viewers and publishers may take of everything, with as many tokens as they like.
@@ -317,7 +363,7 @@ fn an_application_leaves_others_their_places() -> Result<()> {
         (config.access, config.limits) = (Access::Jwt(secret.clone()), limits);
     })?;
     let at = server.http_addr();
-    let (publishes, watches) = (sdp()?, peer::offer(None, false)?.sdp);
+    let (publishes, watches) = (publish_offer()?, peer::offer(None, false)?.sdp);
     let mut minted = 0;
     let mut token = |room: &str, change: &dyn Fn(Claims) -> Claims| {
         // Each is another one.
@@ -325,34 +371,43 @@ fn an_application_leaves_others_their_places() -> Result<()> {
         mint(&secret, &change(Claims::new(room, Duration::from_secs(3600 + minted))))
     };
     let publish =
-        |room: &str, token: String| offer(at, &format!("/rooms/{room}/whip"), Some(&token), &publishes);
-    let watch = |room: &str, token: &str| offer(at, &format!("/rooms/{room}/whep"), Some(token), &watches);
-    let publisher = |claims: Claims| claims.publisher("page");
-    let viewer = |claims: Claims| claims.viewer();
-    is(&publish("evil~1", token("evil~1", &publisher)?)?, 201, "")?;
-    is(&publish("evil~2", token("evil~2", &publisher)?)?, 201, "")?;
-    is(&publish("evil~3", token("evil~3", &publisher)?)?, 503, "this application has as many rooms")?;
+        |room: &str, token: String| post_offer(at, &format!("/rooms/{room}/whip"), Some(&token), &publishes);
+    let watch =
+        |room: &str, token: &str| post_offer(at, &format!("/rooms/{room}/whep"), Some(token), &watches);
+    let publisher = |claims: Claims| claims.allow_publish("page");
+    let viewer = |claims: Claims| claims.allow_view();
+    check_response(&publish("evil~1", token("evil~1", &publisher)?)?, 201, "")?;
+    check_response(&publish("evil~2", token("evil~2", &publisher)?)?, 201, "")?;
+    check_response(
+        &publish("evil~3", token("evil~3", &publisher)?)?,
+        503,
+        "this application has as many rooms",
+    )?;
     // A cast that the service has let in finds a place.
-    let own = |claims: Claims| claims.publisher("page").own_cast();
-    is(&publish("evil~3", token("evil~3", &own)?)?, 201, "")?;
+    let own = |claims: Claims| claims.allow_publish("page").for_own_cast();
+    check_response(&publish("evil~3", token("evil~3", &own)?)?, 201, "")?;
     // With one token, only so many may be connecting; with others, only so many of one application.
     let shared = token("evil~1", &viewer)?;
-    is(&watch("evil~1", &shared)?, 201, "")?;
-    is(&watch("evil~1", &shared)?, 201, "")?;
+    check_response(&watch("evil~1", &shared)?, 201, "")?;
+    check_response(&watch("evil~1", &shared)?, 201, "")?;
     let third = watch("evil~1", &shared)?;
-    is(&third, 503, "2 sessions with this token are connecting")?;
+    check_response(&third, 503, "2 sessions with this token are connecting")?;
     ensure!(third.header("retry-after") == Some("1"), "{third:?}");
-    is(&watch("evil~2", &token("evil~2", &viewer)?)?, 201, "")?;
-    is(&watch("evil~2", &token("evil~2", &viewer)?)?, 503, "this application has as many viewers")?;
+    check_response(&watch("evil~2", &token("evil~2", &viewer)?)?, 201, "")?;
+    check_response(
+        &watch("evil~2", &token("evil~2", &viewer)?)?,
+        503,
+        "this application has as many viewers",
+    )?;
     // Another one finds everything that is its own.
-    is(&publish("good~1", token("good~1", &publisher)?)?, 201, "")?;
+    check_response(&publish("good~1", token("good~1", &publisher)?)?, 201, "")?;
     for _ in 0..3 {
-        is(&watch("good~1", &token("good~1", &viewer)?)?, 201, "")?;
+        check_response(&watch("good~1", &token("good~1", &viewer)?)?, 201, "")?;
     }
     // A full house of viewers, and of rooms; a publisher's place in a room is its own.
-    is(&watch("good~1", &token("good~1", &viewer)?)?, 503, "as many viewers")?;
-    let other = |claims: Claims| claims.publisher("other");
-    is(&publish("good~1", token("good~1", &other)?)?, 201, "")
+    check_response(&watch("good~1", &token("good~1", &viewer)?)?, 503, "as many viewers")?;
+    let other = |claims: Claims| claims.allow_publish("other");
+    check_response(&publish("good~1", token("good~1", &other)?)?, 201, "")
 }
 
 #[test]
@@ -360,17 +415,18 @@ fn a_room_that_is_only_waited_in_makes_place() -> Result<()> {
     let limits = Limits { rooms: 2, ..Limits::default() };
     let server = server(|config| config.limits = limits)?;
     let at = server.http_addr();
-    let watch = |room: &str| offer(at, &format!("/rooms/{room}/whep"), None, &peer::offer(None, false)?.sdp);
-    ["a", "b", "c"].iter().for_each(|room| server.expect(room, "page"));
+    let watch =
+        |room: &str| post_offer(at, &format!("/rooms/{room}/whep"), None, &peer::offer(None, false)?.sdp);
+    ["a", "b", "c"].iter().for_each(|room| server.expect_publisher(room, "page"));
     let waits = watch("a")?;
-    is(&waits, 201, "")?;
-    is(&watch("b")?, 201, "")?;
-    is(&watch("c")?, 503, "as many rooms")?;
-    is(&offer(at, "/rooms/d/whip", None, &sdp()?)?, 201, "")?;
+    check_response(&waits, 201, "")?;
+    check_response(&watch("b")?, 201, "")?;
+    check_response(&watch("c")?, 503, "as many rooms")?;
+    check_response(&post_offer(at, "/rooms/d/whip", None, &publish_offer()?)?, 201, "")?;
     let session = waits.header("location").context("no session")?;
-    is(&ask(at, "OPTIONS", session, &[], "")?, 410, "over")?;
-    is(&offer(at, "/rooms/e/whip", None, &sdp()?)?, 201, "")?;
-    is(&offer(at, "/rooms/f/whip", None, &sdp()?)?, 503, "as many rooms")
+    check_response(&send_request(at, "OPTIONS", session, &[], "")?, 410, "over")?;
+    check_response(&post_offer(at, "/rooms/e/whip", None, &publish_offer()?)?, 201, "")?;
+    check_response(&post_offer(at, "/rooms/f/whip", None, &publish_offer()?)?, 503, "as many rooms")
 }
 
 /// However many connections say nothing, publishers and viewers find one.
@@ -378,13 +434,13 @@ fn a_room_that_is_only_waited_in_makes_place() -> Result<()> {
 fn silent_connections_make_room() -> Result<()> {
     let server = server(|config| {
         config.limits.viewers = 1;
-        config.connections.connections = 128;
+        config.connection_limits.max_connections = 128;
     })?;
     let at = server.http_addr();
     // One for the viewer, those for requests, and more.
     let _silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(at)).collect::<Result<_, _>>()?;
-    is(&offer(at, "/rooms/demo/whip", None, &sdp()?)?, 201, "")?;
-    is(&ask(at, "GET", "/rooms/demo", &[], "")?, 200, "")
+    check_response(&post_offer(at, "/rooms/demo/whip", None, &publish_offer()?)?, 201, "")?;
+    check_response(&send_request(at, "GET", "/rooms/demo", &[], "")?, 200, "")
 }
 
 /// Whether the server closes this connection within a while, though we never do.
@@ -392,7 +448,7 @@ fn is_closed(at: SocketAddr, say: &[u8], then: &[u8]) -> Result<bool> {
     let mut stream = TcpStream::connect(at)?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     stream.write_all(say)?;
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         let _full = stream.write_all(then);
         match stream.read(&mut [0; 1024]) {
@@ -420,7 +476,7 @@ fn who_dawdles_is_not_waited_for() -> Result<()> {
         std::thread::spawn(move || is_closed(at, &[b'A'; 100_000], b"A")),
     ];
     // Others are served meanwhile.
-    is(&ask(at, "GET", "/rooms", &[], "")?, 200, "")?;
+    check_response(&send_request(at, "GET", "/rooms", &[], "")?, 200, "")?;
     for (place, slow) in slow.into_iter().enumerate() {
         let closed = slow.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
         ensure!(closed, "connection {place} is never closed");

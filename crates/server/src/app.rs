@@ -1,24 +1,26 @@
 //! Applications: who may ask for casts, with which keys, and what their casts get unless they say otherwise.
 
-mod check;
-mod reach;
+mod network_access;
 pub(crate) mod store;
+mod validate;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pagecast_core::spec::{Bucket, CaBundle, Ice, Limits, Network, RoomCodec, RoomUrl, Secret, Storage};
+use pagecast_core::spec::{
+    Bucket, CaBundle, Ice, Limits, NetworkPolicy, RoomCodec, RoomUrl, Secret, Storage,
+};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use check::{
-    MAX_CASTS, MAX_KEYS, MAX_NAME_LEN, MAX_RECEIVER_LEN, MAX_RETRY_S, MAX_SECRET_LEN, MIN_TOKEN_LEN, Wrong,
-    check_all,
-};
-pub(crate) use check::{check_key, check_receiver, check_token, with_keys};
-pub(crate) use reach::own;
+pub(crate) use network_access::local_addresses;
 pub use store::{StoreError, load};
+pub use validate::{
+    MAX_CASTS, MAX_KEYS, MAX_NAME_LEN, MAX_RECEIVER_LEN, MAX_RETRY_S, MAX_SECRET_LEN, MIN_TOKEN_LEN,
+    ValidationError, validate_all,
+};
+pub(crate) use validate::{set_storage_keys, validate_key, validate_receiver, validate_token};
 
 /// Somebody who asks for casts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,7 +66,7 @@ pub struct Application {
     pub storage: StorageDefaults,
     /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
     #[serde(default)]
-    pub network: Network,
+    pub network: NetworkPolicy,
     /// Certificates that its pages' browsers trust besides their own, as PEM text or `{ file = "…" }`: of its
     /// own authority, or of a server that signs for itself. At most 16, and 64 KiB.
     #[serde(default)]
@@ -91,7 +93,7 @@ impl Application {
             codec: RoomCodec::default(),
             ice: Ice::default(),
             storage: StorageDefaults::default(),
-            network: Network::default(),
+            network: NetworkPolicy::default(),
             ca: None,
             limits: Limits::default(),
         }
@@ -105,7 +107,7 @@ impl Application {
 
     /// Why a cast is not taken, for whoever asked for it, if so many bytes are kept.
     #[must_use]
-    pub(crate) fn over_bytes(&self, kept: u64) -> String {
+    pub(crate) fn quota_exceeded_message(&self, kept: u64) -> String {
         let kept = kept as f64 / f64::from(1 << 20);
         let most = self.max_kept_mib;
         format!(
@@ -141,17 +143,17 @@ pub struct AccessKey {
 #[serde(default, deny_unknown_fields)]
 pub struct Callbacks {
     /// In Volcengine's words.
-    pub volcengine: Option<Receiver>,
+    pub volcengine: Option<CallbackReceiver>,
     /// In Tencent's words.
-    pub tencent: Option<Receiver>,
+    pub tencent: Option<CallbackReceiver>,
     /// In Pagecast's own words.
-    pub native: Option<Receiver>,
+    pub native: Option<CallbackReceiver>,
 }
 
 /// Where callbacks are sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Receiver {
+pub struct CallbackReceiver {
     /// http or https. Not shown beyond its path.
     pub url: Url,
     /// Signs them. Tencent's has up to 32 letters and digits.
@@ -213,7 +215,7 @@ pub struct StorageDefaults {
 
 /// All applications: those of the configuration file, and those that were added while it runs.
 #[derive(Debug, Default)]
-pub struct Apps(RwLock<Index>);
+pub struct ApplicationRegistry(RwLock<Index>);
 
 #[derive(Debug, Default)]
 struct Index {
@@ -221,7 +223,7 @@ struct Index {
     by_key: HashMap<String, Vec<Arc<Application>>>,
 }
 
-impl Apps {
+impl ApplicationRegistry {
     /// These, in place of all before.
     pub fn replace(&self, all: Vec<Application>) {
         let mut index = Index::default();
@@ -243,13 +245,13 @@ impl Apps {
 
     /// Those that have this access key.
     #[must_use]
-    pub fn with_key(&self, id: &str) -> Vec<Arc<Application>> {
+    pub fn by_key(&self, id: &str) -> Vec<Arc<Application>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).by_key.get(id).cloned().unwrap_or_default()
     }
 
     /// The one of this name.
     #[must_use]
-    pub fn named(&self, name: &str) -> Option<Arc<Application>> {
+    pub fn by_name(&self, name: &str) -> Option<Arc<Application>> {
         self.all().into_iter().find(|app| app.name == name)
     }
 }

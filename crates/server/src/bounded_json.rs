@@ -31,17 +31,17 @@ pub(crate) enum Error {
 
 /// Counts the values of a body without keeping any. What is no JSON counts as far as it can be read: whoever
 /// reads it next says what is wrong with it.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), TooManyValues> {
+pub(crate) fn check_value_count(bytes: &[u8]) -> Result<(), TooManyValues> {
     let left = Cell::new(MAX_VALUES);
     let exceeded = Cell::new(false);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let _what_is_no_json = Count { left: &left, exceeded: &exceeded }.deserialize(&mut reader);
+    let _what_is_no_json = ValueCounter { remaining: &left, exceeded: &exceeded }.deserialize(&mut reader);
     if exceeded.get() { Err(TooManyValues) } else { Ok(()) }
 }
 
 /// Reads a body of at most [`MAX_VALUES`] values.
-pub(crate) fn value(bytes: &[u8]) -> Result<Value, Error> {
-    check(bytes)?;
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Error> {
+    check_value_count(bytes)?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Value::deserialize(&mut reader)?;
     reader.end()?;
@@ -50,17 +50,17 @@ pub(crate) fn value(bytes: &[u8]) -> Result<Value, Error> {
 
 /// Takes values from what is left, and keeps nothing.
 #[derive(Clone, Copy)]
-struct Count<'a> {
-    left: &'a Cell<usize>,
+struct ValueCounter<'a> {
+    remaining: &'a Cell<usize>,
     exceeded: &'a Cell<bool>,
 }
 
-impl<'de> DeserializeSeed<'de> for Count<'_> {
+impl<'de> DeserializeSeed<'de> for ValueCounter<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match self.left.get().checked_sub(1) {
-            Some(left) => self.left.set(left),
+        match self.remaining.get().checked_sub(1) {
+            Some(left) => self.remaining.set(left),
             None => {
                 self.exceeded.set(true);
                 return Err(D::Error::custom(TooManyValues));
@@ -70,7 +70,7 @@ impl<'de> DeserializeSeed<'de> for Count<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Count<'_> {
+impl<'de> Visitor<'de> for ValueCounter<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     /// A list with this many elements.
-    fn list(element: &str, count: usize) -> String {
+    fn array_of(element: &str, count: usize) -> String {
         format!("[{}]", vec![element; count].join(","))
     }
 
@@ -128,22 +128,22 @@ mod tests {
         let members: Vec<_> = (0..MAX_VALUES - 1).map(|n| format!("\"{n}\":1")).collect();
         let object = format!("{{{}}}", members.join(","));
         for (what, text, fits) in [
-            ("list", list("[]", MAX_VALUES - 1), true),
-            ("list", list("[]", MAX_VALUES), false),
-            ("numbers", list("1.5", MAX_VALUES), false),
-            ("texts", list("\"\\u00e9\"", MAX_VALUES), false),
+            ("list", array_of("[]", MAX_VALUES - 1), true),
+            ("list", array_of("[]", MAX_VALUES), false),
+            ("numbers", array_of("1.5", MAX_VALUES), false),
+            ("texts", array_of("\"\\u00e9\"", MAX_VALUES), false),
             ("object", object.clone(), true),
             ("object", format!("[{object}]"), false),
-            ("both", list("{\"a\":{\"b\":null}}", MAX_VALUES / 3), true),
-            ("both", list("{\"a\":{\"b\":true}}", MAX_VALUES / 3 + 1), false),
+            ("both", array_of("{\"a\":{\"b\":null}}", MAX_VALUES / 3), true),
+            ("both", array_of("{\"a\":{\"b\":true}}", MAX_VALUES / 3 + 1), false),
             ("the same name", format!("{{{}}}", vec!["\"a\":1"; MAX_VALUES].join(",")), false),
-            ("no end", list("[]", MAX_VALUES + 5).replace(']', " "), true),
-            ("no end", list("{}", MAX_VALUES + 5).replace("]", ""), false),
+            ("no end", array_of("[]", MAX_VALUES + 5).replace(']', " "), true),
+            ("no end", array_of("{}", MAX_VALUES + 5).replace("]", ""), false),
             ("a long text", format!("\"{}\"", "[],".repeat(MAX_VALUES)), true),
             ("nothing", String::new(), true),
             ("deep", "[".repeat(MAX_VALUES * 2), true),
         ] {
-            assert_eq!(check(text.as_bytes()).is_ok(), fits, "{what}: {text:.40}");
+            assert_eq!(check_value_count(text.as_bytes()).is_ok(), fits, "{what}: {text:.40}");
         }
     }
 
@@ -151,7 +151,7 @@ mod tests {
     fn what_fits_is_read_as_ever() {
         for text in ["{\"a\":[1,-2,0.5,\"x\",null,true]}", "\"x\"", " 1 ", "", "{", "[1,]", "{} {}", "1e999"]
         {
-            let (found, want) = (value(text.as_bytes()), serde_json::from_slice::<Value>(text.as_bytes()));
+            let (found, want) = (parse(text.as_bytes()), serde_json::from_slice::<Value>(text.as_bytes()));
             match (found, want) {
                 (Ok(found), Ok(want)) => assert_eq!(found, want),
                 (Err(found), Err(want)) => assert_eq!(found.to_string(), want.to_string()),
@@ -163,9 +163,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn whatever_comes_nothing_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let small = check(&bytes);
+            let small = check_value_count(&bytes);
             proptest::prop_assert_eq!(small, Ok(()));
-            drop(value(&bytes));
+            drop(parse(&bytes));
         }
     }
 }

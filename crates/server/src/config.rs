@@ -6,14 +6,14 @@
 //! as in the file (`'["cn-north-1"]'`). `PAGECAST_SECRET_KEY` and `PAGECAST_ADMIN_TOKEN` are short for two of
 //! them. Wherever a secret is wanted, `{ file = "…" }` or `{ env = "…" }` says where it is.
 
-mod check;
 mod demo;
 mod load;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
-mod words;
+mod toml_errors;
+mod validate;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,11 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::Application;
 
-pub use check::Finding;
 pub use demo::{DemoError, demo_application};
 pub use load::{Error, Options, environment, load};
 #[cfg(test)]
-pub(crate) use reference::golden;
+pub(crate) use reference::assert_golden_file;
+pub use validate::Finding;
 
 /// `pagecast.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,7 +92,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let pagecast_listen::Limits { connections, per_address, .. } = pagecast_listen::Limits::default();
+        let pagecast_listen::Limits {
+            max_connections: connections,
+            max_connections_per_address: per_address,
+            ..
+        } = pagecast_listen::Limits::default();
         Self {
             connections,
             connections_per_address: per_address,
@@ -105,10 +109,10 @@ impl Default for Limits {
 impl Limits {
     /// What holds for a listener's connections.
     #[must_use]
-    pub fn listener(&self) -> pagecast_listen::Limits {
+    pub fn listener_limits(&self) -> pagecast_listen::Limits {
         pagecast_listen::Limits {
-            connections: self.connections,
-            per_address: self.connections_per_address,
+            max_connections: self.connections,
+            max_connections_per_address: self.connections_per_address,
             trusted_proxies: self.trusted_proxies.clone(),
             ..pagecast_listen::Limits::default()
         }
@@ -159,7 +163,7 @@ impl Casts {
     /// Longest time that a cast may wait for room, in seconds: what requests may ask for, or what those get
     /// that ask for nothing.
     #[must_use]
-    pub fn longest_queue_s(&self) -> u64 {
+    pub fn max_wait_s(&self) -> u64 {
         self.max_queue_s.max(self.queue_s)
     }
 }

@@ -8,17 +8,17 @@
 //! Deliberately absent: pages, media, and the running of casts.
 
 pub mod app;
+mod auth_log;
 mod bounded_json;
 pub mod callback;
 pub mod config;
-mod limit;
 pub mod listen;
 pub mod metrics;
-mod refused;
+mod rate_limit;
 pub mod rest;
 pub mod route;
 mod service;
 pub mod tencent;
 pub mod volcengine;
 
-pub use service::{Clock, Rooms, Service};
+pub use service::{Clock, EmbeddedRooms, Service};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Method, Uri};
-use pagecast_listen::{Limits, Service, Stop, serve};
+use pagecast_listen::{Limits, Service, ShutdownPhase, serve};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,14 +18,14 @@ use tokio::time::{Instant, timeout};
 use crate::config;
 use tls::Certificates;
 
-pub(crate) use tls::check as check_tls;
+pub(crate) use tls::validate as check_tls;
 
 /// Largest head of a request, in bytes, and most headers: a signed query of 32 KiB, as Tencent allows, and
 /// the SDKs' headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
 /// How often the files of the certificate are looked at.
-const RELOAD_EVERY: Duration = Duration::from_secs(10);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why nobody listens.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub enum Error {
 pub struct Server {
     /// Where it listens.
     pub addr: SocketAddr,
-    stop: watch::Sender<Stop>,
+    stop: watch::Sender<ShutdownPhase>,
     running: JoinHandle<()>,
 }
 
@@ -64,14 +64,15 @@ impl Server {
         let bind = |error| Error::Bind(listen, error);
         let listener = TcpListener::bind(listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
-        let (stop, stopped) = watch::channel(Stop::No);
-        let limits = Limits { head_bytes: MAX_HEAD_BYTES, headers: MAX_HEADERS, ..limits.listener() };
-        let service = Service { router, reserved: is_health };
+        let (stop, stopped) = watch::channel(ShutdownPhase::Running);
+        let limits =
+            Limits { max_head_bytes: MAX_HEAD_BYTES, max_headers: MAX_HEADERS, ..limits.listener_limits() };
+        let service = Service { router, is_reserved: is_health };
         let mut looked = Instant::now();
         let mut certificates = certificates;
         let acceptor = move || {
             let certificates = certificates.as_mut()?;
-            if looked.elapsed() >= RELOAD_EVERY {
+            if looked.elapsed() >= RELOAD_INTERVAL {
                 looked = Instant::now();
                 certificates.reload();
             }
@@ -84,9 +85,9 @@ impl Server {
     /// Takes no more connections, finishes requests that run until the deadline, and cuts off the rest.
     pub async fn stop(self, deadline: Duration) {
         let Self { stop, mut running, .. } = self;
-        stop.send_replace(Stop::Soon);
+        stop.send_replace(ShutdownPhase::Draining);
         if timeout(deadline, &mut running).await.is_err() {
-            stop.send_replace(Stop::Now);
+            stop.send_replace(ShutdownPhase::Closed);
             let _ended = running.await;
         }
     }

@@ -1,4 +1,4 @@
-//! What is measured, for Prometheus. [`TABLE`] says all of it; `docs/reference/metrics.md` is made from it.
+//! What is measured, for Prometheus. [`METRICS`] says all of it; `docs/reference/metrics.md` is made from it.
 //!
 //! What the fleet knows is asked for when somebody scrapes; what passes by (requests, callbacks) is counted as it does. Labels are
 //! bounded: casts by how many run, codes and actions by [`MAX_SERIES`].
@@ -13,21 +13,21 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::callback::Outcome;
+use crate::callback::AttemptOutcome;
 
 pub(crate) use scrape::{CONTENT_TYPE, scrape};
 
 /// Combinations of API, action and code that are told apart. Full: the code of a new one is `other`, and then its action too.
 const MAX_SERIES: usize = 500;
 /// Upper bounds of the time that requests take, in seconds.
-const SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0];
+const DURATION_BUCKETS_S: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0];
 
 /// Names and values, as they stand behind a metric.
 type Labels = Vec<(&'static str, String)>;
 
 /// What kind of number it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum MetricKind {
     Gauge,
     /// `_total` stands behind its name.
     Counter,
@@ -38,16 +38,16 @@ enum Kind {
 #[derive(Debug)]
 struct Metric {
     name: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     labels: &'static [&'static str],
     help: &'static str,
 }
 
 macro_rules! metrics {
     ($($id:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
-        $(static $id: Metric = Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
+        $(static $id: Metric = Metric { name: $name, kind: MetricKind::$kind, labels: &[$($label),*], help: $help };)*
         /// All of them.
-        static TABLE: &[&Metric] = &[$(&$id),*];
+        static METRICS: &[&Metric] = &[$(&$id),*];
     };
 }
 
@@ -93,7 +93,7 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let histogram: fn() -> Histogram = || Histogram::new(SECONDS);
+        let histogram: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS_S);
         Self {
             requests: Family::new_with_constructor(histogram),
             series: Mutex::default(),
@@ -104,13 +104,13 @@ impl Default for Metrics {
 
 impl Metrics {
     /// A request was answered.
-    pub(crate) fn answered(&self, api: &'static str, action: &str, code: &str, took: Duration) {
-        let [api, action, code] = self.bounded([api.into(), action.into(), code.into()]);
+    pub(crate) fn record_request(&self, api: &'static str, action: &str, code: &str, took: Duration) {
+        let [api, action, code] = self.bound_labels([api.into(), action.into(), code.into()]);
         let labels = vec![("api", api), ("action", action), ("code", code)];
         self.requests.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    fn bounded(&self, wanted: [String; 3]) -> [String; 3] {
+    fn bound_labels(&self, wanted: [String; 3]) -> [String; 3] {
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         let [api, action, _] = wanted.clone();
         // What is kept for the rest of a known action comes on top, and there are only so many of these.
@@ -128,8 +128,8 @@ impl Metrics {
     }
 
     /// A receiver was told, or should have been.
-    pub(crate) fn callback(&self, api: &'static str, outcome: Outcome) {
-        let labels = vec![("api", api.to_owned()), ("outcome", outcome.word().to_owned())];
+    pub(crate) fn record_callback(&self, api: &'static str, outcome: AttemptOutcome) {
+        let labels = vec![("api", api.to_owned()), ("outcome", outcome.as_str().to_owned())];
         self.callbacks.get_or_create(&labels).inc();
     }
 }

@@ -21,25 +21,25 @@ use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-use crate::callback::{self, Dialect};
+use crate::callback::{self, CallbackFormat};
 use crate::metrics::Metrics;
 use crate::service::{Service, request_id};
-use crate::{refused, rest, tencent, volcengine};
+use crate::{auth_log, rest, tencent, volcengine};
 
 /// Names a request, in requests, answers and logs.
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest name that others may give.
 const MAX_REQUEST_ID_LEN: usize = 64;
 /// Longest answer that is looked through for the vendor's code.
-const MAX_LOOKED_THROUGH: usize = 256 << 10;
+const MAX_SCANNED_BODY_LEN: usize = 256 << 10;
 
 /// Actions of the vendors' APIs, as metrics tell them.
-const ACTIONS: [&str; 6] =
+const METRIC_ACTIONS: [&str; 6] =
     ["StartWebcast", "StopWebcast", "GetWebCastTask", "StartWebRecord", "StopWebRecord", "DescribeWebRecord"];
 
 /// A request to `/`, as it came.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct ApiRequest {
     /// How.
     pub method: Method,
     /// What stands behind the `?`, as it was sent.
@@ -50,10 +50,10 @@ pub struct Call {
     pub body: HashedBody,
 }
 
+pub(crate) use body::{BodyError, ClaimedPrincipal, read_up_to};
 pub use body::{HashedBody, MAX_BODY_LEN};
-pub(crate) use body::{Lost, Sender, read_of};
 
-impl Call {
+impl ApiRequest {
     /// A header's value, if it is there once and is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -68,142 +68,153 @@ impl Call {
             form_urlencoded::parse(self.query.as_bytes()).chain(form_urlencoded::parse(form)).take(200);
         let named = pairs.find(|(name, _)| name.eq_ignore_ascii_case("action")).map(|(_, value)| value);
         let named = self.header("x-tc-action").or(named.as_deref()).unwrap_or_default();
-        ACTIONS.into_iter().find(|action| action.eq_ignore_ascii_case(named)).unwrap_or("other")
+        METRIC_ACTIONS.into_iter().find(|action| action.eq_ignore_ascii_case(named)).unwrap_or("other")
     }
 }
 
 /// Casts that came by Volcengine's API.
-const VOLCENGINE: &str = "volcengine";
+const VOLCENGINE_ORIGIN: &str = "volcengine";
 
 /// Who answers requests to `/`.
-struct Tongue {
+struct ApiFrontend {
     /// The name of the API.
     api: &'static str,
     /// Whether this request is meant for it.
-    claims: fn(&Call) -> bool,
+    matches: fn(&ApiRequest) -> bool,
     /// Longest body that it takes, in bytes.
     max_body_len: usize,
-    handle: for<'a> fn(&'a Service, Call) -> BoxFuture<'a, Response>,
+    handle: for<'a> fn(&'a Service, ApiRequest) -> BoxFuture<'a, Response>,
     /// What it says to a request whose body is lost.
-    refuse: fn(&Call, Lost) -> Response,
+    body_error_response: fn(&ApiRequest, BodyError) -> Response,
 }
 
 /// The APIs at `/`. The last one answers what none claims.
-static TONGUES: &[Tongue] = &[
-    Tongue {
+static API_FRONTENDS: &[ApiFrontend] = &[
+    ApiFrontend {
         api: tencent::ORIGIN,
-        claims: tencent::claims,
+        matches: tencent::matches,
         max_body_len: MAX_BODY_LEN,
         handle: |service, call| Box::pin(tencent::handle(service, call)),
-        refuse: tencent::refuse,
+        body_error_response: tencent::body_error_response,
     },
-    Tongue {
-        api: VOLCENGINE,
-        claims: volcengine::claims,
-        max_body_len: volcengine::sign::MAX_BODY_LEN,
+    ApiFrontend {
+        api: VOLCENGINE_ORIGIN,
+        matches: volcengine::matches,
+        max_body_len: volcengine::signature::MAX_BODY_LEN,
         handle: |service, call| Box::pin(volcengine::handle(service, call)),
-        refuse: volcengine::refuse,
+        body_error_response: volcengine::body_error_response,
     },
 ];
 
 /// How casts are told about, by the API that they came by.
-pub(crate) static DIALECTS: &[Dialect] = &[
-    Dialect {
-        origin: tencent::ORIGIN,
-        rule: tencent::callback::RULE,
+pub(crate) static DIALECTS: &[CallbackFormat] = &[
+    CallbackFormat {
+        api: tencent::ORIGIN,
+        policy: tencent::callback::RETRY_POLICY,
         render: tencent::callback::render,
         receiver: |app, _| app.callbacks.tencent.clone(),
-        arrived: callback::is_200,
+        is_success: callback::is_200,
     },
-    Dialect {
-        origin: VOLCENGINE,
-        rule: volcengine::callback::RULE,
+    CallbackFormat {
+        api: VOLCENGINE_ORIGIN,
+        policy: volcengine::callback::RETRY_POLICY,
         render: volcengine::callback::render,
         receiver: |app, _| app.callbacks.volcengine.clone(),
-        arrived: callback::is_200,
+        is_success: callback::is_200,
     },
-    Dialect {
-        origin: rest::ORIGIN,
-        rule: rest::callback::RULE,
+    CallbackFormat {
+        api: rest::ORIGIN,
+        policy: rest::callback::RETRY_POLICY,
         render: rest::callback::render,
         receiver: callback::native_receiver,
-        arrived: callback::is_2xx,
+        is_success: callback::is_2xx,
     },
 ];
 
 /// When it was looked whether the service is ready, and why it was not.
-type Looked = (Instant, Option<String>);
+type CheckResult = (Instant, Option<String>);
 
 /// What requests are answered from.
 #[derive(Clone)]
-struct Desk {
+struct AppState {
     service: Service,
     metrics: Arc<Metrics>,
     draining: watch::Receiver<bool>,
-    tongues: &'static [Tongue],
+    frontends: &'static [ApiFrontend],
     /// What `/readyz` found, and when: looking writes to the disk.
-    looked: Arc<tokio::sync::Mutex<Option<Looked>>>,
+    last_check: Arc<tokio::sync::Mutex<Option<CheckResult>>>,
 }
 
 /// Answers everything that comes to the listener. While `draining`, `/readyz` says so.
 pub fn router(service: Service, metrics: Arc<Metrics>, draining: watch::Receiver<bool>) -> Router {
     let rest = rest::router(service.clone());
-    build(Desk { service, metrics, draining, tongues: TONGUES, looked: Arc::default() }, rest)
+    build_router(
+        AppState { service, metrics, draining, frontends: API_FRONTENDS, last_check: Arc::default() },
+        rest,
+    )
 }
 
-fn build(desk: Desk, rest: Router) -> Router {
-    let rest = rest.layer(from_fn_with_state(desk.clone(), measured));
+fn build_router(desk: AppState, rest: Router) -> Router {
+    let rest = rest.layer(from_fn_with_state(desk.clone(), record_metrics));
     Router::new()
-        .route("/", any(root))
+        .route("/", any(dispatch))
         .route("/healthz", get(ops::health))
         .route("/readyz", get(ops::ready))
         .route("/metrics", get(ops::metrics))
         .with_state(desk)
         .merge(rest)
-        .layer(from_fn_with_state(Arc::<refused::AuthLog>::default(), refused::log))
-        .layer(from_fn(named))
+        .layer(from_fn_with_state(Arc::<auth_log::FailureLog>::default(), auth_log::log_failures))
+        .layer(from_fn(set_request_id))
 }
 
-async fn root(State(desk): State<Desk>, request: Request) -> Response {
+async fn dispatch(State(desk): State<AppState>, request: Request) -> Response {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    if matches!(parts.method, Method::GET | Method::HEAD) && query.is_empty() && !signed(&parts.headers) {
-        return for_people(&parts.headers);
+    if matches!(parts.method, Method::GET | Method::HEAD) && query.is_empty() && !is_signed(&parts.headers) {
+        return landing_page(&parts.headers);
     }
-    let mut call = Call { method: parts.method, query, headers: parts.headers, body: HashedBody::empty() };
-    let claimed = |call: &Call| desk.tongues.iter().find(|tongue| (tongue.claims)(call));
+    let mut call =
+        ApiRequest { method: parts.method, query, headers: parts.headers, body: HashedBody::empty() };
+    let claimed = |call: &ApiRequest| desk.frontends.iter().find(|tongue| (tongue.matches)(call));
     // A form may say only in its body whose it is.
     let by_head = claimed(&call);
     let most = by_head.map_or(MAX_BODY_LEN, |tongue| tongue.max_body_len);
-    let lost = match body::read(body, &Sender::of(&desk.service, &call.headers), &call.headers, most).await {
+    let lost = match body::read(
+        body,
+        &ClaimedPrincipal::from_headers(&desk.service, &call.headers),
+        &call.headers,
+        most,
+    )
+    .await
+    {
         Ok(body) => {
             call.body = body;
             None
         }
         Err(lost) => Some(lost),
     };
-    let Some(tongue) = by_head.or_else(|| claimed(&call)).or(desk.tongues.last()) else {
+    let Some(tongue) = by_head.or_else(|| claimed(&call)).or(desk.frontends.last()) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let action = call.action();
     // The clock of metrics begins where the service's work does: how long a body took to come is the
     // sender's.
     let waited = begun.elapsed();
-    let span = span(tongue.api, action, &call.headers);
+    let span = request_span(tongue.api, action, &call.headers);
     let answer = match lost {
         None => (tongue.handle)(&desk.service, call).instrument(span.clone()).await,
-        Some(lost) => (tongue.refuse)(&call, lost),
+        Some(lost) => (tongue.body_error_response)(&call, lost),
     };
-    let (answer, code) = code_of(answer).await;
-    answered(&span, &code, answer.status());
-    desk.metrics.answered(tongue.api, action, &code, begun.elapsed().saturating_sub(waited));
+    let (answer, code) = response_code(answer).await;
+    record_outcome(&span, &code, answer.status());
+    desk.metrics.record_request(tongue.api, action, &code, begun.elapsed().saturating_sub(waited));
     answer
 }
 
 /// A request, for traces.
-fn span(api: &str, action: &str, headers: &HeaderMap) -> Span {
-    let request = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+fn request_span(api: &str, action: &str, headers: &HeaderMap) -> Span {
+    let request = headers.get(&REQUEST_ID_HEADER).and_then(|id| id.to_str().ok());
     tracing::debug_span!(
         "request",
         otel.name = action,
@@ -217,33 +228,34 @@ fn span(api: &str, action: &str, headers: &HeaderMap) -> Span {
 }
 
 /// What became of it. A request that was refused was answered as it should be.
-fn answered(span: &Span, code: &str, status: StatusCode) {
+fn record_outcome(span: &Span, code: &str, status: StatusCode) {
     span.record("code", code);
     if status.is_server_error() || code.starts_with("Internal") {
         span.record("otel.status_code", "ERROR");
     }
 }
 
-fn signed(headers: &HeaderMap) -> bool {
+fn is_signed(headers: &HeaderMap) -> bool {
     headers.contains_key("authorization") || headers.keys().any(|name| name.as_str().starts_with("x-tc-"))
 }
 
 /// The vendor's code for what went wrong, or `ok`.
-async fn code_of(answer: Response) -> (Response, String) {
+async fn response_code(answer: Response) -> (Response, String) {
     let (parts, body) = answer.into_parts();
     let status = parts.status;
     // Answers of the vendors' APIs are there as a whole; what is not is sent on as it comes.
-    let small = http_body::Body::size_hint(&body).exact().is_some_and(|len| len <= MAX_LOOKED_THROUGH as u64);
+    let small =
+        http_body::Body::size_hint(&body).exact().is_some_and(|len| len <= MAX_SCANNED_BODY_LEN as u64);
     if !small {
-        return (Response::from_parts(parts, body), by_status(status));
+        return (Response::from_parts(parts, body), code_from_status(status));
     }
-    let Ok(whole) = body.collect().await else { return (status.into_response(), by_status(status)) };
+    let Ok(whole) = body.collect().await else { return (status.into_response(), code_from_status(status)) };
     let whole = whole.to_bytes();
-    let code = vendor_code(&whole).unwrap_or_else(|| by_status(status));
+    let code = vendor_code(&whole).unwrap_or_else(|| code_from_status(status));
     (Response::from_parts(parts, Body::from(whole)), code)
 }
 
-fn by_status(status: StatusCode) -> String {
+fn code_from_status(status: StatusCode) -> String {
     if status.is_success() { "ok".into() } else { status.as_str().into() }
 }
 
@@ -259,7 +271,7 @@ fn vendor_code(answer: &[u8]) -> Option<String> {
 }
 
 /// What a person finds who opens the address in a browser.
-fn for_people(headers: &HeaderMap) -> Response {
+fn landing_page(headers: &HeaderMap) -> Response {
     let html =
         headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
     if html {
@@ -271,7 +283,7 @@ fn for_people(headers: &HeaderMap) -> Response {
 }
 
 /// Measures requests of the REST API.
-async fn measured(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+async fn record_metrics(State(desk): State<AppState>, request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     // What nobody answers has a path of axum's own.
     let path = matched.filter(|path| !path.contains('*')).unwrap_or("other").to_owned();
@@ -280,28 +292,28 @@ async fn measured(State(desk): State<Desk>, request: Request, next: Next) -> Res
         _ => "other",
     };
     let (action, begun) = (format!("{method} {path}"), Instant::now());
-    let span = span(rest::ORIGIN, &action, request.headers());
+    let span = request_span(rest::ORIGIN, &action, request.headers());
     let answer = next.run(request).instrument(span.clone()).await;
-    answered(&span, answer.status().as_str(), answer.status());
-    desk.metrics.answered(rest::ORIGIN, &action, answer.status().as_str(), begun.elapsed());
+    record_outcome(&span, answer.status().as_str(), answer.status());
+    desk.metrics.record_request(rest::ORIGIN, &action, answer.status().as_str(), begun.elapsed());
     answer
 }
 
 /// Gives each request a name, unless it has a decent one, and the answer the same, unless it has one.
-async fn named(mut request: Request, next: Next) -> Response {
+async fn set_request_id(mut request: Request, next: Next) -> Response {
     let decent = |id: &&HeaderValue| {
         let id = id.as_bytes();
         let word = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
         (1..=MAX_REQUEST_ID_LEN).contains(&id.len()) && id.iter().all(word)
     };
-    let given = request.headers().get(&REQUEST_ID).filter(decent).cloned();
+    let given = request.headers().get(&REQUEST_ID_HEADER).filter(decent).cloned();
     let id = given.or_else(|| HeaderValue::from_str(&request_id()).ok());
     if let Some(id) = &id {
-        request.headers_mut().insert(REQUEST_ID.clone(), id.clone());
+        request.headers_mut().insert(REQUEST_ID_HEADER.clone(), id.clone());
     }
     let mut answer = next.run(request).await;
     if let Some(id) = id {
-        answer.headers_mut().entry(REQUEST_ID.clone()).or_insert(id);
+        answer.headers_mut().entry(REQUEST_ID_HEADER.clone()).or_insert(id);
     }
     answer
 }

@@ -10,9 +10,9 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use pagecast_core::spec::{Layer, RoomService, Secret};
 use pagecast_core::spec::{Recording, Room, RoomIds, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
-use pagecast_fleet::{CastId, Created, Fleet, NewCast, UnixMs};
+use pagecast_fleet::{CastId, CreateOutcome, Fleet, NewCast, UnixMs};
 
-use crate::app::{Application, Apps, RoomProvider, VolcengineRooms};
+use crate::app::{Application, ApplicationRegistry, RoomProvider, VolcengineRooms};
 use crate::config::Config;
 use crate::volcengine::token::{MAX_NONCE, Privilege, Token};
 
@@ -20,13 +20,13 @@ use crate::volcengine::token::{MAX_NONCE, Privilege, Token};
 pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
 
 /// The rooms of this service, as far as casts need them.
-pub trait Rooms: Debug + Send + Sync {
+pub trait EmbeddedRooms: Debug + Send + Sync {
     /// Where a room is published to, templates and all, and the token for it.
-    fn service(&self, ids: &RoomIds) -> Result<RoomService, SpecError>;
+    fn publish_service(&self, ids: &RoomIds) -> Result<RoomService, SpecError>;
     /// Where to watch it.
-    fn watch(&self, ids: &RoomIds) -> String;
+    fn watch_url(&self, ids: &RoomIds) -> String;
     /// Viewers in it now.
-    fn viewers(&self, ids: &RoomIds) -> usize;
+    fn viewer_count(&self, ids: &RoomIds) -> usize;
 }
 
 /// What handlers need.
@@ -35,11 +35,11 @@ pub struct Service {
     /// All casts.
     pub fleet: Arc<dyn Fleet>,
     /// Who may ask for them.
-    pub apps: Arc<Apps>,
+    pub apps: Arc<ApplicationRegistry>,
     /// What the operator set.
     pub config: Arc<Config>,
     /// The rooms of this service, if it has any.
-    pub rooms: Option<Arc<dyn Rooms>>,
+    pub rooms: Option<Arc<dyn EmbeddedRooms>>,
     /// The time.
     pub clock: Clock,
     /// Whether the service is ending: nothing more is begun.
@@ -63,9 +63,9 @@ impl Service {
     ///
     /// # Errors
     /// As [`Fleet::create`].
-    pub async fn create(&self, new: NewCast) -> Result<Created, pagecast_fleet::Error> {
+    pub async fn create(&self, new: NewCast) -> Result<CreateOutcome, pagecast_fleet::Error> {
         if self.is_draining() {
-            return Ok(Created::Full);
+            return Ok(CreateOutcome::QueueFull);
         }
         self.fleet.create(new).await
     }
@@ -78,40 +78,40 @@ impl Service {
 
     /// An id for a cast that is asked for now.
     #[must_use]
-    pub fn cast_id(&self) -> CastId {
-        CastId::new(self.now(), random())
+    pub fn new_cast_id(&self) -> CastId {
+        CastId::new(self.now(), random_bytes())
     }
 
     /// A cast of this page for this application, with all that it gets unless it says otherwise, and that
     /// goes nowhere yet.
     #[must_use]
-    pub fn cast(&self, app: &Application, id: &CastId, mut source: Source) -> CastSpec {
+    pub fn new_cast_spec(&self, app: &Application, id: &CastId, mut source: Source) -> CastSpec {
         source.context.tls.ca.clone_from(&app.ca);
         CastSpec {
             network: app.network.clone(),
             limits: app.limits.clone(),
-            evidence: Some(self.folder("evidence", id)),
+            evidence: Some(self.cast_folder("evidence", id)),
             ..CastSpec::new(source)
         }
     }
 
     /// A folder of the service for this cast.
     #[must_use]
-    pub fn folder(&self, kind: &str, id: &CastId) -> PathBuf {
+    pub fn cast_folder(&self, kind: &str, id: &CastId) -> PathBuf {
         self.config.data.join(kind).join(id.as_str())
     }
 
     /// A recording of this cast, kept there, or where the application keeps its recordings.
     #[must_use]
-    pub fn recording(&self, app: &Application, id: &CastId, to: Option<Storage>) -> Recording {
+    pub fn new_recording(&self, app: &Application, id: &CastId, to: Option<Storage>) -> Recording {
         // A folder named after the cast is made in it.
         let own = || Storage::Folder(self.config.data.join("recordings"));
         let to = to.or_else(|| app.storage.default.clone()).unwrap_or_else(own);
         Recording {
             backup: app.storage.backup.clone().map(Storage::Bucket),
-            patience: Duration::from_secs(self.config.casts.storage_patience_s),
-            receipt: Some(self.folder("receipts", id).with_extension("json")),
-            ..Recording::new(id.as_str(), to, self.folder("spool", id))
+            upload_timeout: Duration::from_secs(self.config.casts.storage_patience_s),
+            receipt: Some(self.cast_folder("receipts", id).with_extension("json")),
+            ..Recording::new(id.as_str(), to, self.cast_folder("spool", id))
         }
     }
 
@@ -123,13 +123,13 @@ impl Service {
         ids: &RoomIds,
     ) -> Result<Secret, SpecError> {
         let issued_s = u32::try_from(self.now() / 1000).unwrap_or(u32::MAX);
-        let life_s = app.limits.max_time.as_secs().saturating_add(self.config.casts.longest_queue_s());
+        let life_s = app.limits.max_time.as_secs().saturating_add(self.config.casts.max_wait_s());
         let expires_s = issued_s.saturating_add(u32::try_from(life_s).unwrap_or(u32::MAX));
         let token = Token {
             app_id: app.app_id.as_deref().unwrap_or_default(),
             room: &ids.room,
             user: &ids.user,
-            nonce: 1 + u32::from_le_bytes(random()) % MAX_NONCE,
+            nonce: 1 + u32::from_le_bytes(random_bytes()) % MAX_NONCE,
             issued_s,
             expires_s,
             privileges: &[(Privilege::Publish, expires_s)],
@@ -145,14 +145,14 @@ impl Service {
     ///
     /// # Errors
     /// It has none, or its address cannot be used.
-    pub fn room(&self, app: &Application, ids: RoomIds, layers: Vec<Layer>) -> Result<Room, SpecError> {
+    pub fn new_room(&self, app: &Application, ids: RoomIds, layers: Vec<Layer>) -> Result<Room, SpecError> {
         let service = match (&app.room, &self.rooms) {
             (RoomProvider::Service(service), _) => service.clone(),
             (RoomProvider::Volcengine(rooms), _) => RoomService::Whip {
                 url: rooms.url.clone(),
                 token: Some(self.volcengine_token(app, rooms, &ids)?),
             },
-            (RoomProvider::Embedded, Some(rooms)) => rooms.service(&ids)?,
+            (RoomProvider::Embedded, Some(rooms)) => rooms.publish_service(&ids)?,
             (RoomProvider::Embedded, None) => {
                 return Err(SpecError::Room { what: "the embedded rooms", why: "they are switched off" });
             }
@@ -163,7 +163,7 @@ impl Service {
 
 /// Bytes that nobody can guess.
 #[must_use]
-pub(crate) fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
     bytes
@@ -172,7 +172,7 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 /// A random UUID (RFC 9562, version 4), as requests are named by.
 #[must_use]
 pub(crate) fn request_id() -> String {
-    let mut b: [u8; 16] = random();
+    let mut b: [u8; 16] = random_bytes();
     (b[6], b[8]) = (b[6] & 0x0f | 0x40, b[8] & 0x3f | 0x80);
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     [hex(&b[..4]), hex(&b[4..6]), hex(&b[6..8]), hex(&b[8..10]), hex(&b[10..])].join("-")
@@ -180,6 +180,6 @@ pub(crate) fn request_id() -> String {
 
 /// Whether a secret is the one that was given, in constant time.
 #[must_use]
-pub(crate) fn same(secret: &Secret, given: &str) -> bool {
+pub(crate) fn constant_time_eq(secret: &Secret, given: &str) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(secret.reveal().as_bytes(), given.as_bytes()).is_ok()
 }

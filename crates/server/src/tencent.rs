@@ -6,11 +6,11 @@
 //! SDKs send `zh-CN` unless they are told otherwise, and those who run this service could not look such
 //! messages up. Codes are what programs read.
 
-mod answer;
 pub(crate) mod callback;
 mod params;
 mod request;
-pub mod sign;
+mod response;
+pub mod signature;
 mod start;
 mod storage;
 mod task;
@@ -22,54 +22,60 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 
 use crate::Service;
-use crate::limit::Limits;
-use crate::refused::RefusedAuth;
-use crate::route::{Call, Lost};
-use answer::Fault;
-pub(crate) use request::claims;
-use request::{Action, Asked};
-pub use sign::sign_v3;
+use crate::auth_log::AuthFailure;
+use crate::rate_limit::KeyedRateLimiter;
+use crate::route::{ApiRequest, BodyError};
+pub(crate) use request::matches;
+use request::{Action, AuthenticatedRequest};
+use response::ApiError;
+pub use signature::sign_v3;
 
 /// The version of the API.
 const VERSION: &str = "2019-07-22";
 /// Casts that come by this API.
 pub(crate) const ORIGIN: &str = "tencent";
 /// No request takes longer.
-const DEADLINE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests a second, of each key and for each action.
-const PER_SECOND: u32 = 20;
+const MAX_REQUESTS_PER_SECOND: u32 = 20;
 
 /// Only keys that proved themselves are counted, so that nobody uses up another's share.
-static LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits::new(PER_SECOND));
+static RATE_LIMITS: LazyLock<KeyedRateLimiter> =
+    LazyLock::new(|| KeyedRateLimiter::new(MAX_REQUESTS_PER_SECOND));
 
 /// Answers a request of this dialect.
-pub(crate) async fn handle(service: &Service, call: Call) -> Response {
-    let result = tokio::time::timeout(DEADLINE, act(service, &call, &LIMITS)).await;
-    let late = || Err(Fault::new("InternalError", "this takes too long: try again later"));
+pub(crate) async fn handle(service: &Service, call: ApiRequest) -> Response {
+    let result = tokio::time::timeout(REQUEST_TIMEOUT, execute(service, &call, &RATE_LIMITS)).await;
+    let late = || Err(ApiError::new("InternalError", "this takes too long: try again later"));
     let result = result.unwrap_or_else(|_| late());
     let refused =
         result.as_ref().err().map(|fault| fault.code).filter(|code| code.starts_with("AuthFailure."));
-    let mut response = answer::respond(&call, result);
+    let mut response = response::respond(&call, result);
     if let Some(code) = refused {
-        response.extensions_mut().insert(RefusedAuth::new(ORIGIN, request::claimed_key(&call), code));
+        response.extensions_mut().insert(AuthFailure::new(ORIGIN, request::claimed_key_id(&call), code));
     }
     response
 }
 
 /// Answers one whose body did not come, or not whole.
-pub(crate) fn refuse(call: &Call, lost: Lost) -> Response {
+pub(crate) fn body_error_response(call: &ApiRequest, lost: BodyError) -> Response {
     let code = match lost {
-        Lost::Late | Lost::Broken => "InvalidRequest",
-        Lost::TooLong(_) => "RequestSizeLimitExceeded",
+        BodyError::TimedOut | BodyError::ReadFailed => "InvalidRequest",
+        BodyError::TooLarge(_) => "RequestSizeLimitExceeded",
     };
-    answer::respond(call, Err(Fault::new(code, lost.to_string())))
+    response::respond(call, Err(ApiError::new(code, lost.to_string())))
 }
 
-async fn act(service: &Service, call: &Call, limits: &Limits) -> Result<Map<String, Value>, Fault> {
-    let asked = Asked::read(service, call)?;
-    if !limits.check(&format!("{}/{}", asked.action.word(), asked.key_id)) {
-        let words = format!("{} can be called {PER_SECOND} times a second", asked.action.word());
-        return Err(Fault::new("RequestLimitExceeded", words));
+async fn execute(
+    service: &Service,
+    call: &ApiRequest,
+    limits: &KeyedRateLimiter,
+) -> Result<Map<String, Value>, ApiError> {
+    let asked = AuthenticatedRequest::authenticate(service, call)?;
+    if !limits.check(&format!("{}/{}", asked.action.as_str(), asked.key_id)) {
+        let words =
+            format!("{} can be called {MAX_REQUESTS_PER_SECOND} times a second", asked.action.as_str());
+        return Err(ApiError::new("RequestLimitExceeded", words));
     }
     let params = asked.params(call)?;
     match asked.action {
@@ -80,9 +86,9 @@ async fn act(service: &Service, call: &Call, limits: &Limits) -> Result<Map<Stri
 }
 
 /// The fleet fails: callers are told no details.
-fn unavailable(error: pagecast_fleet::Error) -> Fault {
+fn internal_error(error: pagecast_fleet::Error) -> ApiError {
     tracing::warn!(error = &error as &dyn std::error::Error, "a request could not be served");
-    Fault::new("InternalError", "an internal error occurred, try again later")
+    ApiError::new("InternalError", "an internal error occurred, try again later")
 }
 
 #[cfg(test)]

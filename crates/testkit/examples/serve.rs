@@ -4,11 +4,11 @@
 use std::io::Read as _;
 
 use anyhow::Result;
-use pagecast_testkit::{Server, flash};
+use pagecast_testkit::{PageServer, flash_beep};
 
 fn main() -> Result<()> {
-    let video = flash::video(60)?;
-    let server = Server::start()?.folder("/media/", &flash::folder());
+    let video = flash_beep::mp4(60)?;
+    let server = PageServer::start()?.with_folder("/media/", &flash_beep::media_folder());
     let name = video.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for page in ["counter.html", "still.html", "state.html", &format!("sync.html?video=/media/{name}")] {
         println!("{}", server.url(page));

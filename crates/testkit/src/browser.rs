@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::stream::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
-use crate::chromium::{CHROMIUM, unprivileged};
-use crate::scratch::Scratch;
+use crate::chromium::{CHROMIUM, unprivileged_command};
+use crate::scratch::ScratchDir;
 
-const START: Duration = Duration::from_secs(60);
-const ANSWER: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(50);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A running browser; killed when dropped.
 #[derive(Debug)]
@@ -26,14 +26,14 @@ pub struct Browser {
     child: Child,
     port: u16,
     #[expect(dead_code, reason = "goes when the browser does")]
-    scratch: Scratch,
+    scratch: ScratchDir,
 }
 
 /// One of its pages.
 #[derive(Debug)]
 pub struct Page {
     socket: WebSocket<MaybeTlsStream<TcpStream>>,
-    next: u64,
+    next_id: u64,
 }
 
 impl Browser {
@@ -42,10 +42,10 @@ impl Browser {
     /// # Errors
     /// Chromium is missing, or does not start in time.
     pub fn start() -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let home = scratch.open_folder("home")?;
+        let scratch = ScratchDir::new()?;
+        let home = scratch.world_writable_folder("home")?;
         let profile = home.join("profile");
-        let mut chromium = unprivileged(Path::new(CHROMIUM));
+        let mut chromium = unprivileged_command(Path::new(CHROMIUM));
         chromium.env("HOME", &home).env("TMPDIR", &home).process_group(0);
         chromium.arg(format!("--user-data-dir={}", profile.display()));
         chromium.args(["--headless=new", "--no-first-run", "--hide-scrollbars", "--remote-debugging-port=0"]);
@@ -56,9 +56,9 @@ impl Browser {
         chromium.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = chromium.spawn().context("cannot start chromium")?;
         let mut browser = Self { child, port: 0, scratch };
-        let (file, deadline) = (profile.join("DevToolsActivePort"), Instant::now() + START);
+        let (file, deadline) = (profile.join("DevToolsActivePort"), Instant::now() + START_TIMEOUT);
         while browser.port == 0 {
-            ensure!(Instant::now() < deadline, "chromium does not start within {START:?}");
+            ensure!(Instant::now() < deadline, "chromium does not start within {START_TIMEOUT:?}");
             if let Some(status) = browser.child.try_wait()? {
                 bail!("chromium ended with {status}");
             }
@@ -67,7 +67,7 @@ impl Browser {
             if let Some((port, _)) = said.split_once('\n') {
                 browser.port = port.trim().parse()?;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(browser)
     }
@@ -80,7 +80,7 @@ impl Browser {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         let head = format!("PUT /json/new?about:blank HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n", self.port);
         stream.write_all(format!("{head}Connection: close\r\nContent-Length: 0\r\n\r\n").as_bytes())?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         let (mut answer, mut piece) = (String::new(), [0; 4096]);
         // The browser does not close the connection, whatever it is asked.
         let body = loop {
@@ -96,13 +96,13 @@ impl Browser {
         let target: Value = serde_json::from_str(body).with_context(|| format!("no target: {answer}"))?;
         let address = target["webSocketDebuggerUrl"].as_str().context("no socket")?.to_owned();
         let stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         let (socket, _) = client(address, MaybeTlsStream::Plain(stream)).context("no DevTools")?;
-        let mut page = Page { socket, next: 0 };
+        let mut page = Page { socket, next_id: 0 };
         page.call("Page.enable", &json!({}))?;
         // Pages of one window are all looked at, as if each had its own.
         page.call("Emulation.setFocusEmulationEnabled", &json!({ "enabled": true }))?;
-        page.go(url)?;
+        page.navigate(url)?;
         Ok(page)
     }
 }
@@ -121,17 +121,18 @@ impl Page {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn go(&mut self, url: &str) -> Result<()> {
+    pub fn navigate(&mut self, url: &str) -> Result<()> {
         let went = self.call("Page.navigate", &json!({ "url": url }))?;
         ensure!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
-        self.wait("the page is loaded", ANSWER, "document.readyState === 'complete'").map(drop)
+        self.wait_until("the page is loaded", RESPONSE_TIMEOUT, "document.readyState === 'complete'")
+            .map(drop)
     }
 
     /// The size that the page believes its screen to have.
     ///
     /// # Errors
     /// The browser does not answer.
-    pub fn device(&mut self, width: u32, height: u32, mobile: bool) -> Result<()> {
+    pub fn emulate_device(&mut self, width: u32, height: u32, mobile: bool) -> Result<()> {
         let scale = if mobile { 2 } else { 1 };
         let metrics =
             json!({ "width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile });
@@ -143,7 +144,7 @@ impl Page {
     ///
     /// # Errors
     /// The page throws.
-    pub fn eval(&mut self, expression: &str) -> Result<Value> {
+    pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let asked = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true });
         let said = self.call("Runtime.evaluate", &asked)?;
         let thrown = &said["exceptionDetails"];
@@ -155,18 +156,18 @@ impl Page {
     ///
     /// # Errors
     /// It is not within `limit`.
-    pub fn wait(&mut self, what: &str, limit: Duration, expression: &str) -> Result<Value> {
+    pub fn wait_until(&mut self, what: &str, limit: Duration, expression: &str) -> Result<Value> {
         let deadline = Instant::now() + limit;
         loop {
-            let value = self.eval(expression)?;
+            let value = self.evaluate(expression)?;
             if !matches!(value, Value::Null | Value::Bool(false)) {
                 return Ok(value);
             }
             if Instant::now() >= deadline {
-                let text = self.eval("document.body.innerText.slice(0, 400)")?;
+                let text = self.evaluate("document.body.innerText.slice(0, 400)")?;
                 bail!("not within {limit:?}: {what}; the page says {text}");
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -176,16 +177,16 @@ impl Page {
     /// The browser does not answer.
     pub fn screenshot(&mut self) -> Result<Vec<u8>> {
         let shot = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
-        Ok(from_base64(shot["data"].as_str().context("no picture")?))
+        Ok(decode_base64(shot["data"].as_str().context("no picture")?))
     }
 
     /// Calls a method of DevTools.
     fn call(&mut self, method: &str, params: &Value) -> Result<Value> {
-        self.next += 1;
-        let id = self.next;
+        self.next_id += 1;
+        let id = self.next_id;
         let text = json!({ "id": id, "method": method, "params": params }).to_string();
         self.socket.send(Message::text(text))?;
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + RESPONSE_TIMEOUT;
         while Instant::now() < deadline {
             let Message::Text(text) =
                 self.socket.read().with_context(|| format!("{method} is not answered"))?
@@ -198,11 +199,11 @@ impl Page {
                 return Ok(said["result"].clone());
             }
         }
-        bail!("{method} is not answered within {ANSWER:?}")
+        bail!("{method} is not answered within {RESPONSE_TIMEOUT:?}")
     }
 }
 
-fn from_base64(text: &str) -> Vec<u8> {
+fn decode_base64(text: &str) -> Vec<u8> {
     let value = |byte: u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
         b'a'..=b'z' => Some(byte - b'a' + 26),
@@ -226,22 +227,26 @@ fn from_base64(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pages::{Reply, Server};
+    use crate::page_server::{PageResponse, PageServer};
 
     #[test]
-    fn pages_are_looked_into() -> Result<()> {
+    fn pages_are_evaluated() -> Result<()> {
         let page = "<p></p><script>setTimeout(() => document.querySelector('p').textContent = innerWidth, 300)</script>";
-        let server = Server::start()?.route("/", Reply::Html(200, page.to_owned()));
+        let server = PageServer::start()?.with_route("/", PageResponse::Html(200, page.to_owned()));
         let browser = Browser::start()?;
         let mut page = browser.open(&server.url("/"))?;
-        page.wait("the text", ANSWER, "document.querySelector('p').textContent.length > 0")?;
-        page.device(390, 844, true)?;
-        page.go(&server.url("/"))?;
+        page.wait_until("the text", RESPONSE_TIMEOUT, "document.querySelector('p').textContent.length > 0")?;
+        page.emulate_device(390, 844, true)?;
+        page.navigate(&server.url("/"))?;
         assert_eq!(
-            page.wait("its width", ANSWER, "document.querySelector('p').textContent || false")?,
+            page.wait_until(
+                "its width",
+                RESPONSE_TIMEOUT,
+                "document.querySelector('p').textContent || false"
+            )?,
             "980"
         );
-        assert!(page.eval("nothing.at.all").is_err());
+        assert!(page.evaluate("nothing.at.all").is_err());
         assert!(page.screenshot()?.starts_with(b"\x89PNG"));
         Ok(())
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{output_of, program};
-use crate::media::Rgb;
-use crate::scratch::Scratch;
+use crate::command::{program, run_for_output};
+use crate::media::RgbImage;
+use crate::scratch::ScratchDir;
 
 /// Debian's browser itself; /usr/bin/chromium is a script that adds options.
 pub(crate) const CHROMIUM: &str = "/usr/lib/chromium/chromium";
@@ -16,11 +16,11 @@ pub(crate) const CHROMIUM: &str = "/usr/lib/chromium/chromium";
 ///
 /// # Errors
 /// Chromium is missing or fails.
-pub fn screenshot(url: &str, width: usize, height: usize, settle: Duration) -> Result<Rgb> {
-    let scratch = Scratch::new()?;
-    let home = scratch.open_folder("home")?;
+pub fn screenshot(url: &str, width: usize, height: usize, settle: Duration) -> Result<RgbImage> {
+    let scratch = ScratchDir::new()?;
+    let home = scratch.world_writable_folder("home")?;
     let png = home.join("page.png");
-    let mut chromium = unprivileged(Path::new(CHROMIUM));
+    let mut chromium = unprivileged_command(Path::new(CHROMIUM));
     chromium.env("HOME", &home).env("TMPDIR", &home);
     chromium.arg(format!("--user-data-dir={}", home.join("profile").display()));
     chromium.args(["--headless", "--no-first-run", "--hide-scrollbars", "--force-device-scale-factor=1"]);
@@ -31,12 +31,12 @@ pub fn screenshot(url: &str, width: usize, height: usize, settle: Duration) -> R
     chromium.arg("--kiosk").arg(format!("--screen-info={{{width}x{height}}}"));
     chromium.arg(format!("--window-size={width},{height}"));
     chromium.arg(format!("--screenshot={}", png.display())).arg(url);
-    output_of(&mut chromium)?;
-    Rgb::open(&png).context("Chromium took no screenshot")
+    run_for_output(&mut chromium)?;
+    RgbImage::open(&png).context("Chromium took no screenshot")
 }
 
 /// The command as a user that may not do anything, because Chromium's sandbox refuses root.
-pub(crate) fn unprivileged(path: &Path) -> std::process::Command {
+pub(crate) fn unprivileged_command(path: &Path) -> std::process::Command {
     if !rustix::process::geteuid().is_root() {
         return program(path);
     }
@@ -48,17 +48,17 @@ pub(crate) fn unprivileged(path: &Path) -> std::process::Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pages::{Reply, Server};
+    use crate::page_server::{PageResponse, PageServer};
 
     #[test]
     fn the_page_has_the_whole_picture_from_the_start() -> Result<()> {
         let page = "<body><script>
             document.body.style.background = innerWidth === 640 && innerHeight === 360 ? '#00ff00' : '#ff0000';
         </script>";
-        let server = Server::start()?.route("/", Reply::Html(200, page.to_owned()));
+        let server = PageServer::start()?.with_route("/", PageResponse::Html(200, page.to_owned()));
         let picture = screenshot(&server.url("/"), 640, 360, Duration::from_secs(1))?;
         assert_eq!((picture.width, picture.height), (640, 360));
-        assert_eq!([picture.at(0, 0), picture.at(639, 359)], [[0, 255, 0]; 2]);
+        assert_eq!([picture.pixel(0, 0), picture.pixel(639, 359)], [[0, 255, 0]; 2]);
         Ok(())
     }
 }

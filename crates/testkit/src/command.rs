@@ -20,17 +20,17 @@ pub fn program(program: impl AsRef<OsStr>) -> Command {
 ///
 /// # Errors
 /// The program is missing or failed; the message carries what it wrote to stderr and how to install it.
-pub fn stdout_of(command: &mut Command) -> Result<Vec<u8>> {
-    Ok(output_of(command)?.stdout)
+pub fn run_for_stdout(command: &mut Command) -> Result<Vec<u8>> {
+    Ok(run_for_output(command)?.stdout)
 }
 
 /// Runs to the end and returns everything it wrote.
 ///
 /// # Errors
-/// As [`stdout_of`].
-pub fn output_of(command: &mut Command) -> Result<Output> {
+/// As [`run_for_stdout`].
+pub fn run_for_output(command: &mut Command) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| missing(&name))?;
+    let output = command.output().with_context(|| install_hint(&name))?;
     if !output.status.success() {
         bail!("{name} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -38,7 +38,7 @@ pub fn output_of(command: &mut Command) -> Result<Output> {
 }
 
 /// Ends a server as a power cut would, if it runs.
-pub(crate) fn kill(child: &mut Option<Child>) {
+pub(crate) fn kill_child(child: &mut Option<Child>) {
     if let Some(mut child) = child.take() {
         let _ended = child.kill();
         let _reaped = child.wait();
@@ -46,7 +46,7 @@ pub(crate) fn kill(child: &mut Option<Child>) {
 }
 
 /// Sends a server a signal; `name` is what it is called if it does not run.
-pub(crate) fn signal(child: Option<&Child>, name: &str, signal: Signal) -> Result<()> {
+pub(crate) fn signal_child(child: Option<&Child>, name: &str, signal: Signal) -> Result<()> {
     signal_pid(child.with_context(|| format!("{name} does not run"))?.id(), signal)
 }
 
@@ -61,7 +61,7 @@ pub fn signal_pid(pid: u32, signal: Signal) -> Result<()> {
 
 /// What to say when a program cannot be started.
 #[must_use]
-pub fn missing(name: &str) -> String {
+pub fn install_hint(name: &str) -> String {
     let package = match name {
         "ffmpeg" | "ffprobe" => "ffmpeg",
         "janus" => "janus",

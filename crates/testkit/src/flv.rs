@@ -5,22 +5,22 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 /// Lengths of the file's header with the number after it, of a tag's header, and of the number after a tag.
-const HEADER: usize = 13;
-const TAG: usize = 11;
-const TRAILER: usize = 4;
+const FILE_HEADER_LEN: usize = 13;
+const TAG_HEADER_LEN: usize = 11;
+const PREVIOUS_TAG_SIZE_LEN: usize = 4;
 
 /// What a tag holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TagKind {
     /// Parameter sets of the picture (avcC).
-    VideoHeader,
+    AvcSequenceHeader,
     /// A picture.
     Video {
         /// Decoding can start here.
         keyframe: bool,
     },
     /// The sound's configuration.
-    AudioHeader,
+    AacSequenceHeader,
     /// A frame of sound.
     Audio,
     /// Anything else.
@@ -31,11 +31,11 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {
     /// What it holds.
-    pub kind: Kind,
+    pub kind: TagKind,
     /// Its time in milliseconds.
-    pub ms: i64,
+    pub timestamp_ms: i64,
     /// NAL units without their lengths, or a frame of sound.
-    pub data: Vec<Vec<u8>>,
+    pub units: Vec<Vec<u8>>,
 }
 
 /// All whole tags of a file.
@@ -45,33 +45,35 @@ pub struct Tag {
 pub fn tags(path: &Path) -> Result<Vec<Tag>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(bytes.starts_with(b"FLV"), "{} is not an FLV file", path.display());
-    let (mut rest, mut tags) = (bytes.get(HEADER..).unwrap_or_default(), Vec::new());
-    while let Some((head, after)) = rest.split_at_checked(TAG) {
-        let Some((body, after)) = after.split_at_checked(number(&head[1..4])) else { break };
-        let ms = number(&head[4..7]) | usize::from(head[7]) << 24;
-        tags.push(tag(head[0], i64::try_from(ms)?, body)?);
-        rest = after.get(TRAILER..).unwrap_or_default();
+    let (mut rest, mut tags) = (bytes.get(FILE_HEADER_LEN..).unwrap_or_default(), Vec::new());
+    while let Some((head, after)) = rest.split_at_checked(TAG_HEADER_LEN) {
+        let Some((body, after)) = after.split_at_checked(read_be(&head[1..4])) else { break };
+        let ms = read_be(&head[4..7]) | usize::from(head[7]) << 24;
+        tags.push(parse_tag(head[0], i64::try_from(ms)?, body)?);
+        rest = after.get(PREVIOUS_TAG_SIZE_LEN..).unwrap_or_default();
     }
     Ok(tags)
 }
 
-fn tag(kind: u8, ms: i64, body: &[u8]) -> Result<Tag> {
+fn parse_tag(kind: u8, ms: i64, body: &[u8]) -> Result<Tag> {
     let (kind, data) = match (kind, body) {
-        (9, [_, 0, _, _, _, config @ ..]) => (Kind::VideoHeader, vec![config.to_vec()]),
-        (9, [first, 1, _, _, _, nals @ ..]) => (Kind::Video { keyframe: first >> 4 == 1 }, units(nals)?),
-        (8, [_, 0, config @ ..]) => (Kind::AudioHeader, vec![config.to_vec()]),
-        (8, [_, 1, frame @ ..]) => (Kind::Audio, vec![frame.to_vec()]),
-        _ => (Kind::Other, vec![body.to_vec()]),
+        (9, [_, 0, _, _, _, config @ ..]) => (TagKind::AvcSequenceHeader, vec![config.to_vec()]),
+        (9, [first, 1, _, _, _, nals @ ..]) => {
+            (TagKind::Video { keyframe: first >> 4 == 1 }, parse_avcc(nals)?)
+        }
+        (8, [_, 0, config @ ..]) => (TagKind::AacSequenceHeader, vec![config.to_vec()]),
+        (8, [_, 1, frame @ ..]) => (TagKind::Audio, vec![frame.to_vec()]),
+        _ => (TagKind::Other, vec![body.to_vec()]),
     };
-    Ok(Tag { kind, ms, data })
+    Ok(Tag { kind, timestamp_ms: ms, units: data })
 }
 
 /// NAL units, each after its length.
-fn units(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+fn parse_avcc(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
         let (length, rest) = bytes.split_at_checked(4).context("a NAL unit without a length")?;
-        let (unit, rest) = rest.split_at_checked(number(length)).context("a torn NAL unit")?;
+        let (unit, rest) = rest.split_at_checked(read_be(length)).context("a torn NAL unit")?;
         all.push(unit.to_vec());
         bytes = rest;
     }
@@ -80,7 +82,7 @@ fn units(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
 
 /// NAL units of an access unit with start codes (Annex B).
 #[must_use]
-pub fn annex_b(bytes: &[u8]) -> Vec<Vec<u8>> {
+pub fn parse_annex_b(bytes: &[u8]) -> Vec<Vec<u8>> {
     let starts: Vec<_> = (0..bytes.len()).filter(|i| bytes[*i..].starts_with(&[0, 0, 1])).collect();
     let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
     let unit = |(start, end): (&usize, usize)| {
@@ -94,7 +96,7 @@ pub fn annex_b(bytes: &[u8]) -> Vec<Vec<u8>> {
     starts.iter().zip(ends).map(unit).collect()
 }
 
-fn number(bytes: &[u8]) -> usize {
+fn read_be(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |value, byte| value << 8 | usize::from(*byte))
 }
 
@@ -103,10 +105,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn start_codes_and_lengths_say_the_same() {
-        let units_of = |bytes: &[u8]| units(bytes).unwrap();
+    fn annex_b_and_avcc_have_the_same_units() {
+        let units_of = |bytes: &[u8]| parse_avcc(bytes).unwrap();
         let coded = [0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x68, 0, 0, 0, 1, 0x65, 9, 0];
         let lengths = [0, 0, 0, 2, 0x67, 1, 0, 0, 0, 1, 0x68, 0, 0, 0, 3, 0x65, 9, 0];
-        assert_eq!(annex_b(&coded), units_of(&lengths));
+        assert_eq!(parse_annex_b(&coded), units_of(&lengths));
     }
 }

@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes of an answer.
-const MAX_ANSWER: u64 = 64 << 20;
+const MAX_RESPONSE_LEN: u64 = 64 << 20;
 
 /// What a server answered.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     /// Its status.
     pub status: u16,
     /// Names in lower case, and values.
@@ -23,7 +23,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// A header's value.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -49,13 +49,13 @@ impl Answer {
 ///
 /// # Errors
 /// The server is not there, or answers something that is no HTTP, or not in time.
-pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
     let rest = url.strip_prefix("http://").context("not an http address")?;
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(at);
     let slash = if path.starts_with('/') { "" } else { "/" };
     let mut stream = TcpStream::connect(host).with_context(|| format!("nobody is at {host}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         head.push_str(&format!("Host: {host}\r\n"));
@@ -67,11 +67,11 @@ pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     stream.write_all(body)?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).context("no whole answer")?;
-    read(&answer)
+    stream.take(MAX_RESPONSE_LEN).read_to_end(&mut answer).context("no whole answer")?;
+    parse_response(&answer)
 }
 
-fn read(answer: &[u8]) -> Result<Answer> {
+fn parse_response(answer: &[u8]) -> Result<Response> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no answer")?;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let mut lines = head.lines();
@@ -82,11 +82,11 @@ fn read(answer: &[u8]) -> Result<Answer> {
         .collect();
     let body = &answer[end + 4..];
     let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-    let body = if chunked { unchunk(body)? } else { body.to_vec() };
-    Ok(Answer { status, headers, body })
+    let body = if chunked { decode_chunked(body)? } else { body.to_vec() };
+    Ok(Response { status, headers, body })
 }
 
-fn unchunk(mut rest: &[u8]) -> Result<Vec<u8>> {
+fn decode_chunked(mut rest: &[u8]) -> Result<Vec<u8>> {
     let mut whole = Vec::new();
     loop {
         let end = rest.windows(2).position(|w| w == b"\r\n").context("no length of a chunk")?;

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
-use crate::command::{self, missing, program};
+use crate::command::{self, install_hint, program};
 use crate::rtmp::free_port;
-use crate::scratch::Scratch;
+use crate::scratch::ScratchDir;
 use crate::tls;
 
 /// How long Janus may take to start.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Parts of Janus that no test needs.
 const UNUSED_PLUGINS: &str = "libjanus_audiobridge.so,libjanus_duktape.so,libjanus_echotest.so,libjanus_lua.so,\
     libjanus_nosip.so,libjanus_recordplay.so,libjanus_sip.so,libjanus_streaming.so,libjanus_textroom.so,\
@@ -35,8 +35,8 @@ pub struct Config {
     pub string_ids: bool,
     /// Has to come with every request.
     pub api_secret: Option<String>,
-    /// Every request needs a token, of those that [`Janus::add_token`] told it.
-    pub tokens: bool,
+    /// Every request needs a token, of those that [`JanusServer::add_token`] told it.
+    pub token_auth: bool,
     /// Only who knows it may make rooms.
     pub admin_key: Option<String>,
     /// After so many seconds without a word a session is over; 60 if nobody says.
@@ -62,9 +62,9 @@ pub struct Room {
 
 /// A Janus of our own. Killed when dropped.
 #[derive(Debug)]
-pub struct Janus {
+pub struct JanusServer {
     child: Option<Child>,
-    scratch: Scratch,
+    scratch: ScratchDir,
     config: Config,
     address: IpAddr,
     ports: Ports,
@@ -78,31 +78,31 @@ struct Ports {
     admin: u16,
 }
 
-impl Janus {
+impl JanusServer {
     /// Starts it on free ports.
     ///
     /// # Errors
     /// It is missing, or does not start; or this machine has no address but loopback.
     pub fn start(config: Config) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let (_certificate, _key) = tls::certificate(scratch.path())?;
+        let scratch = ScratchDir::new()?;
+        let (_certificate, _key) = tls::self_signed_certificate(scratch.path())?;
         let ports = Ports { ws: free_port()?, wss: free_port()?, http: free_port()?, admin: free_port()? };
-        let mut janus = Self { child: None, scratch, config, address: own_address()?, ports };
-        janus.run()?;
+        let mut janus = Self { child: None, scratch, config, address: non_loopback_address()?, ports };
+        janus.restart()?;
         Ok(janus)
     }
 
-    /// Starts it again, on the same ports, after [`Janus::kill`].
+    /// Starts it again, on the same ports, after [`JanusServer::kill`].
     ///
     /// # Errors
     /// It does not start.
-    pub fn run(&mut self) -> Result<()> {
+    pub fn restart(&mut self) -> Result<()> {
         let folder = self.scratch.path().display().to_string();
         for (name, text) in [
-            ("janus.jcfg", self.core(&folder)),
-            ("janus.transport.websockets.jcfg", self.websockets(&folder)),
-            ("janus.transport.http.jcfg", self.http()),
-            ("janus.plugin.videoroom.jcfg", self.rooms()),
+            ("janus.jcfg", self.core_config(&folder)),
+            ("janus.transport.websockets.jcfg", self.websockets_config(&folder)),
+            ("janus.transport.http.jcfg", self.http_config()),
+            ("janus.plugin.videoroom.jcfg", self.videoroom_config()),
         ] {
             fs::write(self.scratch.join(name), text)?;
         }
@@ -110,24 +110,24 @@ impl Janus {
         janus.args(["--disable-stdout", "--disable-colors", "--configs-folder", &folder]);
         janus.arg("--log-file").arg(self.scratch.join("janus.log"));
         janus.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(janus.spawn().with_context(|| missing("janus"))?);
+        self.child = Some(janus.spawn().with_context(|| install_hint("janus"))?);
         let began = Instant::now();
         let Ports { ws, wss, http, admin } = self.ports;
         for port in [ws, wss, http, admin] {
             while TcpStream::connect(("127.0.0.1", port)).is_err() {
                 let ended =
                     self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|e| e.is_some()));
-                ensure!(!ended && began.elapsed() < START, "Janus does not start: {}", self.log());
+                ensure!(!ended && began.elapsed() < START_TIMEOUT, "Janus does not start: {}", self.log());
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
         Ok(())
     }
 
-    fn core(&self, folder: &str) -> String {
-        let Config { api_secret, tokens, session_timeout_s, .. } = &self.config;
+    fn core_config(&self, folder: &str) -> String {
+        let Config { api_secret, token_auth: tokens, session_timeout_s, .. } = &self.config;
         let mut general = format!("configs_folder = \"{folder}\"\nadmin_secret = \"{ADMIN_SECRET}\"\n");
-        general.push_str(&line("api_secret", api_secret.as_deref()));
+        general.push_str(&config_line("api_secret", api_secret.as_deref()));
         // Writing to a string cannot fail.
         let _written = writeln!(general, "interface = \"{}\"\ntoken_auth = {tokens}", self.address);
         if let Some(seconds) = session_timeout_s {
@@ -145,7 +145,7 @@ impl Janus {
         )
     }
 
-    fn websockets(&self, folder: &str) -> String {
+    fn websockets_config(&self, folder: &str) -> String {
         let Ports { ws, wss, .. } = self.ports;
         format!(
             "general: {{ json = \"compact\"\nws = true\nws_port = {ws}\nws_ip = \"127.0.0.1\"
@@ -156,7 +156,7 @@ impl Janus {
         )
     }
 
-    fn http(&self) -> String {
+    fn http_config(&self) -> String {
         let Ports { http, admin, .. } = self.ports;
         format!(
             "general: {{ json = \"compact\"\nbase_path = \"/janus\"\nhttp = true\nport = {http}\nip = \"127.0.0.1\"
@@ -167,13 +167,14 @@ impl Janus {
         )
     }
 
-    fn rooms(&self) -> String {
+    fn videoroom_config(&self) -> String {
         let Config { string_ids, admin_key, rooms, .. } = &self.config;
-        let key = line("admin_key", admin_key.as_deref());
+        let key = config_line("admin_key", admin_key.as_deref());
         let mut text = format!("general: {{ string_ids = {string_ids}\n{key} }}\n");
         for room in rooms {
             let codec = room.videocodec.as_deref().unwrap_or("h264,vp8");
-            let (secret, pin) = (line("secret", room.secret.as_deref()), line("pin", room.pin.as_deref()));
+            let (secret, pin) =
+                (config_line("secret", room.secret.as_deref()), config_line("pin", room.pin.as_deref()));
             let publishers = if room.publishers > 0 {
                 format!("publishers = {}\n", room.publishers)
             } else {
@@ -199,7 +200,7 @@ impl Janus {
         })
         .to_string();
         let mut stream = TcpStream::connect(("127.0.0.1", self.ports.admin))?;
-        stream.set_read_timeout(Some(START))?;
+        stream.set_read_timeout(Some(START_TIMEOUT))?;
         let length = request.len();
         write!(
             stream,
@@ -214,7 +215,7 @@ impl Janus {
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        command::kill(&mut self.child);
+        command::kill_child(&mut self.child);
     }
 
     /// Stops it where it is (`SIGSTOP`), or lets it go on (`SIGCONT`): connections stay, and nobody reads.
@@ -222,7 +223,7 @@ impl Janus {
     /// # Errors
     /// It does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        command::signal(self.child.as_ref(), "Janus", signal)
+        command::signal_child(self.child.as_ref(), "Janus", signal)
     }
 
     /// Its WebSocket address.
@@ -254,19 +255,19 @@ impl Janus {
     }
 }
 
-impl Drop for Janus {
+impl Drop for JanusServer {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
 /// A line of its configuration, if there is a value.
-fn line(name: &str, value: Option<&str>) -> String {
+fn config_line(name: &str, value: Option<&str>) -> String {
     value.map(|value| format!("{name} = \"{value}\"\n")).unwrap_or_default()
 }
 
 /// An address of this machine that is not loopback.
-fn own_address() -> Result<IpAddr> {
+fn non_loopback_address() -> Result<IpAddr> {
     let found = if_addrs::get_if_addrs()?.into_iter();
     let mut fitting =
         found.filter(|i| i.is_oper_up() && !i.is_loopback() && !i.is_link_local() && i.ip().is_ipv4());

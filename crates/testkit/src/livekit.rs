@@ -12,31 +12,31 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::command::{self, output_of, program};
+use crate::command::{self, program, run_for_output};
 use crate::rtmp::free_port;
-use crate::scratch::Scratch;
+use crate::scratch::ScratchDir;
 
 /// How long the server may take to start.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take for an answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long tokens are good for, in seconds.
-const GOOD_S: u64 = 3600;
+const TOKEN_LIFETIME_S: u64 = 3600;
 
 /// A LiveKit server of our own, killed when dropped. It speaks UDP on one port, and names nobody beyond this machine.
 #[derive(Debug)]
-pub struct LiveKit {
+pub struct LiveKitServer {
     child: Option<Child>,
-    scratch: Scratch,
+    scratch: ScratchDir,
     port: u16,
-    media: u16,
+    media_port: u16,
 }
 
-impl LiveKit {
+impl LiveKitServer {
     /// Name of the API key.
-    pub const KEY: &str = "testkey";
+    pub const API_KEY: &str = "testkey";
     /// The API key's secret.
-    pub const SECRET: &str = "a secret of the tests, 32 or longer";
+    pub const API_SECRET: &str = "a secret of the tests, 32 or longer";
 
     /// Starts it on free ports; it is built first if it is not. `None`, said on stdout, where Go is missing: in CI that is an error.
     ///
@@ -45,14 +45,16 @@ impl LiveKit {
     #[expect(clippy::print_stdout, reason = "a test that is skipped says so by name")]
     pub fn start() -> Result<Option<Self>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        output_of(&mut program(root.join("tests/third-party/install"))).context("cannot build LiveKit")?;
+        run_for_output(&mut program(root.join("tests/third-party/install")))
+            .context("cannot build LiveKit")?;
         if !Self::binary().exists() {
             println!("skipped: LiveKit (no Go)");
             return Ok(None);
         }
         let media = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut server = Self { child: None, scratch: Scratch::new()?, port: free_port()?, media };
-        server.run()?;
+        let mut server =
+            Self { child: None, scratch: ScratchDir::new()?, port: free_port()?, media_port: media };
+        server.restart()?;
         Ok(Some(server))
     }
 
@@ -60,11 +62,11 @@ impl LiveKit {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/third-party/bin/livekit-server")
     }
 
-    /// Starts it again, on the same ports, after [`LiveKit::kill`].
+    /// Starts it again, on the same ports, after [`LiveKitServer::kill`].
     ///
     /// # Errors
     /// It does not start.
-    pub fn run(&mut self) -> Result<()> {
+    pub fn restart(&mut self) -> Result<()> {
         let config = self.scratch.join("livekit.yaml");
         fs::write(&config, self.config())?;
         let log = File::options().create(true).append(true).open(self.scratch.join("log"))?;
@@ -74,7 +76,7 @@ impl LiveKit {
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|e| e.is_some()));
-            ensure!(!ended && began.elapsed() < START, "LiveKit does not start: {}", self.log());
+            ensure!(!ended && began.elapsed() < START_TIMEOUT, "LiveKit does not start: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -82,8 +84,8 @@ impl LiveKit {
 
     /// It would name public servers for STUN if none were given; nobody answers at this one.
     fn config(&self) -> String {
-        let Self { port, media, .. } = self;
-        let (key, secret) = (Self::KEY, Self::SECRET);
+        let Self { port, media_port: media, .. } = self;
+        let (key, secret) = (Self::API_KEY, Self::API_SECRET);
         json!({
             "port": port,
             "bind_addresses": ["127.0.0.1"],
@@ -106,7 +108,7 @@ impl LiveKit {
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        command::kill(&mut self.child);
+        command::kill_child(&mut self.child);
     }
 
     /// Its address.
@@ -119,20 +121,20 @@ impl LiveKit {
     ///
     /// # Errors
     /// The clock is wrong.
-    pub fn viewer(&self, room: &str, identity: &str) -> Result<String> {
+    pub fn viewer_token(&self, room: &str, identity: &str) -> Result<String> {
         let may = json!({ "room": room, "roomJoin": true, "canPublish": false, "canSubscribe": true });
-        token(identity, &may)
+        mint_token(identity, &may)
     }
 
     /// Asks the server's API, as its administrator: what it answers.
     ///
     /// # Errors
     /// It refuses, or does not answer.
-    pub fn ask(&self, method: &str, room: &str, request: &Value) -> Result<Value> {
+    pub fn call_api(&self, method: &str, room: &str, request: &Value) -> Result<Value> {
         let may = json!({ "room": room, "roomAdmin": true, "roomCreate": true, "roomList": true, "roomJoin": true });
-        let (token, body) = (token("administrator", &may)?, request.to_string());
+        let (token, body) = (mint_token("administrator", &may)?, request.to_string());
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         write!(
             stream,
             "POST /twirp/livekit.RoomService/{method} HTTP/1.0\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\
@@ -154,19 +156,20 @@ impl LiveKit {
     }
 }
 
-impl Drop for LiveKit {
+impl Drop for LiveKitServer {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
 /// A token (RFC 7519) with these rights.
-fn token(identity: &str, may: &Value) -> Result<String> {
-    let expires = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + GOOD_S;
+fn mint_token(identity: &str, may: &Value) -> Result<String> {
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + TOKEN_LIFETIME_S;
     let head = json!({ "alg": "HS256", "typ": "JWT" }).to_string();
-    let claims = json!({ "iss": LiveKit::KEY, "sub": identity, "exp": expires, "video": may }).to_string();
+    let claims =
+        json!({ "iss": LiveKitServer::API_KEY, "sub": identity, "exp": expires, "video": may }).to_string();
     let signed = format!("{}.{}", base64url(head.as_bytes()), base64url(claims.as_bytes()));
-    let mut mac = Hmac::<Sha256>::new_from_slice(LiveKit::SECRET.as_bytes())?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(LiveKitServer::API_SECRET.as_bytes())?;
     mac.update(signed.as_bytes());
     Ok(format!("{signed}.{}", base64url(&mac.finalize().into_bytes())))
 }
@@ -197,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_starts_and_is_asked() -> Result<()> {
-        let Some(mut server) = LiveKit::start()? else { return Ok(()) };
-        server.ask("CreateRoom", "", &json!({ "name": "here" }))?;
-        let rooms = server.ask("ListRooms", "", &json!({}))?;
+    fn a_server_starts_and_answers_api_calls() -> Result<()> {
+        let Some(mut server) = LiveKitServer::start()? else { return Ok(()) };
+        server.call_api("CreateRoom", "", &json!({ "name": "here" }))?;
+        let rooms = server.call_api("ListRooms", "", &json!({}))?;
         assert_eq!(rooms["rooms"][0]["name"], "here", "{rooms}");
         server.kill();
-        assert!(server.ask("ListRooms", "", &json!({})).is_err());
-        server.run()?;
-        server.ask("ListRooms", "", &json!({})).map(drop)
+        assert!(server.call_api("ListRooms", "", &json!({})).is_err());
+        server.restart()?;
+        server.call_api("ListRooms", "", &json!({})).map(drop)
     }
 }

@@ -7,15 +7,15 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
 /// Held while a test runs a browser; dropped, the next one starts.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "closing it ends the turn")] File);
+pub struct MachineLock(#[expect(dead_code, reason = "closing it ends the turn")] File);
 
-impl Turn {
+impl MachineLock {
     /// Waits until nobody else on this machine has a turn: for tests that measure time.
     ///
     /// # Errors
     /// The lock file cannot be opened.
-    pub fn alone() -> Result<Self> {
-        Self::take(FlockOperation::LockExclusive)
+    pub fn exclusive() -> Result<Self> {
+        Self::acquire(FlockOperation::LockExclusive)
     }
 
     /// Waits until nobody has a turn alone: for tests that only look at what happened.
@@ -23,10 +23,10 @@ impl Turn {
     /// # Errors
     /// The lock file cannot be opened.
     pub fn shared() -> Result<Self> {
-        Self::take(FlockOperation::LockShared)
+        Self::acquire(FlockOperation::LockShared)
     }
 
-    fn take(how: FlockOperation) -> Result<Self> {
+    fn acquire(how: FlockOperation) -> Result<Self> {
         // Outside of the target folder, because two checkouts on one machine share its cores too.
         let path =
             std::env::temp_dir().join(format!("pagecast-tests-{}.lock", rustix::process::getuid().as_raw()));

@@ -1,8 +1,8 @@
 //! Eyes and ears: what a file holds, as any player would see and hear it.
 
 pub mod beeps;
-pub mod picture;
-mod pipe;
+mod decoder;
+pub mod image;
 pub mod probe;
 
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::command::{output_of, program};
-use crate::scratch::Scratch;
-use crate::strip::{Place, Strip};
+use crate::command::{program, run_for_output};
+use crate::scratch::ScratchDir;
+use crate::timecode::{Timecode, TimecodePosition};
 
-pub use picture::{Gray, Rgb};
-pub use pipe::{Frames, Pcm};
+pub use decoder::{Frames, Pcm};
+pub use image::{GrayImage, RgbImage};
 pub use probe::{Packet, Stream};
 
 /// Sample rate of everything that is heard, in Hz.
@@ -29,21 +29,21 @@ pub struct Recording {
     /// The picture.
     pub video: Stream,
     /// Every coded picture, in the order it is shown.
-    pub pictures: Vec<Packet>,
+    pub video_packets: Vec<Packet>,
     /// The sound, if there is any.
     pub audio: Option<Stream>,
     /// The folder that must live as long as the file in it is looked at.
     #[expect(dead_code, reason = "dropped, it takes the file with it")]
-    scratch: Option<Arc<Scratch>>,
+    scratch: Option<Arc<ScratchDir>>,
 }
 
 /// A picture's time and what its strip says.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct FrameTimecode {
     /// When it is shown, in seconds.
     pub pts_s: f64,
     /// Its strip, if it has a readable one.
-    pub strip: Option<Strip>,
+    pub timecode: Option<Timecode>,
 }
 
 impl Recording {
@@ -60,12 +60,12 @@ impl Recording {
         pictures.retain(|p| !p.discarded);
         pictures.sort_by_key(|p| p.pts);
         ensure!(!pictures.is_empty(), "the file has no coded picture");
-        Ok(Self { path: path.to_owned(), video, pictures, audio, scratch: None })
+        Ok(Self { path: path.to_owned(), video, video_packets: pictures, audio, scratch: None })
     }
 
     /// Keeps the folder that the file lies in.
     #[must_use]
-    pub(crate) fn in_scratch(self, scratch: Arc<Scratch>) -> Self {
+    pub(crate) fn keep_scratch(self, scratch: Arc<ScratchDir>) -> Self {
         Self { scratch: Some(scratch), ..self }
     }
 
@@ -89,13 +89,13 @@ impl Recording {
             );
             Ok(n / d)
         };
-        self.pictures.iter().map(tick).collect()
+        self.video_packets.iter().map(tick).collect()
     }
 
     /// When the last picture ends, in seconds.
     #[must_use]
     pub fn end_s(&self) -> f64 {
-        self.pictures.last().map_or(0.0, |p| self.video.seconds(p.pts + p.duration))
+        self.video_packets.last().map_or(0.0, |p| self.video.seconds(p.pts + p.duration))
     }
 
     /// Decodes all pictures, one at a time.
@@ -103,7 +103,7 @@ impl Recording {
     /// # Errors
     /// The decoder cannot be started.
     pub fn frames(&self) -> Result<Frames> {
-        let pts = self.pictures.iter().map(|p| self.video.seconds(p.pts)).collect();
+        let pts = self.video_packets.iter().map(|p| self.video.seconds(p.pts)).collect();
         Frames::start(&self.path, self.video.width, self.video.height, pts)
     }
 
@@ -111,11 +111,11 @@ impl Recording {
     ///
     /// # Errors
     /// The file does not decode.
-    pub fn strips(&self, place: Place) -> Result<Vec<Seen>> {
+    pub fn timecodes(&self, place: TimecodePosition) -> Result<Vec<FrameTimecode>> {
         Ok(self
-            .strips_at(&[place])?
+            .timecodes_at(&[place])?
             .into_iter()
-            .map(|(pts_s, strips)| Seen { pts_s, strip: strips[0] })
+            .map(|(pts_s, strips)| FrameTimecode { pts_s, timecode: strips[0] })
             .collect())
     }
 
@@ -123,11 +123,11 @@ impl Recording {
     ///
     /// # Errors
     /// The file does not decode.
-    pub fn strips_at(&self, places: &[Place]) -> Result<Vec<(f64, Vec<Option<Strip>>)>> {
+    pub fn timecodes_at(&self, places: &[TimecodePosition]) -> Result<Vec<(f64, Vec<Option<Timecode>>)>> {
         self.frames()?
             .map(|frame| {
                 let (pts_s, picture) = frame?;
-                Ok((pts_s, places.iter().map(|p| Strip::read(&picture, *p)).collect()))
+                Ok((pts_s, places.iter().map(|p| Timecode::read(&picture, *p)).collect()))
             })
             .collect()
     }
@@ -136,8 +136,9 @@ impl Recording {
     ///
     /// # Errors
     /// The file does not decode, or has nothing at that time.
-    pub fn picture_at(&self, seconds: f64) -> Result<Rgb> {
-        let shown = self.pictures.iter().take_while(|p| self.video.seconds(p.pts) <= seconds + 1e-6).count();
+    pub fn frame_at(&self, seconds: f64) -> Result<RgbImage> {
+        let shown =
+            self.video_packets.iter().take_while(|p| self.video.seconds(p.pts) <= seconds + 1e-6).count();
         ensure!(shown > 0, "nothing is shown at {seconds} s");
         let mut ffmpeg = program("ffmpeg");
         ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(&self.path);
@@ -151,8 +152,8 @@ impl Recording {
             "rgb24",
             "-",
         ]);
-        let data = output_of(&mut ffmpeg)?.stdout;
-        Rgb::from_raw(self.video.width, self.video.height, data)
+        let data = run_for_output(&mut ffmpeg)?.stdout;
+        RgbImage::from_raw(self.video.width, self.video.height, data)
     }
 
     /// Decodes the sound as interleaved stereo floats at [`SAMPLE_RATE`].
@@ -161,17 +162,17 @@ impl Recording {
     /// There is none, or the decoder cannot be started.
     pub fn pcm(&self) -> Result<Pcm> {
         let stream = self.audio.as_ref().context("the file has no sound")?;
-        Pcm::start(&self.path, probe::first_frame_s(&self.path, stream)?)
+        Pcm::start(&self.path, probe::first_pts_s(&self.path, stream)?)
     }
 
     /// Decodes everything and returns what the decoder complained about: empty for a sound file.
     ///
     /// # Errors
     /// The decoder cannot be started or gives up.
-    pub fn complaints(&self) -> Result<String> {
+    pub fn decoder_warnings(&self) -> Result<String> {
         let mut ffmpeg = program("ffmpeg");
         ffmpeg.args(["-v", "warning", "-nostdin", "-i"]).arg(&self.path).args(["-f", "null", "-"]);
-        let output = output_of(ffmpeg.stdin(Stdio::null()))?;
+        let output = run_for_output(ffmpeg.stdin(Stdio::null()))?;
         Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
 }

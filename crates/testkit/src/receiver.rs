@@ -11,15 +11,15 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 /// Largest body that is taken.
-const MAX_BODY: usize = 1 << 20;
+const MAX_BODY_LEN: usize = 1 << 20;
 /// How long a request may take to come.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What came.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub struct ReceivedRequest {
     /// When.
-    pub at: Instant,
+    pub received_at: Instant,
     /// The path, with what stands behind the `?`.
     pub path: String,
     /// Names in lower case, and values.
@@ -27,10 +27,10 @@ pub struct Told {
     /// The body.
     pub body: Vec<u8>,
     /// What was answered; 0 for nothing.
-    pub answered: u16,
+    pub response_status: u16,
 }
 
-impl Told {
+impl ReceivedRequest {
     /// A header's value.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -46,52 +46,52 @@ impl Told {
 
 /// How it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
+pub enum ResponseMode {
     /// With this status, at once.
     Status(u16),
     /// With 200, after so long.
-    Slow(Duration),
+    Delayed(Duration),
     /// Not at all: the connection is closed.
-    HangUp,
+    CloseConnection,
 }
 
 #[derive(Debug)]
-struct Shared {
-    told: Mutex<Vec<Told>>,
-    came: Condvar,
-    manner: Mutex<Manner>,
+struct ReceiverState {
+    received: Mutex<Vec<ReceivedRequest>>,
+    request_arrived: Condvar,
+    response_mode: Mutex<ResponseMode>,
     stop: AtomicBool,
 }
 
-impl Shared {
-    fn told(&self) -> MutexGuard<'_, Vec<Told>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+impl ReceiverState {
+    fn received(&self) -> MutexGuard<'_, Vec<ReceivedRequest>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A receiver on this machine.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct WebhookReceiver {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ReceiverState>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Receiver {
+impl WebhookReceiver {
     /// Starts it; it answers 200.
     ///
     /// # Errors
     /// No port is free.
     pub fn start() -> Result<Self> {
-        let shared = Shared {
-            told: Mutex::default(),
-            came: Condvar::new(),
-            manner: Mutex::new(Manner::Status(200)),
+        let shared = ReceiverState {
+            received: Mutex::default(),
+            request_arrived: Condvar::new(),
+            response_mode: Mutex::new(ResponseMode::Status(200)),
             stop: AtomicBool::new(false),
         };
         let mut receiver =
             Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), shared: Arc::new(shared), thread: None };
-        receiver.open()?;
+        receiver.restart()?;
         Ok(receiver)
     }
 
@@ -102,12 +102,12 @@ impl Receiver {
     }
 
     /// How it answers from now on.
-    pub fn behave(&self, manner: Manner) {
-        *self.shared.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
+    pub fn set_response_mode(&self, manner: ResponseMode) {
+        *self.shared.response_mode.lock().unwrap_or_else(PoisonError::into_inner) = manner;
     }
 
     /// Nobody is there any more, until [`Self::open`].
-    pub fn close(&mut self) {
+    pub fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         // The thread waits for a connection.
         let _woken = TcpStream::connect(self.address);
@@ -120,7 +120,7 @@ impl Receiver {
     ///
     /// # Errors
     /// The port is somebody else's.
-    pub fn open(&mut self) -> Result<()> {
+    pub fn restart(&mut self) -> Result<()> {
         let listener = TcpListener::bind(self.address)?;
         self.address = listener.local_addr()?;
         self.shared.stop.store(false, Ordering::Release);
@@ -133,7 +133,7 @@ impl Receiver {
                 }
                 let shared = Arc::clone(&shared);
                 // A sender that goes away in the middle is nothing to report.
-                connections.push(std::thread::spawn(move || drop(serve(&stream, &shared))));
+                connections.push(std::thread::spawn(move || drop(serve_connection(&stream, &shared))));
             }
             connections.into_iter().for_each(|connection| drop(connection.join()));
         })?);
@@ -142,8 +142,8 @@ impl Receiver {
 
     /// All that came, in order.
     #[must_use]
-    pub fn told(&self) -> Vec<Told> {
-        self.shared.told().clone()
+    pub fn received(&self) -> Vec<ReceivedRequest> {
+        self.shared.received().clone()
     }
 
     /// Waits until what came is like this.
@@ -154,29 +154,34 @@ impl Receiver {
         &self,
         what: &str,
         limit: Duration,
-        like: impl Fn(&[Told]) -> bool,
-    ) -> Result<Vec<Told>> {
+        like: impl Fn(&[ReceivedRequest]) -> bool,
+    ) -> Result<Vec<ReceivedRequest>> {
         let begin = Instant::now();
-        let mut told = self.shared.told();
+        let mut told = self.shared.received();
         while !like(&told) {
             let left = limit.saturating_sub(begin.elapsed());
             let bodies =
                 || told.iter().map(|t| String::from_utf8_lossy(&t.body).into_owned()).collect::<Vec<_>>();
             ensure!(!left.is_zero(), "not within {limit:?}: {what}; came: {:#?}", bodies());
-            told = self.shared.came.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0;
+            told = self
+                .shared
+                .request_arrived
+                .wait_timeout(told, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         Ok(told.clone())
     }
 }
 
-impl Drop for Receiver {
+impl Drop for WebhookReceiver {
     fn drop(&mut self) {
-        self.close();
+        self.stop();
     }
 }
 
-fn serve(stream: &TcpStream, shared: &Shared) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn serve_connection(stream: &TcpStream, shared: &ReceiverState) -> Result<()> {
+    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();
@@ -193,17 +198,23 @@ fn serve(stream: &TcpStream, shared: &Shared) -> Result<()> {
         }
         let length = headers.iter().find(|(name, _)| name == "content-length");
         let length = length.map_or(Ok(0), |(_, value)| value.parse::<usize>())?;
-        ensure!(length <= MAX_BODY, "a body of {length} bytes");
+        ensure!(length <= MAX_BODY_LEN, "a body of {length} bytes");
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        let manner = *shared.manner.lock().unwrap_or_else(PoisonError::into_inner);
+        let manner = *shared.response_mode.lock().unwrap_or_else(PoisonError::into_inner);
         let (answered, pause) = match manner {
-            Manner::Status(status) => (status, Duration::ZERO),
-            Manner::Slow(pause) => (200, pause),
-            Manner::HangUp => (0, Duration::ZERO),
+            ResponseMode::Status(status) => (status, Duration::ZERO),
+            ResponseMode::Delayed(pause) => (200, pause),
+            ResponseMode::CloseConnection => (0, Duration::ZERO),
         };
-        shared.told().push(Told { at: Instant::now(), path, headers, body, answered });
-        shared.came.notify_all();
+        shared.received().push(ReceivedRequest {
+            received_at: Instant::now(),
+            path,
+            headers,
+            body,
+            response_status: answered,
+        });
+        shared.request_arrived.notify_all();
         if answered == 0 {
             return Ok(());
         }

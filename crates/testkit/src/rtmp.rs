@@ -10,23 +10,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
-use crate::command::{self, missing, program};
-use crate::scratch::Scratch;
+use crate::command::{self, install_hint, program};
+use crate::scratch::ScratchDir;
 
 /// Where Debian puts nginx's modules.
-const MODULES: &str = "/usr/lib/nginx/modules";
+const MODULES_FOLDER: &str = "/usr/lib/nginx/modules";
 /// How long nginx may take to start.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An nginx of our own: application `live` takes everything and records it, `closed` refuses every stream. Killed when dropped.
 #[derive(Debug)]
-pub struct Nginx {
+pub struct NginxRtmp {
     child: Option<Child>,
-    scratch: Scratch,
+    scratch: ScratchDir,
     port: u16,
     tls: Option<Tls>,
     /// Counts starts, for the names of recordings.
-    generation: u32,
+    start_count: u32,
 }
 
 /// How it is reached by RTMPS.
@@ -40,29 +40,29 @@ pub struct Tls {
     pub port: u16,
 }
 
-impl Nginx {
+impl NginxRtmp {
     /// Starts it on a free port, with RTMPS on another if there is a certificate with its key.
     ///
     /// # Errors
     /// It is missing, or does not start.
     pub fn start(certificate: Option<(PathBuf, PathBuf)>) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        scratch.open_folder("recorded")?;
+        let scratch = ScratchDir::new()?;
+        scratch.world_writable_folder("recorded")?;
         let tls = match certificate {
             Some((certificate, key)) => Some(Tls { certificate, key, port: free_port()? }),
             None => None,
         };
-        let mut nginx = Self { child: None, scratch, port: free_port()?, tls, generation: 0 };
-        nginx.run()?;
+        let mut nginx = Self { child: None, scratch, port: free_port()?, tls, start_count: 0 };
+        nginx.restart()?;
         Ok(nginx)
     }
 
-    /// Starts it again, on the same ports, after [`Nginx::kill`].
+    /// Starts it again, on the same ports, after [`NginxRtmp::kill`].
     ///
     /// # Errors
     /// It does not start.
-    pub fn run(&mut self) -> Result<()> {
-        self.generation += 1;
+    pub fn restart(&mut self) -> Result<()> {
+        self.start_count += 1;
         let folder = self.scratch.path().display().to_string();
         fs::write(self.scratch.join("nginx.conf"), self.config(&folder))?;
         let name = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
@@ -76,14 +76,14 @@ impl Nginx {
             &format!("{folder}/error.log"),
         ]);
         nginx.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(nginx.spawn().with_context(|| missing("nginx"))?);
+        self.child = Some(nginx.spawn().with_context(|| install_hint("nginx"))?);
         let ports = [Some(self.port), self.tls.as_ref().map(|tls| tls.port)];
         let began = Instant::now();
         for port in ports.into_iter().flatten() {
             while TcpStream::connect(("127.0.0.1", port)).is_err() {
                 let ended =
                     self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|e| e.is_some()));
-                ensure!(!ended && began.elapsed() < START, "nginx does not start: {}", self.log());
+                ensure!(!ended && began.elapsed() < START_TIMEOUT, "nginx does not start: {}", self.log());
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -91,10 +91,10 @@ impl Nginx {
     }
 
     fn config(&self, folder: &str) -> String {
-        let Self { port, generation, .. } = self;
+        let Self { port, start_count: generation, .. } = self;
         let mut config = format!(
             "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log info;
-             load_module {MODULES}/ngx_rtmp_module.so;
+             load_module {MODULES_FOLDER}/ngx_rtmp_module.so;
              {}
              events {{ worker_connections 256; }}
              rtmp {{ access_log off; server {{ listen 127.0.0.1:{port}; chunk_size 4096; max_message 10M;
@@ -103,7 +103,7 @@ impl Nginx {
                  application closed {{ live on; deny publish all; }} }} }}
             ",
             if self.tls.is_some() {
-                format!("load_module {MODULES}/ngx_stream_module.so;")
+                format!("load_module {MODULES_FOLDER}/ngx_stream_module.so;")
             } else {
                 String::new()
             },
@@ -122,7 +122,7 @@ impl Nginx {
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        command::kill(&mut self.child);
+        command::kill_child(&mut self.child);
     }
 
     /// Stops it where it is (`SIGSTOP`), or lets it go on (`SIGCONT`): connections stay, and nobody reads.
@@ -130,7 +130,7 @@ impl Nginx {
     /// # Errors
     /// It does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        command::signal(self.child.as_ref(), "nginx", signal)
+        command::signal_child(self.child.as_ref(), "nginx", signal)
     }
 
     /// Its process id, if it runs.
@@ -161,7 +161,7 @@ impl Nginx {
     ///
     /// # Errors
     /// Its folder cannot be read.
-    pub fn recorded(&self, key: &str) -> Result<Vec<PathBuf>> {
+    pub fn recordings(&self, key: &str) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(self.scratch.join("recorded"))? {
             let path = entry?.path();
@@ -182,7 +182,7 @@ impl Nginx {
     }
 }
 
-impl Drop for Nginx {
+impl Drop for NginxRtmp {
     fn drop(&mut self) {
         self.kill();
     }

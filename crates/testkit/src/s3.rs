@@ -2,7 +2,7 @@
 //!
 //! The storage itself is the crate `s3s-fs`; in front of it stands what goes wrong.
 
-mod front;
+mod fault_injector;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,30 +18,30 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use front::Front;
+use fault_injector::FaultInjector;
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum InjectedFault {
     /// Connections are refused, and those that there are end.
     Down,
     /// Connections end in the middle of a body.
-    Drop,
+    ResetMidBody,
     /// Every answer is an error of the server, 500.
     Error500,
     /// Bodies are taken at so many bytes per second.
-    Slow(u64),
+    Throttled(u64),
     /// Every answer is a refusal, 403.
     Denied403,
     /// Bodies are taken whole and forgotten, then the connection ends.
-    HalfUpload,
+    DiscardBody,
     /// Nothing is read and nothing answered.
     Stall,
 }
 
 /// A key that the storage knows.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct Credential {
     /// Its secret.
     pub secret: String,
     /// The token that belongs to it.
@@ -52,59 +52,59 @@ pub struct Known {
 
 /// What the threads share.
 #[derive(Debug, Default)]
-struct State {
-    fault: Mutex<Option<Fault>>,
-    keys: Mutex<BTreeMap<String, Known>>,
-    counts: Mutex<BTreeMap<&'static str, u64>>,
+struct ServerState {
+    fault: Mutex<Option<InjectedFault>>,
+    keys: Mutex<BTreeMap<String, Credential>>,
+    request_counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// The storage, on a port of 127.0.0.1; gone when dropped.
 #[derive(Debug)]
-pub struct S3 {
+pub struct S3Server {
     root: PathBuf,
     address: SocketAddr,
-    state: Arc<State>,
-    running: Option<Running>,
+    state: Arc<ServerState>,
+    thread: Option<ServerThread>,
 }
 
 /// A thread that serves.
 #[derive(Debug)]
-struct Running {
-    orders: mpsc::Sender<Order>,
+struct ServerThread {
+    commands: mpsc::Sender<Command>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Order {
-    what: What,
+struct Command {
+    action: Action,
     done: SyncSender<()>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum Action {
     Listen,
-    Refuse,
-    End,
+    RefuseConnections,
+    Shutdown,
 }
 
-impl S3 {
+impl S3Server {
     /// Starts one that keeps its objects in `root` and knows one key.
     ///
     /// # Errors
     /// No port or no thread.
     pub fn start(root: &Path, access_key: &str, secret_key: &str) -> Result<Self> {
         fs::create_dir_all(root)?;
-        let (root, state) = (root.canonicalize()?, Arc::new(State::default()));
-        let mut server = Self { root, address: ([127, 0, 0, 1], 0).into(), state, running: None };
-        server.know(access_key, Known { secret: secret_key.into(), token: None, expired: false });
+        let (root, state) = (root.canonicalize()?, Arc::new(ServerState::default()));
+        let mut server = Self { root, address: ([127, 0, 0, 1], 0).into(), state, thread: None };
+        server.add_key(access_key, Credential { secret: secret_key.into(), token: None, expired: false });
         server.restart()?;
         Ok(server)
     }
 
     /// Ends it: connections are refused, and those that there are end.
     pub fn stop(&mut self) {
-        if let Some(running) = self.running.take() {
-            order(&running.orders, What::End);
+        if let Some(running) = self.thread.take() {
+            send_command(&running.commands, Action::Shutdown);
             let _a_panic_was_shown = running.thread.join();
         }
     }
@@ -116,14 +116,14 @@ impl S3 {
     pub fn restart(&mut self) -> Result<()> {
         self.stop();
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let front = Front::new(&self.root, self.state.clone())?;
-        let socket = bound(self.address)?;
+        let front = FaultInjector::new(&self.root, self.state.clone())?;
+        let socket = bind_socket(self.address)?;
         self.address = socket.local_addr()?;
         let (orders, inbox) = mpsc::channel(8);
         let thread = std::thread::Builder::new().name("s3".into());
-        let thread = thread.spawn(move || run(&runtime, front, socket, inbox))?;
-        order(&orders, What::Listen);
-        self.running = Some(Running { orders, thread });
+        let thread = thread.spawn(move || run_server(&runtime, front, socket, inbox))?;
+        send_command(&orders, Action::Listen);
+        self.thread = Some(ServerThread { commands: orders, thread });
         Ok(())
     }
 
@@ -134,15 +134,18 @@ impl S3 {
     }
 
     /// From now on this goes wrong, or nothing.
-    pub fn set(&self, fault: Option<Fault>) {
+    pub fn set_fault(&self, fault: Option<InjectedFault>) {
         *lock(&self.state.fault) = fault;
-        if let Some(running) = &self.running {
-            order(&running.orders, if fault == Some(Fault::Down) { What::Refuse } else { What::Listen });
+        if let Some(running) = &self.thread {
+            send_command(
+                &running.commands,
+                if fault == Some(InjectedFault::Down) { Action::RefuseConnections } else { Action::Listen },
+            );
         }
     }
 
     /// Knows another key from now on, or the same with another secret.
-    pub fn know(&self, access_key: &str, known: Known) {
+    pub fn add_key(&self, access_key: &str, known: Credential) {
         lock(&self.state.keys).insert(access_key.to_owned(), known);
     }
 
@@ -185,7 +188,7 @@ impl S3 {
 
     /// The file that holds an object.
     #[must_use]
-    pub fn file(&self, bucket: &str, name: &str) -> PathBuf {
+    pub fn object_path(&self, bucket: &str, name: &str) -> PathBuf {
         self.root.join(bucket).join(name)
     }
 
@@ -193,7 +196,7 @@ impl S3 {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn unfinished(&self) -> Result<usize> {
+    pub fn pending_uploads(&self) -> Result<usize> {
         let entries = fs::read_dir(&self.root)?.flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         Ok(names.filter(|name| name.starts_with(".upload")).count())
@@ -203,7 +206,7 @@ impl S3 {
     ///
     /// # Errors
     /// There is nothing.
-    pub fn attributes(&self, of: &str) -> Result<String> {
+    pub fn object_metadata(&self, of: &str) -> Result<String> {
         let all = fs::read_dir(&self.root)?.flatten().map(|entry| entry.path());
         let texts = all.filter(|p| p.is_file()).filter_map(|path| fs::read_to_string(path).ok());
         let mut texts = texts.filter(|text| text.contains(of));
@@ -212,12 +215,12 @@ impl S3 {
 
     /// Requests so far: `put`, `part`, `begin`, `complete`, `abort`, `delete`, `head`, `other`.
     #[must_use]
-    pub fn count(&self, kind: &str) -> u64 {
-        lock(&self.state.counts).get(kind).copied().unwrap_or(0)
+    pub fn request_count(&self, kind: &str) -> u64 {
+        lock(&self.state.request_counts).get(kind).copied().unwrap_or(0)
     }
 }
 
-impl Drop for S3 {
+impl Drop for S3Server {
     fn drop(&mut self) {
         self.stop();
     }
@@ -228,43 +231,48 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Gives an order and waits until it is carried out, in whatever thread: the server has one of its own.
-fn order(orders: &mpsc::Sender<Order>, what: What) {
+fn send_command(orders: &mpsc::Sender<Command>, what: Action) {
     let (done, carried_out): (_, Receiver<()>) = sync_channel(1);
-    if orders.try_send(Order { what, done }).is_ok() {
+    if orders.try_send(Command { action: what, done }).is_ok() {
         let _it_ended = carried_out.recv();
     }
 }
 
 /// A socket that has its port, and refuses connections.
-fn bound(address: SocketAddr) -> Result<TcpSocket> {
+fn bind_socket(address: SocketAddr) -> Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.bind(address).with_context(|| format!("cannot take {address}"))?;
     Ok(socket)
 }
 
-fn run(runtime: &Runtime, front: Front, socket: TcpSocket, mut orders: mpsc::Receiver<Order>) {
+fn run_server(
+    runtime: &Runtime,
+    front: FaultInjector,
+    socket: TcpSocket,
+    mut orders: mpsc::Receiver<Command>,
+) {
     runtime.block_on(async move {
         let mut connections = JoinSet::new();
         let (mut refusing, mut listening): (_, Option<TcpListener>) = (Some(socket), None);
         loop {
             tokio::select! {
                 stream = accept(listening.as_ref()) => {
-                    connections.spawn(front.clone().serve(stream));
+                    connections.spawn(front.clone().serve_connection(stream));
                 }
                 Some(_) = connections.join_next() => {}
                 order = orders.recv() => {
                     let Some(order) = order else { return };
-                    if let (What::Listen, Some(socket)) = (order.what, refusing.take_if(|_| order.what == What::Listen)) {
+                    if let (Action::Listen, Some(socket)) = (order.action, refusing.take_if(|_| order.action == Action::Listen)) {
                         listening = socket.listen(64).ok();
                     }
-                    if order.what != What::Listen {
+                    if order.action != Action::Listen {
                         let address = listening.take().and_then(|l| l.local_addr().ok());
                         connections.shutdown().await;
-                        refusing = address.and_then(|address| bound(address).ok()).or(refusing);
+                        refusing = address.and_then(|address| bind_socket(address).ok()).or(refusing);
                     }
                     let _nobody_waits = order.done.send(());
-                    if order.what == What::End {
+                    if order.action == Action::Shutdown {
                         return;
                     }
                 }

@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
+static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
 /// A fresh folder that everybody may enter, because browsers run as another user.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub struct ScratchDir(PathBuf);
 
-impl Scratch {
+impl ScratchDir {
     /// Makes one under /tmp: socket paths must stay short, and an unprivileged user must reach it.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn new() -> Result<Self> {
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let n = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let path = PathBuf::from(format!("/tmp/pagecast-test-{}-{n}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
@@ -43,7 +43,7 @@ impl Scratch {
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn open_folder(&self, name: &str) -> Result<PathBuf> {
+    pub fn world_writable_folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.join(name);
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o1777))?;
@@ -51,7 +51,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchDir {
     fn drop(&mut self) {
         // A folder that stays is an untidiness, not a reason to hide the verdict of the test.
         let _untidy = fs::remove_dir_all(&self.0);
@@ -65,7 +65,7 @@ pub struct Tmpfs(PathBuf);
 impl Tmpfs {
     /// Whether this user may mount.
     #[must_use]
-    pub fn possible() -> bool {
+    pub fn is_supported() -> bool {
         rustix::process::geteuid().is_root()
     }
 
@@ -93,7 +93,7 @@ impl Tmpfs {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn grow(&self, bytes: u64) -> Result<()> {
+    pub fn resize(&self, bytes: u64) -> Result<()> {
         let options = std::ffi::CString::new(format!("size={bytes}"))?;
         mount_remount(&self.0, MountFlags::NODEV, options.as_c_str()).context("cannot make the disk larger")
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use sha2::{Digest as _, Sha256};
 
-use crate::signed::{hex, mac};
+use crate::verify::{hex, hmac_sha256};
 
 const ALGORITHM: &str = "HMAC-SHA256";
 const REGION: &str = "cn-north-1";
@@ -32,7 +32,7 @@ pub fn volcengine(
     let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{}", hash(canonical.as_bytes()));
     let mut signature = key.1.as_bytes().to_vec();
     for step in [day, REGION, "rtc", "request", &to_sign] {
-        signature = mac(signature, &[step.as_bytes()])?;
+        signature = hmac_sha256(signature, &[step.as_bytes()])?;
     }
     let signature = hex(&signature);
     let authorization =
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_signs_as_the_vendor_does() {
+    fn the_signature_is_that_of_the_vendors_sdk() {
         // As the vendor's own SDK for Python signs it.
         let query =
             "Action=GetWebCastTask&AppId=app0123456789&RoomId=room%201&TaskId=t%40a-b.c_d&Version=2020-12-01";

@@ -6,19 +6,19 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{missing, output_of, program};
-use crate::scratch::Scratch;
+use crate::command::{install_hint, program, run_for_output};
+use crate::scratch::ScratchDir;
 
 /// Makes a certificate for `localhost` that is signed by itself, and its key, in a folder.
 ///
 /// # Errors
 /// `openssl` is missing or fails.
-pub fn certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+pub fn self_signed_certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
     let mut request = program("openssl");
     request.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
     request.args(["-addext", "subjectAltName=DNS:localhost"]);
-    output_of(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+    run_for_output(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
     Ok((certificate, key))
 }
 
@@ -27,7 +27,7 @@ pub fn certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
 ///
 /// # Errors
 /// `openssl` is missing or fails.
-pub fn end_entity(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+pub fn end_entity_certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let (certificate, key) = (folder.join("end-entity.pem"), folder.join("end-entity-key.pem"));
     // Without a configuration of its own, openssl makes an authority of it.
     let config = folder.join("openssl.cnf");
@@ -36,25 +36,25 @@ pub fn end_entity(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     request.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
     request.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
     request.args(["-addext", "basicConstraints=critical,CA:FALSE"]).arg("-config").arg(config);
-    output_of(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+    run_for_output(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
     Ok((certificate, key))
 }
 
 /// An authority of its own, and a certificate for `localhost` and 127.0.0.1 that it has signed.
 #[derive(Debug)]
-pub struct Authority {
+pub struct CertificateAuthority {
     /// Its certificate.
-    pub ca: PathBuf,
+    pub certificate: PathBuf,
     /// The certificate that it has signed, and its key.
-    pub signed: (PathBuf, PathBuf),
+    pub issued: (PathBuf, PathBuf),
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// Makes both in a folder.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
-    pub fn make(folder: &Path) -> Result<Self> {
+    pub fn create(folder: &Path) -> Result<Self> {
         let file = |name: &str| folder.join(name);
         std::fs::write(
             file("authority.cnf"),
@@ -70,50 +70,50 @@ impl Authority {
         let (ca, ca_key) = (file("ca.pem"), file("ca-key.pem"));
         let mut authority = request("Our own authority");
         authority.args(["-x509", "-days", "2", "-extensions", "ca"]);
-        output_of(authority.arg("-keyout").arg(&ca_key).arg("-out").arg(&ca))?;
+        run_for_output(authority.arg("-keyout").arg(&ca_key).arg("-out").arg(&ca))?;
         let (certificate, key, wish) = (file("signed.pem"), file("signed-key.pem"), file("signed.csr"));
-        output_of(request("localhost").arg("-keyout").arg(&key).arg("-out").arg(&wish))?;
+        run_for_output(request("localhost").arg("-keyout").arg(&key).arg("-out").arg(&wish))?;
         let mut sign = program("openssl");
         sign.args(["x509", "-req", "-days", "2", "-extensions", "leaf", "-CAcreateserial"]);
         sign.arg("-extfile").arg(file("authority.cnf")).arg("-in").arg(wish);
-        output_of(sign.arg("-CA").arg(&ca).arg("-CAkey").arg(ca_key).arg("-out").arg(&certificate))?;
-        Ok(Self { ca, signed: (certificate, key) })
+        run_for_output(sign.arg("-CA").arg(&ca).arg("-CAkey").arg(ca_key).arg("-out").arg(&certificate))?;
+        Ok(Self { certificate: ca, issued: (certificate, key) })
     }
 }
 
 /// `openssl s_server` with a certificate that no browser trusts by itself; killed when dropped.
 #[derive(Debug)]
-pub struct SelfSigned {
+pub struct TlsServer {
     child: Child,
     port: u16,
-    scratch: Scratch,
+    scratch: ScratchDir,
 }
 
-impl SelfSigned {
+impl TlsServer {
     /// Starts it on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
     pub fn start() -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let identity = certificate(scratch.path())?;
-        Self::with(scratch, &identity)
+        let scratch = ScratchDir::new()?;
+        let identity = self_signed_certificate(scratch.path())?;
+        Self::start_with(scratch, &identity)
     }
 
     /// Starts one with this certificate and key, which serves the files in the scratch folder.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
-    pub fn with(scratch: Scratch, identity: &(PathBuf, PathBuf)) -> Result<Self> {
-        Self::with_chain(scratch, identity, None)
+    pub fn start_with(scratch: ScratchDir, identity: &(PathBuf, PathBuf)) -> Result<Self> {
+        Self::start_with_chain(scratch, identity, None)
     }
 
     /// The same, which also shows the certificates of this file, as if they vouched for its own.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
-    pub fn with_chain(
-        scratch: Scratch,
+    pub fn start_with_chain(
+        scratch: ScratchDir,
         (certificate, key): &(PathBuf, PathBuf),
         chain: Option<&Path>,
     ) -> Result<Self> {
@@ -124,7 +124,7 @@ impl SelfSigned {
             server.arg("-cert_chain").arg(chain);
         }
         server.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = server.spawn().with_context(|| missing("openssl"))?;
+        let mut child = server.spawn().with_context(|| install_hint("openssl"))?;
         let output = child.stdout.take().context("openssl has no output")?;
         let mut started = Self { child, port: 0, scratch };
         // It says which port the kernel chose as `ACCEPT 127.0.0.1:port`.
@@ -145,12 +145,12 @@ impl SelfSigned {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn serve(&self, name: &str, html: &str) -> Result<()> {
+    pub fn add_page(&self, name: &str, html: &str) -> Result<()> {
         Ok(std::fs::write(self.scratch.join(name), html)?)
     }
 }
 
-impl Drop for SelfSigned {
+impl Drop for TlsServer {
     fn drop(&mut self) {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();

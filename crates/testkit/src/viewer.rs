@@ -7,15 +7,15 @@ use std::process::{Child, Stdio};
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::chromium::{CHROMIUM, unprivileged};
-use crate::command::missing;
-use crate::scratch::Scratch;
+use crate::chromium::{CHROMIUM, unprivileged_command};
+use crate::command::install_hint;
+use crate::scratch::ScratchDir;
 
 /// Chromium without a screen. Media play without a click, and sound goes nowhere. Killed when dropped.
 #[derive(Debug)]
 pub struct Viewer {
     child: Child,
-    scratch: Scratch,
+    scratch: ScratchDir,
 }
 
 impl Viewer {
@@ -24,10 +24,10 @@ impl Viewer {
     /// # Errors
     /// Chromium is missing.
     pub fn open(url: &str) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let home = scratch.open_folder("home")?;
+        let scratch = ScratchDir::new()?;
+        let home = scratch.world_writable_folder("home")?;
         let log = File::create(scratch.join("log"))?;
-        let mut chromium = unprivileged(CHROMIUM.as_ref());
+        let mut chromium = unprivileged_command(CHROMIUM.as_ref());
         chromium.env("HOME", &home).env("TMPDIR", &home);
         chromium.arg(format!("--user-data-dir={}", home.join("profile").display()));
         chromium.args(["--headless", "--no-first-run", "--mute-audio", "--disable-background-networking"]);
@@ -39,7 +39,7 @@ impl Viewer {
         chromium.args(["--window-size=1280,720", "--disable-renderer-backgrounding"]).arg(url);
         chromium.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A group of its own, so that all of it can be ended.
-        let child = chromium.process_group(0).spawn().with_context(|| missing("chromium"))?;
+        let child = chromium.process_group(0).spawn().with_context(|| install_hint("chromium"))?;
         Ok(Self { child, scratch })
     }
 

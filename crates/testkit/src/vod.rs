@@ -14,7 +14,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::s3::{Known, S3};
+use crate::s3::{Credential, S3Server};
 
 /// The bucket that all media are uploaded to.
 pub const BUCKET: &str = "vod-1250000000";
@@ -23,20 +23,20 @@ pub const BUCKET: &str = "vod-1250000000";
 #[derive(Debug)]
 pub struct VodServer {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ServerState {
     secret_id: String,
     secret_key: String,
-    storage: S3,
+    storage: S3Server,
     stopped: AtomicBool,
-    silent_commits: AtomicU32,
-    stale_keys: AtomicU32,
+    dropped_commit_responses: AtomicU32,
+    expired_keys: AtomicU32,
     /// Where the file of a session goes.
-    sessions: Mutex<BTreeMap<String, String>>,
+    session_paths: Mutex<BTreeMap<String, String>>,
     /// Calls that were answered: action and parameters.
     calls: Mutex<Vec<(String, Value)>>,
 }
@@ -47,18 +47,18 @@ impl VodServer {
     /// # Errors
     /// No port or no thread.
     pub fn start(root: &Path, secret_id: &str, secret_key: &str) -> Result<Self> {
-        let storage = S3::start(root, "unused", "unused")?;
+        let storage = S3Server::start(root, "unused", "unused")?;
         storage.make_bucket(BUCKET)?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerState {
             secret_id: secret_id.into(),
             secret_key: secret_key.into(),
             storage,
             stopped: AtomicBool::new(false),
-            silent_commits: AtomicU32::new(0),
-            stale_keys: AtomicU32::new(0),
-            sessions: Mutex::default(),
+            dropped_commit_responses: AtomicU32::new(0),
+            expired_keys: AtomicU32::new(0),
+            session_paths: Mutex::default(),
             calls: Mutex::default(),
         });
         let for_thread = shared.clone();
@@ -67,7 +67,7 @@ impl VodServer {
                 if for_thread.stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                let _a_broken_connection = for_thread.serve(&stream);
+                let _a_broken_connection = for_thread.handle_connection(&stream);
             }
         })?;
         Ok(Self { address, shared, thread: Some(thread) })
@@ -81,7 +81,7 @@ impl VodServer {
 
     /// The storage behind it.
     #[must_use]
-    pub fn storage(&self) -> &S3 {
+    pub fn storage(&self) -> &S3Server {
         &self.shared.storage
     }
 
@@ -93,13 +93,13 @@ impl VodServer {
     }
 
     /// The next so many confirmations are carried out, and their answers lost.
-    pub fn lose_commits(&self, count: u32) {
-        self.shared.silent_commits.store(count, Ordering::SeqCst);
+    pub fn drop_commit_responses(&self, count: u32) {
+        self.shared.dropped_commit_responses.store(count, Ordering::SeqCst);
     }
 
     /// The next so many keys for uploads are too old when they are used.
-    pub fn give_stale_keys(&self, count: u32) {
-        self.shared.stale_keys.store(count, Ordering::SeqCst);
+    pub fn issue_expired_keys(&self, count: u32) {
+        self.shared.expired_keys.store(count, Ordering::SeqCst);
     }
 }
 
@@ -113,9 +113,9 @@ impl Drop for VodServer {
     }
 }
 
-impl Shared {
+impl ServerState {
     /// Answers one request and hangs up.
-    fn serve(&self, stream: &TcpStream) -> Result<()> {
+    fn handle_connection(&self, stream: &TcpStream) -> Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
@@ -131,9 +131,9 @@ impl Shared {
         let length: usize = headers.get("content-length").context("no length")?.parse()?;
         let mut body = vec![0; length.min(1 << 20)];
         reader.read_exact(&mut body)?;
-        let answer = match self.verify(is_post, &headers, &body) {
-            Err(code) => Some(refusal(code)),
-            Ok(()) => self.act(&headers, &serde_json::from_slice(&body)?)?,
+        let answer = match self.verify_signature(is_post, &headers, &body) {
+            Err(code) => Some(error_response(code)),
+            Ok(()) => self.handle_action(&headers, &serde_json::from_slice(&body)?)?,
         };
         let Some(answer) = answer else { return Ok(()) };
         let text = json!({ "Response": answer }).to_string();
@@ -144,7 +144,7 @@ impl Shared {
     }
 
     /// Section 6 of the API: who signed what, when.
-    fn verify(
+    fn verify_signature(
         &self,
         is_post: bool,
         headers: &BTreeMap<String, String>,
@@ -153,7 +153,7 @@ impl Shared {
         let header = |name: &str| headers.get(name).map(String::as_str).unwrap_or_default();
         let timestamp = header("x-tc-timestamp");
         let signed_at: u64 = timestamp.parse().map_err(|_| "MissingParameter")?;
-        if signed_at.abs_diff(now()) > 300 {
+        if signed_at.abs_diff(unix_s()) > 300 {
             return Err("AuthFailure.SignatureExpire");
         }
         let authorization = header("authorization")
@@ -173,10 +173,13 @@ impl Shared {
         let text = format!("TC3-HMAC-SHA256\n{timestamp}\n{scope}\n{}", hash(canonical.as_bytes()));
         let mut key = format!("TC3{}", self.secret_key).into_bytes();
         for part in scope.split('/') {
-            key = mac(&key, part);
+            key = hmac_sha256(&key, part);
         }
         let complete = is_post && names.contains("content-type") && names.contains("host");
-        if !complete || !scope.ends_with("/vod/tc3_request") || hex(&mac(&key, &text)) != field("Signature") {
+        if !complete
+            || !scope.ends_with("/vod/tc3_request")
+            || hex(&hmac_sha256(&key, &text)) != field("Signature")
+        {
             return Err("AuthFailure.SignatureFailure");
         }
         if header("x-tc-version") != "2018-07-17" {
@@ -185,9 +188,9 @@ impl Shared {
         Ok(())
     }
 
-    fn act(&self, headers: &BTreeMap<String, String>, call: &Value) -> Result<Option<Value>> {
+    fn handle_action(&self, headers: &BTreeMap<String, String>, call: &Value) -> Result<Option<Value>> {
         let action = headers.get("x-tc-action").map(String::as_str).unwrap_or_default();
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.session_paths.lock().unwrap_or_else(PoisonError::into_inner);
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         calls.push((action.to_owned(), call.clone()));
         let n = calls.len();
@@ -195,19 +198,20 @@ impl Shared {
             "ApplyUpload" => {
                 let kind = call["MediaType"].as_str().context("no media type")?;
                 if !["mp4", "m3u8"].contains(&kind) {
-                    return Ok(Some(refusal("InvalidParameterValue.MediaType")));
+                    return Ok(Some(error_response("InvalidParameterValue.MediaType")));
                 }
                 let (path, id, token) =
                     (format!("/upload/{n}/f0.{kind}"), format!("AKIDtemp{n}"), format!("token-{n}"));
-                let expired = one_of(&self.stale_keys);
+                let expired = take_one(&self.expired_keys);
                 let secret = format!("temporary-{n}");
-                self.storage.know(&id, Known { secret: secret.clone(), token: Some(token.clone()), expired });
+                self.storage
+                    .add_key(&id, Credential { secret: secret.clone(), token: Some(token.clone()), expired });
                 sessions.insert(format!("session+/{n}"), path.clone());
                 Ok(Some(json!({
                     "StorageBucket": BUCKET, "StorageRegion": "ap-guangzhou",
                     "VodSessionKey": format!("session+/{n}"), "MediaStoragePath": path, "CoverStoragePath": "",
                     "TempCertificate": {
-                        "SecretId": id, "SecretKey": secret, "Token": token, "ExpiredTime": now() + 3600,
+                        "SecretId": id, "SecretKey": secret, "Token": token, "ExpiredTime": unix_s() + 3600,
                     },
                     "RequestId": "a",
                 })))
@@ -215,12 +219,12 @@ impl Shared {
             "CommitUpload" => {
                 let session = call["VodSessionKey"].as_str().context("no session")?;
                 let Some(path) = sessions.get(session) else {
-                    return Ok(Some(refusal("InvalidParameterValue.VodSessionKey")));
+                    return Ok(Some(error_response("InvalidParameterValue.VodSessionKey")));
                 };
-                if !self.storage.file(BUCKET, path.trim_start_matches('/')).is_file() {
-                    return Ok(Some(refusal("FailedOperation.NoSuchMedia")));
+                if !self.storage.object_path(BUCKET, path.trim_start_matches('/')).is_file() {
+                    return Ok(Some(error_response("FailedOperation.NoSuchMedia")));
                 }
-                if one_of(&self.silent_commits) {
+                if take_one(&self.dropped_commit_responses) {
                     return Ok(None);
                 }
                 let url = format!("http://125.vod2.example{path}");
@@ -228,21 +232,21 @@ impl Shared {
                 let id = path.split('/').nth(2).context("a session")?;
                 Ok(Some(json!({ "FileId": format!("file-{id}"), "MediaUrl": url, "RequestId": "a" })))
             }
-            _ => Ok(Some(refusal("InvalidAction"))),
+            _ => Ok(Some(error_response("InvalidAction"))),
         }
     }
 }
 
 /// Takes one from what is left, if there is any.
-fn one_of(left: &AtomicU32) -> bool {
+fn take_one(left: &AtomicU32) -> bool {
     left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
 }
 
-fn refusal(code: &str) -> Value {
+fn error_response(code: &str) -> Value {
     json!({ "Error": { "Code": code, "Message": "As asked." }, "RequestId": "a" })
 }
 
-fn mac(key: &[u8], text: &str) -> Vec<u8> {
+fn hmac_sha256(key: &[u8], text: &str) -> Vec<u8> {
     // Keys of any length are possible.
     let Ok(mac) = Hmac::<Sha256>::new_from_slice(key) else { return Vec::new() };
     mac.chain_update(text).finalize().into_bytes().to_vec()
@@ -252,6 +256,6 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn now() -> u64 {
+fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -10,38 +10,38 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::command::{missing, output_of, program};
-use crate::janus::Janus;
+use crate::command::{install_hint, program, run_for_output};
+use crate::janus::JanusServer;
 use crate::rtmp::free_port;
-use crate::scratch::Scratch;
+use crate::scratch::ScratchDir;
 
 /// How long it may take to start, and to answer.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A WHIP server in front of a Janus, on loopback. Killed when dropped.
 #[derive(Debug)]
-pub struct Whip {
+pub struct WhipServer {
     child: Child,
-    scratch: Scratch,
+    scratch: ScratchDir,
     port: u16,
 }
 
-impl Whip {
+impl WhipServer {
     /// Starts it on a free port; it is installed first if it is not. `None`, said on stdout, where it cannot be installed.
     ///
     /// # Errors
     /// The installation fails, or it does not start.
     #[expect(clippy::print_stdout, reason = "a test that is skipped says so by name")]
-    pub fn start(janus: &Janus) -> Result<Option<Self>> {
+    pub fn start(janus: &JanusServer) -> Result<Option<Self>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        output_of(&mut program(root.join("tests/third-party/install")))
+        run_for_output(&mut program(root.join("tests/third-party/install")))
             .context("cannot install a WHIP server")?;
         let installed = root.join("target/third-party/whip").canonicalize();
         let Some(installed) = installed.ok().filter(|folder| folder.join("src/server.js").exists()) else {
             println!("skipped: simple-whip-server (no Debian)");
             return Ok(None);
         };
-        let (scratch, port) = (Scratch::new()?, free_port()?);
+        let (scratch, port) = (ScratchDir::new()?, free_port()?);
         for name in ["server.js", "whip-janus.js"] {
             fs::copy(installed.join("src").join(name), scratch.join(name))?;
         }
@@ -59,12 +59,16 @@ impl Whip {
         node.arg("server.js").current_dir(scratch.path()).env("NODE_PATH", installed.join("node_modules"));
         node.env("DEBUG", "whip:*,janus:*,-janus:vdebug").env("NO_COLOR", "1");
         node.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = node.spawn().with_context(|| missing("node"))?;
+        let child = node.spawn().with_context(|| install_hint("node"))?;
         let mut server = Self { child, scratch, port };
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = server.child.try_wait().is_ok_and(|ended| ended.is_some());
-            ensure!(!ended && began.elapsed() < START, "the WHIP server does not start: {}", server.log());
+            ensure!(
+                !ended && began.elapsed() < START_TIMEOUT,
+                "the WHIP server does not start: {}",
+                server.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(Some(server))
@@ -82,7 +86,7 @@ impl Whip {
             }
         }
         let (body, mut stream) = (request.to_string(), TcpStream::connect(("127.0.0.1", self.port))?);
-        stream.set_read_timeout(Some(START))?;
+        stream.set_read_timeout(Some(START_TIMEOUT))?;
         write!(
             stream,
             "POST /whip/create HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n\
@@ -108,7 +112,7 @@ impl Whip {
     }
 }
 
-impl Drop for Whip {
+impl Drop for WhipServer {
     fn drop(&mut self) {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();

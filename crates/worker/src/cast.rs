@@ -1,9 +1,9 @@
-//! One cast: what [`pagecast_core::cast::Machine`] decides is carried out on a page, encoders and a file.
+//! One cast: what [`pagecast_core::cast::StateMachine`] decides is carried out on a page, encoders and a file.
 
 mod driver;
 mod evidence;
 mod hang;
-mod line;
+mod pipeline;
 mod pushes;
 mod recording;
 mod report;
@@ -15,25 +15,25 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use pagecast_core::cast::{EndReason, Event, LoadError, Trouble, Warning};
-use pagecast_core::spec::Keys;
+use pagecast_core::cast::{EndReason, Event, HealthFault, LoadError, Warning};
+use pagecast_core::spec::StorageKeys;
 use pagecast_core::{CastSpec, HostTime, SpecError};
 use pagecast_media::{encode, push, record};
 use pagecast_page::browser::{self, CallError, TrustError};
 use pagecast_page::clock;
 use serde::{Deserialize, Serialize};
 
-pub use driver::Warm;
+pub use driver::WarmBrowser;
 pub use hang::Hang;
-pub use pagecast_media::record::deliver::{
-    Delivered, Item as RecordedFile, State as DeliveryState, Status as DeliveryStatus,
+pub use pagecast_media::record::upload::{
+    RecordedFile, State as DeliveryState, Status as DeliveryStatus, UploadReport,
 };
 pub use pagecast_room::publish::{LayerStatus as RoomLayer, Status as RoomStatus};
-pub(crate) use pushes::change as change_pushes;
-pub use pushes::{Change, PushNews, PushReport};
-use recording::Finishing;
-pub(crate) use report::words as end_word;
-pub use report::{CpuMs, PeakRss, Progress, Report, Turn};
+pub(crate) use pushes::apply_change as change_pushes;
+pub use pushes::{Change, PushEvent, PushReport};
+use recording::PendingUpload;
+pub(crate) use report::end_reason_code as end_word;
+pub use report::{CpuMs, PeakRss, Progress, Report, TimelineEntry};
 
 /// Why a cast cannot start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -55,12 +55,12 @@ pub enum Error {
     #[error("the recording cannot be stored: {0}")]
     Storage(String),
     /// It was not stored in time.
-    #[error("the recording is whole, but not stored ({problem}): store it with `pagecast recover {}`", spool.display())]
+    #[error("the recording is whole, but not stored ({error}): store it with `pagecast recover {}`", spool.display())]
     NotStored {
         /// Where it is.
         spool: PathBuf,
         /// Why.
-        problem: String,
+        error: String,
     },
     /// Nothing can be sent.
     #[error(transparent)]
@@ -72,10 +72,10 @@ pub enum Error {
     #[error("cannot start a room")]
     StartRoom(#[source] std::io::Error),
     /// The page was in trouble too often.
-    #[error("{}", gave_up(*.0, *.1))]
-    GaveUp(Trouble, u32),
+    #[error("{}", gave_up_message(*.0, *.1))]
+    GaveUp(HealthFault, u32),
     /// The cast ended before there was anything to record.
-    #[error("{}: nothing was recorded", too_early(*.0))]
+    #[error("{}: nothing was recorded", nothing_recorded_message(*.0))]
     NothingRecorded(EndReason),
     /// A thread panicked.
     #[error("a bug: the thread {0} panicked")]
@@ -91,7 +91,7 @@ impl From<browser::Error> for Error {
 /// What kind of thing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum FailureKind {
     /// A value of the description.
     Value,
     /// The page cannot be opened, or never became ready.
@@ -107,25 +107,29 @@ pub enum Kind {
 impl Error {
     /// What kind of thing failed.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Spec(_) => Kind::Value,
+            Self::Spec(_) => FailureKind::Value,
             Self::Page(pagecast_page::Error::Browser(error)) => match error {
                 browser::Error::Navigation { .. }
-                | browser::Error::Refused { .. }
+                | browser::Error::AddressDenied { .. }
                 | browser::Error::HttpStatus { .. }
                 | browser::Error::NavigationTimeout { .. }
-                | browser::Error::GivenUp => Kind::Page,
-                browser::Error::Setting { .. } | browser::Error::Call(CallError::Selector(_)) => Kind::Value,
-                _ => Kind::Browser,
+                | browser::Error::Cancelled => FailureKind::Page,
+                browser::Error::InvalidSetting { .. }
+                | browser::Error::CdpCall(CallError::InvalidSelector(_)) => FailureKind::Value,
+                _ => FailureKind::Browser,
             },
-            Self::Page(pagecast_page::Error::Trust(TrustError::Certificate { .. })) => Kind::Value,
-            Self::NothingRecorded(_) | Self::GaveUp(Trouble::StartTimeout | Trouble::Unreachable, _) => {
-                Kind::Page
+            Self::Page(pagecast_page::Error::TrustStore(TrustError::Certificate { .. })) => {
+                FailureKind::Value
             }
-            Self::Page(_) | Self::GaveUp(..) => Kind::Browser,
-            Self::Record(_) | Self::Storage(_) | Self::NotStored { .. } | Self::Room(_) => Kind::Output,
-            Self::Encode(_) | Self::Push(_) | Self::StartRoom(_) | Self::Panic(_) => Kind::Unexpected,
+            Self::NothingRecorded(_)
+            | Self::GaveUp(HealthFault::StartTimeout | HealthFault::Unreachable, _) => FailureKind::Page,
+            Self::Page(_) | Self::GaveUp(..) => FailureKind::Browser,
+            Self::Record(_) | Self::Storage(_) | Self::NotStored { .. } | Self::Room(_) => {
+                FailureKind::Output
+            }
+            Self::Encode(_) | Self::Push(_) | Self::StartRoom(_) | Self::Panic(_) => FailureKind::Unexpected,
         }
     }
 }
@@ -141,7 +145,7 @@ impl Error {
     }
 }
 
-fn too_early(reason: EndReason) -> &'static str {
+fn nothing_recorded_message(reason: EndReason) -> &'static str {
     match reason {
         EndReason::PageEnded => "the page called for the end before it was shown",
         EndReason::MaxTime => "the time was over before the page was ready",
@@ -150,13 +154,13 @@ fn too_early(reason: EndReason) -> &'static str {
     }
 }
 
-fn gave_up(trouble: Trouble, attempts: u32) -> String {
+fn gave_up_message(trouble: HealthFault, attempts: u32) -> String {
     let what = match trouble {
-        Trouble::StartTimeout => "the page never said that it is ready",
-        Trouble::Freeze => "the page froze again and again",
-        Trouble::Blank => "the page was blank again and again",
-        Trouble::Crash => "the page crashed again and again",
-        Trouble::Unreachable => "the page cannot be opened any more",
+        HealthFault::StartTimeout => "the page never said that it is ready",
+        HealthFault::Freeze => "the page froze again and again",
+        HealthFault::Blank => "the page was blank again and again",
+        HealthFault::Crash => "the page crashed again and again",
+        HealthFault::Unreachable => "the page cannot be opened any more",
     };
     let browsers = if attempts == 1 { "one browser".to_owned() } else { format!("{attempts} browsers") };
     format!("{what}: given up after {browsers}")
@@ -164,23 +168,23 @@ fn gave_up(trouble: Trouble, attempts: u32) -> String {
 
 /// Ends a cast from outside.
 #[derive(Debug, Clone, Default)]
-pub struct Stop {
-    asked: Arc<AtomicBool>,
+pub struct StopToken {
+    requested: Arc<AtomicBool>,
     abandoned: Arc<AtomicBool>,
-    /// When [`Stop::asked`] was called last, on the clock of the page; 0 if never.
-    checked_at: Arc<AtomicI64>,
+    /// When [`StopToken::asked`] was called last, on the clock of the page; 0 if never.
+    last_checked_at: Arc<AtomicI64>,
 }
 
-impl Stop {
+impl StopToken {
     /// The flag itself, for a signal handler to set.
     #[must_use]
     pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.asked)
+        Arc::clone(&self.requested)
     }
 
     /// Asks for the end.
-    pub fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Release);
     }
 
     /// Has the cast's process killed, and what it recorded left as it is: somebody else goes on with the
@@ -196,21 +200,21 @@ impl Stop {
     }
 
     /// Whether the end was asked for; once it was taken, only if it was asked for again.
-    pub(crate) fn take(&self) -> bool {
-        self.asked.swap(false, Ordering::AcqRel)
+    pub(crate) fn take_request(&self) -> bool {
+        self.requested.swap(false, Ordering::AcqRel)
     }
 
     /// Whether the end was asked for. The main loop of a cast calls this all the time, wherever it is, which
-    /// shows that it runs: see [`Stop::unasked_for`].
+    /// shows that it runs: see [`StopToken::time_since_check`].
     #[must_use]
-    pub fn asked(&self) -> bool {
-        self.checked_at.store(clock::now().0, Ordering::Relaxed);
-        self.asked.load(Ordering::Acquire)
+    pub fn is_requested(&self) -> bool {
+        self.last_checked_at.store(clock::now().0, Ordering::Relaxed);
+        self.requested.load(Ordering::Acquire)
     }
 
-    /// How long ago [`Stop::asked`] was called last. Zero if it never was: the main loop has not begun.
-    pub(crate) fn unasked_for(&self) -> Duration {
-        match self.checked_at.load(Ordering::Relaxed) {
+    /// How long ago [`StopToken::asked`] was called last. Zero if it never was: the main loop has not begun.
+    pub(crate) fn time_since_check(&self) -> Duration {
+        match self.last_checked_at.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             at => clock::now().since(HostTime(at)),
         }
@@ -220,29 +224,29 @@ impl Stop {
 /// What a cast tells while it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum News {
+pub enum CastEvent {
     /// A turn in its life.
-    Event(Event),
+    Lifecycle(Event),
     /// How far it has come, about once a second.
     Progress(Progress),
     /// A push of it is in another state, or still in the same.
-    Push(PushNews),
+    Push(PushEvent),
     /// How its room gets on: about once a second, and when it is in another state.
     Room(RoomStatus),
     /// What is recorded gets stored, or does not.
-    Delivery(DeliveryStatus),
+    Upload(DeliveryStatus),
     /// Its process died, and another one goes on with it.
     Restarted,
     /// Nothing is recorded any more, though the cast goes on; why is told at its end.
-    Unrecorded,
+    RecordingStopped,
     /// A picture of the page is there, or could not be made.
     Snapshot(PathBuf, bool),
     /// Why it is about to end too early, for people, and what could not be loaded, if that is why.
-    Failing(String, Option<LoadError>),
+    FailureReason(String, Option<LoadError>),
     /// Its owner should know this; each is told once.
     Warning(Warning),
     /// The page cannot be opened yet, for this reason, and is tried again in a moment.
-    Retrying(String),
+    LoadRetry(String),
 }
 
 /// A cast that ended too early: what was recorded until then, if anything, and why.
@@ -268,13 +272,13 @@ impl<E: Into<Error>> From<E> for Failure {
 pub fn run(
     spec: &CastSpec,
     started: Instant,
-    stop: &Stop,
-    warm: Option<Warm>,
+    stop: &StopToken,
+    warm: Option<WarmBrowser>,
     changes: &Receiver<Change>,
-    mut tell: impl FnMut(News),
+    mut tell: impl FnMut(CastEvent),
 ) -> Result<Report, Failure> {
-    spec.check()?;
-    let outputs = line::Prepared::open(spec)?;
+    spec.validate()?;
+    let outputs = pipeline::Prepared::open(spec)?;
     driver::Driver::new(spec, started, (stop, changes), warm, outputs, &mut tell).run()
 }
 
@@ -282,16 +286,16 @@ pub fn run(
 ///
 /// # Errors
 /// [`Failure`]; what is not stored stays in the spool.
-pub fn finish(spec: &CastSpec, stop: &Stop, mut tell: impl FnMut(News)) -> Result<Report, Failure> {
+pub fn finish(spec: &CastSpec, stop: &StopToken, mut tell: impl FnMut(CastEvent)) -> Result<Report, Failure> {
     let mut report = Report::default();
     let Some(recording) = &spec.recording else { return Ok(report) };
     if !recording.spool.exists() {
         // All of it is stored already.
-        report.recording = recording.receipt.as_deref().and_then(Delivered::read);
+        report.recording = recording.receipt.as_deref().and_then(UploadReport::read);
         return Ok(report);
     }
-    let finishing = Finishing::recover(recording)?;
-    match driver::deliver(finishing, recording.patience, stop, &mut tell, &mut report) {
+    let finishing = PendingUpload::recover(recording)?;
+    match driver::wait_for_upload(finishing, recording.upload_timeout, stop, &mut tell, &mut report) {
         Ok(()) => Ok(report),
         Err(error) => Err(Failure { error, report: Some(Box::new(report)) }),
     }
@@ -301,15 +305,15 @@ pub fn finish(spec: &CastSpec, stop: &Stop, mut tell: impl FnMut(News)) -> Resul
 /// environment, those of video on demand are given.
 ///
 /// # Errors
-/// [`Error::Record`], or [`Error::NotStored`] when patience is over or `stop` asks for the end.
+/// [`ErrorBody::RecordArgs`], or [`ErrorBody::NotStored`] when patience is over or `stop` asks for the end.
 pub fn recover(
     spool: &Path,
-    keys: Option<&Keys>,
+    keys: Option<&StorageKeys>,
     patience: Duration,
-    stop: &Stop,
-    mut tell: impl FnMut(News),
-) -> Result<Delivered, Error> {
+    stop: &StopToken,
+    mut tell: impl FnMut(CastEvent),
+) -> Result<UploadReport, Error> {
     let mut report = Report::default();
-    driver::deliver(Finishing::take_up(spool, keys)?, patience, stop, &mut tell, &mut report)?;
+    driver::wait_for_upload(PendingUpload::open(spool, keys)?, patience, stop, &mut tell, &mut report)?;
     Ok(report.recording.unwrap_or_default())
 }

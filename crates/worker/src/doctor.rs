@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use pagecast_core::Fps;
-use pagecast_core::spec::{Context, KEYFRAME_INTERVAL, Limits, Network, Size, Source, SourceUrl};
+use pagecast_core::spec::{
+    BrowserContext, KEYFRAME_INTERVAL, Limits, NetworkPolicy, Size, Source, SourceUrl,
+};
 use pagecast_media::encode::{audio, video};
-use pagecast_page::browser::Rules;
+use pagecast_page::browser::PagePolicy;
 use pagecast_page::child::Isolation;
 use pagecast_page::{Config, Page, browser};
 use serde_json::{Value, json};
@@ -25,22 +27,22 @@ pub struct Check {
     /// What was found.
     pub found: String,
     /// How to mend it; `None` if nothing is wrong.
-    pub mend: Option<&'static str>,
+    pub fix: Option<&'static str>,
 }
 
 impl Check {
     fn new(name: &'static str, good: bool, found: impl Into<String>, mend: &'static str) -> Self {
-        Self { name, found: found.into(), mend: (!good).then_some(mend) }
+        Self { name, found: found.into(), fix: (!good).then_some(mend) }
     }
 }
 
 /// Looks at everything; `folder` is where recordings go.
 #[must_use]
-pub fn examine(folder: &Path) -> Vec<Check> {
-    let mut checks = vec![encoder(), aac()];
-    checks.extend(in_the_browser());
-    checks.push(space("disk", folder, LOW_DISK_BYTES, "make room, or record to another disk"));
-    checks.push(space(
+pub fn run_checks(folder: &Path) -> Vec<Check> {
+    let mut checks = vec![check_h264(), check_aac()];
+    checks.extend(check_browser());
+    checks.push(check_free_space("disk", folder, LOW_DISK_BYTES, "make room, or record to another disk"));
+    checks.push(check_free_space(
         "shared memory",
         Path::new("/dev/shm"),
         LOW_SHM_BYTES,
@@ -49,9 +51,9 @@ pub fn examine(folder: &Path) -> Vec<Check> {
     checks
 }
 
-fn encoder() -> Check {
+fn check_h264() -> Check {
     let opened = Size::new(1280, 720).ok().zip(Fps::new(30)).map(|(size, fps)| {
-        let open = video::Encoder::open(video::Config::files(size, fps, 4_500_000, KEYFRAME_INTERVAL));
+        let open = video::Encoder::open(video::Config::for_files(size, fps, 4_500_000, KEYFRAME_INTERVAL));
         open.map(drop).map_err(|e| e.to_string())
     });
     let (good, found) = verdict(opened.unwrap_or(Ok(())), "libx264");
@@ -63,7 +65,7 @@ fn encoder() -> Check {
     )
 }
 
-fn aac() -> Check {
+fn check_aac() -> Check {
     let (good, found) = verdict(
         audio::Encoder::open(audio::Config::FILES).map(drop).map_err(|e| e.to_string()),
         "libavcodec",
@@ -75,12 +77,12 @@ fn verdict(result: Result<(), String>, good: &str) -> (bool, String) {
     result.map_or_else(|reason| (false, reason), |()| (true, good.to_owned()))
 }
 
-fn in_the_browser() -> Vec<Check> {
+fn check_browser() -> Vec<Check> {
     const INSTALL: &str = "install it: apt install chromium";
     let Ok(path) = browser::find_chromium() else {
         return vec![Check::new("browser", false, "there is no Chromium", INSTALL)];
     };
-    let page = start();
+    let page = start_page();
     let started = page.as_ref().map_err(Clone::clone);
     let browser = match started.and_then(|page| page.browser().map_err(|e| e.to_string())) {
         Ok(browser) => browser,
@@ -97,13 +99,13 @@ fn in_the_browser() -> Vec<Check> {
         if sandboxed { "pages run without privileges and with seccomp" } else { "pages are not confined" },
         "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1), or apt install chromium-sandbox",
     ));
-    checks.extend(page.as_ref().ok().map(|page| isolation(page.isolation())));
-    checks.extend(features(browser));
+    checks.extend(page.as_ref().ok().map(|page| check_isolation(page.isolation())));
+    checks.extend(check_page_features(browser));
     checks
 }
 
 /// What keeps browsers apart. A machine that allows none of it still runs casts.
-fn isolation(isolation: Isolation) -> Check {
+fn check_isolation(isolation: Isolation) -> Check {
     let (ok, detail) = match isolation {
         Isolation::User(uid) => (true, format!("each browser runs as a user of its own, this one as {uid}")),
         Isolation::Namespaces => {
@@ -122,27 +124,27 @@ fn isolation(isolation: Isolation) -> Check {
     )
 }
 
-fn start() -> Result<Page, String> {
+fn start_page() -> Result<Page, String> {
     let source = Source {
         url: SourceUrl::parse("http://localhost/").map_err(|e| e.to_string())?,
         size: Size::new(640, 360).map_err(|e| e.to_string())?,
         fps: Fps::new(30).ok_or("30 fps")?,
         scale_factor: 1.0,
-        context: Context::default(),
+        context: BrowserContext::default(),
     };
     let (ticks, _) = std::sync::mpsc::sync_channel(1);
     let (samples, _) = std::sync::mpsc::sync_channel(1);
     let config = Config {
         source,
-        rules: Rules::default(),
-        network: Network::default(),
-        disk_bytes: Limits::default().disk_bytes,
+        policy: PagePolicy::default(),
+        network: NetworkPolicy::default(),
+        max_disk_bytes: Limits::default().disk_bytes,
     };
     Page::start(config, ticks, samples).map_err(|e| chain(&e))
 }
 
 /// What only a page can tell.
-fn features(browser: &browser::Browser) -> Vec<Check> {
+fn check_page_features(browser: &browser::Browser) -> Vec<Check> {
     let asked = json!({"expression": include_str!("doctor.js"), "returnByValue": true, "awaitPromise": true});
     let answer = match browser.call("Runtime.evaluate", asked) {
         Ok(answer) => answer["result"]["value"].clone(),
@@ -161,7 +163,7 @@ fn features(browser: &browser::Browser) -> Vec<Check> {
     ]
 }
 
-fn space(name: &'static str, path: &Path, low: u64, mend: &'static str) -> Check {
+fn check_free_space(name: &'static str, path: &Path, low: u64, mend: &'static str) -> Check {
     match rustix::fs::statvfs(path) {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);

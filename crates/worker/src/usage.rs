@@ -16,29 +16,29 @@ const SCARCE_DISK_BYTES: u64 = 256 << 20;
 
 /// What a browser may have of the disk when so much of it is free: its limit, or less when the recordings
 /// would suffer.
-pub(crate) fn disk_allowed(limit_bytes: u64, free_bytes: u64) -> u64 {
+pub(crate) fn allowed_disk_bytes(limit_bytes: u64, free_bytes: u64) -> u64 {
     if free_bytes < LOW_DISK_BYTES { limit_bytes.min(SCARCE_DISK_BYTES) } else { limit_bytes }
 }
 
 /// CPU seconds and bytes of the browser's processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Browser {
+pub(crate) struct BrowserUsage {
     pub(crate) cpu_seconds: f64,
     pub(crate) rss_bytes: u64,
 }
 
 /// The process and all that descend from it. Memory that they share is counted once, as far as `/proc` tells
 /// it apart.
-pub(crate) fn browser(root: u32) -> Browser {
+pub(crate) fn browser_usage(root: u32) -> BrowserUsage {
     let (mut ticks, mut private, mut largest_file_map) = (0, 0, 0);
-    for pid in tree(root) {
+    for pid in process_tree(root) {
         // Children that ended are counted by the parent that waited for them.
-        ticks += stat_fields(&format!("/proc/{pid}/stat"), &[14, 15, 16, 17]);
+        ticks += sum_stat_fields(&format!("/proc/{pid}/stat"), &[14, 15, 16, 17]);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        private += kib(&status, "RssAnon:") + kib(&status, "RssShmem:");
-        largest_file_map = kib(&status, "RssFile:").max(largest_file_map);
+        private += status_kib(&status, "RssAnon:") + status_kib(&status, "RssShmem:");
+        largest_file_map = status_kib(&status, "RssFile:").max(largest_file_map);
     }
-    Browser { cpu_seconds: seconds(ticks), rss_bytes: (private + largest_file_map) * 1024 }
+    BrowserUsage { cpu_seconds: ticks_to_seconds(ticks), rss_bytes: (private + largest_file_map) * 1024 }
 }
 
 /// Whether the browser's pages run confined: system calls filtered, and no way to gain privileges.
@@ -52,7 +52,7 @@ pub(crate) fn is_sandboxed(root: u32) -> bool {
         let says = |line: &str| status.lines().any(|l| l == line);
         says("Seccomp:\t2") && says("NoNewPrivs:\t1")
     };
-    let pages: Vec<u32> = tree(root).into_iter().filter(is_page).collect();
+    let pages: Vec<u32> = process_tree(root).into_iter().filter(is_page).collect();
     !pages.is_empty() && pages.into_iter().all(confined)
 }
 
@@ -63,10 +63,10 @@ pub(crate) fn thread_cpu_seconds(name: &str) -> f64 {
     for task in tasks.flatten() {
         let path = task.path();
         if fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name) {
-            ticks += stat_fields(&path.join("stat").display().to_string(), &[14, 15]);
+            ticks += sum_stat_fields(&path.join("stat").display().to_string(), &[14, 15]);
         }
     }
-    seconds(ticks)
+    ticks_to_seconds(ticks)
 }
 
 /// CPU time of this process.
@@ -77,16 +77,16 @@ pub(crate) fn own_cpu() -> Duration {
 
 /// The most memory that this process ever had.
 pub(crate) fn own_peak_rss_bytes() -> u64 {
-    kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmHWM:") * 1024
+    status_kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmHWM:") * 1024
 }
 
 /// The memory that this process has.
 pub(crate) fn own_rss_bytes() -> u64 {
-    kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:") * 1024
+    status_kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:") * 1024
 }
 
 /// Sum of fields of a `stat` file, numbered as in proc(5).
-fn stat_fields(path: &str, numbers: &[usize]) -> u64 {
+fn sum_stat_fields(path: &str, numbers: &[usize]) -> u64 {
     let stat = fs::read_to_string(path).unwrap_or_default();
     // The name (field 2) may hold anything, but no field after it holds a parenthesis.
     let Some((_, rest)) = stat.rsplit_once(')') else { return 0 };
@@ -95,17 +95,17 @@ fn stat_fields(path: &str, numbers: &[usize]) -> u64 {
 }
 
 /// A process and all that descend from it.
-fn tree(root: u32) -> Vec<u32> {
+fn process_tree(root: u32) -> Vec<u32> {
     let mut all = vec![root];
     let mut next = 0;
     while next < all.len() && all.len() < MAX_PROCESSES {
-        all.extend(children(all[next]));
+        all.extend(child_pids(all[next]));
         next += 1;
     }
     all
 }
 
-fn children(pid: u32) -> Vec<u32> {
+fn child_pids(pid: u32) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     tasks
         .flatten()
@@ -114,12 +114,12 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-fn kib(status: &str, key: &str) -> u64 {
+fn status_kib(status: &str, key: &str) -> u64 {
     let line = status.lines().find_map(|l| l.strip_prefix(key));
     line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
-fn seconds(ticks: u64) -> f64 {
+fn ticks_to_seconds(ticks: u64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn browsers_are_cut_before_the_disk_is_full() {
-        assert_eq!(disk_allowed(4 << 30, LOW_DISK_BYTES), 4 << 30);
-        assert_eq!(disk_allowed(4 << 30, LOW_DISK_BYTES - 1), SCARCE_DISK_BYTES);
-        assert_eq!(disk_allowed(1 << 20, 0), 1 << 20);
+        assert_eq!(allowed_disk_bytes(4 << 30, LOW_DISK_BYTES), 4 << 30);
+        assert_eq!(allowed_disk_bytes(4 << 30, LOW_DISK_BYTES - 1), SCARCE_DISK_BYTES);
+        assert_eq!(allowed_disk_bytes(1 << 20, 0), 1 << 20);
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         while start.elapsed() < Duration::from_millis(50) {
             std::hint::black_box(fs::read_to_string("/proc/self/stat").unwrap());
         }
-        let me = browser(std::process::id());
+        let me = browser_usage(std::process::id());
         assert!(me.cpu_seconds > 0.0 && me.rss_bytes > 100_000, "{me:?}");
         assert!(own_peak_rss_bytes() >= me.rss_bytes / 4);
         assert!(own_cpu() > Duration::from_millis(10));

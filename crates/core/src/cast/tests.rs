@@ -5,124 +5,128 @@ use proptest::prelude::*;
 use super::*;
 use crate::spec::{Source, SourceUrl};
 
-const CHECK_S: u64 = 5;
+const CHECK_INTERVAL_S: u64 = 5;
 
 fn spec() -> CastSpec {
-    let every = Some(Duration::from_secs(CHECK_S));
+    let every = Some(Duration::from_secs(CHECK_INTERVAL_S));
     CastSpec {
         readiness: Readiness {
-            signal: Signal::Webcast,
+            signal: ReadySignal::Webcast,
             timeout: Duration::from_secs(10),
             ..Readiness::default()
         },
-        checks: Checks { freeze: every, blank: every, crash: every },
+        checks: HealthChecks { freeze: every, blank: every, crash: every },
         limits: Limits { max_time: Duration::from_secs(600), ..Limits::default() },
         ..CastSpec::new(Source::new(SourceUrl::parse("http://a.example").unwrap()))
     }
 }
 
 /// A cast, its clock in seconds, and what it wants done.
-struct Cast {
-    machine: Machine,
+struct Fixture {
+    machine: StateMachine,
     now_s: u64,
 }
 
-fn cast(change: impl FnOnce(&mut CastSpec)) -> Cast {
+fn cast(change: impl FnOnce(&mut CastSpec)) -> Fixture {
     let mut spec = spec();
     change(&mut spec);
-    Cast { machine: Machine::new(&spec), now_s: 100 }
+    Fixture { machine: StateMachine::new(&spec), now_s: 100 }
 }
 
 fn at(seconds: u64) -> HostTime {
     HostTime(seconds as i64 * 1_000_000_000)
 }
 
-impl Cast {
-    fn give(&mut self, input: Input) -> Vec<Output> {
+impl Fixture {
+    fn handle(&mut self, input: Input) -> Vec<Output> {
         self.machine.handle(at(self.now_s), input);
         std::iter::from_fn(|| self.machine.poll()).collect()
     }
 
-    fn wait(&mut self, seconds: u64) -> Vec<Output> {
+    fn advance(&mut self, seconds: u64) -> Vec<Output> {
         self.now_s += seconds;
-        self.give(Input::Time)
+        self.handle(Input::Timeout)
     }
 
     /// Takes it to where the page is shown.
-    fn live(mut self) -> Self {
-        assert_eq!(self.give(Input::Start), [Output::Open]);
-        assert_eq!(self.give(Input::Opened), []);
-        assert_eq!(self.give(Input::Ready), [Output::GoLive]);
-        assert_eq!(self.give(Input::Shown), [Output::Tell(Event::Live)]);
+    fn bring_live(mut self) -> Self {
+        assert_eq!(self.handle(Input::Start), [Output::StartBrowser]);
+        assert_eq!(self.handle(Input::Opened), []);
+        assert_eq!(self.handle(Input::Ready), [Output::GoLive]);
+        assert_eq!(self.handle(Input::WentLive), [Output::Event(Event::Live)]);
         self
     }
 
-    fn again(&mut self) {
-        assert_eq!(self.give(Input::Opened), []);
-        assert_eq!(self.give(Input::Ready), [Output::GoLive]);
+    fn load_again(&mut self) {
+        assert_eq!(self.handle(Input::Opened), []);
+        assert_eq!(self.handle(Input::Ready), [Output::GoLive]);
     }
 
     /// Waits for the looks and answers those for `check` with a hit, others with none; what follows the hit.
-    fn hit(&mut self, check: Check) -> Vec<Output> {
-        let looks = self.wait(CHECK_S);
-        assert_eq!(looks, Check::ALL.map(Output::Look));
+    fn fail_check(&mut self, check: HealthCheck) -> Vec<Output> {
+        let looks = self.advance(CHECK_INTERVAL_S);
+        assert_eq!(looks, HealthCheck::ALL.map(Output::RunCheck));
         let mut outputs = Vec::new();
-        for each in Check::ALL {
-            outputs.extend(self.give(Input::Looked(each, each == check)));
+        for each in HealthCheck::ALL {
+            outputs.extend(self.handle(Input::CheckResult(each, each == check)));
         }
         outputs
     }
 
-    fn ended(&mut self, reason: EndReason) {
+    fn assert_ended(&mut self, reason: EndReason) {
         assert_eq!(self.machine.state(), State::Stopping);
         assert_eq!(self.machine.deadline(), None);
-        assert_eq!(self.give(Input::Drained), [Output::Tell(Event::Ended(reason))]);
+        assert_eq!(self.handle(Input::Drained), [Output::Event(Event::Ended(reason))]);
         assert_eq!(self.machine.state(), State::Ended(reason));
-        assert_eq!(self.give(Input::Stop), []);
+        assert_eq!(self.handle(Input::Stop), []);
     }
 }
 
-use Trouble::{Blank, Crash, Freeze, StartTimeout, Unreachable};
+use HealthFault::{Blank, Crash, Freeze, StartTimeout, Unreachable};
 
-const HELD_RELOAD: [Output; 2] = [Output::Hold, Output::Reload];
-const HELD_OPEN: [Output; 2] = [Output::Hold, Output::Open];
+const MUTE_AND_RELOAD: [Output; 2] = [Output::MuteOutputs, Output::Reload];
+const MUTE_AND_START_BROWSER: [Output; 2] = [Output::MuteOutputs, Output::StartBrowser];
 
-fn after(trouble: Trouble, event: fn(Trouble) -> Event, then: &[Output]) -> Vec<Output> {
-    let mut all = vec![Output::KeepEvidence(trouble), Output::Tell(event(trouble))];
+fn fault_outputs(trouble: HealthFault, event: fn(HealthFault) -> Event, then: &[Output]) -> Vec<Output> {
+    let mut all = vec![Output::SaveEvidence(trouble), Output::Event(event(trouble))];
     all.extend(then);
     all
 }
 
 #[test]
-fn two_hits_reload_and_two_more_move() {
-    for (check, trouble) in [(Check::Freeze, Freeze), (Check::Blank, Blank)] {
-        let mut cast = cast(|_| {}).live();
-        assert_eq!(cast.hit(check), [Output::KeepEvidence(trouble)]);
-        assert_eq!(cast.hit(check), after(trouble, Event::Reloaded, &HELD_RELOAD));
+fn two_failures_reload_and_two_more_move() {
+    for (check, trouble) in [(HealthCheck::Freeze, Freeze), (HealthCheck::Blank, Blank)] {
+        let mut cast = cast(|_| {}).bring_live();
+        assert_eq!(cast.fail_check(check), [Output::SaveEvidence(trouble)]);
+        assert_eq!(cast.fail_check(check), fault_outputs(trouble, Event::Reloaded, &MUTE_AND_RELOAD));
         assert_eq!(cast.machine.state(), State::Starting);
-        cast.again();
-        assert_eq!(cast.hit(check), [Output::KeepEvidence(trouble)]);
-        assert_eq!(cast.hit(check), after(trouble, Event::Moved, &HELD_OPEN));
-        cast.again();
+        cast.load_again();
+        assert_eq!(cast.fail_check(check), [Output::SaveEvidence(trouble)]);
+        assert_eq!(cast.fail_check(check), fault_outputs(trouble, Event::Moved, &MUTE_AND_START_BROWSER));
+        cast.load_again();
         assert_eq!(cast.machine.attempts(), 2);
-        assert_eq!(cast.hit(check), [Output::KeepEvidence(trouble)], "a fresh browser starts with no hits");
-        assert_eq!(cast.hit(check), after(trouble, Event::Reloaded, &HELD_RELOAD));
+        assert_eq!(
+            cast.fail_check(check),
+            [Output::SaveEvidence(trouble)],
+            "a fresh browser starts with no hits"
+        );
+        assert_eq!(cast.fail_check(check), fault_outputs(trouble, Event::Reloaded, &MUTE_AND_RELOAD));
     }
 }
 
 #[test]
-fn a_reload_is_forgotten_after_ten_minutes_without_a_hit_only() {
+fn a_reload_is_forgotten_only_after_ten_minutes_without_a_failure() {
     let reloaded = || {
-        let mut cast = cast(|s| s.limits.max_time = Duration::from_secs(86_400)).live();
-        cast.hit(Check::Freeze);
-        cast.hit(Check::Freeze);
-        cast.again();
+        let mut cast = cast(|s| s.limits.max_time = Duration::from_secs(86_400)).bring_live();
+        cast.fail_check(HealthCheck::Freeze);
+        cast.fail_check(HealthCheck::Freeze);
+        cast.load_again();
         cast
     };
-    let clean = |cast: &mut Cast, looks: u64| {
+    let clean = |cast: &mut Fixture, looks: u64| {
         for _ in 0..looks {
-            cast.wait(CHECK_S);
-            cast.give(Input::Looked(Check::Freeze, false));
+            cast.advance(CHECK_INTERVAL_S);
+            cast.handle(Input::CheckResult(HealthCheck::Freeze, false));
         }
     };
     // With the hit that follows, 119 clean looks make ten minutes.
@@ -135,164 +139,172 @@ fn a_reload_is_forgotten_after_ten_minutes_without_a_hit_only() {
     ] {
         let mut cast = reloaded();
         clean(&mut cast, looks);
-        cast.hit(Check::Freeze);
-        assert!(cast.hit(Check::Freeze).contains(&Output::Tell(then(Freeze))), "after {looks}");
+        cast.fail_check(HealthCheck::Freeze);
+        assert!(cast.fail_check(HealthCheck::Freeze).contains(&Output::Event(then(Freeze))), "after {looks}");
     }
     // A hit by itself leads to nothing, but the ten minutes begin anew. Hits of another kind are none for
     // this one.
     let mut cast = reloaded();
     clean(&mut cast, 100);
-    cast.hit(Check::Freeze);
+    cast.fail_check(HealthCheck::Freeze);
     clean(&mut cast, 100);
-    cast.hit(Check::Freeze);
-    assert!(cast.hit(Check::Freeze).contains(&Output::Tell(Event::Moved(Freeze))));
+    cast.fail_check(HealthCheck::Freeze);
+    assert!(cast.fail_check(HealthCheck::Freeze).contains(&Output::Event(Event::Moved(Freeze))));
 }
 
 #[test]
 fn a_page_that_freezes_nine_seconds_after_each_load_is_not_reloaded_for_ever() {
     let every = Duration::from_secs(2);
-    let mut cast = cast(|s| s.checks = Checks { freeze: Some(every), ..Checks::default() }).live();
+    let mut cast =
+        cast(|s| s.checks = HealthChecks { freeze: Some(every), ..HealthChecks::default() }).bring_live();
     let mut told = Vec::new();
     let mut loaded_s = cast.now_s;
     while !matches!(cast.machine.state(), State::Stopping) {
         assert!(cast.now_s < 300, "the page is loaded again for ever: {told:?}");
         if cast.machine.state() == State::Starting {
-            cast.again();
+            cast.load_again();
             loaded_s = cast.now_s;
         }
-        let looks = cast.wait(2);
-        assert_eq!(looks, [Output::Look(Check::Freeze)]);
+        let looks = cast.advance(2);
+        assert_eq!(looks, [Output::RunCheck(HealthCheck::Freeze)]);
         let hit = cast.now_s - loaded_s > 9;
-        let outputs = cast.give(Input::Looked(Check::Freeze, hit));
+        let outputs = cast.handle(Input::CheckResult(HealthCheck::Freeze, hit));
         told.extend(outputs.into_iter().filter_map(|output| match output {
-            Output::Tell(event) => Some(event),
+            Output::Event(event) => Some(event),
             _ => None,
         }));
     }
     let both = [Event::Reloaded(Freeze), Event::Moved(Freeze)];
     assert_eq!(told, [&both[..], &both[..], &both[..1]].concat(), "three browsers, reloaded once in each");
-    cast.ended(EndReason::GaveUp(Freeze));
+    cast.assert_ended(EndReason::GaveUp(Freeze));
 }
 
 #[test]
-fn hits_count_in_a_row_only() {
-    let mut cast = cast(|_| {}).live();
+fn only_consecutive_failures_count() {
+    let mut cast = cast(|_| {}).bring_live();
     for _ in 0..10 {
-        assert_eq!(cast.hit(Check::Freeze), [Output::KeepEvidence(Freeze)]);
-        assert_eq!(cast.hit(Check::Blank), [Output::KeepEvidence(Blank)]);
+        assert_eq!(cast.fail_check(HealthCheck::Freeze), [Output::SaveEvidence(Freeze)]);
+        assert_eq!(cast.fail_check(HealthCheck::Blank), [Output::SaveEvidence(Blank)]);
     }
 }
 
 #[test]
 fn a_crash_moves_at_once_until_there_are_no_attempts_left() {
-    let mut cast = cast(|_| {}).live();
-    assert_eq!(cast.give(Input::Crashed), after(Crash, Event::Moved, &HELD_OPEN));
-    assert_eq!(cast.give(Input::Crashed), after(Crash, Event::Moved, &[Output::Open]), "while starting, too");
-    cast.again();
+    let mut cast = cast(|_| {}).bring_live();
+    assert_eq!(cast.handle(Input::Crashed), fault_outputs(Crash, Event::Moved, &MUTE_AND_START_BROWSER));
+    assert_eq!(
+        cast.handle(Input::Crashed),
+        fault_outputs(Crash, Event::Moved, &[Output::StartBrowser]),
+        "while starting, too"
+    );
+    cast.load_again();
     assert_eq!(cast.machine.attempts(), 3);
-    assert_eq!(cast.wait(CHECK_S), Check::ALL.map(Output::Look));
-    assert_eq!(cast.give(Input::Looked(Check::Crash, true)), [Output::KeepEvidence(Crash), Output::Stop]);
-    cast.ended(EndReason::GaveUp(Crash));
+    assert_eq!(cast.advance(CHECK_INTERVAL_S), HealthCheck::ALL.map(Output::RunCheck));
+    assert_eq!(
+        cast.handle(Input::CheckResult(HealthCheck::Crash, true)),
+        [Output::SaveEvidence(Crash), Output::StopOutputs]
+    );
+    cast.assert_ended(EndReason::GaveUp(Crash));
 }
 
 #[test]
 fn a_page_that_was_stable_has_all_attempts_again() {
     let mut cast = cast(|s| {
         s.limits.max_time = Duration::from_secs(86_400);
-        s.checks = Checks::default();
+        s.checks = HealthChecks::default();
     })
-    .live();
+    .bring_live();
     for _ in 0..20 {
-        cast.wait(600);
-        assert_eq!(cast.give(Input::Crashed), after(Crash, Event::Moved, &HELD_OPEN));
-        cast.again();
+        cast.advance(600);
+        assert_eq!(cast.handle(Input::Crashed), fault_outputs(Crash, Event::Moved, &MUTE_AND_START_BROWSER));
+        cast.load_again();
     }
-    cast.wait(599);
-    cast.give(Input::Crashed);
-    assert_eq!(cast.give(Input::Crashed), [Output::KeepEvidence(Crash), Output::Stop]);
+    cast.advance(599);
+    cast.handle(Input::Crashed);
+    assert_eq!(cast.handle(Input::Crashed), [Output::SaveEvidence(Crash), Output::StopOutputs]);
 }
 
 #[test]
 fn a_page_that_does_not_call_is_reloaded_then_moved() {
     let mut cast = cast(|_| {});
-    cast.give(Input::Start);
+    cast.handle(Input::Start);
     for attempt in 1..=3 {
         assert_eq!(cast.machine.attempts(), attempt);
-        cast.give(Input::Opened);
-        assert_eq!(cast.wait(9), []);
-        assert_eq!(cast.wait(1), after(StartTimeout, Event::Reloaded, &[Output::Reload]));
-        assert_eq!(cast.wait(30), [], "loading is not waiting");
-        cast.give(Input::Opened);
-        let outputs = cast.wait(10);
+        cast.handle(Input::Opened);
+        assert_eq!(cast.advance(9), []);
+        assert_eq!(cast.advance(1), fault_outputs(StartTimeout, Event::Reloaded, &[Output::Reload]));
+        assert_eq!(cast.advance(30), [], "loading is not waiting");
+        cast.handle(Input::Opened);
+        let outputs = cast.advance(10);
         if attempt < 3 {
-            assert_eq!(outputs, after(StartTimeout, Event::Moved, &[Output::Open]));
+            assert_eq!(outputs, fault_outputs(StartTimeout, Event::Moved, &[Output::StartBrowser]));
         } else {
-            assert_eq!(outputs, [Output::KeepEvidence(StartTimeout), Output::Stop]);
+            assert_eq!(outputs, [Output::SaveEvidence(StartTimeout), Output::StopOutputs]);
         }
     }
-    cast.ended(EndReason::GaveUp(StartTimeout));
+    cast.assert_ended(EndReason::GaveUp(StartTimeout));
 }
 
 #[test]
 fn a_page_that_called_is_in_time_though_it_has_not_drawn_yet() {
     let mut cast = cast(|_| {});
-    cast.give(Input::Start);
-    cast.give(Input::Opened);
-    assert_eq!(cast.wait(9), []);
-    assert_eq!(cast.give(Input::Called), []);
-    assert_eq!(cast.wait(30), []);
-    assert_eq!(cast.give(Input::Ready), [Output::GoLive]);
+    cast.handle(Input::Start);
+    cast.handle(Input::Opened);
+    assert_eq!(cast.advance(9), []);
+    assert_eq!(cast.handle(Input::ReadySignalReceived), []);
+    assert_eq!(cast.advance(30), []);
+    assert_eq!(cast.handle(Input::Ready), [Output::GoLive]);
     // A page that is loaded again must call again.
-    let mut cast = cast.rest();
-    cast.hit(Check::Freeze);
-    cast.hit(Check::Freeze);
-    cast.give(Input::Opened);
-    assert_eq!(cast.wait(10), after(StartTimeout, Event::Reloaded, &[Output::Reload]));
+    let mut cast = cast.open_and_ready();
+    cast.fail_check(HealthCheck::Freeze);
+    cast.fail_check(HealthCheck::Freeze);
+    cast.handle(Input::Opened);
+    assert_eq!(cast.advance(10), fault_outputs(StartTimeout, Event::Reloaded, &[Output::Reload]));
 }
 
 #[test]
 fn a_page_is_live_when_the_outputs_have_it() {
     let mut cast = cast(|_| {});
-    cast.give(Input::Start);
-    cast.give(Input::Opened);
-    assert_eq!(cast.give(Input::Shown), [], "there is nothing to show yet");
-    assert_eq!(cast.give(Input::Ready), [Output::GoLive]);
-    assert_eq!(cast.give(Input::OutputFailed), [Output::Stop], "none of them took it");
-    cast.ended(EndReason::OutputFailed);
-    let mut cast = self::cast(|_| {}).live();
-    assert_eq!(cast.give(Input::Shown), [], "once is enough");
+    cast.handle(Input::Start);
+    cast.handle(Input::Opened);
+    assert_eq!(cast.handle(Input::WentLive), [], "there is nothing to show yet");
+    assert_eq!(cast.handle(Input::Ready), [Output::GoLive]);
+    assert_eq!(cast.handle(Input::OutputFailed), [Output::StopOutputs], "none of them took it");
+    cast.assert_ended(EndReason::OutputFailed);
+    let mut cast = self::cast(|_| {}).bring_live();
+    assert_eq!(cast.handle(Input::WentLive), [], "once is enough");
 }
 
 #[test]
 fn notify_ready_fails_at_the_second_timeout() {
-    let mut cast = cast(|s| s.readiness.signal = Signal::NotifyReady);
-    cast.give(Input::Start);
-    cast.give(Input::Opened);
-    assert_eq!(cast.wait(10), after(StartTimeout, Event::Reloaded, &[Output::Reload]));
-    cast.give(Input::Opened);
-    assert_eq!(cast.wait(10), [Output::KeepEvidence(StartTimeout), Output::Stop]);
-    cast.ended(EndReason::GaveUp(StartTimeout));
+    let mut cast = cast(|s| s.readiness.signal = ReadySignal::NotifyReady);
+    cast.handle(Input::Start);
+    cast.handle(Input::Opened);
+    assert_eq!(cast.advance(10), fault_outputs(StartTimeout, Event::Reloaded, &[Output::Reload]));
+    cast.handle(Input::Opened);
+    assert_eq!(cast.advance(10), [Output::SaveEvidence(StartTimeout), Output::StopOutputs]);
+    cast.assert_ended(EndReason::GaveUp(StartTimeout));
 }
 
 #[test]
 fn a_page_that_is_reloaded_must_be_ready_again() {
-    let mut cast = cast(|_| {}).live();
-    cast.hit(Check::Freeze);
-    cast.hit(Check::Freeze);
-    cast.give(Input::Opened);
-    assert_eq!(cast.wait(10), after(StartTimeout, Event::Reloaded, &[Output::Reload]));
-    cast.again();
-    assert_eq!(cast.wait(CHECK_S), Check::ALL.map(Output::Look));
+    let mut cast = cast(|_| {}).bring_live();
+    cast.fail_check(HealthCheck::Freeze);
+    cast.fail_check(HealthCheck::Freeze);
+    cast.handle(Input::Opened);
+    assert_eq!(cast.advance(10), fault_outputs(StartTimeout, Event::Reloaded, &[Output::Reload]));
+    cast.load_again();
+    assert_eq!(cast.advance(CHECK_INTERVAL_S), HealthCheck::ALL.map(Output::RunCheck));
 }
 
 #[test]
 fn without_a_timeout_the_page_is_waited_for() {
     let mut cast = cast(|s| s.readiness.timeout = Duration::ZERO);
-    cast.give(Input::Start);
-    cast.give(Input::Opened);
-    assert_eq!(cast.wait(599), [], "checks begin when the page is live");
-    assert_eq!(cast.wait(1), [Output::Stop]);
-    cast.ended(EndReason::MaxTime);
+    cast.handle(Input::Start);
+    cast.handle(Input::Opened);
+    assert_eq!(cast.advance(599), [], "checks begin when the page is live");
+    assert_eq!(cast.advance(1), [Output::StopOutputs]);
+    cast.assert_ended(EndReason::MaxTime);
 }
 
 #[test]
@@ -304,65 +316,65 @@ fn ends() {
         (Input::Complete, EndReason::Complete),
         (Input::OutputFailed, EndReason::OutputFailed),
     ] {
-        let mut live = cast(|_| {}).live();
-        assert_eq!(live.give(input), [Output::Stop]);
-        assert_eq!(live.give(Input::Crashed), []);
-        live.ended(reason);
+        let mut live = cast(|_| {}).bring_live();
+        assert_eq!(live.handle(input), [Output::StopOutputs]);
+        assert_eq!(live.handle(Input::Crashed), []);
+        live.assert_ended(reason);
     }
     let mut early = cast(|_| {});
-    assert_eq!(early.give(Input::Stop), [Output::Tell(Event::Ended(EndReason::Stopped))]);
+    assert_eq!(early.handle(Input::Stop), [Output::Event(Event::Ended(EndReason::Stopped))]);
     let mut waiting = cast(|_| {});
-    waiting.give(Input::Start);
-    waiting.give(Input::Opened);
-    assert_eq!(waiting.give(Input::PageEnded), [Output::Stop], "a page may end before it starts");
-    waiting.ended(EndReason::PageEnded);
-    let mut drained = cast(|_| {}).live();
-    drained.give(Input::Stop);
-    drained.give(Input::OutputFailed);
-    drained.ended(EndReason::OutputFailed);
+    waiting.handle(Input::Start);
+    waiting.handle(Input::Opened);
+    assert_eq!(waiting.handle(Input::PageEnded), [Output::StopOutputs], "a page may end before it starts");
+    waiting.assert_ended(EndReason::PageEnded);
+    let mut drained = cast(|_| {}).bring_live();
+    drained.handle(Input::Stop);
+    drained.handle(Input::OutputFailed);
+    drained.assert_ended(EndReason::OutputFailed);
 }
 
 #[test]
 fn the_maximum_running_time_counts_from_the_first_frame() {
-    let mut cast = cast(|s| s.checks = Checks::default());
-    cast.give(Input::Start);
-    cast.wait(9);
-    let mut cast = cast.rest();
-    cast.wait(1);
-    cast.give(Input::Shown);
+    let mut cast = cast(|s| s.checks = HealthChecks::default());
+    cast.handle(Input::Start);
+    cast.advance(9);
+    let mut cast = cast.open_and_ready();
+    cast.advance(1);
+    cast.handle(Input::WentLive);
     assert_eq!(cast.machine.deadline(), Some(at(cast.now_s + 600)));
-    assert_eq!(cast.give(Input::Crashed), after(Crash, Event::Moved, &HELD_OPEN));
-    cast.again();
-    cast.give(Input::Shown);
-    assert_eq!(cast.wait(599), []);
-    assert_eq!(cast.wait(1), [Output::Stop], "a fresh browser is given no more time");
-    cast.ended(EndReason::MaxTime);
+    assert_eq!(cast.handle(Input::Crashed), fault_outputs(Crash, Event::Moved, &MUTE_AND_START_BROWSER));
+    cast.load_again();
+    cast.handle(Input::WentLive);
+    assert_eq!(cast.advance(599), []);
+    assert_eq!(cast.advance(1), [Output::StopOutputs], "a fresh browser is given no more time");
+    cast.assert_ended(EndReason::MaxTime);
     // Of a cast that another process goes on with, what is left counts from the start.
-    let mut resumed = self::cast(|s| (s.checks, s.resumed) = (Checks::default(), true));
-    resumed.give(Input::Start);
-    resumed.wait(9);
-    let mut resumed = resumed.rest();
-    resumed.give(Input::Shown);
-    assert_eq!(resumed.wait(590), []);
-    assert_eq!(resumed.wait(1), [Output::Stop]);
+    let mut resumed = self::cast(|s| (s.checks, s.resumed) = (HealthChecks::default(), true));
+    resumed.handle(Input::Start);
+    resumed.advance(9);
+    let mut resumed = resumed.open_and_ready();
+    resumed.handle(Input::WentLive);
+    assert_eq!(resumed.advance(590), []);
+    assert_eq!(resumed.advance(1), [Output::StopOutputs]);
 }
 
 #[test]
 fn until_the_first_frame_as_much_time_may_pass() {
-    let mut cast = cast(|s| s.checks = Checks::default());
-    cast.wait(1000);
-    cast.give(Input::Start);
+    let mut cast = cast(|s| s.checks = HealthChecks::default());
+    cast.advance(1000);
+    cast.handle(Input::Start);
     assert_eq!(cast.machine.deadline(), Some(at(cast.now_s + 600)));
-    let mut cast = cast.rest();
-    assert_eq!(cast.wait(599), []);
-    assert_eq!(cast.wait(1), [Output::Stop]);
-    cast.ended(EndReason::MaxTime);
+    let mut cast = cast.open_and_ready();
+    assert_eq!(cast.advance(599), []);
+    assert_eq!(cast.advance(1), [Output::StopOutputs]);
+    cast.assert_ended(EndReason::MaxTime);
 }
 
-impl Cast {
-    fn rest(mut self) -> Self {
-        self.give(Input::Opened);
-        self.give(Input::Ready);
+impl Fixture {
+    fn open_and_ready(mut self) -> Self {
+        self.handle(Input::Opened);
+        self.handle(Input::Ready);
         self
     }
 }
@@ -370,19 +382,19 @@ impl Cast {
 #[test]
 fn what_cannot_be_opened_at_first_has_failed_and_later_is_tried_again() {
     let mut never = cast(|_| {});
-    never.give(Input::Start);
-    assert_eq!(never.give(Input::OpenFailed), [Output::Stop]);
-    never.ended(EndReason::StartFailed);
+    never.handle(Input::Start);
+    assert_eq!(never.handle(Input::OpenFailed), [Output::StopOutputs]);
+    never.assert_ended(EndReason::StartFailed);
 
-    let mut cast = cast(|_| {}).live();
-    cast.give(Input::Crashed);
-    assert_eq!(cast.give(Input::OpenFailed), [Output::Tell(Event::Moved(Unreachable))]);
-    assert_eq!(cast.give(Input::Crashed), [], "nothing runs that could crash");
-    assert_eq!(cast.wait(3), []);
-    assert_eq!(cast.wait(1), [Output::Open]);
+    let mut cast = cast(|_| {}).bring_live();
+    cast.handle(Input::Crashed);
+    assert_eq!(cast.handle(Input::OpenFailed), [Output::Event(Event::Moved(Unreachable))]);
+    assert_eq!(cast.handle(Input::Crashed), [], "nothing runs that could crash");
+    assert_eq!(cast.advance(3), []);
+    assert_eq!(cast.advance(1), [Output::StartBrowser]);
     assert_eq!(cast.machine.attempts(), 3);
-    assert_eq!(cast.give(Input::OpenFailed), [Output::Stop]);
-    cast.ended(EndReason::GaveUp(Unreachable));
+    assert_eq!(cast.handle(Input::OpenFailed), [Output::StopOutputs]);
+    cast.assert_ended(EndReason::GaveUp(Unreachable));
 }
 
 #[test]
@@ -393,70 +405,71 @@ fn a_first_load_that_may_yet_succeed_is_tried_again_in_the_same_browser() {
     {
         let mut cast = cast(|s| s.readiness.timeout = Duration::from_secs(timeout_s));
         let began_s = cast.now_s;
-        assert_eq!(cast.give(Input::Start), [Output::Open]);
+        assert_eq!(cast.handle(Input::Start), [Output::StartBrowser]);
         let mut tried = Vec::new();
         while cast.machine.state() == State::Starting {
-            let outputs = cast.give(Input::OpenFailedForNow);
+            let outputs = cast.handle(Input::OpenFailedTransiently);
             assert_eq!(cast.machine.will_retry(), outputs.is_empty());
-            if outputs == [Output::Stop] {
+            if outputs == [Output::StopOutputs] {
                 break;
             }
-            assert_eq!(cast.give(Input::OpenFailedForNow), [], "it is not tried at the moment");
-            while cast.wait(1) != [Output::Reload] {
+            assert_eq!(cast.handle(Input::OpenFailedTransiently), [], "it is not tried at the moment");
+            while cast.advance(1) != [Output::Reload] {
                 assert!(cast.now_s < began_s + 60);
             }
             tried.push(cast.now_s - began_s);
         }
         assert_eq!(tried, tries, "{timeout_s} s");
         assert_eq!(cast.machine.attempts(), 1, "it is no use to start another browser");
-        cast.ended(EndReason::StartFailed);
+        cast.assert_ended(EndReason::StartFailed);
     }
     // It may come up.
     let mut cast = cast(|_| {});
-    cast.give(Input::Start);
-    cast.give(Input::OpenFailedForNow);
-    assert_eq!(cast.wait(1), [Output::Reload]);
-    assert_eq!(cast.give(Input::Opened), []);
-    assert_eq!(cast.give(Input::Ready), [Output::GoLive]);
-    cast.give(Input::Shown);
+    cast.handle(Input::Start);
+    cast.handle(Input::OpenFailedTransiently);
+    assert_eq!(cast.advance(1), [Output::Reload]);
+    assert_eq!(cast.handle(Input::Opened), []);
+    assert_eq!(cast.handle(Input::Ready), [Output::GoLive]);
+    cast.handle(Input::WentLive);
     // What fails after it was opened is not shown before it is tried again.
     let mut failed = self::cast(|_| {});
-    failed.give(Input::Start);
-    failed.give(Input::Opened);
-    failed.give(Input::OpenFailedForNow);
-    assert_eq!(failed.give(Input::Ready), []);
-    assert_eq!(failed.wait(1), [Output::Reload]);
+    failed.handle(Input::Start);
+    failed.handle(Input::Opened);
+    failed.handle(Input::OpenFailedTransiently);
+    assert_eq!(failed.handle(Input::Ready), []);
+    assert_eq!(failed.advance(1), [Output::Reload]);
     // Later, a page that cannot be opened is moved as ever.
-    cast.give(Input::Crashed);
-    assert_eq!(cast.give(Input::OpenFailedForNow), [Output::Tell(Event::Moved(Unreachable))]);
+    cast.handle(Input::Crashed);
+    assert_eq!(cast.handle(Input::OpenFailedTransiently), [Output::Event(Event::Moved(Unreachable))]);
     // And what is given up meanwhile is.
     let mut stopped = self::cast(|_| {});
-    stopped.give(Input::Start);
-    stopped.give(Input::OpenFailedForNow);
-    assert_eq!(stopped.give(Input::Stop), [Output::Stop]);
+    stopped.handle(Input::Start);
+    stopped.handle(Input::OpenFailedTransiently);
+    assert_eq!(stopped.handle(Input::Stop), [Output::StopOutputs]);
 }
 
 #[test]
-fn checks_that_are_off_never_look() {
+fn checks_that_are_off_never_run() {
     let mut cast =
-        cast(|s| s.checks = Checks { freeze: Some(Duration::from_secs(2)), ..Checks::default() }).live();
+        cast(|s| s.checks = HealthChecks { freeze: Some(Duration::from_secs(2)), ..HealthChecks::default() })
+            .bring_live();
     for _ in 0..10 {
-        assert_eq!(cast.wait(2), [Output::Look(Check::Freeze)]);
-        cast.give(Input::Looked(Check::Freeze, false));
+        assert_eq!(cast.advance(2), [Output::RunCheck(HealthCheck::Freeze)]);
+        cast.handle(Input::CheckResult(HealthCheck::Freeze, false));
     }
 }
 
 fn any_input() -> impl Strategy<Value = Input> {
-    let check = || prop_oneof![Just(Check::Freeze), Just(Check::Blank), Just(Check::Crash)];
+    let check = || prop_oneof![Just(HealthCheck::Freeze), Just(HealthCheck::Blank), Just(HealthCheck::Crash)];
     prop_oneof![
         3 => Just(Input::Start),
         8 => Just(Input::Opened),
         2 => Just(Input::OpenFailed),
-        2 => Just(Input::OpenFailedForNow),
-        2 => Just(Input::Called),
+        2 => Just(Input::OpenFailedTransiently),
+        2 => Just(Input::ReadySignalReceived),
         8 => Just(Input::Ready),
-        8 => Just(Input::Shown),
-        8 => (check(), any::<bool>()).prop_map(|(check, hit)| Input::Looked(check, hit)),
+        8 => Just(Input::WentLive),
+        8 => (check(), any::<bool>()).prop_map(|(check, hit)| Input::CheckResult(check, hit)),
         2 => Just(Input::Crashed),
         1 => Just(Input::PageEnded),
         1 => Just(Input::Stop),
@@ -464,7 +477,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Complete),
         1 => Just(Input::OutputFailed),
         2 => Just(Input::Drained),
-        9 => Just(Input::Time),
+        9 => Just(Input::Timeout),
     ]
 }
 
@@ -472,28 +485,28 @@ fn any_input() -> impl Strategy<Value = Input> {
 /// down.
 #[derive(Default)]
 struct Model {
-    looks: Vec<(u64, bool)>,
+    checks: Vec<(u64, bool)>,
     /// The look that had the page reloaded.
     reloaded: Option<usize>,
     /// Looks before this one are of an earlier load.
-    since: usize,
+    loaded_at: usize,
 }
 
 impl Model {
-    fn look(&mut self, now_s: u64, hit: bool) -> Option<fn(Trouble) -> Event> {
-        self.looks.push((now_s, hit));
-        let loaded = &self.looks[self.since..];
+    fn check(&mut self, now_s: u64, hit: bool) -> Option<fn(HealthFault) -> Event> {
+        self.checks.push((now_s, hit));
+        let loaded = &self.checks[self.loaded_at..];
         if loaded.len() < 2 || !loaded[loaded.len() - 2..].iter().all(|(_, hit)| *hit) {
             return None;
         }
-        let last = self.looks.len() - 1;
+        let last = self.checks.len() - 1;
         // Every pause between two hits since the reload was shorter than ten minutes.
         let remembered = self.reloaded.is_some_and(|reload| {
             let hits: Vec<u64> =
-                self.looks[reload..].iter().filter(|(_, hit)| *hit).map(|(s, _)| *s).collect();
+                self.checks[reload..].iter().filter(|(_, hit)| *hit).map(|(s, _)| *s).collect();
             hits.windows(2).all(|two| two[1] - two[0] < 600)
         });
-        self.since = last + 1;
+        self.loaded_at = last + 1;
         if remembered {
             *self = Self::default();
             return Some(Event::Moved);
@@ -510,31 +523,31 @@ proptest! {
     ) {
         let every = Some(Duration::from_secs(2));
         let mut cast = cast(|s| {
-            s.checks = Checks { freeze: every, ..Checks::default() };
+            s.checks = HealthChecks { freeze: every, ..HealthChecks::default() };
             s.limits = Limits { max_time: Duration::from_secs(86_400), attempts: 10, ..Limits::default() };
         })
-        .live();
+        .bring_live();
         let mut model = Model::default();
         for (pause, chance) in looks {
             if cast.machine.state() != State::Live {
                 break;
             }
             // Mostly a few seconds, now and then minutes.
-            cast.wait(if pause > 70 { pause * 5 } else { 2 + pause % 8 });
+            cast.advance(if pause > 70 { pause * 5 } else { 2 + pause % 8 });
             let hit = chance > 2;
-            let outputs = cast.give(Input::Looked(Check::Freeze, hit));
+            let outputs = cast.handle(Input::CheckResult(HealthCheck::Freeze, hit));
             let told = outputs.iter().find_map(|output| match output {
-                Output::Tell(event) => Some(*event),
+                Output::Event(event) => Some(*event),
                 _ => None,
             });
-            let expected = model.look(cast.now_s, hit).map(|event| event(Freeze));
-            if outputs.contains(&Output::Stop) {
+            let expected = model.check(cast.now_s, hit).map(|event| event(Freeze));
+            if outputs.contains(&Output::StopOutputs) {
                 prop_assert_eq!(expected, Some(Event::Moved(Freeze)), "there is no browser left");
                 break;
             }
             prop_assert_eq!(told, expected);
             if told.is_some() {
-                cast.again();
+                cast.load_again();
             }
         }
     }
@@ -552,18 +565,18 @@ proptest! {
         let (mut live, mut stopped, mut ended, mut opened) = (false, false, false, 0);
         for (input, pause) in inputs {
             cast.now_s += pause;
-            for output in cast.give(input) {
+            for output in cast.handle(input) {
                 prop_assert!(!ended, "{output:?} after the end");
-                prop_assert!(!stopped || matches!(output, Output::Tell(Event::Ended(_))), "{output:?} after Stop");
+                prop_assert!(!stopped || matches!(output, Output::Event(Event::Ended(_))), "{output:?} after Stop");
                 match output {
-                    Output::Open => opened += 1,
+                    Output::StartBrowser => opened += 1,
                     Output::GoLive => { prop_assert!(!live && opened > 0); live = true; }
-                    Output::Hold => { prop_assert!(live); live = false; }
+                    Output::MuteOutputs => { prop_assert!(live); live = false; }
                     Output::Reload => prop_assert!(!live && opened > 0),
-                    Output::Look(_) => prop_assert!(live),
-                    Output::Stop => stopped = true,
-                    Output::Tell(Event::Ended(_)) => ended = true,
-                    Output::Tell(_) | Output::KeepEvidence(_) => {}
+                    Output::RunCheck(_) => prop_assert!(live),
+                    Output::StopOutputs => stopped = true,
+                    Output::Event(Event::Ended(_)) => ended = true,
+                    Output::Event(_) | Output::SaveEvidence(_) => {}
                 }
             }
             prop_assert!(opened <= attempts);
@@ -573,8 +586,8 @@ proptest! {
                 prop_assert!(deadline > at(cast.now_s), "a deadline that has passed");
             }
         }
-        cast.give(Input::Stop);
-        cast.give(Input::Drained);
+        cast.handle(Input::Stop);
+        cast.handle(Input::Drained);
         prop_assert!(matches!(cast.machine.state(), State::Ended(_)), "a stop and a drain end everything");
     }
 }

@@ -17,7 +17,7 @@ pub const MAX_HEADERS: usize = 100;
 /// How the browser presents itself to the page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Context {
+pub struct BrowserContext {
     /// A phone or tablet instead of a desktop.
     pub mobile: Option<Mobile>,
     /// Sent with every request of the page to its own origin: name and value.
@@ -124,8 +124,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Context {
-    pub(super) fn check(&self) -> Result<(), SpecError> {
+impl BrowserContext {
+    pub(super) fn validate(&self) -> Result<(), SpecError> {
         let bad = |what, why| Err(SpecError::Context { what, why });
         if self.headers.len() > MAX_HEADERS || self.cookies.len() > MAX_HEADERS {
             return bad("headers or cookies", "more than 100 are given");
@@ -134,10 +134,10 @@ impl Context {
             if !is_token(name) {
                 return bad("header", "its name must be made of letters, digits and - as in X-Room");
             }
-            if is_of_the_connection(name) {
+            if is_forbidden_header(name) {
                 return bad("header", "the browser sends this one itself and lets nobody else");
             }
-            if !is_line(value.reveal()) {
+            if !is_single_line(value.reveal()) {
                 return bad("header", "its value must be one line of at most 8192 bytes");
             }
         }
@@ -147,7 +147,7 @@ impl Context {
                 return bad("cookie", "write NAME=VALUE, without blanks, commas, semicolons or quotes");
             }
         }
-        if self.user_agent.as_deref().is_some_and(|ua| ua.is_empty() || !is_line(ua)) {
+        if self.user_agent.as_deref().is_some_and(|ua| ua.is_empty() || !is_single_line(ua)) {
             return bad("user agent", "it must be one line of 1 to 8192 bytes");
         }
         let word = |text: &str, more: &[char]| {
@@ -174,7 +174,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// Headers that a browser refuses to send for anybody: they belong to the connection.
-fn is_of_the_connection(name: &str) -> bool {
+fn is_forbidden_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let known = [
         "connection",
@@ -190,7 +190,7 @@ fn is_of_the_connection(name: &str) -> bool {
     known.contains(&name.as_str()) || name.starts_with("proxy-")
 }
 
-fn is_line(text: &str) -> bool {
+fn is_single_line(text: &str) -> bool {
     text.len() <= MAX_VALUE_LEN && !text.chars().any(|c| c.is_control() && c != '\t')
 }
 
@@ -201,18 +201,18 @@ mod tests {
     #[test]
     fn what_is_sent_cannot_break_out() {
         let secret = |text: &str| Secret::new(text);
-        let good = Context {
+        let good = BrowserContext {
             headers: vec![("X-Room".into(), secret("a b"))],
             cookies: vec![("session".into(), secret("abc=="))],
             locale: Some("zh-CN".into()),
             timezone: Some("America/Argentina/Buenos_Aires".into()),
-            ..Context::default()
+            ..BrowserContext::default()
         };
-        assert_eq!(good.check(), Ok(()));
-        let with = |change: fn(&mut Context)| {
+        assert_eq!(good.validate(), Ok(()));
+        let with = |change: fn(&mut BrowserContext)| {
             let mut page = good.clone();
             change(&mut page);
-            page.check()
+            page.validate()
         };
         assert!(with(|p| p.headers[0].0 = "X Room".into()).is_err());
         assert!(with(|p| p.headers[0].0 = "Host".into()).is_err());
@@ -228,8 +228,10 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let context =
-            Context { basic_auth: Some(("user".into(), Secret::new("hunter2"))), ..Context::default() };
+        let context = BrowserContext {
+            basic_auth: Some(("user".into(), Secret::new("hunter2"))),
+            ..BrowserContext::default()
+        };
         assert!(!format!("{context:?}").contains("hunter2"));
     }
 

@@ -10,7 +10,7 @@ use super::SpecError;
 
 /// Networks that pages have no business in, unless a rule allows them: special-purpose addresses of the IANA registries
 /// (RFC 6890), multicast and what is reserved.
-const CLOSED_V4: &[(Ipv4Addr, u8)] = &[
+const SPECIAL_PURPOSE_V4: &[(Ipv4Addr, u8)] = &[
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -31,8 +31,8 @@ const CLOSED_V4: &[(Ipv4Addr, u8)] = &[
     (Ipv4Addr::new(168, 63, 129, 16), 32),
 ];
 /// Of IPv6 only global unicast is open, and not all of it.
-const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
-const CLOSED_V6: &[(Ipv6Addr, u8)] = &[
+const GLOBAL_UNICAST_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+const SPECIAL_PURPOSE_V6: &[(Ipv6Addr, u8)] = &[
     // Teredo, benchmarking, ORCHID and other protocol assignments.
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
@@ -43,18 +43,18 @@ const CLOSED_V6: &[(Ipv6Addr, u8)] = &[
 /// addresses are let through and all others refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Network {
+pub struct NetworkPolicy {
     /// Exceptions for addresses that are not public.
-    pub allow: Vec<Rule>,
+    pub allow: Vec<NetworkRule>,
     /// Exceptions for addresses that are.
-    pub deny: Vec<Rule>,
+    pub deny: Vec<NetworkRule>,
     /// Whether pages may send UDP past the guard, as WebRTC does best. Rules do not hold for it.
     pub udp: bool,
 }
 
 /// The addresses of a machine, from what its kernel lists in files that `read` gives the text of; nothing, where it has none.
 #[must_use]
-pub fn own_addresses(read: impl Fn(&str) -> String) -> HashSet<IpAddr> {
+pub fn local_addresses(read: impl Fn(&str) -> String) -> HashSet<IpAddr> {
     let (fib_trie, if_inet6) = (read("/proc/net/fib_trie"), read("/proc/net/if_inet6"));
     let mut found = HashSet::new();
     // An address stands on one line, and what it is on those below it.
@@ -74,7 +74,7 @@ pub fn own_addresses(read: impl Fn(&str) -> String) -> HashSet<IpAddr> {
 /// Hosts and ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Rule {
+pub struct NetworkRule {
     host: Host,
     port: Option<u16>,
 }
@@ -83,23 +83,23 @@ pub struct Rule {
 enum Host {
     Any,
     /// A network and the length of its prefix.
-    Net(IpAddr, u8),
+    Subnet(IpAddr, u8),
     /// A name, in lower case.
     Name(String),
     /// All names below, `example.com` for `*.example.com`.
-    Below(String),
+    Subdomains(String),
 }
 
 /// Why an address is out of reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum NetworkRefusal {
     /// A rule denies it.
     Denied,
     /// It is not public.
     NotPublic,
 }
 
-impl Network {
+impl NetworkPolicy {
     /// Whether `address` may be reached, which it knows as `host`: a name, or the address as it was written. Of this machine's `own`
     /// addresses none counts as public: what listens there may think that nobody from outside asks.
     ///
@@ -111,30 +111,31 @@ impl Network {
         host: &str,
         address: IpAddr,
         port: u16,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), NetworkRefusal> {
         let open = is_public(address) && !own.contains(&address.to_canonical());
         // A rule may mean an IPv4 address or the IPv6 one that it is wrapped in.
-        let both = [address, plain(address)];
-        let named =
-            |rules: &[Rule]| rules.iter().any(|rule| both.iter().any(|a| rule.matches(host, *a, port)));
+        let both = [address, to_embedded_ipv4(address)];
+        let named = |rules: &[NetworkRule]| {
+            rules.iter().any(|rule| both.iter().any(|a| rule.matches(host, *a, port)))
+        };
         if named(&self.deny) {
-            Err(Refusal::Denied)
+            Err(NetworkRefusal::Denied)
         } else if open || named(&self.allow) {
             Ok(())
         } else {
-            Err(Refusal::NotPublic)
+            Err(NetworkRefusal::NotPublic)
         }
     }
 }
 
-impl Rule {
+impl NetworkRule {
     /// Reads `HOST` or `HOST:PORT`, where `HOST` is an address, a network like `10.0.0.0/8` or `[fd00::]/8`, a name,
     /// `*.name` for all names below it, or `*`.
     ///
     /// # Errors
-    /// [`SpecError::Rule`].
+    /// [`SpecError::NetworkRule`].
     pub fn parse(text: &str) -> Result<Self, SpecError> {
-        let bad = || SpecError::Rule(text.to_owned());
+        let bad = || SpecError::NetworkRule(text.to_owned());
         // A colon in brackets, or one of several, belongs to an IPv6 address.
         let bare_v6 = !text.contains('[') && text.matches(':').count() > 1;
         let (host, port) = match text.rsplit_once(':') {
@@ -149,17 +150,17 @@ impl Rule {
             Host::Any
         } else if let Some((net, bits)) = host.split_once('/') {
             let net: IpAddr = net.parse().map_err(|_| bad())?;
-            let bits = bits.parse().ok().filter(|b| *b <= width(net)).ok_or_else(bad)?;
-            Host::Net(net, bits)
+            let bits = bits.parse().ok().filter(|b| *b <= address_bits(net)).ok_or_else(bad)?;
+            Host::Subnet(net, bits)
         } else if let Ok(address) = host.parse::<IpAddr>() {
-            Host::Net(plain(address), width(plain(address)))
+            Host::Subnet(to_embedded_ipv4(address), address_bits(to_embedded_ipv4(address)))
         } else {
             let (name, below) = host.strip_prefix("*.").map_or((host, false), |name| (name, true));
             let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if name.is_empty() || name.len() > 253 || !name.chars().all(part) {
                 return Err(bad());
             }
-            if below { Host::Below(name.to_owned()) } else { Host::Name(name.to_owned()) }
+            if below { Host::Subdomains(name.to_owned()) } else { Host::Name(name.to_owned()) }
         };
         Ok(Self { host, port })
     }
@@ -171,54 +172,57 @@ impl Rule {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         match &self.host {
             Host::Any => true,
-            Host::Net(net, bits) => is_in(address, *net, *bits),
+            Host::Subnet(net, bits) => is_in_subnet(address, *net, *bits),
             Host::Name(name) => host == *name,
-            Host::Below(name) => host.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.')),
+            Host::Subdomains(name) => {
+                host.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            }
         }
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for NetworkRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             Host::Any => f.write_str("*")?,
-            Host::Net(IpAddr::V4(net), bits) => write!(f, "{net}/{bits}")?,
-            Host::Net(IpAddr::V6(net), bits) => write!(f, "[{net}]/{bits}")?,
+            Host::Subnet(IpAddr::V4(net), bits) => write!(f, "{net}/{bits}")?,
+            Host::Subnet(IpAddr::V6(net), bits) => write!(f, "[{net}]/{bits}")?,
             Host::Name(name) => f.write_str(name)?,
-            Host::Below(name) => write!(f, "*.{name}")?,
+            Host::Subdomains(name) => write!(f, "*.{name}")?,
         }
         self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }
 
-impl TryFrom<String> for Rule {
+impl TryFrom<String> for NetworkRule {
     type Error = SpecError;
     fn try_from(text: String) -> Result<Self, SpecError> {
         Self::parse(&text)
     }
 }
 
-impl From<Rule> for String {
-    fn from(rule: Rule) -> Self {
+impl From<NetworkRule> for String {
+    fn from(rule: NetworkRule) -> Self {
         rule.to_string()
     }
 }
 
 /// Whether anyone on the internet may be behind this address.
 fn is_public(address: IpAddr) -> bool {
-    let within =
-        |nets: &[(Ipv4Addr, u8)], v4: Ipv4Addr| nets.iter().any(|(n, b)| is_in(v4.into(), (*n).into(), *b));
-    match plain(address) {
-        IpAddr::V4(v4) => !within(CLOSED_V4, v4),
+    let within = |nets: &[(Ipv4Addr, u8)], v4: Ipv4Addr| {
+        nets.iter().any(|(n, b)| is_in_subnet(v4.into(), (*n).into(), *b))
+    };
+    match to_embedded_ipv4(address) {
+        IpAddr::V4(v4) => !within(SPECIAL_PURPOSE_V4, v4),
         IpAddr::V6(v6) => {
-            let closed = |(net, bits): &(Ipv6Addr, u8)| is_in(v6.into(), (*net).into(), *bits);
-            closed(&GLOBAL_V6) && !CLOSED_V6.iter().any(closed)
+            let closed = |(net, bits): &(Ipv6Addr, u8)| is_in_subnet(v6.into(), (*net).into(), *bits);
+            closed(&GLOBAL_UNICAST_V6) && !SPECIAL_PURPOSE_V6.iter().any(closed)
         }
     }
 }
 
 /// An IPv4 address that is wrapped in an IPv6 one, as itself: mapped, compatible, NAT64 (RFC 6052) and 6to4 (RFC 3056).
-fn plain(address: IpAddr) -> IpAddr {
+fn to_embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let [a, b, c, d, e, f, g, h] = v6.segments();
     let v4 = |high: u16, low: u16| {
@@ -233,11 +237,11 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-fn width(address: IpAddr) -> u8 {
+fn address_bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-fn is_in(address: IpAddr, net: IpAddr, bits: u8) -> bool {
+fn is_in_subnet(address: IpAddr, net: IpAddr, bits: u8) -> bool {
     let bits_of = |a: IpAddr| match a {
         IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
         IpAddr::V6(a) => a.to_bits(),
@@ -298,11 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_lists() {
+    fn local_addresses_are_read_from_proc() {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 8.8.4.0/24 2 0 2\n        |-- 8.8.4.0\n           /24 link UNICAST\n        |-- 8.8.4.2\n           /32 host LOCAL\n        |-- 8.8.4.255\n           /32 link BROADCAST\n";
         let v6 = "20010db8000000000000000000000002 04 40 00 82     eth0\nnonsense\n";
         let read = |path: &str| if path.ends_with("fib_trie") { trie.to_owned() } else { v6.to_owned() };
-        assert_eq!(own_addresses(read), HashSet::from([ip("8.8.4.2"), ip("2001:db8::2")]));
+        assert_eq!(local_addresses(read), HashSet::from([ip("8.8.4.2"), ip("2001:db8::2")]));
     }
 
     #[test]
@@ -320,9 +324,9 @@ mod tests {
             ("Example.COM.", "example.com"),
             ("*.example.com:443", "*.example.com:443"),
         ] {
-            let rule = Rule::parse(text).unwrap();
+            let rule = NetworkRule::parse(text).unwrap();
             assert_eq!(rule.to_string(), shown);
-            assert_eq!(Rule::parse(shown).unwrap(), rule);
+            assert_eq!(NetworkRule::parse(shown).unwrap(), rule);
         }
         for bad in [
             "",
@@ -336,34 +340,40 @@ mod tests {
             "*.",
             "http://a",
         ] {
-            assert!(Rule::parse(bad).is_err(), "{bad}");
+            assert!(NetworkRule::parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn deny_beats_allow_beats_the_default() {
-        let rules = |texts: &[&str]| texts.iter().map(|t| Rule::parse(t).unwrap()).collect();
-        let network = Network {
+        let rules = |texts: &[&str]| texts.iter().map(|t| NetworkRule::parse(t).unwrap()).collect();
+        let network = NetworkPolicy {
             allow: rules(&["127.0.0.0/8:8080", "*.internal.example"]),
             deny: rules(&["127.0.0.9", "1.2.3.0/24", "evil.example", "2002::/16"]),
             udp: false,
         };
         let none = HashSet::new();
         assert_eq!(network.permits(&none, "localhost", ip("127.0.0.1"), 8080), Ok(()));
-        assert_eq!(network.permits(&none, "localhost", ip("127.0.0.1"), 80), Err(Refusal::NotPublic));
-        assert_eq!(network.permits(&none, "x", ip("127.0.0.9"), 8080), Err(Refusal::Denied));
+        assert_eq!(network.permits(&none, "localhost", ip("127.0.0.1"), 80), Err(NetworkRefusal::NotPublic));
+        assert_eq!(network.permits(&none, "x", ip("127.0.0.9"), 8080), Err(NetworkRefusal::Denied));
         assert_eq!(network.permits(&none, "x", ip("::ffff:127.0.0.1"), 8080), Ok(()));
         assert_eq!(network.permits(&none, "A.Internal.Example.", ip("10.0.0.1"), 1), Ok(()));
-        assert_eq!(network.permits(&none, "internal.example", ip("10.0.0.1"), 1), Err(Refusal::NotPublic));
-        assert_eq!(network.permits(&none, "notinternal.example", ip("10.0.0.1"), 1), Err(Refusal::NotPublic));
-        assert_eq!(network.permits(&none, "x", ip("1.2.3.4"), 443), Err(Refusal::Denied));
-        assert_eq!(network.permits(&none, "evil.example", ip("1.1.1.1"), 443), Err(Refusal::Denied));
-        assert_eq!(network.permits(&none, "x", ip("2002:808:808::1"), 443), Err(Refusal::Denied));
+        assert_eq!(
+            network.permits(&none, "internal.example", ip("10.0.0.1"), 1),
+            Err(NetworkRefusal::NotPublic)
+        );
+        assert_eq!(
+            network.permits(&none, "notinternal.example", ip("10.0.0.1"), 1),
+            Err(NetworkRefusal::NotPublic)
+        );
+        assert_eq!(network.permits(&none, "x", ip("1.2.3.4"), 443), Err(NetworkRefusal::Denied));
+        assert_eq!(network.permits(&none, "evil.example", ip("1.1.1.1"), 443), Err(NetworkRefusal::Denied));
+        assert_eq!(network.permits(&none, "x", ip("2002:808:808::1"), 443), Err(NetworkRefusal::Denied));
         assert_eq!(network.permits(&none, "x", ip("1.1.1.1"), 443), Ok(()));
         let own = HashSet::from([ip("1.1.1.1")]);
         let beside = |host, address| network.permits(&own, host, ip(address), 443);
-        assert_eq!(beside("x", "1.1.1.1"), Err(Refusal::NotPublic));
-        assert_eq!(beside("x", "::ffff:1.1.1.1"), Err(Refusal::NotPublic));
+        assert_eq!(beside("x", "1.1.1.1"), Err(NetworkRefusal::NotPublic));
+        assert_eq!(beside("x", "::ffff:1.1.1.1"), Err(NetworkRefusal::NotPublic));
         assert_eq!(beside("a.internal.example", "1.1.1.1"), Ok(()));
         assert_eq!(beside("x", "1.1.1.2"), Ok(()));
     }

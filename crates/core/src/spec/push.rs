@@ -23,11 +23,11 @@ pub struct Push {
     pub url: PushUrl,
     /// How long it may be without a connection before it is given up for good; `None` tries for ever.
     #[serde(default)]
-    pub patience: Option<Duration>,
+    pub reconnect_timeout: Option<Duration>,
 }
 
 /// At most [`MAX_PUSHES`], each once.
-pub(super) fn check(pushes: &[Push]) -> Result<(), SpecError> {
+pub(super) fn validate(pushes: &[Push]) -> Result<(), SpecError> {
     if pushes.len() > MAX_PUSHES {
         return Err(SpecError::Push("ten others are given already"));
     }
@@ -44,13 +44,13 @@ pub(super) fn check(pushes: &[Push]) -> Result<(), SpecError> {
 pub struct PushUrl {
     /// As it was written: servers compare keys byte by byte.
     text: String,
-    protocol: Protocol,
-    shown: String,
+    protocol: PushProtocol,
+    redacted: String,
 }
 
 /// How a stream is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub enum PushProtocol {
     /// RTMP over TCP.
     Rtmp,
     /// RTMP over TLS.
@@ -81,9 +81,9 @@ impl PushUrl {
             return bad("it is not a URL like rtmp://host/application/key");
         };
         let protocol = match url.scheme() {
-            "rtmp" => Protocol::Rtmp,
-            "rtmps" => Protocol::Rtmps,
-            "srt" => Protocol::Srt,
+            "rtmp" => PushProtocol::Rtmp,
+            "rtmps" => PushProtocol::Rtmps,
+            "srt" => PushProtocol::Srt,
             _ => return bad("only rtmp:, rtmps: and srt: are possible"),
         };
         let host = url.host_str().unwrap_or_default();
@@ -94,8 +94,8 @@ impl PushUrl {
         if let Some(port) = url.port() {
             shown.push_str(&format!(":{port}"));
         }
-        if protocol == Protocol::Srt {
-            check_srt(&url)?;
+        if protocol == PushProtocol::Srt {
+            validate_srt(&url)?;
         } else {
             let (application, key) = url.path().trim_start_matches('/').split_once('/').unwrap_or_default();
             if application.is_empty() || key.is_empty() && url.query().is_none() {
@@ -106,7 +106,7 @@ impl PushUrl {
             }
             shown.push_str(&format!("/{application}/…"));
         }
-        Ok(Self { text: text.to_owned(), protocol, shown })
+        Ok(Self { text: text.to_owned(), protocol, redacted: shown })
     }
 
     /// The whole address, secrets and all: for the connection only.
@@ -117,24 +117,24 @@ impl PushUrl {
 
     /// How the stream is sent.
     #[must_use]
-    pub fn protocol(&self) -> Protocol {
+    pub fn protocol(&self) -> PushProtocol {
         self.protocol
     }
 
     /// Its server, as it is written: a name, or an address (without brackets).
     #[must_use]
     pub fn host(&self) -> &str {
-        self.parts().1
+        self.split_server().1
     }
 
     /// The port of its server: written, or the usual one.
     #[must_use]
     pub fn port(&self) -> u16 {
         let usual = match self.protocol {
-            Protocol::Rtmp => 1935,
-            Protocol::Rtmps => 443,
+            PushProtocol::Rtmp => 1935,
+            PushProtocol::Rtmps => 443,
             // None is usual, so it is written.
-            Protocol::Srt => 0,
+            PushProtocol::Srt => 0,
         };
         Url::parse(&self.text).ok().and_then(|url| url.port()).unwrap_or(usual)
     }
@@ -142,18 +142,18 @@ impl PushUrl {
     /// All behind host and port, as it is written: a secret.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.parts().2
+        self.split_server().2
     }
 
     /// The whole address, with this one in the place of host and port: for the connection only.
     #[must_use]
-    pub fn at(&self, server: SocketAddr) -> String {
-        let (before, _, behind) = self.parts();
+    pub fn with_server(&self, server: SocketAddr) -> String {
+        let (before, _, behind) = self.split_server();
         format!("{before}{server}{behind}")
     }
 
     /// Scheme and user, host, and what is behind host and port.
-    fn parts(&self) -> (&str, &str, &str) {
+    fn split_server(&self) -> (&str, &str, &str) {
         let begin = self.text.find("://").map_or(0, |at| at + 3);
         let end = self.text[begin..].find(['/', '?']).map_or(self.text.len(), |at| begin + at);
         let begin = self.text[begin..end].rfind('@').map_or(begin, |at| begin + at + 1);
@@ -168,7 +168,7 @@ impl PushUrl {
     /// A text about this target without its secrets: each that occurs in it is replaced.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
-        let mut clean = text.replace(&self.text, &self.shown);
+        let mut clean = text.replace(&self.text, &self.redacted);
         let Ok(url) = Url::parse(&self.text) else { return clean };
         // As it is written: everything after the application, and its parts.
         let written = self.text.splitn(5, '/').nth(4).unwrap_or_default();
@@ -186,7 +186,7 @@ impl PushUrl {
 }
 
 /// A page must not be sent to whoever comes: Pagecast calls, it is never called.
-fn check_srt(url: &Url) -> Result<(), SpecError> {
+fn validate_srt(url: &Url) -> Result<(), SpecError> {
     if url.port().is_none() {
         return Err(SpecError::Push("an srt: address needs a port"));
     }
@@ -196,7 +196,7 @@ fn check_srt(url: &Url) -> Result<(), SpecError> {
 
 impl fmt::Display for PushUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        f.write_str(&self.redacted)
     }
 }
 
@@ -278,16 +278,17 @@ mod tests {
         ] {
             let url = PushUrl::parse(text).unwrap();
             assert_eq!((url.host(), url.port(), url.path()), (host, port, path), "{text}");
-            assert_eq!(url.at(v6.parse().unwrap()), at);
+            assert_eq!(url.with_server(v6.parse().unwrap()), at);
         }
     }
 
     #[test]
     fn ten_are_enough_and_each_comes_once() {
-        let push = |i| Push { url: PushUrl::parse(&format!("rtmp://a/live/{i}")).unwrap(), patience: None };
-        assert_eq!(check(&(0..10).map(push).collect::<Vec<_>>()), Ok(()));
-        assert!(check(&(0..11).map(push).collect::<Vec<_>>()).is_err());
-        assert!(check(&[push(1), push(2), push(1)]).is_err());
+        let push =
+            |i| Push { url: PushUrl::parse(&format!("rtmp://a/live/{i}")).unwrap(), reconnect_timeout: None };
+        assert_eq!(validate(&(0..10).map(push).collect::<Vec<_>>()), Ok(()));
+        assert!(validate(&(0..11).map(push).collect::<Vec<_>>()).is_err());
+        assert!(validate(&[push(1), push(2), push(1)]).is_err());
     }
 
     #[test]
@@ -297,7 +298,7 @@ mod tests {
             "rtmps://hunter2:hunter2@a.example/live/hunter2/hunter2",
             "srt://me:hunter2@a.example:9000/hunter2?streamid=hunter2&passphrase=hunter2",
         ] {
-            let push = Push { url: PushUrl::parse(text).unwrap(), patience: None };
+            let push = Push { url: PushUrl::parse(text).unwrap(), reconnect_timeout: None };
             for shown in [push.url.to_string(), format!("{push:?}")] {
                 assert!(shown.contains("a.example") && !shown.contains("hunter2"), "{shown}");
             }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::care::within;
+use super::health::validate_duration;
 use super::{Field, SpecError, Storage};
 
 /// Length of a segment.
-pub const SEGMENT_RANGE: std::ops::RangeInclusive<Duration> =
+pub const SEGMENT_DURATION_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(60);
 /// Longest MP4 file.
 pub const SPLIT_RANGE: std::ops::RangeInclusive<Duration> =
@@ -17,14 +17,15 @@ pub const SPLIT_RANGE: std::ops::RangeInclusive<Duration> =
 /// Largest MP4 file, in bytes; a file is ended before the segment that would make it larger.
 pub const MAX_FILE_BYTES: u64 = 2 << 30;
 /// Time between two thumbnails.
-pub const THUMBNAILS_RANGE: std::ops::RangeInclusive<Duration> =
+pub const THUMBNAIL_INTERVAL_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);
 /// Time that storage is waited for at the end.
-pub const PATIENCE_RANGE: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
+pub const UPLOAD_TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_secs(86_400);
 /// Bytes that a spool may hold.
-pub const SPOOL_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
+pub const SPOOL_LIMIT_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
 /// Longest name of a recording, in characters.
-pub const MAX_NAME_LEN: usize = 128;
+pub const MAX_RECORDING_NAME_LEN: usize = 128;
 /// Longest time between two keyframes: those who come late wait for one.
 pub const KEYFRAME_INTERVAL: Duration = Duration::from_secs(4);
 
@@ -49,14 +50,14 @@ pub struct Recording {
     /// The folder for what is not stored yet. Made for the recording, and removed when all of it is stored.
     pub spool: PathBuf,
     /// Bytes it may hold, 1 MiB to 1 PiB. Beyond that nothing more is recorded; what was recorded is kept.
-    #[serde(default = "spool_limit")]
+    #[serde(default = "default_spool_limit_bytes")]
     pub spool_limit_bytes: u64,
     /// Length of a segment, 1 to 60 s.
-    #[serde(default = "segment")]
+    #[serde(default = "default_segment")]
     pub segment: Duration,
     /// Length of an MP4 file, 5 s to 24 h, exact to a frame. The recording goes on in another one at every
     /// multiple of it, counted from its beginning, and before a file would exceed [`MAX_FILE_BYTES`].
-    #[serde(default = "split")]
+    #[serde(default = "default_split")]
     pub split: Duration,
     /// Time between two thumbnails (JPEG), 1 s to 1 h.
     #[serde(default)]
@@ -68,8 +69,8 @@ pub struct Recording {
     #[serde(default)]
     pub audio_only: bool,
     /// How long storage is waited for at the end, 0 to 24 h. What is not stored then stays in the spool.
-    #[serde(default = "patience")]
-    pub patience: Duration,
+    #[serde(default = "default_upload_timeout")]
+    pub upload_timeout: Duration,
     /// Go on with the recording that is in the spool.
     #[serde(default)]
     pub resume: bool,
@@ -127,13 +128,13 @@ impl Recording {
             format: Format::Mp4,
             overwrite: false,
             spool,
-            spool_limit_bytes: spool_limit(),
-            segment: segment(),
-            split: split(),
+            spool_limit_bytes: default_spool_limit_bytes(),
+            segment: default_segment(),
+            split: default_split(),
             thumbnails: None,
             manifest: false,
             audio_only: false,
-            patience: patience(),
+            upload_timeout: default_upload_timeout(),
             resume: false,
             receipt: None,
         }
@@ -146,7 +147,7 @@ impl Recording {
         spool.push(".spool");
         let stem = path.file_stem().map(|s| s.to_string_lossy()).unwrap_or_default();
         let good = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-        let name: String = stem.chars().map(good).take(MAX_NAME_LEN).collect();
+        let name: String = stem.chars().map(good).take(MAX_RECORDING_NAME_LEN).collect();
         let name = if name.is_empty() { "recording".to_owned() } else { name };
         Self::new(name, Storage::File(path), spool.into())
     }
@@ -162,11 +163,15 @@ impl Recording {
     ///
     /// # Errors
     /// The first value that is out of range.
-    pub fn check(&self) -> Result<(), SpecError> {
+    pub fn validate(&self) -> Result<(), SpecError> {
         let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let name = &self.name;
-        if name.is_empty() || name.len() > MAX_NAME_LEN || name.starts_with('.') || !name.chars().all(good) {
-            return Err(SpecError::Name(name.clone()));
+        if name.is_empty()
+            || name.len() > MAX_RECORDING_NAME_LEN
+            || name.starts_with('.')
+            || !name.chars().all(good)
+        {
+            return Err(SpecError::RecordingName(name.clone()));
         }
         for path in [Some(&self.spool), self.receipt.as_ref()].into_iter().flatten() {
             if path.to_str().is_none() {
@@ -174,9 +179,9 @@ impl Recording {
             }
         }
         for storage in [Some(&self.to), self.backup.as_ref()].into_iter().flatten() {
-            storage.check()?;
+            storage.validate()?;
             if matches!(storage, Storage::File(_)) && self.format != Format::Mp4 {
-                return Err(SpecError::OneFile);
+                return Err(SpecError::HlsToFile);
             }
         }
         let alone = |storage: &Storage| matches!(storage, Storage::File(_) | Storage::TencentVod(_));
@@ -184,36 +189,37 @@ impl Recording {
             return Err(SpecError::Backup);
         }
         if matches!(self.to, Storage::TencentVod(_)) && (self.thumbnails.is_some() || self.manifest) {
-            return Err(SpecError::MediaOnly);
+            return Err(SpecError::VodMediaOnly);
         }
         if self.audio_only && self.thumbnails.is_some() {
-            return Err(SpecError::NoPicture);
+            return Err(SpecError::ThumbnailsWithoutVideo);
         }
-        within(Field::Segment, self.segment, &SEGMENT_RANGE)?;
-        within(Field::Split, self.split, &SPLIT_RANGE)?;
-        within(Field::Patience, self.patience, &PATIENCE_RANGE)?;
-        self.thumbnails.map_or(Ok(()), |every| within(Field::Thumbnails, every, &THUMBNAILS_RANGE))?;
-        let (low, high) = (*SPOOL_RANGE.start(), *SPOOL_RANGE.end());
-        if SPOOL_RANGE.contains(&self.spool_limit_bytes) {
+        validate_duration(Field::Segment, self.segment, &SEGMENT_DURATION_RANGE)?;
+        validate_duration(Field::Split, self.split, &SPLIT_RANGE)?;
+        validate_duration(Field::UploadTimeout, self.upload_timeout, &UPLOAD_TIMEOUT_RANGE)?;
+        self.thumbnails
+            .map_or(Ok(()), |every| validate_duration(Field::Thumbnails, every, &THUMBNAIL_INTERVAL_RANGE))?;
+        let (low, high) = (*SPOOL_LIMIT_RANGE.start(), *SPOOL_LIMIT_RANGE.end());
+        if SPOOL_LIMIT_RANGE.contains(&self.spool_limit_bytes) {
             Ok(())
         } else {
-            Err(SpecError::Number { field: Field::Spool, value: self.spool_limit_bytes, low, high })
+            Err(SpecError::NumberOutOfRange { field: Field::Spool, value: self.spool_limit_bytes, low, high })
         }
     }
 }
 
-fn spool_limit() -> u64 {
+fn default_spool_limit_bytes() -> u64 {
     50 << 30
 }
 
-fn segment() -> Duration {
+fn default_segment() -> Duration {
     Duration::from_secs(4)
 }
 
-fn split() -> Duration {
+fn default_split() -> Duration {
     *SPLIT_RANGE.end()
 }
 
-fn patience() -> Duration {
+fn default_upload_timeout() -> Duration {
     Duration::from_secs(600)
 }

@@ -22,7 +22,7 @@ pub const LAYER_KBPS_RANGE: std::ops::RangeInclusive<u32> = 30..=20_000;
 pub const MAX_ICE_SERVERS: usize = 8;
 
 /// The default simulcast ladder of the vendor: pixels of a picture, and the most kbit/s it gets at 30 frames per second.
-const LADDER: [(u32, u32); 10] = [
+const BITRATE_LADDER: [(u32, u32); 10] = [
     (160 * 90, 100),
     (256 * 144, 200),
     (320 * 180, 300),
@@ -109,7 +109,7 @@ pub struct Layer {
     pub size: Size,
     /// Most frames per second; no more than the page has.
     pub fps: Fps,
-    /// Most kbit/s; `None` takes [`ladder_kbps`].
+    /// Most kbit/s; `None` takes [`default_layer_bitrate_kbps`].
     #[serde(default)]
     pub bitrate_kbps: Option<u32>,
 }
@@ -240,18 +240,18 @@ impl RoomService {
 impl RoomIds {
     /// The identifiers in place of their names, as they are.
     #[must_use]
-    pub fn fill(&self, template: &str) -> String {
-        self.replace(template, str::to_owned)
+    pub fn fill_template(&self, template: &str) -> String {
+        self.substitute(template, str::to_owned)
     }
 
     /// The identifiers in place of their names in an address. Of their characters, `@` alone means something there.
     #[must_use]
-    pub fn fill_url(&self, template: &RoomUrl) -> String {
-        self.replace(&template.0, |id| id.replace('@', "%40"))
+    pub fn fill_url_template(&self, template: &RoomUrl) -> String {
+        self.substitute(&template.0, |id| id.replace('@', "%40"))
     }
 
     /// All at once: what an identifier stands for is not looked at again.
-    fn replace(&self, template: &str, write: impl Fn(&str) -> String) -> String {
+    fn substitute(&self, template: &str, write: impl Fn(&str) -> String) -> String {
         let names =
             [("{app}", &self.app), ("{room}", &self.room), ("{user}", &self.user), ("{task}", &self.task)];
         let mut filled = String::with_capacity(template.len());
@@ -274,7 +274,7 @@ impl RoomIds {
         filled
     }
 
-    fn check(&self) -> Result<(), SpecError> {
+    fn validate(&self) -> Result<(), SpecError> {
         let fits = |id: &str| {
             (1..=MAX_ID_LEN).contains(&id.len())
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_@-.".contains(&b))
@@ -298,16 +298,16 @@ impl Layer {
     /// The cap on its bitrate, in bit/s.
     #[must_use]
     pub fn bitrate_bps(&self) -> u32 {
-        1000 * self.bitrate_kbps.unwrap_or_else(|| ladder_kbps(self.size, self.fps))
+        1000 * self.bitrate_kbps.unwrap_or_else(|| default_layer_bitrate_kbps(self.size, self.fps))
     }
 }
 
 /// What a layer gets when nobody says: the ladder interpolated by the number of pixels, scaled by the frame rate, but to no less
 /// than half.
 #[must_use]
-pub fn ladder_kbps(size: Size, fps: Fps) -> u32 {
+pub fn default_layer_bitrate_kbps(size: Size, fps: Fps) -> u32 {
     let pixels = f64::from(size.width() * size.height());
-    let rungs = LADDER.map(|(pixels, kbps)| (f64::from(pixels), f64::from(kbps)));
+    let rungs = BITRATE_LADDER.map(|(pixels, kbps)| (f64::from(pixels), f64::from(kbps)));
     let (first, last) = (rungs[0], rungs[rungs.len() - 1]);
     let between = rungs.windows(2).find(|pair| pixels <= pair[1].0);
     let kbps = match between {
@@ -329,17 +329,17 @@ impl Room {
     /// The address of the server, secrets and all.
     #[must_use]
     pub fn url(&self) -> String {
-        self.ids.fill_url(self.service.url())
+        self.ids.fill_url_template(self.service.url())
     }
 
     /// The address of the server, for people.
     #[must_use]
-    pub fn server(&self) -> String {
-        self.ids.fill(&self.service.url().to_string())
+    pub fn redacted_url(&self) -> String {
+        self.ids.fill_template(&self.service.url().to_string())
     }
 
-    pub(super) fn check(&self, size: Size, fps: Fps) -> Result<(), SpecError> {
-        self.ids.check()?;
+    pub(super) fn validate(&self, size: Size, fps: Fps) -> Result<(), SpecError> {
+        self.ids.validate()?;
         let bad = |what, why| Err(SpecError::Room { what, why });
         let layers = "these layers";
         match self.layers.as_slice() {
@@ -362,11 +362,11 @@ impl Room {
                 return bad("this bitrate of a layer", "30 to 20000 kbit/s are possible");
             }
         }
-        self.check_service()?;
-        self.ice.check()
+        self.validate_service()?;
+        self.ice.validate()
     }
 
-    fn check_service(&self) -> Result<(), SpecError> {
+    fn validate_service(&self) -> Result<(), SpecError> {
         let bad = |what, why| Err(SpecError::Room { what, why });
         let (url, http_only, secrets) = match &self.service {
             RoomService::Whip { url, token } => (url, true, vec![token.as_ref()]),
@@ -386,7 +386,7 @@ impl Room {
         if http_only && url.0.starts_with("ws") {
             return bad("this WHIP endpoint", "it must be an http: or https: address");
         }
-        let filled = self.ids.fill_url(url);
+        let filled = self.ids.fill_url_template(url);
         if filled.len() > MAX_ROOM_URL_LEN {
             return bad("the address of a room's server", "it is longer than 2048 bytes");
         }
@@ -405,7 +405,7 @@ impl Room {
 }
 
 impl Ice {
-    fn check(&self) -> Result<(), SpecError> {
+    fn validate(&self) -> Result<(), SpecError> {
         let what = "these servers for ICE";
         let bad = |why| Err(SpecError::Room { what, why });
         if self.servers.len() > MAX_ICE_SERVERS {
@@ -440,8 +440,8 @@ mod tests {
     #[test]
     fn templates_are_filled_once() {
         let url = RoomUrl::parse("https://a.example/{app}/{room}?u={user}&t={task}").unwrap();
-        assert_eq!(ids().fill_url(&url), "https://a.example/a.1/r%40x?u=webcast_1&t=t-1");
-        assert_eq!(ids().fill("{room}:{user}:{other}"), "r@x:webcast_1:{other}");
+        assert_eq!(ids().fill_url_template(&url), "https://a.example/a.1/r%40x?u=webcast_1&t=t-1");
+        assert_eq!(ids().fill_template("{room}:{user}:{other}"), "r@x:webcast_1:{other}");
         for bad in ["ftp://a", "https://", "https://a/{x}", "https://a/{room", "a"] {
             assert!(RoomUrl::parse(bad).is_err(), "{bad}");
         }
@@ -468,9 +468,9 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Room)| {
             let mut bad = room.clone();
             change(&mut bad);
-            bad.check(Size::HD, Fps::USUAL).unwrap_err().to_string()
+            bad.validate(Size::HD, Fps::DEFAULT).unwrap_err().to_string()
         };
-        assert_eq!(room.check(Size::HD, Fps::USUAL), Ok(()));
+        assert_eq!(room.validate(Size::HD, Fps::DEFAULT), Ok(()));
         for (said, words) in [
             (refused(&|r| r.ids.user = "a b".into()), "this user identifier"),
             (refused(&|r| r.ids.task = "a".repeat(129)), "this task identifier"),
@@ -495,7 +495,7 @@ mod tests {
         }
         let mut two = room.clone();
         two.layers.push(layer(640, 360, 15));
-        assert_eq!(two.check(Size::HD, Fps::USUAL), Ok(()));
+        assert_eq!(two.validate(Size::HD, Fps::DEFAULT), Ok(()));
         let same: Room = serde_json::from_str(&serde_json::to_string(&two).unwrap()).unwrap();
         assert_eq!(same, two);
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Context, SpecError};
+use super::{BrowserContext, SpecError};
 use crate::time::Fps;
 
 /// Longest accepted source address, in bytes as it is sent to servers: room for 1024 characters of any
@@ -34,26 +34,26 @@ pub struct Source {
     pub scale_factor: f64,
     /// What the page finds in the browser.
     #[serde(default)]
-    pub context: Context,
+    pub context: BrowserContext,
 }
 
 impl Source {
     /// This page at 1280x720 pixels and 30 frames per second, on a computer.
     #[must_use]
     pub fn new(url: SourceUrl) -> Self {
-        Self { url, size: Size::HD, fps: Fps::USUAL, scale_factor: 1.0, context: Context::default() }
+        Self { url, size: Size::HD, fps: Fps::DEFAULT, scale_factor: 1.0, context: BrowserContext::default() }
     }
 
     /// Whether a browser that was made ready for this page can show that one.
-    pub(super) fn could_be(&self, other: &Self) -> bool {
-        let Context { headers, cookies, basic_auth, tls, .. } = &self.context;
+    pub(super) fn is_compatible_with(&self, other: &Self) -> bool {
+        let BrowserContext { headers, cookies, basic_auth, tls, .. } = &self.context;
         // These are for one server only.
         let bound = !headers.is_empty() || !cookies.is_empty() || basic_auth.is_some() || tls.insecure;
         let same_server = !bound || self.url.origin() == other.url.origin();
         same_server && Self { url: other.url.clone(), ..self.clone() } == *other
     }
 
-    pub(super) fn check(&self) -> Result<(), SpecError> {
+    pub(super) fn validate(&self) -> Result<(), SpecError> {
         if !SCALE_FACTOR_RANGE.contains(&self.scale_factor) {
             return Err(SpecError::ScaleFactor(self.scale_factor));
         }
@@ -61,7 +61,7 @@ impl Source {
             let why = "a mobile device has its own, as large as it fits into the picture: leave it at 1";
             return Err(SpecError::Context { what: "scale factor", why });
         }
-        self.context.check()
+        self.context.validate()
     }
 }
 
@@ -79,7 +79,7 @@ impl Size {
     /// 1920x1080.
     pub const FULL_HD: Self = Self { width: 1920, height: 1080 };
 
-    /// Takes even sides of [`MIN_SIDE`] to [`MAX_SIDE`], [`MAX_PIXELS`] in all.
+    /// Takes even sides of [`MIN_SIDE`] to [`MAX_DIMENSION`], [`MAX_PIXELS`] in all.
     ///
     /// # Errors
     /// [`SpecError::Size`] for any other.
@@ -95,7 +95,7 @@ impl Size {
     /// The largest size with the same proportions within `bounds` and itself, or `bounds` if that is too long
     /// and thin.
     #[must_use]
-    pub fn within(self, bounds: Self) -> Self {
+    pub fn fit_within(self, bounds: Self) -> Self {
         let sides = |size: Self| (u64::from(size.width), u64::from(size.height));
         let ((width, height), (most_wide, most_high)) = (sides(self), sides(bounds));
         let even = |side: u64| u32::try_from(side / 2 * 2).unwrap_or(0);
@@ -172,7 +172,7 @@ impl SourceUrl {
 
     /// Whether this page and `url` have the same origin.
     #[must_use]
-    pub fn shares_origin_with(&self, url: &str) -> bool {
+    pub fn is_same_origin(&self, url: &str) -> bool {
         Url::parse(url).is_ok_and(|other| other.origin() == self.0.origin())
     }
 
@@ -262,7 +262,7 @@ mod tests {
             ((1280, 720), (1920, 1080), (1280, 720)),
             ((3840, 100), (100, 100), (100, 100)),
         ] {
-            assert_eq!(size(of).within(size(bounds)), size(wanted), "{of:?} in {bounds:?}");
+            assert_eq!(size(of).fit_within(size(bounds)), size(wanted), "{of:?} in {bounds:?}");
         }
     }
 
@@ -280,7 +280,7 @@ mod tests {
             ("data:text/html,x", false),
             ("", false),
         ] {
-            assert_eq!(page.shares_origin_with(url), same, "{url}");
+            assert_eq!(page.is_same_origin(url), same, "{url}");
         }
     }
 
@@ -288,9 +288,9 @@ mod tests {
     fn a_device_has_its_own_scale_and_fits_into_every_picture() {
         let check = |width, height, scale_factor| {
             let tablet = Mobile { device: Device::Tablet, orientation: Orientation::Portrait };
-            let context = Context { mobile: Some(tablet), ..Context::default() };
+            let context = BrowserContext { mobile: Some(tablet), ..BrowserContext::default() };
             let (url, size) = (SourceUrl::parse("http://a/").unwrap(), Size::new(width, height).unwrap());
-            Source { url, size, fps: Fps::new(30).unwrap(), scale_factor, context }.check()
+            Source { url, size, fps: Fps::new(30).unwrap(), scale_factor, context }.validate()
         };
         assert_eq!(check(1280, 720, 1.0), Ok(()));
         assert!(check(1280, 720, 2.0).unwrap_err().to_string().contains("mobile device has its own"));

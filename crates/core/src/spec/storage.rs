@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use bucket::{Bucket, Keys, Service};
-pub use vod::{LIFETIME_RANGE, Media, Vod};
+pub use bucket::{Bucket, StorageKeys, StorageService};
+pub use vod::{VOD_LIFETIME_RANGE, Vod, VodMediaType};
 
 /// Most characters of an object's name, folders included.
 pub const MAX_OBJECT_NAME_LEN: usize = 400;
@@ -42,7 +42,7 @@ impl Storage {
             None => Self::Folder(text.into()),
             Some((scheme, rest)) => Self::Bucket(Bucket::parse(scheme, rest)?),
         };
-        storage.check()?;
+        storage.validate()?;
         Ok(storage)
     }
 
@@ -50,15 +50,15 @@ impl Storage {
     ///
     /// # Errors
     /// The first value that cannot be used.
-    pub fn check(&self) -> Result<(), StorageError> {
+    pub fn validate(&self) -> Result<(), StorageError> {
         match self {
             Self::File(path) | Self::Folder(path) if path.as_os_str().is_empty() => Err(StorageError::NoPath),
             Self::File(path) | Self::Folder(path) if path.to_str().is_none() => {
                 Err(StorageError::Path(path.clone()))
             }
             Self::File(_) | Self::Folder(_) => Ok(()),
-            Self::Bucket(bucket) => bucket.check(),
-            Self::TencentVod(vod) => vod.check(),
+            Self::Bucket(bucket) => bucket.validate(),
+            Self::TencentVod(vod) => vod.validate(),
         }
     }
 
@@ -73,7 +73,7 @@ impl Storage {
     }
 
     /// Its keys; `None` for a place that has none, ever.
-    pub fn keys_mut(&mut self) -> Option<&mut Option<Keys>> {
+    pub fn keys_mut(&mut self) -> Option<&mut Option<StorageKeys>> {
         match self {
             Self::File(_) | Self::Folder(_) => None,
             Self::Bucket(bucket) => Some(&mut bucket.keys),
@@ -87,16 +87,16 @@ impl Storage {
 /// same in every storage.
 #[must_use]
 pub fn is_object_name(name: &str) -> bool {
-    name.len() <= MAX_OBJECT_NAME_LEN && name.split('/').all(is_part)
+    name.len() <= MAX_OBJECT_NAME_LEN && name.split('/').all(is_path_component)
 }
 
-fn is_part(part: &str) -> bool {
+fn is_path_component(part: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     (1..=200).contains(&part.len()) && !part.starts_with('.') && part.bytes().all(plain)
 }
 
 /// A part of a host name, as regions and accounts are.
-fn is_label(text: &str) -> bool {
+fn is_dns_label(text: &str) -> bool {
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     (1..=63).contains(&text.len())
         && text.bytes().all(plain)
@@ -105,20 +105,20 @@ fn is_label(text: &str) -> bool {
 }
 
 /// An endpoint is a server and nothing else, so that nothing secret can be in it.
-fn check_endpoint(url: &Url) -> Result<(), StorageError> {
-    if url.path() == "/" { check_server(url) } else { Err(StorageError::Endpoint) }
+fn validate_endpoint(url: &Url) -> Result<(), StorageError> {
+    if url.path() == "/" { validate_server(url) } else { Err(StorageError::Endpoint) }
 }
 
-/// As [`check_endpoint`], but the address may have a path, as that of an emulator of Azure has.
-fn check_endpoint_path(url: &Url) -> Result<(), StorageError> {
+/// As [`validate_endpoint`], but the address may have a path, as that of an emulator of Azure has.
+fn validate_endpoint_with_path(url: &Url) -> Result<(), StorageError> {
     let path = url.path();
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = path.strip_suffix('/').unwrap_or(path);
-    let plain = path.is_empty() || path.split('/').all(is_part);
-    if plain && path.len() <= MAX_PREFIX_LEN { check_server(url) } else { Err(StorageError::EndpointPath) }
+    let plain = path.is_empty() || path.split('/').all(is_path_component);
+    if plain && path.len() <= MAX_PREFIX_LEN { validate_server(url) } else { Err(StorageError::EndpointPath) }
 }
 
-fn check_server(url: &Url) -> Result<(), StorageError> {
+fn validate_server(url: &Url) -> Result<(), StorageError> {
     let bare = matches!(url.scheme(), "http" | "https")
         && url.has_host()
         && url.username().is_empty()
@@ -157,7 +157,7 @@ pub enum StorageError {
         /// What was asked for.
         name: String,
         /// Whose.
-        service: Service,
+        service: StorageService,
         /// What names look like.
         shape: &'static str,
     },
@@ -171,7 +171,7 @@ pub enum StorageError {
     PrefixLength(usize),
     /// Neither region nor endpoint.
     #[error("{0} needs the region of the bucket, as in ?region={example}", example = .0.example_region())]
-    NoRegion(Service),
+    NoRegion(StorageService),
     /// Not a region.
     #[error("{0:?} cannot be a region: write it like ap-guangzhou or us-east-1")]
     Region(String),

@@ -12,8 +12,8 @@ pub const MAX_CA_LEN: usize = 64 << 10;
 /// Most certificates in it. Each takes the browser's certificate store some 40 ms to learn.
 pub const MAX_CA_CERTIFICATES: usize = 16;
 
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-const END: &str = "-----END CERTIFICATE-----";
+const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const PEM_END: &str = "-----END CERTIFICATE-----";
 
 /// Which certificates of servers a page's browser accepts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ impl CaBundle {
     /// Takes the certificates of a text. What else is in it, private keys too, is left out.
     ///
     /// # Errors
-    /// [`SpecError::Context`] if there is no certificate, one that is not PEM, or there are too many.
+    /// [`SpecError::BrowserContext`] if there is no certificate, one that is not PEM, or there are too many.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         let bad = |why| Err(SpecError::Context { what: "certificates", why });
         if text.len() > MAX_CA_LEN {
@@ -43,8 +43,8 @@ impl CaBundle {
         }
         let mut bundle = String::new();
         let mut count = 0;
-        for rest in text.split(BEGIN).skip(1) {
-            let Some((body, _)) = rest.split_once(END) else {
+        for rest in text.split(PEM_BEGIN).skip(1) {
+            let Some((body, _)) = rest.split_once(PEM_END) else {
                 return bad("one of them has no END CERTIFICATE line");
             };
             let body: String = body.split_ascii_whitespace().collect();
@@ -54,12 +54,12 @@ impl CaBundle {
                 return bad("one of them is not the base64 text of a certificate");
             }
             count += 1;
-            bundle += &format!("{BEGIN}\n");
+            bundle += &format!("{PEM_BEGIN}\n");
             // Lines as RFC 7468 has them. All characters are ASCII.
             for line in body.as_bytes().chunks(64) {
                 bundle += &format!("{}\n", String::from_utf8_lossy(line));
             }
-            bundle += &format!("{END}\n");
+            bundle += &format!("{PEM_END}\n");
         }
         match count {
             0 => bad("there is none: write PEM, from BEGIN CERTIFICATE to END CERTIFICATE"),
@@ -72,13 +72,13 @@ impl CaBundle {
     ///
     /// # Errors
     /// They are too many together.
-    pub fn and(&self, other: &Self) -> Result<Self, SpecError> {
+    pub fn merge(&self, other: &Self) -> Result<Self, SpecError> {
         if self == other { Ok(self.clone()) } else { Self::parse(&format!("{}{}", self.0, other.0)) }
     }
 
     /// Each certificate as a PEM text of its own.
     pub fn certificates(&self) -> impl Iterator<Item = &str> {
-        self.0.split_inclusive(END).map(str::trim_start).filter(|text| !text.is_empty())
+        self.0.split_inclusive(PEM_END).map(str::trim_start).filter(|text| !text.is_empty())
     }
 
     /// All of them as PEM text.
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn pem(body: &str) -> String {
-        format!("{BEGIN}\n{body}\n{END}\n")
+        format!("{PEM_BEGIN}\n{body}\n{PEM_END}\n")
     }
 
     #[test]
@@ -128,8 +128,8 @@ mod tests {
             Ok(bundle.clone()),
             "it survives the way to a cast's process"
         );
-        assert_eq!(bundle.and(&CaBundle::parse(&pem("MIID")).unwrap()).unwrap().certificates().count(), 3);
-        assert_eq!(bundle.and(&bundle), Ok(bundle.clone()));
+        assert_eq!(bundle.merge(&CaBundle::parse(&pem("MIID")).unwrap()).unwrap().certificates().count(), 3);
+        assert_eq!(bundle.merge(&bundle), Ok(bundle.clone()));
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         for (text, word) in [
             (String::new(), "none"),
             ("hello".into(), "none"),
-            (format!("{BEGIN}\nMIIA"), "END"),
+            (format!("{PEM_BEGIN}\nMIIA"), "END"),
             (pem(""), "base64"),
             (pem("MII<script>"), "base64"),
             (pem("AAAA"), "base64"),

@@ -8,42 +8,45 @@ use pagecast_core::spec::Push;
 use rusqlite::{Connection, params};
 
 use super::Shared;
-use super::claims::{self, shut};
-use super::history::{end, happen};
-use super::row::{CAST, Fail, Known, all, by_number, cast, execute, listed, one, place};
+use super::claims::{self, mark_closed};
+use super::history::{append_event, end_cast};
+use super::row::{
+    CAST_COLUMNS, CastRow, TxError, execute, get_by_rowid, get_listed, query_all, query_one, read_cast,
+    seal_context,
+};
 use super::sweep;
 use super::writer::Tx;
 use crate::cast::weight;
 use crate::injected::Injected;
 use crate::{
-    Cast, CastId, Command, Created, End, Error, Filter, Happening, Hold, Key, MAX_COMMANDS, NewCast, Page,
-    State, Ticket, UnixMs,
+    Cast, CastEnd, CastId, CastKey, CastPage, CastState, Command, CreateOutcome, Error, EventKind, Filter,
+    KeyRetention, MAX_COMMANDS, NewCast, Ticket, UnixMs,
 };
 
 /// Most casts of a page.
-const MAX_PAGE: usize = 1000;
+const MAX_PAGE_CASTS: usize = 1000;
 
 /// Most bytes of descriptions and requests on a page: 1000 usual casts are 2 MB. One that is larger is a page
 /// of its own.
 const MAX_PAGE_BYTES: i64 = 8 << 20;
 /// How long a cast that ended before anybody began it still counts, in milliseconds: whoever asks for casts
 /// that do not wait, or stops them at once, gets no more of them than that.
-const LATELY_MS: i64 = 60_000;
+const UNSTARTED_QUOTA_WINDOW_MS: i64 = 60_000;
 
 /// A cast that is wanted, with all that needs no transaction done.
-pub(super) struct Sealed {
+pub(super) struct SealedCast {
     new: NewCast,
     request: Vec<u8>,
     spec: Vec<u8>,
     injected: Option<Vec<u8>>,
 }
 
-impl Sealed {
-    pub(super) fn new(shared: &Shared, mut new: NewCast) -> Result<Self, Fail> {
+impl SealedCast {
+    pub(super) fn new(shared: &Shared, mut new: NewCast) -> Result<Self, TxError> {
         let injected = Injected::take_from(&mut new.spec);
-        let request = shared.seal(&place(&new.id, "request"), &new.request)?;
-        let spec = shared.seal(&place(&new.id, "spec"), &new.spec)?;
-        let seal = |injected| shared.seal(&place(&new.id, "injected"), &injected);
+        let request = shared.seal(&seal_context(&new.id, "request"), &new.request)?;
+        let spec = shared.seal(&seal_context(&new.id, "spec"), &new.spec)?;
+        let seal = |injected| shared.seal(&seal_context(&new.id, "injected"), &injected);
         let injected = injected.map(seal).transpose()?;
         Ok(Self { new, request, spec, injected })
     }
@@ -54,19 +57,19 @@ impl Sealed {
 }
 
 /// Takes a cast, or says why not.
-pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
-    if let Some(n) = holder(tx, &sealed.new)? {
-        let holder = by_number(tx.db, tx.shared, n)?;
-        return holder.map(Created::Exists).ok_or_else(|| Error::NoCast(sealed.new.id).into());
+pub(super) fn create(tx: &mut Tx<'_>, sealed: SealedCast) -> Result<CreateOutcome, TxError> {
+    if let Some(n) = find_existing(tx, &sealed.new)? {
+        let holder = get_by_rowid(tx.db, tx.shared, n)?;
+        return holder.map(CreateOutcome::Exists).ok_or_else(|| Error::CastNotFound(sealed.new.id).into());
     }
-    if let Some(refused) = refused(tx, &sealed)? {
+    if let Some(refused) = exceeded_limit(tx, &sealed)? {
         return Ok(refused);
     }
     let bytes = sealed.bytes() as i64;
-    let Sealed { new, request, spec, injected } = sealed;
-    let until = match (&new.key, new.hold) {
-        (Some(_), Hold::Until(until)) => Some(until),
-        (Some(_), Hold::WhileLive) | (None, _) => None,
+    let SealedCast { new, request, spec, injected } = sealed;
+    let until = match (&new.key, new.key_retention) {
+        (Some(_), KeyRetention::Until(until)) => Some(until),
+        (Some(_), KeyRetention::UntilEnded) | (None, _) => None,
     };
     execute(
         tx.db,
@@ -76,14 +79,14 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
         params![
             new.id.as_str(),
             new.app,
-            new.origin,
+            new.api,
             new.key.as_ref().map(|key| &key.0),
             until,
             new.key.is_some(),
             new.notify,
             request,
             spec,
-            claims::over(tx.fleet_now, new.queue),
+            claims::deadline_after(tx.fleet_now, new.queue_timeout),
             tx.now,
             tx.fleet_now,
             weight(&new.spec),
@@ -94,22 +97,22 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
     if let Some(injected) = injected {
         execute(tx.db, "INSERT INTO injected VALUES (?, ?)", params![n, injected])?;
     }
-    let known = Known { n, id: new.id.clone(), notify: new.notify, state: State::Queued };
-    happen(tx, &known, &Happening::Queued)?;
-    Ok(Created::New(Cast {
+    let known = CastRow { rowid: n, id: new.id.clone(), notify: new.notify, state: CastState::Queued };
+    append_event(tx, &known, &EventKind::Queued)?;
+    Ok(CreateOutcome::New(Cast {
         id: new.id,
         app: new.app,
-        origin: new.origin,
+        api: new.api,
         key: new.key,
         request: new.request,
         spec: new.spec,
-        state: State::Queued,
+        state: CastState::Queued,
         end: None,
         created_ms: tx.now,
         started_ms: None,
         live_ms: None,
         ended_ms: None,
-        stop_asked: false,
+        stop_requested: false,
         closed: false,
         worker: None,
         epoch: 0,
@@ -119,56 +122,58 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: Sealed) -> Result<Created, Fail> {
 }
 
 /// Why there is no place for a cast, if there is none.
-fn refused(tx: &Tx<'_>, sealed: &Sealed) -> Result<Option<Created>, Fail> {
+fn exceeded_limit(tx: &Tx<'_>, sealed: &SealedCast) -> Result<Option<CreateOutcome>, TxError> {
     let new = &sealed.new;
     let sum = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
-        let found = one(tx.db, sql, params, |row| Ok(row.get::<_, i64>(0)?))?;
-        Ok::<_, Fail>(found.unwrap_or(0))
+        let found = query_one(tx.db, sql, params, |row| Ok(row.get::<_, i64>(0)?))?;
+        Ok::<_, TxError>(found.unwrap_or(0))
     };
     let quota = i64::from(new.quota);
     let open = sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state < 3 AND app = ?", &[&new.app])?;
     let most = quota.saturating_mul(2);
     let lately = "SELECT count(*) FROM (SELECT 1 FROM casts INDEXED BY casts_unbegun
                   WHERE app = ? AND queued_ms > ? AND state = 3 AND started_ms IS NULL LIMIT ?)";
-    let since = tx.fleet_now.saturating_sub(LATELY_MS);
+    let since = tx.fleet_now.saturating_sub(UNSTARTED_QUOTA_WINDOW_MS);
     if open >= quota || open + sum(lately, &[&new.app, &since, &most])? >= most {
-        return Ok(Some(Created::TooMany));
+        return Ok(Some(CreateOutcome::QuotaExceeded));
     }
     let queued = sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state = 0", &[])?;
     if queued >= i64::from(new.queue_limit) {
-        return Ok(Some(Created::Full));
+        return Ok(Some(CreateOutcome::QueueFull));
     }
     let most = new.max_bytes.saturating_sub(sealed.bytes() as u64);
-    let fits = new.max_bytes >= sealed.bytes() as u64 && sweep::make_room(tx, &new.app, most)?;
-    Ok(if fits { None } else { Some(Created::OverBytes(sweep::kept_bytes(tx, &new.app)?)) })
+    let fits = new.max_bytes >= sealed.bytes() as u64 && sweep::free_app_bytes(tx, &new.app, most)?;
+    Ok(if fits { None } else { Some(CreateOutcome::BytesExceeded(sweep::app_bytes(tx, &new.app)?)) })
 }
 
 /// The cast that has the key, or the id, that another wants.
-fn holder(tx: &Tx<'_>, new: &NewCast) -> Result<Option<i64>, Fail> {
+fn find_existing(tx: &Tx<'_>, new: &NewCast) -> Result<Option<i64>, TxError> {
     if let Some(key) = &new.key {
         let release = "UPDATE casts INDEXED BY casts_held SET held = 0 WHERE key = ? AND held = 1 AND state = 3 AND ifnull(key_until_ms, 0) <= ?";
         execute(tx.db, release, params![key.0, tx.now])?;
         let held = "SELECT n FROM casts WHERE key = ? AND held = 1";
-        if let Some(n) = one(tx.db, held, params![key.0], |row| Ok(row.get(0)?))? {
+        if let Some(n) = query_one(tx.db, held, params![key.0], |row| Ok(row.get(0)?))? {
             return Ok(Some(n));
         }
     }
-    one(tx.db, "SELECT n FROM casts WHERE id = ?", [new.id.as_str()], |row| Ok(row.get(0)?))
+    query_one(tx.db, "SELECT n FROM casts WHERE id = ?", [new.id.as_str()], |row| Ok(row.get(0)?))
 }
 
-pub(super) fn get(db: &Connection, shared: &Shared, id: &CastId) -> Result<Option<Cast>, Fail> {
-    one(db, &format!("SELECT {CAST} FROM casts WHERE id = ?"), [id.as_str()], |row| cast(shared, row))
+pub(super) fn get(db: &Connection, shared: &Shared, id: &CastId) -> Result<Option<Cast>, TxError> {
+    query_one(db, &format!("SELECT {CAST_COLUMNS} FROM casts WHERE id = ?"), [id.as_str()], |row| {
+        read_cast(shared, row)
+    })
 }
 
 /// The latest one: whoever has the key got it after all who had it.
-pub(super) fn find(db: &Connection, shared: &Shared, key: &Key) -> Result<Option<Cast>, Fail> {
-    let sql = format!("SELECT {CAST} FROM casts WHERE key = ? ORDER BY n DESC LIMIT 1");
-    one(db, &sql, [&key.0], |row| cast(shared, row))
+pub(super) fn find_by_key(db: &Connection, shared: &Shared, key: &CastKey) -> Result<Option<Cast>, TxError> {
+    let sql = format!("SELECT {CAST_COLUMNS} FROM casts WHERE key = ? ORDER BY n DESC LIMIT 1");
+    query_one(db, &sql, [&key.0], |row| read_cast(shared, row))
 }
 
-pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<Page, Fail> {
-    let limit = filter.limit.clamp(1, MAX_PAGE);
-    let (before, id) = beginning(db, filter)?;
+pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<CastPage, TxError> {
+    let limit = filter.limit.clamp(1, MAX_PAGE_CASTS);
+    let (before, id) = page_start(db, filter)?;
     let (by_app, app) = match &filter.app {
         Some(app) => ("app = ?1", app.as_str()),
         None => ("?1 = ''", ""),
@@ -179,12 +184,15 @@ pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<
          ORDER BY created_ms DESC, id DESC LIMIT ?7",
     );
     // Each state by itself, so that an index has them in order.
-    let states = State::ALL.iter().filter(|state| filter.states.is_empty() || filter.states.contains(state));
+    let states =
+        CastState::ALL.iter().filter(|state| filter.states.is_empty() || filter.states.contains(state));
     let mut found: Vec<(i64, String, i64, i64)> = Vec::new();
     for state in states {
         let since = filter.since_ms.unwrap_or(i64::MIN);
-        let params = params![app, state, since, before, id, filter.origin, limit as i64 + 1];
-        found.extend(all(db, &sql, params, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?);
+        let params = params![app, state, since, before, id, filter.api, limit as i64 + 1];
+        found.extend(query_all(db, &sql, params, |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?);
     }
     found.sort_unstable_by(|a, b| Reverse((a.0, &a.1)).cmp(&Reverse((b.0, &b.1))));
     let mut bytes = 0;
@@ -197,83 +205,85 @@ pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<
     let more = found.len() > fit;
     let mut casts = Vec::with_capacity(fit);
     for (_, id, n, _) in found.iter().take(fit) {
-        match listed(db, shared, *n) {
+        match get_listed(db, shared, *n) {
             Ok(cast) => casts.extend(cast),
-            Err(Fail::Told(error @ Error::Unreadable { .. })) => {
+            Err(TxError::Fleet(error @ Error::Unreadable { .. })) => {
                 tracing::warn!(cast = id, %error, "a cast is left out of a list");
             }
             Err(other) => return Err(other),
         }
     }
-    Ok(Page { casts, more })
+    Ok(CastPage { casts, has_more: more })
 }
 
 /// Casts are listed that are older than this: asked for before this time, or at this time and of a lesser id.
-fn beginning(db: &Connection, filter: &Filter) -> Result<(UnixMs, String), Fail> {
+fn page_start(db: &Connection, filter: &Filter) -> Result<(UnixMs, String), TxError> {
     let before = (filter.before_ms.unwrap_or(i64::MAX), String::new());
     let Some(after) = &filter.after else {
         return Ok(before);
     };
     let sql = "SELECT created_ms FROM casts WHERE id = ?";
-    let at = one(db, sql, [after.as_str()], |row| Ok(row.get(0)?))?;
+    let at = query_one(db, sql, [after.as_str()], |row| Ok(row.get(0)?))?;
     // One that is forgotten still says when it was asked for.
     let at = at.or_else(|| i64::from_str_radix(&after.as_str()[..12], 16).ok());
     Ok(before.min((at.unwrap_or(i64::MAX), after.as_str().to_owned())))
 }
 
-pub(super) fn count(db: &Connection, app: Option<&str>) -> Result<Vec<(State, u64)>, Fail> {
+pub(super) fn count(db: &Connection, app: Option<&str>) -> Result<Vec<(CastState, u64)>, TxError> {
     let sql = "SELECT state, sum(n) FROM tally WHERE ?1 IS NULL OR app = ?1 GROUP BY state";
-    let found: Vec<(State, i64)> = all(db, sql, [app], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let found: Vec<(CastState, i64)> = query_all(db, sql, [app], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let of = |state| found.iter().find(|(other, _)| *other == state).map_or(0, |(_, n)| n.unsigned_abs());
-    Ok(State::ALL.map(|state| (state, of(state))).to_vec())
+    Ok(CastState::ALL.map(|state| (state, of(state))).to_vec())
 }
 
-pub(super) fn order(tx: &mut Tx<'_>, id: &CastId, command: &Command) -> Result<(), Fail> {
-    let known = Known::find(tx.db, id)?;
+pub(super) fn send_command(tx: &mut Tx<'_>, id: &CastId, command: &Command) -> Result<(), TxError> {
+    let known = CastRow::find(tx.db, id)?;
     let stop = *command == Command::Stop;
     match known.state {
-        State::Ended => return Err(Error::Over(id.clone()).into()),
-        State::Queued if stop => {
-            execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ?", [known.n])?;
-            end(tx, &known, End { reason: EndReason::Stopped, message: None, cause: None })?;
-            return shut(tx, &known, None);
+        CastState::Ended => return Err(Error::CastEnded(id.clone()).into()),
+        CastState::Queued if stop => {
+            execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ?", [known.rowid])?;
+            end_cast(tx, &known, CastEnd { reason: EndReason::Stopped, message: None, cause: None })?;
+            return mark_closed(tx, &known, None);
         }
-        State::Queued | State::Starting | State::Live => {}
+        CastState::Queued | CastState::Starting | CastState::Live => {}
     }
     if stop {
-        if execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ? AND stop_asked = 0", [known.n])? == 0 {
+        if execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ? AND stop_asked = 0", [known.rowid])?
+            == 0
+        {
             return Ok(());
         }
     } else {
         let sql = "SELECT count(*) FROM commands WHERE whose = ?";
-        let waiting = one(tx.db, sql, [known.n], |row| Ok(row.get::<_, i64>(0)?))?;
+        let waiting = query_one(tx.db, sql, [known.rowid], |row| Ok(row.get::<_, i64>(0)?))?;
         if waiting.unwrap_or(0) >= MAX_COMMANDS as i64 {
-            return Err(Error::Busy(id.clone()).into());
+            return Err(Error::TooManyCommands(id.clone()).into());
         }
     }
-    let sealed = tx.shared.seal(&place(id, "command"), command)?;
-    execute(tx.db, "INSERT INTO commands (whose, command) VALUES (?, ?)", params![known.n, sealed])?;
-    tx.news();
+    let sealed = tx.shared.seal(&seal_context(id, "command"), command)?;
+    execute(tx.db, "INSERT INTO commands (whose, command) VALUES (?, ?)", params![known.rowid, sealed])?;
+    tx.notify_changes();
     Ok(())
 }
 
 /// Ends a cast that nobody can ever run, if it is still queued.
-pub(super) fn fail_queued(tx: &mut Tx<'_>, id: &CastId, message: &str) -> Result<(), Fail> {
-    let known = Known::find(tx.db, id)?;
-    if known.state == State::Queued { claims::give_up(tx, &known, message) } else { Ok(()) }
+pub(super) fn fail_queued(tx: &mut Tx<'_>, id: &CastId, message: &str) -> Result<(), TxError> {
+    let known = CastRow::find(tx.db, id)?;
+    if known.state == CastState::Queued { claims::fail_and_close(tx, &known, message) } else { Ok(()) }
 }
 
-pub(super) fn put_pushes(tx: &mut Tx<'_>, ticket: &Ticket, pushes: Vec<Push>) -> Result<(), Fail> {
-    let known = claims::owned(tx.db, ticket)?;
-    let place = place(&known.id, "spec");
+pub(super) fn put_pushes(tx: &mut Tx<'_>, ticket: &Ticket, pushes: Vec<Push>) -> Result<(), TxError> {
+    let known = claims::verify_ticket(tx.db, ticket)?;
+    let place = seal_context(&known.id, "spec");
     let sealed: Option<Vec<u8>> =
-        one(tx.db, "SELECT spec FROM casts WHERE n = ?", [known.n], |row| Ok(row.get(0)?))?;
+        query_one(tx.db, "SELECT spec FROM casts WHERE n = ?", [known.rowid], |row| Ok(row.get(0)?))?;
     let before = sealed.unwrap_or_default();
     let mut spec: CastSpec = tx.shared.open(&place, &before)?;
     spec.pushes = pushes;
     let sealed = tx.shared.seal(&place, &spec)?;
     let sql = "UPDATE casts SET bytes = bytes + ? - ?, spec = ? WHERE n = ?";
-    execute(tx.db, sql, params![sealed.len() as i64, before.len() as i64, sealed, known.n])?;
-    tx.news();
+    execute(tx.db, sql, params![sealed.len() as i64, before.len() as i64, sealed, known.rowid])?;
+    tx.notify_changes();
     Ok(())
 }

@@ -7,21 +7,23 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::Shared;
-use super::history::{end, happen};
-use super::memory::Owner;
-use super::row::{Fail, Known, all, by_number, execute, int, listed, one, place};
+use super::history::{append_event, end_cast};
+use super::row::{
+    CastRow, TxError, execute, get_by_rowid, get_listed, query_all, query_one, seal_context, to_sql_integer,
+};
+use super::telemetry::Owner;
 use super::writer::Tx;
 use crate::injected::Injected;
-use crate::{Cast, CastId, Claim, Command, End, Error, Happening, State, Ticket, WorkerId};
+use crate::{Cast, CastEnd, CastId, CastState, Claim, Command, Error, EventKind, Ticket, WorkerId};
 
 /// Casts of each application that a worker is asked about in one look at the queue: an application whose
 /// first ones fit nowhere keeps only itself waiting.
-const MAX_ASKED_OF_APP: i64 = 100;
+const MAX_CANDIDATES_PER_APP: i64 = 100;
 /// Casts that a worker is asked about in one look at the queue, of all applications.
-const MAX_ASKED: usize = 2000;
+const MAX_CANDIDATES: usize = 2000;
 
 /// Whose casts are.
-pub(super) fn owners(db: &Connection, mut found: impl FnMut(CastId, Owner)) -> rusqlite::Result<()> {
+pub(super) fn for_each_owner(db: &Connection, mut found: impl FnMut(CastId, Owner)) -> rusqlite::Result<()> {
     let sql = "SELECT id, worker, epoch FROM casts INDEXED BY casts_begun
                WHERE closed = 0 AND state > 0 AND worker IS NOT NULL";
     let mut select = db.prepare(sql)?;
@@ -35,36 +37,40 @@ pub(super) fn owners(db: &Connection, mut found: impl FnMut(CastId, Owner)) -> r
     Ok(())
 }
 
-/// The cast of a ticket that is good, or [`Error::Fenced`].
-pub(super) fn owned(db: &Connection, ticket: &Ticket) -> Result<Known, Fail> {
+/// The cast of a ticket that is good, or [`ErrorBody::Fenced`].
+pub(super) fn verify_ticket(db: &Connection, ticket: &Ticket) -> Result<CastRow, TxError> {
     let sql = format!(
         "SELECT {} FROM casts WHERE id = ? AND worker = ? AND epoch = ? AND closed = 0",
-        Known::COLUMNS
+        CastRow::COLUMNS
     );
-    let params = params![ticket.cast.as_str(), ticket.worker.0, int(ticket.epoch)];
-    one(db, &sql, params, Known::read)?.ok_or_else(|| Error::Fenced(ticket.cast.clone()).into())
+    let params = params![ticket.cast.as_str(), ticket.worker.0, to_sql_integer(ticket.epoch)];
+    query_one(db, &sql, params, CastRow::from_row)?.ok_or_else(|| Error::Fenced(ticket.cast.clone()).into())
 }
 
-pub(super) fn adopt(tx: &mut Tx<'_>, worker: &WorkerId) -> Result<(), Fail> {
+pub(super) fn register_worker(tx: &mut Tx<'_>, worker: &WorkerId) -> Result<(), TxError> {
     let sql = format!(
         "SELECT {} FROM casts INDEXED BY casts_begun WHERE closed = 0 AND state > 0 AND worker = ?",
-        Known::COLUMNS
+        CastRow::COLUMNS
     );
-    for known in all(tx.db, &sql, [&worker.0], Known::read)? {
-        free(tx, &known)?;
+    for known in query_all(tx.db, &sql, [&worker.0], CastRow::from_row)? {
+        clear_owner(tx, &known)?;
     }
     Ok(())
 }
 
 /// Takes a cast that is to be gone on with, if there is one.
-pub(super) fn take_up(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration) -> Result<Option<Claim>, Fail> {
+pub(super) fn claim_expired(
+    tx: &mut Tx<'_>,
+    worker: &WorkerId,
+    lease: Duration,
+) -> Result<Option<Claim>, TxError> {
     let sql = format!(
         "SELECT {} FROM casts INDEXED BY casts_begun WHERE closed = 0 AND state > 0 AND lease_until_ms <= ?
          AND worker IS NOT ? ORDER BY lease_until_ms, n LIMIT 1",
-        Known::COLUMNS
+        CastRow::COLUMNS
     );
-    while let Some(known) = one(tx.db, &sql, params![tx.fleet_now, worker.0], Known::read)? {
-        if let Some(claim) = take(tx, worker, lease, &known)? {
+    while let Some(known) = query_one(tx.db, &sql, params![tx.fleet_now, worker.0], CastRow::from_row)? {
+        if let Some(claim) = assign_owner(tx, worker, lease, &known)? {
             return Ok(Some(claim));
         }
     }
@@ -73,20 +79,20 @@ pub(super) fn take_up(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration) -> Re
 
 /// The queue in the order in which casts are begun: first of the applications whose casts take the least at
 /// the moment, the older ones first. Rows only: what they are is read when somebody is asked about them.
-pub(super) fn queue(db: &Connection, shared: &Shared) -> Result<Vec<i64>, Fail> {
+pub(super) fn queue_order(db: &Connection, shared: &Shared) -> Result<Vec<i64>, TxError> {
     let apps = "SELECT q.app, (SELECT ifnull(sum(weight), 0) FROM tally t WHERE t.state IN (1, 2) AND t.app = q.app) share,
                        (SELECT min(n) FROM casts c INDEXED BY casts_waiting WHERE c.state = 0 AND c.app = q.app) first
                 FROM tally q WHERE q.state = 0 AND q.n > 0 ORDER BY share, first";
-    let apps: Vec<String> = all(db, apps, [], |row| Ok(row.get(0)?))?;
+    let apps: Vec<String> = query_all(db, apps, [], |row| Ok(row.get(0)?))?;
     let of_app =
         "SELECT n FROM casts INDEXED BY casts_waiting WHERE state = 0 AND app = ? AND queue_until_ms > ?
                   ORDER BY n LIMIT ?";
     let mut queue: Vec<i64> = Vec::new();
     for app in apps {
-        let params = params![app, shared.time.fleet(), MAX_ASKED_OF_APP];
-        queue.extend(all(db, of_app, params, |row| Ok(row.get::<_, i64>(0)?))?);
-        if queue.len() >= MAX_ASKED {
-            queue.truncate(MAX_ASKED);
+        let params = params![app, shared.clock.fleet_ms(), MAX_CANDIDATES_PER_APP];
+        queue.extend(query_all(db, of_app, params, |row| Ok(row.get::<_, i64>(0)?))?);
+        if queue.len() >= MAX_CANDIDATES {
+            queue.truncate(MAX_CANDIDATES);
             break;
         }
     }
@@ -95,17 +101,17 @@ pub(super) fn queue(db: &Connection, shared: &Shared) -> Result<Vec<i64>, Fail> 
 
 /// Some casts of the queue, without what is put into their pages. One that cannot be read has no description,
 /// and nobody is asked about it.
-pub(super) fn queued(
+pub(super) fn read_queued(
     db: &Connection,
     shared: &Shared,
     rows: &[i64],
-) -> Result<Vec<(i64, Option<Cast>)>, Fail> {
+) -> Result<Vec<(i64, Option<Cast>)>, TxError> {
     let mut casts = Vec::with_capacity(rows.len());
     for n in rows {
-        match listed(db, shared, *n) {
-            Ok(Some(cast)) if cast.state == State::Queued => casts.push((*n, Some(cast))),
+        match get_listed(db, shared, *n) {
+            Ok(Some(cast)) if cast.state == CastState::Queued => casts.push((*n, Some(cast))),
             Ok(_) => {}
-            Err(Fail::Told(Error::Unreadable { .. })) => casts.push((*n, None)),
+            Err(TxError::Fleet(Error::Unreadable { .. })) => casts.push((*n, None)),
             Err(fail) => return Err(fail),
         }
     }
@@ -113,70 +119,77 @@ pub(super) fn queued(
 }
 
 /// Takes a cast of the queue, unless somebody was faster.
-pub(super) fn begin(
+pub(super) fn claim_queued(
     tx: &mut Tx<'_>,
     worker: &WorkerId,
     lease: Duration,
     n: i64,
-) -> Result<Option<Claim>, Fail> {
+) -> Result<Option<Claim>, TxError> {
     let sql =
-        format!("SELECT {} FROM casts WHERE n = ? AND state = 0 AND queue_until_ms > ?", Known::COLUMNS);
-    match one(tx.db, &sql, [n, tx.fleet_now], Known::read)? {
-        Some(known) => take(tx, worker, lease, &known),
+        format!("SELECT {} FROM casts WHERE n = ? AND state = 0 AND queue_until_ms > ?", CastRow::COLUMNS);
+    match query_one(tx.db, &sql, [n, tx.fleet_now], CastRow::from_row)? {
+        Some(known) => assign_owner(tx, worker, lease, &known),
         None => Ok(None),
     }
 }
 
 /// Makes a cast the worker's. One that cannot be read would be in everybody's way for ever: it is given up.
-fn take(tx: &mut Tx<'_>, worker: &WorkerId, lease: Duration, known: &Known) -> Result<Option<Claim>, Fail> {
-    let spec = match whole(tx, known.n) {
+fn assign_owner(
+    tx: &mut Tx<'_>,
+    worker: &WorkerId,
+    lease: Duration,
+    known: &CastRow,
+) -> Result<Option<Claim>, TxError> {
+    let spec = match read_with_injected(tx, known.rowid) {
         Ok(cast) => cast.spec,
-        Err(Fail::Told(error @ Error::Unreadable { .. })) => {
+        Err(TxError::Fleet(error @ Error::Unreadable { .. })) => {
             tracing::warn!(whose = %known.id, %error, "a cast is given up");
-            give_up(tx, known, "its description cannot be read any more")?;
+            fail_and_close(tx, known, "its description cannot be read any more")?;
             return Ok(None);
         }
         Err(fail) => return Err(fail),
     };
     let sql = "UPDATE casts SET worker = ?, epoch = epoch + 1, lease_until_ms = ? WHERE n = ?";
-    execute(tx.db, sql, params![worker.0, over(tx.fleet_now, lease), known.n])?;
+    execute(tx.db, sql, params![worker.0, deadline_after(tx.fleet_now, lease), known.rowid])?;
     match known.state {
-        State::Queued => {
+        CastState::Queued => {
             let sql = "UPDATE casts SET state = 1, started_ms = ? WHERE n = ?";
-            execute(tx.db, sql, params![tx.now, known.n])?;
-            happen(tx, known, &Happening::Started)?;
+            execute(tx.db, sql, params![tx.now, known.rowid])?;
+            append_event(tx, known, &EventKind::Started)?;
         }
-        State::Starting | State::Live => happen(tx, known, &Happening::TakenUp)?,
-        State::Ended => {}
+        CastState::Starting | CastState::Live => append_event(tx, known, &EventKind::Resumed)?,
+        CastState::Ended => {}
     }
-    let cast = by_number(tx.db, tx.shared, known.n)?.ok_or_else(|| Error::NoCast(known.id.clone()))?;
+    let cast =
+        get_by_rowid(tx.db, tx.shared, known.rowid)?.ok_or_else(|| Error::CastNotFound(known.id.clone()))?;
     let cast = Cast { spec, ..cast };
-    tx.owned(cast.id.clone(), Owner { worker: worker.clone(), epoch: cast.epoch });
+    tx.owner_changed(cast.id.clone(), Owner { worker: worker.clone(), epoch: cast.epoch });
     let ticket = Ticket { cast: cast.id.clone(), worker: worker.clone(), epoch: cast.epoch };
     Ok(Some(Claim { ticket, cast }))
 }
 
 /// A cast with what is put into its page.
-fn whole(tx: &Tx<'_>, n: i64) -> Result<Cast, Fail> {
-    let gone = || Fail::Told(Error::Unreadable { what: format!("cast {n}"), why: "it is gone".to_owned() });
-    let mut cast = by_number(tx.db, tx.shared, n)?.ok_or_else(gone)?;
+fn read_with_injected(tx: &Tx<'_>, n: i64) -> Result<Cast, TxError> {
+    let gone =
+        || TxError::Fleet(Error::Unreadable { what: format!("cast {n}"), why: "it is gone".to_owned() });
+    let mut cast = get_by_rowid(tx.db, tx.shared, n)?.ok_or_else(gone)?;
     let sql = "SELECT what FROM injected WHERE whose = ?";
-    if let Some(sealed) = one(tx.db, sql, [n], |row| Ok(row.get::<_, Vec<u8>>(0)?))? {
-        let injected: Injected = tx.shared.open(&place(&cast.id, "injected"), &sealed)?;
+    if let Some(sealed) = query_one(tx.db, sql, [n], |row| Ok(row.get::<_, Vec<u8>>(0)?))? {
+        let injected: Injected = tx.shared.open(&seal_context(&cast.id, "injected"), &sealed)?;
         injected.put_into(&mut cast.spec);
     }
     Ok(cast)
 }
 
 /// When so much time from now is over, in fleet time.
-pub(super) fn over(now: i64, time: Duration) -> i64 {
+pub(super) fn deadline_after(now: i64, time: Duration) -> i64 {
     now.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
-pub(super) fn renew(tx: &Tx<'_>, ticket: &Ticket, lease: Duration) -> Result<(), Fail> {
-    let known = owned(tx.db, ticket)?;
+pub(super) fn renew(tx: &Tx<'_>, ticket: &Ticket, lease: Duration) -> Result<(), TxError> {
+    let known = verify_ticket(tx.db, ticket)?;
     let sql = "UPDATE casts SET lease_until_ms = ? WHERE n = ?";
-    execute(tx.db, sql, params![over(tx.fleet_now, lease), known.n])?;
+    execute(tx.db, sql, params![deadline_after(tx.fleet_now, lease), known.rowid])?;
     Ok(())
 }
 
@@ -184,68 +197,73 @@ pub(super) fn commands(
     db: &Connection,
     shared: &Shared,
     ticket: &Ticket,
-) -> Result<Vec<(u64, Command)>, Fail> {
-    let known = owned(db, ticket)?;
-    let place = place(&known.id, "command");
-    all(db, "SELECT n, command FROM commands WHERE whose = ? ORDER BY n", [known.n], |row| {
+) -> Result<Vec<(u64, Command)>, TxError> {
+    let known = verify_ticket(db, ticket)?;
+    let place = seal_context(&known.id, "command");
+    query_all(db, "SELECT n, command FROM commands WHERE whose = ? ORDER BY n", [known.rowid], |row| {
         let sealed: Vec<u8> = row.get(1)?;
         Ok((row.get::<_, i64>(0)?.unsigned_abs(), shared.open(&place, &sealed)?))
     })
 }
 
-pub(super) fn obeyed(tx: &Tx<'_>, ticket: &Ticket, upto: u64) -> Result<(), Fail> {
-    let known = owned(tx.db, ticket)?;
-    execute(tx.db, "DELETE FROM commands WHERE whose = ? AND n <= ?", params![known.n, int(upto)])?;
+pub(super) fn ack_commands(tx: &Tx<'_>, ticket: &Ticket, upto: u64) -> Result<(), TxError> {
+    let known = verify_ticket(tx.db, ticket)?;
+    execute(
+        tx.db,
+        "DELETE FROM commands WHERE whose = ? AND n <= ?",
+        params![known.rowid, to_sql_integer(upto)],
+    )?;
     Ok(())
 }
 
-pub(super) fn close(tx: &mut Tx<'_>, ticket: &Ticket, report: Option<&Value>) -> Result<(), Fail> {
-    let known = owned(tx.db, ticket)?;
-    let sealed = report.map(|report| tx.shared.seal(&place(&known.id, "report"), report)).transpose()?;
-    if known.state != State::Ended {
+pub(super) fn close(tx: &mut Tx<'_>, ticket: &Ticket, report: Option<&Value>) -> Result<(), TxError> {
+    let known = verify_ticket(tx.db, ticket)?;
+    let sealed =
+        report.map(|report| tx.shared.seal(&seal_context(&known.id, "report"), report)).transpose()?;
+    if known.state != CastState::Ended {
         let message = Some("whoever ran it did not say how it ended".to_owned());
-        end(tx, &known, End { reason: EndReason::OutputFailed, message, cause: None })?;
+        end_cast(tx, &known, CastEnd { reason: EndReason::OutputFailed, message, cause: None })?;
     }
-    shut(tx, &known, sealed)
+    mark_closed(tx, &known, sealed)
 }
 
 /// Nothing is left to do for a cast.
-pub(super) fn shut(tx: &mut Tx<'_>, known: &Known, report: Option<Vec<u8>>) -> Result<(), Fail> {
+pub(super) fn mark_closed(tx: &mut Tx<'_>, known: &CastRow, report: Option<Vec<u8>>) -> Result<(), TxError> {
     let sql = "SELECT length(what) FROM injected WHERE whose = ?";
-    let injected = one(tx.db, sql, [known.n], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or(0);
+    let injected = query_one(tx.db, sql, [known.rowid], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or(0);
     // Nobody opens its page any more.
-    execute(tx.db, "DELETE FROM injected WHERE whose = ?", [known.n])?;
+    execute(tx.db, "DELETE FROM injected WHERE whose = ?", [known.rowid])?;
     let grown = report.as_ref().map_or(0, |report| report.len() as i64) - injected;
     let sql = "UPDATE casts SET closed = 1, worker = NULL, report = ?, bytes = bytes + ? WHERE n = ?";
-    execute(tx.db, sql, params![report, grown, known.n])?;
-    tx.freed(known.id.clone());
-    tx.news();
+    execute(tx.db, sql, params![report, grown, known.rowid])?;
+    tx.owner_cleared(known.id.clone());
+    tx.notify_changes();
     Ok(())
 }
 
-pub(super) fn release(tx: &mut Tx<'_>, ticket: &Ticket) -> Result<(), Fail> {
-    let known = owned(tx.db, ticket)?;
-    free(tx, &known)
+pub(super) fn release(tx: &mut Tx<'_>, ticket: &Ticket) -> Result<(), TxError> {
+    let known = verify_ticket(tx.db, ticket)?;
+    clear_owner(tx, &known)
 }
 
 /// Anybody may go on with a cast, and whoever ran it may not.
-fn free(tx: &mut Tx<'_>, known: &Known) -> Result<(), Fail> {
-    execute(tx.db, "UPDATE casts SET worker = NULL, lease_until_ms = 0 WHERE n = ?", [known.n])?;
-    tx.freed(known.id.clone());
-    tx.news();
+fn clear_owner(tx: &mut Tx<'_>, known: &CastRow) -> Result<(), TxError> {
+    execute(tx.db, "UPDATE casts SET worker = NULL, lease_until_ms = 0 WHERE n = ?", [known.rowid])?;
+    tx.owner_cleared(known.id.clone());
+    tx.notify_changes();
     Ok(())
 }
 
 /// Ends a cast that nobody runs, and closes it.
-pub(super) fn give_up(tx: &mut Tx<'_>, known: &Known, why: &str) -> Result<(), Fail> {
+pub(super) fn fail_and_close(tx: &mut Tx<'_>, known: &CastRow, why: &str) -> Result<(), TxError> {
     let reason = match known.state {
-        State::Queued => EndReason::StartFailed,
-        State::Starting | State::Live | State::Ended => EndReason::OutputFailed,
+        CastState::Queued => EndReason::StartFailed,
+        CastState::Starting | CastState::Live | CastState::Ended => EndReason::OutputFailed,
     };
-    if known.state != State::Ended {
+    if known.state != CastState::Ended {
         // Nobody runs it who would log its end.
         tracing::warn!(cast = %known.id, error = why, "cast failed");
-        end(tx, known, End { reason, message: Some(why.to_owned()), cause: None })?;
+        end_cast(tx, known, CastEnd { reason, message: Some(why.to_owned()), cause: None })?;
     }
-    shut(tx, known, None)
+    mark_closed(tx, known, None)
 }

@@ -14,8 +14,9 @@ pub(super) struct Lock(#[expect(dead_code, reason = "closing it ends the lock")]
 
 impl Lock {
     /// Takes the database at this path, whose folder is made.
-    pub(super) fn take(path: &Path) -> Result<Self, Error> {
-        let failed = |doing, path: PathBuf| move |source: io::Error| Error::File { doing, path, source };
+    pub(super) fn acquire(path: &Path) -> Result<Self, Error> {
+        let failed =
+            |doing, path: PathBuf| move |source: io::Error| Error::File { operation: doing, path, source };
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("make the folder", folder.to_owned()))?;
         }
@@ -28,7 +29,7 @@ impl Lock {
         let file = open(&name).map_err(failed("open the lock", name.clone()))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Taken(path.to_owned())),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Locked(path.to_owned())),
             Err(error) => return Err(failed("lock", name)(error.into())),
         }
         // SQLite would make it for others to read; what it makes beside it is like it.

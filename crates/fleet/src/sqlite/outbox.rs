@@ -8,20 +8,25 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use super::history::event;
-use super::row::{Fail, LISTED, all, cast, execute, id, int, number, one, place};
+use super::history::read_event;
+use super::row::{
+    LISTED_CAST_COLUMNS, TxError, execute, query_all, query_one, read_cast, read_cast_id, rowid_of,
+    seal_context, to_sql_integer,
+};
 use super::writer::Tx;
 use super::{Shared, claims};
-use crate::{Attempt, Backlog, CastId, Error, MAX_RETRY_PAUSE, Notice, Redelivered, Settled};
+use crate::{
+    Backlog, CastId, DeliveryAttempt, DeliveryOutcome, Error, MAX_RETRY_DELAY, OutboxEntry, RedeliverOutcome,
+};
 
 /// Attempts that are remembered of each cast.
-const MAX_ATTEMPTS: i64 = 1000;
+const MAX_LOGGED_ATTEMPTS: i64 = 1000;
 /// Sealed bytes after which no more events are read at once: a thousand usual ones. Whoever wants more skips
 /// these.
 const MAX_DUE_BYTES: usize = 4 << 20;
 
 /// An event that happened just now is to be told.
-pub(super) fn put(tx: &Tx<'_>, n: i64, seq: i64) -> Result<(), Fail> {
+pub(super) fn enqueue(tx: &Tx<'_>, n: i64, seq: i64) -> Result<(), TxError> {
     execute(
         tx.db,
         "INSERT INTO outbox (whose, seq, at_ms, next_ms)
@@ -32,7 +37,7 @@ pub(super) fn put(tx: &Tx<'_>, n: i64, seq: i64) -> Result<(), Fail> {
 }
 
 /// The first event that is not settled is due, at its time if it has one; those behind it are not.
-fn line_up(tx: &Tx<'_>, n: i64) -> Result<(), Fail> {
+fn schedule_head(tx: &Tx<'_>, n: i64) -> Result<(), TxError> {
     let first = "SELECT min(seq) FROM outbox WHERE whose = ?1 AND given_up = 0";
     let sql = format!(
         "UPDATE outbox SET next_ms = iif(seq = ({first}), ifnull(next_ms, ?2), NULL)
@@ -42,18 +47,18 @@ fn line_up(tx: &Tx<'_>, n: i64) -> Result<(), Fail> {
     Ok(())
 }
 
-pub(super) fn due(
+pub(super) fn due_entries(
     db: &Connection,
     shared: &Shared,
     limit: usize,
     skip: &HashSet<CastId>,
-) -> Result<Vec<Notice>, Fail> {
+) -> Result<Vec<OutboxEntry>, TxError> {
     let sql = format!(
-        "SELECT {LISTED}, o.seq, o.tries, o.first_try_ms, o.parts_done, e.at_ms, e.what
+        "SELECT {LISTED_CAST_COLUMNS}, o.seq, o.tries, o.first_try_ms, o.parts_done, e.at_ms, e.what
          FROM outbox o INDEXED BY outbox_due JOIN events e ON e.whose = o.whose AND e.seq = o.seq JOIN casts ON n = o.whose
          WHERE o.next_ms <= ? ORDER BY o.next_ms, o.whose"
     );
-    let now = shared.time.fleet();
+    let now = shared.clock.fleet_ms();
     let mut select = db.prepare_cached(&sql)?;
     let mut rows = select.query([now])?;
     let (mut notices, mut bytes) = (Vec::new(), 0);
@@ -61,13 +66,13 @@ pub(super) fn due(
         && bytes < MAX_DUE_BYTES
         && let Some(row) = rows.next()?
     {
-        if id(row).is_ok_and(|id| skip.contains(&id)) {
+        if read_cast_id(row).is_ok_and(|id| skip.contains(&id)) {
             continue;
         }
-        match notice(shared, row, now) {
+        match read_entry(shared, row, now) {
             Ok(notice) => notices.push(notice),
             // One that cannot be read must not be in the way of all others.
-            Err(Fail::Told(error @ Error::Unreadable { .. })) => {
+            Err(TxError::Fleet(error @ Error::Unreadable { .. })) => {
                 tracing::warn!(%error, "an event cannot be told");
             }
             Err(fail) => return Err(fail),
@@ -79,92 +84,97 @@ pub(super) fn due(
     Ok(notices)
 }
 
-fn notice(shared: &Shared, row: &rusqlite::Row<'_>, now: i64) -> Result<Notice, Fail> {
+fn read_entry(shared: &Shared, row: &rusqlite::Row<'_>, now: i64) -> Result<OutboxEntry, TxError> {
     let first_try: Option<i64> = row.get("first_try_ms")?;
-    Ok(Notice {
-        cast: cast(shared, row)?,
-        event: event(shared, &id(row)?, row)?,
-        tries: row.get("tries")?,
-        age: first_try.map(|at| between(at, now)),
-        parts_done: row.get("parts_done")?,
+    Ok(OutboxEntry {
+        cast: read_cast(shared, row)?,
+        event: read_event(shared, &read_cast_id(row)?, row)?,
+        attempts: row.get("tries")?,
+        since_first_attempt: first_try.map(|at| duration_between(at, now)),
+        parts_delivered: row.get("parts_done")?,
     })
 }
 
 /// The time from one moment to a later one; none, if it is not later.
-fn between(from: i64, to: i64) -> Duration {
+fn duration_between(from: i64, to: i64) -> Duration {
     Duration::from_millis(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
 }
 
-pub(super) fn next_due(db: &Connection, shared: &Shared) -> Result<Option<Duration>, Fail> {
-    let now = shared.time.fleet();
+pub(super) fn next_due_in(db: &Connection, shared: &Shared) -> Result<Option<Duration>, TxError> {
+    let now = shared.clock.fleet_ms();
     let sql = "SELECT next_ms FROM outbox INDEXED BY outbox_due WHERE next_ms > ? ORDER BY next_ms LIMIT 1";
-    one(db, sql, [now], |row| Ok(between(now, row.get(0)?)))
+    query_one(db, sql, [now], |row| Ok(duration_between(now, row.get(0)?)))
 }
 
 pub(super) fn settle(
     tx: &mut Tx<'_>,
     id: &CastId,
     seq: u64,
-    settled: Settled,
-    attempt: Option<&Attempt>,
-) -> Result<(), Fail> {
-    let (n, seq) = (number(tx.db, id)?, int(seq));
+    settled: DeliveryOutcome,
+    attempt: Option<&DeliveryAttempt>,
+) -> Result<(), TxError> {
+    let (n, seq) = (rowid_of(tx.db, id)?, to_sql_integer(seq));
     if let Some(attempt) = attempt {
-        log(tx, id, n, attempt)?;
+        log_attempt(tx, id, n, attempt)?;
     }
     let took = attempt.map_or(0, |attempt| i64::try_from(attempt.took_ms).unwrap_or(0));
     let first_try = tx.fleet_now.saturating_sub(took);
     let waiting = "WHERE whose = ? AND seq = ? AND given_up = 0";
     match settled {
-        Settled::Done => {
+        DeliveryOutcome::Delivered => {
             execute(tx.db, &format!("DELETE FROM outbox {waiting}"), params![n, seq])?;
         }
-        Settled::Part(parts) => {
+        DeliveryOutcome::PartDelivered(parts) => {
             // The next message has all its tries before it.
             let set = "UPDATE outbox SET parts_done = max(parts_done, ?), tries = 0, first_try_ms = NULL";
             execute(tx.db, &format!("{set} {waiting}"), params![parts, n, seq])?;
         }
-        Settled::Again(pause) => {
-            let at = claims::over(tx.fleet_now, pause.min(MAX_RETRY_PAUSE));
+        DeliveryOutcome::RetryAfter(pause) => {
+            let at = claims::deadline_after(tx.fleet_now, pause.min(MAX_RETRY_DELAY));
             let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
                        next_ms = iif(next_ms IS NULL, NULL, ?)";
             execute(tx.db, &format!("{set} {waiting}"), params![first_try, at, n, seq])?;
         }
-        Settled::GivenUp => {
+        DeliveryOutcome::GivenUp => {
             let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
                        next_ms = NULL, given_up = 1";
             execute(tx.db, &format!("{set} {waiting}"), params![first_try, n, seq])?;
         }
     }
-    line_up(tx, n)?;
-    tx.news();
+    schedule_head(tx, n)?;
+    tx.notify_changes();
     Ok(())
 }
 
-fn log(tx: &Tx<'_>, id: &CastId, n: i64, attempt: &Attempt) -> Result<(), Fail> {
-    let sealed = tx.shared.seal(&place(id, "attempt"), attempt)?;
+fn log_attempt(tx: &Tx<'_>, id: &CastId, n: i64, attempt: &DeliveryAttempt) -> Result<(), TxError> {
+    let sealed = tx.shared.seal(&seal_context(id, "attempt"), attempt)?;
     let added = sealed.len() as i64;
     execute(tx.db, "INSERT INTO attempts (whose, attempt) VALUES (?, ?)", params![n, sealed])?;
     let too_many =
         "whose = ?1 AND n <= (SELECT n FROM attempts WHERE whose = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)";
     let removed = format!("DELETE FROM attempts WHERE {too_many} RETURNING length(attempt)");
-    let removed: Vec<i64> = all(tx.db, &removed, params![n, MAX_ATTEMPTS], |row| Ok(row.get(0)?))?;
+    let removed: Vec<i64> =
+        query_all(tx.db, &removed, params![n, MAX_LOGGED_ATTEMPTS], |row| Ok(row.get(0)?))?;
     let grown = added - removed.iter().sum::<i64>();
     execute(tx.db, "UPDATE casts SET bytes = bytes + ? WHERE n = ?", [grown, n])?;
     Ok(())
 }
 
-pub(super) fn attempts(db: &Connection, shared: &Shared, id: &CastId) -> Result<Vec<Attempt>, Fail> {
-    let n = number(db, id)?;
-    let place = place(id, "attempt");
-    all(db, "SELECT attempt FROM attempts WHERE whose = ? ORDER BY n", [n], |row| {
+pub(super) fn attempts(
+    db: &Connection,
+    shared: &Shared,
+    id: &CastId,
+) -> Result<Vec<DeliveryAttempt>, TxError> {
+    let n = rowid_of(db, id)?;
+    let place = seal_context(id, "attempt");
+    query_all(db, "SELECT attempt FROM attempts WHERE whose = ? ORDER BY n", [n], |row| {
         let sealed: Vec<u8> = row.get(0)?;
         shared.open(&place, &sealed)
     })
 }
 
-pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Result<Redelivered, Fail> {
-    let n = number(tx.db, id)?;
+pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Result<RedeliverOutcome, TxError> {
+    let n = rowid_of(tx.db, id)?;
     let fresh = "next_ms = ?2, tries = 0, first_try_ms = NULL, parts_done = 0, given_up = 0";
     let again = match seq {
         Some(seq) => {
@@ -174,7 +184,7 @@ pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Resul
                  WHERE e.whose = ?1 AND e.seq = ?3 AND notify = 1
                  ON CONFLICT DO UPDATE SET {fresh}"
             );
-            execute(tx.db, &sql, params![n, tx.fleet_now, int(seq)])?
+            execute(tx.db, &sql, params![n, tx.fleet_now, to_sql_integer(seq)])?
         }
         None => {
             let sql = format!("UPDATE outbox SET {fresh} WHERE whose = ?1 AND given_up = 1");
@@ -185,23 +195,28 @@ pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Resul
             again
         }
     };
-    line_up(tx, n)?;
-    tx.news();
+    schedule_head(tx, n)?;
+    tx.notify_changes();
     let sql = "SELECT count(*), min(next_ms) FROM outbox WHERE whose = ? AND given_up = 0";
-    let waiting = one(tx.db, sql, [n], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+    let waiting =
+        query_one(tx.db, sql, [n], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?;
     let (waiting, next) = waiting.unwrap_or_default();
-    Ok(Redelivered {
-        again: again as u64,
-        waiting: waiting.unsigned_abs(),
-        next: next.map(|at| between(tx.fleet_now, at)),
+    Ok(RedeliverOutcome {
+        requeued: again as u64,
+        pending: waiting.unsigned_abs(),
+        next_due_in: next.map(|at| duration_between(tx.fleet_now, at)),
     })
 }
 
-pub(super) fn backlog(db: &Connection) -> Result<Backlog, Fail> {
+pub(super) fn backlog(db: &Connection) -> Result<Backlog, TxError> {
     let waiting = "SELECT count(*), min(at_ms) FROM outbox WHERE given_up = 0";
     let (waiting, oldest_ms) =
-        one(db, waiting, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?.unwrap_or_default();
+        query_one(db, waiting, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?.unwrap_or_default();
     let given_up = "SELECT count(*) FROM outbox WHERE given_up = 1";
-    let given_up = one(db, given_up, [], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or_default();
-    Ok(Backlog { waiting: waiting.unsigned_abs(), oldest_ms, given_up: given_up.unsigned_abs() })
+    let given_up = query_one(db, given_up, [], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or_default();
+    Ok(Backlog {
+        pending: waiting.unsigned_abs(),
+        oldest_event_ms: oldest_ms,
+        given_up: given_up.unsigned_abs(),
+    })
 }

@@ -8,22 +8,22 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::row::Fail;
-use super::writer::PATIENCE;
+use super::row::TxError;
+use super::writer::OPERATION_TIMEOUT;
 use super::{Error as OpenError, Shared};
 use crate::Error;
 
 /// So that a long list does not hold up everybody.
-const THREADS: usize = 2;
+const READER_THREADS: usize = 2;
 /// Reads that wait. Full: callers wait as long as for a write, then hear that the fleet is not available.
-const QUEUE: usize = 1024;
+const MAX_QUEUED_READS: usize = 1024;
 
-type Job = Box<dyn FnOnce(&Connection, &Shared) + Send>;
-type Queue = Mutex<mpsc::Receiver<Job>>;
+type ReadJob = Box<dyn FnOnce(&Connection, &Shared) + Send>;
+type ReadQueue = Mutex<mpsc::Receiver<ReadJob>>;
 
 /// Hands reads to the threads.
 pub(super) struct Reader {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<ReadJob>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -32,13 +32,14 @@ impl Reader {
         connect: impl Fn() -> Result<Connection, OpenError>,
         shared: &Arc<Shared>,
     ) -> Result<Self, OpenError> {
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let queue = Arc::new(Queue::new(queue));
+        let (jobs, queue) = mpsc::channel(MAX_QUEUED_READS);
+        let queue = Arc::new(ReadQueue::new(queue));
         let mut reader = Self { jobs: Some(jobs), threads: Vec::new() };
-        for n in 1..=THREADS {
+        for n in 1..=READER_THREADS {
             let (db, shared, queue) = (connect()?, Arc::clone(shared), Arc::clone(&queue));
             let thread = thread::Builder::new().name(format!("fleet-reader-{n}"));
-            let thread = thread.spawn(move || serve(&db, &shared, &queue)).map_err(OpenError::Thread)?;
+            let thread =
+                thread.spawn(move || reader_loop(&db, &shared, &queue)).map_err(OpenError::Thread)?;
             reader.threads.push(thread);
         }
         Ok(reader)
@@ -48,7 +49,7 @@ impl Reader {
     pub(super) async fn read<T, F>(&self, doing: &'static str, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection, &Shared) -> Result<T, Fail> + Send + 'static,
+        F: FnOnce(&Connection, &Shared) -> Result<T, TxError> + Send + 'static,
     {
         let jobs = self.jobs.as_ref().ok_or(Error::Unavailable)?;
         let (reply, answer) = oneshot::channel();
@@ -57,10 +58,10 @@ impl Reader {
                 let moment = db.unchecked_transaction()?;
                 work(&moment, shared)
             };
-            let _gone = reply.send(read().map_err(|fail| fail.told(doing)));
+            let _gone = reply.send(read().map_err(|fail| fail.into_fleet_error(doing)));
         };
-        jobs.send_timeout(Box::new(job), PATIENCE).await.map_err(|_| Error::Unavailable)?;
-        match timeout(PATIENCE, answer).await {
+        jobs.send_timeout(Box::new(job), OPERATION_TIMEOUT).await.map_err(|_| Error::Unavailable)?;
+        match timeout(OPERATION_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
         }
@@ -76,7 +77,7 @@ impl Drop for Reader {
     }
 }
 
-fn serve(db: &Connection, shared: &Shared, queue: &Queue) {
+fn reader_loop(db: &Connection, shared: &Shared, queue: &ReadQueue) {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
     while let Some(job) = next() {
         if catch_unwind(AssertUnwindSafe(|| job(db, shared))).is_err() {

@@ -6,43 +6,43 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Shared;
-use crate::{Cast, CastId, Error, Key, State, WorkerId};
+use crate::{Cast, CastId, CastKey, CastState, Error, WorkerId};
 
 /// Why something fails within a transaction.
 #[derive(Debug)]
-pub(super) enum Fail {
+pub(super) enum TxError {
     /// The database.
     Sql(rusqlite::Error),
     /// What cannot be written down.
     Json(serde_json::Error),
     /// An answer.
-    Told(Error),
+    Fleet(Error),
 }
 
-impl Fail {
+impl TxError {
     /// As the caller hears it.
-    pub(super) fn told(self, doing: &'static str) -> Error {
+    pub(super) fn into_fleet_error(self, doing: &'static str) -> Error {
         match self {
-            Self::Sql(source) => Error::Storage { doing, source: source.into() },
-            Self::Json(source) => Error::Storage { doing, source: source.into() },
-            Self::Told(error) => error,
+            Self::Sql(source) => Error::Storage { operation: doing, source: source.into() },
+            Self::Json(source) => Error::Storage { operation: doing, source: source.into() },
+            Self::Fleet(error) => error,
         }
     }
 }
 
-impl From<rusqlite::Error> for Fail {
+impl From<rusqlite::Error> for TxError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sql(error)
     }
 }
 
-impl From<Error> for Fail {
+impl From<Error> for TxError {
     fn from(error: Error) -> Self {
-        Self::Told(error)
+        Self::Fleet(error)
     }
 }
 
-impl ToSql for State {
+impl ToSql for CastState {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(match self {
             Self::Queued => 0_i64,
@@ -53,7 +53,7 @@ impl ToSql for State {
     }
 }
 
-impl FromSql for State {
+impl FromSql for CastState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         match value.as_i64()? {
             0 => Ok(Self::Queued),
@@ -67,13 +67,13 @@ impl FromSql for State {
 
 impl Shared {
     /// A value, sealed for its place.
-    pub(super) fn seal(&self, place: &str, value: &impl Serialize) -> Result<Vec<u8>, Fail> {
-        Ok(self.vault.seal(place, &serde_json::to_vec(value).map_err(Fail::Json)?))
+    pub(super) fn seal(&self, place: &str, value: &impl Serialize) -> Result<Vec<u8>, TxError> {
+        Ok(self.vault.seal(place, &serde_json::to_vec(value).map_err(TxError::Json)?))
     }
 
     /// What was sealed for this place.
-    pub(super) fn open<T: DeserializeOwned>(&self, place: &str, sealed: &[u8]) -> Result<T, Fail> {
-        let unreadable = |why: String| Fail::Told(Error::Unreadable { what: place.to_owned(), why });
+    pub(super) fn open<T: DeserializeOwned>(&self, place: &str, sealed: &[u8]) -> Result<T, TxError> {
+        let unreadable = |why: String| TxError::Fleet(Error::Unreadable { what: place.to_owned(), why });
         let json = self.vault.open(place, sealed).map_err(|error| unreadable(error.to_string()))?;
         // Without the parser's words: they may quote what is secret.
         serde_json::from_slice(&json).map_err(|error| {
@@ -86,81 +86,85 @@ impl Shared {
 }
 
 /// Where something of a cast is sealed.
-pub(super) fn place(id: &CastId, what: &str) -> String {
+pub(super) fn seal_context(id: &CastId, what: &str) -> String {
     format!("cast/{id}/{what}")
 }
 
-/// Columns of `casts` for [`cast`].
-pub(super) const CAST: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, started_ms, \
+/// Columns of `casts` for [`read_cast`].
+pub(super) const CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, started_ms, \
      live_ms, ended_ms, stop_asked, closed, worker, epoch, report, events_dropped";
 /// The same without the worker's report, which may be long, for lists and the outbox.
-pub(super) const LISTED: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, started_ms, \
+pub(super) const LISTED_CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, started_ms, \
      live_ms, ended_ms, stop_asked, closed, worker, epoch, NULL AS report, events_dropped";
 
-/// A cast from [`CAST`] or [`LISTED`], without what is put into its page.
-pub(super) fn cast(shared: &Shared, row: &Row<'_>) -> Result<Cast, Fail> {
-    let id = id(row)?;
-    let sealed = |column: &str| -> Result<Option<Vec<u8>>, Fail> { Ok(row.get(column)?) };
-    let whole = |column: &str| Ok::<_, Fail>(sealed(column)?.unwrap_or_default());
+/// A cast from [`CAST_COLUMNS`] or [`LISTED_CAST_COLUMNS`], without what is put into its page.
+pub(super) fn read_cast(shared: &Shared, row: &Row<'_>) -> Result<Cast, TxError> {
+    let id = read_cast_id(row)?;
+    let sealed = |column: &str| -> Result<Option<Vec<u8>>, TxError> { Ok(row.get(column)?) };
+    let whole = |column: &str| Ok::<_, TxError>(sealed(column)?.unwrap_or_default());
     Ok(Cast {
         app: row.get("app")?,
-        origin: row.get("origin")?,
-        key: row.get::<_, Option<String>>("key")?.map(Key),
-        request: shared.open(&place(&id, "request"), &whole("request")?)?,
-        spec: shared.open(&place(&id, "spec"), &whole("spec")?)?,
+        api: row.get("origin")?,
+        key: row.get::<_, Option<String>>("key")?.map(CastKey),
+        request: shared.open(&seal_context(&id, "request"), &whole("request")?)?,
+        spec: shared.open(&seal_context(&id, "spec"), &whole("spec")?)?,
         state: row.get("state")?,
-        end: sealed("reason")?.map(|end| shared.open(&place(&id, "end"), &end)).transpose()?,
+        end: sealed("reason")?.map(|end| shared.open(&seal_context(&id, "end"), &end)).transpose()?,
         created_ms: row.get("created_ms")?,
         started_ms: row.get("started_ms")?,
         live_ms: row.get("live_ms")?,
         ended_ms: row.get("ended_ms")?,
-        stop_asked: row.get("stop_asked")?,
+        stop_requested: row.get("stop_asked")?,
         closed: row.get("closed")?,
         worker: row.get::<_, Option<String>>("worker")?.map(WorkerId),
         epoch: row.get::<_, i64>("epoch")?.unsigned_abs(),
-        report: sealed("report")?.map(|report| shared.open(&place(&id, "report"), &report)).transpose()?,
+        report: sealed("report")?
+            .map(|report| shared.open(&seal_context(&id, "report"), &report))
+            .transpose()?,
         events_dropped: row.get::<_, i64>("events_dropped")?.unsigned_abs(),
         id,
     })
 }
 
 /// The id of a cast from its column.
-pub(super) fn id(row: &Row<'_>) -> Result<CastId, Fail> {
+pub(super) fn read_cast_id(row: &Row<'_>) -> Result<CastId, TxError> {
     let text: String = row.get("id")?;
     CastId::parse(&text).map_err(|bad| {
-        Fail::Told(Error::Unreadable { what: "the id of a cast".to_owned(), why: bad.to_string() })
+        TxError::Fleet(Error::Unreadable { what: "the id of a cast".to_owned(), why: bad.to_string() })
     })
 }
 
 /// A cast by its number.
-pub(super) fn by_number(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, Fail> {
-    one(db, &format!("SELECT {CAST} FROM casts WHERE n = ?"), [n], |row| cast(shared, row))
+pub(super) fn get_by_rowid(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, TxError> {
+    query_one(db, &format!("SELECT {CAST_COLUMNS} FROM casts WHERE n = ?"), [n], |row| read_cast(shared, row))
 }
 
 /// The same without the worker's report.
-pub(super) fn listed(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, Fail> {
-    one(db, &format!("SELECT {LISTED} FROM casts WHERE n = ?"), [n], |row| cast(shared, row))
+pub(super) fn get_listed(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, TxError> {
+    query_one(db, &format!("SELECT {LISTED_CAST_COLUMNS} FROM casts WHERE n = ?"), [n], |row| {
+        read_cast(shared, row)
+    })
 }
 
 /// The first row, if there is one.
-pub(super) fn one<T>(
+pub(super) fn query_one<T>(
     db: &Connection,
     sql: &str,
     params: impl Params,
-    read: impl FnOnce(&Row<'_>) -> Result<T, Fail>,
-) -> Result<Option<T>, Fail> {
+    read: impl FnOnce(&Row<'_>) -> Result<T, TxError>,
+) -> Result<Option<T>, TxError> {
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
     rows.next()?.map(read).transpose()
 }
 
 /// All rows.
-pub(super) fn all<T>(
+pub(super) fn query_all<T>(
     db: &Connection,
     sql: &str,
     params: impl Params,
-    mut read: impl FnMut(&Row<'_>) -> Result<T, Fail>,
-) -> Result<Vec<T>, Fail> {
+    mut read: impl FnMut(&Row<'_>) -> Result<T, TxError>,
+) -> Result<Vec<T>, TxError> {
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
     let mut all = Vec::new();
@@ -171,46 +175,52 @@ pub(super) fn all<T>(
 }
 
 /// How many rows it changed.
-pub(super) fn execute(db: &Connection, sql: &str, params: impl Params) -> Result<usize, Fail> {
+pub(super) fn execute(db: &Connection, sql: &str, params: impl Params) -> Result<usize, TxError> {
     Ok(db.prepare_cached(sql)?.execute(params)?)
 }
 
 /// What of a cast says what may happen to it.
-pub(super) struct Known {
+pub(super) struct CastRow {
     /// Its row.
-    pub n: i64,
+    pub rowid: i64,
     /// Its id.
     pub id: CastId,
     /// Whether its events go to the outbox.
     pub notify: bool,
     /// Where it stands.
-    pub state: State,
+    pub state: CastState,
 }
 
-impl Known {
+impl CastRow {
     /// Columns of `casts` for [`Self::read`].
     pub(super) const COLUMNS: &str = "n, id, notify, state";
 
     /// From [`Self::COLUMNS`].
-    pub(super) fn read(row: &Row<'_>) -> Result<Self, Fail> {
-        Ok(Self { n: row.get("n")?, id: id(row)?, notify: row.get("notify")?, state: row.get("state")? })
+    pub(super) fn from_row(row: &Row<'_>) -> Result<Self, TxError> {
+        Ok(Self {
+            rowid: row.get("n")?,
+            id: read_cast_id(row)?,
+            notify: row.get("notify")?,
+            state: row.get("state")?,
+        })
     }
 
-    /// The cast of this id, or [`Error::NoCast`].
-    pub(super) fn find(db: &Connection, id: &CastId) -> Result<Self, Fail> {
+    /// The cast of this id, or [`ErrorBody::CastNotFound`].
+    pub(super) fn find(db: &Connection, id: &CastId) -> Result<Self, TxError> {
         let sql = format!("SELECT {} FROM casts WHERE id = ?", Self::COLUMNS);
-        one(db, &sql, [id.as_str()], Self::read)?.ok_or_else(|| Error::NoCast(id.clone()).into())
+        query_one(db, &sql, [id.as_str()], Self::from_row)?
+            .ok_or_else(|| Error::CastNotFound(id.clone()).into())
     }
 }
 
-/// The row of a cast, or [`Error::NoCast`].
-pub(super) fn number(db: &Connection, id: &CastId) -> Result<i64, Fail> {
+/// The row of a cast, or [`ErrorBody::CastNotFound`].
+pub(super) fn rowid_of(db: &Connection, id: &CastId) -> Result<i64, TxError> {
     let mut find = db.prepare_cached("SELECT n FROM casts WHERE id = ?")?;
     let n = find.query_row([id.as_str()], |row| row.get(0)).optional()?;
-    n.ok_or_else(|| Error::NoCast(id.clone()).into())
+    n.ok_or_else(|| Error::CastNotFound(id.clone()).into())
 }
 
 /// A number of the interface as SQLite has them.
-pub(super) fn int(n: u64) -> i64 {
+pub(super) fn to_sql_integer(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -4,41 +4,41 @@ use std::sync::mpsc::sync_channel;
 
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{Source, SourceUrl};
-use pagecast_testkit::Scratch;
+use pagecast_testkit::ScratchDir;
 use rusqlite::Connection;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::row::{Fail, execute};
+use super::row::{TxError, execute};
 use super::writer::Tx;
 use super::*;
-use crate::Hold;
+use crate::KeyRetention;
 
 const NOW: UnixMs = 1_760_000_000_000;
 const LEASE: Duration = Duration::from_secs(60);
 
-fn open(scratch: &Scratch) -> Arc<Sqlite> {
-    Sqlite::open(Config {
+fn open(scratch: &ScratchDir) -> Arc<SqliteFleet> {
+    SqliteFleet::open(Config {
         path: scratch.join("fleet.db"),
         vault: Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap(),
-        history: Duration::from_secs(3600),
-        clock: Arc::new(|| NOW),
-        steady: Arc::new(|| 0),
+        retention: Duration::from_secs(3600),
+        wall_clock: Arc::new(|| NOW),
+        monotonic_clock: Arc::new(|| 0),
         max_bytes: 1 << 40,
     })
     .unwrap()
 }
 
-fn wish(n: u8) -> NewCast {
+fn new_cast(n: u8) -> NewCast {
     NewCast {
         id: CastId::new(NOW, [n, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         app: "app".to_owned(),
-        origin: "test".to_owned(),
-        key: Some(Key(format!("key {n}"))),
-        hold: Hold::WhileLive,
+        api: "test".to_owned(),
+        key: Some(CastKey(format!("key {n}"))),
+        key_retention: KeyRetention::UntilEnded,
         request: json!({}),
         spec: CastSpec::new(Source::new(SourceUrl::parse("http://a.example/").unwrap())),
-        queue: Duration::from_secs(60),
+        queue_timeout: Duration::from_secs(60),
         quota: 1000,
         max_bytes: 1 << 40,
         queue_limit: 1000,
@@ -51,9 +51,9 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// Holds the writer up until all of these wait, so that they are in one transaction, and gives their answers.
-fn together(
-    fleet: &Arc<Sqlite>,
-    all: impl Fn(&Sqlite, u8) -> Box<dyn Future<Output = Result<(), FleetError>> + Send + '_>
+fn run_in_one_transaction(
+    fleet: &Arc<SqliteFleet>,
+    all: impl Fn(&SqliteFleet, u8) -> Box<dyn Future<Output = Result<(), FleetError>> + Send + '_>
     + Copy
     + Send
     + 'static,
@@ -85,17 +85,17 @@ fn together(
 
 #[test]
 fn what_fails_or_panics_is_undone_alone() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let fleet = open(&scratch);
     let put = |tx: &Tx<'_>, n: u8| {
         execute(tx.db, "INSERT INTO documents VALUES ('kind', ?, x'00')", [n.to_string()]).map(drop)
     };
-    let answers = together(
+    let answers = run_in_one_transaction(
         &fleet,
         move |fleet, n| {
             Box::new(fleet.writer.write("testing", move |tx| {
                 put(tx, n)?;
-                tx.news();
+                tx.notify_changes();
                 match n {
                     3 => execute(tx.db, "INSERT INTO nowhere VALUES (1)", []).map(drop),
                     5 => panic!("this panic is wanted"),
@@ -111,16 +111,16 @@ fn what_fails_or_panics_is_undone_alone() {
     let storage = |answer: &Result<(), _>| matches!(answer, Ok(()) | Err(FleetError::Storage { .. }));
     assert!(answers.iter().all(storage), "{answers:?}");
     let names = block_on(fleet.reader.read("testing", |db, _| {
-        row::all(db, "SELECT name FROM documents ORDER BY name", [], |row| Ok(row.get::<_, String>(0)?))
+        row::query_all(db, "SELECT name FROM documents ORDER BY name", [], |row| Ok(row.get::<_, String>(0)?))
     }));
     assert_eq!(names.unwrap(), ["0", "1", "2", "4", "6", "8", "9"]);
 }
 
 #[test]
 fn a_transaction_that_is_lost_is_lost_for_all_and_the_next_one_is_good() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let fleet = open(&scratch);
-    let answers = together(
+    let answers = run_in_one_transaction(
         &fleet,
         |fleet, n| {
             Box::new(fleet.writer.write("testing", move |tx| {
@@ -136,15 +136,15 @@ fn a_transaction_that_is_lost_is_lost_for_all_and_the_next_one_is_good() {
     let own = answers.iter().filter(|answer| matches!(answer, Err(FleetError::Unavailable))).count();
     // Of the first one, it may be that it was committed before the others came.
     assert!(lost >= 3 && own == 1, "{answers:?}");
-    block_on(fleet.check()).unwrap();
+    block_on(fleet.check_writable()).unwrap();
     let rows = block_on(fleet.reader.read("testing", |db, _| {
-        row::one(db, "SELECT count(*) FROM meta", [], |row| Ok(row.get::<_, i64>(0)?))
+        row::query_one(db, "SELECT count(*) FROM meta", [], |row| Ok(row.get::<_, i64>(0)?))
     }));
     assert_eq!(rows.unwrap(), Some(3), "the vault's proof, the clocks, and the check");
 }
 
 /// Steps of SQLite's machine that something takes.
-fn steps<T>(db: &Connection, work: impl FnOnce() -> Result<T, Fail>) -> (T, u64) {
+fn count_steps<T>(db: &Connection, work: impl FnOnce() -> Result<T, TxError>) -> (T, u64) {
     let count = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&count);
     let step = move || {
@@ -152,13 +152,13 @@ fn steps<T>(db: &Connection, work: impl FnOnce() -> Result<T, Fail>) -> (T, u64)
         false
     };
     db.progress_handler(1, Some(step)).unwrap();
-    let done = work().map_err(|fail| fail.told("testing")).unwrap();
+    let done = work().map_err(|fail| fail.into_fleet_error("testing")).unwrap();
     db.progress_handler(0, None::<fn() -> bool>).unwrap();
     (done, count.load(Ordering::Relaxed))
 }
 
 /// So many casts that ended long ago, each with events, attempts, and a key that others had too.
-const HISTORY: &str = "
+const INSERT_HISTORY: &str = "
     WITH RECURSIVE past (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM past WHERE i < ?1)
     INSERT INTO casts (n, id, app, origin, key, held, notify, request, spec, state, queue_until_ms,
                        created_ms, started_ms, ended_ms, closed, last_seq)
@@ -166,8 +166,8 @@ const HISTORY: &str = "
            ?2 + i, ?2 + i, ?2 + i, 1, 2 FROM past";
 
 /// Lists that have nothing to do with the past.
-fn lists() -> [(&'static str, Filter); 4] {
-    let lively = Filter { states: State::ALL[..3].to_vec(), limit: 10, ..Filter::default() };
+fn list_filters() -> [(&'static str, Filter); 4] {
+    let lively = Filter { states: CastState::ALL[..3].to_vec(), limit: 10, ..Filter::default() };
     let of = |app: &str| Filter { app: Some(app.to_owned()), limit: 10, ..Filter::default() };
     [
         ("list", lively.clone()),
@@ -178,12 +178,16 @@ fn lists() -> [(&'static str, Filter); 4] {
 }
 
 /// The steps that each operation takes with so long a history.
-fn costs(history: i64) -> Vec<(&'static str, u64)> {
-    let scratch = Scratch::new().unwrap();
+fn delivery_attempt() -> DeliveryAttempt {
+    DeliveryAttempt { seq: 1, part: 0, at_ms: NOW, took_ms: 1, url: String::new(), status: None, error: None }
+}
+
+fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
+    let scratch = ScratchDir::new().unwrap();
     let fleet = open(&scratch);
     let work = move |tx: &mut Tx<'_>| {
         let (db, shared) = (tx.db, tx.shared);
-        db.execute(HISTORY, (history, NOW - 3_000_000))?;
+        db.execute(INSERT_HISTORY, (history, NOW - 3_000_000))?;
         db.execute(
             "INSERT INTO events SELECT n, s.value, created_ms, x'' FROM casts, json_each('[1,2]') s",
             [],
@@ -191,54 +195,52 @@ fn costs(history: i64) -> Vec<(&'static str, u64)> {
         db.execute("INSERT INTO attempts (whose, attempt) SELECT n, x'' FROM casts", [])?;
         let mut costs = Vec::new();
         let mut cost = |what, steps| costs.push((what, steps));
-        let sealed = |n| casts::Sealed::new(shared, wish(n));
+        let sealed = |n| casts::SealedCast::new(shared, new_cast(n));
         for n in 0..3 {
             let new = sealed(n)?;
-            cost("create", steps(db, || casts::create(tx, new)).1);
+            cost("create", count_steps(db, || casts::create(tx, new)).1);
         }
         let new = sealed(0)?;
-        cost("create again", steps(db, || casts::create(tx, new)).1);
+        cost("create again", count_steps(db, || casts::create(tx, new)).1);
         let worker = WorkerId("w".to_owned());
         let first = db.query_row("SELECT max(n) - 2 FROM casts", [], |row| row.get(0))?;
-        cost("take up", steps(db, || claims::take_up(tx, &worker, LEASE)).1);
-        cost("queue", steps(db, || claims::queue(db, shared)).1);
-        cost("ask", steps(db, || claims::queued(db, shared, &[first])).1);
-        let (claim, taken) = steps(db, || claims::begin(tx, &worker, LEASE, first));
+        cost("take up", count_steps(db, || claims::claim_expired(tx, &worker, LEASE)).1);
+        cost("queue", count_steps(db, || claims::queue_order(db, shared)).1);
+        cost("ask", count_steps(db, || claims::read_queued(db, shared, &[first])).1);
+        let (claim, taken) = count_steps(db, || claims::claim_queued(tx, &worker, LEASE, first));
         cost("claim", taken);
         let Some(Claim { ticket, cast }) = claim else { panic!("it fits") };
-        cost("renew", steps(db, || claims::renew(tx, &ticket, LEASE)).1);
-        cost("order", steps(db, || casts::order(tx, &cast.id, &Command::Snapshot)).1);
-        cost("commands", steps(db, || claims::commands(db, shared, &ticket)).1);
-        cost("report", steps(db, || history::report(tx, &ticket, Happening::Live)).1);
-        cost("get", steps(db, || casts::get(db, shared, &cast.id)).1);
-        cost("find", steps(db, || casts::find(db, shared, &Key("key 0".to_owned()))).1);
-        cost("find none", steps(db, || casts::find(db, shared, &Key("nobody's".to_owned()))).1);
-        cost("events", steps(db, || history::events(db, shared, &cast.id, 0, 100)).1);
-        cost("count", steps(db, || casts::count(db, None)).1);
-        for (what, filter) in lists() {
-            cost(what, steps(db, || casts::list(db, shared, &filter)).1);
+        cost("renew", count_steps(db, || claims::renew(tx, &ticket, LEASE)).1);
+        cost("order", count_steps(db, || casts::send_command(tx, &cast.id, &Command::Snapshot)).1);
+        cost("commands", count_steps(db, || claims::commands(db, shared, &ticket)).1);
+        cost("report", count_steps(db, || history::report_event(tx, &ticket, EventKind::Live)).1);
+        cost("get", count_steps(db, || casts::get(db, shared, &cast.id)).1);
+        cost("find", count_steps(db, || casts::find_by_key(db, shared, &CastKey("key 0".to_owned()))).1);
+        cost(
+            "find none",
+            count_steps(db, || casts::find_by_key(db, shared, &CastKey("nobody's".to_owned()))).1,
+        );
+        cost("events", count_steps(db, || history::events(db, shared, &cast.id, 0, 100)).1);
+        cost("count", count_steps(db, || casts::count(db, None)).1);
+        for (what, filter) in list_filters() {
+            cost(what, count_steps(db, || casts::list(db, shared, &filter)).1);
         }
-        cost("due", steps(db, || outbox::due(db, shared, 10, &HashSet::new())).1);
-        cost("next due", steps(db, || outbox::next_due(db, shared)).1);
-        let log = Attempt {
-            seq: 1,
-            part: 0,
-            at_ms: NOW,
-            took_ms: 1,
-            url: String::new(),
-            status: None,
-            error: None,
-        };
-        cost("settle", steps(db, || outbox::settle(tx, &cast.id, 1, Settled::Done, Some(&log))).1);
-        cost("redeliver", steps(db, || outbox::redeliver(tx, &cast.id, None)).1);
-        cost("attempts", steps(db, || outbox::attempts(db, shared, &cast.id)).1);
-        cost("backlog", steps(db, || outbox::backlog(db)).1);
-        cost("adopt", steps(db, || claims::adopt(tx, &worker)).1);
-        cost("sweep the queue", steps(db, || sweep::overdue(tx)).1);
-        cost("sweep the past", steps(db, || sweep::forget(tx)).1);
-        cost("shrink", steps(db, || sweep::shrink(tx)).1);
+        cost("due", count_steps(db, || outbox::due_entries(db, shared, 10, &HashSet::new())).1);
+        cost("next due", count_steps(db, || outbox::next_due_in(db, shared)).1);
+        let log = delivery_attempt();
+        cost(
+            "settle",
+            count_steps(db, || outbox::settle(tx, &cast.id, 1, DeliveryOutcome::Delivered, Some(&log))).1,
+        );
+        cost("redeliver", count_steps(db, || outbox::redeliver(tx, &cast.id, None)).1);
+        cost("attempts", count_steps(db, || outbox::attempts(db, shared, &cast.id)).1);
+        cost("backlog", count_steps(db, || outbox::backlog(db)).1);
+        cost("adopt", count_steps(db, || claims::register_worker(tx, &worker)).1);
+        cost("sweep the queue", count_steps(db, || sweep::fail_overdue(tx)).1);
+        cost("sweep the past", count_steps(db, || sweep::delete_expired(tx)).1);
+        cost("shrink", count_steps(db, || sweep::shrink(tx)).1);
         db.execute("UPDATE casts SET ended_ms = 0 WHERE n % ?1 = 0", [history / 10])?;
-        let (more, forgotten) = steps(db, || sweep::forget(tx));
+        let (more, forgotten) = count_steps(db, || sweep::delete_expired(tx));
         assert!(
             !more
                 && db.query_row("SELECT count(*) FROM casts WHERE ended_ms = 0", [], |row| row
@@ -253,7 +255,7 @@ fn costs(history: i64) -> Vec<(&'static str, u64)> {
 
 #[test]
 fn no_operation_takes_longer_because_of_a_long_history() {
-    let (short, long) = (costs(200), costs(20_000));
+    let (short, long) = (measure_costs(200), measure_costs(20_000));
     for ((what, short), (_, long)) in short.into_iter().zip(long) {
         assert!(short > 0 && long <= short + short / 4 + 20, "{what}: {short} steps, then {long}");
     }

@@ -13,17 +13,17 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::memory::Owner;
-use super::row::Fail;
+use super::row::TxError;
+use super::telemetry::Owner;
 use super::{Error as OpenError, Shared, schema};
 use crate::{CastId, Error, UnixMs};
 
 /// Writes that wait. Full: callers wait for [`PATIENCE`], then hear that the fleet is not available.
-const QUEUE: usize = 1024;
+const MAX_QUEUED_WRITES: usize = 1024;
 /// Most writes in one transaction.
-const BATCH: usize = 256;
+const MAX_BATCH: usize = 256;
 /// How long a caller waits for room in the queue, and then for the disk.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const OPERATION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a write finds.
 pub(super) struct Tx<'a> {
@@ -40,31 +40,31 @@ pub(super) struct Tx<'a> {
 
 /// What follows from a write once it is committed.
 enum Effect {
-    Owned(CastId, Owner),
-    Freed(CastId),
-    News,
+    OwnerChanged(CastId, Owner),
+    OwnerCleared(CastId),
+    Changed,
 }
 
 impl Tx<'_> {
     /// A cast has another owner.
-    pub(super) fn owned(&mut self, id: CastId, owner: Owner) {
-        self.effects.push(Effect::Owned(id, owner));
+    pub(super) fn owner_changed(&mut self, id: CastId, owner: Owner) {
+        self.effects.push(Effect::OwnerChanged(id, owner));
     }
 
     /// A cast has no owner.
-    pub(super) fn freed(&mut self, id: CastId) {
-        self.effects.push(Effect::Freed(id));
+    pub(super) fn owner_cleared(&mut self, id: CastId) {
+        self.effects.push(Effect::OwnerCleared(id));
     }
 
     /// Whoever waits for something is to look again.
-    pub(super) fn news(&mut self) {
-        self.effects.push(Effect::News);
+    pub(super) fn notify_changes(&mut self) {
+        self.effects.push(Effect::Changed);
     }
 }
 
 /// Why a write is undone though nothing was wrong with it.
 #[derive(Debug, thiserror::Error)]
-enum Undone {
+enum RolledBack {
     #[error("the transaction was undone: {0}")]
     Commit(String),
     #[error("it panicked")]
@@ -72,34 +72,34 @@ enum Undone {
 }
 
 /// A write that waits.
-trait Job: Send {
+trait WriteJob: Send {
     /// Whether it is to be kept.
     fn run(&mut self, tx: &mut Tx<'_>) -> bool;
     /// Tells the caller; `undone` says why all of the transaction was undone, if it was.
-    fn answer(self: Box<Self>, undone: Option<&str>);
+    fn reply(self: Box<Self>, undone: Option<&str>);
 }
 
-struct Write<T, F> {
-    doing: &'static str,
+struct PendingWrite<T, F> {
+    operation: &'static str,
     work: Option<F>,
-    done: Option<Result<T, Fail>>,
+    result: Option<Result<T, TxError>>,
     reply: oneshot::Sender<Result<T, Error>>,
 }
 
-impl<T: Send, F: FnOnce(&mut Tx<'_>) -> Result<T, Fail> + Send> Job for Write<T, F> {
+impl<T: Send, F: FnOnce(&mut Tx<'_>) -> Result<T, TxError> + Send> WriteJob for PendingWrite<T, F> {
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
-        self.done = self.work.take().map(|work| work(tx));
-        matches!(self.done, Some(Ok(_)))
+        self.result = self.work.take().map(|work| work(tx));
+        matches!(self.result, Some(Ok(_)))
     }
 
-    fn answer(self: Box<Self>, undone: Option<&str>) {
-        let doing = self.doing;
-        let storage = |undone: Undone| Err(Error::Storage { doing, source: undone.into() });
-        let answer = match (self.done, undone) {
-            (Some(Ok(_)), Some(why)) | (None, Some(why)) => storage(Undone::Commit(why.to_owned())),
+    fn reply(self: Box<Self>, undone: Option<&str>) {
+        let doing = self.operation;
+        let storage = |undone: RolledBack| Err(Error::Storage { operation: doing, source: undone.into() });
+        let answer = match (self.result, undone) {
+            (Some(Ok(_)), Some(why)) | (None, Some(why)) => storage(RolledBack::Commit(why.to_owned())),
             (Some(Ok(value)), None) => Ok(value),
-            (Some(Err(fail)), _) => Err(fail.told(doing)),
-            (None, None) => storage(Undone::Panic),
+            (Some(Err(fail)), _) => Err(fail.into_fleet_error(doing)),
+            (None, None) => storage(RolledBack::Panic),
         };
         // A caller that went away has its write all the same.
         let _gone = self.reply.send(answer);
@@ -108,14 +108,14 @@ impl<T: Send, F: FnOnce(&mut Tx<'_>) -> Result<T, Fail> + Send> Job for Write<T,
 
 /// Hands writes to the thread.
 pub(super) struct Writer {
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    jobs: Option<mpsc::Sender<Box<dyn WriteJob>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     pub(super) fn start(db: Connection, shared: Arc<Shared>) -> Result<Self, OpenError> {
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let serve = move || serve(&db, &shared, queue);
+        let (jobs, queue) = mpsc::channel(MAX_QUEUED_WRITES);
+        let serve = move || writer_loop(&db, &shared, queue);
         let thread =
             thread::Builder::new().name("fleet-writer".to_owned()).spawn(serve).map_err(OpenError::Thread)?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
@@ -125,13 +125,13 @@ impl Writer {
     pub(super) async fn write<T, F>(&self, doing: &'static str, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<T, Fail> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T, TxError> + Send + 'static,
     {
         let jobs = self.jobs.as_ref().ok_or(Error::Unavailable)?;
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Write { doing, work: Some(work), done: None, reply });
-        jobs.send_timeout(job, PATIENCE).await.map_err(|_| Error::Unavailable)?;
-        match timeout(PATIENCE, answer).await {
+        let job = Box::new(PendingWrite { operation: doing, work: Some(work), result: None, reply });
+        jobs.send_timeout(job, OPERATION_TIMEOUT).await.map_err(|_| Error::Unavailable)?;
+        match timeout(OPERATION_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
         }
@@ -147,17 +147,17 @@ impl Drop for Writer {
     }
 }
 
-fn serve(db: &Connection, shared: &Shared, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+fn writer_loop(db: &Connection, shared: &Shared, mut queue: mpsc::Receiver<Box<dyn WriteJob>>) {
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
-        while batch.len() < BATCH
+        while batch.len() < MAX_BATCH
             && let Ok(job) = queue.try_recv()
         {
             batch.push(job);
         }
         let undone = match commit(db, shared, &mut batch) {
             Ok(effects) => {
-                apply(shared, effects);
+                apply_effects(shared, effects);
                 None
             }
             Err(error) => {
@@ -170,20 +170,24 @@ fn serve(db: &Connection, shared: &Shared, mut queue: mpsc::Receiver<Box<dyn Job
                 Some(error.to_string())
             }
         };
-        batch.into_iter().for_each(|job| job.answer(undone.as_deref()));
+        batch.into_iter().for_each(|job| job.reply(undone.as_deref()));
     }
-    if let Err(error) = schema::note(db, shared.time.note()) {
+    if let Err(error) = schema::save_clocks(db, shared.clock.clocks_to_save()) {
         tracing::warn!(%error, "the clocks are not noted");
     }
 }
 
-fn commit(db: &Connection, shared: &Shared, batch: &mut [Box<dyn Job>]) -> rusqlite::Result<Vec<Effect>> {
+fn commit(
+    db: &Connection,
+    shared: &Shared,
+    batch: &mut [Box<dyn WriteJob>],
+) -> rusqlite::Result<Vec<Effect>> {
     let run = |sql| db.prepare_cached(sql)?.execute([]);
     run("BEGIN IMMEDIATE")?;
     let mut effects = Vec::new();
     for job in batch {
         run("SAVEPOINT write")?;
-        let (now, fleet_now) = (shared.time.wall(), shared.time.fleet());
+        let (now, fleet_now) = (shared.clock.wall_ms(), shared.clock.fleet_ms());
         let mut tx = Tx { db, shared, now, fleet_now, effects: Vec::new() };
         let kept = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(false);
         if kept {
@@ -199,13 +203,13 @@ fn commit(db: &Connection, shared: &Shared, batch: &mut [Box<dyn Job>]) -> rusql
     Ok(effects)
 }
 
-fn apply(shared: &Shared, effects: Vec<Effect>) {
+fn apply_effects(shared: &Shared, effects: Vec<Effect>) {
     let mut news = false;
     for effect in effects {
         match effect {
-            Effect::Owned(id, owner) => shared.memory.owns(id, owner),
-            Effect::Freed(id) => shared.memory.free(&id),
-            Effect::News => news = true,
+            Effect::OwnerChanged(id, owner) => shared.telemetry.set_owner(id, owner),
+            Effect::OwnerCleared(id) => shared.telemetry.clear_owner(&id),
+            Effect::Changed => news = true,
         }
     }
     if news {

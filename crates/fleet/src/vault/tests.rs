@@ -1,7 +1,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use pagecast_testkit::Scratch;
+use pagecast_testkit::ScratchDir;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,9 +15,9 @@ proptest! {
     fn what_is_sealed_is_opened_in_its_place_with_its_key_only(bytes: Vec<u8>, context: String, other: String) {
         let sealed = vault(1).seal(&context, &bytes);
         prop_assert_eq!(vault(1).open(&context, &sealed).unwrap(), bytes);
-        prop_assert!(matches!(vault(2).open(&context, &sealed), Err(Error::Sealed)));
+        prop_assert!(matches!(vault(2).open(&context, &sealed), Err(Error::Decrypt)));
         if other != context {
-            prop_assert!(matches!(vault(1).open(&other, &sealed), Err(Error::Sealed)));
+            prop_assert!(matches!(vault(1).open(&other, &sealed), Err(Error::Decrypt)));
         }
     }
 
@@ -43,17 +43,17 @@ fn no_bit_can_be_changed() {
 }
 
 #[test]
-fn a_later_format_is_told() {
+fn a_later_format_is_reported() {
     let mut sealed = vault(1).seal("", b"");
     sealed[0] = 2;
-    assert!(matches!(vault(1).open("", &sealed), Err(Error::Format(2))));
+    assert!(matches!(vault(1).open("", &sealed), Err(Error::UnknownFormat(2))));
 }
 
 #[test]
 fn texts_that_are_no_keys() {
     for text in ["", "abc", "AAAA", &STANDARD.encode([0; 31]), &STANDARD.encode([0; 33]), &"A".repeat(10_000)]
     {
-        assert!(matches!(Vault::from_text(text), Err(Error::Text)), "{text}");
+        assert!(matches!(Vault::from_text(text), Err(Error::InvalidKey)), "{text}");
     }
     assert!(Vault::from_text(&format!("  {}\n", STANDARD.encode([0; 32]))).is_ok());
     assert_eq!(format!("{:?}", vault(b'k')), "Vault(…)");
@@ -61,7 +61,7 @@ fn texts_that_are_no_keys() {
 
 #[test]
 fn a_file_is_made_once_and_kept() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("a/b/fleet.key");
     let sealed = Vault::from_file(&path).unwrap().seal("here", b"secret");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -72,7 +72,7 @@ fn a_file_is_made_once_and_kept() {
 
 #[test]
 fn many_who_make_it_at_once_have_the_same() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.key");
     let sealed: Vec<_> = std::thread::scope(|scope| {
         let one = || scope.spawn(|| Vault::from_file(&path).unwrap().seal("", b"x"));
@@ -85,24 +85,27 @@ fn many_who_make_it_at_once_have_the_same() {
 
 #[test]
 fn files_that_will_not_do() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.key");
     Vault::from_file(&path).unwrap();
     for mode in [0o640, 0o604, 0o620, 0o777] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         let error = Vault::from_file(&path).unwrap_err();
-        assert!(matches!(error, Error::Exposed(_)) && error.to_string().contains("chmod 600"), "{error}");
+        assert!(
+            matches!(error, Error::InsecurePermissions(_)) && error.to_string().contains("chmod 600"),
+            "{error}"
+        );
     }
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     for bytes in [&b""[..], b"\n", b"\xff\xfe", b"not base64 at all", b"AAAA", &[b'A'; 5000]] {
         fs::write(&path, bytes).unwrap();
         let error = Vault::from_file(&path).unwrap_err();
-        assert!(matches!(error, Error::Damaged(_)) && error.to_string().contains("backup"), "{error}");
+        assert!(matches!(error, Error::InvalidKeyFile(_)) && error.to_string().contains("backup"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), bytes, "it is left as it is");
     }
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
-    assert!(matches!(Vault::from_file(&path), Err(Error::Damaged(_))));
+    assert!(matches!(Vault::from_file(&path), Err(Error::InvalidKeyFile(_))));
     assert!(matches!(Vault::from_file(&scratch.join("fleet.key/\0")), Err(Error::File { .. })));
 }

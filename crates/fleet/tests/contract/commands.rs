@@ -3,105 +3,113 @@
 use pagecast_core::cast::EndReason;
 use pagecast_fleet::*;
 
-use super::make::*;
+use super::fixture::*;
 
-async fn told(fleet: &dyn Fleet, ticket: &Ticket) -> Vec<Command> {
+async fn pending_commands(fleet: &dyn Fleet, ticket: &Ticket) -> Vec<Command> {
     let commands = fleet.commands(ticket).await.unwrap();
     assert!(commands.is_sorted_by(|a, b| a.0 < b.0), "{commands:?}");
     commands.into_iter().map(|(_, command)| command).collect()
 }
 
-pub(crate) async fn they_are_there_in_order_until_they_are_obeyed<B: Backend>() {
-    let backend = B::make();
+pub(crate) async fn they_are_there_in_order_until_they_are_acked<B: Backend>() {
+    let backend = B::new();
     let fleet = backend.fleet();
-    let claim = begun::<B>(&*fleet, "w", wish(backend.now())).await;
-    let other = begun::<B>(&*fleet, "w", wish(backend.now())).await;
-    assert!(told(&*fleet, &claim.ticket).await.is_empty());
+    let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
+    let other = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
+    assert!(pending_commands(&*fleet, &claim.ticket).await.is_empty());
     let (add, remove) = (Command::AddPush(push(1)), Command::RemovePush(push(2).url));
     let all = [Command::Snapshot, add, remove, Command::Stop];
     for command in &all {
-        fleet.order(&claim.cast.id, command.clone()).await.unwrap();
+        fleet.send_command(&claim.cast.id, command.clone()).await.unwrap();
     }
-    assert_eq!(told(&*fleet, &claim.ticket).await, all);
-    assert_eq!(told(&*fleet, &claim.ticket).await, all, "they stay");
-    assert!(told(&*fleet, &other.ticket).await.is_empty());
+    assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all);
+    assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all, "they stay");
+    assert!(pending_commands(&*fleet, &other.ticket).await.is_empty());
     let first = fleet.commands(&claim.ticket).await.unwrap()[1].0;
-    fleet.obeyed(&claim.ticket, first).await.unwrap();
-    fleet.obeyed(&claim.ticket, first).await.unwrap();
-    fleet.obeyed(&other.ticket, u64::MAX).await.unwrap();
-    assert_eq!(told(&*fleet, &claim.ticket).await, all[2..]);
-    fleet.obeyed(&claim.ticket, u64::MAX).await.unwrap();
-    fleet.order(&claim.cast.id, Command::Snapshot).await.unwrap();
+    fleet.ack_commands(&claim.ticket, first).await.unwrap();
+    fleet.ack_commands(&claim.ticket, first).await.unwrap();
+    fleet.ack_commands(&other.ticket, u64::MAX).await.unwrap();
+    assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all[2..]);
+    fleet.ack_commands(&claim.ticket, u64::MAX).await.unwrap();
+    fleet.send_command(&claim.cast.id, Command::Snapshot).await.unwrap();
     let again = fleet.commands(&claim.ticket).await.unwrap();
     assert!(again.len() == 1 && again[0].0 > first, "numbers do not come back");
 }
 
 pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
-    let mut backend = B::make();
-    let id = put(&*backend.fleet(), wish(backend.now())).await;
+    let mut backend = B::new();
+    let id = create_cast(&*backend.fleet(), new_cast(backend.now())).await;
     let add = Command::AddPush(push(1));
-    backend.fleet().order(&id, add.clone()).await.unwrap();
-    let first = take::<B>(&*backend.fleet(), "v").await.unwrap();
-    assert_eq!(told(&*backend.fleet(), &first.ticket).await, [add], "what was ordered while it was queued");
-    backend.fleet().obeyed(&first.ticket, u64::MAX).await.unwrap();
-    backend.fleet().order(&id, Command::Snapshot).await.unwrap();
-    backend.pass(B::LEASE);
-    backend.fleet().order(&id, Command::Stop).await.unwrap();
+    backend.fleet().send_command(&id, add.clone()).await.unwrap();
+    let first = claim_next::<B>(&*backend.fleet(), "v").await.unwrap();
+    assert_eq!(
+        pending_commands(&*backend.fleet(), &first.ticket).await,
+        [add],
+        "what was ordered while it was queued"
+    );
+    backend.fleet().ack_commands(&first.ticket, u64::MAX).await.unwrap();
+    backend.fleet().send_command(&id, Command::Snapshot).await.unwrap();
+    backend.advance(B::LEASE);
+    backend.fleet().send_command(&id, Command::Stop).await.unwrap();
     backend.restart();
     let fleet = backend.fleet();
-    let second = take::<B>(&*fleet, "w").await.unwrap();
-    assert!(second.cast.stop_asked);
-    assert_eq!(told(&*fleet, &second.ticket).await, [Command::Snapshot, Command::Stop]);
-    fleet.obeyed(&second.ticket, u64::MAX).await.unwrap();
+    let second = claim_next::<B>(&*fleet, "w").await.unwrap();
+    assert!(second.cast.stop_requested);
+    assert_eq!(pending_commands(&*fleet, &second.ticket).await, [Command::Snapshot, Command::Stop]);
+    fleet.ack_commands(&second.ticket, u64::MAX).await.unwrap();
     fleet.release(&second.ticket).await.unwrap();
-    let third = take::<B>(&*fleet, "w").await.unwrap();
-    assert!(third.cast.stop_asked, "that it is to stop is known even when the command is gone");
+    let third = claim_next::<B>(&*fleet, "w").await.unwrap();
+    assert!(third.cast.stop_requested, "that it is to stop is known even when the command is gone");
 }
 
 pub(crate) async fn one_that_is_queued_stops_at_once<B: Backend>() {
-    let backend = B::make();
+    let backend = B::new();
     let fleet = backend.fleet();
-    let id = put(&*fleet, keyed(backend.now(), "key", Hold::WhileLive)).await;
-    fleet.order(&id, Command::Snapshot).await.unwrap();
-    fleet.order(&id, Command::Stop).await.unwrap();
-    let cast = get(&*fleet, &id).await;
-    assert_eq!((cast.state, cast.closed, cast.stop_asked), (State::Ended, true, true));
-    assert_eq!(cast.end, Some(End { reason: EndReason::Stopped, message: None, cause: None }));
+    let id = create_cast(&*fleet, new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded)).await;
+    fleet.send_command(&id, Command::Snapshot).await.unwrap();
+    fleet.send_command(&id, Command::Stop).await.unwrap();
+    let cast = get_cast(&*fleet, &id).await;
+    assert_eq!((cast.state, cast.closed, cast.stop_requested), (CastState::Ended, true, true));
+    assert_eq!(cast.end, Some(CastEnd { reason: EndReason::Stopped, message: None, cause: None }));
     assert!(cast.ended_ms.is_some() && cast.started_ms.is_none());
-    assert_eq!(story(&*fleet, &id).await, ["queued", "ended"]);
-    assert!(take::<B>(&*fleet, "w").await.is_none());
-    assert!(matches!(fleet.order(&id, Command::Stop).await, Err(Error::Over(of)) if of == id));
-    put(&*fleet, keyed(backend.now(), "key", Hold::WhileLive)).await;
+    assert_eq!(event_names(&*fleet, &id).await, ["queued", "ended"]);
+    assert!(claim_next::<B>(&*fleet, "w").await.is_none());
+    assert!(matches!(fleet.send_command(&id, Command::Stop).await, Err(Error::CastEnded(of)) if of == id));
+    create_cast(&*fleet, new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded)).await;
 }
 
 pub(crate) async fn there_is_an_end_to_them<B: Backend>() {
-    let backend = B::make();
+    let backend = B::new();
     let fleet = backend.fleet();
-    let claim = begun::<B>(&*fleet, "w", wish(backend.now())).await;
+    let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     let id = &claim.cast.id;
     for _ in 0..MAX_COMMANDS {
-        fleet.order(id, Command::Snapshot).await.unwrap();
+        fleet.send_command(id, Command::Snapshot).await.unwrap();
     }
-    assert!(matches!(fleet.order(id, Command::Snapshot).await, Err(Error::Busy(of)) if of == *id));
+    assert!(
+        matches!(fleet.send_command(id, Command::Snapshot).await, Err(Error::TooManyCommands(of)) if of == *id)
+    );
     for _ in 0..3 {
-        fleet.order(id, Command::Stop).await.unwrap();
+        fleet.send_command(id, Command::Stop).await.unwrap();
     }
-    let commands = told(&*fleet, &claim.ticket).await;
+    let commands = pending_commands(&*fleet, &claim.ticket).await;
     assert_eq!((commands.len(), commands.last()), (MAX_COMMANDS + 1, Some(&Command::Stop)));
-    fleet.obeyed(&claim.ticket, u64::MAX).await.unwrap();
-    fleet.order(id, Command::Snapshot).await.unwrap();
-    let nobody = wish(backend.now()).id;
-    assert!(matches!(fleet.order(&nobody, Command::Stop).await, Err(Error::NoCast(of)) if of == nobody));
+    fleet.ack_commands(&claim.ticket, u64::MAX).await.unwrap();
+    fleet.send_command(id, Command::Snapshot).await.unwrap();
+    let nobody = new_cast(backend.now()).id;
+    assert!(
+        matches!(fleet.send_command(&nobody, Command::Stop).await, Err(Error::CastNotFound(of)) if of == nobody)
+    );
 }
 
 pub(crate) async fn they_end_with_the_cast<B: Backend>() {
-    let backend = B::make();
+    let backend = B::new();
     let fleet = backend.fleet();
-    let claim = begun::<B>(&*fleet, "w", wish(backend.now())).await;
-    fleet.order(&claim.cast.id, Command::Snapshot).await.unwrap();
-    fleet.report(&claim.ticket, over()).await.unwrap();
-    assert!(told(&*fleet, &claim.ticket).await.is_empty());
+    let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
+    fleet.send_command(&claim.cast.id, Command::Snapshot).await.unwrap();
+    fleet.report_event(&claim.ticket, ended_event()).await.unwrap();
+    assert!(pending_commands(&*fleet, &claim.ticket).await.is_empty());
     for command in [Command::Stop, Command::Snapshot] {
-        assert!(matches!(fleet.order(&claim.cast.id, command).await, Err(Error::Over(_))));
+        assert!(matches!(fleet.send_command(&claim.cast.id, command).await, Err(Error::CastEnded(_))));
     }
 }

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::make::*;
+use super::fixture::*;
 
 pub(crate) async fn they_are_kept_by_kind_and_name<B: Backend>() {
-    let mut backend = B::make();
+    let mut backend = B::new();
     let fleet = backend.fleet();
     assert!(fleet.documents("app").await.unwrap().is_empty());
     for (kind, name, document) in [

@@ -4,43 +4,43 @@ use std::time::Duration;
 
 use pagecast_fleet::*;
 
-use super::make::*;
+use super::fixture::*;
 
 async fn ids(fleet: &dyn Fleet, filter: Filter) -> Vec<CastId> {
     let page = fleet.list(&Filter { limit: 100, ..filter }).await.unwrap();
-    assert!(!page.more);
+    assert!(!page.has_more);
     page.casts.into_iter().map(|cast| cast.id).collect()
 }
 
 pub(crate) async fn the_newest_come_first_page_by_page<B: Backend>() {
-    let backend = B::make();
+    let backend = B::new();
     let fleet = backend.fleet();
     let mut made = Vec::new();
     for n in 0..25 {
-        made.push(put(&*fleet, wish(backend.now())).await);
+        made.push(create_cast(&*fleet, new_cast(backend.now())).await);
         // Several are of the same millisecond.
         if n % 4 == 0 {
-            backend.pass(TICK);
+            backend.advance(TIME_STEP);
         }
     }
     // Some are in other states, which must not matter.
     for _ in 0..10 {
-        let claim = take::<B>(&*fleet, "w").await.unwrap();
-        fleet.report(&claim.ticket, over()).await.unwrap();
+        let claim = claim_next::<B>(&*fleet, "w").await.unwrap();
+        fleet.report_event(&claim.ticket, ended_event()).await.unwrap();
     }
     made.reverse();
     let mut listed = Vec::new();
     let mut filter = Filter { limit: 10, ..Filter::default() };
     for (len, more) in [(10, true), (10, true), (5, false)] {
         let page = fleet.list(&filter).await.unwrap();
-        assert_eq!((page.casts.len(), page.more), (len, more));
+        assert_eq!((page.casts.len(), page.has_more), (len, more));
         filter.after = page.casts.last().map(|cast| cast.id.clone());
         listed.extend(page.casts.into_iter().map(|cast| cast.id));
     }
     assert_eq!(listed, made);
     assert!(fleet.list(&filter).await.unwrap().casts.is_empty());
     let all = fleet.list(&Filter { limit: 25, ..Filter::default() }).await.unwrap();
-    assert_eq!((all.casts.len(), all.more), (25, false));
+    assert_eq!((all.casts.len(), all.has_more), (25, false));
     // A page goes on behind a cast that is not there any more.
     let after = CastId::new(backend.now(), [0xff; 10]);
     assert_eq!(ids(&*fleet, Filter { after: Some(after), ..Filter::default() }).await, made);
@@ -48,32 +48,32 @@ pub(crate) async fn the_newest_come_first_page_by_page<B: Backend>() {
 }
 
 pub(crate) async fn filters_leave_out_what_is_not_asked_for<B: Backend>() {
-    let backend = B::make();
+    let backend = B::new();
     let fleet = backend.fleet();
     let mut made = Vec::new();
     for (app, origin) in [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")] {
-        let new = NewCast { app: app.to_owned(), origin: origin.to_owned(), ..wish(backend.now()) };
-        made.push((put(&*fleet, new).await, backend.now()));
-        backend.pass(Duration::from_millis(10));
+        let new = NewCast { app: app.to_owned(), api: origin.to_owned(), ..new_cast(backend.now()) };
+        made.push((create_cast(&*fleet, new).await, backend.now()));
+        backend.advance(Duration::from_millis(10));
     }
-    let ended = take::<B>(&*fleet, "w").await.unwrap();
-    fleet.report(&ended.ticket, over()).await.unwrap();
-    let live = take::<B>(&*fleet, "w").await.unwrap();
-    fleet.report(&live.ticket, Happening::Live).await.unwrap();
-    take::<B>(&*fleet, "w").await.unwrap();
+    let ended = claim_next::<B>(&*fleet, "w").await.unwrap();
+    fleet.report_event(&ended.ticket, ended_event()).await.unwrap();
+    let live = claim_next::<B>(&*fleet, "w").await.unwrap();
+    fleet.report_event(&live.ticket, EventKind::Live).await.unwrap();
+    claim_next::<B>(&*fleet, "w").await.unwrap();
     let any = Filter::default;
     let of = |app: &str| Filter { app: Some(app.to_owned()), ..any() };
-    let by = |origin: &str| Filter { origin: Some(origin.to_owned()), ..any() };
+    let by = |origin: &str| Filter { api: Some(origin.to_owned()), ..any() };
     for (filter, expected) in [
         (any(), &[3, 2, 1, 0][..]),
         (of("a"), &[1, 0]),
         (of("c"), &[]),
         (by("x"), &[2, 0]),
-        (Filter { origin: Some("y".to_owned()), ..of("b") }, &[3]),
-        (Filter { states: vec![State::Ended], ..any() }, &[0]),
-        (Filter { states: vec![State::Live, State::Queued, State::Live], ..any() }, &[3, 1]),
-        (Filter { states: vec![State::Starting], ..of("b") }, &[2]),
-        (Filter { states: vec![State::Starting], ..of("a") }, &[]),
+        (Filter { api: Some("y".to_owned()), ..of("b") }, &[3]),
+        (Filter { states: vec![CastState::Ended], ..any() }, &[0]),
+        (Filter { states: vec![CastState::Live, CastState::Queued, CastState::Live], ..any() }, &[3, 1]),
+        (Filter { states: vec![CastState::Starting], ..of("b") }, &[2]),
+        (Filter { states: vec![CastState::Starting], ..of("a") }, &[]),
         (Filter { since_ms: Some(made[2].1), ..any() }, &[3, 2]),
         (Filter { before_ms: Some(made[2].1), ..any() }, &[1, 0]),
         (Filter { since_ms: Some(made[1].1), before_ms: Some(made[3].1), ..any() }, &[2, 1]),
@@ -88,24 +88,24 @@ pub(crate) async fn filters_leave_out_what_is_not_asked_for<B: Backend>() {
 }
 
 pub(crate) async fn casts_are_counted<B: Backend>() {
-    let backend = B::make();
+    let backend = B::new();
     let fleet = backend.fleet();
     let count = async |app: Option<&str>| {
         let count = fleet.count(app).await.unwrap();
-        State::ALL.map(|state| count.iter().find(|(of, _)| *of == state).unwrap().1)
+        CastState::ALL.map(|state| count.iter().find(|(of, _)| *of == state).unwrap().1)
     };
     assert_eq!(count(None).await, [0; 4]);
     for app in ["a", "a", "a", "b", "b"] {
-        put(&*fleet, NewCast { app: app.to_owned(), ..wish(backend.now()) }).await;
+        create_cast(&*fleet, NewCast { app: app.to_owned(), ..new_cast(backend.now()) }).await;
     }
     assert_eq!((count(None).await, count(Some("a")).await), ([5, 0, 0, 0], [3, 0, 0, 0]));
     let worker = WorkerId("w".to_owned());
     let of_a = |cast: &Cast| cast.app == "a";
     let first = fleet.claim(&worker, B::LEASE, &of_a).await.unwrap().unwrap();
     fleet.claim(&worker, B::LEASE, &of_a).await.unwrap().unwrap();
-    fleet.report(&first.ticket, Happening::Live).await.unwrap();
+    fleet.report_event(&first.ticket, EventKind::Live).await.unwrap();
     assert_eq!((count(None).await, count(Some("a")).await), ([3, 1, 1, 0], [1, 1, 1, 0]));
-    fleet.report(&first.ticket, over()).await.unwrap();
+    fleet.report_event(&first.ticket, ended_event()).await.unwrap();
     fleet.close(&first.ticket, None, None).await.unwrap();
     assert_eq!((count(None).await, count(Some("b")).await), ([3, 1, 0, 1], [2, 0, 0, 0]));
     assert_eq!(count(Some("c")).await, [0; 4]);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::make::*;
+use super::fixture::*;
 
 const QUOTA: usize = 4;
 const QUEUE_LIMIT: usize = 5;
@@ -17,55 +17,56 @@ const QUEUE_LIMIT: usize = 5;
 enum Op {
     Create { key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool },
     Claim { worker: u8, fits: Option<u8> },
-    Adopt { worker: u8 },
-    Report { ticket: Index, what: What },
+    RegisterWorker { worker: u8 },
+    Report { ticket: Index, what: ReportedEvent },
     Renew { ticket: Index },
-    Obeyed { ticket: Index },
+    AckCommands { ticket: Index },
     Release { ticket: Index },
     Close { ticket: Index },
-    Order { cast: Index, stop: bool },
-    Settle { what: Told },
+    SendCommand { cast: Index, stop: bool },
+    Settle { what: Outcome },
     Redeliver { cast: Index, seq: Option<u8> },
-    Pass { s: u8 },
-    Age,
+    Advance { s: u8 },
+    AdvanceRetention,
     SetClock { by_h: i8 },
     Sweep,
     Restart,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum What {
+enum ReportedEvent {
     Live,
     Ended,
     Restarted,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Told {
-    Done,
+enum Outcome {
+    Delivered,
     GivenUp,
-    Again { s: u8 },
+    RetryAfter { s: u8 },
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     use proptest::option::of;
-    let what = prop_oneof![Just(What::Live), Just(What::Ended), Just(What::Restarted)];
-    let told = prop_oneof![3 => Just(Told::Done), 1 => Just(Told::GivenUp), 2 => (0..40_u8).prop_map(|s| Told::Again { s })];
+    let what =
+        prop_oneof![Just(ReportedEvent::Live), Just(ReportedEvent::Ended), Just(ReportedEvent::Restarted)];
+    let told = prop_oneof![3 => Just(Outcome::Delivered), 1 => Just(Outcome::GivenUp), 2 => (0..40_u8).prop_map(|s| Outcome::RetryAfter { s })];
     let op = prop_oneof![
         8 => (of(0..3_u8), of(0..100_u8), 0..2_u8, prop::bool::weighted(0.8))
             .prop_map(|(key, hold_s, app, notify)| Op::Create { key, hold_s, app, notify }),
         8 => (0..3_u8, of(0..3_u8)).prop_map(|(worker, fits)| Op::Claim { worker, fits }),
-        1 => (0..3_u8).prop_map(|worker| Op::Adopt { worker }),
+        1 => (0..3_u8).prop_map(|worker| Op::RegisterWorker { worker }),
         8 => (any::<Index>(), what).prop_map(|(ticket, what)| Op::Report { ticket, what }),
         2 => any::<Index>().prop_map(|ticket| Op::Renew { ticket }),
-        2 => any::<Index>().prop_map(|ticket| Op::Obeyed { ticket }),
+        2 => any::<Index>().prop_map(|ticket| Op::AckCommands { ticket }),
         2 => any::<Index>().prop_map(|ticket| Op::Release { ticket }),
         3 => any::<Index>().prop_map(|ticket| Op::Close { ticket }),
-        4 => (any::<Index>(), any::<bool>()).prop_map(|(cast, stop)| Op::Order { cast, stop }),
+        4 => (any::<Index>(), any::<bool>()).prop_map(|(cast, stop)| Op::SendCommand { cast, stop }),
         8 => told.prop_map(|what| Op::Settle { what }),
         2 => (any::<Index>(), of(0..6_u8)).prop_map(|(cast, seq)| Op::Redeliver { cast, seq }),
-        3 => (1..40_u8).prop_map(|s| Op::Pass { s }),
-        1 => Just(Op::Age),
+        3 => (1..40_u8).prop_map(|s| Op::Advance { s }),
+        1 => Just(Op::AdvanceRetention),
         1 => (-100..100_i8).prop_map(|by_h| Op::SetClock { by_h }),
         3 => Just(Op::Sweep),
         1 => Just(Op::Restart),
@@ -75,14 +76,14 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 /// What a cast must be like.
 #[derive(Debug)]
-struct Model {
+struct CastModel {
     new: NewCast,
-    state: State,
+    state: CastState,
     reason: Option<EndReason>,
     ended_ms: Option<UnixMs>,
     /// When it was asked for, and whether anybody began it.
     queued_at: Duration,
-    begun: bool,
+    started: bool,
     closed: bool,
     stop_asked: bool,
     owner: Option<String>,
@@ -95,8 +96,8 @@ struct Model {
     outbox: Vec<(u64, u32, Duration, bool)>,
 }
 
-impl Model {
-    fn happen(&mut self) {
+impl CastModel {
+    fn append_event(&mut self) {
         self.events += 1;
         if self.new.notify {
             self.outbox.push((self.events, 0, Duration::ZERO, false));
@@ -104,29 +105,31 @@ impl Model {
     }
 
     fn end(&mut self, reason: EndReason, now: UnixMs) {
-        (self.state, self.reason, self.ended_ms, self.commands) = (State::Ended, Some(reason), Some(now), 0);
-        self.happen();
+        (self.state, self.reason, self.ended_ms, self.commands) =
+            (CastState::Ended, Some(reason), Some(now), 0);
+        self.append_event();
     }
 
-    fn shut(&mut self) {
+    fn mark_closed(&mut self) {
         (self.closed, self.owner) = (true, None);
     }
 
     fn holds_key(&self, now: UnixMs) -> bool {
-        self.state != State::Ended || matches!(self.new.hold, Hold::Until(until) if until > now)
+        self.state != CastState::Ended
+            || matches!(self.new.key_retention, KeyRetention::Until(until) if until > now)
     }
 
     fn is_free(&self, passed: Duration) -> bool {
-        self.state != State::Queued && !self.closed && self.lease_until <= passed
+        self.state != CastState::Queued && !self.closed && self.lease_until <= passed
     }
 
     fn is_waiting(&self, passed: Duration) -> bool {
-        self.state == State::Queued && self.queued_at + self.new.queue > passed
+        self.state == CastState::Queued && self.queued_at + self.new.queue_timeout > passed
     }
 
     /// Whether it takes a place though it is over.
-    fn is_of_lately(&self, passed: Duration) -> bool {
-        self.state == State::Ended && !self.begun && self.queued_at + Duration::from_secs(60) > passed
+    fn counts_towards_quota(&self, passed: Duration) -> bool {
+        self.state == CastState::Ended && !self.started && self.queued_at + Duration::from_secs(60) > passed
     }
 
     /// The first event that waits; those behind it are due as soon as they are the first.
@@ -139,35 +142,35 @@ impl Model {
     }
 }
 
-struct World<B> {
+struct Fixture<B> {
     backend: B,
-    casts: Vec<Model>,
+    casts: Vec<CastModel>,
     tickets: Vec<Ticket>,
     /// What passed since the beginning.
-    passed: Duration,
+    elapsed: Duration,
     /// How far the clock was set, all in all, and how far it was when the fleet last looked.
     set_ms: i64,
     seen_ms: i64,
     /// Nothing is forgotten before.
-    sure_from: Duration,
+    trusted_from: Duration,
 }
 
 pub(crate) fn random_operations<B: Backend>() {
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&ops(), |ops| {
-            let mut world = World {
-                backend: B::make(),
+            let mut world = Fixture {
+                backend: B::new(),
                 casts: Vec::new(),
                 tickets: Vec::new(),
-                passed: Duration::ZERO,
+                elapsed: Duration::ZERO,
                 set_ms: 0,
                 seen_ms: 0,
-                sure_from: Duration::ZERO,
+                trusted_from: Duration::ZERO,
             };
             block_on(async {
                 for op in ops {
-                    world.step(op).await;
+                    world.apply(op).await;
                     world.compare().await;
                 }
             });
@@ -176,14 +179,14 @@ pub(crate) fn random_operations<B: Backend>() {
         .unwrap();
 }
 
-impl<B: Backend> World<B> {
-    async fn step(&mut self, op: Op) {
+impl<B: Backend> Fixture<B> {
+    async fn apply(&mut self, op: Op) {
         match op {
             Op::Create { key, hold_s, app, notify } => self.create(key, hold_s, app, notify).await,
             Op::Claim { worker, fits } => self.claim(format!("w{worker}"), fits).await,
-            Op::Adopt { worker } => {
+            Op::RegisterWorker { worker } => {
                 let worker = format!("w{worker}");
-                self.backend.fleet().adopt(&WorkerId(worker.clone())).await.unwrap();
+                self.backend.fleet().register_worker(&WorkerId(worker.clone())).await.unwrap();
                 for cast in self.casts.iter_mut().filter(|cast| cast.owner.as_ref() == Some(&worker)) {
                     (cast.owner, cast.lease_until) = (None, Duration::ZERO);
                 }
@@ -196,18 +199,18 @@ impl<B: Backend> World<B> {
                     assert_eq!(result.is_ok(), cast.map(|cast| cast.lease_until = until).is_some());
                 }
             }
-            Op::Obeyed { ticket } => {
+            Op::AckCommands { ticket } => {
                 if let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, &ticket) {
                     let told = self.backend.fleet().commands(&ticket).await.ok().map(|told| told.len());
                     assert_eq!(told, cast.as_ref().map(|cast| cast.commands));
-                    let result = self.backend.fleet().obeyed(&ticket, u64::MAX).await;
+                    let result = self.backend.fleet().ack_commands(&ticket, u64::MAX).await;
                     assert_eq!(result.is_ok(), cast.map(|cast| cast.commands = 0).is_some());
                 }
             }
             Op::Release { ticket } => {
                 if let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, &ticket) {
                     let result = self.backend.fleet().release(&ticket).await;
-                    let free = |cast: &mut Model| (cast.owner, cast.lease_until) = (None, Duration::ZERO);
+                    let free = |cast: &mut CastModel| (cast.owner, cast.lease_until) = (None, Duration::ZERO);
                     assert_eq!(result.is_ok(), cast.map(free).is_some());
                 }
             }
@@ -217,18 +220,18 @@ impl<B: Backend> World<B> {
                     let result = self.backend.fleet().close(&ticket, None, None).await;
                     assert_eq!(result.is_ok(), cast.is_some());
                     if let Some(cast) = cast {
-                        if cast.state != State::Ended {
+                        if cast.state != CastState::Ended {
                             cast.end(EndReason::OutputFailed, now);
                         }
-                        cast.shut();
+                        cast.mark_closed();
                     }
                 }
             }
-            Op::Order { cast, stop } => self.order(&cast, stop).await,
+            Op::SendCommand { cast, stop } => self.send_command(&cast, stop).await,
             Op::Settle { what } => self.settle(what).await,
             Op::Redeliver { cast, seq } => self.redeliver(&cast, seq).await,
-            Op::Pass { s } => self.pass(Duration::from_secs(s.into())),
-            Op::Age => self.pass(B::HISTORY),
+            Op::Advance { s } => self.advance(Duration::from_secs(s.into())),
+            Op::AdvanceRetention => self.advance(B::RETENTION),
             Op::SetClock { by_h } => {
                 let by_ms = 3_600_000 * i64::from(by_h);
                 self.set_ms += by_ms;
@@ -236,60 +239,61 @@ impl<B: Backend> World<B> {
             }
             Op::Sweep => self.sweep().await,
             Op::Restart => {
-                self.look();
+                self.observe_clock();
                 self.backend.restart();
             }
         }
     }
 
-    fn pass(&mut self, time: Duration) {
-        self.passed += time;
-        self.backend.pass(time);
+    fn advance(&mut self, time: Duration) {
+        self.elapsed += time;
+        self.backend.advance(time);
     }
 
     /// The fleet looks at the clock.
-    fn look(&mut self) {
+    fn observe_clock(&mut self) {
         if std::mem::replace(&mut self.seen_ms, self.set_ms) != self.set_ms {
-            self.sure_from = self.passed + Duration::from_secs(3600);
+            self.trusted_from = self.elapsed + Duration::from_secs(3600);
         }
     }
 
     fn lease_end(&self) -> Duration {
-        self.passed + B::LEASE
+        self.elapsed + B::LEASE
     }
 
     async fn create(&mut self, key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool) {
         let now = self.backend.now();
         let new = NewCast {
-            key: key.map(|key| Key(format!("key {key}"))),
-            hold: hold_s.map_or(Hold::WhileLive, |s| Hold::Until(now + 1000 * i64::from(s))),
+            key: key.map(|key| CastKey(format!("key {key}"))),
+            key_retention: hold_s
+                .map_or(KeyRetention::UntilEnded, |s| KeyRetention::Until(now + 1000 * i64::from(s))),
             app: format!("app {app}"),
             notify,
-            queue: B::QUEUE,
+            queue_timeout: B::QUEUE_TIMEOUT,
             quota: QUOTA as u32,
             queue_limit: QUEUE_LIMIT as u32,
-            ..wish(now)
+            ..new_cast(now)
         };
         let created = self.backend.fleet().create(new.clone()).await.unwrap();
         let holder = self.casts.iter().find(|cast| cast.new.key == new.key && cast.holds_key(now));
         let own = || self.casts.iter().filter(|cast| cast.new.app == new.app);
-        let running = own().filter(|cast| cast.state != State::Ended).count();
-        let lately = own().filter(|cast| cast.is_of_lately(self.passed)).count();
+        let running = own().filter(|cast| cast.state != CastState::Ended).count();
+        let lately = own().filter(|cast| cast.counts_towards_quota(self.elapsed)).count();
         let too_many = running >= QUOTA || running + lately >= 2 * QUOTA;
-        let queued = self.casts.iter().filter(|cast| cast.state == State::Queued).count();
+        let queued = self.casts.iter().filter(|cast| cast.state == CastState::Queued).count();
         match (created, holder.filter(|_| new.key.is_some())) {
-            (Created::Exists(cast), Some(holder)) => assert_eq!(cast.id, holder.new.id),
-            (Created::TooMany, None) => assert!(too_many),
-            (Created::Full, None) => assert!(queued >= QUEUE_LIMIT),
-            (Created::New(cast), None) => {
+            (CreateOutcome::Exists(cast), Some(holder)) => assert_eq!(cast.id, holder.new.id),
+            (CreateOutcome::QuotaExceeded, None) => assert!(too_many),
+            (CreateOutcome::QueueFull, None) => assert!(queued >= QUEUE_LIMIT),
+            (CreateOutcome::New(cast), None) => {
                 assert!(cast.id == new.id && !too_many && queued < QUEUE_LIMIT);
-                let mut cast = Model {
+                let mut cast = CastModel {
                     new,
-                    state: State::Queued,
+                    state: CastState::Queued,
                     reason: None,
                     ended_ms: None,
-                    queued_at: self.passed,
-                    begun: false,
+                    queued_at: self.elapsed,
+                    started: false,
                     closed: false,
                     stop_asked: false,
                     owner: None,
@@ -299,7 +303,7 @@ impl<B: Backend> World<B> {
                     events: 0,
                     outbox: Vec::new(),
                 };
-                cast.happen();
+                cast.append_event();
                 self.casts.push(cast);
             }
             (created, holder) => panic!("{created:?} though {holder:?}"),
@@ -308,24 +312,25 @@ impl<B: Backend> World<B> {
 
     /// The worker has room for casts of one application, or of none, or of any.
     async fn claim(&mut self, worker: String, fits: Option<u8>) {
-        let (passed, until) = (self.passed, self.lease_end());
+        let (passed, until) = (self.elapsed, self.lease_end());
         let id = WorkerId(worker.clone());
         let app = fits.map(|app| format!("app {app}"));
         let good = |of: &str| app.as_ref().is_none_or(|app| app == of);
         let claim = self.backend.fleet().claim(&id, B::LEASE, &|cast| good(&cast.app)).await.unwrap();
         // Never one's own, however late.
-        let open = |cast: &Model| cast.is_free(passed) && cast.owner.as_ref() != Some(&worker);
+        let open = |cast: &CastModel| cast.is_free(passed) && cast.owner.as_ref() != Some(&worker);
         let free = self.casts.iter().any(open);
         let share = |app: &str| {
-            let runs =
-                |cast: &&Model| matches!(cast.state, State::Starting | State::Live) && cast.new.app == app;
+            let runs = |cast: &&CastModel| {
+                matches!(cast.state, CastState::Starting | CastState::Live) && cast.new.app == app
+            };
             self.casts.iter().filter(runs).count()
         };
         let first = |app: &str| {
-            let of = |cast: &Model| cast.state == State::Queued && cast.new.app == app;
+            let of = |cast: &CastModel| cast.state == CastState::Queued && cast.new.app == app;
             self.casts.iter().position(of)
         };
-        let waiting = |cast: &&Model| cast.is_waiting(passed) && good(&cast.new.app);
+        let waiting = |cast: &&CastModel| cast.is_waiting(passed) && good(&cast.new.app);
         let head =
             self.casts.iter().filter(waiting).min_by_key(|cast| (share(&cast.new.app), first(&cast.new.app)));
         let head = head.map(|cast| cast.new.id.clone());
@@ -343,41 +348,43 @@ impl<B: Backend> World<B> {
             assert_eq!(Some(&cast.new.id), head.as_ref());
         }
         (cast.owner, cast.epoch, cast.lease_until) = (Some(worker), cast.epoch + 1, until);
-        cast.begun = true;
+        cast.started = true;
         match cast.state {
-            State::Queued => {
-                cast.state = State::Starting;
-                cast.happen();
+            CastState::Queued => {
+                cast.state = CastState::Starting;
+                cast.append_event();
             }
-            State::Starting | State::Live => cast.happen(),
-            State::Ended => {}
+            CastState::Starting | CastState::Live => cast.append_event(),
+            CastState::Ended => {}
         }
         self.tickets.push(claim.ticket);
     }
 
-    async fn report(&mut self, ticket: &Index, what: What) {
+    async fn report(&mut self, ticket: &Index, what: ReportedEvent) {
         let now = self.backend.now();
         let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, ticket) else { return };
         let happening = match what {
-            What::Live => Happening::Live,
-            What::Ended => Happening::Ended { reason: EndReason::MaxTime, message: None, cause: None },
-            What::Restarted => Happening::Restarted,
+            ReportedEvent::Live => EventKind::Live,
+            ReportedEvent::Ended => {
+                EventKind::Ended { reason: EndReason::MaxTime, message: None, cause: None }
+            }
+            ReportedEvent::Restarted => EventKind::Restarted,
         };
-        let result = self.backend.fleet().report(&ticket, happening).await;
+        let result = self.backend.fleet().report_event(&ticket, happening).await;
         assert_eq!(result.is_ok(), cast.is_some());
         let Some(cast) = cast else { return };
         match (what, cast.state) {
-            (What::Live, State::Live) | (What::Ended, State::Ended) => {}
-            (What::Ended, _) => cast.end(EndReason::MaxTime, now),
-            (What::Live, State::Starting) => {
-                cast.state = State::Live;
-                cast.happen();
+            (ReportedEvent::Live, CastState::Live) | (ReportedEvent::Ended, CastState::Ended) => {}
+            (ReportedEvent::Ended, _) => cast.end(EndReason::MaxTime, now),
+            (ReportedEvent::Live, CastState::Starting) => {
+                cast.state = CastState::Live;
+                cast.append_event();
             }
-            (What::Live | What::Restarted, _) => cast.happen(),
+            (ReportedEvent::Live | ReportedEvent::Restarted, _) => cast.append_event(),
         }
     }
 
-    async fn order(&mut self, cast: &Index, stop: bool) {
+    async fn send_command(&mut self, cast: &Index, stop: bool) {
         let now = self.backend.now();
         if self.casts.is_empty() {
             return;
@@ -385,39 +392,39 @@ impl<B: Backend> World<B> {
         let n = cast.index(self.casts.len());
         let cast = &mut self.casts[n];
         let command = if stop { Command::Stop } else { Command::Snapshot };
-        let result = self.backend.fleet().order(&cast.new.id, command).await;
-        if cast.state == State::Ended {
-            assert!(matches!(result, Err(Error::Over(_))));
+        let result = self.backend.fleet().send_command(&cast.new.id, command).await;
+        if cast.state == CastState::Ended {
+            assert!(matches!(result, Err(Error::CastEnded(_))));
         } else if !stop && cast.commands >= MAX_COMMANDS {
-            assert!(matches!(result, Err(Error::Busy(_))));
+            assert!(matches!(result, Err(Error::TooManyCommands(_))));
         } else {
             result.unwrap();
             cast.commands += usize::from(!stop || !cast.stop_asked);
             cast.stop_asked |= stop;
-            if stop && cast.state == State::Queued {
+            if stop && cast.state == CastState::Queued {
                 cast.end(EndReason::Stopped, now);
-                cast.shut();
+                cast.mark_closed();
             }
         }
     }
 
-    async fn settle(&mut self, what: Told) {
-        let passed = self.passed;
-        let Some(notice) = due(&*self.backend.fleet(), 1).await.pop() else { return };
+    async fn settle(&mut self, what: Outcome) {
+        let passed = self.elapsed;
+        let Some(notice) = due_entries(&*self.backend.fleet(), 1).await.pop() else { return };
         let cast = self.casts.iter_mut().find(|cast| cast.new.id == notice.cast.id).unwrap();
         let pause = |s: u8| Duration::from_secs(s.into());
         let settled = match what {
-            Told::Done => Settled::Done,
-            Told::GivenUp => Settled::GivenUp,
-            Told::Again { s } => Settled::Again(pause(s)),
+            Outcome::Delivered => DeliveryOutcome::Delivered,
+            Outcome::GivenUp => DeliveryOutcome::GivenUp,
+            Outcome::RetryAfter { s } => DeliveryOutcome::RetryAfter(pause(s)),
         };
         self.backend.fleet().settle(&notice.cast.id, notice.event.seq, settled, None).await.unwrap();
         let head = cast.head().unwrap();
         assert_eq!(head.0, notice.event.seq);
         match what {
-            Told::Done => cast.outbox.retain(|entry| entry.0 != notice.event.seq),
-            Told::GivenUp => head.3 = true,
-            Told::Again { s } => (head.1, head.2) = (head.1 + 1, passed + pause(s)),
+            Outcome::Delivered => cast.outbox.retain(|entry| entry.0 != notice.event.seq),
+            Outcome::GivenUp => head.3 = true,
+            Outcome::RetryAfter { s } => (head.1, head.2) = (head.1 + 1, passed + pause(s)),
         }
     }
 
@@ -433,16 +440,16 @@ impl<B: Backend> World<B> {
             Some(seq) => (1..=cast.events).filter(|n| *n == seq && cast.new.notify).collect(),
             None => cast.outbox.iter().filter(|entry| entry.3).map(|entry| entry.0).collect(),
         };
-        assert_eq!(told.again, again.len() as u64);
+        assert_eq!(told.requeued, again.len() as u64);
         cast.outbox.retain(|entry| !again.contains(&entry.0));
         cast.outbox.extend(again.iter().map(|seq| (*seq, 0, Duration::ZERO, false)));
-        let passed = self.passed;
+        let passed = self.elapsed;
         if let Some(head) = cast.head().filter(|_| seq.is_none()) {
             head.2 = head.2.min(passed);
         }
         let next = cast.head().map(|head| head.2.saturating_sub(passed));
         assert_eq!(
-            (told.waiting, told.next),
+            (told.pending, told.next_due_in),
             (cast.outbox.iter().filter(|entry| !entry.3).count() as u64, next)
         );
     }
@@ -450,17 +457,17 @@ impl<B: Backend> World<B> {
     async fn sweep(&mut self) {
         let now = self.backend.now();
         self.backend.fleet().sweep().await.unwrap();
-        self.look();
-        let passed = self.passed;
-        let late = |cast: &&mut Model| cast.state == State::Queued && !cast.is_waiting(passed);
+        self.observe_clock();
+        let passed = self.elapsed;
+        let late = |cast: &&mut CastModel| cast.state == CastState::Queued && !cast.is_waiting(passed);
         for cast in self.casts.iter_mut().filter(late) {
             cast.end(EndReason::StartFailed, now);
-            cast.shut();
+            cast.mark_closed();
         }
-        if passed < self.sure_from {
+        if passed < self.trusted_from {
             return;
         }
-        let oldest = now - millis(B::HISTORY);
+        let oldest = now - millis(B::RETENTION);
         self.casts.retain(|cast| {
             let waiting = cast.outbox.iter().any(|entry| !entry.3);
             let held = cast.new.key.is_some() && cast.holds_key(now);
@@ -469,31 +476,32 @@ impl<B: Backend> World<B> {
     }
 
     async fn compare(&mut self) {
-        let (fleet, passed) = (self.backend.fleet(), self.passed);
+        let (fleet, passed) = (self.backend.fleet(), self.elapsed);
         let mut expected = Vec::new();
         for cast in &mut self.casts {
-            let found = get(&*fleet, &cast.new.id).await;
+            let found = get_cast(&*fleet, &cast.new.id).await;
             assert_eq!((found.state, found.epoch, found.closed), (cast.state, cast.epoch, cast.closed));
             assert_eq!(found.worker.map(|worker| worker.0), cast.owner);
             assert_eq!((found.end.map(|end| end.reason), found.ended_ms), (cast.reason, cast.ended_ms));
-            assert_eq!(found.stop_asked, cast.stop_asked);
+            assert_eq!(found.stop_requested, cast.stop_asked);
             assert_eq!(events(&*fleet, &cast.new.id).await.len() as u64, cast.events);
             let id = cast.new.id.clone();
             expected.extend(cast.head().filter(|head| head.2 <= passed).map(|head| (id, head.0, head.1)));
         }
-        let told = due(&*fleet, 1000).await.into_iter();
-        let mut told: Vec<_> = told.map(|notice| (notice.cast.id, notice.event.seq, notice.tries)).collect();
+        let told = due_entries(&*fleet, 1000).await.into_iter();
+        let mut told: Vec<_> =
+            told.map(|notice| (notice.cast.id, notice.event.seq, notice.attempts)).collect();
         told.sort();
         expected.sort();
         assert_eq!(told, expected);
         let waiting = self.casts.iter().flat_map(|cast| &cast.outbox).filter(|entry| !entry.3).count();
-        assert_eq!(fleet.backlog().await.unwrap().waiting, waiting as u64);
+        assert_eq!(fleet.backlog().await.unwrap().pending, waiting as u64);
         for state in fleet.count(None).await.unwrap() {
             let count = self.casts.iter().filter(|cast| cast.state == state.0).count();
             assert_eq!(state.1, count as u64);
         }
-        for key in (0..3).map(|key| Key(format!("key {key}"))) {
-            let found = fleet.find(&key).await.unwrap().map(|cast| cast.id);
+        for key in (0..3).map(|key| CastKey(format!("key {key}"))) {
+            let found = fleet.find_by_key(&key).await.unwrap().map(|cast| cast.id);
             let mut latest = self.casts.iter().filter(|cast| cast.new.key.as_ref() == Some(&key));
             assert_eq!(found.as_ref(), latest.next_back().map(|cast| &cast.new.id));
         }
@@ -503,14 +511,14 @@ impl<B: Backend> World<B> {
 /// A ticket, and the cast that it is good for, if it is good.
 fn owned<'a>(
     tickets: &[Ticket],
-    casts: &'a mut [Model],
+    casts: &'a mut [CastModel],
     index: &Index,
-) -> Option<(Ticket, Option<&'a mut Model>)> {
+) -> Option<(Ticket, Option<&'a mut CastModel>)> {
     if tickets.is_empty() {
         return None;
     }
     let ticket = index.get(tickets);
-    let is_good = |cast: &&mut Model| {
+    let is_good = |cast: &&mut CastModel| {
         (&cast.new.id, cast.epoch, cast.owner.as_ref())
             == (&ticket.cast, ticket.epoch, Some(&ticket.worker.0))
     };

@@ -12,17 +12,17 @@ use ff::frame;
 use ffmpeg_the_third as ff;
 use pagecast_core::{CHANNELS, MediaTime, Packet, SAMPLE_RATE, Samples, Track};
 
-use super::out::{Out, Took};
-use super::{End, Error, receive, spawn};
+use super::packet_sender::{PacketSender, SendOutcome};
+use super::{EndTime, Error, receive_packet, spawn_thread};
 
 /// Bitrates in bit/s.
-const AAC_BPS: u32 = 128_000;
-const OPUS_BPS: u32 = 96_000;
+const AAC_BITRATE_BPS: u32 = 128_000;
+const OPUS_BITRATE_BPS: u32 = 96_000;
 /// Loss that Opus is made for, in per cent. From 9 on, libopus (1.3) makes everything so that it can be mended, by the means that
 /// voices are coded with. Below, it leaves what it takes for music alone, which sounds better as long as nothing is lost.
-const OPUS_LOSS_PERCENT: u32 = 10;
+const OPUS_EXPECTED_LOSS_PERCENT: u32 = 10;
 /// Longest gap that is filled at once, in samples; a longer one means that the clock jumped, and is filled in steps.
-const MAX_FILL: usize = SAMPLE_RATE as usize;
+const MAX_SILENCE_SAMPLES: usize = SAMPLE_RATE as usize;
 
 /// What to encode to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,22 +46,26 @@ pub enum Codec {
 
 impl Config {
     /// For files and pushes.
-    pub const FILES: Self = Self { codec: Codec::Aac, bitrate_bps: AAC_BPS, expected_loss_percent: 0 };
+    pub const FILES: Self =
+        Self { codec: Codec::Aac, bitrate_bps: AAC_BITRATE_BPS, expected_loss_percent: 0 };
     /// For rooms.
-    pub const ROOM: Self =
-        Self { codec: Codec::Opus, bitrate_bps: OPUS_BPS, expected_loss_percent: OPUS_LOSS_PERCENT };
+    pub const ROOM: Self = Self {
+        codec: Codec::Opus,
+        bitrate_bps: OPUS_BITRATE_BPS,
+        expected_loss_percent: OPUS_EXPECTED_LOSS_PERCENT,
+    };
 }
 
 impl Codec {
     /// As errors call it.
-    const fn name(self) -> &'static str {
+    const fn display_name(self) -> &'static str {
         match self {
             Self::Aac => "AAC",
             Self::Opus => "Opus (libopus)",
         }
     }
 
-    const fn thread(self) -> &'static str {
+    const fn thread_name(self) -> &'static str {
         match self {
             Self::Aac => "encode-audio",
             Self::Opus => "encode-room-audio",
@@ -74,7 +78,7 @@ impl Codec {
 pub struct Stats {
     bytes: AtomicU64,
     lost: AtomicU64,
-    filled: AtomicU64,
+    silence_samples: AtomicU64,
 }
 
 impl Stats {
@@ -92,8 +96,8 @@ impl Stats {
 
     /// Samples that never arrived and were replaced by silence.
     #[must_use]
-    pub fn filled(&self) -> u64 {
-        self.filled.load(Ordering::Relaxed)
+    pub fn silence_samples(&self) -> u64 {
+        self.silence_samples.load(Ordering::Relaxed)
     }
 }
 
@@ -103,17 +107,17 @@ pub struct Encoder {
     codec: Codec,
     frame: frame::Audio,
     /// Samples in `frame`.
-    fill: usize,
+    frame_fill: usize,
     /// Samples taken so far.
-    taken: u64,
+    samples_in: u64,
     /// Nobody takes packets any more.
-    unwanted: bool,
+    output_closed: bool,
     stats: Arc<Stats>,
 }
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder").field("taken", &self.taken).finish_non_exhaustive()
+        f.debug_struct("Encoder").field("taken", &self.samples_in).finish_non_exhaustive()
     }
 }
 
@@ -121,15 +125,15 @@ impl Encoder {
     /// Opens the encoder.
     ///
     /// # Errors
-    /// [`Error::Missing`] or [`Error::Open`].
+    /// [`ErrorBody::Missing`] or [`ErrorBody::OpenNotLoopback`].
     pub fn open(config: Config) -> Result<Self, Error> {
-        let name = config.codec.name();
+        let name = config.codec.display_name();
         let fail = |e| Error::Open(name, e);
         let (library, format) = match config.codec {
             Codec::Aac => ("aac", Sample::F32(Planar)),
             Codec::Opus => ("libopus", Sample::F32(Packed)),
         };
-        let codec = ff::encoder::find_by_name(library).ok_or(Error::Missing(name))?;
+        let codec = ff::encoder::find_by_name(library).ok_or(Error::EncoderNotFound(name))?;
         let mut audio = ff::codec::Context::new_with_codec(codec).encoder().audio().map_err(fail)?;
         audio.set_rate(SAMPLE_RATE as i32);
         audio.set_format(format);
@@ -152,7 +156,7 @@ impl Encoder {
         let mut frame = frame::Audio::new(format, size, ff::ChannelLayoutMask::STEREO);
         frame.set_rate(SAMPLE_RATE);
         let (stats, codec) = (Arc::default(), config.codec);
-        Ok(Self { inner, codec, frame, fill: 0, taken: 0, unwanted: false, stats })
+        Ok(Self { inner, codec, frame, frame_fill: 0, samples_in: 0, output_closed: false, stats })
     }
 
     /// What a muxer must know.
@@ -170,27 +174,32 @@ impl Encoder {
     /// Encodes samples until `end`, or until nobody sends or takes any more. Samples that are missing are silence.
     ///
     /// # Errors
-    /// [`Error::Thread`]; the thread itself ends with [`Error::Encode`].
+    /// [`ErrorBody::NamedThread`]; the thread itself ends with [`ErrorBody::Encode`].
     pub fn spawn(
         mut self,
         samples: Receiver<Samples>,
-        end: End,
-        mut out: impl Out,
+        end: EndTime,
+        mut out: impl PacketSender,
     ) -> Result<JoinHandle<Result<(), Error>>, Error> {
-        spawn(self.codec.thread(), move || self.run(&samples, &end, &mut out))
+        spawn_thread(self.codec.thread_name(), move || self.run(&samples, &end, &mut out))
     }
 
-    fn run(&mut self, samples: &Receiver<Samples>, end: &End, out: &mut dyn Out) -> Result<(), Error> {
+    fn run(
+        &mut self,
+        samples: &Receiver<Samples>,
+        end: &EndTime,
+        out: &mut dyn PacketSender,
+    ) -> Result<(), Error> {
         while let Ok(run) = samples.recv() {
             // The end may be decided late, and then lies before what was taken already.
             let last = samples_until(end.get());
-            let gap = run.start.min(last).saturating_sub(self.taken);
-            self.stats.filled.fetch_add(gap, Ordering::Relaxed);
-            self.silence(gap, out)?;
-            let known = index(self.taken.saturating_sub(run.start)).min(run.len());
-            let wanted = index(last.saturating_sub(self.taken)).min(run.len() - known);
-            self.push(&run.pcm[known * CHANNELS..(known + wanted) * CHANNELS], out)?;
-            if self.taken >= last || self.unwanted {
+            let gap = run.start.min(last).saturating_sub(self.samples_in);
+            self.stats.silence_samples.fetch_add(gap, Ordering::Relaxed);
+            self.push_silence(gap, out)?;
+            let known = to_usize(self.samples_in.saturating_sub(run.start)).min(run.len());
+            let wanted = to_usize(last.saturating_sub(self.samples_in)).min(run.len() - known);
+            self.push_samples(&run.pcm[known * CHANNELS..(known + wanted) * CHANNELS], out)?;
+            if self.samples_in >= last || self.output_closed {
                 break;
             }
         }
@@ -198,49 +207,49 @@ impl Encoder {
     }
 
     /// Fills up to the end, if there is one, and flushes.
-    fn finish(&mut self, end: &End, out: &mut dyn Out) -> Result<(), Error> {
+    fn finish(&mut self, end: &EndTime, out: &mut dyn PacketSender) -> Result<(), Error> {
         let last = end.get();
         if last != MediaTime(i64::MAX) {
-            let missing = samples_until(last).saturating_sub(self.taken);
-            self.silence(missing, out)?;
+            let missing = samples_until(last).saturating_sub(self.samples_in);
+            self.push_silence(missing, out)?;
         }
-        if self.fill > 0 {
-            self.frame.set_samples(self.fill);
-            self.encode(out)?;
+        if self.frame_fill > 0 {
+            self.frame.set_samples(self.frame_fill);
+            self.encode_frame(out)?;
         }
-        self.inner.send_eof().map_err(|e| Error::Encode(self.codec.name(), e))?;
-        self.drain(out)
+        self.inner.send_eof().map_err(|e| Error::Encode(self.codec.display_name(), e))?;
+        self.drain_packets(out)
     }
 
-    fn silence(&mut self, mut samples: u64, out: &mut dyn Out) -> Result<(), Error> {
-        let zeros = vec![0.0; index(samples).min(MAX_FILL) * CHANNELS];
-        while samples > 0 && !self.unwanted {
-            let step = samples.min(MAX_FILL as u64);
-            self.push(&zeros[..step as usize * CHANNELS], out)?;
+    fn push_silence(&mut self, mut samples: u64, out: &mut dyn PacketSender) -> Result<(), Error> {
+        let zeros = vec![0.0; to_usize(samples).min(MAX_SILENCE_SAMPLES) * CHANNELS];
+        while samples > 0 && !self.output_closed {
+            let step = samples.min(MAX_SILENCE_SAMPLES as u64);
+            self.push_samples(&zeros[..step as usize * CHANNELS], out)?;
             samples -= step;
         }
         Ok(())
     }
 
-    fn push(&mut self, mut pcm: &[f32], out: &mut dyn Out) -> Result<(), Error> {
+    fn push_samples(&mut self, mut pcm: &[f32], out: &mut dyn PacketSender) -> Result<(), Error> {
         let size = self.inner.frame_size() as usize;
         while !pcm.is_empty() {
-            let count = (size - self.fill).min(pcm.len() / CHANNELS);
+            let count = (size - self.frame_fill).min(pcm.len() / CHANNELS);
             let (now, later) = pcm.split_at(count * CHANNELS);
-            self.fill_in(now, count);
-            self.fill += count;
-            self.taken += count as u64;
+            self.copy_to_frame(now, count);
+            self.frame_fill += count;
+            self.samples_in += count as u64;
             pcm = later;
-            if self.fill == size {
-                self.encode(out)?;
+            if self.frame_fill == size {
+                self.encode_frame(out)?;
             }
         }
         Ok(())
     }
 
     /// Copies `count` samples into the frame, behind those that are there.
-    fn fill_in(&mut self, pcm: &[f32], count: usize) {
-        let range = self.fill..self.fill + count;
+    fn copy_to_frame(&mut self, pcm: &[f32], count: usize) {
+        let range = self.frame_fill..self.frame_fill + count;
         if self.frame.is_planar() {
             for channel in 0..CHANNELS {
                 let plane = &mut self.frame.plane_mut::<f32>(channel)[range.clone()];
@@ -256,32 +265,32 @@ impl Encoder {
         }
     }
 
-    fn encode(&mut self, out: &mut dyn Out) -> Result<(), Error> {
-        let start = i64::try_from(self.taken).unwrap_or(i64::MAX) - self.fill as i64;
+    fn encode_frame(&mut self, out: &mut dyn PacketSender) -> Result<(), Error> {
+        let start = i64::try_from(self.samples_in).unwrap_or(i64::MAX) - self.frame_fill as i64;
         self.frame.set_pts(Some(start));
-        self.fill = 0;
-        self.inner.send_frame(&self.frame).map_err(|e| Error::Encode(self.codec.name(), e))?;
-        self.drain(out)
+        self.frame_fill = 0;
+        self.inner.send_frame(&self.frame).map_err(|e| Error::Encode(self.codec.display_name(), e))?;
+        self.drain_packets(out)
     }
 
-    fn drain(&mut self, out: &mut dyn Out) -> Result<(), Error> {
-        while let Some(packet) = receive(&mut self.inner, self.codec.name())? {
+    fn drain_packets(&mut self, out: &mut dyn PacketSender) -> Result<(), Error> {
+        while let Some(packet) = receive_packet(&mut self.inner, self.codec.display_name())? {
             let data: Arc<[u8]> = packet.data().unwrap_or_default().into();
             self.stats.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-            let pts = MediaTime::of_index(packet.pts().unwrap_or_default(), SAMPLE_RATE);
-            let duration = MediaTime::of_index(packet.duration(), SAMPLE_RATE);
+            let pts = MediaTime::from_index(packet.pts().unwrap_or_default(), SAMPLE_RATE);
+            let duration = MediaTime::from_index(packet.duration(), SAMPLE_RATE);
             let packet = Packet { track: Track::Audio, data, pts, dts: pts, duration, keyframe: true };
-            match out.take(packet) {
-                Took::Yes => {}
-                Took::Lost => _ = self.stats.lost.fetch_add(1, Ordering::Relaxed),
-                Took::Over => self.unwanted = true,
+            match out.send_packet(packet) {
+                SendOutcome::Sent => {}
+                SendOutcome::Lost => _ = self.stats.lost.fetch_add(1, Ordering::Relaxed),
+                SendOutcome::Closed => self.output_closed = true,
             }
         }
         Ok(())
     }
 }
 
-fn index(samples: u64) -> usize {
+fn to_usize(samples: u64) -> usize {
     usize::try_from(samples).unwrap_or(usize::MAX)
 }
 

@@ -7,18 +7,18 @@ use pagecast_core::Fps;
 
 /// Tells a video encoder what it may spend from its next tick on.
 #[derive(Debug, Clone)]
-pub struct Rate(Arc<AtomicU64>);
+pub struct RateTarget(Arc<AtomicU64>);
 
 /// What a video encoder may spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Budget {
+pub(super) struct RateLimit {
     /// Cap on the bitrate in bit/s; 0: nothing is encoded.
     pub(super) bitrate_bps: u32,
     /// Most frames per second.
     pub(super) fps: u32,
 }
 
-impl Rate {
+impl RateTarget {
     pub(super) fn new(bitrate_bps: u32, fps: Fps) -> Self {
         let rate = Self(Arc::default());
         rate.set(bitrate_bps, fps.get());
@@ -32,9 +32,9 @@ impl Rate {
     }
 
     /// What was set last.
-    pub(super) fn get(&self) -> Budget {
+    pub(super) fn get(&self) -> RateLimit {
         let both = self.0.load(Ordering::Acquire);
-        Budget { bitrate_bps: (both >> 32) as u32, fps: both as u32 }
+        RateLimit { bitrate_bps: (both >> 32) as u32, fps: both as u32 }
     }
 }
 
@@ -44,10 +44,10 @@ mod tests {
 
     #[test]
     fn both_values_are_set_at_once() {
-        let rate = Rate::new(u32::MAX, Fps::USUAL);
-        assert_eq!(rate.get(), Budget { bitrate_bps: u32::MAX, fps: 30 });
+        let rate = RateTarget::new(u32::MAX, Fps::DEFAULT);
+        assert_eq!(rate.get(), RateLimit { bitrate_bps: u32::MAX, fps: 30 });
         let other = rate.clone();
         other.set(0, 0);
-        assert_eq!(rate.get(), Budget { bitrate_bps: 0, fps: 1 });
+        assert_eq!(rate.get(), RateLimit { bitrate_bps: 0, fps: 1 });
     }
 }

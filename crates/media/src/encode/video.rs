@@ -2,9 +2,9 @@
 //! for rooms.
 #![expect(unsafe_code, reason = "pictures of libavcodec are written to in place")]
 
-mod coder;
+mod backend;
+mod budget;
 mod h264;
-mod purse;
 mod vp8;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,47 +20,50 @@ use ffmpeg_the_third as ff;
 use pagecast_core::spec::{Layer, RoomCodec, Size};
 use pagecast_core::{Fps, Frame, MediaTime, Packet, Tick, Track};
 
-use self::coder::{Coder, Shot};
+use self::backend::{CodecBackend, EncodeParams};
+use self::budget::BitBudget;
 use self::h264::H264;
-use self::purse::Purse;
 use self::vp8::Vp8;
-use super::out::{Chain, Out, Took};
-use super::rate::{Budget, Rate};
-use super::{Choice, End, Error, Keyframes, Keying, Plan, receive, spawn, split};
+use super::packet_sender::{KeyframeFilter, PacketSender, SendOutcome};
+use super::rate::{RateLimit, RateTarget};
+use super::{
+    EndTime, Error, FrameDecision, FramePlanner, GopPolicy, KeyframeRequest, receive_packet, spawn_thread,
+    tee,
+};
 use crate::convert::{Matrix, Planes, convert};
-use crate::cuts::Cuts;
 use crate::scale::Scaler;
-use crate::thumbnail::Thumbnails;
+use crate::split_points::SplitPoints;
+use crate::thumbnail::ThumbnailCapture;
 
 /// Least time from a keyframe to one that is asked for, in files and in rooms.
-const REQUEST_GAP: Duration = Duration::from_secs(1);
-const LIVE_REQUEST_GAP: Duration = Duration::from_millis(500);
+const MIN_KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+const LIVE_MIN_KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// Least cap on the bitrate that an encoder is told, in bit/s.
-const LEAST_BPS: u32 = 10_000;
+const MIN_BITRATE_BPS: u32 = 10_000;
 /// Threads of a room's layers, the larger one first.
-const LAYER_THREADS: [&str; 2] = ["encode-room-1", "encode-room-2"];
+const LAYER_THREAD_NAMES: [&str; 2] = ["encode-room-1", "encode-room-2"];
 
 /// What to encode to.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
     /// Name of its thread.
-    pub thread: &'static str,
+    pub thread_name: &'static str,
     /// How the picture is encoded.
     pub codec: Codec,
     /// Size of the ticks' pictures.
-    pub source: Size,
+    pub source_size: Size,
     /// Size of the encoded picture, no larger than that.
     pub size: Size,
     /// Ticks per second; time stamps are multiples of its interval.
     pub fps: Fps,
-    /// Most frames per second, until [`Rate`] says otherwise.
+    /// Most frames per second, until [`RateTarget`] says otherwise.
     pub max_fps: Fps,
-    /// Cap on the bitrate in bit/s, until [`Rate`] says otherwise; still pictures stay far below.
+    /// Cap on the bitrate in bit/s, until [`RateTarget`] says otherwise; still pictures stay far below.
     pub bitrate_bps: u32,
     /// When there are keyframes.
-    pub keying: Keying,
+    pub gop: GopPolicy,
     /// False where only sound is wanted: ticks are counted, and nothing is encoded.
-    pub encodes: bool,
+    pub enabled: bool,
 }
 
 /// How a picture is encoded.
@@ -77,43 +80,49 @@ pub enum Codec {
 impl Config {
     /// For files and pushes.
     #[must_use]
-    pub fn files(size: Size, fps: Fps, bitrate_bps: u32, keyframe_interval: Duration) -> Self {
+    pub fn for_files(size: Size, fps: Fps, bitrate_bps: u32, keyframe_interval: Duration) -> Self {
         Self {
-            thread: "encode-video",
+            thread_name: "encode-video",
             codec: Codec::H264,
-            source: size,
+            source_size: size,
             size,
             fps,
             max_fps: fps,
             bitrate_bps,
-            keying: Keying { interval: Some(keyframe_interval), request_gap: REQUEST_GAP },
-            encodes: true,
+            gop: GopPolicy {
+                keyframe_interval: Some(keyframe_interval),
+                min_request_interval: MIN_KEYFRAME_REQUEST_INTERVAL,
+            },
+            enabled: true,
         }
     }
 
     /// For a layer of a room, counted from 0. Of its size, what has the page's proportions is used.
     #[must_use]
-    pub fn layer(number: usize, layer: &Layer, codec: RoomCodec, source: Size, fps: Fps) -> Self {
+    pub fn for_layer(number: usize, layer: &Layer, codec: RoomCodec, source: Size, fps: Fps) -> Self {
         Self {
-            thread: LAYER_THREADS[number.min(LAYER_THREADS.len() - 1)],
+            thread_name: LAYER_THREAD_NAMES[number.min(LAYER_THREAD_NAMES.len() - 1)],
             codec: match codec {
                 RoomCodec::H264 => Codec::H264Live,
                 RoomCodec::Vp8 => Codec::Vp8,
             },
-            source,
-            size: source.within(layer.size),
+            source_size: source,
+            size: source.fit_within(layer.size),
             fps,
             max_fps: layer.fps,
             bitrate_bps: layer.bitrate_bps(),
-            keying: Keying { interval: None, request_gap: LIVE_REQUEST_GAP },
-            encodes: true,
+            gop: GopPolicy {
+                keyframe_interval: None,
+                min_request_interval: LIVE_MIN_KEYFRAME_REQUEST_INTERVAL,
+            },
+            enabled: true,
         }
     }
 }
 
 impl Codec {
     /// As errors call it.
-    const fn name(self) -> &'static str {
+    const fn display_name(self) -> &'static str {
         match self {
             Self::H264 | Self::H264Live => "H.264 (libx264)",
             Self::Vp8 => "VP8 (libvpx)",
@@ -142,7 +151,7 @@ pub struct Stats {
     lost: AtomicU64,
     bytes: AtomicU64,
     ticks: AtomicU64,
-    first_at: OnceLock<Instant>,
+    first_frame_at: OnceLock<Instant>,
 }
 
 impl Stats {
@@ -184,31 +193,31 @@ impl Stats {
 
     /// When the first frame arrived.
     #[must_use]
-    pub fn first_at(&self) -> Option<Instant> {
-        self.first_at.get().copied()
+    pub fn first_frame_at(&self) -> Option<Instant> {
+        self.first_frame_at.get().copied()
     }
 }
 
 /// An open encoder.
 pub struct Encoder {
-    coder: Box<dyn Coder>,
+    backend: Box<dyn CodecBackend>,
     parameters: Parameters,
     picture: frame::Video,
     /// The page's picture, where it is larger than the encoded one.
-    large: Option<(frame::Video, Scaler)>,
+    source_picture: Option<(frame::Video, Scaler)>,
     /// What changed since the last encoded picture.
-    owed: Option<Frame>,
+    pending_frame: Option<Frame>,
     config: Config,
-    plan: Plan,
-    keyframes: Keyframes,
-    rate: Rate,
-    budget: Budget,
-    purse: Purse,
-    chain: Chain,
+    planner: FramePlanner,
+    keyframe_request: KeyframeRequest,
+    rate_target: RateTarget,
+    rate_limit: RateLimit,
+    bit_budget: BitBudget,
+    keyframe_filter: KeyframeFilter,
     stats: Arc<Stats>,
-    thumbnails: Option<Thumbnails>,
+    thumbnails: Option<ThumbnailCapture>,
     /// Nobody takes packets any more.
-    unwanted: bool,
+    output_closed: bool,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -221,35 +230,36 @@ impl Encoder {
     /// Opens the encoder.
     ///
     /// # Errors
-    /// [`Error::Missing`] or [`Error::Open`].
+    /// [`ErrorBody::Missing`] or [`ErrorBody::OpenNotLoopback`].
     pub fn open(config: Config) -> Result<Self, Error> {
-        let rate = Rate::new(config.bitrate_bps, config.max_fps);
-        let config = Config { bitrate_bps: config.bitrate_bps.max(LEAST_BPS), ..config };
-        let mut coder: Box<dyn Coder> = match config.codec {
+        let rate = RateTarget::new(config.bitrate_bps, config.max_fps);
+        let config = Config { bitrate_bps: config.bitrate_bps.max(MIN_BITRATE_BPS), ..config };
+        let mut coder: Box<dyn CodecBackend> = match config.codec {
             Codec::H264 | Codec::H264Live => Box::new(H264::open(&config)?),
             Codec::Vp8 => Box::new(Vp8::open(&config)?),
         };
         let sides = |size: Size| (size.width(), size.height());
         let empty = |size: Size| frame::Video::new(Pixel::YUV420P, size.width(), size.height());
-        let scaler = || Scaler::new(sides(config.source), sides(config.size));
-        let mut plan = Plan::new(config.fps, config.keying);
+        let scaler = || Scaler::new(sides(config.source_size), sides(config.size));
+        let mut plan = FramePlanner::new(config.fps, config.gop);
         plan.limit_fps(config.max_fps.get());
         Ok(Self {
-            parameters: Parameters::from(&*coder.inner()),
-            coder,
+            parameters: Parameters::from(&*coder.encoder()),
+            backend: coder,
             picture: empty(config.size),
-            large: (config.source != config.size).then(|| (empty(config.source), scaler())),
-            owed: None,
+            source_picture: (config.source_size != config.size)
+                .then(|| (empty(config.source_size), scaler())),
+            pending_frame: None,
             config,
-            plan,
-            keyframes: Keyframes::default(),
-            budget: rate.get(),
-            purse: Purse::new(config.bitrate_bps, config.fps.get()),
-            rate,
-            chain: Chain::default(),
+            planner: plan,
+            keyframe_request: KeyframeRequest::default(),
+            rate_limit: rate.get(),
+            bit_budget: BitBudget::new(config.bitrate_bps, config.fps.get()),
+            rate_target: rate,
+            keyframe_filter: KeyframeFilter::default(),
             stats: Arc::default(),
             thumbnails: None,
-            unwanted: false,
+            output_closed: false,
         })
     }
 
@@ -266,14 +276,14 @@ impl Encoder {
     }
 
     /// Has pictures taken meanwhile.
-    pub fn take_pictures(&mut self, thumbnails: Thumbnails) {
+    pub fn capture_thumbnails(&mut self, thumbnails: ThumbnailCapture) {
         self.thumbnails = Some(thumbnails);
     }
 
     /// Puts a keyframe where a file of the recording ends: at every multiple of `length`, to a tick. The
     /// first tick is at `begins_at` in the recording.
-    pub fn end_files_every(&mut self, length: Duration, begins_at: MediaTime) {
-        self.plan.cut(Cuts::new(length, self.config.fps.interval().into()), begins_at);
+    pub fn force_keyframes_at_splits(&mut self, length: Duration, begins_at: MediaTime) {
+        self.planner.set_split_points(SplitPoints::new(length, self.config.fps.interval().into()), begins_at);
     }
 
     /// What a muxer must know.
@@ -290,156 +300,166 @@ impl Encoder {
 
     /// Where keyframes can be asked for.
     #[must_use]
-    pub fn keyframes(&self) -> Keyframes {
-        self.keyframes.clone()
+    pub fn keyframe_request(&self) -> KeyframeRequest {
+        self.keyframe_request.clone()
     }
 
     /// Where it is told what it may spend.
     #[must_use]
-    pub fn rate(&self) -> Rate {
-        self.rate.clone()
+    pub fn rate_target(&self) -> RateTarget {
+        self.rate_target.clone()
     }
 
     /// Encodes ticks until `end`, or until nobody sends or takes any more.
     ///
     /// # Errors
-    /// [`Error::Thread`]; the thread itself ends with [`Error::Encode`].
+    /// [`ErrorBody::NamedThread`]; the thread itself ends with [`ErrorBody::Encode`].
     pub fn spawn(
         mut self,
         ticks: Receiver<Tick>,
-        end: End,
-        mut out: impl Out,
+        end: EndTime,
+        mut out: impl PacketSender,
     ) -> Result<JoinHandle<Result<(), Error>>, Error> {
-        spawn(self.config.thread, move || self.run(&ticks, &end, &mut out))
+        spawn_thread(self.config.thread_name, move || self.run(&ticks, &end, &mut out))
     }
 
-    fn run(&mut self, ticks: &Receiver<Tick>, end: &End, out: &mut dyn Out) -> Result<(), Error> {
+    fn run(
+        &mut self,
+        ticks: &Receiver<Tick>,
+        end: &EndTime,
+        out: &mut dyn PacketSender,
+    ) -> Result<(), Error> {
         let mut next = 0;
         while let Ok(tick) = ticks.recv() {
             if tick.pts >= end.get() {
                 // Ticks before the end that never arrived showed the picture that is there.
                 if next > 0 {
-                    self.reach(&mut next, self.config.fps.index_at(end.get() - MediaTime(1)) + 1);
+                    self.count_missed(&mut next, self.config.fps.index_at(end.get() - MediaTime(1)) + 1);
                 }
                 break;
             }
-            self.stats.first_at.get_or_init(Instant::now);
-            self.reach(&mut next, tick.index);
-            self.take(tick, out)?;
+            self.stats.first_frame_at.get_or_init(Instant::now);
+            self.count_missed(&mut next, tick.index);
+            self.process_tick(tick, out)?;
             next += 1;
             self.stats.ticks.store(u64::try_from(next).unwrap_or(0), Ordering::Relaxed);
-            if self.unwanted || self.config.fps.time_of(next) >= end.get() {
+            if self.output_closed || self.config.fps.time_of(next) >= end.get() {
                 break;
             }
         }
         // Nobody waits for pictures any more.
         self.thumbnails = None;
-        if next > 0 && self.config.encodes && self.budget.bitrate_bps > 0 {
-            let choice = self.plan.finish(next - 1);
-            self.carry_out(choice, next - 1, out)?;
+        if next > 0 && self.config.enabled && self.rate_limit.bitrate_bps > 0 {
+            let choice = self.planner.decide_last(next - 1);
+            self.apply_decision(choice, next - 1, out)?;
         }
-        self.coder.inner().send_eof().map_err(|e| Error::Encode(self.config.codec.name(), e))?;
-        self.drain(out)
+        self.backend.encoder().send_eof().map_err(|e| Error::Encode(self.config.codec.display_name(), e))?;
+        self.drain_packets(out)
     }
 
     /// Counts the ticks from `next` up to `to` as missed.
-    fn reach(&self, next: &mut i64, to: i64) {
+    fn count_missed(&self, next: &mut i64, to: i64) {
         let missed = u64::try_from(to - *next).unwrap_or(0);
         self.stats.missed.fetch_add(missed, Ordering::Relaxed);
         *next = to.max(*next);
         self.stats.ticks.store(u64::try_from(*next).unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn take(&mut self, tick: Tick, out: &mut dyn Out) -> Result<(), Error> {
-        if !self.config.encodes {
+    fn process_tick(&mut self, tick: Tick, out: &mut dyn PacketSender) -> Result<(), Error> {
+        if !self.config.enabled {
             return Ok(());
         }
         let changed = tick.frame.is_some();
-        self.owed = split::merge(self.owed.take(), tick.frame);
+        self.pending_frame = tee::merge_frames(self.pending_frame.take(), tick.frame);
         if !changed {
             self.stats.unchanged.fetch_add(1, Ordering::Relaxed);
         }
         if self.thumbnails.is_some() {
-            self.draw()?;
+            self.update_picture()?;
         }
         if let Some(thumbnails) = &mut self.thumbnails {
             thumbnails.offer(tick.index, &self.picture, self.config.codec.matrix());
         }
-        self.obey();
-        if self.budget.bitrate_bps == 0 {
+        self.apply_rate_limit();
+        if self.rate_limit.bitrate_bps == 0 {
             return Ok(());
         }
-        if self.keyframes.take() {
-            self.plan.request_keyframe();
+        if self.keyframe_request.take() {
+            self.planner.request_keyframe();
         }
-        self.purse.earn(tick.index);
-        self.plan.hold(self.config.codec.is_live() && self.purse.is_in_debt());
-        let choice = self.plan.tick(tick.index, changed);
-        self.carry_out(choice, tick.index, out)
+        self.bit_budget.refill(tick.index);
+        self.planner.set_keyframes_only(self.config.codec.is_live() && self.bit_budget.is_in_debt());
+        let choice = self.planner.decide(tick.index, changed);
+        self.apply_decision(choice, tick.index, out)
     }
 
     /// Takes over what may be spent.
-    fn obey(&mut self) {
-        let before = std::mem::replace(&mut self.budget, self.rate.get());
-        if before == self.budget || self.budget.bitrate_bps == 0 {
+    fn apply_rate_limit(&mut self) {
+        let before = std::mem::replace(&mut self.rate_limit, self.rate_target.get());
+        if before == self.rate_limit || self.rate_limit.bitrate_bps == 0 {
             return;
         }
         if before.bitrate_bps == 0 {
-            self.plan.restart();
+            self.planner.restart();
         }
-        self.plan.limit_fps(self.budget.fps);
-        let bps = self.budget.bitrate_bps.max(LEAST_BPS);
-        self.purse.set_cap(bps);
-        self.coder.cap(bps);
+        self.planner.limit_fps(self.rate_limit.fps);
+        let bps = self.rate_limit.bitrate_bps.max(MIN_BITRATE_BPS);
+        self.bit_budget.set_bitrate(bps);
+        self.backend.set_max_bitrate(bps);
     }
 
-    fn carry_out(&mut self, choice: Choice, index: i64, out: &mut dyn Out) -> Result<(), Error> {
-        let Choice::Encode { keyframe, refinement } = choice else { return Ok(()) };
-        let rests = self.owed.is_none();
-        self.draw()?;
-        let shot = Shot { index, keyframe, refinement, rests };
-        self.coder.send(&mut self.picture, shot, &self.purse)?;
+    fn apply_decision(
+        &mut self,
+        choice: FrameDecision,
+        index: i64,
+        out: &mut dyn PacketSender,
+    ) -> Result<(), Error> {
+        let FrameDecision::Encode { keyframe, refinement } = choice else { return Ok(()) };
+        let rests = self.pending_frame.is_none();
+        self.update_picture()?;
+        let shot = EncodeParams { index, keyframe, refinement, unchanged: rests };
+        self.backend.send_frame(&mut self.picture, shot, &self.bit_budget)?;
         self.stats.encoded.fetch_add(1, Ordering::Relaxed);
-        self.drain(out)
+        self.drain_packets(out)
     }
 
     /// Brings the picture up to date.
-    fn draw(&mut self) -> Result<(), Error> {
-        let Some(Frame { picture, damage }) = self.owed.take() else { return Ok(()) };
+    fn update_picture(&mut self) -> Result<(), Error> {
+        let Some(Frame { picture, damage }) = self.pending_frame.take() else { return Ok(()) };
         let codec = self.config.codec;
-        let Some((large, scaler)) = &mut self.large else {
-            convert(&picture, &damage, codec.matrix(), &mut planes_of(&mut self.picture, codec)?);
+        let Some((large, scaler)) = &mut self.source_picture else {
+            convert(&picture, &damage, codec.matrix(), &mut planes_mut(&mut self.picture, codec)?);
             return Ok(());
         };
-        let mut source = planes_of(large, codec)?;
+        let mut source = planes_mut(large, codec)?;
         convert(&picture, &damage, codec.matrix(), &mut source);
         // It is free for the page to draw on again.
         drop(picture);
-        scaler.scale(&source, &damage, &mut planes_of(&mut self.picture, codec)?);
+        scaler.scale(&source, &damage, &mut planes_mut(&mut self.picture, codec)?);
         Ok(())
     }
 
-    fn drain(&mut self, out: &mut dyn Out) -> Result<(), Error> {
+    fn drain_packets(&mut self, out: &mut dyn PacketSender) -> Result<(), Error> {
         let fps = self.config.fps;
-        while let Some(packet) = receive(self.coder.inner(), self.config.codec.name())? {
+        while let Some(packet) = receive_packet(self.backend.encoder(), self.config.codec.display_name())? {
             let data: Arc<[u8]> = packet.data().unwrap_or_default().into();
             let bytes = data.len() as u64;
             self.stats.bytes.fetch_add(bytes, Ordering::Relaxed);
-            let weight = self.purse.spend(8 * bytes);
+            let weight = self.bit_budget.spend(8 * bytes);
             if self.config.codec.is_live() {
-                self.plan.judge(weight);
+                self.planner.on_frame_cost(weight);
             }
-            self.coder.spent(8 * bytes);
-            let (at, duration) = (fps.time_of(self.coder.index_of(&packet)), fps.interval().into());
+            self.backend.on_encoded_bits(8 * bytes);
+            let (at, duration) = (fps.time_of(self.backend.tick_of(&packet)), fps.interval().into());
             let keyframe = packet.is_key();
             let packet = Packet { track: Track::Video, data, pts: at, dts: at, duration, keyframe };
-            match self.chain.pass(packet, out) {
-                Took::Yes => {}
-                Took::Lost => {
+            match self.keyframe_filter.send(packet, out) {
+                SendOutcome::Sent => {}
+                SendOutcome::Lost => {
                     self.stats.lost.fetch_add(1, Ordering::Relaxed);
-                    self.plan.request_keyframe();
+                    self.planner.request_keyframe();
                 }
-                Took::Over => self.unwanted = true,
+                SendOutcome::Closed => self.output_closed = true,
             }
         }
         Ok(())
@@ -447,12 +467,12 @@ impl Encoder {
 }
 
 /// The three planes of a picture that nobody else looks at.
-fn planes_of(picture: &mut frame::Video, codec: Codec) -> Result<Planes<'_>, Error> {
+fn planes_mut(picture: &mut frame::Video, codec: Codec) -> Result<Planes<'_>, Error> {
     let rows = [picture.height(), picture.height() / 2, picture.height() / 2].map(|r| r as usize);
     // SAFETY: the picture is alive and ours.
     let made = unsafe { ffi::av_frame_make_writable(picture.as_mut_ptr()) };
     if made < 0 {
-        return Err(Error::Encode(codec.name(), made.into()));
+        return Err(Error::Encode(codec.display_name(), made.into()));
     }
     let stride = [0, 1, 2].map(|plane| picture.stride(plane));
     // SAFETY: the picture owns three separate planes of `stride * rows` bytes. The encoder may still have

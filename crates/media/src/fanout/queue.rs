@@ -5,25 +5,25 @@ use std::time::Duration;
 
 use pagecast_core::{MediaTime, Packet, Track};
 
-use super::Next;
+use super::Received;
 
 /// What a queued packet costs beside its data, in bytes: so that a limit in bytes limits their number too.
-const OVERHEAD: usize = 128;
+const PACKET_OVERHEAD_BYTES: usize = 128;
 /// Packets of other tracks kept while a keyframe is waited for, as they may be ahead of it. Full: the oldest is dropped.
-const AHEAD: usize = 64;
+const MAX_EARLY_PACKETS: usize = 64;
 
 /// How much a queue holds at most. Full: everything is dropped until the next keyframe for which there is room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
+pub struct QueueLimit {
     /// Bytes, with a little for each packet.
     pub bytes: usize,
     /// Time from the oldest packet to the newest.
-    pub span: Duration,
+    pub duration: Duration,
 }
 
 /// How a queue is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct QueueStats {
     /// Packets dropped since the first one was queued.
     pub lost: u64,
     /// Bytes queued, with a little for each packet.
@@ -33,138 +33,144 @@ pub struct Tally {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gate {
+enum QueueState {
     /// Everything from this moment on is taken.
-    Open(MediaTime),
+    Accepting(MediaTime),
     /// A keyframe is waited for.
-    Waiting,
+    AwaitingKeyframe,
     /// Nothing is taken.
-    Shut,
+    Paused,
 }
 
 /// The queue of one tap.
 #[derive(Debug)]
 pub(super) struct Queue {
-    lead: Track,
-    limit: Limit,
-    gate: Gate,
+    reference_track: Track,
+    limit: QueueLimit,
+    state: QueueState,
     packets: VecDeque<Packet>,
     bytes: usize,
     /// Packets that count if they turn out to be no older than the keyframe that is waited for.
-    ahead: VecDeque<Packet>,
-    newest: MediaTime,
+    early: VecDeque<Packet>,
+    newest_pts: MediaTime,
     /// From when on a packet that is not queued is a loss: since the first one that was.
-    begun: Option<MediaTime>,
+    first_pts: Option<MediaTime>,
     lost: u64,
-    over: bool,
+    ended: bool,
 }
 
 impl Queue {
     /// An empty queue; `late` if packets have passed already.
-    pub(super) fn new(lead: Track, limit: Limit, late: bool) -> Self {
+    pub(super) fn new(lead: Track, limit: QueueLimit, late: bool) -> Self {
         Self {
-            lead,
+            reference_track: lead,
             limit,
-            gate: if late { Gate::Waiting } else { Gate::Open(MediaTime(i64::MIN)) },
+            state: if late {
+                QueueState::AwaitingKeyframe
+            } else {
+                QueueState::Accepting(MediaTime(i64::MIN))
+            },
             packets: VecDeque::new(),
             bytes: 0,
-            ahead: VecDeque::new(),
-            newest: MediaTime(i64::MIN),
-            begun: None,
+            early: VecDeque::new(),
+            newest_pts: MediaTime(i64::MIN),
+            first_pts: None,
             lost: 0,
-            over: false,
+            ended: false,
         }
     }
 
     pub(super) fn push(&mut self, packet: Packet) {
-        let leads = packet.track == self.lead;
-        match self.gate {
-            Gate::Open(from) if !leads && packet.pts < from => self.lose(packet),
-            Gate::Open(from) if self.has_room(&packet) => self.append(packet, from),
-            Gate::Open(_) => {
-                self.gate = Gate::Waiting;
-                self.lose(packet);
+        let leads = packet.track == self.reference_track;
+        match self.state {
+            QueueState::Accepting(from) if !leads && packet.pts < from => self.count_lost(packet),
+            QueueState::Accepting(from) if self.has_room(&packet) => self.append(packet, from),
+            QueueState::Accepting(_) => {
+                self.state = QueueState::AwaitingKeyframe;
+                self.count_lost(packet);
             }
-            Gate::Waiting if leads && packet.keyframe && self.has_room(&packet) => self.open(packet),
-            Gate::Waiting if leads => self.lose(packet),
-            Gate::Waiting => {
-                self.ahead.push_back(packet);
-                if self.ahead.len() > AHEAD {
-                    self.ahead.pop_front().into_iter().for_each(|oldest| self.lose(oldest));
+            QueueState::AwaitingKeyframe if leads && packet.keyframe && self.has_room(&packet) => {
+                self.resume_at(packet);
+            }
+            QueueState::AwaitingKeyframe if leads => self.count_lost(packet),
+            QueueState::AwaitingKeyframe => {
+                self.early.push_back(packet);
+                if self.early.len() > MAX_EARLY_PACKETS {
+                    self.early.pop_front().into_iter().for_each(|oldest| self.count_lost(oldest));
                 }
             }
-            Gate::Shut => self.lose(packet),
+            QueueState::Paused => self.count_lost(packet),
         }
     }
 
     /// Goes on with a keyframe, and with what is no older than it.
-    fn open(&mut self, keyframe: Packet) {
+    fn resume_at(&mut self, keyframe: Packet) {
         let from = keyframe.pts;
-        self.gate = Gate::Open(from);
+        self.state = QueueState::Accepting(from);
         self.append(keyframe, from);
-        for packet in std::mem::take(&mut self.ahead) {
+        for packet in std::mem::take(&mut self.early) {
             self.push(packet);
         }
     }
 
     fn append(&mut self, packet: Packet, from: MediaTime) {
-        self.begun.get_or_insert(from);
-        self.bytes += cost(&packet);
-        self.newest = packet.pts.max(self.newest);
+        self.first_pts.get_or_insert(from);
+        self.bytes += queued_size(&packet);
+        self.newest_pts = packet.pts.max(self.newest_pts);
         self.packets.push_back(packet);
     }
 
     fn has_room(&self, packet: &Packet) -> bool {
         let Some(oldest) = self.packets.front() else { return true };
         let span = packet.pts - oldest.pts;
-        self.bytes + cost(packet) <= self.limit.bytes && span <= self.limit.span.into()
+        self.bytes + queued_size(packet) <= self.limit.bytes && span <= self.limit.duration.into()
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "it is gone")]
-    fn lose(&mut self, packet: Packet) {
-        self.lost += u64::from(self.begun.is_some_and(|from| packet.pts >= from));
+    fn count_lost(&mut self, packet: Packet) {
+        self.lost += u64::from(self.first_pts.is_some_and(|from| packet.pts >= from));
     }
 
-    pub(super) fn pop(&mut self) -> Next {
+    pub(super) fn pop(&mut self) -> Received {
         match self.packets.pop_front() {
             Some(packet) => {
-                self.bytes -= cost(&packet);
-                Next::Packet(packet)
+                self.bytes -= queued_size(&packet);
+                Received::Packet(packet)
             }
-            None if self.over => Next::End,
-            None => Next::Nothing,
+            None if self.ended => Received::Closed,
+            None => Received::Empty,
         }
     }
 
     pub(super) fn pause(&mut self) {
-        self.clear(Gate::Shut);
+        self.clear(QueueState::Paused);
     }
 
     pub(super) fn restart(&mut self) {
-        self.clear(Gate::Waiting);
+        self.clear(QueueState::AwaitingKeyframe);
     }
 
-    fn clear(&mut self, gate: Gate) {
-        let dropped = std::mem::take(&mut self.packets).into_iter().chain(std::mem::take(&mut self.ahead));
-        dropped.for_each(|packet| self.lose(packet));
+    fn clear(&mut self, gate: QueueState) {
+        let dropped = std::mem::take(&mut self.packets).into_iter().chain(std::mem::take(&mut self.early));
+        dropped.for_each(|packet| self.count_lost(packet));
         self.bytes = 0;
-        self.gate = gate;
+        self.state = gate;
     }
 
     /// Nothing comes any more; what is queued can still be taken.
-    pub(super) fn end(&mut self) {
-        self.over = true;
+    pub(super) fn close(&mut self) {
+        self.ended = true;
     }
 
-    pub(super) fn tally(&self) -> Tally {
-        let oldest = self.packets.front().map_or(self.newest, |packet| packet.pts);
-        let nanos = u64::try_from((self.newest - oldest).0).unwrap_or(0);
-        Tally { lost: self.lost, bytes: self.bytes, delay: Duration::from_nanos(nanos) }
+    pub(super) fn stats(&self) -> QueueStats {
+        let oldest = self.packets.front().map_or(self.newest_pts, |packet| packet.pts);
+        let nanos = u64::try_from((self.newest_pts - oldest).0).unwrap_or(0);
+        QueueStats { lost: self.lost, bytes: self.bytes, delay: Duration::from_nanos(nanos) }
     }
 }
 
-fn cost(packet: &Packet) -> usize {
-    packet.data.len() + OVERHEAD
+fn queued_size(packet: &Packet) -> usize {
+    packet.data.len() + PACKET_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -182,19 +188,19 @@ pub(super) mod tests {
     }
 
     fn packet(track: Track, ms: i64, keyframe: bool) -> Packet {
-        let at = MediaTime::of_index(ms, 1000);
-        let duration = MediaTime::of_index(1, 1000);
+        let at = MediaTime::from_index(ms, 1000);
+        let duration = MediaTime::from_index(1, 1000);
         Packet { track, data: vec![0; 100].into(), pts: at, dts: at, duration, keyframe }
     }
 
     fn queue(bytes: usize, span_ms: u64, late: bool) -> Queue {
-        Queue::new(Track::Video, Limit { bytes, span: Duration::from_millis(span_ms) }, late)
+        Queue::new(Track::Video, QueueLimit { bytes, duration: Duration::from_millis(span_ms) }, late)
     }
 
     /// All that is queued: `v`, `V` for a keyframe, `a`, each with its time.
-    fn taken(queue: &mut Queue) -> String {
+    fn drain(queue: &mut Queue) -> String {
         let mut all = Vec::new();
-        while let Next::Packet(packet) = queue.pop() {
+        while let Received::Packet(packet) = queue.pop() {
             let kind = match (packet.track, packet.keyframe) {
                 (Track::Audio, _) => 'a',
                 (Track::Video, true) => 'V',
@@ -209,7 +215,7 @@ pub(super) mod tests {
     fn from_the_start_everything_is_taken() {
         let mut queue = queue(usize::MAX, 1000, false);
         [audio(-21), audio(0), video(0, true), audio(21)].into_iter().for_each(|p| queue.push(p));
-        assert_eq!(taken(&mut queue), "a-21 a0 V0 a21");
+        assert_eq!(drain(&mut queue), "a-21 a0 V0 a21");
     }
 
     #[test]
@@ -217,8 +223,8 @@ pub(super) mod tests {
         let mut queue = queue(usize::MAX, 1000, true);
         let all = [video(8, false), audio(8), audio(10), audio(12), video(10, true), audio(9), audio(14)];
         all.into_iter().for_each(|p| queue.push(p));
-        assert_eq!(taken(&mut queue), "V10 a10 a12 a14");
-        assert_eq!(queue.tally().lost, 0, "what it missed before its beginning is no loss");
+        assert_eq!(drain(&mut queue), "V10 a10 a12 a14");
+        assert_eq!(queue.stats().lost, 0, "what it missed before its beginning is no loss");
     }
 
     #[test]
@@ -228,15 +234,15 @@ pub(super) mod tests {
                 queue.push(video(at, at == 0 || at == 5));
                 queue.push(audio(at));
             }
-            assert!(queue.tally().bytes <= 8 * 228, "{:?}", queue.tally());
-            let before = queue.tally().lost;
-            assert!(taken(&mut queue).starts_with("V0 a0 v1 a1") && before > 0);
+            assert!(queue.stats().bytes <= 8 * 228, "{:?}", queue.stats());
+            let before = queue.stats().lost;
+            assert!(drain(&mut queue).starts_with("V0 a0 v1 a1") && before > 0);
             queue.push(video(8, false));
             queue.push(audio(8));
-            assert_eq!(taken(&mut queue), "", "no keyframe yet");
+            assert_eq!(drain(&mut queue), "", "no keyframe yet");
             queue.push(video(9, true));
             queue.push(video(10, false));
-            assert_eq!(taken(&mut queue), "V9 v10");
+            assert_eq!(drain(&mut queue), "V9 v10");
         }
     }
 
@@ -244,16 +250,17 @@ pub(super) mod tests {
     fn one_packet_is_always_taken() {
         let mut queue = queue(10, 0, false);
         queue.push(video(0, true));
-        assert_eq!(taken(&mut queue), "V0");
+        assert_eq!(drain(&mut queue), "V0");
     }
 
     #[test]
     fn the_audio_leads_if_there_is_no_video() {
-        let mut queue = Queue::new(Track::Audio, Limit { bytes: 500, span: Duration::from_secs(1) }, true);
+        let mut queue =
+            Queue::new(Track::Audio, QueueLimit { bytes: 500, duration: Duration::from_secs(1) }, true);
         (0..4).for_each(|at| queue.push(audio(at)));
-        assert_eq!((taken(&mut queue).as_str(), queue.tally().lost), ("a0 a1", 2));
+        assert_eq!((drain(&mut queue).as_str(), queue.stats().lost), ("a0 a1", 2));
         queue.push(audio(4));
-        assert_eq!(taken(&mut queue), "a4");
+        assert_eq!(drain(&mut queue), "a4");
     }
 
     #[test]
@@ -262,18 +269,18 @@ pub(super) mod tests {
         [video(0, true), audio(0)].into_iter().for_each(|p| queue.push(p));
         queue.pause();
         queue.push(video(1, true));
-        assert_eq!((taken(&mut queue).as_str(), queue.tally().bytes, queue.tally().lost), ("", 0, 3));
+        assert_eq!((drain(&mut queue).as_str(), queue.stats().bytes, queue.stats().lost), ("", 0, 3));
         queue.restart();
         [video(2, false), video(3, true)].into_iter().for_each(|p| queue.push(p));
-        assert_eq!((taken(&mut queue).as_str(), queue.tally().lost), ("V3", 4));
+        assert_eq!((drain(&mut queue).as_str(), queue.stats().lost), ("V3", 4));
     }
 
     #[test]
     fn the_delay_is_the_time_that_is_queued() {
         let mut queue = queue(usize::MAX, 1000, false);
         [video(0, true), video(40, false), audio(30)].into_iter().for_each(|p| queue.push(p));
-        assert_eq!(queue.tally().delay, Duration::from_millis(40));
-        taken(&mut queue);
-        assert_eq!(queue.tally().delay, Duration::ZERO);
+        assert_eq!(queue.stats().delay, Duration::from_millis(40));
+        drain(&mut queue);
+        assert_eq!(queue.stats().delay, Duration::ZERO);
     }
 }

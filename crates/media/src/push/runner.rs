@@ -7,111 +7,111 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pagecast_core::HostTime;
-use pagecast_core::push::{Input, Machine, Output, State};
+use pagecast_core::connection::{Input, Output, State, StateMachine};
 
-use super::target::{Command, Gauge};
-use super::watch::Watch;
-use super::{Id, News};
+use super::deadline::IoDeadline;
+use super::target::{Command, TargetStatus};
+use super::{Id, TargetEvent};
 
 /// How long targets may take what is queued for them when the stream is over.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) enum Message {
-    Add(Id, Box<Running>),
+    Add(Id, Box<TargetHandle>),
     Remove(Id),
-    Heard(Id, Input),
+    Input(Id, Input),
     Finish,
 }
 
 /// A target as the thread `pushes` sees it.
 #[derive(Debug)]
-pub(super) struct Running {
-    pub(super) machine: Machine,
+pub(super) struct TargetHandle {
+    pub(super) machine: StateMachine,
     pub(super) commands: SyncSender<Command>,
-    pub(super) watch: Arc<Watch>,
-    pub(super) gauge: Arc<Gauge>,
+    pub(super) deadline: Arc<IoDeadline>,
+    pub(super) status: Arc<TargetStatus>,
     pub(super) thread: JoinHandle<()>,
     /// Whether its thread has said that it ends.
-    pub(super) closed: bool,
+    pub(super) thread_ended: bool,
 }
 
 /// The thread `pushes`.
 #[derive(Debug)]
 pub(super) struct Runner {
-    news: SyncSender<News>,
+    events: SyncSender<TargetEvent>,
     /// How long a target may take for the end.
-    close: Duration,
-    targets: BTreeMap<Id, Running>,
+    close_timeout: Duration,
+    targets: BTreeMap<Id, TargetHandle>,
     /// Once the stream is over: when targets must have taken the rest.
-    drained_by: Option<HostTime>,
+    drain_deadline: Option<HostTime>,
 }
 
 impl Runner {
-    pub(super) fn new(news: SyncSender<News>, close: Duration) -> Self {
-        Self { news, close, targets: BTreeMap::new(), drained_by: None }
+    pub(super) fn new(news: SyncSender<TargetEvent>, close: Duration) -> Self {
+        Self { events: news, close_timeout: close, targets: BTreeMap::new(), drain_deadline: None }
     }
 
     /// Runs until the stream is over and all targets are.
     pub(super) fn run(mut self, messages: &Receiver<Message>) {
         let began = Instant::now();
         let now = || HostTime(i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX));
-        while self.drained_by.is_none() || !self.targets.is_empty() {
+        while self.drain_deadline.is_none() || !self.targets.is_empty() {
             let deadlines = self.targets.values().filter_map(|target| target.machine.deadline());
-            let drained = self.drained_by.filter(|by| *by > now());
+            let drained = self.drain_deadline.filter(|by| *by > now());
             let message = match deadlines.chain(drained).min() {
                 Some(at) => messages.recv_timeout(at.since(now())),
                 None => messages.recv().map_err(RecvTimeoutError::from),
             };
             match message {
-                Ok(message) => self.take(now(), message),
+                Ok(message) => self.handle_message(now(), message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.pass(now());
+            self.poll_targets(now());
         }
     }
 
-    fn take(&mut self, now: HostTime, message: Message) {
+    fn handle_message(&mut self, now: HostTime, message: Message) {
         match message {
             Message::Add(id, mut target) => {
                 target.machine.handle(now, Input::Start);
                 self.targets.insert(id, *target);
             }
-            Message::Remove(id) => self.hear(now, id, Input::Stop),
-            Message::Heard(id, input) => self.hear(now, id, input),
-            Message::Finish => self.drained_by = Some(now + DRAIN),
+            Message::Remove(id) => self.handle_input(now, id, Input::Stop),
+            Message::Input(id, input) => self.handle_input(now, id, input),
+            Message::Finish => self.drain_deadline = Some(now + DRAIN_TIMEOUT),
         }
     }
 
-    fn hear(&mut self, now: HostTime, id: Id, input: Input) {
+    fn handle_input(&mut self, now: HostTime, id: Id, input: Input) {
         // A thread may have something to say after its target is over.
         if let Some(target) = self.targets.get_mut(&id) {
-            target.closed |= input == Input::Closed;
+            target.thread_ended |= input == Input::Closed;
             target.machine.handle(now, input);
         }
     }
 
     /// Does what is due, and carries out what the machines decide.
-    fn pass(&mut self, now: HostTime) {
+    fn poll_targets(&mut self, now: HostTime) {
         for (id, target) in &mut self.targets {
-            target.machine.handle(now, Input::Time);
+            target.machine.handle(now, Input::Timeout);
             // Without a connection there is nothing to wait for.
             let waits = target.machine.state() == State::Running;
-            if self.drained_by.is_some_and(|by| !waits || by <= now) {
+            if self.drain_deadline.is_some_and(|by| !waits || by <= now) {
                 target.machine.handle(now, Input::Stop);
             }
             while let Some(output) = target.machine.poll() {
                 match output {
-                    Output::Connect => target.order(Command::Connect),
+                    Output::Connect => target.send_command(Command::Connect),
                     Output::Close => {
-                        target.watch.stop(self.close);
-                        target.order(Command::Close);
+                        target.deadline.stop(self.close_timeout);
+                        target.send_command(Command::Close);
                     }
-                    Output::Tell(event) => {
-                        target.gauge.set(&event);
-                        let news = News { id: *id, url: target.gauge.url.clone(), event };
-                        if self.news.try_send(news).is_err() {
+                    Output::Event(event) => {
+                        target.status.on_event(&event);
+                        let news = TargetEvent { id: *id, url: target.status.url.clone(), event };
+                        if self.events.try_send(news).is_err() {
                             tracing::debug!(id = id.0, "news of a push that nobody takes");
                         }
                     }
@@ -119,21 +119,21 @@ impl Runner {
             }
         }
         let over: Vec<_> =
-            self.targets.iter().filter(|(_, t)| t.machine.is_over()).map(|(id, _)| *id).collect();
-        over.into_iter().filter_map(|id| self.targets.remove(&id)).for_each(Running::put_away);
+            self.targets.iter().filter(|(_, t)| t.machine.is_finished()).map(|(id, _)| *id).collect();
+        over.into_iter().filter_map(|id| self.targets.remove(&id)).for_each(TargetHandle::join_or_detach);
     }
 }
 
-impl Running {
-    fn order(&self, command: Command) {
+impl TargetHandle {
+    fn send_command(&self, command: Command) {
         // There is room, and a thread that is gone has nothing left to do.
         let _gone = self.commands.try_send(command);
     }
 
     /// Its thread has ended, or looks up a name, which nothing can interrupt: it ends after that.
-    fn put_away(self) {
-        let url = &self.gauge.url;
-        if !self.closed {
+    fn join_or_detach(self) {
+        let url = &self.status.url;
+        if !self.thread_ended {
             tracing::debug!(%url, "the thread of a push is left to end on its own");
         } else if self.thread.join().is_err() {
             tracing::error!(%url, "the thread of a push panicked");

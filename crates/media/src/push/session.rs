@@ -8,28 +8,28 @@ use std::sync::Arc;
 use ff::ffi;
 use ff::format::context::Output;
 use ffmpeg_the_third as ff;
-use pagecast_core::spec::{Protocol, PushUrl};
+use pagecast_core::spec::{PushProtocol, PushUrl};
 use pagecast_core::{Packet, SAMPLE_RATE, Track};
 
-use super::reach::{Way, tc_url};
-use super::watch::{Watch, interrupt};
+use super::deadline::{IoDeadline, interrupt_callback};
+use super::resolve::{ConnectTo, tc_url};
 use crate::encode::Tracks;
-use crate::mux::{self, add_stream, check, packet_of};
+use crate::mux::{self, add_stream, check_av, to_av_packet};
 
 /// Where systems keep the certificates of those they trust.
-const TRUSTED: [&str; 3] =
+const CA_BUNDLE_PATHS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 /// How long SRT may send what is left when it closes, in seconds.
 const SRT_LINGER_S: &str = "1";
 /// How far the clock of MPEG-TS is ahead of what is shown, in microseconds: time that a decoder has to collect a picture.
-const TS_AHEAD_US: i32 = 200_000;
+const TS_MAX_DELAY_US: i32 = 200_000;
 
 /// A connection that takes packets.
 pub(super) struct Session {
     /// Closes the connection when it is dropped, which still asks the watch.
     output: Output,
     #[expect(dead_code, reason = "libavformat holds a pointer to it")]
-    watch: Arc<Watch>,
+    deadline: Arc<IoDeadline>,
     /// Stream numbers of video and audio.
     streams: (Option<usize>, usize),
 }
@@ -44,21 +44,21 @@ impl Session {
     /// Connects, offers the stream and sends what stands at its beginning. Blocks as long as the watch lets it.
     pub(super) fn open(
         url: &PushUrl,
-        way: Way,
+        way: ConnectTo,
         tracks: &Tracks,
         trusted: Option<&Path>,
-        watch: Arc<Watch>,
+        watch: Arc<IoDeadline>,
     ) -> Result<Self, ff::Error> {
-        let format = if url.protocol() == Protocol::Srt { c"mpegts" } else { c"flv" };
+        let format = if url.protocol() == PushProtocol::Srt { c"mpegts" } else { c"flv" };
         let address = match way {
-            Way::ByName => url.reveal().to_owned(),
-            Way::To(server) => url.at(server),
+            ConnectTo::ByName => url.reveal().to_owned(),
+            ConnectTo::Address(server) => url.with_server(server),
         };
         let address = CString::new(address).map_err(|_| ff::Error::InvalidData)?;
         let mut context = std::ptr::null_mut();
         // SAFETY: all pointers are valid for the call; what it makes is ours, and `Output` frees it and what it holds.
         let mut output = unsafe {
-            check(ffi::avformat_alloc_output_context2(
+            check_av(ffi::avformat_alloc_output_context2(
                 &raw mut context,
                 std::ptr::null(),
                 format.as_ptr(),
@@ -66,13 +66,13 @@ impl Session {
             ))?;
             Output::wrap(context)
         };
-        let callback = ffi::AVIOInterruptCB { callback: Some(interrupt), opaque: watch.as_opaque() };
+        let callback = ffi::AVIOInterruptCB { callback: Some(interrupt_callback), opaque: watch.as_opaque() };
         // SAFETY: the context is ours and not yet used.
         unsafe {
             (*context).interrupt_callback = callback;
             // Times are those of the cast, after each connection.
             (*context).avoid_negative_ts = 0;
-            (*context).max_delay = TS_AHEAD_US;
+            (*context).max_delay = TS_MAX_DELAY_US;
         }
         let video = match &tracks.video {
             Some((parameters, fps)) => {
@@ -82,12 +82,12 @@ impl Session {
             None => None,
         };
         let audio = add_stream(&mut output, tracks.audio.clone(), (1, SAMPLE_RATE as i32))?;
-        let mut options = options(url.protocol(), trusted);
-        if url.protocol() == Protocol::Rtmp && way != Way::ByName {
+        let mut options = protocol_options(url.protocol(), trusted);
+        if url.protocol() == PushProtocol::Rtmp && way != ConnectTo::ByName {
             options.set("rtmp_tcurl", tc_url(url));
         }
         // SAFETY: as above; the callback's watch lives as long as the session, which drops it after the connection.
-        check(unsafe {
+        check_av(unsafe {
             let to = &raw mut (*context).pb;
             ffi::avio_open2(
                 to,
@@ -100,13 +100,13 @@ impl Session {
         let mut header = ff::Dictionary::new();
         header.set("flvflags", "no_duration_filesize");
         output.write_header_with(header)?;
-        let mut session = Self { output, watch, streams: (video, audio) };
+        let mut session = Self { output, deadline: watch, streams: (video, audio) };
         session.flush()?;
         Ok(session)
     }
 
     /// Sends a packet. Blocks as long as the watch lets it.
-    pub(super) fn write(&mut self, packet: &Packet) -> Result<(), ff::Error> {
+    pub(super) fn write_packet(&mut self, packet: &Packet) -> Result<(), ff::Error> {
         let stream = match packet.track {
             Track::Video => self.streams.0,
             Track::Audio => Some(self.streams.1),
@@ -114,8 +114,8 @@ impl Session {
         let Some(stream) = stream else { return Ok(()) };
         // Both containers count in whole parts of a second.
         let base = self.output.stream(stream).map_or(1000, |s| s.time_base().denominator());
-        let mut av = packet_of(packet, stream, u32::try_from(base).unwrap_or(1000));
-        mux::write(&mut self.output, &mut av)?;
+        let mut av = to_av_packet(packet, stream, u32::try_from(base).unwrap_or(1000));
+        mux::write_packet(&mut self.output, &mut av)?;
         self.flush()
     }
 
@@ -125,23 +125,23 @@ impl Session {
     }
 
     /// Sends what stands at the end; the connection closes when this is dropped.
-    pub(super) fn end(mut self) -> Result<(), ff::Error> {
-        mux::end(&mut self.output)?;
+    pub(super) fn finish(mut self) -> Result<(), ff::Error> {
+        mux::write_trailer(&mut self.output)?;
         self.flush()
     }
 }
 
-fn options(protocol: Protocol, trusted: Option<&Path>) -> ff::Dictionary {
+fn protocol_options(protocol: PushProtocol, trusted: Option<&Path>) -> ff::Dictionary {
     let mut options = ff::Dictionary::new();
     match protocol {
-        Protocol::Rtmp => {}
-        Protocol::Rtmps => {
+        PushProtocol::Rtmp => {}
+        PushProtocol::Rtmps => {
             options.set("tls_verify", "1");
             if let Some(path) = trusted.and_then(Path::to_str) {
                 options.set("ca_file", path);
             }
         }
-        Protocol::Srt => {
+        PushProtocol::Srt => {
             options.set("linger", SRT_LINGER_S);
             // As many TS packets as fit into one datagram on any network.
             options.set("pkt_size", "1316");
@@ -151,7 +151,7 @@ fn options(protocol: Protocol, trusted: Option<&Path>) -> ff::Dictionary {
 }
 
 /// The file of certificates to trust: as OpenSSL's variable says, or the system's.
-pub(super) fn trusted() -> Option<PathBuf> {
+pub(super) fn find_ca_file() -> Option<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").filter(|name| !name.is_empty()).map(PathBuf::from);
-    named.or_else(|| TRUSTED.map(PathBuf::from).into_iter().find(|path| path.exists()))
+    named.or_else(|| CA_BUNDLE_PATHS.map(PathBuf::from).into_iter().find(|path| path.exists()))
 }

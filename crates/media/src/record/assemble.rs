@@ -9,14 +9,14 @@ use ff::format::context::Output;
 use ffmpeg_the_third as ff;
 use pagecast_core::MediaTime;
 
-use super::chain::Chain;
+use super::concat::ConcatInput;
 use super::spool::sync_folder;
-use crate::mux::{add_stream, end, url, write};
+use crate::mux::{add_stream, file_url, write_packet, write_trailer};
 
 /// Time stamps of MPEG-TS begin here, as nothing before zero can be said in it: 1.4 s, as is usual.
-const TS_BEGIN: i64 = 126_000;
+const TS_TIME_OFFSET: i64 = 126_000;
 /// Units a second of MPEG-TS.
-const TS_CLOCK: i32 = 90_000;
+const TS_CLOCK_HZ: i32 = 90_000;
 
 /// Why a file cannot be made of segments.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub(super) enum Error {
 
 /// A segment where it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct SegmentSource {
     /// When it begins in the recording, and how long it lasts.
     pub(super) start: MediaTime,
     pub(super) duration: MediaTime,
@@ -43,8 +43,13 @@ pub(super) struct Piece {
 
 /// Writes pieces as one MP4, through `draft`. Its creation time is when its first picture was shown, in ms
 /// since 1970.
-pub(super) fn mp4(pieces: &[Piece], unix_ms: i64, path: &Path, draft: &Path) -> Result<(), Error> {
-    let made = join(pieces, unix_ms, draft).map_err(|e| Error::Write(path.to_owned(), e));
+pub(super) fn write_mp4(
+    pieces: &[SegmentSource],
+    unix_ms: i64,
+    path: &Path,
+    draft: &Path,
+) -> Result<(), Error> {
+    let made = concat_to_mp4(pieces, unix_ms, draft).map_err(|e| Error::Write(path.to_owned(), e));
     let moved = made.and_then(|()| {
         let sync = File::open(draft).and_then(|file| file.sync_all());
         let moved = sync.and_then(|()| std::fs::rename(draft, path));
@@ -58,25 +63,25 @@ pub(super) fn mp4(pieces: &[Piece], unix_ms: i64, path: &Path, draft: &Path) -> 
     moved
 }
 
-fn join(pieces: &[Piece], unix_ms: i64, path: &Path) -> Result<(), ff::Error> {
-    let mut output = ff::format::output_as(url(path), "mp4")?;
+fn concat_to_mp4(pieces: &[SegmentSource], unix_ms: i64, path: &Path) -> Result<(), ff::Error> {
+    let mut output = ff::format::output_as(file_url(path), "mp4")?;
     let created = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
     output.metadata_mut().set("creation_time", created.to_rfc3339_opts(SecondsFormat::Micros, true));
     let mut units = Vec::new();
     // A file begins at zero, wherever it is in the recording.
     let begin_at = pieces.first().map_or(MediaTime::ZERO, |piece| piece.start);
     for piece in pieces {
-        let mut chain = Chain::open(&[&piece.init, &piece.segment])?;
+        let mut chain = ConcatInput::open(&[&piece.init, &piece.segment])?;
         if units.is_empty() {
-            units = begin(&mut output, &chain)?;
+            units = write_header(&mut output, &chain)?;
         }
-        append(&mut chain, &mut output, &units, begin_at, piece.start + piece.duration)?;
+        copy_packets(&mut chain, &mut output, &units, begin_at, piece.start + piece.duration)?;
     }
-    end(&mut output)
+    write_trailer(&mut output)
 }
 
 /// Writes the header of a file that has the tracks of this piece. Units a second, by track.
-fn begin(output: &mut Output, chain: &Chain) -> Result<Vec<u32>, ff::Error> {
+fn write_header(output: &mut Output, chain: &ConcatInput) -> Result<Vec<u32>, ff::Error> {
     for stream in chain.input().streams() {
         add_stream(output, stream.parameters(), stream.time_base())?;
     }
@@ -87,14 +92,14 @@ fn begin(output: &mut Output, chain: &Chain) -> Result<Vec<u32>, ff::Error> {
 }
 
 /// Copies all packets of one piece, which ends at `end_at`.
-fn append(
-    chain: &mut Chain,
+fn copy_packets(
+    chain: &mut ConcatInput,
     output: &mut Output,
     units: &[u32],
     begin_at: MediaTime,
     end_at: MediaTime,
 ) -> Result<(), ff::Error> {
-    chain.each(|base, mut packet| {
+    chain.for_each_packet(|base, mut packet| {
         let Some(&per_second) = units.get(packet.stream()) else { return Ok(()) };
         packet.rescale_ts(base, ff::Rational(1, i32::try_from(per_second).unwrap_or(i32::MAX)));
         let (Some(pts), Some(dts)) = (packet.pts(), packet.dts()) else { return Ok(()) };
@@ -111,18 +116,18 @@ fn append(
         let before = begin_at.to_index(per_second);
         packet.set_pts(Some(pts - before));
         packet.set_dts(Some(dts - before));
-        write(output, &mut packet)
+        write_packet(output, &mut packet)
     })
 }
 
 /// What the tracks of a run need to be decoded: runs where it is the same can be in one file.
-pub(super) fn decoders(init: &Path) -> Option<Vec<u8>> {
-    Some(Chain::open(&[init]).ok()?.extradata())
+pub(super) fn extradata(init: &Path) -> Option<Vec<u8>> {
+    Some(ConcatInput::open(&[init]).ok()?.extradata())
 }
 
 /// Writes one piece as MPEG-TS, through `draft`. Its time goes on through the run.
-pub(super) fn ts(piece: &Piece, path: &Path, draft: &Path) -> Result<(), Error> {
-    let made = convert(piece, draft).map_err(|e| Error::Write(path.to_owned(), e));
+pub(super) fn write_ts(piece: &SegmentSource, path: &Path, draft: &Path) -> Result<(), Error> {
+    let made = remux_to_ts(piece, draft).map_err(|e| Error::Write(path.to_owned(), e));
     let moved = made.and_then(|()| std::fs::rename(draft, path).map_err(|e| Error::Io(path.to_owned(), e)));
     if moved.is_err() {
         // It may not even have been made.
@@ -131,11 +136,11 @@ pub(super) fn ts(piece: &Piece, path: &Path, draft: &Path) -> Result<(), Error> 
     moved
 }
 
-fn convert(piece: &Piece, path: &Path) -> Result<(), ff::Error> {
-    let mut chain = Chain::open(&[&piece.init, &piece.segment])?;
-    let mut output = ff::format::output_as(url(path), "mpegts")?;
+fn remux_to_ts(piece: &SegmentSource, path: &Path) -> Result<(), ff::Error> {
+    let mut chain = ConcatInput::open(&[&piece.init, &piece.segment])?;
+    let mut output = ff::format::output_as(file_url(path), "mpegts")?;
     for stream in chain.input().streams() {
-        add_stream(&mut output, stream.parameters(), (1, TS_CLOCK))?;
+        add_stream(&mut output, stream.parameters(), (1, TS_CLOCK_HZ))?;
     }
     let mut options = ff::Dictionary::new();
     options.set("mpegts_copyts", "1");
@@ -143,15 +148,15 @@ fn convert(piece: &Piece, path: &Path) -> Result<(), ff::Error> {
     options.set("mpegts_flags", "initial_discontinuity");
     options.set("muxdelay", "0");
     output.write_header_with(options)?;
-    let end_at = (piece.start + piece.duration).to_index(TS_CLOCK.unsigned_abs());
-    chain.each(|base, mut packet| {
-        packet.rescale_ts(base, ff::Rational(1, TS_CLOCK));
+    let end_at = (piece.start + piece.duration).to_index(TS_CLOCK_HZ.unsigned_abs());
+    chain.for_each_packet(|base, mut packet| {
+        packet.rescale_ts(base, ff::Rational(1, TS_CLOCK_HZ));
         if packet.dts().is_some_and(|dts| dts >= end_at) {
             return Ok(());
         }
-        packet.set_pts(packet.pts().map(|t| t + TS_BEGIN));
-        packet.set_dts(packet.dts().map(|t| t + TS_BEGIN));
+        packet.set_pts(packet.pts().map(|t| t + TS_TIME_OFFSET));
+        packet.set_dts(packet.dts().map(|t| t + TS_TIME_OFFSET));
         packet.write_interleaved(&mut output)
     })?;
-    end(&mut output)
+    write_trailer(&mut output)
 }

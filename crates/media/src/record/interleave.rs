@@ -9,14 +9,14 @@ const MAX_LEAD: MediaTime = MediaTime(5_000_000_000);
 
 /// Packets that wait for those of the other track.
 #[derive(Debug)]
-pub(super) struct Interleave {
+pub(super) struct Interleaver {
     video: VecDeque<Packet>,
     audio: VecDeque<Packet>,
     /// Whether there is a picture at all.
     has_video: bool,
 }
 
-impl Interleave {
+impl Interleaver {
     pub(super) fn new(has_video: bool) -> Self {
         Self { video: VecDeque::new(), audio: VecDeque::new(), has_video }
     }
@@ -42,16 +42,16 @@ impl Interleave {
         let audio = self.audio.front().map(|p| p.dts);
         let track = match (video, audio) {
             (Some(video), Some(audio)) => Some(if video <= audio { Track::Video } else { Track::Audio }),
-            (Some(_), None) => self.leads(&self.video).then_some(Track::Video),
+            (Some(_), None) => self.exceeds_max_lead(&self.video).then_some(Track::Video),
             // A picture that waits for its duration is older than this sound or not.
             (None, Some(audio)) => {
                 let waits = self.video.front().is_some_and(|p| p.dts <= audio);
                 let first = !self.has_video || (!self.video.is_empty() && !waits);
-                (first || self.leads(&self.audio)).then_some(Track::Audio)
+                (first || self.exceeds_max_lead(&self.audio)).then_some(Track::Audio)
             }
             (None, None) => None,
         };
-        self.take(track?)
+        self.pop_track(track?)
     }
 
     /// The rest in order, when nothing more comes.
@@ -61,14 +61,14 @@ impl Interleave {
             (Some(_), _) => Track::Video,
             (None, _) => Track::Audio,
         };
-        self.take(track)
+        self.pop_track(track)
     }
 
-    fn leads(&self, packets: &VecDeque<Packet>) -> bool {
+    fn exceeds_max_lead(&self, packets: &VecDeque<Packet>) -> bool {
         packets.front().zip(packets.back()).is_some_and(|(first, last)| last.dts - first.dts > MAX_LEAD)
     }
 
-    fn take(&mut self, track: Track) -> Option<Packet> {
+    fn pop_track(&mut self, track: Track) -> Option<Packet> {
         match track {
             Track::Video => self.video.pop_front(),
             Track::Audio => self.audio.pop_front(),
@@ -87,51 +87,51 @@ mod tests {
         Packet { track, data: [].into(), pts: at, dts: at, duration, keyframe: true }
     }
 
-    fn times(queue: &mut Interleave) -> Vec<(Track, i64)> {
+    fn pop_times(queue: &mut Interleaver) -> Vec<(Track, i64)> {
         std::iter::from_fn(|| queue.pop()).map(|p| (p.track, p.dts.as_millis())).collect()
     }
 
     #[test]
     fn sound_waits_for_the_picture_and_the_picture_for_its_duration() {
-        let mut queue = Interleave::new(true);
+        let mut queue = Interleaver::new(true);
         queue.push(packet(Track::Audio, 0));
-        assert!(times(&mut queue).is_empty());
+        assert!(pop_times(&mut queue).is_empty());
         queue.push(packet(Track::Video, 0));
-        assert!(times(&mut queue).is_empty());
+        assert!(pop_times(&mut queue).is_empty());
         queue.push(packet(Track::Video, 1000));
         let picture = queue.pop().unwrap();
         assert_eq!((picture.track, picture.duration.as_millis()), (Track::Video, 1000));
-        assert_eq!(times(&mut queue), [(Track::Audio, 0)]);
+        assert_eq!(pop_times(&mut queue), [(Track::Audio, 0)]);
         queue.push(packet(Track::Audio, 999));
         queue.push(packet(Track::Audio, 1020));
-        assert_eq!(times(&mut queue), [(Track::Audio, 999)]);
+        assert_eq!(pop_times(&mut queue), [(Track::Audio, 999)]);
         let rest: Vec<_> = std::iter::from_fn(|| queue.drain()).map(|p| p.dts.as_millis()).collect();
         assert_eq!(rest, [1000, 1020]);
     }
 
     #[test]
     fn a_track_that_stops_is_not_waited_for() {
-        let mut queue = Interleave::new(true);
+        let mut queue = Interleaver::new(true);
         for ms in (0..20_000).step_by(20) {
             queue.push(packet(Track::Audio, ms));
         }
-        let taken = times(&mut queue).len();
+        let taken = pop_times(&mut queue).len();
         assert!((700..760).contains(&taken), "{taken}");
-        let mut alone = Interleave::new(false);
+        let mut alone = Interleaver::new(false);
         alone.push(packet(Track::Audio, 0));
-        assert_eq!(times(&mut alone).len(), 1);
+        assert_eq!(pop_times(&mut alone).len(), 1);
     }
 
     proptest! {
         #[test]
         fn nothing_is_lost_and_order_is_kept(steps in prop::collection::vec((any::<bool>(), 1_i64..400), 1..200)) {
-            let mut queue = Interleave::new(true);
+            let mut queue = Interleaver::new(true);
             let (mut at, mut out) = ([0, 0], Vec::new());
             for (is_video, step) in &steps {
                 let track = if *is_video { Track::Video } else { Track::Audio };
                 queue.push(packet(track, at[usize::from(*is_video)]));
                 at[usize::from(*is_video)] += step;
-                out.extend(times(&mut queue));
+                out.extend(pop_times(&mut queue));
             }
             out.extend(std::iter::from_fn(|| queue.drain()).map(|p| (p.track, p.dts.as_millis())));
             prop_assert_eq!(out.len(), steps.len());

@@ -3,11 +3,11 @@
 use pagecast_core::MediaTime;
 use serde::{Deserialize, Serialize};
 
-use super::playlist::date;
+use super::playlist::format_date_time;
 
 /// A file of a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Item {
+pub struct RecordedFile {
     /// Its name.
     pub name: String,
     /// Its size.
@@ -26,9 +26,9 @@ pub struct Item {
 
 /// A time in which one encoder ran; between two of them the recording was broken off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Span {
+pub(super) struct RunSpan {
     /// When it began, as a date.
-    pub(super) began: String,
+    pub(super) started_at: String,
     /// Where it begins in the recording.
     pub(super) at_ms: i64,
     pub(super) duration_ms: i64,
@@ -39,25 +39,29 @@ pub(super) struct Span {
 pub(super) struct Manifest {
     pub(super) name: String,
     pub(super) duration_ms: i64,
-    pub(super) spans: Vec<Span>,
+    pub(super) runs: Vec<RunSpan>,
     /// MP4 files.
-    pub(super) files: Vec<Item>,
+    pub(super) files: Vec<RecordedFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) playlist: Option<String>,
     pub(super) segments: usize,
-    pub(super) thumbnails: Vec<Shot>,
+    pub(super) thumbnails: Vec<ThumbnailEntry>,
 }
 
 /// A picture of the recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Shot {
+pub(super) struct ThumbnailEntry {
     pub(super) name: String,
     /// When, in the recording.
     pub(super) at_ms: i64,
 }
 
-impl Span {
+impl RunSpan {
     pub(super) fn new(unix_ms: i64, at: MediaTime, duration: MediaTime) -> Self {
-        Self { began: date(unix_ms), at_ms: at.as_millis(), duration_ms: duration.as_millis() }
+        Self {
+            started_at: format_date_time(unix_ms),
+            at_ms: at.as_millis(),
+            duration_ms: duration.as_millis(),
+        }
     }
 }

@@ -5,18 +5,18 @@ use std::fmt::Write as _;
 use chrono::DateTime;
 use pagecast_core::MediaTime;
 
-use super::names::Names;
+use super::file_names::FileNames;
 use super::spool::{Run, Segment};
 
 /// Segments in a live playlist: what is played is three behind the end, and a viewer may fall behind a
 /// little.
-const LIVE_SEGMENTS: usize = 15;
+const LIVE_WINDOW_SEGMENTS: usize = 15;
 /// How often a playlist says what time it is, in segments.
-const DATE_EVERY: u32 = 10;
+const DATE_TIME_INTERVAL_SEGMENTS: u32 = 10;
 
 /// How far a recording has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum PlaylistState {
     /// It grows.
     Running,
     /// It is complete.
@@ -26,9 +26,9 @@ pub(super) enum State {
 /// What playlists are made of.
 #[derive(Debug)]
 pub(super) struct Playlists {
-    pub(super) ts: bool,
+    pub(super) is_ts: bool,
     /// Longest segment, in whole seconds.
-    target_s: i64,
+    target_duration_s: i64,
     runs: Vec<Run>,
     segments: Vec<Segment>,
 }
@@ -36,15 +36,15 @@ pub(super) struct Playlists {
 impl Playlists {
     /// `segment` is how long segments will be.
     pub(super) fn new(ts: bool, segment: MediaTime) -> Self {
-        Self { ts, target_s: rounded(segment), runs: Vec::new(), segments: Vec::new() }
+        Self { is_ts: ts, target_duration_s: whole_seconds(segment), runs: Vec::new(), segments: Vec::new() }
     }
 
-    pub(super) fn run(&mut self, run: Run) {
+    pub(super) fn add_run(&mut self, run: Run) {
         self.runs.push(run);
     }
 
     /// Takes the next segment that is stored.
-    pub(super) fn push(&mut self, segment: Segment) {
+    pub(super) fn add_segment(&mut self, segment: Segment) {
         self.segments.push(segment);
     }
 
@@ -59,38 +59,38 @@ impl Playlists {
     }
 
     /// All segments: an event while it grows, video on demand when it is complete.
-    pub(super) fn whole(&self, names: &Names, state: State) -> String {
-        let mut text = self.header(0, 0, &self.segments);
+    pub(super) fn render_full(&self, names: &FileNames, state: PlaylistState) -> String {
+        let mut text = self.render_header(0, 0, &self.segments);
         text.push_str(match state {
-            State::Running => "#EXT-X-PLAYLIST-TYPE:EVENT\n",
-            State::Complete => "#EXT-X-PLAYLIST-TYPE:VOD\n",
+            PlaylistState::Running => "#EXT-X-PLAYLIST-TYPE:EVENT\n",
+            PlaylistState::Complete => "#EXT-X-PLAYLIST-TYPE:VOD\n",
         });
-        self.list(&mut text, names, &self.segments);
-        if state == State::Complete {
+        self.render_segments(&mut text, names, &self.segments);
+        if state == PlaylistState::Complete {
             text.push_str("#EXT-X-ENDLIST\n");
         }
         text
     }
 
     /// The last segments; when it is complete, who watches plays them to their end.
-    pub(super) fn live(&self, names: &Names, state: State) -> String {
-        let (gone, last) = self.segments.split_at(self.segments.len().saturating_sub(LIVE_SEGMENTS));
+    pub(super) fn render_live(&self, names: &FileNames, state: PlaylistState) -> String {
+        let (gone, last) = self.segments.split_at(self.segments.len().saturating_sub(LIVE_WINDOW_SEGMENTS));
         let first = last.first().map_or(0, |s| s.index);
         let run = last.first().map_or(0, |s| s.run);
         let seams = gone.windows(2).filter(|pair| pair[0].run != pair[1].run).count();
         // A seam in front of the first segment that is left is gone with it.
         let seam = usize::from(gone.last().is_some_and(|s| s.run != run));
-        let mut text = self.header(first, seams + seam, last);
-        self.list(&mut text, names, last);
-        if state == State::Complete {
+        let mut text = self.render_header(first, seams + seam, last);
+        self.render_segments(&mut text, names, last);
+        if state == PlaylistState::Complete {
             text.push_str("#EXT-X-ENDLIST\n");
         }
         text
     }
 
-    fn header(&self, sequence: u32, seams: usize, segments: &[Segment]) -> String {
-        let longest = segments.iter().map(|s| rounded(s.duration)).max().unwrap_or(0);
-        let (version, target) = (if self.ts { 3 } else { 7 }, self.target_s.max(longest));
+    fn render_header(&self, sequence: u32, seams: usize, segments: &[Segment]) -> String {
+        let longest = segments.iter().map(|s| whole_seconds(s.duration)).max().unwrap_or(0);
+        let (version, target) = (if self.is_ts { 3 } else { 7 }, self.target_duration_s.max(longest));
         let mut text = format!(
             "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n"
         );
@@ -101,7 +101,7 @@ impl Playlists {
         text
     }
 
-    fn list(&self, text: &mut String, names: &Names, segments: &[Segment]) {
+    fn render_segments(&self, text: &mut String, names: &FileNames, segments: &[Segment]) {
         let mut run = None;
         for segment in segments {
             let begins = run.replace(segment.run) != Some(segment.run);
@@ -109,26 +109,26 @@ impl Playlists {
             if begins && segment != &segments[0] {
                 text.push_str("#EXT-X-DISCONTINUITY\n");
             }
-            if begins && !self.ts {
+            if begins && !self.is_ts {
                 let _infallible = writeln!(text, "#EXT-X-MAP:URI=\"{}\"", names.init(segment.run));
             }
-            if begins || segment.index.is_multiple_of(DATE_EVERY) {
+            if begins || segment.index.is_multiple_of(DATE_TIME_INTERVAL_SEGMENTS) {
                 let at = self.runs.iter().find(|r| r.index == segment.run).map_or(0, |r| r.unix_ms);
-                let at = date(at + segment.start.as_millis());
+                let at = format_date_time(at + segment.start.as_millis());
                 let _infallible = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{at}");
             }
-            let name = if self.ts { names.ts(segment.index) } else { names.segment(segment.index) };
+            let name = if self.is_ts { names.ts(segment.index) } else { names.segment(segment.index) };
             let _infallible = writeln!(text, "#EXTINF:{:.6},\n{name}", segment.duration.as_secs_f64());
         }
     }
 }
 
-fn rounded(duration: MediaTime) -> i64 {
+fn whole_seconds(duration: MediaTime) -> i64 {
     (duration.as_secs_f64().round() as i64).max(1)
 }
 
 /// Milliseconds since 1970 as `2023-11-14T22:13:20.000Z`.
-pub(super) fn date(unix_ms: i64) -> String {
+pub(super) fn format_date_time(unix_ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
     time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
@@ -137,20 +137,26 @@ pub(super) fn date(unix_ms: i64) -> String {
 mod tests {
     use super::*;
 
-    fn recording(ts: bool, seams: &[u32], count: u32) -> Playlists {
-        let mut playlists = Playlists::new(ts, MediaTime::of_index(4, 1));
+    fn playlists(ts: bool, seams: &[u32], count: u32) -> Playlists {
+        let mut playlists = Playlists::new(ts, MediaTime::from_index(4, 1));
         let mut start = 0;
         for index in 0..count {
             let run = u32::try_from(seams.iter().filter(|at| **at <= index).count()).unwrap();
             if index == 0 || seams.contains(&index) {
-                playlists.run(Run {
+                playlists.add_run(Run {
                     index: run,
                     unix_ms: 1_700_000_000_000 + i64::from(run) * 3_600_000,
                     tick: MediaTime::ZERO,
                 });
             }
-            let duration = MediaTime::of_index(4, 1);
-            playlists.push(Segment { index, run, start: MediaTime::of_index(start, 1), duration, bytes: 1 });
+            let duration = MediaTime::from_index(4, 1);
+            playlists.add_segment(Segment {
+                index,
+                run,
+                start: MediaTime::from_index(start, 1),
+                duration,
+                bytes: 1,
+            });
             start += 4;
         }
         playlists
@@ -158,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_recording_that_goes_on_elsewhere_says_so() {
-        let text = recording(false, &[2], 3).whole(&Names::new("t"), State::Complete);
+        let text = playlists(false, &[2], 3).render_full(&FileNames::new("t"), PlaylistState::Complete);
         assert_eq!(
             text,
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:0\n\
@@ -172,22 +178,26 @@ mod tests {
 
     #[test]
     fn a_live_playlist_slides() {
-        let names = Names::new("t");
-        let text = recording(true, &[3, 8], 20).live(&names, State::Running);
+        let names = FileNames::new("t");
+        let text = playlists(true, &[3, 8], 20).render_live(&names, PlaylistState::Running);
         assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:5\n#EXT-X-DISCONTINUITY-SEQUENCE:1\n"), "{text}");
         assert!(text.matches("#EXTINF").count() == 15 && text.matches("#EXT-X-DISCONTINUITY\n").count() == 1);
         assert!(!text.contains("ENDLIST") && !text.contains("PLAYLIST-TYPE") && !text.contains("MAP"));
         // The seam goes with the segment behind it.
-        let text = recording(true, &[5], 20).live(&names, State::Running);
+        let text = playlists(true, &[5], 20).render_live(&names, PlaylistState::Running);
         assert!(text.contains("DISCONTINUITY-SEQUENCE:1\n") && !text.contains("DISCONTINUITY\n"), "{text}");
         assert!(text.starts_with("#EXTM3U\n#EXT-X-VERSION:3\n"));
-        assert_eq!(recording(true, &[5], 20).live(&names, State::Complete), text + "#EXT-X-ENDLIST\n");
+        assert_eq!(
+            playlists(true, &[5], 20).render_live(&names, PlaylistState::Complete),
+            text + "#EXT-X-ENDLIST\n"
+        );
     }
 
     #[test]
     fn a_day_long_playlist_stays_small() {
-        let day = recording(true, &[], 21_600);
-        let text = day.whole(&Names::new("0123456789abcdef0123456789abcdef"), State::Running);
+        let day = playlists(true, &[], 21_600);
+        let text =
+            day.render_full(&FileNames::new("0123456789abcdef0123456789abcdef"), PlaylistState::Running);
         assert!(text.len() < 21_600 * 70, "{} bytes", text.len());
         assert!(text.ends_with("0123456789abcdef0123456789abcdef_21599.ts\n"));
         assert!(text.contains("#EXT-X-PROGRAM-DATE-TIME:2023-11-15T22:12:40.000Z"), "ten from the end");
@@ -202,7 +212,7 @@ mod tests {
             (4_102_444_800_001, "2100-01-01T00:00:00.001Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
         ] {
-            assert_eq!(date(ms), text);
+            assert_eq!(format_date_time(ms), text);
         }
     }
 }

@@ -7,19 +7,19 @@ use std::path::Path;
 use ffmpeg_the_third as ff;
 use pagecast_core::MediaTime;
 
-use super::chain::Chain;
-use super::spool::{Recorded, Run, Segment, Spool, sync_folder};
+use super::concat::ConcatInput;
+use super::spool::{RecordedEntry, Run, Segment, Spool, sync_folder};
 
 /// What a spool held when it was taken up.
 #[derive(Debug, Default)]
-pub(super) struct Past {
+pub(super) struct SpoolContents {
     pub(super) runs: Vec<Run>,
     pub(super) segments: Vec<Segment>,
     /// Index of the next thumbnail.
-    pub(super) thumbnails: u32,
+    pub(super) next_thumbnail: u32,
 }
 
-impl Past {
+impl SpoolContents {
     /// Where the recording ends so far.
     pub(super) fn end(&self) -> MediaTime {
         self.segments.last().map_or(MediaTime::ZERO, |s| s.start + s.duration)
@@ -27,31 +27,32 @@ impl Past {
 }
 
 /// Reads what was recorded, and completes it by what was being recorded.
-pub(super) fn take_up(spool: &Spool) -> io::Result<Past> {
-    let mut past = Past::default();
-    for entry in spool.recorded()?.news()? {
-        entry.check(past.segments.len(), past.thumbnails as usize)?;
+pub(super) fn load(spool: &Spool) -> io::Result<SpoolContents> {
+    let mut past = SpoolContents::default();
+    for entry in spool.recorded_log_reader()?.read_new()? {
+        entry.validate(past.segments.len(), past.next_thumbnail as usize)?;
         match entry {
-            Recorded::Run(run) => past.runs.push(run),
-            Recorded::Segment(segment) => past.segments.push(segment),
-            Recorded::Thumbnail(thumbnail) => past.thumbnails = thumbnail.index + 1,
+            RecordedEntry::Run(run) => past.runs.push(run),
+            RecordedEntry::Segment(segment) => past.segments.push(segment),
+            RecordedEntry::Thumbnail(thumbnail) => past.next_thumbnail = thumbnail.index + 1,
         }
     }
-    let open = past.runs.last().map(|run| open_segment(spool, run, past.segments.last())).transpose()?;
+    let open =
+        past.runs.last().map(|run| salvage_open_segment(spool, run, past.segments.last())).transpose()?;
     if let Some(segment) = open.flatten() {
         tracing::info!(
             index = segment.index,
             seconds = segment.duration.as_secs_f64(),
             "an open segment is saved"
         );
-        spool.record()?.add(&Recorded::Segment(segment))?;
+        spool.recorded_log_writer()?.append(&RecordedEntry::Segment(segment))?;
         past.segments.push(segment);
     }
     Ok(past)
 }
 
 /// The segment that was open, if anything of it is whole.
-fn open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> io::Result<Option<Segment>> {
+fn salvage_open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> io::Result<Option<Segment>> {
     let index = last.map_or(0, |s| s.index + 1);
     let start = last.map_or(MediaTime::ZERO, |s| s.start + s.duration);
     let empty = Segment { index, run: run.index, start, duration: MediaTime::ZERO, bytes: 0 };
@@ -68,7 +69,7 @@ fn open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> io::Result<
     file.set_len(bytes)?;
     file.sync_all()?;
     sync_folder(spool.folder())?;
-    let end = end_of(&spool.piece(&empty).init, &path).map_err(|error| {
+    let end = end_time(&spool.segment_source(&empty).init, &path).map_err(|error| {
         io::Error::other(format!("{}: {error}; without it, the rest can be recovered", path.display()))
     })?;
     Ok((end > start).then_some(Segment { duration: end - start, bytes, ..empty }))
@@ -102,12 +103,12 @@ fn whole_fragments(path: &Path) -> io::Result<u64> {
 }
 
 /// When the first track of a segment ends.
-fn end_of(init: &Path, segment: &Path) -> Result<MediaTime, ff::Error> {
+fn end_time(init: &Path, segment: &Path) -> Result<MediaTime, ff::Error> {
     let mut end = MediaTime(i64::MIN);
-    Chain::open(&[init, segment])?.each(|base, packet| {
+    ConcatInput::open(&[init, segment])?.for_each_packet(|base, packet| {
         if let (0, Some(dts)) = (packet.stream(), packet.dts()) {
             let per_second = u32::try_from(base.1).unwrap_or(1);
-            end = end.max(MediaTime::of_index(dts.saturating_add(packet.duration()), per_second));
+            end = end.max(MediaTime::from_index(dts.saturating_add(packet.duration()), per_second));
         }
         Ok(())
     })?;

@@ -20,41 +20,41 @@ use pagecast_core::error_text::root_cause;
 use reqwest::{Response, redirect};
 use tokio::time::{Instant, sleep_until};
 
-use super::guard::{Closed, Guard};
+use super::resolver::{FilteringResolver, ResolveError};
 
 /// Longest answer; those that are read are lists of parts and errors.
-const MAX_ANSWER_LEN: usize = 1 << 20;
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 /// What is handed to a connection at a time: steps in which progress is seen.
-const STEP: usize = 64 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
 /// What may be on its way, in the system's buffers, when all is handed over ...
-const IN_FLIGHT: u64 = 4 << 20;
+const MAX_BUFFERED_BYTES: u64 = 4 << 20;
 /// ... and the least speed, in bytes per second, that it is given to get there.
-const LEAST_SPEED: u64 = 64 << 10;
+const MIN_BYTES_PER_S: u64 = 64 << 10;
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum RequestError {
     #[error("there is no connection ({0})")]
     Connect(String),
     #[error("nothing was sent or answered for {} s", .0.as_secs_f64())]
     Stalled(Duration),
     #[error("the connection broke ({0})")]
-    Broken(String),
+    ConnectionLost(String),
     #[error("it answered {status}{}", .code.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())]
-    Refused { status: u16, code: Option<String> },
+    Status { status: u16, code: Option<String> },
     #[error("no keys are given, and neither the environment nor a role of this machine has any")]
-    NoKeys,
+    NoCredentials,
     #[error("its answer is longer than 1 MiB")]
-    TooLong,
+    ResponseTooLong,
     #[error("it wants to be spoken to without encryption")]
     Insecure,
     #[error("{0}")]
-    Closed(Closed),
+    Resolve(ResolveError),
 }
 
-impl Fault {
+impl RequestError {
     /// The fault at the root of an error of `object_store`.
-    pub(super) fn of(error: &object_store::Error) -> Option<&Self> {
+    pub(super) fn find_in(error: &object_store::Error) -> Option<&Self> {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
         while let Some(e) = cause {
             if let Some(fault) = e.downcast_ref::<Self>() {
@@ -71,49 +71,52 @@ impl Fault {
             innermost = deeper;
         }
         if let Some(closed) = innermost.downcast_ref() {
-            return Self::Closed(*closed);
+            return Self::Resolve(*closed);
         }
         // The outermost error would name the address, with its query.
-        let why = if error.source().is_some() { tame(&root_cause(error)) } else { "of the protocol".into() };
-        if error.is_connect() { Self::Connect(why) } else { Self::Broken(why) }
+        let why =
+            if error.source().is_some() { sanitize(&root_cause(error)) } else { "of the protocol".into() };
+        if error.is_connect() { Self::Connect(why) } else { Self::ConnectionLost(why) }
     }
 }
 
-impl From<Fault> for HttpError {
-    fn from(fault: Fault) -> Self {
+impl From<RequestError> for HttpError {
+    fn from(fault: RequestError) -> Self {
         let kind = match fault {
-            Fault::Connect(_) => HttpErrorKind::Connect,
-            Fault::Stalled(_) => HttpErrorKind::Timeout,
-            Fault::Broken(_) => HttpErrorKind::Interrupted,
-            Fault::Refused { .. } | Fault::NoKeys | Fault::TooLong | Fault::Insecure | Fault::Closed(_) => {
-                HttpErrorKind::Unknown
-            }
+            RequestError::Connect(_) => HttpErrorKind::Connect,
+            RequestError::Stalled(_) => HttpErrorKind::Timeout,
+            RequestError::ConnectionLost(_) => HttpErrorKind::Interrupted,
+            RequestError::Status { .. }
+            | RequestError::NoCredentials
+            | RequestError::ResponseTooLong
+            | RequestError::Insecure
+            | RequestError::Resolve(_) => HttpErrorKind::Unknown,
         };
         Self::new(kind, fault)
     }
 }
 
 /// Text of others, fit for a line of a log.
-fn tame(text: &str) -> String {
+fn sanitize(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(160).collect()
 }
 
 /// Connections to one service.
 #[derive(Debug, Clone)]
-pub(super) struct Http {
+pub(super) struct HttpTransport {
     client: reqwest::Client,
-    stall: Duration,
+    stall_timeout: Duration,
     allow_http: bool,
 }
 
-impl Http {
+impl HttpTransport {
     /// `direct`: past any proxy of the environment, as for this machine's own addresses. What is guarded
     /// knows no proxy, which would look up names itself.
     pub(super) fn new(
         connect: Duration,
         stall: Duration,
         direct: bool,
-        guard: Option<Guard>,
+        guard: Option<FilteringResolver>,
     ) -> Result<Self, reqwest::Error> {
         let mut client = reqwest::Client::builder()
             .connect_timeout(connect)
@@ -126,7 +129,7 @@ impl Http {
         if let Some(guard) = guard {
             client = client.dns_resolver(guard);
         }
-        Ok(Self { client: client.build()?, stall, allow_http: false })
+        Ok(Self { client: client.build()?, stall_timeout: stall, allow_http: false })
     }
 
     /// Sends, and gives the whole answer if it is a good one.
@@ -134,27 +137,27 @@ impl Http {
         &self,
         mut request: reqwest::Request,
         body: VecDeque<Bytes>,
-    ) -> Result<(Response, Bytes), Fault> {
+    ) -> Result<(Response, Bytes), RequestError> {
         let bytes = body.iter().map(|b| b.len() as u64).sum::<u64>();
-        let watch = Watch::new(self.stall);
+        let watch = StallTimer::new(self.stall_timeout);
         // Without one the connection would say that it sends chunks.
         if bytes > 0 {
-            let body = Watched { left: body, bytes, watch: watch.clone() };
+            let body = ProgressBody { chunks: body, bytes, timer: watch.clone() };
             *request.body_mut() = Some(reqwest::Body::wrap(body));
         }
         let exchange = async {
-            let response = self.client.execute(request).await.map_err(|e| Fault::from_reqwest(&e))?;
-            watch.moved(Duration::ZERO);
-            read(response, &watch).await
+            let response = self.client.execute(request).await.map_err(|e| RequestError::from_reqwest(&e))?;
+            watch.on_progress(Duration::ZERO);
+            read_response(response, &watch).await
         };
         tokio::pin!(exchange);
         loop {
-            let until = watch.until();
+            let until = watch.deadline();
             tokio::select! {
                 done = &mut exchange => return done,
                 () = sleep_until(until) => {
-                    if watch.until() <= Instant::now() {
-                        return Err(Fault::Stalled(self.stall));
+                    if watch.deadline() <= Instant::now() {
+                        return Err(RequestError::Stalled(self.stall_timeout));
                     }
                 }
             }
@@ -162,42 +165,45 @@ impl Http {
     }
 }
 
-async fn read(mut response: Response, watch: &Watch) -> Result<(Response, Bytes), Fault> {
+async fn read_response(
+    mut response: Response,
+    watch: &StallTimer,
+) -> Result<(Response, Bytes), RequestError> {
     let mut answer = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| Fault::from_reqwest(&e))? {
-        watch.moved(Duration::ZERO);
-        if answer.len() + chunk.len() > MAX_ANSWER_LEN {
-            return Err(Fault::TooLong);
+    while let Some(chunk) = response.chunk().await.map_err(|e| RequestError::from_reqwest(&e))? {
+        watch.on_progress(Duration::ZERO);
+        if answer.len() + chunk.len() > MAX_RESPONSE_BYTES {
+            return Err(RequestError::ResponseTooLong);
         }
         answer.extend_from_slice(&chunk);
     }
     let status = response.status().as_u16();
-    let said = code_in(&answer);
+    let said = parse_error_code(&answer);
     // Some errors are found only when the status is sent already.
     let failed_late = status == 200 && said.is_some();
     if !response.status().is_success() || failed_late {
         let header = response.headers().get("x-ms-error-code").and_then(|code| code.to_str().ok());
-        let code = said.or_else(|| header.and_then(code));
-        return Err(Fault::Refused { status: if failed_late { 500 } else { status }, code });
+        let code = said.or_else(|| header.and_then(checked_error_code));
+        return Err(RequestError::Status { status: if failed_late { 500 } else { status }, code });
     }
     Ok((response, answer.into()))
 }
 
 /// The name of the error in an answer like `<Error><Code>NoSuchBucket</Code>`.
-fn code_in(answer: &[u8]) -> Option<String> {
+fn parse_error_code(answer: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(answer.get(..4096).unwrap_or(answer));
     let (_, inside) = text.split_once("<Error>")?;
-    code(inside.split_once("<Code>")?.1.split_once("</Code>")?.0)
+    checked_error_code(inside.split_once("<Code>")?.1.split_once("</Code>")?.0)
 }
 
 /// Names of errors are a word; what is none is not repeated.
-pub(super) fn code(text: &str) -> Option<String> {
+pub(super) fn checked_error_code(text: &str) -> Option<String> {
     let word = (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'.');
     word.then(|| text.to_owned())
 }
 
 /// What a body is made of: all of it is there already.
-fn chunks(mut body: HttpRequestBody) -> VecDeque<Bytes> {
+fn body_chunks(mut body: HttpRequestBody) -> VecDeque<Bytes> {
     let mut chunks = VecDeque::new();
     let mut context = Context::from_waker(std::task::Waker::noop());
     while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {
@@ -207,7 +213,7 @@ fn chunks(mut body: HttpRequestBody) -> VecDeque<Bytes> {
 }
 
 /// Whether this is where the clouds give keys to their own machines.
-fn gives_keys(url: &url::Url) -> bool {
+fn is_metadata_service(url: &url::Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_link_local(),
         Some(url::Host::Domain(name)) => name == "metadata.google.internal",
@@ -216,19 +222,21 @@ fn gives_keys(url: &url::Url) -> bool {
 }
 
 #[async_trait::async_trait]
-impl HttpService for Http {
+impl HttpService for HttpTransport {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
-        let unusable = |_| HttpError::from(Fault::Broken("not an address".into()));
+        let unusable = |_| HttpError::from(RequestError::ConnectionLost("not an address".into()));
         let url = url::Url::parse(&parts.uri.to_string()).map_err(unusable)?;
         if url.scheme() != "https" && !self.allow_http {
-            return Err(Fault::Insecure.into());
+            return Err(RequestError::Insecure.into());
         }
-        let of_keys = gives_keys(&url);
+        let of_keys = is_metadata_service(&url);
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
-        let sent = self.send(request, chunks(body)).await.map_err(|fault| match fault {
-            Fault::Connect(_) | Fault::Refused { status: 400..500, .. } if of_keys => Fault::NoKeys,
+        let sent = self.send(request, body_chunks(body)).await.map_err(|fault| match fault {
+            RequestError::Connect(_) | RequestError::Status { status: 400..500, .. } if of_keys => {
+                RequestError::NoCredentials
+            }
             other => other,
         });
         let (response, answer) = sent?;
@@ -240,7 +248,7 @@ impl HttpService for Http {
     }
 }
 
-impl HttpConnector for Http {
+impl HttpConnector for HttpTransport {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let allowed = options.get_config_value(&ClientConfigKey::AllowHttp);
         Ok(HttpClient::new(Self { allow_http: allowed.as_deref() == Some("true"), ..self.clone() }))
@@ -249,56 +257,58 @@ impl HttpConnector for Http {
 
 /// When something last moved, and how long it may rest.
 #[derive(Debug, Clone)]
-struct Watch {
-    stall: Duration,
-    until: Arc<Mutex<Instant>>,
+struct StallTimer {
+    stall_timeout: Duration,
+    deadline: Arc<Mutex<Instant>>,
 }
 
-impl Watch {
+impl StallTimer {
     fn new(stall: Duration) -> Self {
-        Self { stall, until: Arc::new(Mutex::new(Instant::now() + stall)) }
+        Self { stall_timeout: stall, deadline: Arc::new(Mutex::new(Instant::now() + stall)) }
     }
 
-    fn moved(&self, more: Duration) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + self.stall + more;
+    fn on_progress(&self, more: Duration) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) =
+            Instant::now() + self.stall_timeout + more;
     }
 
-    fn until(&self) -> Instant {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deadline(&self) -> Instant {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A body that tells the watch what the connection takes of it.
-struct Watched {
-    left: VecDeque<Bytes>,
+struct ProgressBody {
+    chunks: VecDeque<Bytes>,
     bytes: u64,
-    watch: Watch,
+    timer: StallTimer,
 }
 
-impl Body for Watched {
+impl Body for ProgressBody {
     type Data = Bytes;
-    type Error = Fault;
+    type Error = RequestError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let Some(mut chunk) = self.left.pop_front() else { return Poll::Ready(None) };
-        if chunk.len() > STEP {
-            let rest = chunk.split_off(STEP);
-            self.left.push_front(rest);
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+        let Some(mut chunk) = self.chunks.pop_front() else { return Poll::Ready(None) };
+        if chunk.len() > CHUNK_BYTES {
+            let rest = chunk.split_off(CHUNK_BYTES);
+            self.chunks.push_front(rest);
         }
-        let more = if self.left.is_empty() { self.bytes.min(IN_FLIGHT) / LEAST_SPEED } else { 0 };
-        self.watch.moved(Duration::from_secs(more));
+        let more =
+            if self.chunks.is_empty() { self.bytes.min(MAX_BUFFERED_BYTES) / MIN_BYTES_PER_S } else { 0 };
+        self.timer.on_progress(Duration::from_secs(more));
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
+        self.chunks.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left.iter().map(|b| b.len() as u64).sum())
+        SizeHint::with_exact(self.chunks.iter().map(|b| b.len() as u64).sum())
     }
 }
 
@@ -314,24 +324,24 @@ mod tests {
             ("http://127.0.0.1/", false),
             ("https://rec.s3.amazonaws.com/", false),
         ] {
-            assert_eq!(gives_keys(&url::Url::parse(url).unwrap()), gives, "{url}");
+            assert_eq!(is_metadata_service(&url::Url::parse(url).unwrap()), gives, "{url}");
         }
     }
 
     #[test]
     fn only_a_word_is_repeated() {
         let answer = b"<?xml version=\"1.0\"?><Error><Code>NoSuchBucket</Code><Message>x</Message></Error>";
-        assert_eq!(code_in(answer).as_deref(), Some("NoSuchBucket"));
+        assert_eq!(parse_error_code(answer).as_deref(), Some("NoSuchBucket"));
         for bad in [
             &b"<Code>A</Code>"[..],
             b"<Error><Code>a b</Code>",
             b"<Error><Code>",
             b"\xff<Error><Code></Code>",
         ] {
-            assert_eq!(code_in(bad), None);
+            assert_eq!(parse_error_code(bad), None);
         }
         let long = format!("<Error><Code>{}</Code>", "A".repeat(65));
-        assert_eq!(code_in(long.as_bytes()), None);
-        assert_eq!(tame("a\r\nb\u{7}"), "ab");
+        assert_eq!(parse_error_code(long.as_bytes()), None);
+        assert_eq!(sanitize("a\r\nb\u{7}"), "ab");
     }
 }

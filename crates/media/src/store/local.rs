@@ -7,59 +7,59 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::error::{Attempt, Error};
-use super::{Stored, probe_name};
+use super::{StoredObject, probe_name};
 
 /// A file, or a folder of files.
 #[derive(Debug, Clone)]
-pub(super) enum Local {
+pub(super) enum LocalStore {
     File(PathBuf),
     Folder(PathBuf),
 }
 
 /// What a new file is made of.
-enum Source {
+enum Content {
     File(PathBuf),
     Bytes(Bytes),
 }
 
-impl Local {
-    pub(super) fn place(&self) -> String {
+impl LocalStore {
+    pub(super) fn location(&self) -> String {
         match self {
-            Self::File(path) => folder_of(path).display().to_string(),
+            Self::File(path) => parent_folder(path).display().to_string(),
             Self::Folder(path) => path.display().to_string(),
         }
     }
 
-    pub(super) async fn put(self, name: &str, file: &Path) -> Result<Stored, Error> {
+    pub(super) async fn put(self, name: &str, file: &Path) -> Result<StoredObject, Error> {
         let file = file.to_owned();
-        self.blocking(name, move |local, name| local.place_at(&name, Source::File(file))).await
+        self.blocking(name, move |local, name| local.put_content(&name, Content::File(file))).await
     }
 
-    pub(super) async fn put_bytes(self, name: &str, bytes: Bytes) -> Result<Stored, Error> {
-        self.blocking(name, move |local, name| local.place_at(&name, Source::Bytes(bytes))).await
+    pub(super) async fn put_bytes(self, name: &str, bytes: Bytes) -> Result<StoredObject, Error> {
+        self.blocking(name, move |local, name| local.put_content(&name, Content::Bytes(bytes))).await
     }
 
-    pub(super) async fn head(self, name: &str) -> Result<Option<Stored>, Error> {
-        self.blocking(name, |local, name| match fs::metadata(local.target(&name)) {
-            Ok(data) => Ok(Some(stored(data.len()))),
+    pub(super) async fn head(self, name: &str) -> Result<Option<StoredObject>, Error> {
+        self.blocking(name, |local, name| match fs::metadata(local.target_path(&name)) {
+            Ok(data) => Ok(Some(stored_object(data.len()))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::of_disk(local.attempt("look for", &name), e)),
+            Err(e) => Err(Error::from_disk_error(local.attempt("look for", &name), e)),
         })
         .await
     }
 
     pub(super) async fn delete(self, name: &str) -> Result<(), Error> {
-        self.blocking(name, |local, name| match fs::remove_file(local.target(&name)) {
+        self.blocking(name, |local, name| match fs::remove_file(local.target_path(&name)) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(Error::of_disk(local.attempt("delete", &name), e)),
+            Err(e) => Err(Error::from_disk_error(local.attempt("delete", &name), e)),
         })
         .await
     }
 
     pub(super) async fn probe(self) -> Result<(), Error> {
         self.blocking(&probe_name(), |local, name| {
-            let failed = |e| Error::of_disk(local.attempt("write", "a test file"), e);
+            let failed = |e| Error::from_disk_error(local.attempt("write", "a test file"), e);
             let folder = local.folder("write", "a test file")?;
             let path = folder.join(format!(".{name}"));
             let written = fs::write(&path, "Can be deleted: a test of Pagecast.\n");
@@ -85,10 +85,10 @@ impl Local {
             Self::File(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             Self::Folder(_) => name.to_owned(),
         };
-        Attempt { verb, name, place: self.place() }
+        Attempt { verb, name, location: self.location() }
     }
 
-    fn target(&self, name: &str) -> PathBuf {
+    fn target_path(&self, name: &str) -> PathBuf {
         match self {
             Self::File(path) => path.clone(),
             Self::Folder(path) => path.join(name),
@@ -98,31 +98,32 @@ impl Local {
     /// The folder, which must be there: one that is not may be a disk that is not mounted.
     fn folder(&self, verb: &'static str, name: &str) -> Result<&Path, Error> {
         let folder = match self {
-            Self::File(path) => folder_of(path),
+            Self::File(path) => parent_folder(path),
             Self::Folder(path) => path,
         };
         if folder.is_dir() {
             return Ok(folder);
         }
-        Err(Error::Missing(self.attempt(verb, name), "there is no such folder: make it first".into()))
+        Err(Error::NotFound(self.attempt(verb, name), "there is no such folder: make it first".into()))
     }
 
-    fn place_at(&self, name: &str, source: Source) -> Result<Stored, Error> {
+    fn put_content(&self, name: &str, source: Content) -> Result<StoredObject, Error> {
         self.folder("store", name)?;
-        let target = self.target(name);
+        let target = self.target_path(name);
         let expected = match &source {
-            Source::File(file) => {
-                let data =
-                    File::open(file).and_then(|f| f.metadata()).map_err(|e| Error::unreadable(file, e))?;
+            Content::File(file) => {
+                let data = File::open(file)
+                    .and_then(|f| f.metadata())
+                    .map_err(|e| Error::source_unreadable(file, e))?;
                 data.len()
             }
-            Source::Bytes(bytes) => bytes.len() as u64,
+            Content::Bytes(bytes) => bytes.len() as u64,
         };
-        let failed = |e| Error::of_disk(self.attempt("store", name), e);
-        let folder = folder_of(&target);
-        make_folders(folder).map_err(failed)?;
+        let failed = |e| Error::from_disk_error(self.attempt("store", name), e);
+        let folder = parent_folder(&target);
+        create_folders(folder).map_err(failed)?;
         let draft = folder.join(format!(".{}.part", probe_name()));
-        let placed = draw_up(&draft, &source).and_then(|()| {
+        let placed = write_draft(&draft, &source).and_then(|()| {
             let bytes = fs::metadata(&draft)?.len();
             if bytes != expected {
                 return Err(io::Error::other(format!("{bytes} bytes were written of {expected}")));
@@ -133,16 +134,16 @@ impl Local {
         // To rename a file to another name of itself does nothing, and there may be a draft after a failure.
         let _usually_gone = fs::remove_file(&draft);
         placed.map_err(failed)?;
-        Ok(stored(expected))
+        Ok(stored_object(expected))
     }
 }
 
-fn stored(bytes: u64) -> Stored {
-    Stored { bytes, etag: None, medium: None }
+fn stored_object(bytes: u64) -> StoredObject {
+    StoredObject { bytes, etag: None, vod_asset: None }
 }
 
 /// The folder that something is in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
+pub(crate) fn parent_folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -150,12 +151,12 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 }
 
 /// Makes a folder and those above it, each of them known to the disk.
-fn make_folders(folder: &Path) -> io::Result<()> {
+fn create_folders(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
-    let above = folder_of(folder);
-    make_folders(above)?;
+    let above = parent_folder(folder);
+    create_folders(above)?;
     match fs::create_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
@@ -164,9 +165,9 @@ fn make_folders(folder: &Path) -> io::Result<()> {
 }
 
 /// A complete file at `draft`, on the disk. A second name of the same file costs nothing, where that is possible.
-fn draw_up(draft: &Path, source: &Source) -> io::Result<()> {
+fn write_draft(draft: &Path, source: &Content) -> io::Result<()> {
     match source {
-        Source::File(file) => {
+        Content::File(file) => {
             // Follows no link: whoever names a link wants what is behind it.
             let file = fs::canonicalize(file)?;
             if fs::hard_link(&file, draft).is_err() {
@@ -174,7 +175,7 @@ fn draw_up(draft: &Path, source: &Source) -> io::Result<()> {
             }
             File::open(draft)?.sync_all()
         }
-        Source::Bytes(bytes) => {
+        Content::Bytes(bytes) => {
             let mut file = File::create_new(draft)?;
             file.write_all(bytes)?;
             file.sync_all()

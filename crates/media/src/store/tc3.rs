@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 /// What is signed of a request.
 #[derive(Debug, Clone, Copy)]
-pub struct Signed<'a> {
+pub struct SigningInput<'a> {
     /// `POST` or `GET`.
     pub method: &'a str,
     /// The text behind the `?`, as sent; empty for POST.
@@ -20,43 +20,45 @@ pub struct Signed<'a> {
     pub service: &'a str,
 }
 
-impl Signed<'_> {
+impl SigningInput<'_> {
     /// The signature, in small hexadecimal digits.
     #[must_use]
     pub fn signature(&self, secret_key: &str) -> String {
-        let hash = sha256_hex(self.canonical().as_bytes());
-        let (timestamp, scope) = (self.timestamp, self.scope());
+        let hash = sha256_hex(self.canonical_request().as_bytes());
+        let (timestamp, scope) = (self.timestamp, self.credential_scope());
         let text = format!("TC3-HMAC-SHA256\n{timestamp}\n{scope}\n{hash}");
-        let date = mac(format!("TC3{secret_key}").as_bytes(), &self.date());
-        let service = mac(date.as_ref(), self.service);
-        let key = mac(service.as_ref(), "tc3_request");
-        hex(mac(key.as_ref(), &text).as_ref())
+        let date = hmac_sha256(format!("TC3{secret_key}").as_bytes(), &self.date());
+        let service = hmac_sha256(date.as_ref(), self.service);
+        let key = hmac_sha256(service.as_ref(), "tc3_request");
+        hex(hmac_sha256(key.as_ref(), &text).as_ref())
     }
 
     /// The value of the header `Authorization`.
     #[must_use]
     pub fn authorization(&self, secret_id: &str, secret_key: &str) -> String {
-        let (scope, names, signature) = (self.scope(), self.names(), self.signature(secret_key));
+        let (scope, names, signature) =
+            (self.credential_scope(), self.signed_headers(), self.signature(secret_key));
         format!(
             "TC3-HMAC-SHA256 Credential={secret_id}/{scope}, SignedHeaders={names}, Signature={signature}"
         )
     }
 
-    fn canonical(&self) -> String {
+    fn canonical_request(&self) -> String {
         let headers: String = self.headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
-        let (method, query, names, hash) = (self.method, self.query, self.names(), self.payload_hash);
+        let (method, query, names, hash) =
+            (self.method, self.query, self.signed_headers(), self.payload_hash);
         format!("{method}\n/\n{query}\n{headers}\n{names}\n{hash}")
     }
 
-    fn names(&self) -> String {
+    fn signed_headers(&self) -> String {
         self.headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";")
     }
 
     fn date(&self) -> String {
-        time(self.timestamp).format("%Y-%m-%d").to_string()
+        utc_time(self.timestamp).format("%Y-%m-%d").to_string()
     }
 
-    fn scope(&self) -> String {
+    fn credential_scope(&self) -> String {
         format!("{}/{}/tc3_request", self.date(), self.service)
     }
 }
@@ -70,15 +72,15 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// Unix seconds as ISO 8601 in UTC, like `2023-11-14T22:13:20Z`.
 #[must_use]
 pub fn iso8601(timestamp: u64) -> String {
-    time(timestamp).format("%Y-%m-%dT%H:%M:%SZ").to_string()
+    utc_time(timestamp).format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Of a time that nobody can mean, its beginning.
-fn time(timestamp: u64) -> DateTime<Utc> {
+fn utc_time(timestamp: u64) -> DateTime<Utc> {
     i64::try_from(timestamp).ok().and_then(|s| DateTime::from_timestamp(s, 0)).unwrap_or_default()
 }
 
-fn mac(key: &[u8], text: &str) -> hmac::Tag {
+fn hmac_sha256(key: &[u8], text: &str) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes())
 }
 
@@ -96,6 +98,7 @@ mod tests {
 
     /// Vectors that Tencent's own SDKs made.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn it_signs_as_the_sdks_do() {
         let post = sha256_hex(b"{\"TaskId\": \"abc+/=def\"}");
         let node = sha256_hex(b"{\"TaskId\":\"abc+/=def\"}");
@@ -155,9 +158,15 @@ mod tests {
             ),
         ] {
             let headers = [("content-type", kind), ("host", host)];
-            let signed =
-                Signed { method, query, headers: &headers, payload_hash, timestamp: 1_700_000_000, service };
-            assert_eq!(sha256_hex(signed.canonical().as_bytes()), canonical, "{signed:?}");
+            let signed = SigningInput {
+                method,
+                query,
+                headers: &headers,
+                payload_hash,
+                timestamp: 1_700_000_000,
+                service,
+            };
+            assert_eq!(sha256_hex(signed.canonical_request().as_bytes()), canonical, "{signed:?}");
             assert_eq!(signed.signature(SECRET), signature, "{signed:?}");
             let header = signed.authorization("AKID", SECRET);
             let scope = format!(

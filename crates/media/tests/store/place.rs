@@ -8,46 +8,50 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use pagecast_core::spec::{Bucket, Keys, Service, Storage};
-use pagecast_media::store::{Pace, Store};
-use pagecast_testkit::{S3, Scratch};
+use pagecast_core::spec::{Bucket, Storage, StorageKeys, StorageService};
+use pagecast_media::store::{Store, TransferConfig};
+use pagecast_testkit::{S3Server, ScratchDir};
 
 pub(super) const ACCESS: &str = "AKIDGOOD";
 pub(super) const SECRET: &str = "open+sesame/1";
 pub(super) const MIB: u64 = 1 << 20;
 /// The smallest part that services take.
-pub(super) const PART: u64 = 5 * MIB;
+pub(super) const PART_BYTES: u64 = 5 * MIB;
 
-pub(super) fn run<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) fn block_on<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(test)
 }
 
 /// Short enough for tests, long enough for a slow machine that is up to something else.
-pub(super) fn pace() -> Pace {
-    Pace { stall: Duration::from_secs(2), part_bytes: PART, ..Pace::default() }
-}
-
-/// A bucket `rec` with a prefix `room`.
-pub(super) fn bucket(server: &S3) -> Bucket {
-    Bucket {
-        prefix: vec!["room".into()],
-        endpoint: server.url().parse().ok(),
-        keys: Some(Keys::new(ACCESS, SECRET)),
-        ..Bucket::new(Service::S3, "rec")
+pub(super) fn transfer_config() -> TransferConfig {
+    TransferConfig {
+        stall_timeout: Duration::from_secs(2),
+        part_bytes: PART_BYTES,
+        ..TransferConfig::default()
     }
 }
 
-pub(super) fn fresh() -> Result<(Scratch, S3, Store)> {
-    let scratch = Scratch::new()?;
-    let server = S3::start(&scratch.join("s3"), ACCESS, SECRET)?;
+/// A bucket `rec` with a prefix `room`.
+pub(super) fn bucket(server: &S3Server) -> Bucket {
+    Bucket {
+        prefix: vec!["room".into()],
+        endpoint: server.url().parse().ok(),
+        keys: Some(StorageKeys::new(ACCESS, SECRET)),
+        ..Bucket::new(StorageService::S3, "rec")
+    }
+}
+
+pub(super) fn start_s3_store() -> Result<(ScratchDir, S3Server, Store)> {
+    let scratch = ScratchDir::new()?;
+    let server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
     server.make_bucket("rec")?;
-    let store = Store::open_at(&Storage::Bucket(bucket(&server)), pace())?;
+    let store = Store::open_with(&Storage::Bucket(bucket(&server)), transfer_config())?;
     Ok((scratch, server, store))
 }
 
 /// A file of bytes that look like nothing, others for each seed.
-pub(super) fn file(scratch: &Scratch, bytes: u64, seed: u64) -> Result<PathBuf> {
+pub(super) fn random_file(scratch: &ScratchDir, bytes: u64, seed: u64) -> Result<PathBuf> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut words = std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -67,28 +71,28 @@ pub(super) fn file(scratch: &Scratch, bytes: u64, seed: u64) -> Result<PathBuf> 
 
 /// All that this thread logs, down to the last detail, and nothing of the servers.
 #[derive(Clone, Default)]
-pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+pub(super) struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
 /// Keeps a log while it lives.
-pub(super) struct Logging {
-    log: Log,
+pub(super) struct LogCapture {
+    log: LogBuffer,
     _guard: tracing::subscriber::DefaultGuard,
 }
 
 thread_local! {
     /// For those who log the old way.
-    static OLD: RefCell<Option<Log>> = const { RefCell::new(None) };
+    static LOG_CRATE_BUFFER: RefCell<Option<LogBuffer>> = const { RefCell::new(None) };
 }
 
-impl Log {
-    pub(super) fn start() -> Logging {
+impl LogBuffer {
+    pub(super) fn start() -> LogCapture {
         struct ToThread;
         impl log::Log for ToThread {
             fn enabled(&self, _: &log::Metadata<'_>) -> bool {
                 true
             }
             fn log(&self, record: &log::Record<'_>) {
-                OLD.with_borrow(|log| {
+                LOG_CRATE_BUFFER.with_borrow(|log| {
                     if let Some(mut log) = log.clone() {
                         let _infallible = writeln!(log, "{} {}", record.target(), record.args());
                     }
@@ -99,22 +103,22 @@ impl Log {
         let _once = log::set_logger(&ToThread);
         log::set_max_level(log::LevelFilter::Trace);
         let log = Self::default();
-        OLD.set(Some(log.clone()));
+        LOG_CRATE_BUFFER.set(Some(log.clone()));
         let format = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::TRACE);
         let writer = log.clone();
         let subscriber = format.with_writer(move || writer.clone()).finish();
-        Logging { log, _guard: tracing::subscriber::set_default(subscriber) }
+        LogCapture { log, _guard: tracing::subscriber::set_default(subscriber) }
     }
 }
 
-impl Logging {
+impl LogCapture {
     pub(super) fn end(self) -> String {
-        OLD.set(None);
+        LOG_CRATE_BUFFER.set(None);
         String::from_utf8_lossy(&self.log.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 }
 
-impl Write for Log {
+impl Write for LogBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
         Ok(bytes.len())

@@ -9,25 +9,25 @@ use anyhow::{Context as _, Result, ensure};
 use ffmpeg_the_third as ff;
 use pagecast_core::spec::{Layer, RoomCodec, Size};
 use pagecast_core::{Fps, Frame, Packet, Picture, Tick, Tiles};
-use pagecast_media::encode::{End, Error, Keyframes, Rate, video};
-use pagecast_testkit::media::Gray;
-use pagecast_testkit::strip::{Place, Strip};
+use pagecast_media::encode::{EndTime, Error, KeyframeRequest, RateTarget, video};
+use pagecast_testkit::media::GrayImage;
+use pagecast_testkit::timecode::{Timecode, TimecodePosition};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{Receiver, channel};
 
 /// Ticks per second.
-pub(crate) const FPS: Fps = Fps::USUAL;
+pub(crate) const FPS: Fps = Fps::DEFAULT;
 /// Size of the page.
 pub(crate) const PAGE: (u32, u32) = (640, 360);
 /// Longest wait for anything: much longer than it takes, for machines that are busy.
-const LIMIT: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Room for all packets of a test.
-const ALL: usize = 10_000;
+const MAX_TEST_PACKETS: usize = 10_000;
 
 /// An encoder of one layer that takes ticks.
-pub(crate) struct Live {
-    pub(crate) rate: Rate,
-    pub(crate) keyframes: Keyframes,
+pub(crate) struct LayerEncoder {
+    pub(crate) rate_target: RateTarget,
+    pub(crate) keyframe_request: KeyframeRequest,
     pub(crate) stats: Arc<video::Stats>,
     packets: Receiver<Packet>,
     ticks: SyncSender<Tick>,
@@ -43,23 +43,24 @@ pub(crate) fn config(
     bitrate_kbps: u32,
 ) -> Result<video::Config> {
     let layer = Layer { size: Size::new(size.0, size.1)?, fps: FPS, bitrate_kbps: Some(bitrate_kbps) };
-    Ok(video::Config::layer(number, &layer, codec, Size::new(PAGE.0, PAGE.1)?, FPS))
+    Ok(video::Config::for_layer(number, &layer, codec, Size::new(PAGE.0, PAGE.1)?, FPS))
 }
 
-impl Live {
+impl LayerEncoder {
     /// One layer, of the page's size.
     pub(crate) fn start(codec: RoomCodec, bitrate_kbps: u32) -> Result<Self> {
-        Self::with_room(codec, bitrate_kbps, ALL)
+        Self::with_capacity(codec, bitrate_kbps, MAX_TEST_PACKETS)
     }
 
     /// The same, with room for so many packets.
-    pub(crate) fn with_room(codec: RoomCodec, bitrate_kbps: u32, room: usize) -> Result<Self> {
+    pub(crate) fn with_capacity(codec: RoomCodec, bitrate_kbps: u32, room: usize) -> Result<Self> {
         let encoder = video::Encoder::open(config(0, codec, PAGE, bitrate_kbps)?)?;
-        let (rate, keyframes, stats) = (encoder.rate(), encoder.keyframes(), encoder.stats());
+        let (rate_target, keyframe_request, stats) =
+            (encoder.rate_target(), encoder.keyframe_request(), encoder.stats());
         let (ticks, ticks_out) = sync_channel(0);
         let (sender, packets) = channel(room);
-        let thread = encoder.spawn(ticks_out, End::new(None), sender)?;
-        Ok(Self { rate, keyframes, stats, packets, ticks, thread, next: 0 })
+        let thread = encoder.spawn(ticks_out, EndTime::new(None), sender)?;
+        Ok(Self { rate_target, keyframe_request, stats, packets, ticks, thread, next: 0 })
     }
 
     /// Feeds the next ticks; the encoder has dealt with all before the last one.
@@ -72,30 +73,30 @@ impl Live {
     }
 
     /// The number of the next tick.
-    pub(crate) fn next(&self) -> i64 {
+    pub(crate) fn next_tick(&self) -> i64 {
         self.next
     }
 
     /// The next packet, waited for.
-    pub(crate) fn packet(&mut self) -> Result<Packet> {
+    pub(crate) fn recv_packet(&mut self) -> Result<Packet> {
         let began = Instant::now();
         loop {
             match self.packets.try_recv() {
                 Ok(packet) => return Ok(packet),
                 Err(TryRecvError::Disconnected) => anyhow::bail!("the encoder has ended"),
-                Err(TryRecvError::Empty) => ensure!(began.elapsed() < LIMIT, "no packet"),
+                Err(TryRecvError::Empty) => ensure!(began.elapsed() < WAIT_TIMEOUT, "no packet"),
             }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// What has been sent, by now and not waited for.
-    pub(crate) fn sent(&mut self) -> Vec<Packet> {
+    pub(crate) fn drain_packets(&mut self) -> Vec<Packet> {
         std::iter::from_fn(|| self.packets.try_recv().ok()).collect()
     }
 
     /// The rest of the packets.
-    pub(crate) fn end(mut self) -> Result<Vec<Packet>> {
+    pub(crate) fn finish(mut self) -> Result<Vec<Packet>> {
         drop(self.ticks);
         ensure!(self.thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
         Ok(std::iter::from_fn(|| self.packets.blocking_recv()).collect())
@@ -110,14 +111,14 @@ pub(crate) fn tick(index: i64, picture: Option<Picture>) -> Tick {
 }
 
 /// A page that says which tick it was drawn at, with nothing else on it.
-pub(crate) fn plain(index: i64) -> Picture {
-    drawn(index, |_, _| 255)
+pub(crate) fn plain_picture(index: i64) -> Picture {
+    draw_picture(index, |_, _| 255)
 }
 
 /// The same above a picture in which everything moves, and whose details cost bits.
-pub(crate) fn busy(index: i64) -> Picture {
+pub(crate) fn busy_picture(index: i64) -> Picture {
     let seed = u32::try_from(index).unwrap_or(0);
-    drawn(index, |x, y| {
+    draw_picture(index, |x, y| {
         let (x, y) = (x as u32 + 3 * seed, y as u32 + seed);
         let hash = (x / 4).wrapping_mul(0x9e37_79b1) ^ (y / 4).wrapping_mul(0x85eb_ca77);
         let still = (hash ^ hash >> 15).wrapping_mul(0x2c1b_3c6d) >> 25;
@@ -127,14 +128,14 @@ pub(crate) fn busy(index: i64) -> Picture {
 }
 
 /// The same above waves that pass through each other, with a little noise on top: much like a video.
-pub(crate) fn waves(index: i64) -> Picture {
+pub(crate) fn wave_picture(index: i64) -> Picture {
     let time = index as f32 / 30.0;
     let wave = |count: u32, length: f32, phase: f32| -> Vec<(f32, f32)> {
         (0..count).map(|i| (i as f32 / length + phase).sin_cos()).collect()
     };
     let [right, across] = [wave(PAGE.0, 38.0, 1.9 * time), wave(PAGE.0, 24.0, time)];
     let [up, down] = [wave(PAGE.1, 23.0, -1.3 * time), wave(PAGE.1, 19.0, 2.3 * time)];
-    drawn(index, |x, y| {
+    draw_picture(index, |x, y| {
         // The sine of the sum of two angles is a wave that goes down to the right.
         let slanted = across[x].0 * down[y].1 + across[x].1 * down[y].0;
         let noise = (x as u32 ^ (y as u32) << 3 ^ (index as u32) << 7).wrapping_mul(0x9e37_79b1) >> 29;
@@ -142,14 +143,15 @@ pub(crate) fn waves(index: i64) -> Picture {
     })
 }
 
-fn drawn(index: i64, gray: impl Fn(usize, usize) -> u8) -> Picture {
+fn draw_picture(index: i64, gray: impl Fn(usize, usize) -> u8) -> Picture {
     let (width, height) = (PAGE.0 as usize, PAGE.1 as usize);
-    let mut page = Gray::new(width, height);
+    let mut page = GrayImage::new(width, height);
     for (i, value) in page.data.iter_mut().enumerate() {
         *value = gray(i % width, i / width);
     }
     let counter = u32::try_from(index).unwrap_or(0);
-    Strip { counter, page_time: 0, event_time: None, note: 0 }.draw(&mut page, Place::PAGE);
+    Timecode { counter, page_time: 0, event_time: None, user_bits: 0 }
+        .draw(&mut page, TimecodePosition::PAGE);
     let mut picture = Picture::new(PAGE.0, PAGE.1);
     for (pixel, value) in picture.bgrx_mut().chunks_exact_mut(4).zip(&page.data) {
         pixel.fill(*value);
@@ -176,41 +178,42 @@ pub(crate) fn kbps(packets: &[Packet], begin: i64, end: i64) -> i64 {
 }
 
 /// A decoded picture.
-pub(crate) struct Seen {
+pub(crate) struct DecodedPicture {
     /// Its tick.
     pub(crate) tick: i64,
     pub(crate) size: (u32, u32),
     /// Luma from 0 to 255.
-    pub(crate) gray: Gray,
+    pub(crate) gray: GrayImage,
     /// Cb and Cr, row by row.
     #[allow(dead_code, reason = "only the test of colours reads it")]
     pub(crate) chroma: [Vec<u8>; 2],
     /// Y, U and V in the middle.
-    pub(crate) middle: [u8; 3],
+    pub(crate) center_yuv: [u8; 3],
 }
 
-impl std::fmt::Debug for Seen {
+impl std::fmt::Debug for DecodedPicture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "tick {}, {:?}, drawn at {:?}", self.tick, self.size, self.counter())
     }
 }
 
-impl Seen {
+impl DecodedPicture {
     /// The tick that the picture says it was drawn at.
     pub(crate) fn counter(&self) -> Option<u32> {
         let cell = 8 * self.size.0 as usize / PAGE.0 as usize;
-        Strip::read(&self.gray, Place { cell, ..Place::PAGE }).map(|strip| strip.counter)
+        Timecode::read(&self.gray, TimecodePosition { cell_size: cell, ..TimecodePosition::PAGE })
+            .map(|strip| strip.counter)
     }
 
     /// Mean square error of a picture of the page's size.
-    pub(crate) fn error(&self, wanted: &Picture) -> u64 {
+    pub(crate) fn mean_square_error(&self, wanted: &Picture) -> u64 {
         let pixels = wanted.bgrx().iter().step_by(4).zip(&self.gray.data);
         pixels.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum::<u64>() / self.gray.data.len() as u64
     }
 }
 
 /// What a viewer sees. An error if a packet cannot be decoded, or not at once.
-pub(crate) fn see(codec: RoomCodec, packets: &[Packet]) -> Result<Vec<Seen>> {
+pub(crate) fn decode(codec: RoomCodec, packets: &[Packet]) -> Result<Vec<DecodedPicture>> {
     let id = match codec {
         RoomCodec::H264 => ff::codec::Id::H264,
         RoomCodec::Vp8 => ff::codec::Id::VP8,
@@ -229,14 +232,14 @@ pub(crate) fn see(codec: RoomCodec, packets: &[Packet]) -> Result<Vec<Seen>> {
             decoder.send_packet(&coded)?;
             decoder.receive_frame(&mut frame).with_context(|| format!("no picture of tick {tick}"))?;
             ensure!(frame.pts() == Some(tick), "another picture than that of tick {tick}");
-            Ok(seen(tick, &frame))
+            Ok(decoded_picture(tick, &frame))
         })
         .collect()
 }
 
-fn seen(tick: i64, frame: &ff::frame::Video) -> Seen {
+fn decoded_picture(tick: i64, frame: &ff::frame::Video) -> DecodedPicture {
     let (width, height) = (frame.width() as usize, frame.height() as usize);
-    let mut gray = Gray::new(width, height);
+    let mut gray = GrayImage::new(width, height);
     for (row, to) in gray.data.chunks_exact_mut(width).enumerate() {
         for (to, y) in to.iter_mut().zip(&frame.data(0)[row * frame.stride(0)..]) {
             *to = ((f32::from(*y) - 16.0) * 255.0 / 219.0).round() as u8;
@@ -251,11 +254,11 @@ fn seen(tick: i64, frame: &ff::frame::Video) -> Seen {
         let rows = frame.data(plane).chunks(frame.stride(plane)).take(height / 2);
         rows.flat_map(|row| &row[..width / 2]).copied().collect()
     });
-    Seen {
+    DecodedPicture {
         tick,
         size: (frame.width(), frame.height()),
         gray,
         chroma,
-        middle: [middle[0], middle[1], middle[2]],
+        center_yuv: [middle[0], middle[1], middle[2]],
     }
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::{KEYFRAME_INTERVAL, Recording, Size};
 use pagecast_core::{Fps, Frame, MediaTime, Packet, Picture, SAMPLE_RATE, Samples, Tick, Tiles, Track};
-use pagecast_media::encode::{End, Tracks, audio, video};
-use pagecast_media::fanout::{FanOut, Limit, Tap};
-use pagecast_media::record::deliver::{Config, Delivered, Delivery, State};
-use pagecast_media::record::{Added, Error, Recorder, Spool};
-use pagecast_testkit::media::Gray;
-use pagecast_testkit::strip::{Place, Strip};
+use pagecast_media::encode::{EndTime, Tracks, audio, video};
+use pagecast_media::fanout::{FanOut, QueueLimit, Subscription};
+use pagecast_media::record::upload::{Config, State, UploadReport, UploadTask};
+use pagecast_media::record::{Error, Recorder, RunSummary, Spool};
+use pagecast_testkit::media::GrayImage;
+use pagecast_testkit::timecode::{Timecode, TimecodePosition};
 
 /// Size of all pictures: wide enough for the strip.
 const SIZE: (u32, u32) = (320, 64);
@@ -22,7 +22,7 @@ const SIZE: (u32, u32) = (320, 64);
 pub(crate) fn config(fps: u32) -> Result<video::Config> {
     let fps = Fps::new(fps).context("a rate")?;
     let size = Size::new(SIZE.0, SIZE.1)?;
-    Ok(video::Config::files(size, fps, 1_000_000, KEYFRAME_INTERVAL))
+    Ok(video::Config::for_files(size, fps, 1_000_000, KEYFRAME_INTERVAL))
 }
 
 /// Both tracks, as fresh encoders describe them.
@@ -42,14 +42,15 @@ pub(crate) fn tick(fps: u32, index: i64, changed: bool) -> Result<Tick> {
 }
 
 /// Tick `index` with a picture that shows another number.
-pub(crate) fn numbered(fps: u32, index: i64, counter: u32) -> Result<Tick> {
+pub(crate) fn numbered_tick(fps: u32, index: i64, counter: u32) -> Result<Tick> {
     Ok(Tick { frame: Some(frame(counter)), ..tick(fps, index, false)? })
 }
 
 fn frame(counter: u32) -> Frame {
     let (width, height) = SIZE;
-    let mut gray = Gray::new(width as usize, height as usize);
-    Strip { counter, page_time: 0, event_time: None, note: 0 }.draw(&mut gray, Place::PAGE);
+    let mut gray = GrayImage::new(width as usize, height as usize);
+    Timecode { counter, page_time: 0, event_time: None, user_bits: 0 }
+        .draw(&mut gray, TimecodePosition::PAGE);
     let mut picture = Picture::new(width, height);
     for (pixel, value) in picture.bgrx_mut().chunks_exact_mut(4).zip(&gray.data) {
         pixel.fill(*value);
@@ -58,7 +59,7 @@ fn frame(counter: u32) -> Frame {
 }
 
 /// Tick `index` with a picture of one grey.
-pub(crate) fn shade(fps: u32, index: i64, level: u8) -> Result<Tick> {
+pub(crate) fn grey_tick(fps: u32, index: i64, level: u8) -> Result<Tick> {
     let mut picture = Picture::new(SIZE.0, SIZE.1);
     picture.bgrx_mut().fill(level);
     let frame = Frame { picture: Arc::new(picture), damage: Tiles::all(SIZE.0, SIZE.1) };
@@ -66,37 +67,41 @@ pub(crate) fn shade(fps: u32, index: i64, level: u8) -> Result<Tick> {
 }
 
 /// A run of `len` samples of one level on both sides.
-pub(crate) fn run(start: u64, len: usize, level: f32) -> Samples {
+pub(crate) fn sample_run(start: u64, len: usize, level: f32) -> Samples {
     Samples { start, pcm: vec![level; 2 * len].into() }
 }
 
 /// The end at sample `index`.
-pub(crate) fn end_at(index: i64) -> End {
-    End::new(Some(MediaTime::of_index(index, SAMPLE_RATE)))
+pub(crate) fn end_at(index: i64) -> EndTime {
+    EndTime::new(Some(MediaTime::from_index(index, SAMPLE_RATE)))
 }
 
 /// What the video encoder makes of these ticks.
-pub(crate) fn encode_video(fps: u32, ticks: Vec<Tick>, end: End) -> Result<(Vec<Packet>, Arc<video::Stats>)> {
+pub(crate) fn encode_video(
+    fps: u32,
+    ticks: Vec<Tick>,
+    end: EndTime,
+) -> Result<(Vec<Packet>, Arc<video::Stats>)> {
     let encoder = video::Encoder::open(config(fps)?)?;
     let stats = encoder.stats();
     let (packets_in, packets) = sync_channel(10_000);
-    let thread = encoder.spawn(through(ticks), end, packets_in)?;
+    let thread = encoder.spawn(channel_of(ticks), end, packets_in)?;
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     Ok((packets.iter().collect(), stats))
 }
 
 /// What the audio encoder makes of these runs.
-pub(crate) fn encode_audio(runs: Vec<Samples>, end: End) -> Result<(Vec<Packet>, Arc<audio::Stats>)> {
+pub(crate) fn encode_audio(runs: Vec<Samples>, end: EndTime) -> Result<(Vec<Packet>, Arc<audio::Stats>)> {
     let encoder = audio::Encoder::open(audio::Config::FILES)?;
     let stats = encoder.stats();
     let (packets_in, packets) = sync_channel(10_000);
-    let thread = encoder.spawn(through(runs), end, packets_in)?;
+    let thread = encoder.spawn(channel_of(runs), end, packets_in)?;
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     Ok((packets.iter().collect(), stats))
 }
 
 /// A channel that gives these and closes.
-pub(crate) fn through<T>(all: Vec<T>) -> Receiver<T> {
+pub(crate) fn channel_of<T>(all: Vec<T>) -> Receiver<T> {
     let (sender, receiver) = sync_channel(all.len());
     for one in all {
         // The receiver is here and there is room for all.
@@ -106,43 +111,43 @@ pub(crate) fn through<T>(all: Vec<T>) -> Receiver<T> {
 }
 
 /// A tap with room for everything that is sent.
-pub(crate) fn tapped(lead: Track) -> std::io::Result<(SyncSender<Packet>, Tap)> {
+pub(crate) fn subscribed(lead: Track) -> std::io::Result<(SyncSender<Packet>, Subscription)> {
     let (packets, fan_out) = FanOut::spawn(lead)?;
-    let tap = fan_out.tap("test", Limit { bytes: usize::MAX, span: Duration::MAX });
+    let tap = fan_out.subscribe("test", QueueLimit { bytes: usize::MAX, duration: Duration::MAX });
     Ok((packets, tap))
 }
 
 /// Time for anything that storage has to do.
-pub(crate) const DELIVERY: Duration = Duration::from_secs(60);
+pub(crate) const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Records packets, in the order of their time, and waits until that is delivered.
 pub(crate) fn record(
     recording: &Recording,
     tracks: Tracks,
     packets: Vec<Packet>,
-) -> Result<(Result<Added, Error>, Delivered), Error> {
+) -> Result<(Result<RunSummary, Error>, UploadReport), Error> {
     let spool = Spool::create(recording)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks)?;
-    let delivery = Delivery::spawn(spool, recorder.bell(), quick())?;
+    let delivery = UploadTask::spawn(spool, recorder.wakeup(), fast_retry_config())?;
     let lead = if recording.audio_only { Track::Audio } else { Track::Video };
-    let (sender, tap) = tapped(lead).expect("a thread starts");
+    let (sender, tap) = subscribed(lead).expect("a thread starts");
     let thread = recorder.spawn(tap, None)?;
-    for packet in in_order(packets) {
+    for packet in sorted_by_dts(packets) {
         sender.send(packet).expect("the fan-out takes all");
     }
     drop(sender);
     let added = thread.join().expect("the recorder does not panic");
-    delivery.end();
-    Ok((added, delivered(delivery)))
+    delivery.end_input();
+    Ok((added, wait_for_upload(delivery)))
 }
 
 /// Waits for a delivery, but not for ever.
-pub(crate) fn delivered(delivery: Delivery) -> Delivered {
+pub(crate) fn wait_for_upload(delivery: UploadTask) -> UploadReport {
     let begin = Instant::now();
     while !delivery.is_finished() {
         // What somebody must mend is not mended by waiting.
-        if begin.elapsed() > DELIVERY || delivery.status().state == State::Failed {
-            delivery.give_up();
+        if begin.elapsed() > UPLOAD_TIMEOUT || delivery.status().state == State::Failed {
+            delivery.cancel();
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -150,18 +155,18 @@ pub(crate) fn delivered(delivery: Delivery) -> Delivered {
 }
 
 /// Storage that is tried again at once.
-pub(crate) fn quick() -> Config {
-    Config { first_pause: Duration::from_millis(20), ..Config::default() }
+pub(crate) fn fast_retry_config() -> Config {
+    Config { initial_backoff: Duration::from_millis(20), ..Config::default() }
 }
 
 /// Packets as encoders send them.
-pub(crate) fn in_order(mut packets: Vec<Packet>) -> Vec<Packet> {
+pub(crate) fn sorted_by_dts(mut packets: Vec<Packet>) -> Vec<Packet> {
     packets.sort_by_key(|p| p.dts);
     packets
 }
 
 /// Writes packets to one MP4 file.
-pub(crate) fn to_file(path: &Path, fps: u32, packets: Vec<Packet>) -> Result<Delivered> {
+pub(crate) fn record_to_file(path: &Path, fps: u32, packets: Vec<Packet>) -> Result<UploadReport> {
     let (added, delivered) = record(&Recording::to_file(path.to_owned()), tracks(fps)?, packets)?;
     added?;
     ensure!(delivered.spool.is_none(), "not delivered: {delivered:?}");
@@ -169,10 +174,10 @@ pub(crate) fn to_file(path: &Path, fps: u32, packets: Vec<Packet>) -> Result<Del
 }
 
 /// A second of picture and sound for each of `seconds`.
-pub(crate) fn some(fps: u32, seconds: i64) -> Result<Vec<Packet>> {
+pub(crate) fn test_packets(fps: u32, seconds: i64) -> Result<Vec<Packet>> {
     let count = seconds * i64::from(fps);
     let ticks = (0..count).map(|i| tick(fps, i, true)).collect::<Result<Vec<_>>>()?;
-    let end = || End::new(Some(MediaTime::of_index(seconds, 1)));
+    let end = || EndTime::new(Some(MediaTime::from_index(seconds, 1)));
     let (mut packets, _) = encode_video(fps, ticks, end())?;
     packets.extend(encode_audio(Vec::new(), end())?.0);
     Ok(packets)

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 /// Longest accepted message; a browser that sends a longer one is cut off. Screenshots of the largest display
 /// fit.
-const MAX_MESSAGE: usize = 128 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 128 * 1024 * 1024;
 /// How often a caller that may give up is asked whether it does.
-const PATIENCE: Duration = Duration::from_millis(50);
+const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,16 +34,16 @@ pub enum Error {
     },
     /// The caller did not want to wait any longer.
     #[error("{method} was given up")]
-    GivenUp {
+    Cancelled {
         /// The call.
         method: &'static str,
     },
     /// Nothing can be found with it.
     #[error("cannot look for {0:?}: it is not a CSS selector")]
-    Selector(String),
+    InvalidSelector(String),
     /// The browser refused.
     #[error("the browser refused {method}: {message}")]
-    Refused {
+    ErrorResponse {
         /// The call.
         method: &'static str,
         /// Its words.
@@ -52,48 +52,48 @@ pub enum Error {
 }
 
 /// Where an answer arrives: what came of the call, or the browser's refusal.
-pub(crate) type Answer = Receiver<Result<Value, String>>;
+pub(crate) type PendingResponse = Receiver<Result<Value, String>>;
 
 /// Takes events, on the reader's thread: it may send, but not wait for an answer.
-pub(crate) trait Events: Send + 'static {
+pub(crate) trait EventHandler: Send + 'static {
     /// Something happened; `session` is empty for the browser itself.
-    fn event(&mut self, cdp: &Cdp, session: &str, method: &str, params: &Value);
+    fn handle_event(&mut self, cdp: &CdpClient, session: &str, method: &str, params: &Value);
     /// The browser is gone.
-    fn closed(&mut self);
+    fn handle_close(&mut self);
 }
 
 /// A connection to a browser.
 #[derive(Debug, Clone)]
-pub(crate) struct Cdp(Arc<Mutex<Inner>>);
+pub(crate) struct CdpClient(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
     /// `None` once the browser is gone.
     pipe: Option<File>,
     next_id: u64,
-    waiting: HashMap<u64, SyncSender<Result<Value, String>>>,
+    pending: HashMap<u64, SyncSender<Result<Value, String>>>,
 }
 
-impl Cdp {
+impl CdpClient {
     /// Speaks through `write`, listens on `read` with the thread `cdp`, which ends when the browser does.
     pub(crate) fn connect(
         write: OwnedFd,
         read: OwnedFd,
-        events: impl Events,
+        events: impl EventHandler,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let inner = Inner { pipe: Some(File::from(write)), next_id: 1, waiting: HashMap::new() };
+        let inner = Inner { pipe: Some(File::from(write)), next_id: 1, pending: HashMap::new() };
         let cdp = Self(Arc::new(Mutex::new(inner)));
         let reader = cdp.clone();
         let thread = std::thread::Builder::new()
             .name("cdp".into())
-            .spawn(move || reader.read(File::from(read), events))?;
+            .spawn(move || reader.read_loop(File::from(read), events))?;
         Ok((cdp, thread))
     }
 
     /// Calls a method and waits for its answer.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`ErrorBody`].
     pub(crate) fn call(
         &self,
         session: &str,
@@ -101,14 +101,14 @@ impl Cdp {
         params: Value,
         timeout: Duration,
     ) -> Result<Value, Error> {
-        self.call_unless(session, method, params, timeout, &|| false)
+        self.call_cancellable(session, method, params, timeout, &|| false)
     }
 
     /// Calls a method and waits for its answer, unless `given_up` says that nobody wants it any more.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub(crate) fn call_unless(
+    /// See [`ErrorBody`].
+    pub(crate) fn call_cancellable(
         &self,
         session: &str,
         method: &'static str,
@@ -116,18 +116,18 @@ impl Cdp {
         timeout: Duration,
         given_up: &dyn Fn() -> bool,
     ) -> Result<Value, Error> {
-        let (id, answer) = self.start(session, method, params)?;
+        let (id, answer) = self.send_call(session, method, params)?;
         let begin = Instant::now();
         let reason = loop {
             let left = timeout.saturating_sub(begin.elapsed());
-            match answer.recv_timeout(left.min(PATIENCE)) {
+            match answer.recv_timeout(left.min(CANCEL_POLL_INTERVAL)) {
                 Ok(Ok(result)) => return Ok(result),
                 Ok(Err(message)) => {
                     tracing::debug!(method, message, "the browser refused a call");
-                    return Err(Error::Refused { method, message });
+                    return Err(Error::ErrorResponse { method, message });
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
-                Err(RecvTimeoutError::Timeout) if given_up() => break Error::GivenUp { method },
+                Err(RecvTimeoutError::Timeout) if given_up() => break Error::Cancelled { method },
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => {
                     tracing::debug!(method, ?timeout, "the browser did not answer a call");
                     break Error::Timeout { method, after: timeout };
@@ -135,7 +135,7 @@ impl Cdp {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         };
-        self.lock().waiting.remove(&id);
+        self.lock().pending.remove(&id);
         Err(reason)
     }
 
@@ -146,15 +146,15 @@ impl Cdp {
     }
 
     /// Calls a method whose answer the caller will look for; `None` if the browser is gone.
-    pub(crate) fn ask(&self, session: &str, method: &str, params: Value) -> Option<Answer> {
-        self.start(session, method, params).ok().map(|(_, answer)| answer)
+    pub(crate) fn start_call(&self, session: &str, method: &str, params: Value) -> Option<PendingResponse> {
+        self.send_call(session, method, params).ok().map(|(_, answer)| answer)
     }
 
-    fn start(&self, session: &str, method: &str, params: Value) -> Result<(u64, Answer), Error> {
+    fn send_call(&self, session: &str, method: &str, params: Value) -> Result<(u64, PendingResponse), Error> {
         let (tx, rx) = sync_channel(1);
         let mut inner = self.lock();
         let id = Self::write(&mut inner, session, method, params)?;
-        inner.waiting.insert(id, tx);
+        inner.pending.insert(id, tx);
         Ok((id, rx))
     }
 
@@ -171,9 +171,9 @@ impl Cdp {
         Ok(id)
     }
 
-    fn read(&self, pipe: File, mut events: impl Events) {
+    fn read_loop(&self, pipe: File, mut events: impl EventHandler) {
         let mut reader = BufReader::with_capacity(64 * 1024, pipe);
-        while let Some(message) = next_message(&mut reader) {
+        while let Some(message) = read_message(&mut reader) {
             match serde_json::from_slice::<Value>(&message) {
                 Ok(message) => self.dispatch(&message, &mut events),
                 Err(error) => tracing::warn!(%error, "message of the browser is not JSON"),
@@ -181,14 +181,14 @@ impl Cdp {
         }
         let mut inner = self.lock();
         inner.pipe = None;
-        inner.waiting.clear();
+        inner.pending.clear();
         drop(inner);
-        events.closed();
+        events.handle_close();
     }
 
-    fn dispatch(&self, message: &Value, events: &mut impl Events) {
+    fn dispatch(&self, message: &Value, events: &mut impl EventHandler) {
         if let Some(id) = message["id"].as_u64() {
-            let Some(waiting) = self.lock().waiting.remove(&id) else { return };
+            let Some(waiting) = self.lock().pending.remove(&id) else { return };
             let answer = match message.get("error") {
                 Some(error) => Err(error["message"].as_str().unwrap_or("no reason given").to_owned()),
                 None => Ok(message["result"].clone()),
@@ -196,7 +196,12 @@ impl Cdp {
             // Nobody listens when the caller has given up.
             let _unheard = waiting.try_send(answer);
         } else if let Some(method) = message["method"].as_str() {
-            events.event(self, message["sessionId"].as_str().unwrap_or_default(), method, &message["params"]);
+            events.handle_event(
+                self,
+                message["sessionId"].as_str().unwrap_or_default(),
+                method,
+                &message["params"],
+            );
         }
     }
 
@@ -206,10 +211,10 @@ impl Cdp {
 }
 
 /// The bytes up to the next NUL; `None` at the end, or when a message is too long.
-fn next_message(reader: &mut BufReader<File>) -> Option<Vec<u8>> {
+fn read_message(reader: &mut BufReader<File>) -> Option<Vec<u8>> {
     use std::io::BufRead;
     let mut message = Vec::new();
-    let read = reader.take(MAX_MESSAGE as u64).read_until(0, &mut message).ok()?;
+    let read = reader.take(MAX_MESSAGE_BYTES as u64).read_until(0, &mut message).ok()?;
     if read == 0 || message.pop() != Some(0) {
         return None;
     }
@@ -222,21 +227,21 @@ mod tests {
     use crate::child::pipe;
     use std::io::BufRead;
 
-    const SOON: Duration = Duration::from_secs(5);
+    const TIMEOUT: Duration = Duration::from_secs(5);
 
-    struct Recorder(SyncSender<String>);
+    struct RecordingHandler(SyncSender<String>);
 
-    impl Events for Recorder {
-        fn event(&mut self, _cdp: &Cdp, session: &str, method: &str, params: &Value) {
+    impl EventHandler for RecordingHandler {
+        fn handle_event(&mut self, _cdp: &CdpClient, session: &str, method: &str, params: &Value) {
             self.0.send(format!("{session} {method} {params}")).unwrap();
         }
-        fn closed(&mut self) {
+        fn handle_close(&mut self) {
             self.0.send("closed".into()).unwrap();
         }
     }
 
     /// A browser that answers from a script: each request line gets the bytes that `answer` returns.
-    fn browser(answer: impl Fn(Value) -> Vec<u8> + Send + 'static) -> (Cdp, Receiver<String>) {
+    fn fake_browser(answer: impl Fn(Value) -> Vec<u8> + Send + 'static) -> (CdpClient, Receiver<String>) {
         let (to_browser_r, to_browser_w) = pipe().unwrap();
         let (from_browser_r, from_browser_w) = pipe().unwrap();
         std::thread::spawn(move || {
@@ -250,12 +255,12 @@ mod tests {
             }
         });
         let (tx, rx) = sync_channel(10);
-        (Cdp::connect(to_browser_w, from_browser_r, Recorder(tx)).unwrap().0, rx)
+        (CdpClient::connect(to_browser_w, from_browser_r, RecordingHandler(tx)).unwrap().0, rx)
     }
 
     #[test]
     fn answers_find_their_calls_between_events() {
-        let (cdp, events) = browser(|request| {
+        let (cdp, events) = fake_browser(|request| {
             let mut bytes = br#"{"method":"A.b","sessionId":"s","params":{"x":1}}"#.to_vec();
             bytes.push(0);
             bytes.extend(b"not json\0");
@@ -266,46 +271,47 @@ mod tests {
             bytes
         });
         assert_eq!(
-            cdp.call("", "Browser.getVersion", json!({}), SOON).unwrap()["echo"],
+            cdp.call("", "Browser.getVersion", json!({}), TIMEOUT).unwrap()["echo"],
             "Browser.getVersion"
         );
-        assert_eq!(events.recv_timeout(SOON).unwrap(), r#"s A.b {"x":1}"#);
+        assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), r#"s A.b {"x":1}"#);
     }
 
     #[test]
     fn a_refusal_carries_the_browsers_words() {
-        let (cdp, _events) = browser(|request| {
+        let (cdp, _events) = fake_browser(|request| {
             let mut bytes =
                 json!({"id": request["id"], "error": {"code": 1, "message": "no such thing"}}).to_string();
             bytes.push('\0');
             bytes.into_bytes()
         });
-        let error = cdp.call("", "X.y", json!({}), SOON).unwrap_err();
+        let error = cdp.call("", "X.y", json!({}), TIMEOUT).unwrap_err();
         assert_eq!(error.to_string(), "the browser refused X.y: no such thing");
     }
 
     #[test]
     fn a_browser_that_dies_fails_all_calls() {
-        let (cdp, events) = browser(|_| Vec::new());
-        assert!(matches!(cdp.call("", "X.y", json!({}), SOON), Err(Error::Closed)));
-        assert_eq!(events.recv_timeout(SOON).unwrap(), "closed");
-        assert!(matches!(cdp.call("", "X.y", json!({}), SOON), Err(Error::Closed)));
+        let (cdp, events) = fake_browser(|_| Vec::new());
+        assert!(matches!(cdp.call("", "X.y", json!({}), TIMEOUT), Err(Error::Closed)));
+        assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), "closed");
+        assert!(matches!(cdp.call("", "X.y", json!({}), TIMEOUT), Err(Error::Closed)));
     }
 
     #[test]
     fn silence_ends_in_a_timeout() {
-        let (cdp, _events) = browser(|_| b"{}\0".to_vec());
+        let (cdp, _events) = fake_browser(|_| b"{}\0".to_vec());
         let error = cdp.call("", "X.y", json!({}), Duration::from_millis(20)).unwrap_err();
         assert_eq!(error.to_string(), "the browser did not answer X.y within 0.02 s");
     }
 
     #[test]
     fn a_caller_may_give_up() {
-        let (cdp, _events) = browser(|_| b"{}\0".to_vec());
+        let (cdp, _events) = fake_browser(|_| b"{}\0".to_vec());
         let begin = Instant::now();
-        let error =
-            cdp.call_unless("", "X.y", json!({}), SOON, &|| begin.elapsed().as_millis() > 80).unwrap_err();
-        assert!(matches!(error, Error::GivenUp { .. }), "{error}");
-        assert!(begin.elapsed() < SOON && cdp.lock().waiting.is_empty());
+        let error = cdp
+            .call_cancellable("", "X.y", json!({}), TIMEOUT, &|| begin.elapsed().as_millis() > 80)
+            .unwrap_err();
+        assert!(matches!(error, Error::Cancelled { .. }), "{error}");
+        assert!(begin.elapsed() < TIMEOUT && cdp.lock().pending.is_empty());
     }
 }

@@ -1,55 +1,55 @@
 //! What a page finds in the browser: the device, the language, what is put in on its behalf. The same goes
 //! for frames of other sites, which live in processes of their own and have to be told on their own.
 
-use pagecast_core::spec::{ColorScheme, Context, Device, Mobile, Orientation, Signal, Source};
+use pagecast_core::spec::{BrowserContext, ColorScheme, Device, Mobile, Orientation, ReadySignal, Source};
 use serde_json::{Value, json};
 
-use super::cdp::Cdp;
-use super::{Browser, CallError, Error, Rules, signal, video, webrtc};
+use super::cdp::CdpClient;
+use super::{Browser, CallError, Error, PagePolicy, page_signal, video_size, webrtc};
 
 /// Runs in every document: nobody is there to answer a dialog.
-const UNATTENDED: &str = include_str!("unattended.js");
+const UNATTENDED_SCRIPT: &str = include_str!("unattended.js");
 /// A function that puts a style sheet into the document.
-const STYLE: &str = include_str!("style.js");
+const STYLE_SCRIPT: &str = include_str!("style.js");
 /// Fingers that a touch screen tells apart.
-const TOUCH_POINTS: u32 = 5;
+const MAX_TOUCH_POINTS: u32 = 5;
 
 /// A method of the DevTools protocol and what it is called with.
-pub(super) type Call = (&'static str, Value);
+pub(super) type CdpCommand = (&'static str, Value);
 
 /// How requests of the page, and of frames in it, are held.
-pub(super) type Held = (Call, Option<Call>);
+pub(super) type InterceptCommands = (CdpCommand, Option<CdpCommand>);
 
 /// What every frame with a session of its own is told, before anything runs in it.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
-    calls: Vec<Call>,
+pub(super) struct FrameSetup {
+    commands: Vec<CdpCommand>,
 }
 
 /// The scripts that run in every document before the page's own, in this order.
-fn scripts(context: &Context, rules: Rules) -> Vec<String> {
-    let mut all = vec![UNATTENDED.to_owned()];
-    all.extend(signal::script(rules.signal));
-    all.extend(rules.max_video.map(video::script));
-    all.extend(rules.watch_webrtc.then(webrtc::script));
+fn document_scripts(context: &BrowserContext, rules: PagePolicy) -> Vec<String> {
+    let mut all = vec![UNATTENDED_SCRIPT.to_owned()];
+    all.extend(page_signal::script(rules.signal));
+    all.extend(rules.max_video_size.map(video_size::script));
+    all.extend(rules.detect_webrtc.then(webrtc::script));
     // A JSON string is one of JavaScript too.
-    all.extend(context.css.as_ref().map(|css| format!("({STYLE})({})", json!(css))));
+    all.extend(context.css.as_ref().map(|css| format!("({STYLE_SCRIPT})({})", json!(css))));
     all.extend(context.script.clone());
     all
 }
 
 /// Calls that are valid for a page as for a frame in it: scripts, language, clock and looks.
-fn common(context: &Context, rules: Rules, browser: &Value) -> Vec<Call> {
+fn common_commands(context: &BrowserContext, rules: PagePolicy, browser: &Value) -> Vec<CdpCommand> {
     let mut all = Vec::new();
     let bindings = [
-        (rules.signal != Signal::None).then_some(signal::BINDING),
-        rules.max_video.map(|_| video::BINDING),
-        rules.watch_webrtc.then_some(webrtc::BINDING),
+        (rules.signal != ReadySignal::None).then_some(page_signal::BINDING),
+        rules.max_video_size.map(|_| video_size::BINDING),
+        rules.detect_webrtc.then_some(webrtc::BINDING),
     ];
     all.extend(bindings.into_iter().flatten().map(|name| ("Runtime.addBinding", json!({ "name": name }))));
-    let scripts = scripts(context, rules).into_iter();
+    let scripts = document_scripts(context, rules).into_iter();
     all.extend(scripts.map(|source| ("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source }))));
-    if let Some(agent) = user_agent(context, browser) {
+    if let Some(agent) = user_agent_override(context, browser) {
         all.push(("Emulation.setUserAgentOverride", agent));
     }
     if let Some(locale) = &context.locale {
@@ -67,7 +67,7 @@ fn common(context: &Context, rules: Rules, browser: &Value) -> Vec<Call> {
         all.push(("Emulation.setEmulatedMedia", json!({ "features": features })));
     }
     if context.mobile.is_some() {
-        let touch = json!({"enabled": true, "maxTouchPoints": TOUCH_POINTS});
+        let touch = json!({"enabled": true, "maxTouchPoints": MAX_TOUCH_POINTS});
         all.push(("Emulation.setTouchEmulationEnabled", touch));
     }
     // Passkeys are asked of an authenticator that has none, and files of nobody.
@@ -77,7 +77,7 @@ fn common(context: &Context, rules: Rules, browser: &Value) -> Vec<Call> {
 }
 
 /// Calls for the page as a whole.
-fn whole(source: &Source) -> Vec<Call> {
+fn page_commands(source: &Source) -> Vec<CdpCommand> {
     let mut all = Vec::new();
     if source.context.tls.insecure {
         // Every certificate that is not trusted becomes an event, which is answered by whose it is.
@@ -85,7 +85,7 @@ fn whole(source: &Source) -> Vec<Call> {
         all.push(("Security.setOverrideCertificateErrors", json!({"override": true})));
     }
     if let Some(mobile) = source.context.mobile {
-        all.push(("Emulation.setDeviceMetricsOverride", metrics(mobile)));
+        all.push(("Emulation.setDeviceMetricsOverride", device_metrics(mobile)));
     }
     if !source.context.cookies.is_empty() {
         let url = format!("{}/", source.url.origin());
@@ -101,7 +101,7 @@ fn whole(source: &Source) -> Vec<Call> {
 
 /// The window has the device's size and pixel ratio already (`display::stage`). What is left is how a mobile
 /// browser lays out.
-fn metrics(mobile: Mobile) -> Value {
+fn device_metrics(mobile: Mobile) -> Value {
     let (width, height) = mobile.viewport();
     let (kind, angle) = match mobile.orientation {
         Orientation::Portrait => ("portraitPrimary", 0),
@@ -119,17 +119,17 @@ fn metrics(mobile: Mobile) -> Value {
 }
 
 /// Who the browser says it is, and the languages it asks for; `browser` is its version as it tells it itself.
-fn user_agent(context: &Context, browser: &Value) -> Option<Value> {
-    let Context { user_agent, locale, mobile, .. } = context;
+fn user_agent_override(context: &BrowserContext, browser: &Value) -> Option<Value> {
+    let BrowserContext { user_agent, locale, mobile, .. } = context;
     if user_agent.is_none() && locale.is_none() && mobile.is_none() {
         return None;
     }
     let own = user_agent.clone();
     // An empty one leaves the browser its own.
-    let agent = own.or_else(|| mobile.map(|m| mobile_agent(m, browser))).unwrap_or_default();
+    let agent = own.or_else(|| mobile.map(|m| mobile_user_agent(m, browser))).unwrap_or_default();
     let mut params = json!({ "userAgent": agent });
     if let Some(locale) = locale {
-        params["acceptLanguage"] = languages(locale).into();
+        params["acceptLanguage"] = accept_language(locale).into();
     }
     if let Some(mobile) = mobile {
         let is_phone = mobile.device == Device::Phone;
@@ -147,7 +147,7 @@ fn user_agent(context: &Context, browser: &Value) -> Option<Value> {
 }
 
 /// What Chrome of this version says on Android; it names neither the device nor more than the major version.
-fn mobile_agent(mobile: Mobile, browser: &Value) -> String {
+fn mobile_user_agent(mobile: Mobile, browser: &Value) -> String {
     let product = browser["product"].as_str().unwrap_or_default();
     let version = product.split('/').nth(1).unwrap_or_default();
     let major = version.split('.').next().unwrap_or_default();
@@ -158,7 +158,7 @@ fn mobile_agent(mobile: Mobile, browser: &Value) -> String {
 }
 
 /// `de-DE` asks for `de-DE` and then for `de`.
-fn languages(locale: &str) -> String {
+fn accept_language(locale: &str) -> String {
     let locale = locale.replace('_', "-");
     match locale.split_once('-') {
         Some((language, _)) => format!("{locale},{language}"),
@@ -169,21 +169,21 @@ fn languages(locale: &str) -> String {
 /// Frames of other sites are held when they are made, until they were told everything. So are workers, as the
 /// browser holds even those that the filter leaves out; service workers it does not, and one that is attached
 /// to would never end.
-fn attach_to_frames() -> Call {
+fn auto_attach_command() -> CdpCommand {
     let filter = json!([{"type": "service_worker", "exclude": true}, {}]);
     let params =
         json!({"autoAttach": true, "waitForDebuggerOnStart": true, "flatten": true, "filter": filter});
     ("Target.setAutoAttach", params)
 }
 
-impl Frames {
+impl FrameSetup {
     /// A frame or worker of `parent` has been attached to.
-    pub(super) fn welcome(&self, cdp: &Cdp, parent: &str, params: &Value) {
+    pub(super) fn handle_attached(&self, cdp: &CdpClient, parent: &str, params: &Value) {
         let session = params["sessionId"].as_str().unwrap_or_default();
         let is_frame = params["targetInfo"]["type"] == "iframe";
         if is_frame {
             // What a frame cannot be told, the page was told for it.
-            for (method, params) in &self.calls {
+            for (method, params) in &self.commands {
                 cdp.send(session, method, params.clone());
             }
         }
@@ -196,33 +196,33 @@ impl Frames {
 
 impl Browser {
     /// Makes the page what `source` asks for, before it is opened.
-    pub(super) fn put_in_context(
+    pub(super) fn apply_context(
         &self,
         source: &Source,
-        rules: Rules,
-        held: Option<Held>,
+        rules: PagePolicy,
+        held: Option<InterceptCommands>,
     ) -> Result<(), Error> {
         let (of_page, of_frames) = held.unzip();
-        let browser = self.call_to("", "Browser.getVersion", json!({}))?;
+        let browser = self.call_session("", "Browser.getVersion", json!({}))?;
         let context = &source.context;
-        let common = common(context, rules, &browser);
-        for (method, params) in whole(source).iter().chain(&common).chain(&of_page) {
-            self.call(method, params.clone()).map_err(|error| refused(method, context, error))?;
+        let common = common_commands(context, rules, &browser);
+        for (method, params) in page_commands(source).iter().chain(&common).chain(&of_page) {
+            self.call(method, params.clone()).map_err(|error| setting_error(method, context, error))?;
         }
         let mut calls = vec![("Page.enable", json!({})), ("Runtime.enable", json!({}))];
         calls.extend(of_frames.flatten());
         calls.extend(common);
-        calls.push(attach_to_frames());
+        calls.push(auto_attach_command());
         // Set before the first frame can be attached to.
-        let _once = self.shared.frames.set(Frames { calls });
-        let (method, params) = attach_to_frames();
+        let _once = self.shared.frame_setup.set(FrameSetup { commands: calls });
+        let (method, params) = auto_attach_command();
         self.call(method, params)?;
         Ok(())
     }
 }
 
 /// Says which value it was that the browser did not take.
-fn refused(method: &str, context: &Context, error: CallError) -> Error {
+fn setting_error(method: &str, context: &BrowserContext, error: CallError) -> Error {
     let (what, hint, value) = match method {
         "Emulation.setTimezoneOverride" => ("time zone", "write one like Europe/Berlin", &context.timezone),
         "Emulation.setLocaleOverride" => ("locale", "write one like de-DE", &context.locale),
@@ -230,8 +230,8 @@ fn refused(method: &str, context: &Context, error: CallError) -> Error {
         _ => return error.into(),
     };
     match (value, error) {
-        (Some(value), CallError::Refused { message, .. }) => {
-            Error::Setting { what, hint, value: value.clone(), message }
+        (Some(value), CallError::ErrorResponse { message, .. }) => {
+            Error::InvalidSetting { what, hint, value: value.clone(), message }
         }
         (_, other) => other.into(),
     }
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn languages_go_from_special_to_general() {
         for (locale, asked) in [("de-DE", "de-DE,de"), ("zh_Hant_TW", "zh-Hant-TW,zh"), ("fr", "fr")] {
-            assert_eq!(languages(locale), asked);
+            assert_eq!(accept_language(locale), asked);
         }
     }
 
@@ -253,22 +253,22 @@ mod tests {
         let browser = json!({"product": "Chrome/156.0.8078.73"});
         let agent = |device| {
             let mobile = Some(Mobile { device, orientation: Orientation::Portrait });
-            user_agent(&Context { mobile, ..Context::default() }, &browser).unwrap()
+            user_agent_override(&BrowserContext { mobile, ..BrowserContext::default() }, &browser).unwrap()
         };
         let (phone, tablet) = (agent(Device::Phone), agent(Device::Tablet));
         assert!(phone["userAgent"].as_str().unwrap().ends_with("Chrome/156.0.0.0 Mobile Safari/537.36"));
         assert!(tablet["userAgent"].as_str().unwrap().ends_with("Chrome/156.0.0.0 Safari/537.36"));
         assert_eq!(phone["userAgentMetadata"]["mobile"], true);
         assert_eq!(tablet["userAgentMetadata"]["mobile"], false);
-        assert!(user_agent(&Context::default(), &browser).is_none());
+        assert!(user_agent_override(&BrowserContext::default(), &browser).is_none());
     }
 
     #[test]
     fn what_is_put_in_cannot_break_out_of_its_string() {
         let css = "a::before { content: '\"`\\\n\u{2028}</script>${1}' }";
-        let context = Context { css: Some(css.into()), ..Context::default() };
-        let script = &scripts(&context, Rules::default())[1];
-        let quoted = script.strip_prefix(&format!("({STYLE})(")).unwrap().strip_suffix(')').unwrap();
+        let context = BrowserContext { css: Some(css.into()), ..BrowserContext::default() };
+        let script = &document_scripts(&context, PagePolicy::default())[1];
+        let quoted = script.strip_prefix(&format!("({STYLE_SCRIPT})(")).unwrap().strip_suffix(')').unwrap();
         assert_eq!(serde_json::from_str::<String>(quoted).unwrap(), css);
     }
 }

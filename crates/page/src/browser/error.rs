@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pagecast_core::cast::LoadError;
-use pagecast_core::spec::Refusal;
+use pagecast_core::spec::NetworkRefusal;
 
-use super::{CHROMIUM_VARIABLE, CallError, reach};
+use super::{CHROMIUM_VARIABLE, CallError, load_failure};
 
 /// Why the browser does not show the page.
 #[derive(Debug, thiserror::Error)]
@@ -16,12 +16,12 @@ pub enum Error {
     /// No browser is installed.
     #[error(
         "there is no Chromium at {}: install it (apt install chromium) or name it in {CHROMIUM_VARIABLE}",
-        list(.0)
+        join_paths(.0)
     )]
-    Missing(Vec<PathBuf>),
+    ChromiumNotFound(Vec<PathBuf>),
     /// The browser's process cannot be started.
     #[error("cannot start {}", program.display())]
-    Start {
+    Spawn {
         /// The browser.
         program: PathBuf,
         /// What the system said.
@@ -29,18 +29,18 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The browser ended before it was ready.
-    #[error("{} ended while starting ({status}): {said}", program.display())]
-    StartUp {
+    #[error("{} ended while starting ({status}): {stderr}", program.display())]
+    ExitedAtStartup {
         /// The browser.
         program: PathBuf,
         /// How it ended, like `exit status: 1`.
         status: String,
         /// What it wrote about it.
-        said: String,
+        stderr: String,
     },
     /// The browser refused a value that was asked for.
     #[error("the browser knows no {what} {value:?}: {hint}")]
-    Setting {
+    InvalidSetting {
         /// What it was for.
         what: &'static str,
         /// How it is written.
@@ -51,10 +51,10 @@ pub enum Error {
         message: String,
     },
     /// A call failed. It is no source, because it is in the words of the browser's protocol.
-    #[error("cannot drive the browser: {}", describe(.0))]
-    Call(CallError),
+    #[error("cannot drive the browser: {}", describe_call_error(.0))]
+    CdpCall(CallError),
     /// The page cannot be loaded.
-    #[error("cannot open {url}: {}", explain(.reason))]
+    #[error("cannot open {url}: {}", explain_net_error(.reason))]
     Navigation {
         /// The page.
         url: String,
@@ -62,8 +62,8 @@ pub enum Error {
         reason: String,
     },
     /// The page, or where it redirects to, is out of reach.
-    #[error("cannot open {url}: {}", reach::describe(*address, *port, *why))]
-    Refused {
+    #[error("cannot open {url}: {}", load_failure::describe_denial(*address, *port, *reason))]
+    AddressDenied {
         /// The page.
         url: String,
         /// The host that was refused: a name, or the address as it was written.
@@ -73,7 +73,7 @@ pub enum Error {
         /// Its port.
         port: u16,
         /// Why.
-        why: Refusal,
+        reason: NetworkRefusal,
     },
     /// The server sent an error page.
     #[error("cannot open {url}: the server answered HTTP {status}")]
@@ -93,13 +93,13 @@ pub enum Error {
     },
     /// The caller gave up before the page was there.
     #[error("ended before the page was there, nothing was recorded")]
-    GivenUp,
+    Cancelled,
     /// The renderer of the page crashed.
     #[error("the page crashed")]
     PageCrashed,
     /// The browser needs more memory than the cast may use.
     #[error("the page needs {} MB of memory, {} MB are allowed", .used / 1_000_000, .allowed / 1_000_000)]
-    Memory {
+    MemoryLimit {
         /// Bytes in use.
         used: u64,
         /// Bytes allowed.
@@ -107,7 +107,7 @@ pub enum Error {
     },
     /// The browser has written more to the disk than the cast may use.
     #[error("the page needs {} MB of disk, {} MB are allowed", .used / 1_000_000, .allowed / 1_000_000)]
-    Disk {
+    DiskLimit {
         /// Bytes in use.
         used: u64,
         /// Bytes allowed.
@@ -115,7 +115,7 @@ pub enum Error {
     },
     /// The browser's process ended.
     #[error("the browser ended unexpectedly")]
-    Gone,
+    BrowserExited,
 }
 
 impl Error {
@@ -123,9 +123,9 @@ impl Error {
     #[must_use]
     pub fn load_error(&self) -> Option<LoadError> {
         match self {
-            Self::Navigation { reason, .. } => Some(reach::load_error(reason)),
-            Self::Refused { host, address, port, why, .. } => {
-                Some(reach::refusal(host, *address, *port, *why))
+            Self::Navigation { reason, .. } => Some(load_failure::load_error(reason)),
+            Self::AddressDenied { host, address, port, reason: why, .. } => {
+                Some(load_failure::denied_load_error(host, *address, *port, *why))
             }
             Self::HttpStatus { status, .. } => Some(LoadError::HttpStatus { status: *status }),
             Self::NavigationTimeout { .. } => Some(LoadError::TimedOut),
@@ -136,28 +136,28 @@ impl Error {
 
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
-        Self::Call(error)
+        Self::CdpCall(error)
     }
 }
 
 /// What it means that a call failed.
-fn describe(error: &CallError) -> String {
+fn describe_call_error(error: &CallError) -> String {
     match error {
         CallError::Timeout { after, .. } => format!("it did not answer within {} s", after.as_secs_f64()),
-        CallError::GivenUp { .. } => "it was not waited for any longer".to_owned(),
-        CallError::Refused { .. } => {
+        CallError::Cancelled { .. } => "it was not waited for any longer".to_owned(),
+        CallError::ErrorResponse { .. } => {
             format!("it refused a command; another version of Chromium may help (see {CHROMIUM_VARIABLE})")
         }
-        CallError::Closed | CallError::Selector(_) => error.to_string(),
+        CallError::Closed | CallError::InvalidSelector(_) => error.to_string(),
     }
 }
 
-fn list(places: &[PathBuf]) -> String {
+fn join_paths(places: &[PathBuf]) -> String {
     places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// What the reasons that people meet mean.
-fn explain(reason: &str) -> String {
+fn explain_net_error(reason: &str) -> String {
     let words = match reason {
         "net::ERR_NAME_NOT_RESOLVED" => "there is no host of this name",
         "net::ERR_CONNECTION_REFUSED" => "nothing listens there (connection refused)",
@@ -184,10 +184,10 @@ mod tests {
         let method = "Page.navigate";
         for (error, words) in [
             (CallError::Timeout { method, after: Duration::from_secs(30) }, "did not answer within 30 s"),
-            (CallError::GivenUp { method }, "not waited for any longer"),
-            (CallError::Refused { method, message: "Invalid parameters".into() }, "refused a command"),
+            (CallError::Cancelled { method }, "not waited for any longer"),
+            (CallError::ErrorResponse { method, message: "Invalid parameters".into() }, "refused a command"),
             (CallError::Closed, "the browser is gone"),
-            (CallError::Selector("a[".into()), "not a CSS selector"),
+            (CallError::InvalidSelector("a[".into()), "not a CSS selector"),
         ] {
             let said = pagecast_core::error_text::chain(&Error::from(error));
             let is_plain = !said.contains(method) && !said.contains("Invalid parameters");

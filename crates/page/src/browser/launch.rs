@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use pagecast_core::spec::{Context, Network, Source};
+use pagecast_core::spec::{BrowserContext, NetworkPolicy, Source};
 use serde_json::{Value, json};
 
 /// Names a Chromium other than the installed ones.
@@ -11,7 +11,7 @@ pub const CHROMIUM_VARIABLE: &str = "PAGECAST_CHROMIUM";
 
 /// Where packages put the browser itself. `/usr/bin/chromium` of Debian is a shell script around the first
 /// one.
-const PLACES: [&str; 6] = [
+const CHROMIUM_PATHS: [&str; 6] = [
     "/usr/lib/chromium/chromium",
     "/usr/lib/chromium-browser/chromium-browser",
     "/opt/google/chrome/chrome",
@@ -71,39 +71,39 @@ const SWITCHES: &[&str] = &[
     "--disable-quic",
 ];
 
-const FEATURES_OFF: &str = "--disable-features=Translate,MediaRouter,OptimizationHints,InterestFeedContentSuggestions,\
+const DISABLED_FEATURES: &str = "--disable-features=Translate,MediaRouter,OptimizationHints,InterestFeedContentSuggestions,\
 AutofillServerCommunication,CertificateTransparencyComponentUpdater,GlobalMediaControls,HardwareMediaKeyHandling,\
 CalculateNativeWinOcclusion,DestroyProfileOnBrowserClose,PaintHolding";
 
 /// Connections that the browser makes through its proxy before it lets requests wait: as many as it would
 /// make without. Its own default is 32, for all hosts together.
-const CONNECTIONS: u32 = 256;
+const MAX_PROXY_CONNECTIONS: u32 = 256;
 
 /// Hides addresses of calls behind names that are asked for by multicast. Without UDP there is nothing to
 /// hide, and pages could have names asked for.
-const MULTICAST_NAMES: &str = "WebRtcHideLocalIpsWithMdns";
+const MDNS_FEATURE: &str = "WebRtcHideLocalIpsWithMdns";
 
 /// What WebRTC may send past the proxy: nothing. Told by a switch and by a preference, of which either would
 /// do.
-const NO_UDP: &str = "disable_non_proxied_udp";
+const WEBRTC_NO_UDP_POLICY: &str = "disable_non_proxied_udp";
 
 /// A window without tabs: one with tabs is never narrower than 500 pixels.
-const EMPTY_PAGE: &str = "--app=data:text/html,";
+const EMPTY_PAGE_SWITCH: &str = "--app=data:text/html,";
 
 /// What pages may store, as the browser's quota counts it: as a part of all space of the disk, free or not.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct DiskShare(f64);
+pub(super) struct StorageQuota(f64);
 
-impl DiskShare {
+impl StorageQuota {
     /// `bytes` of the disk that `folder` is on.
-    pub(super) fn of(folder: &Path, bytes: u64) -> Option<Self> {
+    pub(super) fn from_bytes(folder: &Path, bytes: u64) -> Option<Self> {
         let disk = rustix::fs::statvfs(folder).ok()?;
         let total = disk.f_blocks.saturating_mul(disk.f_frsize);
         (total > 0).then(|| Self((bytes as f64 / total as f64).min(1.0)))
     }
 
     /// The pool is for all origins together, so that a page gets no more with more of them.
-    fn switch(self) -> String {
+    fn to_switch(self) -> String {
         format!("--enable-features=StorageQuotaSettings:PoolSizeRatio/{:.12}", self.0)
     }
 }
@@ -114,32 +114,32 @@ pub(super) fn switches(
     guard: SocketAddr,
     udp: bool,
     profile: &Path,
-    disk: Option<DiskShare>,
+    disk: Option<StorageQuota>,
 ) -> Vec<String> {
     let mut all: Vec<String> = SWITCHES.iter().map(|&s| s.to_owned()).collect();
-    all.push(if udp { FEATURES_OFF.to_owned() } else { format!("{FEATURES_OFF},{MULTICAST_NAMES}") });
+    all.push(if udp { DISABLED_FEATURES.to_owned() } else { format!("{DISABLED_FEATURES},{MDNS_FEATURE}") });
     all.push(format!("--proxy-server=socks5://{guard}"));
     if !udp {
-        all.push(format!("--webrtc-ip-handling-policy={NO_UDP}"));
+        all.push(format!("--webrtc-ip-handling-policy={WEBRTC_NO_UDP_POLICY}"));
         // Names are for the guard to resolve. Nothing should ask for one; whatever does hears that there is
         // none.
         all.push(format!("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {}", guard.ip()));
     }
     all.push(format!("--user-data-dir={}", profile.display()));
-    all.extend(disk.map(DiskShare::switch));
+    all.extend(disk.map(StorageQuota::to_switch));
     all.push(format!("--window-size={},{}", source.size.width(), source.size.height()));
-    all.push(EMPTY_PAGE.to_owned());
+    all.push(EMPTY_PAGE_SWITCH.to_owned());
     all
 }
 
 /// Content setting: refused without a question.
-const BLOCK: u32 = 2;
+const CONTENT_SETTING_BLOCK: u32 = 2;
 
 /// What the browser finds in its fresh profile and no switch can say: files and their contents.
-pub(crate) fn profile(context: &Context, network: &Network) -> [(&'static str, Value); 2] {
+pub(crate) fn profile_files(context: &BrowserContext, network: &NetworkPolicy) -> [(&'static str, Value); 2] {
     let mut preferences = preferences();
     if !network.udp {
-        preferences["webrtc"] = json!({"ip_handling_policy": NO_UDP});
+        preferences["webrtc"] = json!({"ip_handling_policy": WEBRTC_NO_UDP_POLICY});
     }
     // Without a user and a password for servers that ask by HTTP, the browser is to understand no such
     // question: it would pass it on to a person. The page gets the 401 instead.
@@ -147,8 +147,8 @@ pub(crate) fn profile(context: &Context, network: &Network) -> [(&'static str, V
     let everywhere = json!({
         "auth": {"schemes": schemes},
         "net": {
-            "max_connections_per_proxy": CONNECTIONS,
-            "max_connections_per_proxy_for_websocket": CONNECTIONS,
+            "max_connections_per_proxy": MAX_PROXY_CONNECTIONS,
+            "max_connections_per_proxy_for_websocket": MAX_PROXY_CONNECTIONS,
         },
     });
     [("Default/Preferences", preferences), ("Local State", everywhere)]
@@ -161,10 +161,10 @@ fn preferences() -> Value {
         "hardware": {"screen_capture_enabled": false},
         "printing": {"enabled": false},
         "profile": {"default_content_setting_values": {
-            "bluetooth_guard": BLOCK,
-            "hid_guard": BLOCK,
-            "serial_guard": BLOCK,
-            "usb_guard": BLOCK,
+            "bluetooth_guard": CONTENT_SETTING_BLOCK,
+            "hid_guard": CONTENT_SETTING_BLOCK,
+            "serial_guard": CONTENT_SETTING_BLOCK,
+            "usb_guard": CONTENT_SETTING_BLOCK,
         }},
     })
 }
@@ -199,7 +199,7 @@ pub(super) fn environment(folder: &Path, wayland: &Path, pulse: &Path) -> Vec<(&
 pub fn find_chromium() -> Result<PathBuf, Vec<PathBuf>> {
     let places: Vec<PathBuf> = match std::env::var_os(CHROMIUM_VARIABLE) {
         Some(path) => vec![path.into()],
-        None => PLACES.iter().map(PathBuf::from).collect(),
+        None => CHROMIUM_PATHS.iter().map(PathBuf::from).collect(),
     };
     places.iter().find(|p| p.is_file()).cloned().ok_or(places)
 }
@@ -208,12 +208,12 @@ pub fn find_chromium() -> Result<PathBuf, Vec<PathBuf>> {
 mod tests {
     use super::*;
     use pagecast_core::Fps;
-    use pagecast_core::spec::{Context, Size, SourceUrl};
+    use pagecast_core::spec::{BrowserContext, Size, SourceUrl};
 
     #[test]
     fn the_sandbox_is_never_switched_off() {
         assert!(SWITCHES.iter().all(|s| !s.contains("no-sandbox") && !s.contains("disable-web-security")));
-        assert!(!FEATURES_OFF.contains("site-per-process"));
+        assert!(!DISABLED_FEATURES.contains("site-per-process"));
     }
 
     #[test]
@@ -223,14 +223,14 @@ mod tests {
             size: Size::new(640, 360).unwrap(),
             fps: Fps::new(30).unwrap(),
             scale_factor: 1.0,
-            context: Context::default(),
+            context: BrowserContext::default(),
         };
         for udp in [false, true] {
             let guard = SocketAddr::from(([127, 0, 0, 1], 1080));
-            let all = switches(&source, guard, udp, Path::new("/profile"), Some(DiskShare(0.5)));
+            let all = switches(&source, guard, udp, Path::new("/profile"), Some(StorageQuota(0.5)));
             let lists: Vec<_> = all.iter().filter(|s| s.starts_with("--disable-features=")).collect();
             assert_eq!(lists.len(), 1, "the browser takes the last list only");
-            assert_eq!(lists[0].contains(MULTICAST_NAMES), !udp);
+            assert_eq!(lists[0].contains(MDNS_FEATURE), !udp);
             assert!(all.iter().any(|s| s == "--proxy-server=socks5://127.0.0.1:1080"));
             let quota = "--enable-features=StorageQuotaSettings:PoolSizeRatio/0.500000000000";
             assert!(all.iter().filter(|s| s.starts_with("--enable-features=")).eq([quota]));

@@ -6,64 +6,64 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::cdp::{Cdp, Error};
+use super::cdp::{CdpClient, Error};
 
 /// The one category in which frames are followed from their begin to their presentation.
-const CATEGORY: &str = "disabled-by-default-devtools.timeline.frame";
+const TRACE_CATEGORY: &str = "disabled-by-default-devtools.timeline.frame";
 /// The event that spans a frame's life, and those within it that say that the page itself drew it, and that it was shown.
-const FRAME: &str = "PipelineReporter";
-const DRAWN: &str = "SendBeginMainFrameToCommit";
-const SHOWN: &str = "SubmitCompositorFrameToPresentationCompositorFrame";
+const FRAME_EVENT: &str = "PipelineReporter";
+const MAIN_FRAME_EVENT: &str = "SendBeginMainFrameToCommit";
+const PRESENTATION_EVENT: &str = "SubmitCompositorFrameToPresentationCompositorFrame";
 /// Events kept of a sample. One of twelve ticks has a few hundred.
-const MAX_EVENTS: usize = 10_000;
+const MAX_TRACE_EVENTS: usize = 10_000;
 /// Memory that the browser may use for a sample.
-const BUFFER_KIB: u32 = 1024;
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TRACE_BUFFER_KIB: u32 = 1024;
+const TRACE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the browser told of the sample that is being taken.
 #[derive(Debug, Default)]
-pub(super) struct Trace {
-    sample: Mutex<(Vec<Event>, bool)>,
+pub(super) struct TraceBuffer {
+    events: Mutex<(Vec<TraceEvent>, bool)>,
     complete: Condvar,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Event {
-    at_us: f64,
+struct TraceEvent {
+    timestamp_us: f64,
     /// Of the frame: process and identifier.
     frame: (u64, String),
-    what: What,
+    phase: FramePhase,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Begun,
-    Drawn,
-    Shown,
-    Done,
+enum FramePhase {
+    Begin,
+    MainFrameCommitted,
+    Presented,
+    End,
 }
 
-impl Event {
-    fn read(event: &Value) -> Option<Self> {
+impl TraceEvent {
+    fn parse(event: &Value) -> Option<Self> {
         let what = match (event["name"].as_str()?, event["ph"].as_str()?) {
-            (FRAME, "b") => What::Begun,
-            (DRAWN, "e") => What::Drawn,
-            (SHOWN, "e") => What::Shown,
-            (FRAME, "e") => What::Done,
+            (FRAME_EVENT, "b") => FramePhase::Begin,
+            (MAIN_FRAME_EVENT, "e") => FramePhase::MainFrameCommitted,
+            (PRESENTATION_EVENT, "e") => FramePhase::Presented,
+            (FRAME_EVENT, "e") => FramePhase::End,
             _ => return None,
         };
         let id = event.get("id").or_else(|| event.get("id2"))?.to_string();
-        Some(Self { at_us: event["ts"].as_f64()?, frame: (event["pid"].as_u64()?, id), what })
+        Some(Self { timestamp_us: event["ts"].as_f64()?, frame: (event["pid"].as_u64()?, id), phase: what })
     }
 }
 
-impl Trace {
+impl TraceBuffer {
     /// Takes a part of the trace.
-    pub(super) fn take(&self, params: &Value) {
+    pub(super) fn add_events(&self, params: &Value) {
         let mut sample = self.lock();
-        let room = MAX_EVENTS - sample.0.len();
+        let room = MAX_TRACE_EVENTS - sample.0.len();
         let events = params["value"].as_array().into_iter().flatten();
-        sample.0.extend(events.filter_map(Event::read).take(room));
+        sample.0.extend(events.filter_map(TraceEvent::parse).take(room));
     }
 
     /// There is no more, or nobody to tell it.
@@ -72,71 +72,74 @@ impl Trace {
         self.complete.notify_all();
     }
 
-    fn start(&self) {
+    fn clear(&self) {
         *self.lock() = (Vec::new(), false);
     }
 
-    fn wait(&self) -> Vec<Event> {
+    fn wait_for_events(&self) -> Vec<TraceEvent> {
         let guard = self.lock();
         let (mut guard, _) = self
             .complete
-            .wait_timeout_while(guard, TIMEOUT, |sample| !sample.1)
+            .wait_timeout_while(guard, TRACE_TIMEOUT, |sample| !sample.1)
             .unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut guard.0)
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Vec<Event>, bool)> {
-        self.sample.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, (Vec<TraceEvent>, bool)> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes samples of the browser's trace.
 #[derive(Debug)]
-pub(crate) struct Tracer {
-    pub(super) cdp: Cdp,
+pub(crate) struct FrameTracer {
+    pub(super) cdp: CdpClient,
     pub(super) shared: Arc<super::Shared>,
 }
 
-impl Tracer {
+impl FrameTracer {
     /// How long each picture that the page drew took, from the tick on which it was begun until it was shown, while `pause`
     /// lasts. Empty when `pause` says that it was interrupted.
-    pub(crate) fn sample(&self, pause: impl FnOnce() -> bool) -> Result<Vec<Duration>, Error> {
+    pub(crate) fn record_frame_latencies(
+        &self,
+        pause: impl FnOnce() -> bool,
+    ) -> Result<Vec<Duration>, Error> {
         let trace = &self.shared.trace;
-        trace.start();
+        trace.clear();
         let config = json!({
             "recordMode": "recordUntilFull",
-            "includedCategories": [CATEGORY],
+            "includedCategories": [TRACE_CATEGORY],
             "excludedCategories": ["*"],
-            "traceBufferSizeInKb": BUFFER_KIB,
+            "traceBufferSizeInKb": TRACE_BUFFER_KIB,
         });
         let params = json!({"transferMode": "ReportEvents", "traceConfig": config});
-        self.cdp.call("", "Tracing.start", params, TIMEOUT)?;
+        self.cdp.call("", "Tracing.start", params, TRACE_TIMEOUT)?;
         if !pause() {
             return Ok(Vec::new());
         }
-        self.cdp.call("", "Tracing.end", json!({}), TIMEOUT)?;
-        Ok(pictures(trace.wait()))
+        self.cdp.call("", "Tracing.end", json!({}), TRACE_TIMEOUT)?;
+        Ok(frame_latencies(trace.wait_for_events()))
     }
 }
 
-fn pictures(mut events: Vec<Event>) -> Vec<Duration> {
-    events.sort_by(|a, b| a.at_us.total_cmp(&b.at_us));
+fn frame_latencies(mut events: Vec<TraceEvent>) -> Vec<Duration> {
+    events.sort_by(|a, b| a.timestamp_us.total_cmp(&b.timestamp_us));
     let mut frames: HashMap<(u64, String), (f64, bool, bool)> = HashMap::new();
     let mut pictures = Vec::new();
     for event in events {
-        match event.what {
-            What::Begun => {
-                frames.insert(event.frame, (event.at_us, false, false));
+        match event.phase {
+            FramePhase::Begin => {
+                frames.insert(event.frame, (event.timestamp_us, false, false));
             }
-            What::Drawn => {
+            FramePhase::MainFrameCommitted => {
                 frames.entry(event.frame).and_modify(|frame| frame.1 = true);
             }
-            What::Shown => {
+            FramePhase::Presented => {
                 frames.entry(event.frame).and_modify(|frame| frame.2 = true);
             }
-            What::Done => {
+            FramePhase::End => {
                 if let Some((begun_us, true, true)) = frames.remove(&event.frame) {
-                    pictures.extend(Duration::try_from_secs_f64((event.at_us - begun_us) / 1e6));
+                    pictures.extend(Duration::try_from_secs_f64((event.timestamp_us - begun_us) / 1e6));
                 }
             }
         }
@@ -154,36 +157,36 @@ mod tests {
 
     #[test]
     fn only_frames_that_the_page_drew_and_that_were_shown_count() {
-        let trace = Trace::default();
-        trace.start();
+        let trace = TraceBuffer::default();
+        trace.clear();
         // Parts come out of order; a frame that another continues has the same times, but was not drawn by the page.
-        trace.take(&json!({"value": [
-            event(SHOWN, "e", "0x1", 36_000.0),
-            event(FRAME, "e", "0x1", 36_000.0),
-            event(FRAME, "e", "0x2", 36_000.0),
-            event(SHOWN, "e", "0x2", 36_000.0),
+        trace.add_events(&json!({"value": [
+            event(PRESENTATION_EVENT, "e", "0x1", 36_000.0),
+            event(FRAME_EVENT, "e", "0x1", 36_000.0),
+            event(FRAME_EVENT, "e", "0x2", 36_000.0),
+            event(PRESENTATION_EVENT, "e", "0x2", 36_000.0),
         ]}));
-        trace.take(&json!({"value": [
-            event(FRAME, "b", "0x1", 1_000.0),
-            event(DRAWN, "e", "0x1", 2_000.0),
-            event(FRAME, "b", "0x2", 34_000.0),
-            event(FRAME, "b", "0x3", 34_000.0),
-            event(DRAWN, "e", "0x3", 35_000.0),
-            event(FRAME, "e", "0x3", 35_500.0),
-            {"name": FRAME, "ph": "b", "ts": "soon"},
+        trace.add_events(&json!({"value": [
+            event(FRAME_EVENT, "b", "0x1", 1_000.0),
+            event(MAIN_FRAME_EVENT, "e", "0x1", 2_000.0),
+            event(FRAME_EVENT, "b", "0x2", 34_000.0),
+            event(FRAME_EVENT, "b", "0x3", 34_000.0),
+            event(MAIN_FRAME_EVENT, "e", "0x3", 35_000.0),
+            event(FRAME_EVENT, "e", "0x3", 35_500.0),
+            {"name": FRAME_EVENT, "ph": "b", "ts": "soon"},
             17,
         ]}));
         trace.finish();
-        assert_eq!(pictures(trace.wait()), [Duration::from_millis(35)]);
+        assert_eq!(frame_latencies(trace.wait_for_events()), [Duration::from_millis(35)]);
     }
 
     #[test]
     fn a_browser_that_tells_too_much_is_cut_off() {
-        let trace = Trace::default();
-        let many: Vec<Value> = (0..6000).map(|i| event(FRAME, "b", &i.to_string(), 0.0)).collect();
+        let trace = TraceBuffer::default();
+        let many: Vec<Value> = (0..6000).map(|i| event(FRAME_EVENT, "b", &i.to_string(), 0.0)).collect();
         let many = json!({ "value": many });
-        trace.take(&many);
-        trace.take(&many);
-        assert_eq!(trace.lock().0.len(), MAX_EVENTS);
+        trace.add_events(&many);
+        trace.add_events(&many);
+        assert_eq!(trace.lock().0.len(), MAX_TRACE_EVENTS);
     }
 }

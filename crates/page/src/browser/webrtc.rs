@@ -12,6 +12,6 @@ pub(super) fn script() -> String {
 }
 
 /// Whether `Runtime.bindingCalled` tells of such a connection.
-pub(super) fn is_told(params: &Value) -> bool {
+pub(super) fn is_connection_event(params: &Value) -> bool {
     params["name"] == BINDING
 }

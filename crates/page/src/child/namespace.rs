@@ -27,7 +27,7 @@ const UNSHARE_ARGS: [&str; 8] = [
 /// Covers the folder for temporary files but for the run folder, shared memory, and each folder named before
 /// `--`; then gives up the right to mount anything and becomes the program. Arguments: the run folder, which is
 /// the working directory, the folder for temporary files, folders to cover, `--`, the program with its own.
-const COVER: &str = r#"
+const MOUNT_SCRIPT: &str = r#"
 set -e
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 run=$1 temporary=$2; shift 2
@@ -45,12 +45,16 @@ exec setpriv --ambient-caps=-all --inh-caps=-all "$@"
 
 /// A program and its arguments, which run `program` in namespaces of its own. It sees `run_folder`, and
 /// nothing else of the folder for temporary files, of our home, or of the service's data.
-pub(super) fn wrap(program: &Path, args: Vec<String>, run_folder: &Path) -> (PathBuf, Vec<OsString>) {
+pub(super) fn unshare_command(
+    program: &Path,
+    args: Vec<String>,
+    run_folder: &Path,
+) -> (PathBuf, Vec<OsString>) {
     let temporary = run_folder.parent().unwrap_or(run_folder);
     let mut all: Vec<OsString> = UNSHARE_ARGS.iter().map(OsString::from).collect();
-    all.extend(["/bin/sh", "-c", COVER, "pagecast-cover"].map(OsString::from));
+    all.extend(["/bin/sh", "-c", MOUNT_SCRIPT, "pagecast-cover"].map(OsString::from));
     all.extend([run_folder, temporary].map(OsString::from));
-    all.extend(covered(program, temporary).into_iter().map(OsString::from));
+    all.extend(folders_to_hide(program, temporary).into_iter().map(OsString::from));
     all.push("--".into());
     all.push(program.into());
     all.extend(args.into_iter().map(OsString::from));
@@ -59,7 +63,7 @@ pub(super) fn wrap(program: &Path, args: Vec<String>, run_folder: &Path) -> (Pat
 
 /// Folders of ours to cover: home, working directory and the service's data, but for those that hold what the
 /// browser needs.
-fn covered(program: &Path, temporary: &Path) -> Vec<PathBuf> {
+fn folders_to_hide(program: &Path, temporary: &Path) -> Vec<PathBuf> {
     let me = rustix::process::geteuid().as_raw();
     let named = ["HOME", PRIVATE_FOLDER_VARIABLE].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
     let mut folders: Vec<PathBuf> = named
@@ -77,10 +81,10 @@ fn covered(program: &Path, temporary: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether this machine lets us have them. Found out once, by a program that does nothing.
-pub(super) fn are_possible(run_folder: &Path) -> bool {
+pub(super) fn are_available(run_folder: &Path) -> bool {
     static POSSIBLE: OnceLock<bool> = OnceLock::new();
     *POSSIBLE.get_or_init(|| {
-        let (program, args) = wrap(Path::new("/bin/true"), Vec::new(), run_folder);
+        let (program, args) = unshare_command(Path::new("/bin/true"), Vec::new(), run_folder);
         let args: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
         match super::run_tool(&program, args.into_iter(), run_folder) {
             Ok(Ok(())) => true,

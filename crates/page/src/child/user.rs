@@ -18,19 +18,19 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Names the user ids of browsers, like `2000000000-2000065535`.
 pub const BROWSER_UIDS_VARIABLE: &str = "PAGECAST_BROWSER_UIDS";
 /// The usual range: within 1879048192 to 2147483647, which systemd's list of user ids leaves unused.
-const USUAL: UidRange = UidRange { first: 2_000_000_000, last: 2_000_065_535 };
+const DEFAULT_UID_RANGE: UidRange = UidRange { first: 2_000_000_000, last: 2_000_065_535 };
 /// The range in a user namespace that maps ids of 16 bits only, as containers have it: unused by the same
 /// list.
-const SMALL: UidRange = UidRange { first: 60_706, last: 61_183 };
+const DEFAULT_UID_RANGE_16_BIT: UidRange = UidRange { first: 60_706, last: 61_183 };
 /// The least that a range may begin with: smaller ids belong to the system and to people.
 const MIN_UID: u32 = 1000;
 /// Ids that are never anybody's: `nobody` and "no id", in 16 and in 32 bits.
-const RESERVED: [u32; 3] = [65_534, 65_535, u32::MAX];
+const RESERVED_UIDS: [u32; 3] = [65_534, 65_535, u32::MAX];
 /// Where locks are, the first of these that can be made.
 const LOCK_FOLDERS: [&str; 2] = ["/run/pagecast-users", "/tmp/pagecast-users"];
 /// How often, and how long apart, processes of a user are looked for and killed until there are none.
-const KILL_ROUNDS: u32 = 50;
-const KILL_PAUSE: Duration = Duration::from_millis(20);
+const MAX_KILL_ATTEMPTS: u32 = 50;
+const KILL_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// User ids, both ends included. The group of each has the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl UidRange {
             let what = format!(
                 "{BROWSER_UIDS_VARIABLE}={text} is no range of user ids: write two ids of at least {MIN_UID}, \
                  like {}-{}",
-                USUAL.first, USUAL.last
+                DEFAULT_UID_RANGE.first, DEFAULT_UID_RANGE.last
             );
             io::Error::new(io::ErrorKind::InvalidInput, what)
         };
@@ -81,33 +81,33 @@ pub(crate) struct User {
 
 /// A user that is ours alone for as long as this, or a janitor with a copy of its lock, lives.
 #[derive(Debug)]
-pub(crate) struct UserLease {
+pub(crate) struct ReservedUser {
     pub(crate) user: User,
     lock: File,
 }
 
-impl UserLease {
+impl ReservedUser {
     /// A user that no other cast of this machine has, with no process that an earlier one left. `None` if we
     /// are not root: then the browser runs as we do.
     ///
     /// # Errors
     /// The range cannot be read, is not ours to give, or all of it is taken; no lock can be made.
-    pub(crate) fn acquire() -> io::Result<Option<Self>> {
+    pub(crate) fn reserve() -> io::Result<Option<Self>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        let range = range(std::env::var(BROWSER_UIDS_VARIABLE).ok().as_deref())?;
-        Self::acquire_in(&lock_folder()?, range).map(Some)
+        let range = uid_range(std::env::var(BROWSER_UIDS_VARIABLE).ok().as_deref())?;
+        Self::reserve_in(&lock_folder()?, range).map(Some)
     }
 
-    fn acquire_in(folder: &Path, range: UidRange) -> io::Result<Self> {
-        let named = named_ids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default());
+    fn reserve_in(folder: &Path, range: UidRange) -> io::Result<Self> {
+        let named = passwd_uids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default());
         for uid in range.first..=range.last {
-            if RESERVED.contains(&uid) || named.contains(&uid) {
+            if RESERVED_UIDS.contains(&uid) || named.contains(&uid) {
                 continue;
             }
-            let Some(lock) = lock(folder, uid)? else { continue };
-            kill_all_of(uid)?;
+            let Some(lock) = try_lock_uid(folder, uid)? else { continue };
+            kill_processes_of(uid)?;
             return Ok(Self { user: User { uid, gid: uid }, lock });
         }
         let UidRange { first, last } = range;
@@ -117,22 +117,22 @@ impl UserLease {
     }
 
     /// A copy of the lock, which is held until both are closed.
-    pub(super) fn lock(&self) -> io::Result<File> {
+    pub(super) fn clone_lock(&self) -> io::Result<File> {
         self.lock.try_clone()
     }
 }
 
-impl Drop for UserLease {
+impl Drop for ReservedUser {
     fn drop(&mut self) {
         // What left the browser's group and session is found by its user.
-        if let Err(error) = kill_all_of(self.user.uid) {
+        if let Err(error) = kill_processes_of(self.user.uid) {
             tracing::warn!(%error, uid = self.user.uid, "processes of a browser that is gone are left");
         }
     }
 }
 
 /// The range to take users from.
-fn range(set: Option<&str>) -> io::Result<UidRange> {
+fn uid_range(set: Option<&str>) -> io::Result<UidRange> {
     let maps: Vec<String> = ["/proc/self/uid_map", "/proc/self/gid_map"]
         .iter()
         .map(std::fs::read_to_string)
@@ -140,7 +140,7 @@ fn range(set: Option<&str>) -> io::Result<UidRange> {
     let is_mapped = |range: UidRange| maps.iter().all(|map| range.is_mapped(map));
     let candidates = match set {
         Some(text) => vec![UidRange::parse(text)?],
-        None => vec![USUAL, SMALL],
+        None => vec![DEFAULT_UID_RANGE, DEFAULT_UID_RANGE_16_BIT],
     };
     candidates.iter().copied().find(|range| is_mapped(*range)).ok_or_else(|| {
         let UidRange { first, last } = candidates[0];
@@ -152,7 +152,7 @@ fn range(set: Option<&str>) -> io::Result<UidRange> {
 }
 
 /// Ids that people and services have.
-fn named_ids(passwd: &str) -> HashSet<u32> {
+fn passwd_uids(passwd: &str) -> HashSet<u32> {
     passwd.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect()
 }
 
@@ -160,7 +160,7 @@ fn named_ids(passwd: &str) -> HashSet<u32> {
 fn lock_folder() -> io::Result<PathBuf> {
     let mut failed = None;
     for folder in LOCK_FOLDERS {
-        match make_lock_folder(Path::new(folder)) {
+        match create_lock_folder(Path::new(folder)) {
             Ok(()) => return Ok(folder.into()),
             Err(error) => failed = Some(error),
         }
@@ -168,7 +168,7 @@ fn lock_folder() -> io::Result<PathBuf> {
     Err(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
-fn make_lock_folder(folder: &Path) -> io::Result<()> {
+fn create_lock_folder(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -183,7 +183,7 @@ fn make_lock_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Locks a user; `None` if somebody else has.
-fn lock(folder: &Path, uid: u32) -> io::Result<Option<File>> {
+fn try_lock_uid(folder: &Path, uid: u32) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();
     let file =
         options.write(true).create(true).truncate(false).mode(0o600).open(folder.join(uid.to_string()))?;
@@ -196,21 +196,21 @@ fn lock(folder: &Path, uid: u32) -> io::Result<Option<File>> {
 
 /// Kills what still runs as a user whose cast is gone, its janitor included. Does nothing if another cast has
 /// the user by now.
-pub(super) fn clear(uid: u32) {
-    let in_range = range(std::env::var(BROWSER_UIDS_VARIABLE).ok().as_deref())
+pub(super) fn kill_stale_processes(uid: u32) {
+    let in_range = uid_range(std::env::var(BROWSER_UIDS_VARIABLE).ok().as_deref())
         .is_ok_and(|range| (range.first..=range.last).contains(&uid));
     if in_range
         && let Ok(folder) = lock_folder()
-        && let Ok(Some(_lock)) = lock(&folder, uid)
-        && let Err(error) = kill_all_of(uid)
+        && let Ok(Some(_lock)) = try_lock_uid(&folder, uid)
+        && let Err(error) = kill_processes_of(uid)
     {
         tracing::warn!(%error, uid, "processes of a browser that is gone are left");
     }
 }
 
 /// Kills all processes of a user, until there are none.
-fn kill_all_of(uid: u32) -> io::Result<()> {
-    for _ in 0..KILL_ROUNDS {
+fn kill_processes_of(uid: u32) -> io::Result<()> {
+    for _ in 0..MAX_KILL_ATTEMPTS {
         let found = processes_of(uid)?;
         if found.is_empty() {
             return Ok(());
@@ -219,7 +219,7 @@ fn kill_all_of(uid: u32) -> io::Result<()> {
             // Gone by itself.
             let _gone = kill_process(pid, Signal::KILL);
         }
-        std::thread::sleep(KILL_PAUSE);
+        std::thread::sleep(KILL_RETRY_INTERVAL);
     }
     Err(io::Error::other(format!("processes of user {uid} cannot be killed")))
 }
@@ -242,7 +242,7 @@ fn processes_of(uid: u32) -> io::Result<Vec<Pid>> {
 
 /// Whether the process at the other end of a socket is the browser, which runs as `uid`, or one of ours.
 /// Without a user of its own the browser runs as we do.
-pub(crate) fn is_from_browser(socket: &UnixStream, uid: Option<u32>) -> bool {
+pub(crate) fn is_browser_peer(socket: &UnixStream, uid: Option<u32>) -> bool {
     let Ok(peer) = rustix::net::sockopt::socket_peercred(socket) else { return false };
     Some(peer.uid.as_raw()) == uid || peer.uid == rustix::process::geteuid()
 }
@@ -263,13 +263,17 @@ mod tests {
         }
         let all = "         0          0 4294967295\n";
         let rootless = "         0       1000          1\n         1     100000      65536\n";
-        assert!(USUAL.is_mapped(all) && SMALL.is_mapped(all));
-        assert!(!USUAL.is_mapped(rootless) && SMALL.is_mapped(rootless) && !SMALL.is_mapped("nonsense"));
+        assert!(DEFAULT_UID_RANGE.is_mapped(all) && DEFAULT_UID_RANGE_16_BIT.is_mapped(all));
+        assert!(
+            !DEFAULT_UID_RANGE.is_mapped(rootless)
+                && DEFAULT_UID_RANGE_16_BIT.is_mapped(rootless)
+                && !DEFAULT_UID_RANGE_16_BIT.is_mapped("nonsense")
+        );
     }
 
     #[test]
     fn ids_with_names_are_found() {
-        let found = named_ids("root:x:0:0:root:/root:/bin/sh\nnonsense\nann:x:60706:1::/:/bin/sh\n");
+        let found = passwd_uids("root:x:0:0:root:/root:/bin/sh\nnonsense\nann:x:60706:1::/:/bin/sh\n");
         assert_eq!(found, HashSet::from([0, 60_706]));
     }
 
@@ -280,32 +284,32 @@ mod tests {
             return;
         }
         let folder = std::env::temp_dir().join(format!("pagecast-user-locks-{}", std::process::id()));
-        make_lock_folder(&folder).unwrap();
+        create_lock_folder(&folder).unwrap();
         // Away from what casts of this machine use.
         let range = UidRange { first: 1_999_000_000, last: 1_999_000_001 };
-        let first = UserLease::acquire_in(&folder, range).unwrap();
-        let second = UserLease::acquire_in(&folder, range).unwrap();
+        let first = ReservedUser::reserve_in(&folder, range).unwrap();
+        let second = ReservedUser::reserve_in(&folder, range).unwrap();
         assert_eq!((first.user.uid, second.user.uid), (range.first, range.last));
-        assert!(UserLease::acquire_in(&folder, range).unwrap_err().to_string().contains("are taken"));
-        let spec = super::super::Spec {
+        assert!(ReservedUser::reserve_in(&folder, range).unwrap_err().to_string().contains("are taken"));
+        let spec = super::super::SpawnOptions {
             program: Path::new("/bin/sh"),
             args: vec!["-c".into(), "sleep 1000".into()],
             env: vec![("PATH", "/usr/bin:/bin".into())],
             folder: Path::new("/"),
             fds: vec![],
             user: Some(first.user),
-            covered_but: None,
+            isolated_run_folder: None,
             max_file_bytes: None,
             stderr: std::process::Stdio::null(),
         };
         let mut left = super::super::spawn(spec).unwrap();
-        let copy = first.lock().unwrap();
+        let copy = first.clone_lock().unwrap();
         drop(first);
         left.wait().unwrap();
         assert!(processes_of(range.first).unwrap().is_empty());
-        assert!(UserLease::acquire_in(&folder, range).is_err(), "the janitor of the first still has it");
+        assert!(ReservedUser::reserve_in(&folder, range).is_err(), "the janitor of the first still has it");
         drop(copy);
-        assert_eq!(UserLease::acquire_in(&folder, range).unwrap().user.uid, range.first);
+        assert_eq!(ReservedUser::reserve_in(&folder, range).unwrap().user.uid, range.first);
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -313,11 +317,11 @@ mod tests {
     fn a_folder_that_others_can_write_is_not_used_for_locks() {
         let folder = std::env::temp_dir().join(format!("pagecast-open-locks-{}", std::process::id()));
         DirBuilder::new().mode(0o755).create(&folder).unwrap();
-        let said = make_lock_folder(&folder).unwrap_err().to_string();
+        let said = create_lock_folder(&folder).unwrap_err().to_string();
         assert!(said.contains("others may use it"), "{said}");
         std::fs::remove_dir(&folder).unwrap();
         std::os::unix::fs::symlink("/etc", &folder).unwrap();
-        assert!(make_lock_folder(&folder).is_err());
+        assert!(create_lock_folder(&folder).is_err());
         std::fs::remove_file(folder).unwrap();
     }
 }

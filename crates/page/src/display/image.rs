@@ -63,7 +63,7 @@ impl Image {
         mut changed: impl FnMut(Rect),
     ) -> Result<(), BufferError> {
         with_buffer_contents(buffer, |pool, pool_len, data| {
-            let source = Source::new(pool, pool_len, data)?;
+            let source = ShmBuffer::new(pool, pool_len, data)?;
             let (width, height) = (source.width.min(max.0), source.height.min(max.1));
             let opaque = data.format == Format::Xrgb8888;
             let fresh = (width, height, opaque) != (self.width, self.height, self.opaque);
@@ -74,7 +74,7 @@ impl Image {
             let whole = [Rect { x: 0, y: 0, width: width as i32, height: height as i32 }];
             let damage = if fresh { &whole[..] } else { damage.unwrap_or(&whole) };
             for (x0, y0, x1, y1) in damage.iter().filter_map(|r| r.clip(width, height)) {
-                self.copy(&source, (x0, y0, x1, y1), &mut changed);
+                self.copy_changed_tiles(&source, (x0, y0, x1, y1), &mut changed);
             }
             Ok(())
         })
@@ -82,7 +82,12 @@ impl Image {
     }
 
     /// Copies the tiles that `x0,y0 .. x1,y1` touches, if they differ.
-    fn copy(&mut self, source: &Source, area: (u32, u32, u32, u32), changed: &mut impl FnMut(Rect)) {
+    fn copy_changed_tiles(
+        &mut self,
+        source: &ShmBuffer,
+        area: (u32, u32, u32, u32),
+        changed: &mut impl FnMut(Rect),
+    ) {
         let (x0, y0, x1, y1) = area;
         let mut fresh = [0_u8; TILE_BYTES];
         for top in (y0 / TILE_HEIGHT * TILE_HEIGHT..y1).step_by(TILE_HEIGHT as usize) {
@@ -92,7 +97,7 @@ impl Image {
                 let mut differs = false;
                 for y in 0..h {
                     let line = &mut fresh[y as usize * row..][..row];
-                    source.read(left, top + y, line);
+                    source.read_row(left, top + y, line);
                     differs |= line != &self.bgra[self.offset(left, top + y)..][..row];
                 }
                 if !differs {
@@ -114,14 +119,14 @@ impl Image {
 }
 
 /// A client's buffer, checked to lie within its pool.
-struct Source {
+struct ShmBuffer {
     start: *const u8,
     stride: usize,
     width: u32,
     height: u32,
 }
 
-impl Source {
+impl ShmBuffer {
     fn new(pool: *const u8, pool_len: usize, data: BufferData) -> Result<Self, BufferError> {
         if !matches!(data.format, Format::Argb8888 | Format::Xrgb8888) {
             return Err(BufferError::Format);
@@ -143,7 +148,7 @@ impl Source {
     }
 
     /// Copies a run of pixels of row `y`, starting at `x`, into `to`.
-    fn read(&self, x: u32, y: u32, to: &mut [u8]) {
+    fn read_row(&self, x: u32, y: u32, to: &mut [u8]) {
         assert!(
             y < self.height && x as usize * 4 + to.len() <= self.width as usize * 4,
             "read outside of the buffer"

@@ -33,18 +33,18 @@ use super::protocol::{ClientState, State};
 /// Surfaces at a time.
 pub(super) const MAX_SURFACES: usize = 256;
 /// Requests that leave something behind (objects, damage, regions, cached commits) within a slot.
-pub(super) const MAX_KEPT_PER_SLOT: u32 = 4096;
+pub(super) const MAX_RETAINED_REQUESTS_PER_SLOT: u32 = 4096;
 /// Such requests whose leftovers may be alive at a time, roughly: told by the object ids, which clients use densely.
 pub(super) const MAX_OBJECTS: u32 = 16_384;
 /// Pools and buffers alive at a time: each may keep a descriptor of ours open, and the process has few.
 const MAX_BUFFERS: u32 = 256;
 /// Rectangles of damage between two commits; beyond, the rest is not kept and the whole surface counts as damaged.
-const MAX_DAMAGE: usize = 256;
+const MAX_DAMAGE_RECTS: usize = 256;
 /// Types in which what is copied may be offered, and the length of a type's name.
-const MAX_OFFERS: usize = 64;
-const MAX_OFFER: usize = 256;
+const MAX_MIME_TYPES: usize = 64;
+const MAX_MIME_TYPE_BYTES: usize = 256;
 /// Configurations of a window or pop-up that wait for the client's acknowledgement.
-const MAX_UNACKNOWLEDGED: usize = 64;
+const MAX_PENDING_CONFIGURES: usize = 64;
 
 /// Ends the connection of the client that owns `resource`.
 pub(super) fn disconnect(resource: &impl Resource, why: &str) {
@@ -53,7 +53,7 @@ pub(super) fn disconnect(resource: &impl Resource, why: &str) {
 }
 
 /// Disconnects a client that has asked for ever more configurations of `surface` and acknowledges none.
-pub(super) fn count_configures(surface: &WlSurface) {
+pub(super) fn check_pending_configures(surface: &WlSurface) {
     let waiting = with_states(surface, |states| {
         let window = states.data_map.get::<XdgToplevelSurfaceData>();
         let popup = states.data_map.get::<XdgPopupSurfaceData>();
@@ -61,13 +61,13 @@ pub(super) fn count_configures(surface: &WlSurface) {
         let of_popup = popup.and_then(|p| Some(p.lock().ok()?.pending_configures().len()));
         of_window.or(of_popup).unwrap_or(0)
     });
-    if waiting > MAX_UNACKNOWLEDGED {
+    if waiting > MAX_PENDING_CONFIGURES {
         disconnect(surface, "acknowledges nothing");
     }
 }
 
 /// Ends a connection.
-fn kill(client: &Client, display: &DisplayHandle, why: &str) {
+fn kill_client(client: &Client, display: &DisplayHandle, why: &str) {
     tracing::warn!(why, "display client disconnected");
     let error = ProtocolError {
         code: u32::MAX,
@@ -95,7 +95,7 @@ pub(super) fn disconnect_all(display: &DisplayHandle) {
 }
 
 /// Disconnects the clients that have too many objects of any kind.
-pub(super) fn count_objects(display: &DisplayHandle) {
+pub(super) fn check_object_counts(display: &DisplayHandle) {
     let backend = display.backend_handle();
     for client in all_clients(&backend) {
         let mut count = 0;
@@ -121,25 +121,25 @@ macro_rules! limited {
                 display: &DisplayHandle,
                 init: &mut DataInit<'_, Self>,
             ) {
-                if resource.breaks(&request) {
-                    kill(client, display, "makes no sense");
+                if resource.is_invalid(&request) {
+                    kill_client(client, display, "makes no sense");
                     return;
                 }
-                let verdict = judge(state, client, resource, &request);
+                let verdict = check_limits(state, client, resource, &request);
                 <$to as Dispatch<$interface, $data, Self>>::request(
                     state, client, resource, request, data, display, init,
                 );
                 if let Err(why) = verdict {
-                    kill(client, display, why);
+                    kill_client(client, display, why);
                 }
             }
 
             fn destroyed(state: &mut Self, client: ClientId, resource: &$interface, data: &$data) {
-                if <$interface as Weigh>::IS_BUFFER
+                if <$interface as RequestCost>::IS_BUFFER
                     && let Some(client) = resource.client()
                     && let Some(client) = client.get_data::<ClientState>()
                 {
-                    client.forget_buffer();
+                    client.uncount_buffer();
                 }
                 <$to as Dispatch<$interface, $data, Self>>::destroyed(state, client, resource, data);
             }
@@ -166,26 +166,26 @@ delegate_dispatch!(State: [WlDataDeviceManager: ()] => DataDeviceState);
 delegate_dispatch!(State: [WlDataDevice: DataDeviceUserData] => DataDeviceState);
 
 /// What a request adds.
-trait Weigh: Resource {
+trait RequestCost: Resource {
     /// Whether it is a buffer, or what buffers are made from.
     const IS_BUFFER: bool = false;
 
     /// Whether `request` leaves something behind until later requests take it away.
-    fn keeps(&self, request: &Self::Request) -> bool;
+    fn retains_state(&self, request: &Self::Request) -> bool;
 
     /// Whether the library would panic at `request`, or keep it for ever; it must not make an object.
-    fn breaks(&self, _request: &Self::Request) -> bool {
+    fn is_invalid(&self, _request: &Self::Request) -> bool {
         false
     }
 
     /// Whether that is a buffer, or what buffers are made from.
-    fn makes_buffer(&self, _request: &Self::Request) -> bool {
+    fn creates_buffer(&self, _request: &Self::Request) -> bool {
         false
     }
 }
 
-impl Weigh for WlCompositor {
-    fn keeps(&self, request: &Self::Request) -> bool {
+impl RequestCost for WlCompositor {
+    fn retains_state(&self, request: &Self::Request) -> bool {
         matches!(
             request,
             wl_compositor::Request::CreateSurface { .. } | wl_compositor::Request::CreateRegion { .. }
@@ -193,60 +193,60 @@ impl Weigh for WlCompositor {
     }
 }
 
-impl Weigh for WlRegion {
-    fn keeps(&self, request: &Self::Request) -> bool {
+impl RequestCost for WlRegion {
+    fn retains_state(&self, request: &Self::Request) -> bool {
         matches!(request, wl_region::Request::Add { .. } | wl_region::Request::Subtract { .. })
     }
 }
 
-impl Weigh for WlShm {
-    fn keeps(&self, request: &Self::Request) -> bool {
+impl RequestCost for WlShm {
+    fn retains_state(&self, request: &Self::Request) -> bool {
         matches!(request, wl_shm::Request::CreatePool { .. })
     }
 
-    fn makes_buffer(&self, request: &Self::Request) -> bool {
-        self.keeps(request)
+    fn creates_buffer(&self, request: &Self::Request) -> bool {
+        self.retains_state(request)
     }
 }
 
-impl Weigh for WlBuffer {
+impl RequestCost for WlBuffer {
     const IS_BUFFER: bool = true;
 
-    fn keeps(&self, _request: &Self::Request) -> bool {
+    fn retains_state(&self, _request: &Self::Request) -> bool {
         false
     }
 }
 
-impl Weigh for WlDataSource {
-    fn keeps(&self, request: &Self::Request) -> bool {
+impl RequestCost for WlDataSource {
+    fn retains_state(&self, request: &Self::Request) -> bool {
         matches!(request, wl_data_source::Request::Offer { .. })
     }
 
-    fn breaks(&self, request: &Self::Request) -> bool {
+    fn is_invalid(&self, request: &Self::Request) -> bool {
         let wl_data_source::Request::Offer { mime_type } = request else { return false };
         let offered = with_source_metadata(self, |source| source.mime_types.len()).unwrap_or(0);
-        offered >= MAX_OFFERS || mime_type.len() > MAX_OFFER
+        offered >= MAX_MIME_TYPES || mime_type.len() > MAX_MIME_TYPE_BYTES
     }
 }
 
-impl Weigh for WlShmPool {
+impl RequestCost for WlShmPool {
     const IS_BUFFER: bool = true;
 
-    fn keeps(&self, request: &Self::Request) -> bool {
+    fn retains_state(&self, request: &Self::Request) -> bool {
         matches!(request, wl_shm_pool::Request::CreateBuffer { .. })
     }
 
-    fn breaks(&self, request: &Self::Request) -> bool {
+    fn is_invalid(&self, request: &Self::Request) -> bool {
         matches!(request, wl_shm_pool::Request::Resize { size } if *size <= 0)
     }
 
-    fn makes_buffer(&self, request: &Self::Request) -> bool {
-        self.keeps(request)
+    fn creates_buffer(&self, request: &Self::Request) -> bool {
+        self.retains_state(request)
     }
 }
 
-impl Weigh for WlSurface {
-    fn keeps(&self, request: &Self::Request) -> bool {
+impl RequestCost for WlSurface {
+    fn retains_state(&self, request: &Self::Request) -> bool {
         match request {
             wl_surface::Request::Frame { .. } => true,
             wl_surface::Request::Commit => is_sync_subsurface(self),
@@ -254,7 +254,7 @@ impl Weigh for WlSurface {
                 with_states(self, |states| {
                     let mut guard = states.cached_state.get::<SurfaceAttributes>();
                     let damage = &mut guard.pending().damage;
-                    let full = damage.len() > MAX_DAMAGE;
+                    let full = damage.len() > MAX_DAMAGE_RECTS;
                     if full {
                         damage.truncate(1);
                         damage[0] = smithay::wayland::compositor::Damage::Buffer(
@@ -269,24 +269,24 @@ impl Weigh for WlSurface {
     }
 }
 
-fn judge<R: Weigh>(
+fn check_limits<R: RequestCost>(
     state: &mut State,
     client: &Client,
     resource: &R,
     request: &R::Request,
 ) -> Result<(), &'static str> {
-    state.turn_if_due();
-    if !resource.keeps(request) {
+    state.advance_if_due();
+    if !resource.retains_state(request) {
         return Ok(());
     }
     if resource.id().protocol_id() > MAX_OBJECTS {
         return Err("too many objects");
     }
     let Some(client) = client.get_data::<ClientState>() else { return Ok(()) };
-    if client.count_kept(state.beats.pacer.slot()) > MAX_KEPT_PER_SLOT {
+    if client.count_retained_request(state.emitter.pacer.slot()) > MAX_RETAINED_REQUESTS_PER_SLOT {
         return Err("too many requests");
     }
-    if resource.makes_buffer(request) && client.count_buffer() > MAX_BUFFERS {
+    if resource.creates_buffer(request) && client.count_buffer() > MAX_BUFFERS {
         return Err("too many buffers");
     }
     Ok(())

@@ -37,20 +37,20 @@ use smithay::wayland::shell::xdg::{
 use smithay::wayland::shm::{ShmHandler, ShmState};
 use smithay::wayland::viewporter::ViewporterState;
 
+use super::geometry::OutputGeometry;
 use super::scene::Scene;
 use super::screen::Screen;
-use super::stage::Stage;
-use super::{Beats, Config, limits};
+use super::{Config, TickEmitter, limits};
 use crate::clock;
 
-/// Clock of presentation time stamps: CLOCK_MONOTONIC, which [`crate::clock::now`] reads.
+/// Clock of presentation time stamps: CLOCK_MONOTONIC, which [`crate::publisher_clock::now`] reads.
 const CLOCK_MONOTONIC: u32 = 1;
 
 /// The globals and the screen behind them.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) screen: Screen,
-    pub(crate) beats: Beats,
+    pub(crate) emitter: TickEmitter,
     /// Window pictures committed so far.
     pub(crate) commits: u64,
     compositor: CompositorState,
@@ -62,10 +62,10 @@ pub(crate) struct State {
 
 impl State {
     /// Announces everything on `display`.
-    pub(crate) fn new(display: &DisplayHandle, config: &Config, beats: Beats) -> Self {
+    pub(crate) fn new(display: &DisplayHandle, config: &Config, beats: TickEmitter) -> Self {
         let stage = match config.viewport {
-            Some(viewport) => Stage::middle(config.size, viewport),
-            None => Stage::whole(config.size, config.scale_factor),
+            Some(viewport) => OutputGeometry::letterboxed(config.size, viewport),
+            None => OutputGeometry::full_output(config.size, config.scale_factor),
         };
         let properties = PhysicalProperties {
             size: (0, 0).into(),
@@ -90,7 +90,7 @@ impl State {
         FractionalScaleManagerState::new::<Self>(display);
         Self {
             screen: Screen::new(Scene::new(config.size, stage.area), output, stage),
-            beats,
+            emitter: beats,
             commits: 0,
             compositor: CompositorState::new::<Self>(display),
             shm: ShmState::new::<Self>(display, []),
@@ -101,50 +101,51 @@ impl State {
     }
 
     /// Closes the slots that are over at `now`, telling the beats they owe and applying what waited for a tick.
-    pub(crate) fn turn(&mut self, now: HostTime) {
-        while self.beats.close(now, &mut self.screen.scene) {
-            if self.screen.waits() {
-                self.screen.tick(self.beats.timing(now));
+    pub(crate) fn advance(&mut self, now: HostTime) {
+        while self.emitter.close_slot(now, &mut self.screen.scene) {
+            if self.screen.has_pending() {
+                self.screen.handle_tick(self.emitter.timing(now));
             }
         }
     }
 
-    /// [`State::turn`] in the middle of a client's flood of requests.
-    pub(crate) fn turn_if_due(&mut self) {
+    /// [`State::advance`] in the middle of a client's flood of requests.
+    pub(crate) fn advance_if_due(&mut self) {
         let now = clock::now();
-        if now >= self.beats.pacer.next_tick() {
-            self.turn(now);
+        if now >= self.emitter.pacer.slot_end() {
+            self.advance(now);
         }
     }
 
-    /// When [`State::turn`] is due, if it is.
-    pub(crate) fn next_turn(&self) -> Option<HostTime> {
-        let wanted = self.beats.pacer.capturing() || self.screen.waits();
-        wanted.then(|| self.beats.pacer.next_tick())
+    /// When [`State::advance`] is due, if it is.
+    pub(crate) fn deadline(&self) -> Option<HostTime> {
+        let wanted = self.emitter.pacer.is_capturing() || self.screen.has_pending();
+        wanted.then(|| self.emitter.pacer.slot_end())
     }
 
     /// Tells this slot's beat at once if the window brought its picture.
-    pub(crate) fn tell_if_committed(&mut self) {
+    pub(crate) fn emit_if_committed(&mut self) {
         if !std::mem::take(&mut self.screen.window_committed) {
             return;
         }
         self.commits += 1;
-        self.beats.beat(&mut self.screen.scene);
+        self.emitter.emit_committed(&mut self.screen.scene);
     }
 
     fn configure_window(&self, window: &ToplevelSurface) {
         window.with_pending_state(|state| {
-            state.size = Some(self.screen.stage().logical.into());
+            state.size = Some(self.screen.geometry().logical_size.into());
             state.states.set(xdg_toplevel::State::Fullscreen);
             state.states.set(xdg_toplevel::State::Activated);
         });
         window.send_configure();
-        limits::count_configures(window.wl_surface());
+        limits::check_pending_configures(window.wl_surface());
     }
 
     fn place_popup(&self, popup: &PopupSurface, positioner: PositionerState) {
         let parent = popup.get_parent_surface().map_or((0, 0), |p| self.screen.origin_of(&p));
-        let screen = Rectangle::new((-parent.0, -parent.1).into(), self.screen.stage().logical.into());
+        let screen =
+            Rectangle::new((-parent.0, -parent.1).into(), self.screen.geometry().logical_size.into());
         let geometry = positioner.get_unconstrained_geometry(screen);
         popup.with_pending_state(|state| {
             state.geometry = geometry;
@@ -185,8 +186,8 @@ impl CompositorHandler for State {
             let _already_configured = popup.send_configure();
         }
         let now = clock::now();
-        self.turn(now);
-        if !self.screen.commit(surface, self.beats.timing(now)) {
+        self.advance(now);
+        if !self.screen.commit(surface, self.emitter.timing(now)) {
             limits::disconnect(surface, "asks for more memory than the display gives");
         }
     }
@@ -215,7 +216,7 @@ impl XdgShellHandler for State {
     fn reposition_request(&mut self, surface: PopupSurface, positioner: PositionerState, token: u32) {
         self.place_popup(&surface, positioner);
         surface.send_repositioned(token);
-        limits::count_configures(surface.wl_surface());
+        limits::check_pending_configures(surface.wl_surface());
     }
 
     fn maximize_request(&mut self, surface: ToplevelSurface) {
@@ -241,7 +242,7 @@ impl XdgShellHandler for State {
 
 impl FractionalScaleHandler for State {
     fn new_fractional_scale(&mut self, surface: WlSurface) {
-        let scale = self.screen.stage().scale;
+        let scale = self.screen.geometry().scale;
         with_states(&surface, |states| with_fractional_scale(states, |f| f.set_preferred_scale(scale)));
     }
 }
@@ -293,7 +294,7 @@ delegate_xdg_shell!(State);
 
 /// Requests of one slot that left something behind.
 #[derive(Debug, Default)]
-struct Kept {
+struct RetainedRequests {
     slot: i64,
     count: u32,
 }
@@ -302,7 +303,7 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(crate) struct ClientState {
     compositor: CompositorClientState,
-    kept: Mutex<Kept>,
+    retained_requests: Mutex<RetainedRequests>,
     buffers: AtomicU32,
     /// Held for as long as the connection lives, so that connections can be counted.
     _alive: Arc<()>,
@@ -319,15 +320,15 @@ impl ClientState {
     }
 
     /// A pool or buffer is gone.
-    pub(super) fn forget_buffer(&self) {
+    pub(super) fn uncount_buffer(&self) {
         self.buffers.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a request that leaves something behind: how many there were in this slot.
-    pub(super) fn count_kept(&self, slot: i64) -> u32 {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn count_retained_request(&self, slot: i64) -> u32 {
+        let mut kept = self.retained_requests.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.slot != slot {
-            *kept = Kept { slot, count: 0 };
+            *kept = RetainedRequests { slot, count: 0 };
         }
         kept.count += 1;
         kept.count

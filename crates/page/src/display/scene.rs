@@ -26,69 +26,71 @@ pub(crate) struct Scene {
     pub(crate) images: HashMap<ObjectId, Image>,
     layers: Vec<Layer>,
     /// Around it everything is black.
-    stage: Rect,
-    dirty: Tiles,
-    pictures: Vec<Buffer>,
-    latest: usize,
+    output_area: Rect,
+    dirty_tiles: Tiles,
+    picture_pool: Vec<PooledPicture>,
+    latest_index: usize,
 }
 
 /// A picture and where it lags behind the screen.
 #[derive(Debug)]
-struct Buffer {
+struct PooledPicture {
     picture: Arc<Picture>,
-    stale: Tiles,
+    stale_tiles: Tiles,
 }
 
 impl Scene {
     /// An empty screen.
     pub(crate) fn new(size: Size, stage: Rect) -> Self {
         let (width, height) = (size.width(), size.height());
-        let first =
-            Buffer { picture: Arc::new(Picture::new(width, height)), stale: Tiles::all(width, height) };
+        let first = PooledPicture {
+            picture: Arc::new(Picture::new(width, height)),
+            stale_tiles: Tiles::all(width, height),
+        };
         Self {
             images: HashMap::new(),
             layers: Vec::new(),
-            stage,
-            dirty: Tiles::all(width, height),
-            pictures: vec![first],
-            latest: 0,
+            output_area: stage,
+            dirty_tiles: Tiles::all(width, height),
+            picture_pool: vec![first],
+            latest_index: 0,
         }
     }
 
     /// The screen's size.
     pub(crate) fn size(&self) -> (u32, u32) {
-        (self.pictures[0].picture.width(), self.pictures[0].picture.height())
+        (self.picture_pool[0].picture.width(), self.picture_pool[0].picture.height())
     }
 
     /// Whether the screen differs from the last frame.
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty_tiles.is_empty()
     }
 
     /// Calls everything changed.
-    pub(crate) fn touch_all(&mut self) {
+    pub(crate) fn mark_all_dirty(&mut self) {
         let (width, height) = self.size();
-        self.dirty = Tiles::all(width, height);
+        self.dirty_tiles = Tiles::all(width, height);
     }
 
     /// Part of a surface's image changed.
-    pub(crate) fn touch(&mut self, surface: &ObjectId, part: Rect) {
+    pub(crate) fn mark_dirty(&mut self, surface: &ObjectId, part: Rect) {
         for i in 0..self.layers.len() {
             let layer = &self.layers[i];
             if layer.surface == *surface {
                 let area = match self.images.get(surface) {
-                    Some(image) if fits(image, layer.area) => {
+                    Some(image) if is_unscaled(image, layer.area) => {
                         Rect { x: layer.area.x + part.x, y: layer.area.y + part.y, ..part }
                     }
                     _ => layer.area,
                 };
-                self.touch_area(area);
+                self.mark_area_dirty(area);
             }
         }
     }
 
     /// Sets the layers, bottom first. What appears, moves or goes is called changed.
-    pub(crate) fn arrange(&mut self, layers: Vec<Layer>) {
+    pub(crate) fn set_layers(&mut self, layers: Vec<Layer>) {
         if layers == self.layers {
             return;
         }
@@ -97,29 +99,29 @@ impl Scene {
         let gone = old[kept..].iter().map(|l| l.area);
         let come = self.layers[kept..].iter().map(|l| l.area);
         for area in gone.chain(come).collect::<Vec<_>>() {
-            self.touch_area(area);
+            self.mark_area_dirty(area);
         }
     }
 
     /// The screen as a frame; `None` if all pictures are in use. What changed since the last frame is its damage.
-    pub(crate) fn frame(&mut self) -> Option<Frame> {
-        let i = self.free_picture()?;
-        let Buffer { picture, stale } = &mut self.pictures[i];
+    pub(crate) fn render_frame(&mut self) -> Option<Frame> {
+        let i = self.acquire_picture()?;
+        let PooledPicture { picture, stale_tiles: stale } = &mut self.picture_pool[i];
         let target = Arc::get_mut(picture)?;
-        stale.union(&self.dirty);
+        stale.union(&self.dirty_tiles);
         for (row, first, end) in stale.runs() {
-            compose(target, (&self.layers, self.stage), &self.images, run_area(row, first, end));
+            compose(target, (&self.layers, self.output_area), &self.images, tile_run_rect(row, first, end));
         }
         stale.clear();
         let picture = Arc::clone(picture);
-        for (other, buffer) in self.pictures.iter_mut().enumerate() {
+        for (other, buffer) in self.picture_pool.iter_mut().enumerate() {
             if other != i {
-                buffer.stale.union(&self.dirty);
+                buffer.stale_tiles.union(&self.dirty_tiles);
             }
         }
-        self.latest = i;
+        self.latest_index = i;
         let (width, height) = self.size();
-        Some(Frame { picture, damage: std::mem::replace(&mut self.dirty, Tiles::none(width, height)) })
+        Some(Frame { picture, damage: std::mem::replace(&mut self.dirty_tiles, Tiles::none(width, height)) })
     }
 
     /// The stage as it is now; nothing is told by it.
@@ -127,10 +129,11 @@ impl Scene {
         let (width, height) = self.size();
         let mut screen = Picture::new(width, height);
         for row in 0..height.div_ceil(TILE_HEIGHT) {
-            let area = run_area(row, 0, width.div_ceil(TILE_WIDTH));
-            compose(&mut screen, (&self.layers, self.stage), &self.images, area);
+            let area = tile_run_rect(row, 0, width.div_ceil(TILE_WIDTH));
+            compose(&mut screen, (&self.layers, self.output_area), &self.images, area);
         }
-        let Some((x0, y0, x1, y1)) = self.stage.clip(width, height).filter(|s| *s != (0, 0, width, height))
+        let Some((x0, y0, x1, y1)) =
+            self.output_area.clip(width, height).filter(|s| *s != (0, 0, width, height))
         else {
             return screen;
         };
@@ -143,16 +146,16 @@ impl Scene {
     }
 
     /// A frame could not be handed on: what it changed is still to be told.
-    pub(crate) fn put_back(&mut self, frame: &Frame) {
-        self.dirty.union(&frame.damage);
+    pub(crate) fn restore_damage(&mut self, frame: &Frame) {
+        self.dirty_tiles.union(&frame.damage);
     }
 
     /// The latest picture that nobody looks at, or a new one.
-    fn free_picture(&mut self) -> Option<usize> {
-        let count = self.pictures.len();
-        let newest_first = (0..count).map(|back| (self.latest + count - back) % count);
+    fn acquire_picture(&mut self) -> Option<usize> {
+        let count = self.picture_pool.len();
+        let newest_first = (0..count).map(|back| (self.latest_index + count - back) % count);
         for i in newest_first {
-            if Arc::get_mut(&mut self.pictures[i].picture).is_some() {
+            if Arc::get_mut(&mut self.picture_pool[i].picture).is_some() {
                 return Some(i);
             }
         }
@@ -161,22 +164,22 @@ impl Scene {
         }
         let (width, height) = self.size();
         let picture = Arc::new(Picture::new(width, height));
-        self.pictures.push(Buffer { picture, stale: Tiles::all(width, height) });
+        self.picture_pool.push(PooledPicture { picture, stale_tiles: Tiles::all(width, height) });
         Some(count)
     }
 
-    fn touch_area(&mut self, area: Rect) {
+    fn mark_area_dirty(&mut self, area: Rect) {
         let (width, height) = self.size();
         let Some((x0, y0, x1, y1)) = area.clip(width, height) else { return };
         for row in y0 / TILE_HEIGHT..=(y1 - 1) / TILE_HEIGHT {
             for column in x0 / TILE_WIDTH..=(x1 - 1) / TILE_WIDTH {
-                self.dirty.insert(column, row);
+                self.dirty_tiles.insert(column, row);
             }
         }
     }
 }
 
-fn run_area(row: u32, first: u32, end: u32) -> Rect {
+fn tile_run_rect(row: u32, first: u32, end: u32) -> Rect {
     Rect {
         x: (first * TILE_WIDTH) as i32,
         y: (row * TILE_HEIGHT) as i32,
@@ -186,7 +189,7 @@ fn run_area(row: u32, first: u32, end: u32) -> Rect {
 }
 
 /// Whether the image is shown pixel by pixel. Rounding a fractional scale may leave it a pixel short or long.
-fn fits(image: &Image, area: Rect) -> bool {
+fn is_unscaled(image: &Image, area: Rect) -> bool {
     let near = |have: u32, want: i32| (i64::from(have) - i64::from(want)).abs() <= 1;
     near(image.width, area.width) && near(image.height, area.height)
 }
@@ -206,7 +209,7 @@ fn compose(
         let covered = bottom.is_some_and(|(l, image)| {
             let inside = l.area.x <= x0 as i32 && l.area.x + image.width as i32 >= x1 as i32;
             let within = l.area.y <= y as i32 && (y as i32) < l.area.y + image.height as i32;
-            fits(image, l.area) && inside && within
+            is_unscaled(image, l.area) && inside && within
         });
         if !covered {
             let across = stage.clip(target_width, target_height).filter(|s| (s.1..s.3).contains(&y));
@@ -227,7 +230,7 @@ fn compose(
 fn draw_line(line: &mut [u8], at: (u32, u32), image: &Image, area: Rect, opaque: bool) {
     let (x0, y) = (at.0 as i32, at.1 as i32);
     let width = (line.len() / 4) as i32;
-    let exact = fits(image, area);
+    let exact = is_unscaled(image, area);
     let (span_w, span_h) =
         if exact { (image.width as i32, image.height as i32) } else { (area.width, area.height) };
     if y < area.y || y >= area.y + span_h || span_w <= 0 {

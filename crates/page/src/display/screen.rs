@@ -21,20 +21,20 @@ use smithay::wayland::presentation::{
 use smithay::wayland::shell::xdg::{PopupSurface, SurfaceCachedState, ToplevelSurface};
 use smithay::wayland::viewporter::ViewportCachedState;
 
+use super::geometry::OutputGeometry;
 use super::image::Rect;
 use super::scene::{Layer, Scene};
-use super::stage::Stage;
 
 /// Commits of one surface that are applied within a slot. Later ones wait for the next tick, and only the newest is kept:
 /// a client that commits faster than the display cannot make us work faster. More than one, or a browser that has got
 /// ahead by a frame would stay ahead for ever: it commits the next one as soon as the last one is answered.
-const COMMITS_PER_SLOT: u32 = 4;
+const MAX_COMMITS_PER_SLOT: u32 = 4;
 /// Unanswered frame callbacks of one surface; a client that asks for more is disconnected.
-const MAX_CALLBACKS: usize = 1024;
+const MAX_PENDING_CALLBACKS: usize = 1024;
 /// Images that may be kept, as a multiple of the screen; a client that needs more is disconnected.
-const MAX_SCREENFULS: usize = 12;
+const MAX_IMAGE_SCREENS: usize = 12;
 /// Positions and lengths beyond this are cut to it: nothing so far off is visible.
-const FAR: i32 = 100_000;
+const MAX_COORDINATE: i32 = 100_000;
 
 /// Where ticks are, for answers to the client.
 #[derive(Debug, Clone, Copy)]
@@ -47,18 +47,18 @@ pub(crate) struct Timing {
 
 /// What waits for an answer, and what waits to be applied, per surface.
 #[derive(Debug, Default)]
-struct Surface {
+struct SurfaceState {
     slot: i64,
     commits: u32,
-    callbacks: Vec<WlCallback>,
-    feedback: Vec<PresentationFeedbackCallback>,
-    held: Option<Content>,
+    frame_callbacks: Vec<WlCallback>,
+    presentation_feedback: Vec<PresentationFeedbackCallback>,
+    deferred: Option<SurfaceContent>,
 }
 
 /// A committed buffer with its damage (`None`: anywhere).
 #[derive(Debug)]
-enum Content {
-    Gone,
+enum SurfaceContent {
+    Removed,
     Buffer(WlBuffer, Option<Vec<Rect>>),
 }
 
@@ -67,20 +67,20 @@ enum Content {
 pub(crate) struct Screen {
     pub(crate) scene: Scene,
     pub(crate) output: Output,
-    stage: Stage,
+    geometry: OutputGeometry,
     window: Option<ToplevelSurface>,
     popups: Vec<PopupSurface>,
-    surfaces: HashMap<ObjectId, (WlSurface, Surface)>,
+    surfaces: HashMap<ObjectId, (WlSurface, SurfaceState)>,
     /// The window (or a part of it) showed something since this was last cleared.
     pub(crate) window_committed: bool,
 }
 
 impl Screen {
-    pub(crate) fn new(scene: Scene, output: Output, stage: Stage) -> Self {
+    pub(crate) fn new(scene: Scene, output: Output, stage: OutputGeometry) -> Self {
         Self {
             scene,
             output,
-            stage,
+            geometry: stage,
             window: None,
             popups: Vec::new(),
             surfaces: HashMap::new(),
@@ -89,8 +89,8 @@ impl Screen {
     }
 
     /// Where the browser's screen is.
-    pub(crate) fn stage(&self) -> &Stage {
-        &self.stage
+    pub(crate) fn geometry(&self) -> &OutputGeometry {
+        &self.geometry
     }
 
     /// Number of live surfaces.
@@ -131,11 +131,11 @@ impl Screen {
             y = y.saturating_add(loc.y);
             at = popup.get_parent_surface().and_then(|p| self.popup_of(&p).cloned());
         }
-        (x.clamp(-FAR, FAR), y.clamp(-FAR, FAR))
+        (x.clamp(-MAX_COORDINATE, MAX_COORDINATE), y.clamp(-MAX_COORDINATE, MAX_COORDINATE))
     }
 
     pub(crate) fn add_surface(&mut self, surface: &WlSurface) {
-        self.surfaces.insert(surface.id(), (surface.clone(), Surface::default()));
+        self.surfaces.insert(surface.id(), (surface.clone(), SurfaceState::default()));
     }
 
     pub(crate) fn remove_surface(&mut self, surface: &WlSurface) {
@@ -143,81 +143,85 @@ impl Screen {
         self.surfaces.remove(&id);
         self.scene.images.remove(&id);
         self.popups.retain(|p| p.wl_surface() != surface);
-        self.arrange();
+        self.update_layers();
     }
 
     /// Takes what a surface committed. False when the client asks for too much.
     pub(crate) fn commit(&mut self, surface: &WlSurface, timing: Timing) -> bool {
-        let (content, callbacks, feedback) = take_commit(surface, self.stage.scale);
+        let (content, callbacks, feedback) = take_committed_state(surface, self.geometry.scale);
         let Some((_, state)) = self.surfaces.get_mut(&surface.id()) else { return true };
         if state.slot != timing.slot {
             state.slot = timing.slot;
             state.commits = 0;
         }
-        state.callbacks.extend(callbacks);
-        state.feedback.extend(feedback);
-        if state.callbacks.len() > MAX_CALLBACKS || state.feedback.len() > MAX_CALLBACKS {
+        state.frame_callbacks.extend(callbacks);
+        state.presentation_feedback.extend(feedback);
+        if state.frame_callbacks.len() > MAX_PENDING_CALLBACKS
+            || state.presentation_feedback.len() > MAX_PENDING_CALLBACKS
+        {
             return false;
         }
-        let waits = state.commits >= COMMITS_PER_SLOT || state.held.is_some();
+        let waits = state.commits >= MAX_COMMITS_PER_SLOT || state.deferred.is_some();
         if let Some(content) = content {
             if waits {
                 let damage_unknown = match content {
-                    Content::Buffer(buffer, _) => Content::Buffer(buffer, None),
-                    Content::Gone => Content::Gone,
+                    SurfaceContent::Buffer(buffer, _) => SurfaceContent::Buffer(buffer, None),
+                    SurfaceContent::Removed => SurfaceContent::Removed,
                 };
-                if let Some(Content::Buffer(skipped, _)) = state.held.replace(damage_unknown) {
+                if let Some(SurfaceContent::Buffer(skipped, _)) = state.deferred.replace(damage_unknown) {
                     skipped.release();
                 }
                 return true;
             }
             state.commits += 1;
-            self.show(surface, content);
+            self.apply_content(surface, content);
         } else if waits {
             return true;
         }
-        self.arrange();
-        self.answer(&surface.id(), timing);
-        self.used() <= MAX_SCREENFULS
+        self.update_layers();
+        self.complete_callbacks(&surface.id(), timing);
+        self.used_screens() <= MAX_IMAGE_SCREENS
     }
 
     /// A tick has passed: applies and answers what had to wait.
-    pub(crate) fn tick(&mut self, timing: Timing) {
+    pub(crate) fn handle_tick(&mut self, timing: Timing) {
         let waiting: Vec<WlSurface> = self
             .surfaces
             .values()
-            .filter(|(_, s)| s.held.is_some() || !s.callbacks.is_empty() || !s.feedback.is_empty())
+            .filter(|(_, s)| {
+                s.deferred.is_some() || !s.frame_callbacks.is_empty() || !s.presentation_feedback.is_empty()
+            })
             .map(|(surface, _)| surface.clone())
             .collect();
         for surface in waiting {
             if let Some((_, state)) = self.surfaces.get_mut(&surface.id()) {
                 state.slot = timing.slot;
                 state.commits = 0;
-                if let Some(content) = state.held.take() {
+                if let Some(content) = state.deferred.take() {
                     state.commits = 1;
-                    self.show(&surface, content);
-                    self.arrange();
+                    self.apply_content(&surface, content);
+                    self.update_layers();
                 }
             }
-            self.answer(&surface.id(), timing);
+            self.complete_callbacks(&surface.id(), timing);
         }
     }
 
     /// Whether something waits for the next tick.
-    pub(crate) fn waits(&self) -> bool {
-        self.surfaces
-            .values()
-            .any(|(_, s)| s.held.is_some() || !s.callbacks.is_empty() || !s.feedback.is_empty())
+    pub(crate) fn has_pending(&self) -> bool {
+        self.surfaces.values().any(|(_, s)| {
+            s.deferred.is_some() || !s.frame_callbacks.is_empty() || !s.presentation_feedback.is_empty()
+        })
     }
 
     /// Copies the content and gives the buffer back.
-    fn show(&mut self, surface: &WlSurface, content: Content) {
+    fn apply_content(&mut self, surface: &WlSurface, content: SurfaceContent) {
         let id = surface.id();
         match content {
-            Content::Gone => {
+            SurfaceContent::Removed => {
                 self.scene.images.remove(&id);
             }
-            Content::Buffer(buffer, damage) => {
+            SurfaceContent::Buffer(buffer, damage) => {
                 let mut image = self.scene.images.remove(&id).unwrap_or_default();
                 let mut changed = Vec::new();
                 let max = self.scene.size();
@@ -227,7 +231,7 @@ impl Screen {
                 }
                 self.scene.images.insert(id.clone(), image);
                 for part in changed {
-                    self.scene.touch(&id, part);
+                    self.scene.mark_dirty(&id, part);
                 }
                 buffer.release();
             }
@@ -245,44 +249,44 @@ impl Screen {
 
     /// Frame callbacks are answered at once, so that the next picture may be drawn; presentation is told on the tick grid,
     /// so that the browser begins its frames there.
-    fn answer(&mut self, id: &ObjectId, timing: Timing) {
+    fn complete_callbacks(&mut self, id: &ObjectId, timing: Timing) {
         let Some((_, state)) = self.surfaces.get_mut(id) else { return };
         let millis = u32::try_from(timing.now.0 / 1_000_000 % (1 << 32)).unwrap_or(0);
-        for callback in state.callbacks.drain(..) {
+        for callback in state.frame_callbacks.drain(..) {
             callback.done(millis);
         }
         let tick = Duration::from_nanos(u64::try_from(timing.tick.0).unwrap_or(0));
-        for feedback in state.feedback.drain(..) {
+        for feedback in state.presentation_feedback.drain(..) {
             let sequence = u64::try_from(timing.slot).unwrap_or(0);
             feedback.presented(&self.output, tick, Refresh::Fixed(timing.interval), sequence, Kind::Vsync);
         }
     }
 
     /// Recomputes which surfaces are where.
-    fn arrange(&mut self) {
+    fn update_layers(&mut self) {
         let mut layers = Vec::new();
         if let Some(window) = self.window() {
             let geometry = window_geometry(window.wl_surface());
-            self.stack(window.wl_surface(), (-geometry.0, -geometry.1), &mut layers);
+            self.push_surface_tree(window.wl_surface(), (-geometry.0, -geometry.1), &mut layers);
         }
         for popup in &self.popups {
             let surface = popup.wl_surface();
             let (at, geometry) = (self.origin_of(surface), window_geometry(surface));
-            self.stack(surface, (at.0 - geometry.0, at.1 - geometry.1), &mut layers);
+            self.push_surface_tree(surface, (at.0 - geometry.0, at.1 - geometry.1), &mut layers);
         }
-        self.scene.arrange(layers);
+        self.scene.set_layers(layers);
     }
 
     /// Adds a surface and its subsurfaces, bottom first; `at` is in logical pixels.
-    fn stack(&self, root: &WlSurface, at: (i32, i32), layers: &mut Vec<Layer>) {
+    fn push_surface_tree(&self, root: &WlSurface, at: (i32, i32), layers: &mut Vec<Layer>) {
         with_surface_tree_upward(
             root,
             at,
-            |_, states, at| TraversalAction::DoChildren(add(*at, subsurface_location(states))),
+            |_, states, at| TraversalAction::DoChildren(add_offset(*at, subsurface_location(states))),
             |surface, states, at| {
-                let at = add(*at, subsurface_location(states));
+                let at = add_offset(*at, subsurface_location(states));
                 if let Some(image) = self.scene.images.get(&surface.id()) {
-                    let area = self.area_of(states, at, (image.width, image.height));
+                    let area = self.surface_area(states, at, (image.width, image.height));
                     layers.push(Layer { surface: surface.id(), area });
                 }
             },
@@ -290,14 +294,14 @@ impl Screen {
         );
     }
 
-    fn area_of(
+    fn surface_area(
         &self,
         states: &smithay::wayland::compositor::SurfaceData,
         at: (i32, i32),
         image: (u32, u32),
     ) -> Rect {
-        let Stage { area: stage, scale, .. } = self.stage;
-        let scaled = |v: i32| ((f64::from(v) * scale).round() as i32).clamp(-FAR, FAR);
+        let OutputGeometry { area: stage, scale, .. } = self.geometry;
+        let scaled = |v: i32| ((f64::from(v) * scale).round() as i32).clamp(-MAX_COORDINATE, MAX_COORDINATE);
         let viewport = states.cached_state.get::<ViewportCachedState>().current().dst;
         let buffer_scale =
             f64::from(states.cached_state.get::<SurfaceAttributes>().current().buffer_scale.max(1));
@@ -310,15 +314,18 @@ impl Screen {
     }
 
     /// Kept images, in screenfuls.
-    fn used(&self) -> usize {
+    fn used_screens(&self) -> usize {
         let (width, height) = self.scene.size();
         let bytes: usize = self.scene.images.values().map(|i| i.bgra.len()).sum();
         bytes / (width as usize * height as usize * 4)
     }
 }
 
-fn add(a: (i32, i32), b: (i32, i32)) -> (i32, i32) {
-    (a.0.saturating_add(b.0).clamp(-FAR, FAR), a.1.saturating_add(b.1).clamp(-FAR, FAR))
+fn add_offset(a: (i32, i32), b: (i32, i32)) -> (i32, i32) {
+    (
+        a.0.saturating_add(b.0).clamp(-MAX_COORDINATE, MAX_COORDINATE),
+        a.1.saturating_add(b.1).clamp(-MAX_COORDINATE, MAX_COORDINATE),
+    )
 }
 
 fn subsurface_location(states: &smithay::wayland::compositor::SurfaceData) -> (i32, i32) {
@@ -332,14 +339,16 @@ fn subsurface_location(states: &smithay::wayland::compositor::SurfaceData) -> (i
 fn window_geometry(surface: &WlSurface) -> (i32, i32) {
     with_states(surface, |states| {
         let geometry = states.cached_state.get::<SurfaceCachedState>().current().geometry;
-        geometry.map_or((0, 0), |g| (g.loc.x.clamp(-FAR, FAR), g.loc.y.clamp(-FAR, FAR)))
+        geometry.map_or((0, 0), |g| {
+            (g.loc.x.clamp(-MAX_COORDINATE, MAX_COORDINATE), g.loc.y.clamp(-MAX_COORDINATE, MAX_COORDINATE))
+        })
     })
 }
 
-type Commit = (Option<Content>, Vec<WlCallback>, Vec<PresentationFeedbackCallback>);
+type CommittedState = (Option<SurfaceContent>, Vec<WlCallback>, Vec<PresentationFeedbackCallback>);
 
 /// Takes what a surface's last commit carries.
-fn take_commit(surface: &WlSurface, screen_scale: f64) -> Commit {
+fn take_committed_state(surface: &WlSurface, screen_scale: f64) -> CommittedState {
     with_states(surface, |states| {
         let viewport = *states.cached_state.get::<ViewportCachedState>().current();
         let mut guard = states.cached_state.get::<SurfaceAttributes>();
@@ -349,10 +358,10 @@ fn take_commit(surface: &WlSurface, screen_scale: f64) -> Commit {
         // With a viewport the buffer has the screen's density, otherwise its own.
         let scale = viewport.dst.map_or(f64::from(attributes.buffer_scale.max(1)), |_| screen_scale);
         let content = attributes.buffer.take().map(|assignment| match assignment {
-            BufferAssignment::Removed => Content::Gone,
+            BufferAssignment::Removed => SurfaceContent::Removed,
             BufferAssignment::NewBuffer(buffer) => {
                 let whole = viewport.src.is_some();
-                Content::Buffer(buffer, (!whole).then(|| in_pixels(&damage, scale)))
+                SurfaceContent::Buffer(buffer, (!whole).then(|| damage_in_pixels(&damage, scale)))
             }
         });
         drop(guard);
@@ -364,7 +373,7 @@ fn take_commit(surface: &WlSurface, screen_scale: f64) -> Commit {
 }
 
 /// Damage in buffer pixels. Surface damage is widened by a pixel, as scales need not be whole.
-fn in_pixels(damage: &[Damage], scale: f64) -> Vec<Rect> {
+fn damage_in_pixels(damage: &[Damage], scale: f64) -> Vec<Rect> {
     damage
         .iter()
         .map(|d| match d {

@@ -11,34 +11,40 @@ use pulseaudio::protocol::{
 };
 use pulseaudio::protocol::{SetDeviceMuteParams, SetDeviceVolumeParams};
 
-use super::client::{Client, is_short};
+use super::client::{Client, is_proplist_in_limit};
 use super::introspect::{SINK_INDEX, SINK_NAME};
-use super::server::{Core, Moment};
-use super::shape::{fits, is_sink};
-use super::stream::{Event, Shape, Stream, is_playable};
+use super::server::{PulseServer, Timestamp};
+use super::stream::{Stream, StreamConfig, StreamEvent, is_playable};
+use super::stream_config::{is_sink, is_volume_valid};
 
-type Done = Result<(), PulseError>;
+type CommandResult = Result<(), PulseError>;
 
-impl Core {
+impl PulseServer {
     /// Does what a client asks and answers it, or says why not.
-    pub(super) fn carry_out(&mut self, id: u32, seq: u32, command: Command, now: Moment) -> Done {
+    pub(super) fn handle_command(
+        &mut self,
+        id: u32,
+        seq: u32,
+        command: Command,
+        now: Timestamp,
+    ) -> CommandResult {
         match command {
             Command::Auth(p) => return self.authorise(id, seq, &p),
             _ if !self.clients.get(&id).is_some_and(|c| c.authorised) => {
                 return Err(PulseError::AccessDenied);
             }
-            Command::SetClientName(props) => return self.name_client(id, seq, props),
+            Command::SetClientName(props) => return self.set_client_name(id, seq, props),
             Command::CreatePlaybackStream(p) => return self.create_stream(id, seq, p),
-            Command::GetPlaybackLatency(p) => return self.tell_latency(id, seq, &p, now),
-            Command::SetPlaybackStreamBufferAttr(p) => return self.set_attr(id, seq, &p),
-            Command::DrainPlaybackStream(i) => return self.drain(id, seq, i),
+            Command::GetPlaybackLatency(p) => return self.reply_latency(id, seq, &p, now),
+            Command::SetPlaybackStreamBufferAttr(p) => return self.set_buffer_attr(id, seq, &p),
+            Command::DrainPlaybackStream(i) => return self.drain_stream(id, seq, i),
 
             Command::DeletePlaybackStream(i) => self.delete_stream(id, i)?,
-            Command::CorkPlaybackStream(p) => self.on_stream(id, p.channel, |s, _| s.cork(p.cork))?,
-            Command::FlushPlaybackStream(i) => self.on_stream(id, i, Stream::flush)?,
-            Command::PrebufPlaybackStream(i) => self.on_stream(id, i, |s, _| s.prebuffer())?,
-            Command::TriggerPlaybackStream(i) => self.on_stream(id, i, |s, _| s.trigger())?,
-            Command::UpdatePlaybackStreamSampleRate(p) => self.set_rate(id, p)?,
+            Command::CorkPlaybackStream(p) => self.change_stream(id, p.channel, |s, _| s.cork(p.cork))?,
+            Command::FlushPlaybackStream(i) => self.change_stream(id, i, Stream::flush)?,
+            Command::PrebufPlaybackStream(i) => self.change_stream(id, i, |s, _| s.prebuffer())?,
+            Command::TriggerPlaybackStream(i) => self.change_stream(id, i, |s, _| s.trigger())?,
+            Command::UpdatePlaybackStreamSampleRate(p) => self.set_stream_rate(id, p)?,
             Command::SetPlaybackStreamName(p) => {
                 let mut name = Props::new();
                 name.set(Prop::MediaName, p.name);
@@ -49,18 +55,18 @@ impl Core {
             }
             Command::UpdateClientProplist(p) => {
                 let client = self.clients.get_mut(&id).ok_or(PulseError::NoEntity)?;
-                client.props = updated(&client.props, p.mode, p.props)?;
-                self.announce(Facility::Client, Change::Changed, id);
+                client.props = update_proplist(&client.props, p.mode, p.props)?;
+                self.notify_subscribers(Facility::Client, Change::Changed, id);
             }
             Command::Subscribe(interests) => {
                 let client = self.clients.get_mut(&id).ok_or(PulseError::NoEntity)?;
-                client.interests = interests;
+                client.subscription = interests;
             }
             Command::SetSinkInputVolume(p) => self.set_stream_volume(&p)?,
             Command::SetSinkInputMute(p) => {
                 let stream = self.streams.get_mut(&p.index).ok_or(PulseError::NoEntity)?;
-                stream.set_volume(stream.shape().volume, p.mute);
-                self.announce(Facility::SinkInput, Change::Changed, p.index);
+                stream.set_volume(stream.config().volume, p.mute);
+                self.notify_subscribers(Facility::SinkInput, Change::Changed, p.index);
             }
             Command::SetSinkVolume(p) => self.set_sink_volume(&p)?,
             Command::SetSinkMute(p) => self.set_sink_mute(&p)?,
@@ -83,7 +89,7 @@ impl Core {
         Ok(())
     }
 
-    fn authorise(&mut self, id: u32, seq: u32, params: &AuthParams) -> Done {
+    fn authorise(&mut self, id: u32, seq: u32, params: &AuthParams) -> CommandResult {
         if params.version < MIN_VERSION {
             return Err(PulseError::Version);
         }
@@ -96,37 +102,37 @@ impl Core {
         Ok(())
     }
 
-    fn name_client(&mut self, id: u32, seq: u32, props: Props) -> Done {
-        if !is_short(&props) {
+    fn set_client_name(&mut self, id: u32, seq: u32, props: Props) -> CommandResult {
+        if !is_proplist_in_limit(&props) {
             return Err(PulseError::TooLarge);
         }
         self.with_client(id, |c| {
             c.props = props;
             c.reply(seq, &SetClientNameReply { client_id: id });
         });
-        self.announce(Facility::Client, Change::Changed, id);
+        self.notify_subscribers(Facility::Client, Change::Changed, id);
         Ok(())
     }
 
-    fn create_stream(&mut self, id: u32, seq: u32, params: PlaybackStreamParams) -> Done {
-        let shape = Shape::of(&params)?;
+    fn create_stream(&mut self, id: u32, seq: u32, params: PlaybackStreamParams) -> CommandResult {
+        let shape = StreamConfig::from_params(&params)?;
         let index =
             self.add_stream(Stream::new(id, params.props, shape.clone())).ok_or(PulseError::TooLarge)?;
         let stream = self.streams.get_mut(&index).ok_or(PulseError::Internal)?;
         let mut events = Vec::new();
-        stream.request(&mut events);
+        stream.request_data(&mut events);
         // The first request travels in the reply.
         let requested_bytes = events.iter().find_map(|e| match e {
-            Event::Request(bytes) => Some(*bytes),
+            StreamEvent::Request(bytes) => Some(*bytes),
             _ => None,
         });
         let reply = CreatePlaybackStreamReply {
             channel: index,
             stream_index: index,
             requested_bytes: requested_bytes.unwrap_or(0),
-            buffer_attr: shape.attr,
-            sample_spec: shape.spec,
-            channel_map: shape.map,
+            buffer_attr: shape.buffer_attr,
+            sample_spec: shape.sample_spec,
+            channel_map: shape.channel_map,
             stream_latency: 0,
             sink_index: SINK_INDEX,
             sink_name: Some(SINK_NAME.into()),
@@ -137,34 +143,40 @@ impl Core {
         Ok(())
     }
 
-    fn delete_stream(&mut self, id: u32, index: u32) -> Done {
+    fn delete_stream(&mut self, id: u32, index: u32) -> CommandResult {
         self.streams.get(&index).filter(|s| s.owner == id).ok_or(PulseError::NoEntity)?;
         self.remove_stream(index);
         Ok(())
     }
 
     /// Changes a stream of the client; if that makes room, it is told at once.
-    fn on_stream(&mut self, id: u32, index: u32, change: impl FnOnce(&mut Stream, &mut Vec<Event>)) -> Done {
-        self.serve(id, index, |stream, events| {
+    fn change_stream(
+        &mut self,
+        id: u32,
+        index: u32,
+        change: impl FnOnce(&mut Stream, &mut Vec<StreamEvent>),
+    ) -> CommandResult {
+        self.with_stream(id, index, |stream, events| {
             change(stream, events);
-            stream.request(events);
+            stream.request_data(events);
         })
         .ok_or(PulseError::NoEntity)?;
-        self.announce(Facility::SinkInput, Change::Changed, index);
+        self.notify_subscribers(Facility::SinkInput, Change::Changed, index);
         Ok(())
     }
 
-    fn drain(&mut self, id: u32, seq: u32, index: u32) -> Done {
-        let waits =
-            self.serve(id, index, |stream, events| stream.drain(seq, events)).ok_or(PulseError::NoEntity)?;
+    fn drain_stream(&mut self, id: u32, seq: u32, index: u32) -> CommandResult {
+        let waits = self
+            .with_stream(id, index, |stream, events| stream.drain(seq, events))
+            .ok_or(PulseError::NoEntity)?;
         if waits { Ok(()) } else { Err(PulseError::Busy) }
     }
 
-    fn tell_latency(&mut self, id: u32, seq: u32, params: &LatencyParams, now: Moment) -> Done {
-        let player_delay = self.player_delay.get();
-        let told = self.serve(id, params.channel, |stream, events| {
-            let delay = if stream.shape().is_player() { player_delay } else { Duration::ZERO };
-            stream.tell_delay(delay, events);
+    fn reply_latency(&mut self, id: u32, seq: u32, params: &LatencyParams, now: Timestamp) -> CommandResult {
+        let player_delay = self.media_element_delay.get();
+        let told = self.with_stream(id, params.channel, |stream, events| {
+            let delay = if stream.config().is_media_element() { player_delay } else { Duration::ZERO };
+            stream.report_delay(delay, events);
             (stream.latency(), delay)
         });
         let (latency, delay) = told.ok_or(PulseError::NoEntity)?;
@@ -174,8 +186,8 @@ impl Core {
             playing: latency.playing,
             local_time: params.now,
             remote_time: now.wall.max(std::time::UNIX_EPOCH),
-            write_offset: latency.write_position,
-            read_offset: latency.read_position,
+            write_offset: latency.write_index,
+            read_offset: latency.read_index,
             underrun_for: latency.underrun_for,
             playing_for: latency.playing_for,
         };
@@ -183,29 +195,34 @@ impl Core {
         Ok(())
     }
 
-    fn set_attr(&mut self, id: u32, seq: u32, params: &SetPlaybackStreamBufferAttrParams) -> Done {
+    fn set_buffer_attr(
+        &mut self,
+        id: u32,
+        seq: u32,
+        params: &SetPlaybackStreamBufferAttrParams,
+    ) -> CommandResult {
         let settled = self
-            .serve(id, params.index, |stream, _| {
-                stream.set_attr(params.buffer_attr, params.adjust_latency);
-                stream.shape().attr
+            .with_stream(id, params.index, |stream, _| {
+                stream.set_buffer_attr(params.buffer_attr, params.adjust_latency);
+                stream.config().buffer_attr
             })
             .ok_or(PulseError::NoEntity)?;
         let reply = SetPlaybackStreamBufferAttrReply { buffer_attr: settled, configured_sink_latency: 0 };
         self.with_client(id, |c| c.reply(seq, &reply));
         // After the reply, so that the client sees a request in the light of what it asked for.
-        self.serve(id, params.index, Stream::request);
+        self.with_stream(id, params.index, Stream::request_data);
         Ok(())
     }
 
-    fn set_rate(&mut self, id: u32, params: UpdateSampleRateParams) -> Done {
-        let changed = self.serve(id, params.index, |stream, _| {
-            let shape = stream.shape();
-            let mut spec = shape.spec;
+    fn set_stream_rate(&mut self, id: u32, params: UpdateSampleRateParams) -> CommandResult {
+        let changed = self.with_stream(id, params.index, |stream, _| {
+            let shape = stream.config();
+            let mut spec = shape.sample_spec;
             spec.sample_rate = params.sample_rate;
             if !shape.variable_rate {
                 return Err(PulseError::BadState);
             }
-            if !is_playable(&spec, &shape.map) {
+            if !is_playable(&spec, &shape.channel_map) {
                 return Err(PulseError::Invalid);
             }
             stream.set_rate(params.sample_rate);
@@ -214,28 +231,34 @@ impl Core {
         changed.ok_or(PulseError::NoEntity)?
     }
 
-    fn update_stream_props(&mut self, id: u32, index: u32, mode: PropsUpdateMode, with: Props) -> Done {
-        let update = |stream: &mut Stream, _: &mut Vec<Event>| {
-            stream.props = updated(&stream.props, mode, with)?;
+    fn update_stream_props(
+        &mut self,
+        id: u32,
+        index: u32,
+        mode: PropsUpdateMode,
+        with: Props,
+    ) -> CommandResult {
+        let update = |stream: &mut Stream, _: &mut Vec<StreamEvent>| {
+            stream.props = update_proplist(&stream.props, mode, with)?;
             Ok(())
         };
-        self.serve(id, index, update).ok_or(PulseError::NoEntity)??;
-        self.announce(Facility::SinkInput, Change::Changed, index);
+        self.with_stream(id, index, update).ok_or(PulseError::NoEntity)??;
+        self.notify_subscribers(Facility::SinkInput, Change::Changed, index);
         Ok(())
     }
 
-    fn set_stream_volume(&mut self, params: &SetStreamVolumeParams) -> Done {
+    fn set_stream_volume(&mut self, params: &SetStreamVolumeParams) -> CommandResult {
         let stream = self.streams.get_mut(&params.index).ok_or(PulseError::NoEntity)?;
-        let shape = stream.shape();
-        if !fits(&params.volume, &shape.spec) {
+        let shape = stream.config();
+        if !is_volume_valid(&params.volume, &shape.sample_spec) {
             return Err(PulseError::Invalid);
         }
         stream.set_volume(params.volume, shape.muted);
-        self.announce(Facility::SinkInput, Change::Changed, params.index);
+        self.notify_subscribers(Facility::SinkInput, Change::Changed, params.index);
         Ok(())
     }
 
-    fn set_sink_volume(&mut self, params: &SetDeviceVolumeParams) -> Done {
+    fn set_sink_volume(&mut self, params: &SetDeviceVolumeParams) -> CommandResult {
         if !is_sink(params.device_index, params.device_name.as_deref()) {
             return Err(PulseError::NoEntity);
         }
@@ -248,16 +271,16 @@ impl Core {
         both.push(*left);
         both.push(*right);
         self.volume = both;
-        self.announce(Facility::Sink, Change::Changed, SINK_INDEX);
+        self.notify_subscribers(Facility::Sink, Change::Changed, SINK_INDEX);
         Ok(())
     }
 
-    fn set_sink_mute(&mut self, params: &SetDeviceMuteParams) -> Done {
+    fn set_sink_mute(&mut self, params: &SetDeviceMuteParams) -> CommandResult {
         if !is_sink(params.device_index, params.device_name.as_deref()) {
             return Err(PulseError::NoEntity);
         }
         self.muted = params.mute;
-        self.announce(Facility::Sink, Change::Changed, SINK_INDEX);
+        self.notify_subscribers(Facility::Sink, Change::Changed, SINK_INDEX);
         Ok(())
     }
 
@@ -269,12 +292,12 @@ impl Core {
 }
 
 /// A property list after an update, if it is not too long.
-fn updated(old: &Props, mode: PropsUpdateMode, with: Props) -> Result<Props, PulseError> {
+fn update_proplist(old: &Props, mode: PropsUpdateMode, with: Props) -> Result<Props, PulseError> {
     let mut props = if mode == PropsUpdateMode::Set { Props::new() } else { old.clone() };
     for (key, value) in with.iter() {
         if mode != PropsUpdateMode::Merge || props.get_bytes(key).is_none() {
             props.set_bytes(key, value);
         }
     }
-    if is_short(&props) { Ok(props) } else { Err(PulseError::TooLarge) }
+    if is_proplist_in_limit(&props) { Ok(props) } else { Err(PulseError::TooLarge) }
 }

@@ -6,7 +6,7 @@ use pulseaudio::protocol::SampleFormat;
 const MAX_SAMPLE: f32 = 1e6;
 
 /// The byte that, repeated, is silence.
-pub(super) fn silence(format: SampleFormat) -> u8 {
+pub(super) fn silence_byte(format: SampleFormat) -> u8 {
     match format {
         SampleFormat::U8 => 0x80,
         SampleFormat::Alaw => 0xd5,
@@ -21,27 +21,31 @@ pub(super) fn decode(format: SampleFormat, bytes: &[u8], out: &mut Vec<f32>) {
     match format {
         SampleFormat::Invalid => {}
         SampleFormat::U8 => out.extend(bytes.iter().map(|b| (f32::from(*b) - 128.0) / 128.0)),
-        SampleFormat::Alaw => out.extend(bytes.iter().map(|b| from_i16(alaw(*b)))),
-        SampleFormat::Ulaw => out.extend(bytes.iter().map(|b| from_i16(ulaw(*b)))),
-        SampleFormat::S16Le => each(bytes, out, |b| from_i16(i16::from_le_bytes(b))),
-        SampleFormat::S16Be => each(bytes, out, |b| from_i16(i16::from_be_bytes(b))),
-        SampleFormat::Float32Le => each(bytes, out, |b| sane(f32::from_le_bytes(b))),
-        SampleFormat::Float32Be => each(bytes, out, |b| sane(f32::from_be_bytes(b))),
-        SampleFormat::S32Le => each(bytes, out, |b| from_i32(i32::from_le_bytes(b))),
-        SampleFormat::S32Be => each(bytes, out, |b| from_i32(i32::from_be_bytes(b))),
-        SampleFormat::S24Le => each(bytes, out, |[a, b, c]| from_i32(i32::from_le_bytes([0, a, b, c]))),
-        SampleFormat::S24Be => each(bytes, out, |[a, b, c]| from_i32(i32::from_be_bytes([a, b, c, 0]))),
-        SampleFormat::S24In32Le => each(bytes, out, |b| from_i32(i32::from_le_bytes(b) << 8)),
-        SampleFormat::S24In32Be => each(bytes, out, |b| from_i32(i32::from_be_bytes(b) << 8)),
+        SampleFormat::Alaw => out.extend(bytes.iter().map(|b| from_i16(decode_alaw(*b)))),
+        SampleFormat::Ulaw => out.extend(bytes.iter().map(|b| from_i16(decode_ulaw(*b)))),
+        SampleFormat::S16Le => decode_each(bytes, out, |b| from_i16(i16::from_le_bytes(b))),
+        SampleFormat::S16Be => decode_each(bytes, out, |b| from_i16(i16::from_be_bytes(b))),
+        SampleFormat::Float32Le => decode_each(bytes, out, |b| sanitize(f32::from_le_bytes(b))),
+        SampleFormat::Float32Be => decode_each(bytes, out, |b| sanitize(f32::from_be_bytes(b))),
+        SampleFormat::S32Le => decode_each(bytes, out, |b| from_i32(i32::from_le_bytes(b))),
+        SampleFormat::S32Be => decode_each(bytes, out, |b| from_i32(i32::from_be_bytes(b))),
+        SampleFormat::S24Le => {
+            decode_each(bytes, out, |[a, b, c]| from_i32(i32::from_le_bytes([0, a, b, c])));
+        }
+        SampleFormat::S24Be => {
+            decode_each(bytes, out, |[a, b, c]| from_i32(i32::from_be_bytes([a, b, c, 0])));
+        }
+        SampleFormat::S24In32Le => decode_each(bytes, out, |b| from_i32(i32::from_le_bytes(b) << 8)),
+        SampleFormat::S24In32Be => decode_each(bytes, out, |b| from_i32(i32::from_be_bytes(b) << 8)),
     }
 }
 
-fn each<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, sample: impl Fn([u8; N]) -> f32) {
+fn decode_each<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, sample: impl Fn([u8; N]) -> f32) {
     let (samples, _part) = bytes.as_chunks();
     out.extend(samples.iter().map(|b| sample(*b)));
 }
 
-fn sane(v: f32) -> f32 {
+fn sanitize(v: f32) -> f32 {
     if v.is_finite() { v.clamp(-MAX_SAMPLE, MAX_SAMPLE) } else { 0.0 }
 }
 
@@ -54,7 +58,7 @@ fn from_i32(v: i32) -> f32 {
 }
 
 /// ITU-T G.711 A-law.
-fn alaw(byte: u8) -> i16 {
+fn decode_alaw(byte: u8) -> i16 {
     let v = byte ^ 0x55;
     let (exponent, mantissa) = ((v >> 4) & 7, i16::from(v & 15));
     let magnitude = match exponent {
@@ -65,7 +69,7 @@ fn alaw(byte: u8) -> i16 {
 }
 
 /// ITU-T G.711 µ-law.
-fn ulaw(byte: u8) -> i16 {
+fn decode_ulaw(byte: u8) -> i16 {
     let v = !byte;
     let magnitude = (((i16::from(v & 15) << 3) + 0x84) << ((v >> 4) & 7)) - 0x84;
     if v & 0x80 != 0 { -magnitude } else { magnitude }
@@ -112,19 +116,23 @@ mod tests {
     #[test]
     fn companding_follows_g711() {
         for (byte, value) in [(0xff, 0), (0x7f, 0), (0x80, 32_124), (0x00, -32_124), (0xef, 132)] {
-            assert_eq!(ulaw(byte), value, "µ-law {byte:#x}");
+            assert_eq!(decode_ulaw(byte), value, "µ-law {byte:#x}");
         }
         for (byte, value) in [(0xd5, 8), (0x55, -8), (0xaa, 32_256), (0x2a, -32_256), (0xc5, 264)] {
-            assert_eq!(alaw(byte), value, "A-law {byte:#x}");
+            assert_eq!(decode_alaw(byte), value, "A-law {byte:#x}");
         }
     }
 
     #[test]
     fn silence_is_silent_and_nonsense_is_tamed() {
         for format in [SampleFormat::U8, SampleFormat::Ulaw, SampleFormat::S24Le, SampleFormat::Float32Be] {
-            assert_eq!(one(format, &vec![silence(format); format.bytes_per_sample()]), 0.0, "{format:?}");
+            assert_eq!(
+                one(format, &vec![silence_byte(format); format.bytes_per_sample()]),
+                0.0,
+                "{format:?}"
+            );
         }
-        assert!(one(SampleFormat::Alaw, &[silence(SampleFormat::Alaw)]).abs() < 0.001);
+        assert!(one(SampleFormat::Alaw, &[silence_byte(SampleFormat::Alaw)]).abs() < 0.001);
         for (bad, tamed) in [(f32::NAN, 0.0), (f32::INFINITY, 0.0), (-f32::MAX, -MAX_SAMPLE), (1.5, 1.5)] {
             assert_eq!(one(SampleFormat::Float32Le, &bad.to_le_bytes()), tamed);
         }

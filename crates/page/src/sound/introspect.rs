@@ -11,11 +11,11 @@ use pulseaudio::protocol::{
     SourceFlags, SourceInfo, SourceState, StatInfo, Volume,
 };
 
-use super::attr::usec_of;
-use super::client::{Client, text};
-use super::server::Core;
-use super::shape::is_sink;
+use super::buffer_attr::duration_usec;
+use super::client::{Client, prop_text};
+use super::server::PulseServer;
 use super::stream::Stream;
+use super::stream_config::is_sink;
 
 pub(super) const SINK_INDEX: u32 = 0;
 pub(super) const SINK_NAME: &CStr = c"pagecast";
@@ -30,7 +30,7 @@ const DRIVER: &CStr = c"pagecast";
 const SERVER_VERSION: &CStr = c"15.0.0";
 const VOLUME_STEPS: u32 = 65_537;
 
-impl Core {
+impl PulseServer {
     /// Answers what only asks.
     pub(super) fn introspect(&mut self, id: u32, seq: u32, command: Command) -> Result<(), PulseError> {
         let (sink, monitor) = (self.sink_info(), self.monitor_info());
@@ -145,7 +145,7 @@ impl Core {
 
     fn stat_info(&self) -> StatInfo {
         let streams = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
-        let bytes: i64 = self.streams.values().map(Stream::held_bytes).sum();
+        let bytes: i64 = self.streams.values().map(Stream::queued_bytes).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         StatInfo {
             memblock_total: streams,
@@ -173,17 +173,17 @@ fn server_info() -> ServerInfo {
 }
 
 fn stream_info(index: u32, stream: &Stream) -> SinkInputInfo {
-    let (shape, latency) = (stream.shape(), stream.latency());
+    let (shape, latency) = (stream.config(), stream.latency());
     SinkInputInfo {
         index,
-        name: text(&stream.props, Prop::MediaName),
+        name: prop_text(&stream.props, Prop::MediaName),
         owner_module_index: None,
         client_index: Some(stream.owner),
         sink_index: SINK_INDEX,
-        sample_spec: shape.spec,
-        channel_map: shape.map,
+        sample_spec: shape.sample_spec,
+        channel_map: shape.channel_map,
         cvolume: shape.volume,
-        buffer_latency: usec_of(u64::try_from(stream.held_bytes()).unwrap_or(0), &shape.spec),
+        buffer_latency: duration_usec(u64::try_from(stream.queued_bytes()).unwrap_or(0), &shape.sample_spec),
         sink_latency: latency.sink_usec,
         resample_method: Some(if latency.sink_usec > 0 { c"sinc".into() } else { c"copy".into() }),
         driver: Some(DRIVER.into()),

@@ -4,44 +4,44 @@ use pagecast_core::{HostTime, SAMPLE_RATE, Samples};
 use std::time::Duration;
 
 /// Samples between two turns while something plays: 10 ms.
-pub(super) const TURN: i64 = 480;
+pub(super) const MIX_PERIOD_SAMPLES: i64 = 480;
 /// Samples between two turns while nothing plays: 100 ms.
-const IDLE_TURN: i64 = 4800;
+const IDLE_PERIOD_SAMPLES: i64 = 4800;
 /// Samples kept before the origin is known, half a second: an origin noticed late still begins with its first sample.
-const KEPT: usize = 24_000;
-const NANOS: i128 = 1_000_000_000;
+const MAX_PRE_ORIGIN_SAMPLES: usize = 24_000;
+const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
 /// The sample grid of the sound card. Sample `i` lasts from `anchor + i/48000 s` to `anchor + (i+1)/48000 s`.
 #[derive(Debug)]
 pub(super) struct Mixer {
     anchor: HostTime,
-    live: bool,
+    capturing: bool,
     /// Samples before this one have been mixed.
     cursor: i64,
     /// The last mixed samples, up to `cursor`.
     mixed: Vec<[f32; 2]>,
-    next_turn: i64,
+    next_period: i64,
 }
 
 impl Mixer {
     pub(super) fn new(now: HostTime) -> Self {
-        Self { anchor: now, live: false, cursor: 0, mixed: Vec::new(), next_turn: TURN }
+        Self { anchor: now, capturing: false, cursor: 0, mixed: Vec::new(), next_period: MIX_PERIOD_SAMPLES }
     }
 
-    pub(super) fn is_live(&self) -> bool {
-        self.live
+    pub(super) fn is_capturing(&self) -> bool {
+        self.capturing
     }
 
     /// Samples that have passed and are not mixed.
-    pub(super) fn due(&self, now: HostTime) -> usize {
+    pub(super) fn due_samples(&self, now: HostTime) -> usize {
         usize::try_from(self.index_at(now) - self.cursor).unwrap_or(0)
     }
 
     /// The next `n` samples, silent, to be mixed into.
     pub(super) fn extend(&mut self, n: usize) -> &mut [[f32; 2]] {
-        let waits = !self.live || self.cursor < 0;
-        if waits && self.mixed.len() + n > 2 * KEPT {
-            self.mixed.drain(..self.mixed.len().saturating_sub(KEPT));
+        let waits = !self.capturing || self.cursor < 0;
+        if waits && self.mixed.len() + n > 2 * MAX_PRE_ORIGIN_SAMPLES {
+            self.mixed.drain(..self.mixed.len().saturating_sub(MAX_PRE_ORIGIN_SAMPLES));
         }
         self.cursor += n as i64;
         let from = self.mixed.len();
@@ -56,10 +56,10 @@ impl Mixer {
     }
 
     /// Counts from `origin` on. Everything up to `now` must have been mixed; the last `held` samples may still change.
-    pub(super) fn go_live(&mut self, origin: HostTime, now: HostTime, held: usize) {
-        (self.anchor, self.live) = (origin, true);
+    pub(super) fn start_capture(&mut self, origin: HostTime, now: HostTime, held: usize) {
+        (self.anchor, self.capturing) = (origin, true);
         self.cursor = self.index_at(now);
-        self.next_turn = self.cursor;
+        self.next_period = self.cursor;
         let due = usize::try_from(self.cursor).unwrap_or(0);
         let missing = due.saturating_sub(self.mixed.len());
         self.mixed.drain(..self.mixed.len().saturating_sub(due.max(held)));
@@ -67,20 +67,20 @@ impl Mixer {
     }
 
     /// The last `n` mixed samples, or as many of them as have not been taken.
-    pub(super) fn last(&mut self, n: usize) -> &mut [[f32; 2]] {
+    pub(super) fn last_mixed(&mut self, n: usize) -> &mut [[f32; 2]] {
         let from = self.mixed.len().saturating_sub(n);
         &mut self.mixed[from..]
     }
 
     /// What has been mixed since the last call but for the last `held` samples, if the cast has begun and it is worth a
     /// message.
-    pub(super) fn take(&mut self, held: usize) -> Option<Samples> {
-        let cursor = u64::try_from(self.cursor).ok().filter(|_| self.live)?;
+    pub(super) fn take_samples(&mut self, held: usize) -> Option<Samples> {
+        let cursor = u64::try_from(self.cursor).ok().filter(|_| self.capturing)?;
         let past_origin = usize::try_from(cursor).unwrap_or(usize::MAX).max(held);
         self.mixed.drain(..self.mixed.len().saturating_sub(past_origin));
         let start = cursor.checked_sub(self.mixed.len() as u64)?;
         let ready = self.mixed.len().saturating_sub(held);
-        if (ready as i64) < TURN {
+        if (ready as i64) < MIX_PERIOD_SAMPLES {
             return None;
         }
         let samples = Samples { start, pcm: self.mixed[..ready].as_flattened().into() };
@@ -88,29 +88,29 @@ impl Mixer {
         Some(samples)
     }
 
-    /// Whether another [`TURN`] has passed.
-    pub(super) fn is_turn(&mut self) -> bool {
-        let turn = self.cursor >= self.next_turn;
+    /// Whether another [`MIX_PERIOD_SAMPLES`] has passed.
+    pub(super) fn enter_period(&mut self) -> bool {
+        let turn = self.cursor >= self.next_period;
         if turn {
-            self.next_turn = (self.cursor.div_euclid(TURN) + 1) * TURN;
+            self.next_period = (self.cursor.div_euclid(MIX_PERIOD_SAMPLES) + 1) * MIX_PERIOD_SAMPLES;
         }
         turn
     }
 
     /// When there is something to do again.
-    pub(super) fn next_wake(&self, active: bool) -> HostTime {
-        let turn = if active { TURN } else { IDLE_TURN };
+    pub(super) fn deadline(&self, active: bool) -> HostTime {
+        let turn = if active { MIX_PERIOD_SAMPLES } else { IDLE_PERIOD_SAMPLES };
         self.time_of((self.cursor.div_euclid(turn) + 1) * turn)
     }
 
     fn index_at(&self, now: HostTime) -> i64 {
         let passed = i128::from(now.0) - i128::from(self.anchor.0);
-        (passed * i128::from(SAMPLE_RATE)).div_euclid(NANOS) as i64
+        (passed * i128::from(SAMPLE_RATE)).div_euclid(NANOS_PER_SECOND) as i64
     }
 
     /// The first nanosecond at which `index` samples have passed.
     fn time_of(&self, index: i64) -> HostTime {
-        let nanos = -(-i128::from(index) * NANOS).div_euclid(i128::from(SAMPLE_RATE));
+        let nanos = -(-i128::from(index) * NANOS_PER_SECOND).div_euclid(i128::from(SAMPLE_RATE));
         match u64::try_from(nanos) {
             Ok(after) => self.anchor + Duration::from_nanos(after),
             Err(_) => HostTime(self.anchor.0.saturating_add(i64::try_from(nanos).unwrap_or(i64::MIN))),
@@ -124,14 +124,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn advance(mixer: &mut Mixer, to: HostTime, value: f32) {
-        let due = mixer.due(to);
+        let due = mixer.due_samples(to);
         mixer.extend(due).fill([value; 2]);
     }
 
     #[test]
     fn an_hour_is_an_hour() {
         let mixer = Mixer::new(HostTime(7));
-        assert_eq!(mixer.due(HostTime(7) + Duration::from_secs(3600)), 3600 * 48_000);
+        assert_eq!(mixer.due_samples(HostTime(7) + Duration::from_secs(3600)), 3600 * 48_000);
         assert_eq!(mixer.time_of(3600 * 48_000), HostTime(7) + Duration::from_secs(3600));
     }
 
@@ -139,12 +139,12 @@ mod tests {
     fn nothing_is_told_before_the_origin_and_everything_after_it() {
         let mut mixer = Mixer::new(HostTime(0));
         advance(&mut mixer, HostTime(1_000_000_000), 0.1);
-        assert_eq!(mixer.take(0), None);
-        mixer.go_live(HostTime(1_050_000_000), HostTime(1_000_000_000), 0);
+        assert_eq!(mixer.take_samples(0), None);
+        mixer.start_capture(HostTime(1_050_000_000), HostTime(1_000_000_000), 0);
         advance(&mut mixer, HostTime(1_049_000_000), 0.2);
-        assert_eq!(mixer.take(0), None);
+        assert_eq!(mixer.take_samples(0), None);
         advance(&mut mixer, HostTime(1_060_000_000), 0.3);
-        let first = mixer.take(0).unwrap();
+        let first = mixer.take_samples(0).unwrap();
         assert_eq!((first.start, first.len()), (0, 480));
     }
 
@@ -153,8 +153,8 @@ mod tests {
         let mut mixer = Mixer::new(HostTime(0));
         advance(&mut mixer, HostTime(980_000_000), 0.1);
         advance(&mut mixer, HostTime(1_000_000_000), 0.2);
-        mixer.go_live(HostTime(980_000_000), HostTime(1_000_000_000), 0);
-        let first = mixer.take(0).unwrap();
+        mixer.start_capture(HostTime(980_000_000), HostTime(1_000_000_000), 0);
+        let first = mixer.take_samples(0).unwrap();
         assert_eq!((first.start, first.len()), (0, 960));
         assert!(first.pcm.iter().all(|v| *v == 0.2));
     }
@@ -163,8 +163,8 @@ mod tests {
     fn an_origin_before_the_first_sample_begins_with_silence() {
         let mut mixer = Mixer::new(HostTime(1_000_000_000));
         advance(&mut mixer, HostTime(1_010_000_000), 0.5);
-        mixer.go_live(HostTime(990_000_000), HostTime(1_010_000_000), 0);
-        let first = mixer.take(0).unwrap();
+        mixer.start_capture(HostTime(990_000_000), HostTime(1_010_000_000), 0);
+        let first = mixer.take_samples(0).unwrap();
         assert_eq!((first.start, first.len(), first.pcm[959], first.pcm[960]), (0, 960, 0.0, 0.5));
     }
 
@@ -173,7 +173,7 @@ mod tests {
         let mut mixer = Mixer::new(HostTime(0));
         for ms in 0..10_000 {
             advance(&mut mixer, HostTime(ms * 10_000_000), 0.1);
-            assert!(mixer.mixed.len() <= 2 * KEPT);
+            assert!(mixer.mixed.len() <= 2 * MAX_PRE_ORIGIN_SAMPLES);
         }
     }
 
@@ -182,10 +182,10 @@ mod tests {
         fn wakes_exactly_when_a_turn_has_passed(anchor in 0_i64..1 << 40, start in -100_000_i64..100_000, active: bool) {
             let mut mixer = Mixer::new(HostTime(anchor));
             mixer.cursor = start;
-            let wake = mixer.next_wake(active);
-            let turn = if active { TURN } else { IDLE_TURN };
-            prop_assert_eq!((start + mixer.due(wake) as i64) % turn, 0);
-            prop_assert_eq!((start + mixer.due(HostTime(wake.0 - 1)) as i64 + 1) % turn, 0);
+            let wake = mixer.deadline(active);
+            let turn = if active { MIX_PERIOD_SAMPLES } else { IDLE_PERIOD_SAMPLES };
+            prop_assert_eq!((start + mixer.due_samples(wake) as i64) % turn, 0);
+            prop_assert_eq!((start + mixer.due_samples(HostTime(wake.0 - 1)) as i64 + 1) % turn, 0);
         }
 
         #[test]
@@ -194,10 +194,10 @@ mod tests {
             for step in steps {
                 now += step;
                 advance(&mut mixer, HostTime(now), 0.5);
-                if !mixer.is_live() && now + 50_000_000 > origin {
-                    mixer.go_live(HostTime(origin), HostTime(now), 0);
+                if !mixer.is_capturing() && now + 50_000_000 > origin {
+                    mixer.start_capture(HostTime(origin), HostTime(now), 0);
                 }
-                if let Some(samples) = mixer.take(0) {
+                if let Some(samples) = mixer.take_samples(0) {
                     prop_assert_eq!(samples.start, expected);
                     expected += samples.len() as u64;
                 }

@@ -7,21 +7,21 @@ const MINUS_3_DB: f32 = std::f32::consts::FRAC_1_SQRT_2;
 
 /// How channels that do not exist in stereo are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rule {
+pub(super) enum RemixMode {
     /// Mixed into left and right by their place in the room.
     Mix,
     /// Left out; front left and front right only.
-    SameName,
+    MatchName,
     /// The first is left, the second is right, whatever they are called.
-    SameIndex,
+    MatchIndex,
 }
 
 /// How much of each channel is heard left and right.
 #[derive(Debug, Clone)]
-pub(super) struct Remix(Vec<[f32; 2]>);
+pub(super) struct RemixMatrix(Vec<[f32; 2]>);
 
-impl Remix {
-    pub(super) fn new(map: &ChannelMap, rule: Rule, volume: &ChannelVolume, muted: bool) -> Self {
+impl RemixMatrix {
+    pub(super) fn new(map: &ChannelMap, rule: RemixMode, volume: &ChannelVolume, muted: bool) -> Self {
         let mono = map.num_channels() == 1;
         let gain = |i: usize| match volume.channels() {
             _ if muted => 0.0,
@@ -30,12 +30,12 @@ impl Remix {
         };
         let share = |(i, position)| match rule {
             _ if mono => [1.0, 1.0],
-            Rule::Mix => place(position),
-            Rule::SameName if position == ChannelPosition::FrontLeft => [1.0, 0.0],
-            Rule::SameName if position == ChannelPosition::FrontRight => [0.0, 1.0],
-            Rule::SameIndex if i == 0 => [1.0, 0.0],
-            Rule::SameIndex if i == 1 => [0.0, 1.0],
-            Rule::SameName | Rule::SameIndex => [0.0, 0.0],
+            RemixMode::Mix => stereo_gains(position),
+            RemixMode::MatchName if position == ChannelPosition::FrontLeft => [1.0, 0.0],
+            RemixMode::MatchName if position == ChannelPosition::FrontRight => [0.0, 1.0],
+            RemixMode::MatchIndex if i == 0 => [1.0, 0.0],
+            RemixMode::MatchIndex if i == 1 => [0.0, 1.0],
+            RemixMode::MatchName | RemixMode::MatchIndex => [0.0, 0.0],
         };
         Self(map.into_iter().enumerate().map(|(i, p)| share((i, p)).map(|s| s * gain(i))).collect())
     }
@@ -57,7 +57,7 @@ impl Remix {
 }
 
 /// Where a speaker is heard in stereo (ITU-R BS.775): the low frequency channel is left out, as in every standard mix.
-fn place(position: ChannelPosition) -> [f32; 2] {
+fn stereo_gains(position: ChannelPosition) -> [f32; 2] {
     use ChannelPosition as P;
     match position {
         P::FrontLeft => [1.0, 0.0],
@@ -83,9 +83,9 @@ mod tests {
     use super::*;
     use pulseaudio::protocol::Volume;
 
-    fn heard(map: &ChannelMap, rule: Rule, frame: &[f32]) -> [f32; 2] {
+    fn remix_frame(map: &ChannelMap, rule: RemixMode, frame: &[f32]) -> [f32; 2] {
         let mut out = Vec::new();
-        Remix::new(map, rule, &ChannelVolume::norm(map.num_channels()), false).apply(frame, &mut out);
+        RemixMatrix::new(map, rule, &ChannelVolume::norm(map.num_channels()), false).apply(frame, &mut out);
         assert_eq!(out.len(), 1);
         out[0]
     }
@@ -101,12 +101,15 @@ mod tests {
         {
             let mut frame = [0.0; 6];
             frame[channel] = 1.0;
-            assert_eq!(heard(&five_one, Rule::Mix, &frame), expected, "channel {channel}");
+            assert_eq!(remix_frame(&five_one, RemixMode::Mix, &frame), expected, "channel {channel}");
         }
         let seven_one = ChannelMap::new(five_one.into_iter().chain([P::SideLeft, P::SideRight]));
-        assert_eq!(heard(&seven_one, Rule::Mix, &[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, -1.0]), [h, -h]);
         assert_eq!(
-            heard(&seven_one, Rule::SameName, &[0.25, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+            remix_frame(&seven_one, RemixMode::Mix, &[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, -1.0]),
+            [h, -h]
+        );
+        assert_eq!(
+            remix_frame(&seven_one, RemixMode::MatchName, &[0.25, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
             [0.25, 0.5]
         );
     }
@@ -114,15 +117,15 @@ mod tests {
     #[test]
     fn one_channel_is_heard_on_both_sides_whatever_its_name() {
         for map in [ChannelMap::mono(), ChannelMap::new([ChannelPosition::FrontLeft])] {
-            assert_eq!(heard(&map, Rule::Mix, &[0.5]), [0.5, 0.5]);
+            assert_eq!(remix_frame(&map, RemixMode::Mix, &[0.5]), [0.5, 0.5]);
         }
     }
 
     #[test]
     fn swapped_stereo_is_put_right_unless_names_do_not_count() {
         let swapped = ChannelMap::new([ChannelPosition::FrontRight, ChannelPosition::FrontLeft]);
-        assert_eq!(heard(&swapped, Rule::Mix, &[0.25, 0.5]), [0.5, 0.25]);
-        assert_eq!(heard(&swapped, Rule::SameIndex, &[0.25, 0.5]), [0.25, 0.5]);
+        assert_eq!(remix_frame(&swapped, RemixMode::Mix, &[0.25, 0.5]), [0.5, 0.25]);
+        assert_eq!(remix_frame(&swapped, RemixMode::MatchIndex, &[0.25, 0.5]), [0.25, 0.5]);
     }
 
     #[test]
@@ -131,8 +134,8 @@ mod tests {
         volume.push(Volume::from_u32_clamped(0x8000));
         volume.push(Volume::NORM);
         let mut out = Vec::new();
-        Remix::new(&ChannelMap::stereo(), Rule::Mix, &volume, false).apply(&[1.0, 1.0], &mut out);
-        Remix::new(&ChannelMap::stereo(), Rule::Mix, &volume, true).apply(&[1.0, 1.0], &mut out);
+        RemixMatrix::new(&ChannelMap::stereo(), RemixMode::Mix, &volume, false).apply(&[1.0, 1.0], &mut out);
+        RemixMatrix::new(&ChannelMap::stereo(), RemixMode::Mix, &volume, true).apply(&[1.0, 1.0], &mut out);
         assert_eq!(out, [[0.125, 1.0], [0.0, 0.0]]);
     }
 }

@@ -11,23 +11,23 @@ use pagecast_core::SAMPLE_RATE;
 /// Zero crossings of the sinc on each side. 48 pass 19 kHz of a 44.1 kHz stream and stop its images by 90 dB.
 const HALF_WIDTH: usize = 48;
 /// Points of the kernel between two crossings; interpolating linearly between them errs by less than −110 dB.
-const STEPS: usize = 512;
+const KERNEL_STEPS: usize = 512;
 /// Kaiser window: 90 dB of stop band.
-const BETA: f64 = 9.0;
+const KAISER_BETA: f64 = 9.0;
 /// Half-amplitude point as a share of the lower sample rate; the transition band ends at one half.
 const CUTOFF: f64 = 0.468;
 
-/// The right half of the kernel, by distance in input frames times [`STEPS`].
+/// The right half of the kernel, by distance in input frames times [`KERNEL_STEPS`].
 static KERNEL: LazyLock<Vec<f32>> = LazyLock::new(|| {
     let point = |i: usize| {
-        let x = i as f64 / STEPS as f64;
-        let window =
-            bessel_i0(BETA * (1.0 - (x / HALF_WIDTH as f64).powi(2)).max(0.0).sqrt()) / bessel_i0(BETA);
+        let x = i as f64 / KERNEL_STEPS as f64;
+        let window = bessel_i0(KAISER_BETA * (1.0 - (x / HALF_WIDTH as f64).powi(2)).max(0.0).sqrt())
+            / bessel_i0(KAISER_BETA);
         let angle = 2.0 * PI * CUTOFF * x;
         let sinc = if i == 0 { 1.0 } else { angle.sin() / angle };
         (2.0 * CUTOFF * sinc * window) as f32
     };
-    let mut kernel: Vec<f32> = (0..=HALF_WIDTH * STEPS).map(point).collect();
+    let mut kernel: Vec<f32> = (0..=HALF_WIDTH * KERNEL_STEPS).map(point).collect();
     kernel.push(0.0);
     kernel
 });
@@ -37,7 +37,7 @@ static KERNEL: LazyLock<Vec<f32>> = LazyLock::new(|| {
 pub(super) struct Resampler {
     rate: u32,
     /// Reach of the kernel to each side, in input frames.
-    half: usize,
+    half_width_frames: usize,
     /// Input position of the next output, less whole frames, in 1/48000 of a frame.
     phase: u32,
     /// Input frames taken beyond the whole part of that position: 0 or 1.
@@ -45,60 +45,68 @@ pub(super) struct Resampler {
     /// The last `2 * half` input frames, and room for those of one run.
     frames: Vec<[f32; 2]>,
     /// Frames of silence at the end of `frames`, up to all of them.
-    quiet: usize,
+    silent_frames: usize,
 }
 
 impl Resampler {
     pub(super) fn new(rate: u32) -> Self {
         let half = (HALF_WIDTH * rate as usize).div_ceil(SAMPLE_RATE as usize).max(HALF_WIDTH);
-        Self { rate, half, phase: 0, lead: 0, frames: vec![[0.0; 2]; 2 * half], quiet: 2 * half }
+        Self {
+            rate,
+            half_width_frames: half,
+            phase: 0,
+            lead: 0,
+            frames: vec![[0.0; 2]; 2 * half],
+            silent_frames: 2 * half,
+        }
     }
 
     /// Input frames between a frame going in and being heard.
     pub(super) fn delay_frames(&self) -> usize {
-        self.half
+        self.half_width_frames
     }
 
     /// Whether something taken earlier is still to be heard.
     pub(super) fn is_ringing(&self) -> bool {
-        self.quiet < 2 * self.half
+        self.silent_frames < 2 * self.half_width_frames
     }
 
     /// Input frames that the next `outputs` frames take.
-    pub(super) fn wanted(&self, outputs: usize) -> usize {
+    pub(super) fn input_frames_for(&self, outputs: usize) -> usize {
         let end = u64::from(self.phase) + outputs as u64 * u64::from(self.rate);
         end.div_ceil(u64::from(SAMPLE_RATE)) as usize - self.lead
     }
 
-    /// Turns [`Resampler::wanted`] frames of `input`, of which all after the first `sounding` are silence, into `out`.
-    pub(super) fn run(&mut self, input: &[[f32; 2]], sounding: usize, out: &mut [[f32; 2]]) {
-        debug_assert_eq!(input.len(), self.wanted(out.len()), "the caller asks first");
-        self.quiet =
-            if sounding > 0 { input.len() - sounding } else { self.quiet + input.len() }.min(2 * self.half);
+    /// Turns [`Resampler::input_frames_for`] frames of `input`, of which all after the first `sounding` are silence, into `out`.
+    pub(super) fn process(&mut self, input: &[[f32; 2]], sounding: usize, out: &mut [[f32; 2]]) {
+        debug_assert_eq!(input.len(), self.input_frames_for(out.len()), "the caller asks first");
+        self.silent_frames =
+            if sounding > 0 { input.len() - sounding } else { self.silent_frames + input.len() }
+                .min(2 * self.half_width_frames);
         // Index in `frames` of the whole part of the position.
         let mut whole = self.frames.len() - self.lead;
         self.frames.extend_from_slice(input);
         let stretch = (f64::from(self.rate) / f64::from(SAMPLE_RATE)).max(1.0);
         for frame in out {
-            *frame = self.at(whole, stretch);
+            *frame = self.interpolate(whole, stretch);
             self.phase += self.rate;
             whole += (self.phase / SAMPLE_RATE) as usize;
             self.phase %= SAMPLE_RATE;
         }
         self.lead = self.frames.len() - whole;
-        let keep_from = self.frames.len() - 2 * self.half;
+        let keep_from = self.frames.len() - 2 * self.half_width_frames;
         self.frames.drain(..keep_from);
     }
 
     /// The sound around input position `whole + phase`, less the delay.
-    fn at(&self, whole: usize, stretch: f64) -> [f32; 2] {
+    fn interpolate(&self, whole: usize, stretch: f64) -> [f32; 2] {
         let fraction = f64::from(self.phase) / f64::from(SAMPLE_RATE);
         let end = whole + usize::from(self.phase > 0);
-        let first = whole + 1 - 2 * self.half;
+        let first = whole + 1 - 2 * self.half_width_frames;
         let kernel = KERNEL.as_slice();
-        let scale = STEPS as f64 / stretch;
+        let scale = KERNEL_STEPS as f64 / stretch;
         // Distance of the first frame from the centre, which lies `half` before the position.
-        let mut distance = 1.0 - self.half as f64 - fraction;
+        let mut distance = 1.0 - self.half_width_frames as f64 - fraction;
         let mut sum = [0.0; 2];
         for [l, r] in &self.frames[first..end] {
             let x = distance.abs() * scale;
@@ -137,12 +145,12 @@ mod tests {
     fn convert(rate: u32, input: &[[f32; 2]], cuts: impl Iterator<Item = usize>) -> Vec<[f32; 2]> {
         let (mut resampler, mut rest, mut out) = (Resampler::new(rate), input, Vec::new());
         for outputs in cuts {
-            let wanted = resampler.wanted(outputs);
+            let wanted = resampler.input_frames_for(outputs);
             if wanted > rest.len() {
                 break;
             }
             let mut chunk = vec![[0.0; 2]; outputs];
-            resampler.run(&rest[..wanted], wanted, &mut chunk);
+            resampler.process(&rest[..wanted], wanted, &mut chunk);
             rest = &rest[wanted..];
             out.extend(chunk);
         }
@@ -192,8 +200,8 @@ mod tests {
         assert!(!resampler.is_ringing());
         let mut out = vec![[0.0; 2]; 480];
         let one = |r: &mut Resampler, sounding: f32, out: &mut [[f32; 2]]| {
-            let input = vec![[sounding; 2]; r.wanted(480)];
-            r.run(&input, if sounding > 0.0 { input.len() } else { 0 }, out);
+            let input = vec![[sounding; 2]; r.input_frames_for(480)];
+            r.process(&input, if sounding > 0.0 { input.len() } else { 0 }, out);
         };
         one(&mut resampler, 1.0, &mut out);
         assert!(resampler.is_ringing());
@@ -216,8 +224,8 @@ mod tests {
         fn time_never_drifts(rate in 8_000_u32..=192_000, chunks in proptest::collection::vec(0_usize..700, 0..40)) {
             let (mut resampler, mut taken, mut made) = (Resampler::new(rate), 0_u64, 0_u64);
             for outputs in chunks {
-                let wanted = resampler.wanted(outputs);
-                resampler.run(&vec![[0.0; 2]; wanted], 0, &mut vec![[0.0; 2]; outputs]);
+                let wanted = resampler.input_frames_for(outputs);
+                resampler.process(&vec![[0.0; 2]; wanted], 0, &mut vec![[0.0; 2]; outputs]);
                 taken += wanted as u64;
                 made += outputs as u64;
             }

@@ -20,19 +20,19 @@ const MICROS_PER_SECOND: u32 = 1_000_000;
 /// Why a client was cut off.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Violation {
+pub enum ProtocolViolation {
     /// A header announced more than [`MAX_COMMAND_LEN`] or [`MAX_BLOCK_LEN`].
     #[error("message of {0} bytes")]
-    TooLong(u32),
+    MessageTooLong(u32),
     /// A header had flags that were never negotiated: shared memory, or an unknown seek mode.
     #[error("message with flags {0:#x}")]
-    Flags(u32),
+    InvalidFlags(u32),
     /// A payload was no tagstruct, or did not begin with a command and its number.
     #[error("malformed command")]
     Malformed,
     /// The client does not read what it is sent.
     #[error("too many unread replies")]
-    Unread,
+    TooManyUnreadReplies,
 }
 
 /// Where a block of samples goes in its stream.
@@ -56,27 +56,27 @@ pub(super) enum Header {
 }
 
 impl Header {
-    pub(super) fn parse(raw: &[u8; HEADER_LEN]) -> Result<Self, Violation> {
-        let mut fields = Bytes(raw);
+    pub(super) fn parse(raw: &[u8; HEADER_LEN]) -> Result<Self, ProtocolViolation> {
+        let mut fields = TagstructReader(raw);
         let (len, channel) = (fields.u32()?, fields.u32()?);
         let (high, low, flags) = (fields.u32()?, fields.u32()?, fields.u32()?);
         if channel == COMMAND_CHANNEL {
             return match (flags, len as usize) {
                 (0, len @ ..=MAX_COMMAND_LEN) => Ok(Self::Command { len }),
-                (0, _) => Err(Violation::TooLong(len)),
-                _ => Err(Violation::Flags(flags)),
+                (0, _) => Err(ProtocolViolation::MessageTooLong(len)),
+                _ => Err(ProtocolViolation::InvalidFlags(flags)),
             };
         }
         if len > MAX_BLOCK_LEN {
-            return Err(Violation::TooLong(len));
+            return Err(ProtocolViolation::MessageTooLong(len));
         }
         let seek = match flags & SEEK_MASK {
-            _ if flags & !SEEK_MASK != 0 => return Err(Violation::Flags(flags)),
+            _ if flags & !SEEK_MASK != 0 => return Err(ProtocolViolation::InvalidFlags(flags)),
             0 => Seek::Write,
             1 => Seek::Absolute,
             2 => Seek::Read,
             3 => Seek::End,
-            _ => return Err(Violation::Flags(flags)),
+            _ => return Err(ProtocolViolation::InvalidFlags(flags)),
         };
         let offset = (u64::from(high) << 32 | u64::from(low)).cast_signed();
         Ok(Self::Block { channel, seek, offset, len: len as usize })
@@ -84,8 +84,8 @@ impl Header {
 }
 
 /// Proves that a payload is a well-formed tagstruct, and reads the command and sequence number it begins with.
-pub(super) fn scan(payload: &[u8]) -> Result<(u32, u32), Violation> {
-    let mut rest = Bytes(payload);
+pub(super) fn validate_tagstruct(payload: &[u8]) -> Result<(u32, u32), ProtocolViolation> {
+    let mut rest = TagstructReader(payload);
     let (command, seq) = (rest.tagged_u32()?, rest.tagged_u32()?);
     while let Some(tag) = rest.next() {
         match tag {
@@ -97,11 +97,11 @@ pub(super) fn scan(payload: &[u8]) -> Result<(u32, u32), Violation> {
             b'a' => rest.skip(6)?,
             b'R' | b'r' | b'U' => rest.skip(8)?,
             b'm' => {
-                let channels = rest.next().ok_or(Violation::Malformed)?;
+                let channels = rest.next().ok_or(ProtocolViolation::Malformed)?;
                 rest.skip(usize::from(channels))?;
             }
             b'v' => {
-                let channels = rest.next().ok_or(Violation::Malformed)?;
+                let channels = rest.next().ok_or(ProtocolViolation::Malformed)?;
                 rest.skip(usize::from(channels) * 4)?;
             }
             b'x' => {
@@ -111,44 +111,44 @@ pub(super) fn scan(payload: &[u8]) -> Result<(u32, u32), Violation> {
             b'T' => {
                 rest.skip(4)?;
                 if rest.u32()? >= MICROS_PER_SECOND {
-                    return Err(Violation::Malformed);
+                    return Err(ProtocolViolation::Malformed);
                 }
             }
-            _ => return Err(Violation::Malformed),
+            _ => return Err(ProtocolViolation::Malformed),
         }
     }
     Ok((command, seq))
 }
 
-struct Bytes<'a>(&'a [u8]);
+struct TagstructReader<'a>(&'a [u8]);
 
-impl Bytes<'_> {
+impl TagstructReader<'_> {
     fn next(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn skip(&mut self, n: usize) -> Result<(), Violation> {
-        self.0 = self.0.get(n..).ok_or(Violation::Malformed)?;
+    fn skip(&mut self, n: usize) -> Result<(), ProtocolViolation> {
+        self.0 = self.0.get(n..).ok_or(ProtocolViolation::Malformed)?;
         Ok(())
     }
 
-    fn u32(&mut self) -> Result<u32, Violation> {
-        let (value, rest) = self.0.split_first_chunk().ok_or(Violation::Malformed)?;
+    fn u32(&mut self) -> Result<u32, ProtocolViolation> {
+        let (value, rest) = self.0.split_first_chunk().ok_or(ProtocolViolation::Malformed)?;
         self.0 = rest;
         Ok(u32::from_be_bytes(*value))
     }
 
-    fn tagged_u32(&mut self) -> Result<u32, Violation> {
+    fn tagged_u32(&mut self) -> Result<u32, ProtocolViolation> {
         if self.next() != Some(b'L') {
-            return Err(Violation::Malformed);
+            return Err(ProtocolViolation::Malformed);
         }
         self.u32()
     }
 
-    fn string(&mut self) -> Result<(), Violation> {
-        let end = self.0.iter().position(|b| *b == 0).ok_or(Violation::Malformed)?;
+    fn string(&mut self) -> Result<(), ProtocolViolation> {
+        let end = self.0.iter().position(|b| *b == 0).ok_or(ProtocolViolation::Malformed)?;
         self.skip(end + 1)
     }
 }
@@ -181,10 +181,19 @@ mod tests {
             Header::parse(&header(8, 3, -16, 2)),
             Ok(Header::Block { channel: 3, seek: Seek::Read, offset: -16, len: 8 })
         );
-        assert_eq!(Header::parse(&header(u32::MAX, u32::MAX, 0, 0)), Err(Violation::TooLong(u32::MAX)));
-        assert_eq!(Header::parse(&header(u32::MAX, 0, 0, 0)), Err(Violation::TooLong(u32::MAX)));
+        assert_eq!(
+            Header::parse(&header(u32::MAX, u32::MAX, 0, 0)),
+            Err(ProtocolViolation::MessageTooLong(u32::MAX))
+        );
+        assert_eq!(
+            Header::parse(&header(u32::MAX, 0, 0, 0)),
+            Err(ProtocolViolation::MessageTooLong(u32::MAX))
+        );
         for shared_memory in [0x8000_0000, 0x4000_0000, 0xc000_0000, 0xa000_0000, 4] {
-            assert_eq!(Header::parse(&header(8, 0, 0, shared_memory)), Err(Violation::Flags(shared_memory)));
+            assert_eq!(
+                Header::parse(&header(8, 0, 0, shared_memory)),
+                Err(ProtocolViolation::InvalidFlags(shared_memory))
+            );
         }
     }
 
@@ -199,7 +208,7 @@ mod tests {
                 14,
             ),
         ] {
-            assert_eq!(scan(&payload(7, &command)), Ok((tag, 7)), "{command:?}");
+            assert_eq!(validate_tagstruct(&payload(7, &command)), Ok((tag, 7)), "{command:?}");
         }
     }
 
@@ -208,13 +217,13 @@ mod tests {
         let mut auth = payload(0, &Command::Auth(AuthParams { cookie: vec![1; 4], ..Default::default() }));
         let at = auth.len() - 8;
         auth[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
-        assert_eq!(scan(&auth), Err(Violation::Malformed));
+        assert_eq!(validate_tagstruct(&auth), Err(ProtocolViolation::Malformed));
 
         let now = std::time::SystemTime::now();
         let mut latency = payload(0, &Command::GetPlaybackLatency(LatencyParams { channel: 0, now }));
         let at = latency.len() - 4;
         latency[at..].copy_from_slice(&u32::MAX.to_be_bytes());
-        assert_eq!(scan(&latency), Err(Violation::Malformed));
+        assert_eq!(validate_tagstruct(&latency), Err(ProtocolViolation::Malformed));
     }
 
     proptest! {
@@ -234,7 +243,7 @@ mod tests {
         ) {
             let mut payload = vec![b'L', 0, 0, 0, command, b'L', 0, 0, 0, 9];
             rest.iter().for_each(|part| payload.extend(part));
-            if let Ok((tag, seq)) = scan(&payload) {
+            if let Ok((tag, seq)) = validate_tagstruct(&payload) {
                 prop_assert_eq!((tag, seq), (u32::from(command), 9));
                 let read = Command::read_tag_prefixed(&mut payload.as_slice(), 35);
                 prop_assert!(read.is_err() || read.is_ok_and(|(seq, _)| seq == 9));

@@ -32,7 +32,7 @@ use wayland_protocols::xdg::shell::client::{
 
 /// What the display told us.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct ReceivedEvents {
     globals: Vec<(u32, String, u32)>,
     pub(crate) configured: Option<(i32, i32)>,
     pub(crate) activated: bool,
@@ -46,16 +46,16 @@ pub(crate) struct Told {
 /// A connected client.
 pub(crate) struct Client {
     pub(crate) connection: Connection,
-    pub(crate) queue: EventQueue<Told>,
-    pub(crate) told: Told,
+    pub(crate) queue: EventQueue<ReceivedEvents>,
+    pub(crate) received: ReceivedEvents,
     pub(crate) compositor: WlCompositor,
     pub(crate) shm: WlShm,
     pub(crate) subcompositor: WlSubcompositor,
-    pub(crate) wm: XdgWmBase,
+    pub(crate) wm_base: XdgWmBase,
     pub(crate) presentation: WpPresentation,
-    pub(crate) scales: WpFractionalScaleManagerV1,
+    pub(crate) fractional_scale_manager: WpFractionalScaleManagerV1,
     pub(crate) viewporter: WpViewporter,
-    pub(crate) clipboard: WlDataDeviceManager,
+    pub(crate) data_device_manager: WlDataDeviceManager,
 }
 
 /// A toplevel window.
@@ -71,36 +71,36 @@ impl Client {
         let mut queue = connection.new_event_queue();
         let handle = queue.handle();
         let registry = connection.display().get_registry(&handle, ());
-        let mut told = Told::default();
+        let mut told = ReceivedEvents::default();
         queue.roundtrip(&mut told).unwrap();
         Self {
             compositor: bind(&registry, &told, &handle),
             shm: bind(&registry, &told, &handle),
             subcompositor: bind(&registry, &told, &handle),
-            wm: bind(&registry, &told, &handle),
+            wm_base: bind(&registry, &told, &handle),
             presentation: bind(&registry, &told, &handle),
-            scales: bind(&registry, &told, &handle),
+            fractional_scale_manager: bind(&registry, &told, &handle),
             viewporter: bind(&registry, &told, &handle),
-            clipboard: bind(&registry, &told, &handle),
+            data_device_manager: bind(&registry, &told, &handle),
             connection,
             queue,
-            told,
+            received: told,
         }
     }
 
     /// The display's number for one of its globals.
     pub(crate) fn global(&self, interface: &str) -> u32 {
-        self.told.globals.iter().find(|g| g.1 == interface).unwrap().0
+        self.received.globals.iter().find(|g| g.1 == interface).unwrap().0
     }
 
-    pub(crate) fn handle(&self) -> QueueHandle<Told> {
+    pub(crate) fn handle(&self) -> QueueHandle<ReceivedEvents> {
         self.queue.handle()
     }
 
     /// Waits until the display has dealt with everything sent so far.
     pub(crate) fn roundtrip(&mut self) {
         self.flush();
-        self.queue.roundtrip(&mut self.told).unwrap();
+        self.queue.roundtrip(&mut self.received).unwrap();
     }
 
     /// Sends everything, however long the display takes to read it; false if it does not want to.
@@ -118,33 +118,33 @@ impl Client {
     }
 
     /// Whether the display has cut us off.
-    pub(crate) fn is_cut_off(&mut self) -> bool {
+    pub(crate) fn is_disconnected(&mut self) -> bool {
         (0..200).any(|_| {
             std::thread::sleep(Duration::from_millis(5));
-            self.queue.roundtrip(&mut self.told).is_err()
+            self.queue.roundtrip(&mut self.received).is_err()
         })
     }
 
     /// Waits until `done` holds.
-    pub(crate) fn wait(&mut self, done: impl Fn(&Told) -> bool) {
-        while !done(&self.told) {
-            self.queue.blocking_dispatch(&mut self.told).unwrap();
+    pub(crate) fn wait_until(&mut self, done: impl Fn(&ReceivedEvents) -> bool) {
+        while !done(&self.received) {
+            self.queue.blocking_dispatch(&mut self.received).unwrap();
         }
     }
 
     /// A window that was told its size.
-    pub(crate) fn window(&mut self) -> Window {
+    pub(crate) fn create_window(&mut self) -> Window {
         let handle = self.handle();
         let surface = self.compositor.create_surface(&handle, ());
-        let xdg = self.wm.get_xdg_surface(&surface, &handle, ());
+        let xdg = self.wm_base.get_xdg_surface(&surface, &handle, ());
         let toplevel = xdg.get_toplevel(&handle, ());
         surface.commit();
-        self.wait(|t| t.configured.is_some());
+        self.wait_until(|t| t.configured.is_some());
         Window { surface, xdg, toplevel }
     }
 
     /// A pop-up of `size` at `at` on the window, with a colour.
-    pub(crate) fn popup(
+    pub(crate) fn create_popup(
         &mut self,
         window: &Window,
         at: (i32, i32),
@@ -152,13 +152,13 @@ impl Client {
         colour: u32,
     ) -> (XdgPopup, WlSurface) {
         let handle = self.handle();
-        let positioner = self.wm.create_positioner(&handle, ());
+        let positioner = self.wm_base.create_positioner(&handle, ());
         positioner.set_size(size.0, size.1);
         positioner.set_anchor_rect(at.0, at.1, 1, 1);
         positioner.set_anchor(Anchor::TopLeft);
         positioner.set_gravity(Gravity::BottomRight);
         let surface = self.compositor.create_surface(&handle, ());
-        let xdg = self.wm.get_xdg_surface(&surface, &handle, ());
+        let xdg = self.wm_base.get_xdg_surface(&surface, &handle, ());
         let popup = xdg.get_popup(Some(&window.xdg), &positioner, &handle, ());
         surface.commit();
         self.roundtrip();
@@ -168,7 +168,7 @@ impl Client {
 
     /// Attaches and commits a buffer of one colour (ARGB), all of it damaged.
     pub(crate) fn paint(&mut self, surface: &WlSurface, size: (i32, i32), colour: u32) {
-        let buffer = self.buffer(size, |_, _| colour);
+        let buffer = self.create_buffer(size, |_, _| colour);
         surface.attach(Some(&buffer), 0, 0);
         surface.damage_buffer(0, 0, size.0, size.1);
         surface.commit();
@@ -176,12 +176,12 @@ impl Client {
     }
 
     /// A buffer with pixels (ARGB) by column and row.
-    pub(crate) fn buffer(&self, size: (i32, i32), pixel: impl Fn(i32, i32) -> u32) -> WlBuffer {
+    pub(crate) fn create_buffer(&self, size: (i32, i32), pixel: impl Fn(i32, i32) -> u32) -> WlBuffer {
         let bytes: Vec<u8> = (0..size.1)
             .flat_map(|y| (0..size.0).map(move |x| (x, y)))
             .flat_map(|(x, y)| pixel(x, y).to_le_bytes())
             .collect();
-        let file = memory(&bytes);
+        let file = create_memfd(&bytes);
         let handle = self.handle();
         let pool = self.shm.create_pool(file.as_fd(), bytes.len() as i32, &handle, ());
         let buffer = pool.create_buffer(0, size.0, size.1, size.0 * 4, Format::Argb8888, &handle, ());
@@ -191,7 +191,7 @@ impl Client {
 }
 
 /// An anonymous file with these contents.
-pub(crate) fn memory(bytes: &[u8]) -> OwnedFd {
+pub(crate) fn create_memfd(bytes: &[u8]) -> OwnedFd {
     let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&fd, bytes.len() as u64).unwrap();
     let mut written = 0;
@@ -201,9 +201,13 @@ pub(crate) fn memory(bytes: &[u8]) -> OwnedFd {
     fd
 }
 
-fn bind<I: Proxy + 'static>(registry: &WlRegistry, told: &Told, handle: &QueueHandle<Told>) -> I
+fn bind<I: Proxy + 'static>(
+    registry: &WlRegistry,
+    told: &ReceivedEvents,
+    handle: &QueueHandle<ReceivedEvents>,
+) -> I
 where
-    Told: Dispatch<I, ()>,
+    ReceivedEvents: Dispatch<I, ()>,
 {
     let wanted = I::interface().name;
     let (name, _, version) = told.globals.iter().find(|g| g.1 == wanted).unwrap();
@@ -212,7 +216,7 @@ where
 
 macro_rules! listen {
     ($interface:ty, |$told:ident, $proxy:ident, $event:ident| $body:expr) => {
-        impl Dispatch<$interface, ()> for Told {
+        impl Dispatch<$interface, ()> for ReceivedEvents {
             fn event(
                 $told: &mut Self,
                 $proxy: &$interface,
@@ -263,18 +267,18 @@ listen!(WpFractionalScaleV1, |told, _proxy, event| {
     }
 });
 
-delegate_noop!(Told: WlCompositor);
-delegate_noop!(Told: WlSubcompositor);
-delegate_noop!(Told: WlDataDeviceManager);
-delegate_noop!(Told: ignore WlDataSource);
-delegate_noop!(Told: WlSubsurface);
-delegate_noop!(Told: WlRegion);
-delegate_noop!(Told: WlShmPool);
-delegate_noop!(Told: WpFractionalScaleManagerV1);
-delegate_noop!(Told: WpViewporter);
-delegate_noop!(Told: WpViewport);
-delegate_noop!(Told: ignore WlShm);
-delegate_noop!(Told: ignore WlSurface);
-delegate_noop!(Told: ignore WpPresentation);
-delegate_noop!(Told: ignore XdgPopup);
-delegate_noop!(Told: XdgPositioner);
+delegate_noop!(ReceivedEvents: WlCompositor);
+delegate_noop!(ReceivedEvents: WlSubcompositor);
+delegate_noop!(ReceivedEvents: WlDataDeviceManager);
+delegate_noop!(ReceivedEvents: ignore WlDataSource);
+delegate_noop!(ReceivedEvents: WlSubsurface);
+delegate_noop!(ReceivedEvents: WlRegion);
+delegate_noop!(ReceivedEvents: WlShmPool);
+delegate_noop!(ReceivedEvents: WpFractionalScaleManagerV1);
+delegate_noop!(ReceivedEvents: WpViewporter);
+delegate_noop!(ReceivedEvents: WpViewport);
+delegate_noop!(ReceivedEvents: ignore WlShm);
+delegate_noop!(ReceivedEvents: ignore WlSurface);
+delegate_noop!(ReceivedEvents: ignore WpPresentation);
+delegate_noop!(ReceivedEvents: ignore XdgPopup);
+delegate_noop!(ReceivedEvents: XdgPositioner);

@@ -6,68 +6,85 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use pagecast_core::spec::{Context, Network, Rule, Size, Source, SourceUrl};
+use pagecast_core::spec::{BrowserContext, NetworkPolicy, NetworkRule, Size, Source, SourceUrl};
 use pagecast_core::{Fps, Picture, Samples, Tick};
-use pagecast_page::browser::Rules;
+use pagecast_page::browser::PagePolicy;
 use pagecast_page::{Config, Page};
-use pagecast_testkit::{Reply, Server, Turn};
+use pagecast_testkit::{MachineLock, PageResponse, PageServer};
 use serde_json::{Value, json};
 
 /// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A page, and what the display showed of it last.
-pub(crate) struct Live {
+pub(crate) struct BrowserFixture {
     pub(crate) page: Page,
     config: Config,
     ticks: Receiver<Tick>,
     picture: Option<std::sync::Arc<Picture>>,
     _samples: Receiver<Samples>,
-    _server: Server,
-    _turn: Turn,
+    _server: PageServer,
+    _turn: MachineLock,
 }
 
-impl Live {
+impl BrowserFixture {
     /// Opens a page with this HTML on a display of `width` x `height` pixels, `scale` of them to the CSS
     /// pixel.
     pub(crate) fn open(size: (u32, u32), scale: f64, html: &str) -> Result<Self> {
-        Self::open_in(Context::default(), size, scale, html)
+        Self::open_with_context(BrowserContext::default(), size, scale, html)
     }
 
     /// The same in a certain context.
-    pub(crate) fn open_in(context: Context, size: (u32, u32), scale: f64, html: &str) -> Result<Self> {
-        Self::start(Rules::default(), context, size, scale, html)
+    pub(crate) fn open_with_context(
+        context: BrowserContext,
+        size: (u32, u32),
+        scale: f64,
+        html: &str,
+    ) -> Result<Self> {
+        Self::start(PagePolicy::default(), context, size, scale, html)
     }
 
     /// The same with an agreement about its cast.
-    pub(crate) fn open_by(rules: Rules, html: &str) -> Result<Self> {
-        Self::start(rules, Context::default(), (320, 180), 1.0, html)
+    pub(crate) fn open_with_policy(rules: PagePolicy, html: &str) -> Result<Self> {
+        Self::start(rules, BrowserContext::default(), (320, 180), 1.0, html)
     }
 
     /// The same with so many bytes of the disk.
     pub(crate) fn open_with_disk(disk_bytes: u64, html: &str) -> Result<Self> {
-        Self::start_with(disk_bytes, Rules::default(), Context::default(), ((320, 180), 1.0), html)
+        Self::start_with(
+            disk_bytes,
+            PagePolicy::default(),
+            BrowserContext::default(),
+            ((320, 180), 1.0),
+            html,
+        )
     }
 
     /// Another browser like this one, with an empty page.
-    pub(crate) fn another(&self) -> Result<Page> {
+    pub(crate) fn start_another_page(&self) -> Result<Page> {
         Ok(Page::start(self.config.clone(), sync_channel(4).0, sync_channel(4).0)?)
     }
 
-    fn start(rules: Rules, context: Context, size: (u32, u32), scale: f64, html: &str) -> Result<Self> {
+    fn start(
+        rules: PagePolicy,
+        context: BrowserContext,
+        size: (u32, u32),
+        scale: f64,
+        html: &str,
+    ) -> Result<Self> {
         Self::start_with(1 << 30, rules, context, (size, scale), html)
     }
 
     fn start_with(
         disk_bytes: u64,
-        rules: Rules,
-        context: Context,
+        rules: PagePolicy,
+        context: BrowserContext,
         ((width, height), scale): ((u32, u32), f64),
         html: &str,
     ) -> Result<Self> {
-        let turn = Turn::shared()?;
+        let turn = MachineLock::shared()?;
         let page = format!("<!doctype html><meta charset=utf-8><title>Live</title>{html}");
-        let server = Server::start()?.route("/", Reply::Html(200, page));
+        let server = PageServer::start()?.with_route("/", PageResponse::Html(200, page));
         let source = Source {
             // By name: some interfaces are not for numbers.
             url: SourceUrl::parse(&server.url("/").replace("127.0.0.1", "localhost"))?,
@@ -78,18 +95,18 @@ impl Live {
         };
         let (ticks_in, ticks) = sync_channel(4);
         let (samples_in, samples) = sync_channel(4);
-        let allow = ["127.0.0.0/8", "[::1]"].into_iter().map(Rule::parse).collect::<Result<_, _>>()?;
-        let network = Network { allow, ..Network::default() };
-        let config = Config { source: source.clone(), rules, network, disk_bytes };
+        let allow = ["127.0.0.0/8", "[::1]"].into_iter().map(NetworkRule::parse).collect::<Result<_, _>>()?;
+        let network = NetworkPolicy { allow, ..NetworkPolicy::default() };
+        let config = Config { source: source.clone(), policy: rules, network, max_disk_bytes: disk_bytes };
         let page = Page::start(config.clone(), ticks_in, samples_in)?;
         page.browser()?.open(&source.url, &|| false)?;
-        page.browser()?.wait_until(LIMIT, |state| state.painted)?;
-        page.begin();
+        page.browser()?.wait_until(TIMEOUT, |state| state.painted)?;
+        page.start_capture();
         Ok(Self { page, config, ticks, picture: None, _samples: samples, _server: server, _turn: turn })
     }
 
     /// What JavaScript gives, run as if a person had just clicked; a promise is waited for.
-    pub(crate) fn ask(&self, expression: &str) -> Result<Value> {
+    pub(crate) fn evaluate(&self, expression: &str) -> Result<Value> {
         let answer = self.page.browser()?.call(
             "Runtime.evaluate",
             json!({"expression": expression, "returnByValue": true, "awaitPromise": true, "userGesture": true}),
@@ -101,8 +118,8 @@ impl Live {
     }
 
     /// Waits until the picture is as it should be.
-    pub(crate) fn wait_for(&mut self, what: &str, holds: impl Fn(&Picture) -> bool) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
+    pub(crate) fn wait_for_picture(&mut self, what: &str, holds: impl Fn(&Picture) -> bool) -> Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if self.picture.as_deref().is_some_and(&holds) {
                 return Ok(());
@@ -110,12 +127,12 @@ impl Live {
             if Instant::now() > deadline {
                 bail!("the picture never shows {what}; at its corners: {:x?}", self.corners());
             }
-            self.tick()?;
+            self.receive_tick()?;
         }
     }
 
     /// That the picture stays as it should be for a while.
-    pub(crate) fn hold(
+    pub(crate) fn assert_picture_stays(
         &mut self,
         time: Duration,
         what: &str,
@@ -123,7 +140,7 @@ impl Live {
     ) -> Result<()> {
         let deadline = Instant::now() + time;
         while Instant::now() < deadline {
-            self.tick()?;
+            self.receive_tick()?;
             if !self.picture.as_deref().is_some_and(&holds) {
                 bail!("the picture shows more than {what}; at its corners: {:x?}", self.corners());
             }
@@ -131,8 +148,8 @@ impl Live {
         Ok(())
     }
 
-    fn tick(&mut self) -> Result<()> {
-        let tick = self.ticks.recv_timeout(LIMIT).context("no more ticks")?;
+    fn receive_tick(&mut self) -> Result<()> {
+        let tick = self.ticks.recv_timeout(TIMEOUT).context("no more ticks")?;
         if let Some(frame) = tick.frame {
             self.picture = Some(frame.picture);
         }
@@ -154,7 +171,11 @@ pub(crate) fn rgb(picture: &Picture, x: u32, y: u32) -> u32 {
 }
 
 /// Pixels of any other colour than `colour` within `x0,y0 .. x1,y1`.
-pub(crate) fn others(picture: &Picture, (x0, y0, x1, y1): (u32, u32, u32, u32), colour: u32) -> usize {
+pub(crate) fn count_other_pixels(
+    picture: &Picture,
+    (x0, y0, x1, y1): (u32, u32, u32, u32),
+    colour: u32,
+) -> usize {
     (y0..y1)
         .flat_map(|y| (x0..x1).map(move |x| (x, y)))
         .filter(|(x, y)| rgb(picture, *x, *y) != colour)
@@ -162,6 +183,6 @@ pub(crate) fn others(picture: &Picture, (x0, y0, x1, y1): (u32, u32, u32, u32), 
 }
 
 /// Whether every pixel has this colour.
-pub(crate) fn is_only(picture: &Picture, colour: u32) -> bool {
-    others(picture, (0, 0, picture.width(), picture.height()), colour) == 0
+pub(crate) fn is_uniform(picture: &Picture, colour: u32) -> bool {
+    count_other_pixels(picture, (0, 0, picture.width(), picture.height()), colour) == 0
 }

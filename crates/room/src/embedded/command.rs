@@ -4,28 +4,28 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use tokio::sync::{oneshot, watch};
 
-use super::news::News;
+use super::viewer_state::ViewerState;
 
 /// A question, with the way back.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Somebody wants to publish or to watch.
-    Join(Join, oneshot::Sender<Result<Joined, Refused>>),
+    Join(JoinRequest, oneshot::Sender<Result<JoinResponse, SessionError>>),
     /// Candidates, or an ICE restart.
-    Patch(Patch, oneshot::Sender<Result<Patched, Refused>>),
+    Patch(PatchRequest, oneshot::Sender<Result<PatchResponse, SessionError>>),
     /// It is over.
-    Leave(Session, oneshot::Sender<Result<(), Refused>>),
+    Leave(SessionPath, oneshot::Sender<Result<(), SessionError>>),
     /// Whether a session is still there.
-    Ask(Session, oneshot::Sender<Result<(), Refused>>),
+    CheckSession(SessionPath, oneshot::Sender<Result<(), SessionError>>),
     /// A viewer wants another layer; `auto` for none.
-    Layer(Session, String, oneshot::Sender<Result<(), Refused>>),
+    SelectLayer(SessionPath, String, oneshot::Sender<Result<(), SessionError>>),
     /// A viewer wants to hear what happens.
-    Listen(Session, oneshot::Sender<Result<watch::Receiver<News>, Refused>>),
+    Subscribe(SessionPath, oneshot::Sender<Result<watch::Receiver<ViewerState>, SessionError>>),
 }
 
 /// A session, as its address names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Session {
+pub(super) struct SessionPath {
     /// The room.
     pub(super) room: String,
     /// Whether it publishes.
@@ -36,7 +36,7 @@ pub(super) struct Session {
 
 /// Somebody joins.
 #[derive(Debug)]
-pub(super) struct Join {
+pub(super) struct JoinRequest {
     /// The room.
     pub(super) room: String,
     /// Whether they publish.
@@ -46,12 +46,12 @@ pub(super) struct Join {
     /// The SDP.
     pub(super) offer: String,
     /// Where it comes from.
-    pub(super) origin: Origin,
+    pub(super) origin: ClientOrigin,
 }
 
 /// Where a session comes from: those of one origin may only be few until they have connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Origin {
+pub(super) struct ClientOrigin {
     /// The token that it was begun with, by its hash; none where no tokens are needed.
     pub(super) token: Option<u64>,
     /// The address, without the last 64 bits of an IPv6 address; none for one of this machine's own.
@@ -60,9 +60,9 @@ pub(super) struct Origin {
     pub(super) own_cast: bool,
 }
 
-impl Origin {
+impl ClientOrigin {
     /// What counts as one address: whoever has an IPv6 address has the whole network of it.
-    pub(super) fn network(address: IpAddr) -> IpAddr {
+    pub(super) fn network_prefix(address: IpAddr) -> IpAddr {
         match address.to_canonical() {
             IpAddr::V4(ip) => IpAddr::V4(ip),
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
@@ -72,7 +72,7 @@ impl Origin {
 
 /// They have joined.
 #[derive(Debug)]
-pub(super) struct Joined {
+pub(super) struct JoinResponse {
     /// The session's secret.
     pub(super) secret: String,
     /// The SDP.
@@ -83,22 +83,22 @@ pub(super) struct Joined {
 
 /// A piece of SDP for a session (RFC 8840).
 #[derive(Debug)]
-pub(super) struct Patch {
+pub(super) struct PatchRequest {
     /// Which one.
-    pub(super) session: Session,
+    pub(super) session: SessionPath,
     /// The ICE session that is meant; `*` for a new one.
-    pub(super) tag: String,
+    pub(super) etag: String,
     /// The SDP.
     pub(super) fragment: String,
 }
 
 /// What became of it.
 #[derive(Debug)]
-pub(super) enum Patched {
+pub(super) enum PatchResponse {
     /// Candidates were noted.
-    Noted,
+    CandidatesAdded,
     /// There is a new ICE session.
-    Restarted {
+    IceRestarted {
         /// Our side of it.
         fragment: String,
         /// Its tag.
@@ -108,10 +108,10 @@ pub(super) enum Patched {
 
 /// Why something is not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum SessionError {
     /// No such session.
     #[error("there is no such session")]
-    Unknown,
+    NotFound,
     /// The same user publishes from elsewhere now.
     #[error("replaced: this user publishes from elsewhere now")]
     Replaced,
@@ -120,23 +120,23 @@ pub(super) enum Refused {
     Ended,
     /// There is another ICE session by now.
     #[error("this is not the current ICE session")]
-    Stale,
+    EtagMismatch,
     /// It cannot be understood.
     #[error("{0}")]
     Malformed(String),
     /// It cannot be done.
     #[error("{0}")]
-    Unacceptable(String),
+    Unprocessable(String),
     /// The room has as many publishers as it may.
     #[error("this room has {0} publishers already")]
-    Taken(usize),
+    PublisherLimit(usize),
     /// There is no place left.
     #[error("no place left: {0}")]
-    Full(&'static str),
+    CapacityExceeded(&'static str),
     /// Nobody publishes there, nor is going to.
     #[error("nobody publishes in this room: try again when somebody does")]
-    NoRoom,
+    NoPublisher,
     /// Too many sessions of the same origin have not connected yet.
     #[error("{0} sessions {1} are connecting already: try again in a second")]
-    Connecting(usize, &'static str),
+    TooManyConnecting(usize, &'static str),
 }

@@ -8,9 +8,9 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_s
 use super::Error;
 
 /// What the system keeps for us while we are busy: a keyframe for each of many viewers. It may give less.
-const BUFFER_BYTES: usize = 4 << 20;
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// How many ports are tried until one is free for UDP and TCP.
-const TRIES: usize = 20;
+const MAX_PORT_ATTEMPTS: usize = 20;
 
 /// Sockets that nobody reads yet.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Sockets {
 
 /// Opens them.
 pub(super) fn open(address: SocketAddr, tcp: bool) -> Result<Sockets, Error> {
-    let mut tries = if address.port() == 0 { TRIES } else { 1 };
+    let mut tries = if address.port() == 0 { MAX_PORT_ATTEMPTS } else { 1 };
     loop {
         tries -= 1;
         match try_open(address, tcp) {
@@ -40,8 +40,8 @@ fn try_open(address: SocketAddr, tcp: bool) -> io::Result<Sockets> {
     let udp = UdpSocket::bind(address)?;
     udp.set_nonblocking(true)?;
     // Smaller ones will do.
-    let _smaller = set_socket_recv_buffer_size(&udp, BUFFER_BYTES);
-    let _smaller = set_socket_send_buffer_size(&udp, BUFFER_BYTES);
+    let _smaller = set_socket_recv_buffer_size(&udp, SOCKET_BUFFER_BYTES);
+    let _smaller = set_socket_send_buffer_size(&udp, SOCKET_BUFFER_BYTES);
     let address = udp.local_addr()?;
     let tcp = if tcp { Some(TcpListener::bind(address)?) } else { None };
     if let Some(tcp) = &tcp {
@@ -51,7 +51,7 @@ fn try_open(address: SocketAddr, tcp: bool) -> io::Result<Sockets> {
 }
 
 /// What others are told: the given addresses, or where the port is; on all interfaces if it is on all.
-pub(super) fn advertised(given: &[SocketAddr], bound: SocketAddr) -> io::Result<Vec<SocketAddr>> {
+pub(super) fn advertised_addresses(given: &[SocketAddr], bound: SocketAddr) -> io::Result<Vec<SocketAddr>> {
     let at_port = |ip| SocketAddr::new(ip, bound.port());
     if !given.is_empty() {
         return Ok(given.iter().map(|a| if a.port() == 0 { at_port(a.ip()) } else { *a }).collect());
@@ -85,12 +85,12 @@ fn is_link_local(ip: Ipv6Addr) -> bool {
 }
 
 /// The address as whoever has it knows it: a socket for both versions gives those of IPv4 as those of IPv6.
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn to_canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// The same the other way round, for a socket bound at `bound`.
-pub(super) fn mapped(address: SocketAddr, bound: SocketAddr) -> SocketAddr {
+pub(super) fn to_socket_family(address: SocketAddr, bound: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if bound.is_ipv6() => SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), address.port()),
         _ => address,
@@ -105,9 +105,12 @@ mod tests {
     fn addresses_are_those_that_others_know() {
         let bound: SocketAddr = "127.0.0.1:4000".parse().unwrap();
         let given: [SocketAddr; 2] = ["192.0.2.1:0".parse().unwrap(), "192.0.2.1:9".parse().unwrap()];
-        assert_eq!(advertised(&[], bound).unwrap(), [bound]);
-        assert_eq!(advertised(&given, bound).unwrap(), ["192.0.2.1:4000".parse().unwrap(), given[1]]);
-        let all = advertised(&[], "0.0.0.0:4000".parse().unwrap()).unwrap();
+        assert_eq!(advertised_addresses(&[], bound).unwrap(), [bound]);
+        assert_eq!(
+            advertised_addresses(&given, bound).unwrap(),
+            ["192.0.2.1:4000".parse().unwrap(), given[1]]
+        );
+        let all = advertised_addresses(&[], "0.0.0.0:4000".parse().unwrap()).unwrap();
         assert!(all.iter().all(|a| a.port() == 4000 && a.is_ipv4()) && !all.is_empty());
     }
 
@@ -123,6 +126,9 @@ mod tests {
     fn both_versions_go_through_one_socket() {
         let (v4, v6): (SocketAddr, SocketAddr) =
             ("1.2.3.4:5".parse().unwrap(), "[::ffff:1.2.3.4]:5".parse().unwrap());
-        assert_eq!((canonical(v6), mapped(v4, "[::]:1".parse().unwrap()), mapped(v4, v4)), (v4, v6, v4));
+        assert_eq!(
+            (to_canonical(v6), to_socket_family(v4, "[::]:1".parse().unwrap()), to_socket_family(v4, v4)),
+            (v4, v6, v4)
+        );
     }
 }

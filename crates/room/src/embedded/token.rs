@@ -53,21 +53,21 @@ impl Claims {
 
     /// It may publish, as this user.
     #[must_use]
-    pub fn publisher(mut self, user: &str) -> Self {
+    pub fn allow_publish(mut self, user: &str) -> Self {
         (self.sub, self.publish) = (Some(user.to_owned()), true);
         self
     }
 
     /// A cast of this service publishes with it.
     #[must_use]
-    pub fn own_cast(mut self) -> Self {
+    pub fn for_own_cast(mut self) -> Self {
         self.own_cast = true;
         self
     }
 
     /// It may watch.
     #[must_use]
-    pub fn viewer(mut self) -> Self {
+    pub fn allow_view(mut self) -> Self {
         self.view = true;
         self
     }
@@ -97,10 +97,10 @@ pub enum Error {
     Expired,
     /// It will be good.
     #[error("this token is not good yet")]
-    Early,
+    NotYetValid,
     /// It is for another room.
     #[error("this token is for another room")]
-    OtherRoom,
+    WrongRoom,
     /// It is for something else.
     #[error("this token does not allow {}", match .0 { Action::Publish => "publishing", Action::View => "watching" })]
     NotAllowed(Action),
@@ -112,15 +112,15 @@ pub enum Error {
 impl Error {
     /// Whether another token is needed, rather than another room or wish.
     #[must_use]
-    pub fn is_of_token(self) -> bool {
-        !matches!(self, Self::OtherRoom | Self::NotAllowed(_))
+    pub fn is_unauthorized(self) -> bool {
+        !matches!(self, Self::WrongRoom | Self::NotAllowed(_))
     }
 }
 
 /// Makes a token.
 ///
 /// # Errors
-/// [`Error::Mint`]: the system's cryptography fails.
+/// [`ErrorBody::Mint`]: the system's cryptography fails.
 pub fn mint(secret: &Secret, claims: &Claims) -> Result<String, Error> {
     let key = EncodingKey::from_secret(secret.reveal().as_bytes());
     encode(&Header::new(Algorithm::HS256), claims, &key).map_err(|_| Error::Mint)
@@ -130,7 +130,7 @@ pub fn mint(secret: &Secret, claims: &Claims) -> Result<String, Error> {
 ///
 /// # Errors
 /// It does not.
-pub fn check(secret: &Secret, token: &str, room: &str, action: Action) -> Result<Claims, Error> {
+pub fn verify(secret: &Secret, token: &str, room: &str, action: Action) -> Result<Claims, Error> {
     if token.len() > MAX_TOKEN_LEN {
         return Err(Error::Invalid);
     }
@@ -142,7 +142,7 @@ pub fn check(secret: &Secret, token: &str, room: &str, action: Action) -> Result
     let key = DecodingKey::from_secret(secret.reveal().as_bytes());
     let claims = decode::<Claims>(token, &key, &validation).map_err(|error| match error.kind() {
         ErrorKind::ExpiredSignature => Error::Expired,
-        ErrorKind::ImmatureSignature => Error::Early,
+        ErrorKind::ImmatureSignature => Error::NotYetValid,
         _ => Error::Invalid,
     })?;
     let claims = claims.claims;
@@ -151,7 +151,7 @@ pub fn check(secret: &Secret, token: &str, room: &str, action: Action) -> Result
         Action::View => claims.view,
     };
     if claims.room != room {
-        return Err(Error::OtherRoom);
+        return Err(Error::WrongRoom);
     }
     if allowed { Ok(claims) } else { Err(Error::NotAllowed(action)) }
 }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     fn minted(change: impl FnOnce(&mut Claims)) -> String {
-        let mut claims = Claims::new("a", Duration::from_secs(60)).publisher("me");
+        let mut claims = Claims::new("a", Duration::from_secs(60)).allow_publish("me");
         change(&mut claims);
         mint(&Secret::new("hush"), &claims).unwrap()
     }
@@ -169,14 +169,14 @@ mod tests {
     #[test]
     fn tokens_are_for_a_room_a_deed_and_a_while() {
         let secret = Secret::new("hush");
-        let check = |token: &str, room, action| check(&secret, token, room, action);
+        let check = |token: &str, room, action| verify(&secret, token, room, action);
         let now = Claims::new("a", Duration::ZERO).exp;
         let good = minted(|_| ());
         assert_eq!(check(&good, "a", Action::Publish).unwrap().sub.as_deref(), Some("me"));
-        assert_eq!(check(&good, "b", Action::Publish), Err(Error::OtherRoom));
+        assert_eq!(check(&good, "b", Action::Publish), Err(Error::WrongRoom));
         assert_eq!(check(&good, "a", Action::View), Err(Error::NotAllowed(Action::View)));
         assert_eq!(check(&minted(|c| c.exp = now - 60), "a", Action::Publish), Err(Error::Expired));
-        assert_eq!(check(&minted(|c| c.nbf = Some(now + 60)), "a", Action::Publish), Err(Error::Early));
+        assert_eq!(check(&minted(|c| c.nbf = Some(now + 60)), "a", Action::Publish), Err(Error::NotYetValid));
         let other = mint(&Secret::new("other"), &Claims::new("a", Duration::from_secs(60))).unwrap();
         let (head, tail) = good.split_at(good.len() - 2);
         for bad in [&other, "", "a.b.c", head, &format!("{head}xx{tail}"), &"a".repeat(9000)] {

@@ -10,16 +10,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
-use super::server::{self, Kind, Server, Transport};
-use super::stream::{Framing, Stream, Trust};
-use super::turn::{self, Client, State, Way};
-use super::{MAX_DATAGRAM, Received};
+use super::ice_server::{self, Kind, Server, Transport};
+use super::stream::{Framing, PacketStream, TlsConfig};
+use super::turn::{self, Client, State, TransportKind};
+use super::{MAX_DATAGRAM_BYTES, ReceivedDatagram};
 use crate::rtc::Protocol;
 
 /// How often a server may name another one.
 const MAX_ALTERNATES: usize = 2;
 /// How much later each further address of a server is asked.
-const STAGGER: Duration = Duration::from_millis(300);
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(300);
 
 /// Why there is no relayed address.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ const STAGGER: Duration = Duration::from_millis(300);
 pub(crate) enum Error {
     /// The server cannot be asked.
     #[error(transparent)]
-    Server(#[from] server::Error),
+    Server(#[from] ice_server::Error),
     /// It cannot be reached.
     #[error("it cannot be reached: {0}")]
     Socket(#[from] io::Error),
@@ -37,18 +37,18 @@ pub(crate) enum Error {
 }
 
 /// What lies between this machine and the server.
-enum Wire {
-    Datagrams(UdpSocket),
-    Stream(Box<Stream>),
+enum ServerTransport {
+    Udp(UdpSocket),
+    Stream(Box<PacketStream>),
 }
 
 /// A datagram for a peer.
-pub(crate) type Outgoing = (SocketAddr, Vec<u8>);
+pub(crate) type PeerDatagram = (SocketAddr, Vec<u8>);
 
 /// A relayed address. Dropped, it is given back.
 pub(crate) struct Relay {
     client: Client,
-    wire: Wire,
+    transport: ServerTransport,
     relayed: SocketAddr,
     local: SocketAddr,
     buffer: Vec<u8>,
@@ -69,16 +69,16 @@ impl Relay {
     ///
     /// # Errors
     /// Why the last one of them gave none.
-    pub(crate) async fn open(server: &Server, trust: Option<&Trust>) -> Result<Self, Error> {
+    pub(crate) async fn open(server: &Server, trust: Option<&TlsConfig>) -> Result<Self, Error> {
         let mut asked = JoinSet::new();
-        for (later, address) in (0..).zip(server.look_up().await?) {
+        for (later, address) in (0..).zip(server.resolve().await?) {
             let (server, trust) = (server.clone(), trust.cloned());
             asked.spawn(async move {
-                sleep(STAGGER * later).await;
-                Self::ask(&server, address, trust.as_ref()).await
+                sleep(CONNECTION_ATTEMPT_DELAY * later).await;
+                Self::allocate(&server, address, trust.as_ref()).await
             });
         }
-        let mut last = Error::Turn(turn::Error::Silent);
+        let mut last = Error::Turn(turn::Error::Timeout);
         while let Some(asked) = asked.join_next().await {
             match asked {
                 Ok(Ok(relay)) => return Ok(relay),
@@ -89,53 +89,61 @@ impl Relay {
         Err(last)
     }
 
-    async fn ask(server: &Server, mut address: SocketAddr, trust: Option<&Trust>) -> Result<Self, Error> {
+    async fn allocate(
+        server: &Server,
+        mut address: SocketAddr,
+        trust: Option<&TlsConfig>,
+    ) -> Result<Self, Error> {
         for _ in 0..MAX_ALTERNATES {
-            match Self::ask_once(server, address, trust).await {
-                Err(Error::Turn(turn::Error::Elsewhere(other))) => address = other,
+            match Self::allocate_at(server, address, trust).await {
+                Err(Error::Turn(turn::Error::AlternateServer(other))) => address = other,
                 asked => return asked,
             }
         }
-        Self::ask_once(server, address, trust).await
+        Self::allocate_at(server, address, trust).await
     }
 
-    async fn ask_once(server: &Server, address: SocketAddr, trust: Option<&Trust>) -> Result<Self, Error> {
-        let wire = Wire::open(server, address, trust).await?;
+    async fn allocate_at(
+        server: &Server,
+        address: SocketAddr,
+        trust: Option<&TlsConfig>,
+    ) -> Result<Self, Error> {
+        let wire = ServerTransport::open(server, address, trust).await?;
         let way = match wire {
-            Wire::Datagrams(_) => Way::Datagrams,
-            Wire::Stream(_) => Way::Stream,
+            ServerTransport::Udp(_) => TransportKind::Datagram,
+            ServerTransport::Stream(_) => TransportKind::Stream,
         };
-        let (local, relayed) = (wire.local()?, address);
+        let (local, relayed) = (wire.local_address()?, address);
         let client = Client::new(way, &server.user, &server.password, Instant::now());
-        let mut relay = Self { client, wire, relayed, local, buffer: vec![0; MAX_DATAGRAM] };
-        relay.wire.writable().await?;
+        let mut relay = Self { client, transport: wire, relayed, local, buffer: vec![0; MAX_DATAGRAM_BYTES] };
+        relay.transport.writable().await?;
         loop {
             match relay.client.state() {
-                State::Asking => relay.step().await.map(drop)?,
+                State::Allocating => relay.step().await.map(drop)?,
                 State::Allocated { relayed } => {
                     relay.relayed = *relayed;
                     return Ok(relay);
                 }
-                State::Over(error) => return Err(error.clone().into()),
+                State::Closed(error) => return Err(error.clone().into()),
             }
         }
     }
 
     /// What peers send to.
-    pub(crate) fn relayed(&self) -> SocketAddr {
+    pub(crate) fn relayed_address(&self) -> SocketAddr {
         self.relayed
     }
 
     /// Where this machine speaks to the server from.
-    pub(crate) fn local(&self) -> SocketAddr {
+    pub(crate) fn local_address(&self) -> SocketAddr {
         self.local
     }
 
     /// Carries datagrams both ways, until the server gives up or nobody listens.
     pub(crate) async fn run(
         mut self,
-        mut outgoing: mpsc::Receiver<Outgoing>,
-        incoming: mpsc::Sender<Received>,
+        mut outgoing: mpsc::Receiver<PeerDatagram>,
+        incoming: mpsc::Sender<ReceivedDatagram>,
     ) {
         loop {
             let received = tokio::select! {
@@ -149,7 +157,7 @@ impl Relay {
             match received {
                 Ok(None) => {}
                 Ok(Some((from, data))) => {
-                    let received = Received { protocol: Protocol::Udp, from, to: self.relayed, data };
+                    let received = ReceivedDatagram { protocol: Protocol::Udp, from, to: self.relayed, data };
                     if incoming.send(received).await.is_err() {
                         return;
                     }
@@ -159,7 +167,7 @@ impl Relay {
                     return;
                 }
             }
-            if let State::Over(error) = self.client.state() {
+            if let State::Closed(error) = self.client.state() {
                 tracing::debug!(%error, relayed = %self.relayed, "a TURN server gives up a relayed address");
                 return;
             }
@@ -168,27 +176,27 @@ impl Relay {
 
     /// Sends what is to be sent, and waits for one packet or until something is due; what a peer sent. Safe to be dropped and called again.
     async fn step(&mut self) -> io::Result<Option<(SocketAddr, Vec<u8>)>> {
-        while let Some(packet) = self.client.next_packet() {
-            self.wire.send(&packet);
+        while let Some(packet) = self.client.poll_transmit() {
+            self.transport.send(&packet);
         }
-        let due = self.client.due();
+        let due = self.client.deadline();
         let wait = async {
             match due {
                 Some(due) => sleep_until(due.into()).await,
                 None => std::future::pending().await,
             }
         };
-        let is_asking = self.client.state() == &State::Asking;
+        let is_asking = self.client.state() == &State::Allocating;
         let packet = tokio::select! {
-            packet = self.wire.receive(&mut self.buffer) => packet,
+            packet = self.transport.receive(&mut self.buffer) => packet,
             () = wait => {
-                self.client.tick(Instant::now());
+                self.client.handle_timeout(Instant::now());
                 return Ok(None);
             }
         };
         match packet {
             Ok(packet) => {
-                let received = self.client.receive(packet.as_slice(), Instant::now());
+                let received = self.client.handle_packet(packet.as_slice(), Instant::now());
                 Ok(received.map(|(from, data)| (from, data.to_vec())))
             }
             // A server that starts anew is not there for a moment; one that is asked for the first time should be.
@@ -201,20 +209,20 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.client.close(Instant::now());
-        while let Some(packet) = self.client.next_packet() {
-            self.wire.send(&packet);
+        while let Some(packet) = self.client.poll_transmit() {
+            self.transport.send(&packet);
         }
         // The end of a connection says goodbye, too.
     }
 }
 
 /// A packet that was received, wherever it lies.
-enum Packet<'a> {
+enum PacketBytes<'a> {
     Borrowed(&'a [u8]),
     Owned(Vec<u8>),
 }
 
-impl Packet<'_> {
+impl PacketBytes<'_> {
     fn as_slice(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
@@ -223,8 +231,8 @@ impl Packet<'_> {
     }
 }
 
-impl Wire {
-    async fn open(server: &Server, to: SocketAddr, trust: Option<&Trust>) -> io::Result<Self> {
+impl ServerTransport {
+    async fn open(server: &Server, to: SocketAddr, trust: Option<&TlsConfig>) -> io::Result<Self> {
         let tls = match server.kind {
             Kind::Turn(Transport::Tls) => {
                 let nobody = || io::Error::other("nobody is trusted to vouch for it");
@@ -238,29 +246,29 @@ impl Wire {
                 };
                 let socket = UdpSocket::bind(any).await?;
                 socket.connect(to).await?;
-                return Ok(Self::Datagrams(socket));
+                return Ok(Self::Udp(socket));
             }
         };
-        Ok(Self::Stream(Box::new(Stream::open(to, None, tls, Framing::Turn).await?)))
+        Ok(Self::Stream(Box::new(PacketStream::open(to, None, tls, Framing::Turn).await?)))
     }
 
-    fn local(&self) -> io::Result<SocketAddr> {
+    fn local_address(&self) -> io::Result<SocketAddr> {
         match self {
-            Self::Datagrams(socket) => socket.local_addr(),
-            Self::Stream(stream) => Ok(stream.local()),
+            Self::Udp(socket) => socket.local_addr(),
+            Self::Stream(stream) => Ok(stream.local_address()),
         }
     }
 
     async fn writable(&mut self) -> io::Result<()> {
         match self {
-            Self::Datagrams(socket) => socket.writable().await,
+            Self::Udp(socket) => socket.writable().await,
             Self::Stream(_) => Ok(()),
         }
     }
 
     fn send(&mut self, packet: &[u8]) {
         match self {
-            Self::Datagrams(socket) => {
+            Self::Udp(socket) => {
                 if let Err(error) = socket.try_send(packet) {
                     tracing::trace!(%error, "a datagram is not sent");
                 }
@@ -269,13 +277,13 @@ impl Wire {
         }
     }
 
-    async fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> io::Result<Packet<'a>> {
+    async fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> io::Result<PacketBytes<'a>> {
         match self {
-            Self::Datagrams(socket) => {
+            Self::Udp(socket) => {
                 let length = socket.recv(buffer).await?;
-                Ok(Packet::Borrowed(&buffer[..length]))
+                Ok(PacketBytes::Borrowed(&buffer[..length]))
             }
-            Self::Stream(stream) => Ok(Packet::Owned(stream.receive().await?)),
+            Self::Stream(stream) => Ok(PacketBytes::Owned(stream.receive().await?)),
         }
     }
 }

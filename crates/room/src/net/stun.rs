@@ -9,11 +9,11 @@ use md5::{Digest as _, Md5};
 /// Bytes in front of the attributes.
 pub const HEADER_LEN: usize = 20;
 
-const COOKIE: [u8; 4] = 0x2112_A442_u32.to_be_bytes();
+const MAGIC_COOKIE: [u8; 4] = 0x2112_A442_u32.to_be_bytes();
 /// Bytes of a signature: HMAC-SHA1.
-const SIGNATURE_LEN: usize = 20;
+const MESSAGE_INTEGRITY_LEN: usize = 20;
 /// What a server says is cut there, in characters.
-const MAX_REASON: usize = 120;
+const MAX_REASON_CHARS: usize = 120;
 
 /// What a message asks for or answers (RFC 8489 section 18.2, RFC 8656 section 17).
 pub mod method {
@@ -113,7 +113,7 @@ impl<'a> Message<'a> {
         let (header, mut rest) = bytes.split_at_checked(HEADER_LEN)?;
         let kind = u16::from_be_bytes([header[0], header[1]]);
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if kind & 0xC000 != 0 || header[4..8] != COOKIE || length != rest.len() {
+        if kind & 0xC000 != 0 || header[4..8] != MAGIC_COOKIE || length != rest.len() {
             return None;
         }
         while !rest.is_empty() {
@@ -135,7 +135,7 @@ impl<'a> Message<'a> {
         self.class
     }
 
-    /// What it asks for or answers: one of [`method`].
+    /// What it asks for or answers: one of [`method_section`].
     #[must_use]
     pub fn method(&self) -> u16 {
         self.method
@@ -143,7 +143,7 @@ impl<'a> Message<'a> {
 
     /// The request that it is or belongs to.
     #[must_use]
-    pub fn id(&self) -> TransactionId {
+    pub fn transaction_id(&self) -> TransactionId {
         self.id
     }
 
@@ -180,33 +180,34 @@ impl<'a> Message<'a> {
 
     /// The first attribute of a type, if it is an address as it is (RFC 8489 section 14.1).
     #[must_use]
-    pub fn plain_address(&self, kind: u16) -> Option<SocketAddr> {
-        address(self.get(kind)?, &[0; 16])
+    pub fn mapped_address(&self, kind: u16) -> Option<SocketAddr> {
+        decode_address(self.get(kind)?, &[0; 16])
     }
 
     /// The first attribute of a type, if it is an address that is hidden from meddlers (RFC 8489 section 14.2).
     #[must_use]
-    pub fn address(&self, kind: u16) -> Option<SocketAddr> {
-        address(self.get(kind)?, &mask(&self.id))
+    pub fn xor_address(&self, kind: u16) -> Option<SocketAddr> {
+        decode_address(self.get(kind)?, &xor_mask(&self.id))
     }
 
     /// Code and reason of an error; the reason is short and printable.
     #[must_use]
-    pub fn error(&self) -> Option<(u16, String)> {
+    pub fn error_code(&self) -> Option<(u16, String)> {
         let value = self.get(attribute::ERROR_CODE)?;
         let (head, reason) = value.split_at_checked(4)?;
         let code = u16::from(head[2] & 7) * 100 + u16::from(head[3] % 100);
         let printable = |c: &char| !c.is_control();
-        let reason = String::from_utf8_lossy(reason).chars().filter(printable).take(MAX_REASON).collect();
+        let reason =
+            String::from_utf8_lossy(reason).chars().filter(printable).take(MAX_REASON_CHARS).collect();
         Some((code, reason))
     }
 
     /// Whether it is signed with this key; `None` if it is not signed at all.
     #[must_use]
-    pub fn is_signed_by(&self, key: &hmac::Key) -> Option<bool> {
+    pub fn verify_integrity(&self, key: &hmac::Key) -> Option<bool> {
         let (_, signature, at) =
             self.attributes().find(|(kind, ..)| *kind == attribute::MESSAGE_INTEGRITY)?;
-        let expected = signature_of(&self.bytes[..at], key);
+        let expected = message_integrity(&self.bytes[..at], key);
         Some(verify_slices_are_equal(expected.as_ref(), signature).is_ok())
     }
 }
@@ -219,14 +220,14 @@ fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((u16::from_be_bytes([head[0], head[1]]), value, rest.get(length.next_multiple_of(4)..)?))
 }
 
-fn mask(id: &TransactionId) -> [u8; 16] {
+fn xor_mask(id: &TransactionId) -> [u8; 16] {
     let mut mask = [0; 16];
-    mask[..4].copy_from_slice(&COOKIE);
+    mask[..4].copy_from_slice(&MAGIC_COOKIE);
     mask[4..].copy_from_slice(id);
     mask
 }
 
-fn address(value: &[u8], mask: &[u8; 16]) -> Option<SocketAddr> {
+fn decode_address(value: &[u8], mask: &[u8; 16]) -> Option<SocketAddr> {
     let (head, ip) = value.split_at_checked(4)?;
     let port = u16::from_be_bytes([head[2] ^ mask[0], head[3] ^ mask[1]]);
     let plain = |at: usize| ip[at] ^ mask[at];
@@ -239,8 +240,8 @@ fn address(value: &[u8], mask: &[u8; 16]) -> Option<SocketAddr> {
 }
 
 /// The signature of a message that ends before it; its length is taken as if the signature were in it.
-fn signature_of(before: &[u8], key: &hmac::Key) -> hmac::Tag {
-    let length = (before.len() - HEADER_LEN + 4 + SIGNATURE_LEN) as u16;
+fn message_integrity(before: &[u8], key: &hmac::Key) -> hmac::Tag {
+    let length = (before.len() - HEADER_LEN + 4 + MESSAGE_INTEGRITY_LEN) as u16;
     let mut context = hmac::Context::with_key(key);
     context.update(&before[..2]);
     context.update(&length.to_be_bytes());
@@ -263,14 +264,14 @@ impl Builder {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend_from_slice(&kind.to_be_bytes());
         bytes.extend_from_slice(&[0, 0]);
-        bytes.extend_from_slice(&COOKIE);
+        bytes.extend_from_slice(&MAGIC_COOKIE);
         bytes.extend_from_slice(&id);
         Self { bytes, id }
     }
 
     /// With one more attribute. What does not fit in a message any more is left out.
     #[must_use]
-    pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
+    pub fn with_attribute(mut self, kind: u16, value: &[u8]) -> Self {
         if self.bytes.len() + value.len() + 64 < usize::from(u16::MAX) {
             self.bytes.extend_from_slice(&kind.to_be_bytes());
             self.bytes.extend_from_slice(&(value.len() as u16).to_be_bytes());
@@ -282,8 +283,8 @@ impl Builder {
 
     /// With an address that is hidden from meddlers.
     #[must_use]
-    pub fn with_address(self, kind: u16, address: SocketAddr) -> Self {
-        let mask = mask(&self.id);
+    pub fn with_xor_address(self, kind: u16, address: SocketAddr) -> Self {
+        let mask = xor_mask(&self.id);
         let mut value = [0; 20];
         let port = address.port().to_be_bytes();
         value[2..4].copy_from_slice(&[port[0] ^ mask[0], port[1] ^ mask[1]]);
@@ -298,14 +299,14 @@ impl Builder {
             IpAddr::V4(ip) => hide(1, &ip.octets()),
             IpAddr::V6(ip) => hide(2, &ip.octets()),
         };
-        self.with(kind, &value[..length])
+        self.with_attribute(kind, &value[..length])
     }
 
     /// The message, signed.
     #[must_use]
     pub fn sign(self, key: &hmac::Key) -> Vec<u8> {
-        let signature = signature_of(&self.bytes, key);
-        self.with(attribute::MESSAGE_INTEGRITY, signature.as_ref()).finish()
+        let signature = message_integrity(&self.bytes, key);
+        self.with_attribute(attribute::MESSAGE_INTEGRITY, signature.as_ref()).finish()
     }
 
     /// The message.
@@ -322,10 +323,10 @@ mod tests {
     use super::*;
 
     /// RFC 5769 section 2.4, a request with long-term authentication.
-    const SIGNED: &str = "000100602112a44278ad3433c6ad72c029da412e00060012e3839ee38388e383aae38383e382afe382b9000000150\
+    const SIGNED_REQUEST: &str = "000100602112a44278ad3433c6ad72c029da412e00060012e3839ee38388e383aae38383e382afe382b9000000150\
         01c662f2f3439396b39353464364f4c33346f4c394653547679363473410014000b6578616d706c652e6f72670000080014f67024656dd64a3e02b8e0712e85c9a28ca89666";
 
-    fn bytes(hex: &str) -> Vec<u8> {
+    fn from_hex(hex: &str) -> Vec<u8> {
         let hex: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
         let digit = |at: usize| char::from(hex[at]).to_digit(16).unwrap() as u8;
         (0..hex.len() / 2).map(|at| digit(2 * at) << 4 | digit(2 * at + 1)).collect()
@@ -333,15 +334,15 @@ mod tests {
 
     #[test]
     fn the_vector_of_the_rfc_is_understood() {
-        let bytes = bytes(SIGNED);
+        let bytes = from_hex(SIGNED_REQUEST);
         let message = Message::parse(&bytes).unwrap();
         assert_eq!((message.class(), message.method()), (Class::Request, method::BINDING));
         assert_eq!(message.text(attribute::REALM), Some("example.org"));
         let key = |password: &str| {
             long_term_key(message.text(attribute::USERNAME).unwrap(), "example.org", password)
         };
-        assert_eq!(message.is_signed_by(&key("TheMatrIX")), Some(true));
-        assert_eq!(message.is_signed_by(&key("TheMatriX")), Some(false));
+        assert_eq!(message.verify_integrity(&key("TheMatrIX")), Some(true));
+        assert_eq!(message.verify_integrity(&key("TheMatriX")), Some(false));
     }
 
     #[test]
@@ -350,22 +351,22 @@ mod tests {
         for address in ["192.0.2.1:32853", "[2001:db8:1234:5678:11:2233:4455:6677]:1"] {
             let address: SocketAddr = address.parse().unwrap();
             let built = Builder::new(Class::Success, method::CHANNEL_BIND, *b"abcdefghijkl")
-                .with(attribute::DATA, b"five!")
-                .with(attribute::LIFETIME, &600_u32.to_be_bytes())
-                .with_address(attribute::XOR_PEER_ADDRESS, address)
+                .with_attribute(attribute::DATA, b"five!")
+                .with_attribute(attribute::LIFETIME, &600_u32.to_be_bytes())
+                .with_xor_address(attribute::XOR_PEER_ADDRESS, address)
                 .sign(&key);
             let read = Message::parse(&built).unwrap();
             assert_eq!((read.class(), read.method()), (Class::Success, method::CHANNEL_BIND));
-            assert_eq!(read.id(), *b"abcdefghijkl");
+            assert_eq!(read.transaction_id(), *b"abcdefghijkl");
             assert_eq!(read.get(attribute::DATA), Some(&b"five!"[..]));
             assert_eq!(read.number(attribute::LIFETIME), Some(600));
-            assert_eq!(read.address(attribute::XOR_PEER_ADDRESS), Some(address));
-            assert_eq!(read.is_signed_by(&key), Some(true));
+            assert_eq!(read.xor_address(attribute::XOR_PEER_ADDRESS), Some(address));
+            assert_eq!(read.verify_integrity(&key), Some(true));
             for at in 0..built.len() - 1 {
                 assert!(Message::parse(&built[..at]).is_none(), "cut at {at}");
                 let mut changed = built.clone();
                 changed[at] ^= 1;
-                let signed = Message::parse(&changed).and_then(|m| m.is_signed_by(&key));
+                let signed = Message::parse(&changed).and_then(|m| m.verify_integrity(&key));
                 assert_ne!(signed, Some(true), "changed at {at}");
             }
         }
@@ -376,23 +377,23 @@ mod tests {
         let mut value = vec![0, 0, 4, 1];
         value.extend_from_slice("no\x1b[2J\u{0}way".repeat(100).as_bytes());
         let built = Builder::new(Class::Error, method::ALLOCATE, [0; 12])
-            .with(attribute::ERROR_CODE, &value)
+            .with_attribute(attribute::ERROR_CODE, &value)
             .finish();
-        let (code, reason) = Message::parse(&built).unwrap().error().unwrap();
+        let (code, reason) = Message::parse(&built).unwrap().error_code().unwrap();
         assert_eq!(code, 401);
-        assert!(reason.starts_with("no[2Jwayno") && reason.chars().count() == MAX_REASON, "{reason}");
+        assert!(reason.starts_with("no[2Jwayno") && reason.chars().count() == MAX_REASON_CHARS, "{reason}");
     }
 
     #[test]
     fn what_follows_a_signature_is_nobodys() {
         let mut built = Builder::new(Class::Success, method::REFRESH, [7; 12])
-            .with(attribute::REALM, b"one")
+            .with_attribute(attribute::REALM, b"one")
             .sign(&long_term_key("u", "r", "p"));
         built.extend_from_slice(&[0, 0x0D, 0, 4, 0, 0, 0, 9]);
         let length = (built.len() - HEADER_LEN) as u16;
         built[2..4].copy_from_slice(&length.to_be_bytes());
         let read = Message::parse(&built).unwrap();
         assert_eq!(read.number(attribute::LIFETIME), None);
-        assert_eq!(read.is_signed_by(&long_term_key("u", "r", "p")), Some(true));
+        assert_eq!(read.verify_integrity(&long_term_key("u", "r", "p")), Some(true));
     }
 }

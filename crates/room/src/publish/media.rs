@@ -8,120 +8,128 @@ use std::time::{Duration, Instant};
 use pagecast_core::Packet;
 use pagecast_core::spec::Layer;
 
-use super::adapt::Adapt;
+use super::bitrate::BitrateController;
 use super::status::{LayerStatus, Status};
-use super::{Encoders, Feed};
-use crate::rtc::Line;
-use crate::rtc::offer::Stats;
+use super::{EncoderControl, Feed};
+use crate::rtc::LinkStats;
+use crate::rtc::offerer::Stats;
 
 /// How often what was sent is measured.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a packet comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum FeedTrack {
     /// A layer of the picture.
-    Layer(usize),
+    Video(usize),
     /// The sound.
-    Sound,
+    Audio,
 }
 
 /// What there is to send.
-pub(crate) struct Media {
+pub(crate) struct MediaFeed {
     layers: Vec<Layer>,
-    feed: Option<(Feed, Box<dyn Encoders>)>,
-    adapt: Adapt,
+    feed: Option<(Feed, Box<dyn EncoderControl>)>,
+    bitrate: BitrateController,
     connected: bool,
     status: Arc<Mutex<Status>>,
-    measured: Option<(Instant, Vec<u64>)>,
+    last_measurement: Option<(Instant, Vec<u64>)>,
     /// What was sent in the last second, in bit/s.
     sent_bps: u64,
 }
 
-impl std::fmt::Debug for Media {
+impl std::fmt::Debug for MediaFeed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Media").field("connected", &self.connected).finish_non_exhaustive()
     }
 }
 
-impl Media {
+impl MediaFeed {
     pub(crate) fn new(layers: &[Layer], status: Arc<Mutex<Status>>) -> Self {
-        let (layers, adapt) = (layers.to_vec(), Adapt::new(layers));
-        Self { layers, feed: None, adapt, connected: false, status, measured: None, sent_bps: 0 }
+        let (layers, adapt) = (layers.to_vec(), BitrateController::new(layers));
+        Self {
+            layers,
+            feed: None,
+            bitrate: adapt,
+            connected: false,
+            status,
+            last_measurement: None,
+            sent_bps: 0,
+        }
     }
 
     /// There is something to send from now on.
-    pub(crate) fn feed(&mut self, feed: Feed, encoders: Box<dyn Encoders>) {
+    pub(crate) fn feed(&mut self, feed: Feed, encoders: Box<dyn EncoderControl>) {
         self.feed = Some((feed, encoders));
         if self.connected {
-            self.connected(Instant::now());
+            self.on_connected(Instant::now());
         } else {
-            self.disconnected();
+            self.on_disconnected();
         }
     }
 
     /// What is sent from now on arrives. What waited is too old.
-    pub(crate) fn connected(&mut self, now: Instant) {
+    pub(crate) fn on_connected(&mut self, now: Instant) {
         self.connected = true;
-        (self.measured, self.sent_bps) = (None, 0);
-        self.adapt.begin(now);
+        (self.last_measurement, self.sent_bps) = (None, 0);
+        self.bitrate.start(now);
         if let Some((feed, _)) = &mut self.feed {
             for queue in feed.video.iter_mut().chain([&mut feed.audio]) {
                 while queue.try_recv().is_ok() {}
             }
         }
-        self.tell();
-        (0..self.layers.len()).for_each(|layer| self.keyframe(layer));
+        self.apply_targets();
+        (0..self.layers.len()).for_each(|layer| self.request_keyframe(layer));
     }
 
     /// Nothing arrives any more: nothing is encoded.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn on_disconnected(&mut self) {
         self.connected = false;
-        self.adapt.end();
-        self.tell();
-        let mut status = lock(&self.status);
+        self.bitrate.stop();
+        self.apply_targets();
+        let mut status = lock_status(&self.status);
         (status.rtt_ms, status.estimate_kbps, status.audio_kbps) = (None, None, 0);
         status.layers.iter_mut().for_each(|layer| layer.bitrate_kbps = 0);
     }
 
     /// A keyframe is wanted.
-    pub(crate) fn keyframe(&self, layer: usize) {
+    pub(crate) fn request_keyframe(&self, layer: usize) {
         if let Some((_, encoders)) = &self.feed {
-            encoders.keyframe(layer);
+            encoders.request_keyframe(layer);
         }
     }
 
-    pub(crate) fn estimate(&mut self, now: Instant, bps: u32) {
-        self.adapt.estimate(now, bps);
-        self.tell();
+    pub(crate) fn on_estimate(&mut self, now: Instant, bps: u32) {
+        self.bitrate.on_estimate(now, bps);
+        self.apply_targets();
     }
 
     /// The server takes no more than this, in bit/s.
-    pub(crate) fn limit(&mut self, now: Instant, bps: u32) {
-        self.adapt.limit(now, bps);
-        self.tell();
+    pub(crate) fn on_receiver_limit(&mut self, now: Instant, bps: u32) {
+        self.bitrate.on_receiver_limit(now, bps);
+        self.apply_targets();
     }
 
     /// The line was measured; what the estimator is to begin anew from, in bit/s, if it believes in less than
     /// the line carries.
-    pub(crate) fn line(&mut self, now: Instant, line: Line) -> Option<u64> {
-        let restart = self.adapt.measured(now, line, self.sent_bps);
-        self.tell();
+    pub(crate) fn on_link_measured(&mut self, now: Instant, line: LinkStats) -> Option<u64> {
+        let restart = self.bitrate.on_link_measured(now, line, self.sent_bps);
+        self.apply_targets();
         restart
     }
 
     /// Whether the line shows neither losses nor delays.
     pub(crate) fn is_clear(&self, now: Instant) -> bool {
-        self.adapt.is_clear(now)
+        self.bitrate.is_clear(now)
     }
 
-    pub(crate) fn want(&mut self, now: Instant, layer: usize, wanted: bool) {
-        self.adapt.want(now, layer, wanted);
-        self.tell();
+    pub(crate) fn set_subscribed(&mut self, now: Instant, layer: usize, wanted: bool) {
+        self.bitrate.set_subscribed(now, layer, wanted);
+        self.apply_targets();
     }
 
-    fn tell(&mut self) {
-        let news = self.adapt.poll();
+    fn apply_targets(&mut self) {
+        let news = self.bitrate.take_changed_targets();
         if let Some((_, encoders)) = &self.feed {
             for (layer, target) in news {
                 tracing::debug!(
@@ -130,22 +138,22 @@ impl Media {
                     fps = target.fps,
                     "a layer's target"
                 );
-                encoders.target(layer, target);
+                encoders.set_target(layer, target);
             }
         }
     }
 
     /// Waits for the next packet. Safe to be dropped and called again.
-    pub(crate) async fn next(&mut self) -> (Source, Packet) {
+    pub(crate) async fn next_packet(&mut self) -> (FeedTrack, Packet) {
         let Some((feed, _)) = &mut self.feed else { return std::future::pending().await };
         poll_fn(|context| {
             // Sound first.
             if let Poll::Ready(Some(packet)) = feed.audio.poll_recv(context) {
-                return Poll::Ready((Source::Sound, packet));
+                return Poll::Ready((FeedTrack::Audio, packet));
             }
             for (layer, queue) in feed.video.iter_mut().enumerate() {
                 if let Poll::Ready(Some(packet)) = queue.poll_recv(context) {
-                    return Poll::Ready((Source::Layer(layer), packet));
+                    return Poll::Ready((FeedTrack::Video(layer), packet));
                 }
             }
             Poll::Pending
@@ -154,12 +162,12 @@ impl Media {
     }
 
     /// Counts what was sent, once a second.
-    pub(crate) fn measure(&mut self, now: Instant, stats: &Stats) {
-        self.adapt.pass(now);
-        self.tell();
+    pub(crate) fn update_status(&mut self, now: Instant, stats: &Stats) {
+        self.bitrate.handle_timeout(now);
+        self.apply_targets();
         let bytes: Vec<u64> = stats.streams.iter().map(|stream| stream.bytes).collect();
-        let Some((since, before)) = &self.measured else {
-            self.measured = Some((now, bytes));
+        let Some((since, before)) = &self.last_measurement else {
+            self.last_measurement = Some((now, bytes));
             return;
         };
         let passed = now.saturating_duration_since(*since);
@@ -175,15 +183,15 @@ impl Media {
             .collect();
         if stats.estimate_bps.is_none() {
             let worst = stats.streams.iter().map(|stream| f64::from(stream.loss)).fold(0.0, f64::max);
-            self.adapt.loss(now, worst);
+            self.bitrate.on_loss(now, worst);
         }
         self.sent_bps = kbps.iter().map(|kbps| u64::from(*kbps) * 1000).sum();
-        self.measured = Some((now, bytes));
-        let mut status = lock(&self.status);
+        self.last_measurement = Some((now, bytes));
+        let mut status = lock_status(&self.status);
         status.rtt_ms = stats.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
         status.estimate_kbps = stats.estimate_bps.map(|bps| bps / 1000);
         status.audio_kbps = kbps.last().copied().unwrap_or(0);
-        let targets = self.adapt.targets();
+        let targets = self.bitrate.targets();
         let streams = self.layers.iter().zip(targets).zip(stats.streams.iter().zip(kbps));
         status.layers = streams
             .map(|((layer, target), (stream, bitrate_kbps))| LayerStatus {
@@ -201,6 +209,6 @@ impl Media {
 }
 
 /// A status is whole between any two calls.
-pub(crate) fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
+pub(crate) fn lock_status(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }

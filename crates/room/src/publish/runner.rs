@@ -4,57 +4,57 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pagecast_core::HostTime;
-use pagecast_core::push::{Event, Input, Machine, Output, State};
+use pagecast_core::connection::{Event, Input, Output, State, StateMachine};
 use pagecast_core::spec::Room;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
-use super::media::{Media, lock};
+use super::media::{MediaFeed, lock_status};
 use super::session::{Error, Session};
 use super::status::Status;
-use super::{Command, News};
+use super::{Command, PublisherEvent};
 
 /// Longest pause between two attempts: a room is live, so it has to be back soon.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+const MAX_BACKOFF: Duration = Duration::from_secs(3);
 
 pub(super) struct Runner {
     room: Room,
-    machine: Machine,
-    began: Instant,
+    machine: StateMachine,
+    started_at: Instant,
     commands: mpsc::Receiver<Command>,
-    news: std::sync::mpsc::SyncSender<News>,
+    events: std::sync::mpsc::SyncSender<PublisherEvent>,
     status: Arc<Mutex<Status>>,
-    media: Media,
-    connections: u64,
+    media: MediaFeed,
+    connection_count: u64,
 }
 
 /// What ended a wait.
-enum Woken {
-    Session(Error),
-    Opened(Result<Box<Session>, Error>),
+enum LoopEvent {
+    SessionEnded(Error),
+    SessionOpened(Result<Box<Session>, Error>),
     Command(Command),
-    Time,
+    Timeout,
 }
 
 impl Runner {
     pub(super) fn new(
         room: Room,
         commands: mpsc::Receiver<Command>,
-        news: std::sync::mpsc::SyncSender<News>,
+        news: std::sync::mpsc::SyncSender<PublisherEvent>,
         status: Arc<Mutex<Status>>,
     ) -> Self {
         let began = Instant::now();
         let seed = u64::from(std::process::id()) << 32
             ^ u64::from(rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_nsec as u32);
-        let machine = Machine::new(None, seed).with_longest_pause(LONGEST_PAUSE);
-        let media = Media::new(&room.layers, Arc::clone(&status));
-        Self { room, machine, began, commands, news, status, media, connections: 0 }
+        let machine = StateMachine::new(None, seed).with_max_backoff(MAX_BACKOFF);
+        let media = MediaFeed::new(&room.layers, Arc::clone(&status));
+        Self { room, machine, started_at: began, commands, events: news, status, media, connection_count: 0 }
     }
 
     pub(super) async fn run(mut self) {
         let mut session: Option<Box<Session>> = None;
         let mut wants_one = false;
-        self.give(Input::Start);
+        self.handle_input(Input::Start);
         loop {
             while let Some(output) = self.machine.poll() {
                 match output {
@@ -62,52 +62,52 @@ impl Runner {
                     Output::Close => {
                         wants_one = false;
                         if let Some(session) = session.take() {
-                            self.media.disconnected();
+                            self.media.on_disconnected();
                             session.close(Error::Closed).await;
                         }
-                        self.give(Input::Closed);
+                        self.handle_input(Input::Closed);
                     }
-                    Output::Tell(event) => self.tell(event),
+                    Output::Event(event) => self.report_event(event),
                 }
             }
-            if self.machine.is_over() {
+            if self.machine.is_finished() {
                 return;
             }
             match self.wait(&mut session, wants_one).await {
-                Woken::Session(error) => {
+                LoopEvent::SessionEnded(error) => {
                     let ended = session.take();
                     let error = match ended {
                         Some(session) => session.close(error).await,
                         None => error,
                     };
-                    self.fail(&error, error.is_passing());
+                    self.report_failure(&error, error.is_transient());
                 }
-                Woken::Opened(Ok(opened)) => {
+                LoopEvent::SessionOpened(Ok(opened)) => {
                     wants_one = false;
                     session = Some(opened);
-                    self.connections += 1;
-                    self.give(Input::Connected);
+                    self.connection_count += 1;
+                    self.handle_input(Input::Connected);
                 }
-                Woken::Opened(Err(error)) => {
+                LoopEvent::SessionOpened(Err(error)) => {
                     wants_one = false;
                     // A server that took the stream once may not have noticed yet that the connection is lost.
-                    let known = self.connections > 0 && !error.is_replaced();
-                    self.fail(&error, known || error.is_passing());
+                    let known = self.connection_count > 0 && !error.is_replaced();
+                    self.report_failure(&error, known || error.is_transient());
                 }
-                Woken::Command(Command::Feed(feed, encoders)) => self.media.feed(feed, encoders),
-                Woken::Command(Command::Stop) => self.give(Input::Stop),
-                Woken::Time => self.give(Input::Time),
+                LoopEvent::Command(Command::Feed(feed, encoders)) => self.media.feed(feed, encoders),
+                LoopEvent::Command(Command::Stop) => self.handle_input(Input::Stop),
+                LoopEvent::Timeout => self.handle_input(Input::Timeout),
             }
         }
     }
 
     /// Waits for whatever comes first. A session that is being opened when a command comes is given up, and opened anew
     /// after it: commands are few.
-    async fn wait(&mut self, session: &mut Option<Box<Session>>, wants_one: bool) -> Woken {
+    async fn wait(&mut self, session: &mut Option<Box<Session>>, wants_one: bool) -> LoopEvent {
         let deadline = self
             .machine
             .deadline()
-            .map(|at| self.began + Duration::from_nanos(u64::try_from(at.0).unwrap_or(0)));
+            .map(|at| self.started_at + Duration::from_nanos(u64::try_from(at.0).unwrap_or(0)));
         let time = async {
             match deadline {
                 Some(at) => sleep_until(at.into()).await,
@@ -117,43 +117,43 @@ impl Runner {
         let command = async { self.commands.recv().await.unwrap_or(Command::Stop) };
         match session {
             Some(session) => tokio::select! {
-                command = command => Woken::Command(command),
-                error = session.run(&mut self.media) => Woken::Session(error),
+                command = command => LoopEvent::Command(command),
+                error = session.run(&mut self.media) => LoopEvent::SessionEnded(error),
             },
             None if wants_one => tokio::select! {
-                command = command => Woken::Command(command),
-                opened = Session::open(&self.room) => Woken::Opened(opened.map(Box::new)),
+                command = command => LoopEvent::Command(command),
+                opened = Session::open(&self.room) => LoopEvent::SessionOpened(opened.map(Box::new)),
             },
             None => tokio::select! {
-                command = command => Woken::Command(command),
-                () = time => Woken::Time,
+                command = command => LoopEvent::Command(command),
+                () = time => LoopEvent::Timeout,
             },
         }
     }
 
-    fn give(&mut self, input: Input) {
-        let now = HostTime(i64::try_from(self.began.elapsed().as_nanos()).unwrap_or(i64::MAX));
+    fn handle_input(&mut self, input: Input) {
+        let now = HostTime(i64::try_from(self.started_at.elapsed().as_nanos()).unwrap_or(i64::MAX));
         self.machine.handle(now, input);
     }
 
-    fn fail(&mut self, error: &Error, passing: bool) {
+    fn report_failure(&mut self, error: &Error, passing: bool) {
         let text = error.to_string();
         tracing::debug!(error = text, "a room's connection");
-        self.give(if passing { Input::Failed(text) } else { Input::Refused(text) });
+        self.handle_input(if passing { Input::Failed(text) } else { Input::Refused(text) });
     }
 
-    fn tell(&self, event: Event) {
+    fn report_event(&self, event: Event) {
         {
-            let mut status = lock(&self.status);
+            let mut status = lock_status(&self.status);
             // Given up is given up, also when nothing is left of the connection.
             if (status.state, event.state) != (State::Failed, State::Idle) {
                 status.state = event.state;
             }
             status.error.clone_from(&event.error);
-            status.reconnects = self.connections.saturating_sub(1);
+            status.reconnects = self.connection_count.saturating_sub(1);
         }
         // Full: nobody listens, and the status says it, too.
-        if let Err(error) = self.news.try_send(News { event }) {
+        if let Err(error) = self.events.try_send(PublisherEvent { event }) {
             tracing::trace!(%error, "news of a room are not heard");
         }
     }

@@ -7,23 +7,23 @@ use pagecast_core::spec::{Ice, Room};
 use tokio::time::{sleep_until, timeout};
 use url::{Host, Url};
 
-use super::media::{Media, Source};
-use crate::net::{self, Net};
-use crate::rtc::offer::{Error as RtcError, Event, Output, Peer};
+use super::media::{FeedTrack, MediaFeed};
+use crate::net::{self, IceSockets};
+use crate::rtc::offerer::{Error as RtcError, Event, Output, PeerConnection};
 use crate::sdp;
-use crate::signal::{self, Said, Signal, dialect};
+use crate::signaling::{self, ServerEvent, SignalingClient, client_for};
 
 /// How long the way to the server's media may take to be found, once it has answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nothing may come from the server before new ways are looked for. It has something to say many
 /// times a second.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long looking for new ways may take.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the session looks after itself.
-const CARE_INTERVAL: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Datagrams taken in one go, before anything else gets its turn.
-const BATCH: usize = 32;
+const MAX_RECEIVE_BATCH: usize = 32;
 
 /// Why there is no connection, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ const BATCH: usize = 32;
 pub(crate) enum Error {
     /// The server does not take the stream.
     #[error(transparent)]
-    Signal(#[from] signal::Error),
+    Signal(#[from] signaling::Error),
     /// It does, but not like this.
     #[error(transparent)]
     Rtc(#[from] RtcError),
@@ -40,10 +40,10 @@ pub(crate) enum Error {
     Net(#[from] net::Error),
     /// The server answered, but its media cannot be reached.
     #[error("the server answered, but there is no way to its media: is UDP let through? a TURN server helps")]
-    NoWay,
+    IceFailed,
     /// It was there, and is silent.
     #[error("the server is silent")]
-    Silent,
+    Timeout,
     /// It closed the connection.
     #[error("the server closed the connection")]
     Closed,
@@ -52,35 +52,35 @@ pub(crate) enum Error {
 impl Error {
     /// Whether somebody else publishes as this user now.
     pub(crate) fn is_replaced(&self) -> bool {
-        matches!(self, Self::Signal(signal::Error::Replaced))
+        matches!(self, Self::Signal(signaling::Error::Replaced))
     }
 
     /// Whether trying again may help.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Signal(error) => error.is_passing(),
-            Self::Rtc(error) => matches!(error, RtcError::Broken(_)),
-            Self::Net(_) | Self::NoWay | Self::Silent | Self::Closed => true,
+            Self::Signal(error) => error.is_transient(),
+            Self::Rtc(error) => matches!(error, RtcError::ConnectionFailed(_)),
+            Self::Net(_) | Self::IceFailed | Self::Timeout | Self::Closed => true,
         }
     }
 }
 
 /// A connection.
 pub(crate) struct Session {
-    signal: Box<dyn Signal>,
-    net: Net,
-    peer: Box<Peer>,
+    signaling: Box<dyn SignalingClient>,
+    net: IceSockets,
+    peer: Box<PeerConnection>,
     events: VecDeque<Event>,
     /// When the peer wants to be told the time.
-    wake: Instant,
+    peer_deadline: Instant,
     /// When something came from the server last.
-    heard: Instant,
+    last_received: Instant,
     /// The last answer.
-    answer: String,
+    answer_sdp: String,
     /// New ways are being looked for, since then.
-    restarted: Option<Instant>,
+    ice_restarted_at: Option<Instant>,
     /// When the media was looked after last.
-    cared: Instant,
+    last_check: Instant,
 }
 
 impl std::fmt::Debug for Session {
@@ -92,22 +92,22 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Asks the server to take the stream, and finds a way to it.
     pub(crate) async fn open(room: &Room) -> Result<Self, Error> {
-        let mut signal = dialect(room);
+        let mut signal = client_for(room);
         match Self::negotiate(room, signal.as_mut()).await {
             Ok((net, peer, answer)) => {
                 let now = Instant::now();
                 let mut session = Self {
-                    signal,
+                    signaling: signal,
                     net,
                     peer,
                     events: VecDeque::new(),
-                    wake: now,
-                    heard: now,
-                    answer,
-                    restarted: None,
-                    cared: now,
+                    peer_deadline: now,
+                    last_received: now,
+                    answer_sdp: answer,
+                    ice_restarted_at: None,
+                    last_check: now,
                 };
-                match session.connect(room).await {
+                match session.connect_media(room).await {
                     Ok(()) => Ok(session),
                     Err(error) => Err(session.close(error).await),
                 }
@@ -119,82 +119,85 @@ impl Session {
         }
     }
 
-    async fn negotiate(room: &Room, signal: &mut dyn Signal) -> Result<(Net, Box<Peer>, String), Error> {
+    async fn negotiate(
+        room: &Room,
+        signal: &mut dyn SignalingClient,
+    ) -> Result<(IceSockets, Box<PeerConnection>, String), Error> {
         let mut ice = room.ice.clone();
         ice.servers.extend(signal.join().await?);
-        let net = Net::open(&ice, is_local(room)).await?;
-        let mut peer = Box::new(Peer::new(Instant::now(), room.codec, &room.layers, signal.rids()));
+        let net = IceSockets::open(&ice, is_local(room)).await?;
+        let mut peer = Box::new(PeerConnection::new(Instant::now(), room.codec, &room.layers, signal.rids()));
         for candidate in net.candidates() {
-            peer.add_local(candidate.clone());
+            peer.add_local_candidate(candidate.clone());
         }
-        let answer = signal.negotiate(&peer.offer()).await?;
-        peer.answer(&answer)?;
+        let answer = signal.negotiate(&peer.create_offer()).await?;
+        peer.accept_answer(&answer)?;
         Ok((net, peer, answer))
     }
 
-    async fn connect(&mut self, room: &Room) -> Result<(), Error> {
-        let late = self.signal.late_servers();
+    async fn connect_media(&mut self, room: &Room) -> Result<(), Error> {
+        let late = self.signaling.answer_ice_servers();
         if !late.is_empty() {
             let ice = Ice { servers: late, relay_only: room.ice.relay_only };
-            for candidate in self.net.add_servers(&ice).await {
+            for candidate in self.net.add_ice_servers(&ice).await {
                 let line = candidate.to_sdp_string();
-                self.peer.add_local(candidate);
-                self.signal.trickle(&sdp::trickle(self.peer.offered(), &line)).await?;
+                self.peer.add_local_candidate(candidate);
+                self.signaling.trickle(&sdp::trickle_fragment(self.peer.offer_sdp(), &line)).await?;
             }
         }
         let deadline = Instant::now() + CONNECT_TIMEOUT;
-        self.pump()?;
+        self.drain_peer()?;
         while !self.peer.is_connected() {
             if Instant::now() >= deadline {
-                return Err(Error::NoWay);
+                return Err(Error::IceFailed);
             }
             self.step(deadline).await?;
-            self.events.retain(|event| !matches!(event, Event::Silent));
+            self.events.retain(|event| !matches!(event, Event::Disconnected));
             if self.events.contains(&Event::Closed) {
                 return Err(Error::Closed);
             }
         }
-        self.heard = Instant::now();
+        self.last_received = Instant::now();
         Ok(())
     }
 
     /// Waits for a datagram, for something the server says, or until the peer or the caller wants to be
     /// woken.
     async fn step(&mut self, until: Instant) -> Result<(), Error> {
-        let wake = self.wake.min(until);
+        let wake = self.peer_deadline.min(until);
         tokio::select! {
-            received = self.net.receive() => self.take(received)?,
-            said = self.signal.next() => match said? {
-                Said::Candidate(line) => self.peer.add_remote(&line),
-                Said::Wanted { .. } => {}
+            received = self.net.receive() => self.receive_batch(received)?,
+            said = self.signaling.next_event() => match said? {
+                ServerEvent::Candidate(line) => self.peer.add_remote_candidate(&line),
+                ServerEvent::LayerSubscription { .. } => {}
             },
-            () = sleep_until(wake.into()) => self.peer.pass(Instant::now())?,
+            () = sleep_until(wake.into()) => self.peer.handle_timeout(Instant::now())?,
         }
-        self.pump()
+        self.drain_peer()
     }
 
-    fn take(&mut self, first: crate::net::Received) -> Result<(), Error> {
+    fn receive_batch(&mut self, first: crate::net::ReceivedDatagram) -> Result<(), Error> {
         let mut next = Some(first);
-        for _ in 0..BATCH {
+        for _ in 0..MAX_RECEIVE_BATCH {
             let Some(received) = next else { break };
             let now = Instant::now();
-            self.heard = now;
+            self.last_received = now;
             let way = (received.protocol, received.from, received.to);
-            self.peer.receive(now, way, &received.data)?;
-            self.pump()?;
+            self.peer.handle_datagram(now, way, &received.data)?;
+            self.drain_peer()?;
             next = self.net.try_receive();
         }
         Ok(())
     }
 
     /// Does what the peer says, until it has nothing to say.
-    fn pump(&mut self) -> Result<(), Error> {
+    fn drain_peer(&mut self) -> Result<(), Error> {
         loop {
             match self.peer.poll()? {
-                Output::Send(t) => self.net.send(t.proto, t.source, t.destination, &t.contents),
+                Output::Transmit(t) => self.net.send(t.proto, t.source, t.destination, &t.contents),
                 Output::Event(event) => self.events.push_back(event),
-                Output::Wait(at) => {
-                    self.wake = at;
+                Output::Timeout(at) => {
+                    self.peer_deadline = at;
                     return Ok(());
                 }
             }
@@ -202,33 +205,33 @@ impl Session {
     }
 
     /// Sends what the cast has to send, until the connection ends.
-    pub(crate) async fn run(&mut self, media: &mut Media) -> Error {
-        media.connected(Instant::now());
+    pub(crate) async fn run(&mut self, media: &mut MediaFeed) -> Error {
+        media.on_connected(Instant::now());
         loop {
-            if let Err(error) = self.turn(media).await {
-                media.disconnected();
+            if let Err(error) = self.run_once(media).await {
+                media.on_disconnected();
                 return error;
             }
         }
     }
 
-    async fn turn(&mut self, media: &mut Media) -> Result<(), Error> {
+    async fn run_once(&mut self, media: &mut MediaFeed) -> Result<(), Error> {
         while let Some(event) = self.events.pop_front() {
             let now = Instant::now();
             match event {
-                Event::Connected | Event::Silent => {}
+                Event::Connected | Event::Disconnected => {}
                 Event::Closed => return Err(Error::Closed),
-                Event::Keyframe(layer) => media.keyframe(layer),
-                Event::Estimate(bps) => media.estimate(now, bps),
-                Event::Limit(bps) => media.limit(now, bps),
-                Event::Measured(line) => {
-                    let restart = media.line(now, line);
-                    self.peer.set_clear(media.is_clear(now));
+                Event::KeyframeRequested(layer) => media.request_keyframe(layer),
+                Event::BandwidthEstimate(bps) => media.on_estimate(now, bps),
+                Event::ReceiverLimit(bps) => media.on_receiver_limit(now, bps),
+                Event::LinkMeasured(line) => {
+                    let restart = media.on_link_measured(now, line);
+                    self.peer.set_link_clear(media.is_clear(now));
                     if let Some(bps) = restart {
                         tracing::debug!(bps, ?line, "the estimate is less than what the line carries");
-                        self.peer.restart_estimate(bps);
-                        self.peer.pass(now)?;
-                        self.pump()?;
+                        self.peer.reset_estimate(bps);
+                        self.peer.handle_timeout(now)?;
+                        self.drain_peer()?;
                     }
                 }
             }
@@ -236,44 +239,44 @@ impl Session {
         if !self.peer.is_alive() {
             return Err(Error::Closed);
         }
-        let care = self.cared + CARE_INTERVAL;
-        let wake = self.wake.min(care);
+        let care = self.last_check + CHECK_INTERVAL;
+        let wake = self.peer_deadline.min(care);
         tokio::select! {
-            received = self.net.receive() => self.take(received)?,
-            (source, packet) = media.next() => {
+            received = self.net.receive() => self.receive_batch(received)?,
+            (source, packet) = media.next_packet() => {
                 let now = Instant::now();
                 match source {
-                    Source::Layer(layer) => self.peer.write_video(now, layer, &packet)?,
-                    Source::Sound => self.peer.write_audio(now, &packet)?,
+                    FeedTrack::Video(layer) => self.peer.write_video(now, layer, &packet)?,
+                    FeedTrack::Audio => self.peer.write_audio(now, &packet)?,
                 }
-                self.pump()?;
+                self.drain_peer()?;
                 // It leaves with the next time that is told.
-                self.peer.pass(now)?;
+                self.peer.handle_timeout(now)?;
             }
-            said = self.signal.next() => match said? {
-                Said::Candidate(line) => self.peer.add_remote(&line),
-                Said::Wanted { layer, wanted } => media.want(Instant::now(), layer, wanted),
+            said = self.signaling.next_event() => match said? {
+                ServerEvent::Candidate(line) => self.peer.add_remote_candidate(&line),
+                ServerEvent::LayerSubscription { layer, subscribed } => media.set_subscribed(Instant::now(), layer, subscribed),
             },
-            () = sleep_until(wake.into()) => self.peer.pass(Instant::now())?,
+            () = sleep_until(wake.into()) => self.peer.handle_timeout(Instant::now())?,
         }
-        self.pump()?;
+        self.drain_peer()?;
         if Instant::now() >= care {
-            self.care(media).await?;
+            self.check_liveness(media).await?;
         }
         Ok(())
     }
 
     /// Looks whether the server is still there.
-    async fn care(&mut self, media: &mut Media) -> Result<(), Error> {
+    async fn check_liveness(&mut self, media: &mut MediaFeed) -> Result<(), Error> {
         let now = Instant::now();
-        self.cared = now;
-        media.measure(now, self.peer.stats());
-        let silent = now.saturating_duration_since(self.heard);
-        match self.restarted {
-            _ if silent < SILENCE => self.restarted = None,
-            None => self.restart().await?,
+        self.last_check = now;
+        media.update_status(now, self.peer.stats());
+        let silent = now.saturating_duration_since(self.last_received);
+        match self.ice_restarted_at {
+            _ if silent < SILENCE_TIMEOUT => self.ice_restarted_at = None,
+            None => self.restart_ice().await?,
             Some(since) if now.saturating_duration_since(since) > RESTART_TIMEOUT => {
-                return Err(Error::Silent);
+                return Err(Error::Timeout);
             }
             Some(_) => {}
         }
@@ -281,31 +284,31 @@ impl Session {
     }
 
     /// Looks for new ways to the same server.
-    async fn restart(&mut self) -> Result<(), Error> {
+    async fn restart_ice(&mut self) -> Result<(), Error> {
         tracing::debug!("the server is silent: new ways to it are looked for");
-        self.restarted = Some(Instant::now());
-        let offer = self.peer.offer();
-        self.pump()?;
-        let fragment = sdp::restart(&offer.sdp);
-        let asked = self.signal.restart(&fragment);
+        self.ice_restarted_at = Some(Instant::now());
+        let offer = self.peer.create_offer();
+        self.drain_peer()?;
+        let fragment = sdp::restart_fragment(&offer.sdp);
+        let asked = self.signaling.restart_ice(&fragment);
         let fragment = match timeout(RESTART_TIMEOUT, asked).await {
             Ok(Ok(Some(fragment))) => fragment,
-            Ok(Ok(None)) | Err(_) => return Err(Error::Silent),
+            Ok(Ok(None)) | Err(_) => return Err(Error::Timeout),
             Ok(Err(error)) => return Err(error.into()),
         };
-        self.answer = sdp::patched(&self.answer, &fragment);
-        self.peer.answer(&self.answer)?;
-        self.pump()
+        self.answer_sdp = sdp::apply_fragment(&self.answer_sdp, &fragment);
+        self.peer.accept_answer(&self.answer_sdp)?;
+        self.drain_peer()
     }
 
     /// Says goodbye. `error` is why the connection ends, unless the server knows better.
     pub(crate) async fn close(mut self, error: Error) -> Error {
         self.peer.close();
-        if let Err(error) = self.pump() {
+        if let Err(error) = self.drain_peer() {
             tracing::debug!(%error, "a connection does not close properly");
         }
-        match self.signal.leave().await {
-            Some(said) if !said.is_passing() => said.into(),
+        match self.signaling.leave().await {
+            Some(said) if !said.is_transient() => said.into(),
             _ => error,
         }
     }

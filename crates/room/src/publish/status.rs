@@ -1,6 +1,6 @@
 //! How a room gets on.
 
-use pagecast_core::push::State;
+use pagecast_core::connection::State;
 use serde::{Deserialize, Serialize};
 
 /// How a room gets on; numbers are of the last second, counters of the connection.

@@ -7,85 +7,85 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pagecast_core::{MediaTime, Packet, Track};
-use pagecast_room::publish::{Encoders, Feed, Target};
-use pagecast_testkit::clip;
+use pagecast_room::publish::{EncoderControl, Feed, LayerTarget};
+use pagecast_testkit::encoded_media;
 use tokio::sync::mpsc;
 
 /// Both layers, the larger one first.
 pub(crate) const SIZES: [(u32, u32); 2] = [(640, 360), (320, 180)];
 pub(crate) const FPS: u32 = 30;
 /// How long it lasts before it begins again, in seconds.
-const LENGTH_S: u32 = 4;
+const CLIP_S: u32 = 4;
 /// Packets that wait for the room.
-const QUEUE: usize = 64;
+const MAX_QUEUED_PACKETS: usize = 64;
 
 /// Packets in the order in which they are due, each with where it goes: a layer, or the sound behind them.
 static CLIP: LazyLock<Result<Vec<(usize, Packet)>>> = LazyLock::new(|| {
     let mut packets = Vec::new();
     for (layer, (width, height)) in SIZES.into_iter().enumerate() {
-        let pictures = clip::pictures(width, height, FPS, LENGTH_S)?;
+        let pictures = encoded_media::h264_access_units(width, height, FPS, CLIP_S)?;
         packets.extend((0..).zip(pictures).map(|(index, picture)| {
-            let at = MediaTime::of_index(index, FPS);
+            let at = MediaTime::from_index(index, FPS);
             (layer, packet(Track::Video, &picture.data, at, picture.keyframe))
         }));
     }
-    let tone = clip::tone(LENGTH_S)?;
+    let tone = encoded_media::opus_packets(CLIP_S)?;
     packets.extend((0..).zip(tone).map(|(index, data)| {
-        let at = MediaTime::of_index(index * i64::from(clip::OPUS_SAMPLES), 48_000);
+        let at = MediaTime::from_index(index * i64::from(encoded_media::OPUS_PACKET_SAMPLES), 48_000);
         (SIZES.len(), packet(Track::Audio, &data, at, true))
     }));
-    packets.retain(|(_, packet)| packet.pts < MediaTime::of_index(i64::from(LENGTH_S), 1));
+    packets.retain(|(_, packet)| packet.pts < MediaTime::from_index(i64::from(CLIP_S), 1));
     packets.sort_by_key(|(_, packet)| packet.pts);
     Ok(packets)
 });
 
 fn packet(track: Track, data: &[u8], pts: MediaTime, keyframe: bool) -> Packet {
-    Packet { track, data: data.into(), pts, dts: pts, duration: MediaTime::of_index(1, FPS), keyframe }
+    Packet { track, data: data.into(), pts, dts: pts, duration: MediaTime::from_index(1, FPS), keyframe }
 }
 
 /// Sends until it is dropped.
 pub(crate) struct Feeder {
-    over: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Nothing is encoded, so nothing can be changed: a keyframe comes with each second.
-struct Canned;
+struct NoopEncoders;
 
-impl Encoders for Canned {
-    fn keyframe(&self, _layer: usize) {}
-    fn target(&self, _layer: usize, _target: Target) {}
+impl EncoderControl for NoopEncoders {
+    fn request_keyframe(&self, _layer: usize) {}
+    fn set_target(&self, _layer: usize, _target: LayerTarget) {}
 }
 
 impl Feeder {
     /// Begins to send; the other ends are for the publisher.
-    pub(crate) fn start() -> Result<(Self, Feed, Box<dyn Encoders>)> {
+    pub(crate) fn start() -> Result<(Self, Feed, Box<dyn EncoderControl>)> {
         let clip = CLIP.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        let (large, large_end) = mpsc::channel(QUEUE);
-        let (small, small_end) = mpsc::channel(QUEUE);
-        let (sound, audio) = mpsc::channel(QUEUE);
+        let (large, large_end) = mpsc::channel(MAX_QUEUED_PACKETS);
+        let (small, small_end) = mpsc::channel(MAX_QUEUED_PACKETS);
+        let (sound, audio) = mpsc::channel(MAX_QUEUED_PACKETS);
         let over = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&over);
-        let thread = std::thread::spawn(move || send(clip, &[large, small, sound], &stop));
+        let thread = std::thread::spawn(move || send_loop(clip, &[large, small, sound], &stop));
         let feed = Feed { video: vec![large_end, small_end], audio };
-        Ok((Self { over, thread: Some(thread) }, feed, Box::new(Canned)))
+        Ok((Self { stop: over, thread: Some(thread) }, feed, Box::new(NoopEncoders)))
     }
 }
 
 impl Drop for Feeder {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _a_panic_was_shown = thread.join();
         }
     }
 }
 
-fn send(clip: &[(usize, Packet)], to: &[mpsc::Sender<Packet>], over: &AtomicBool) {
+fn send_loop(clip: &[(usize, Packet)], to: &[mpsc::Sender<Packet>], over: &AtomicBool) {
     let began = Instant::now();
     for round in 0.. {
         for (which, packet) in clip {
-            let pts = packet.pts + MediaTime::of_index(round * i64::from(LENGTH_S), 1);
+            let pts = packet.pts + MediaTime::from_index(round * i64::from(CLIP_S), 1);
             let due = began + Duration::from_nanos(u64::try_from(pts.0).unwrap_or(0));
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             if over.load(Ordering::Relaxed) {

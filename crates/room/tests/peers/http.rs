@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a server answered.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) body: String,
 }
 
-impl Answer {
+impl Response {
     /// The value of a header; its name in small letters.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
@@ -25,26 +25,26 @@ impl Answer {
 }
 
 /// Asks, with these lines of headers.
-pub(crate) fn ask(
+pub(crate) fn send_request(
     to: SocketAddr,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
     body: &str,
-) -> Result<Answer> {
+) -> Result<Response> {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
     request.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
-    say(to, request.as_bytes())
+    send_raw(to, request.as_bytes())
 }
 
 /// Sends these bytes, and hears until the server closes.
-pub(crate) fn say(to: SocketAddr, bytes: &[u8]) -> Result<Answer> {
+pub(crate) fn send_raw(to: SocketAddr, bytes: &[u8]) -> Result<Response> {
     let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     // A server that has heard enough may close before it has heard all.
     let _closed = stream.write_all(bytes);
     let mut answer = Vec::new();
@@ -53,13 +53,13 @@ pub(crate) fn say(to: SocketAddr, bytes: &[u8]) -> Result<Answer> {
     ensure!(!answer.is_empty(), "the server said nothing");
     let (head, body) = answer.split_once("\r\n\r\n").context("no end of the head")?;
     let status = head.split(' ').nth(1).context("no status")?.parse()?;
-    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+    Ok(Response { status, head: head.to_owned(), body: body.to_owned() })
 }
 
 /// A WHIP or WHEP offer.
-pub(crate) fn offer(to: SocketAddr, path: &str, token: Option<&str>, sdp: &str) -> Result<Answer> {
+pub(crate) fn post_offer(to: SocketAddr, path: &str, token: Option<&str>, sdp: &str) -> Result<Response> {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let mut headers = vec![("Content-Type", "application/sdp")];
     headers.extend(bearer.as_deref().map(|bearer| ("Authorization", bearer)));
-    ask(to, "POST", path, &headers, sdp)
+    send_request(to, "POST", path, &headers, sdp)
 }

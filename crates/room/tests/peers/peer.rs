@@ -31,7 +31,7 @@ const SPS_360: &[u8] = &[
 const PPS: &[u8] = &[0x68, 0xce, 0x0f, 0xc8];
 const FPS: u32 = 30;
 /// Longest wait for a datagram, so that orders are heard.
-const TURN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A layer of what is published.
 #[derive(Debug, Clone, Copy)]
@@ -45,17 +45,17 @@ pub(crate) const LAYERS: [Layer; 2] = [Layer { rid: "h", bps: 1_200_000 }, Layer
 
 /// How somebody is connected, and what the line does to what comes.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Line {
+pub(crate) struct LinkConditions {
     /// Sends no RTP and RTCP: only takes.
-    pub(crate) mute: bool,
+    pub(crate) no_media: bool,
     /// Reads nothing.
-    pub(crate) deaf: bool,
+    pub(crate) no_reads: bool,
     /// Goes by TCP; only at the beginning.
     pub(crate) tcp: bool,
     /// What gets through, in bit/s, after a queue of 300 ms.
-    pub(crate) bps: Option<u64>,
+    pub(crate) bandwidth_bps: Option<u64>,
     /// Every so manieth datagram is lost; 0: none.
-    pub(crate) lose_each: u64,
+    pub(crate) drop_every: u64,
     /// The receiver does something else for so long, each time after it has read for so long. Nothing is lost
     /// by that.
     pub(crate) busy: Option<[Duration; 2]>,
@@ -63,36 +63,36 @@ pub(crate) struct Line {
 
 /// What is known of a peer from outside.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct PeerState {
     pub(crate) connected: bool,
     /// The other side has said goodbye, or nothing for too long.
-    pub(crate) gone: bool,
+    pub(crate) disconnected: bool,
     /// Of a publisher: keyframes that were asked for, by layer.
     pub(crate) keyframe_requests: [u64; 2],
     /// Of a viewer: all packets of the picture and of the sound by sequence number.
-    pub(crate) video: BTreeMap<u64, Got>,
-    pub(crate) audio: BTreeMap<u64, Got>,
+    pub(crate) video: BTreeMap<u64, ReceivedPacket>,
+    pub(crate) audio: BTreeMap<u64, ReceivedPacket>,
     /// Sender reports: the wall clock, and what time stamp it was.
-    pub(crate) reports: BTreeMap<&'static str, Vec<(SystemTime, u64)>>,
+    pub(crate) sender_reports: BTreeMap<&'static str, Vec<(SystemTime, u64)>>,
     pub(crate) closed_at: Option<Instant>,
 }
 
 /// A packet that came.
 #[derive(Debug, Clone)]
-pub(crate) struct Got {
-    pub(crate) at: Instant,
+pub(crate) struct ReceivedPacket {
+    pub(crate) received_at: Instant,
     /// RTP time stamp, counted on.
-    pub(crate) time: u64,
+    pub(crate) timestamp: u64,
     pub(crate) marker: bool,
     pub(crate) keyframe: bool,
     /// What it says, if it is the first of its picture: layer, frame, and when it was made.
-    pub(crate) says: Option<(usize, u64, Duration)>,
+    pub(crate) label: Option<(usize, u64, Duration)>,
 }
 
-impl Seen {
+impl PeerState {
     /// The layer of the latest picture.
     pub(crate) fn layer(&self) -> Option<usize> {
-        self.video.values().rev().find_map(|got| got.says).map(|says| says.0)
+        self.video.values().rev().find_map(|got| got.label).map(|says| says.0)
     }
 
     /// Sequence numbers that never came, up to the latest but those of the last moments.
@@ -118,35 +118,35 @@ pub(crate) struct Peer {
 
 #[derive(Debug, Default)]
 struct Shared {
-    seen: Mutex<Seen>,
+    state: Mutex<PeerState>,
     changed: Condvar,
-    orders: Mutex<Orders>,
+    controls: Mutex<Controls>,
 }
 
 #[derive(Debug, Default)]
-struct Orders {
+struct Controls {
     stop: bool,
     close: bool,
-    line: Line,
+    link: LinkConditions,
     /// An ICE restart is wanted; its offer; the answer to it.
-    restart: bool,
-    offered: Option<String>,
-    answered: Option<String>,
+    restart_ice: bool,
+    restart_offer: Option<String>,
+    restart_answer: Option<String>,
 }
 
 /// What is published or watched, and as whom.
 #[derive(Debug, Clone)]
-pub(crate) struct Wish<'a> {
+pub(crate) struct SessionRequest<'a> {
     pub(crate) room: &'a str,
     pub(crate) user: Option<&'a str>,
     pub(crate) token: Option<&'a str>,
     pub(crate) layers: &'a [Layer],
-    pub(crate) line: Line,
+    pub(crate) link: LinkConditions,
 }
 
-impl<'a> Wish<'a> {
+impl<'a> SessionRequest<'a> {
     pub(crate) fn room(room: &'a str) -> Self {
-        Self { room, user: None, token: None, layers: &LAYERS, line: Line::default() }
+        Self { room, user: None, token: None, layers: &LAYERS, link: LinkConditions::default() }
     }
 
     pub(crate) fn user(mut self, user: &'a str) -> Self {
@@ -159,8 +159,8 @@ impl<'a> Wish<'a> {
         self
     }
 
-    pub(crate) fn line(mut self, line: Line) -> Self {
-        self.line = line;
+    pub(crate) fn link(mut self, line: LinkConditions) -> Self {
+        self.link = line;
         self
     }
 
@@ -171,24 +171,24 @@ impl<'a> Wish<'a> {
 }
 
 /// An offer of one who publishes, with the connection that made it.
-pub(crate) struct Offered {
+pub(crate) struct PendingOffer {
     pub(crate) rtc: Rtc,
     pub(crate) sdp: String,
     pending: SdpPendingOffer,
     audio: Mid,
     video: Mid,
-    wire: Wire,
+    transport: PeerTransport,
 }
 
 /// Offers to publish these layers, or to watch.
-pub(crate) fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<Offered> {
-    let wire = if tcp { Wire::Nothing } else { Wire::Udp(UdpSocket::bind("127.0.0.1:0")?) };
+pub(crate) fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<PendingOffer> {
+    let wire = if tcp { PeerTransport::None } else { PeerTransport::Udp(UdpSocket::bind("127.0.0.1:0")?) };
     let mut config = Rtc::builder().clear_codecs().enable_opus(true, false);
     config = config.set_rtp_mode(layers.is_none());
     config = config.set_rtcp_report_interval_audio(Duration::from_secs(1));
     config.codec_config().add_h264(108.into(), Some(109.into()), true, 0x42_e01f);
     let mut rtc = config.build(Instant::now());
-    if let Wire::Udp(socket) = &wire {
+    if let PeerTransport::Udp(socket) = &wire {
         rtc.add_local_candidate(Candidate::host(socket.local_addr()?, "udp")?);
     }
     let direction = if layers.is_some() { Direction::SendOnly } else { Direction::RecvOnly };
@@ -200,45 +200,46 @@ pub(crate) fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<Offered> {
     });
     let video = change.add_media(MediaKind::Video, direction, None, None, simulcast);
     let (offer, pending) = change.apply().context("no offer")?;
-    Ok(Offered { rtc, sdp: offer.to_sdp_string(), pending, audio, video, wire })
+    Ok(PendingOffer { rtc, sdp: offer.to_sdp_string(), pending, audio, video, transport: wire })
 }
 
 impl Peer {
     /// Publishes.
-    pub(crate) fn publish(server: SocketAddr, wish: &Wish<'_>) -> Result<Self> {
-        Self::start(server, wish, "whip", offer(Some(wish.layers), wish.line.tcp)?, true)
+    pub(crate) fn publish(server: SocketAddr, wish: &SessionRequest<'_>) -> Result<Self> {
+        Self::start(server, wish, "whip", offer(Some(wish.layers), wish.link.tcp)?, true)
     }
 
     /// Watches.
-    pub(crate) fn watch(server: SocketAddr, wish: &Wish<'_>) -> Result<Self> {
-        Self::start(server, wish, "whep", offer(None, wish.line.tcp)?, false)
+    pub(crate) fn watch(server: SocketAddr, wish: &SessionRequest<'_>) -> Result<Self> {
+        Self::start(server, wish, "whep", offer(None, wish.link.tcp)?, false)
     }
 
     fn start(
         server: SocketAddr,
-        wish: &Wish<'_>,
+        wish: &SessionRequest<'_>,
         verb: &str,
-        offered: Offered,
+        offered: PendingOffer,
         publishes: bool,
     ) -> Result<Self> {
-        let answer = http::offer(server, &wish.path(verb), wish.token, &offered.sdp)?;
+        let answer = http::post_offer(server, &wish.path(verb), wish.token, &offered.sdp)?;
         ensure!(answer.status == 201, "the offer is answered with {}: {}", answer.status, answer.body);
-        let Offered { mut rtc, pending, audio, video, mut wire, .. } = offered;
+        let PendingOffer { mut rtc, pending, audio, video, transport: mut wire, .. } = offered;
         let sdp = SdpAnswer::from_sdp_string(&answer.body)?;
         rtc.sdp_api().accept_answer(pending, sdp)?;
-        if matches!(wire, Wire::Nothing) {
-            wire = Wire::connect(&answer.body)?;
-            let here = Candidate::builder().tcp().host(wire.local()?).tcptype(TcpType::Active).build()?;
+        if matches!(wire, PeerTransport::None) {
+            wire = PeerTransport::connect(&answer.body)?;
+            let here =
+                Candidate::builder().tcp().host(wire.local_address()?).tcptype(TcpType::Active).build()?;
             rtc.add_local_candidate(here);
         }
         let shared = Arc::new(Shared::default());
-        shared.orders().line = wish.line.clone();
+        shared.controls().link = wish.link.clone();
         let media = Media { audio, video, layers: wish.layers.to_vec(), publishes };
         let (for_thread, name) = (Arc::clone(&shared), if publishes { "publisher" } else { "viewer" });
         let run = move || {
-            let mut run = Run {
+            let mut run = PeerLoop {
                 rtc,
-                wire,
+                transport: wire,
                 media,
                 shared: Arc::clone(&for_thread),
                 queue: VecDeque::new(),
@@ -248,7 +249,7 @@ impl Peer {
             if let Err(error) = run.run() {
                 tracing::error!("a peer ends: {error:#}");
             }
-            for_thread.see(|seen| seen.gone = true);
+            for_thread.update_state(|seen| seen.disconnected = true);
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
         let header = |name| answer.header(name).map(str::to_owned).with_context(|| format!("no {name}"));
@@ -257,14 +258,19 @@ impl Peer {
     }
 
     /// What it has seen.
-    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn state(&self) -> MutexGuard<'_, PeerState> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until it has seen this.
-    pub(crate) fn wait(&self, what: &str, limit: Duration, condition: impl Fn(&Seen) -> bool) -> Result<()> {
+    pub(crate) fn wait(
+        &self,
+        what: &str,
+        limit: Duration,
+        condition: impl Fn(&PeerState) -> bool,
+    ) -> Result<()> {
         let deadline = Instant::now() + limit;
-        let mut seen = self.seen();
+        let mut seen = self.state();
         while !condition(&seen) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -279,25 +285,31 @@ impl Peer {
     }
 
     /// Changes the line.
-    pub(crate) fn line(&self, line: Line) {
-        self.shared.orders().line = line;
+    pub(crate) fn set_link(&self, line: LinkConditions) {
+        self.shared.controls().link = line;
     }
 
     /// Finds new ways to the server, while media go on (ICE restart).
     pub(crate) fn restart_ice(&self) -> Result<()> {
-        self.shared.orders().restart = true;
+        self.shared.controls().restart_ice = true;
         let deadline = Instant::now() + Duration::from_secs(10);
         let offered = loop {
-            if let Some(offered) = self.shared.orders().offered.take() {
+            if let Some(offered) = self.shared.controls().restart_offer.take() {
                 break offered;
             }
             ensure!(Instant::now() < deadline, "no offer is made");
-            std::thread::sleep(TURN);
+            std::thread::sleep(POLL_INTERVAL);
         };
         let is_ice = |line: &&str| line.starts_with("a=ice-ufrag:") || line.starts_with("a=ice-pwd:");
         let lines: Vec<&str> = offered.lines().filter(is_ice).take(2).collect();
         let headers = [("Content-Type", "application/trickle-ice-sdpfrag"), ("If-Match", "*")];
-        let said = http::ask(self.server, "PATCH", &self.session, &headers, &(lines.join("\r\n") + "\r\n"))?;
+        let said = http::send_request(
+            self.server,
+            "PATCH",
+            &self.session,
+            &headers,
+            &(lines.join("\r\n") + "\r\n"),
+        )?;
         ensure!(said.status == 200, "the restart is answered with {}: {}", said.status, said.body);
         let mut answer = String::new();
         for line in self.answer.lines() {
@@ -306,26 +318,26 @@ impl Peer {
             answer.push_str(new.unwrap_or(line));
             answer.push_str("\r\n");
         }
-        self.shared.orders().answered = Some(answer);
+        self.shared.controls().restart_answer = Some(answer);
         Ok(())
     }
 
     /// Ends the session properly.
     pub(crate) fn leave(self) -> Result<()> {
-        let answer = http::ask(self.server, "DELETE", &self.session, &[], "")?;
+        let answer = http::send_request(self.server, "DELETE", &self.session, &[], "")?;
         ensure!(answer.status == 200, "DELETE is answered with {}", answer.status);
         Ok(())
     }
 
     /// Ends the connection properly, but not the session.
     pub(crate) fn close(&self) {
-        self.shared.orders().close = true;
+        self.shared.controls().close = true;
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.shared.orders().stop = true;
+        self.shared.controls().stop = true;
         if let Some(thread) = self.thread.take() {
             let _ended = thread.join();
         }
@@ -333,12 +345,12 @@ impl Drop for Peer {
 }
 
 impl Shared {
-    fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn controls(&self) -> MutexGuard<'_, Controls> {
+        self.controls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn see(&self, change: impl FnOnce(&mut Seen)) {
-        change(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    fn update_state(&self, change: impl FnOnce(&mut PeerState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();
     }
 }
@@ -351,14 +363,14 @@ struct Media {
 }
 
 /// How datagrams go.
-enum Wire {
-    Nothing,
+enum PeerTransport {
+    None,
     Udp(UdpSocket),
     /// What has come, and what was not taken yet.
     Tcp(TcpStream, Vec<u8>, Vec<u8>),
 }
 
-impl Wire {
+impl PeerTransport {
     /// To the passive candidate of an answer.
     fn connect(sdp: &str) -> Result<Self> {
         let passive = sdp.lines().find(|line| line.contains("tcptype passive")).context("no TCP")?;
@@ -369,9 +381,9 @@ impl Wire {
         Ok(Self::Tcp(stream, Vec::new(), Vec::new()))
     }
 
-    fn local(&self) -> Result<SocketAddr> {
+    fn local_address(&self) -> Result<SocketAddr> {
         Ok(match self {
-            Self::Nothing => bail!("no wire"),
+            Self::None => bail!("no wire"),
             Self::Udp(socket) => socket.local_addr()?,
             Self::Tcp(stream, ..) => stream.local_addr()?,
         })
@@ -383,7 +395,7 @@ impl Wire {
 
     fn send(&mut self, data: &[u8], to: SocketAddr) {
         match self {
-            Self::Nothing => {}
+            Self::None => {}
             Self::Udp(socket) => drop(socket.send_to(data, to)),
             Self::Tcp(stream, _, left) => {
                 left.extend(u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
@@ -399,7 +411,7 @@ impl Wire {
     fn receive(&mut self, wait: Duration) -> std::io::Result<(SocketAddr, Vec<u8>)> {
         let wait = Timespec::try_from(wait).unwrap_or_default();
         match self {
-            Self::Nothing => Err(ErrorKind::WouldBlock.into()),
+            Self::None => Err(ErrorKind::WouldBlock.into()),
             Self::Udp(socket) => {
                 let mut datagram = [0; 2000];
                 socket.set_nonblocking(true)?;
@@ -430,34 +442,34 @@ impl Wire {
     }
 }
 
-struct Run {
+struct PeerLoop {
     rtc: Rtc,
-    wire: Wire,
+    transport: PeerTransport,
     media: Media,
     shared: Arc<Shared>,
     /// What is under way on a slow line, and when it arrives.
     queue: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
-    frames: Option<Frames>,
+    frames: Option<PublishProgress>,
     pending: Option<SdpPendingOffer>,
 }
 
 /// What is published.
-struct Frames {
+struct PublishProgress {
     origin: Instant,
     video: u64,
     audio: u64,
     keyframe: [bool; 2],
 }
 
-impl Run {
+impl PeerLoop {
     fn run(&mut self) -> Result<()> {
         let (mut count, mut free_at, mut reads_since) = (0_u64, Instant::now(), Instant::now());
-        let (local, protocol) = (self.wire.local()?, self.wire.protocol());
+        let (local, protocol) = (self.transport.local_address()?, self.transport.protocol());
         while self.rtc.is_alive() {
-            let deadline = self.drain()?;
+            let deadline = self.drain_output()?;
             let (stop, close, line) = {
-                let orders = self.shared.orders();
-                (orders.stop, orders.close, orders.line.clone())
+                let orders = self.shared.controls();
+                (orders.stop, orders.close, orders.link.clone())
             };
             if stop {
                 return Ok(());
@@ -473,22 +485,23 @@ impl Run {
                 reads_since = Instant::now();
             }
             self.restart_ice()?;
-            self.write()?;
-            let soon =
-                deadline.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), TURN);
-            if line.deaf {
+            self.write_due()?;
+            let soon = deadline
+                .saturating_duration_since(Instant::now())
+                .clamp(Duration::from_millis(1), POLL_INTERVAL);
+            if line.no_reads {
                 std::thread::sleep(soon);
                 self.rtc.handle_input(Input::Timeout(Instant::now()))?;
                 continue;
             }
-            match self.wire.receive(soon) {
+            match self.transport.receive(soon) {
                 Ok((from, data)) => {
                     count += 1;
                     let now = Instant::now();
-                    if line.lose_each == 0 || !count.is_multiple_of(line.lose_each) {
+                    if line.drop_every == 0 || !count.is_multiple_of(line.drop_every) {
                         let bits = data.len() as u64 * 8;
                         let takes = line
-                            .bps
+                            .bandwidth_bps
                             .map_or(Duration::ZERO, |bps| Duration::from_secs_f64(bits as f64 / bps as f64));
                         if free_at.saturating_duration_since(now) < Duration::from_millis(300) {
                             free_at = free_at.max(now) + takes;
@@ -505,7 +518,7 @@ impl Run {
                 let received = Receive::new(protocol, from, local, &data);
                 let Ok(received) = received else { continue };
                 self.rtc.handle_input(Input::Receive(Instant::now(), received))?;
-                self.drain()?;
+                self.drain_output()?;
             }
             self.rtc.handle_input(Input::Timeout(Instant::now()))?;
         }
@@ -513,42 +526,42 @@ impl Run {
     }
 
     fn restart_ice(&mut self) -> Result<()> {
-        let mut orders = self.shared.orders();
-        if std::mem::take(&mut orders.restart) {
+        let mut orders = self.shared.controls();
+        if std::mem::take(&mut orders.restart_ice) {
             let mut change = self.rtc.sdp_api();
             change.ice_restart(true);
             let (offer, pending) = change.apply().context("no offer")?;
-            (orders.offered, self.pending) = (Some(offer.to_sdp_string()), Some(pending));
+            (orders.restart_offer, self.pending) = (Some(offer.to_sdp_string()), Some(pending));
         }
         if let Some((answer, pending)) =
-            orders.answered.take().and_then(|answer| Some((answer, self.pending.take()?)))
+            orders.restart_answer.take().and_then(|answer| Some((answer, self.pending.take()?)))
         {
             self.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer)?)?;
         }
         drop(orders);
-        self.drain().map(drop)
+        self.drain_output().map(drop)
     }
 
-    fn drain(&mut self) -> Result<Instant> {
+    fn drain_output(&mut self) -> Result<Instant> {
         loop {
             match self.rtc.poll_output()? {
                 Output::Timeout(at) => return Ok(at),
                 Output::Transmit(transmit) => {
-                    let mute = self.shared.orders().line.mute && is_media(&transmit.contents);
+                    let mute = self.shared.controls().link.no_media && is_media(&transmit.contents);
                     if !mute {
-                        self.wire.send(&transmit.contents, transmit.destination);
+                        self.transport.send(&transmit.contents, transmit.destination);
                     }
                 }
-                Output::Event(event) => self.hear(event),
+                Output::Event(event) => self.handle_event(event),
             }
         }
     }
 
-    fn hear(&mut self, event: Event) {
+    fn handle_event(&mut self, event: Event) {
         match event {
             Event::Connected => {
-                self.shared.see(|seen| seen.connected = true);
-                self.frames = self.media.publishes.then(|| Frames {
+                self.shared.update_state(|seen| seen.connected = true);
+                self.frames = self.media.publishes.then(|| PublishProgress {
                     origin: Instant::now(),
                     video: 0,
                     audio: 0,
@@ -556,10 +569,10 @@ impl Run {
                 });
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
-                self.shared.see(|seen| seen.gone = true);
+                self.shared.update_state(|seen| seen.disconnected = true);
             }
-            Event::Closed => self.shared.see(|seen| {
-                seen.gone = true;
+            Event::Closed => self.shared.update_state(|seen| {
+                seen.disconnected = true;
                 seen.closed_at = Some(Instant::now());
             }),
             Event::KeyframeRequest(request) => {
@@ -572,27 +585,27 @@ impl Run {
                 if let Some(frames) = &mut self.frames {
                     frames.keyframe[layer] = true;
                 }
-                self.shared.see(|seen| seen.keyframe_requests[layer] += 1);
+                self.shared.update_state(|seen| seen.keyframe_requests[layer] += 1);
             }
             Event::SenderFeedback(feedback) => {
                 let kind = if feedback.mid == self.media.video { "video" } else { "audio" };
                 let info = feedback.sender_info;
-                self.shared.see(|seen| {
-                    seen.reports.entry(kind).or_default().push((info.ntp_time, info.rtp_time.numer()));
+                self.shared.update_state(|seen| {
+                    seen.sender_reports.entry(kind).or_default().push((info.ntp_time, info.rtp_time.numer()));
                 });
             }
             Event::RtpPacket(packet) => {
                 let mid = self.rtc.direct_api().stream_rx(&packet.header.ssrc).map(|stream| stream.mid());
-                let (says, keyframe) = read(&packet.payload);
-                let got = Got {
-                    at: Instant::now(),
-                    time: packet.time.numer(),
+                let (says, keyframe) = parse_label(&packet.payload);
+                let got = ReceivedPacket {
+                    received_at: Instant::now(),
+                    timestamp: packet.time.numer(),
                     marker: packet.header.marker,
                     keyframe,
-                    says,
+                    label: says,
                 };
                 let is_video = mid == Some(self.media.video);
-                self.shared.see(|seen| {
+                self.shared.update_state(|seen| {
                     let list = if is_video { &mut seen.video } else { &mut seen.audio };
                     list.insert(*packet.seq_no, got);
                 });
@@ -602,7 +615,7 @@ impl Run {
     }
 
     /// Writes what is due.
-    fn write(&mut self) -> Result<()> {
+    fn write_due(&mut self) -> Result<()> {
         let Some(frames) = &mut self.frames else { return Ok(()) };
         let (now, mut due) = (Instant::now(), Vec::new());
         let at = |count: u64, rate: u64| Duration::from_nanos(count * 1_000_000_000 / rate);
@@ -613,14 +626,14 @@ impl Run {
                 due.push((
                     Some((index, layer.rid)),
                     made,
-                    picture(index, frames.video, made, keyframe, layer.bps),
+                    test_frame(index, frames.video, made, keyframe, layer.bps),
                 ));
             }
             frames.video += 1;
         }
         while frames.origin + at(frames.audio, 50) <= now {
             let made = at(frames.audio, 50);
-            let mut data = says(9, frames.audio, made);
+            let mut data = frame_label(9, frames.audio, made);
             data.resize(100, 0x55);
             due.push((None, made, data));
             frames.audio += 1;
@@ -647,9 +660,9 @@ impl Run {
                 ),
             };
             writer.write(pt, origin + made, time, data)?;
-            self.drain()?;
+            self.drain_output()?;
             self.rtc.handle_input(Input::Timeout(Instant::now()))?;
-            self.drain()?;
+            self.drain_output()?;
         }
         Ok(())
     }
@@ -664,12 +677,12 @@ fn is_media(data: &[u8]) -> bool {
     data.first().is_some_and(|first| *first >= 128)
 }
 
-fn says(layer: usize, frame: u64, made: Duration) -> Vec<u8> {
+fn frame_label(layer: usize, frame: u64, made: Duration) -> Vec<u8> {
     format!("L{layer}F{frame:08}T{:012}", made.as_micros()).into_bytes()
 }
 
 /// A picture as a decoder would get it, which says what it is.
-fn picture(layer: usize, frame: u64, made: Duration, keyframe: bool, bps: u32) -> Vec<u8> {
+fn test_frame(layer: usize, frame: u64, made: Duration, keyframe: bool, bps: u32) -> Vec<u8> {
     let start: &[u8] = &[0, 0, 0, 1];
     let mut data = Vec::new();
     if keyframe {
@@ -680,14 +693,14 @@ fn picture(layer: usize, frame: u64, made: Duration, keyframe: bool, bps: u32) -
     }
     data.extend(start);
     data.push(if keyframe { 0x65 } else { 0x41 });
-    data.extend(says(layer, frame, made));
+    data.extend(frame_label(layer, frame, made));
     let size = (bps / 8 / FPS) as usize * if keyframe { 4 } else { 1 };
     data.resize(size.max(data.len()), 0x55);
     data
 }
 
 /// What a packet says, and whether a decoder can begin with it.
-fn read(payload: &[u8]) -> (Option<(usize, u64, Duration)>, bool) {
+fn parse_label(payload: &[u8]) -> (Option<(usize, u64, Duration)>, bool) {
     let kind = payload.first().map_or(0, |first| first & 0x1f);
     let says = match kind {
         28 if payload.get(1).is_some_and(|header| header & 0x80 != 0) => payload.get(2..),

@@ -10,26 +10,26 @@ use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::{Layer, Room, RoomIds, RoomService, RoomUrl, Size};
 use pagecast_core::{Fps, MediaTime, Packet, Track};
 use pagecast_room::embedded::{Config, Server};
-use pagecast_room::publish::{Encoders, Feed, Publisher, Target};
-use pagecast_testkit::{Conditions, Link};
+use pagecast_room::publish::{EncoderControl, Feed, LayerTarget, Publisher};
+use pagecast_testkit::{LinkConditions, LinkEmulator};
 use tokio::sync::mpsc;
 
-use super::{LIMIT, PATIENCE, WATCHED};
+use super::{ESTIMATE_TIMEOUT, TIMEOUT, WATCH_DURATION};
 
 /// What an encoder was told, with all of it kept.
 #[derive(Debug, Clone, Default)]
-struct Told(Arc<Mutex<Vec<(Instant, Target)>>>);
+struct RecordedTargets(Arc<Mutex<Vec<(Instant, LayerTarget)>>>);
 
-impl Told {
-    fn all(&self) -> Vec<(Instant, Target)> {
+impl RecordedTargets {
+    fn all(&self) -> Vec<(Instant, LayerTarget)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn last(&self) -> Target {
-        self.all().last().map_or(Target { bitrate_bps: 0, fps: 0 }, |(_, target)| *target)
+    fn last(&self) -> LayerTarget {
+        self.all().last().map_or(LayerTarget { bitrate_bps: 0, fps: 0 }, |(_, target)| *target)
     }
 
-    fn wait(&self, what: &str, limit: Duration, condition: impl Fn(Target) -> bool) -> Result<Duration> {
+    fn wait(&self, what: &str, limit: Duration, condition: impl Fn(LayerTarget) -> bool) -> Result<Duration> {
         let began = Instant::now();
         while !condition(self.last()) {
             ensure!(began.elapsed() < limit, "not within {limit:?}: {what}; {:?}", self.last());
@@ -39,25 +39,25 @@ impl Told {
     }
 }
 
-impl Encoders for Told {
-    fn keyframe(&self, _layer: usize) {}
+impl EncoderControl for RecordedTargets {
+    fn request_keyframe(&self, _layer: usize) {}
 
-    fn target(&self, _layer: usize, target: Target) {
+    fn set_target(&self, _layer: usize, target: LayerTarget) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), target));
     }
 }
 
 /// Sends a picture of the told size as often as it is told, until it is dropped.
-struct Encoder {
-    over: Arc<AtomicBool>,
+struct FakeEncoder {
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Encoder {
-    fn start(publisher: &Publisher, told: &Told) -> Self {
+impl FakeEncoder {
+    fn start(publisher: &Publisher, told: &RecordedTargets) -> Self {
         let (sender, video) = mpsc::channel(64);
         let (sounds, audio) = mpsc::channel(25);
-        publisher.feed(Feed { video: vec![video], audio }, Box::new(told.clone()));
+        publisher.set_feed(Feed { video: vec![video], audio }, Box::new(told.clone()));
         let over = Arc::new(AtomicBool::new(false));
         let (stop, told, began) = (Arc::clone(&over), told.clone(), Instant::now());
         let thread = std::thread::spawn(move || {
@@ -78,13 +78,13 @@ impl Encoder {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        Self { over, thread: Some(thread) }
+        Self { stop: over, thread: Some(thread) }
     }
 }
 
-impl Drop for Encoder {
+impl Drop for FakeEncoder {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             let _ended = thread.join();
         }
@@ -106,37 +106,41 @@ fn packet(track: Track, pts: MediaTime, bytes: usize, ms: i64) -> Packet {
 }
 
 /// A publisher of one layer at this cap, and the line to the room.
-struct Rig {
-    told: Told,
-    link: Link,
+struct Fixture {
+    targets: RecordedTargets,
+    link: LinkEmulator,
     server: Server,
     // Dropped in this order: nothing is fed to a publisher that is gone.
-    _encoder: Encoder,
+    _encoder: FakeEncoder,
     publisher: Publisher,
 }
 
-impl Rig {
-    fn start(kbps: u32, conditions: Conditions) -> Result<Self> {
+impl Fixture {
+    fn start(kbps: u32, conditions: LinkConditions) -> Result<Self> {
         // The room's port must be known before it is opened, as the line to it is what publishers are told.
         let media = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
-        let link = Link::start(media)?;
-        link.set(conditions);
+        let link = LinkEmulator::start(media)?;
+        link.set_conditions(conditions);
         let addresses = vec![link.address()];
-        let server =
-            Server::start(Config { http: "127.0.0.1:0".parse()?, media, addresses, ..Config::default() })?;
+        let server = Server::start(Config {
+            http: "127.0.0.1:0".parse()?,
+            media,
+            advertised_addresses: addresses,
+            ..Config::default()
+        })?;
         let url = format!("http://{}/rooms/{{room}}/whip?user={{user}}", server.http_addr());
         let service = RoomService::Whip { url: RoomUrl::parse(&url)?, token: None };
         let id = |text: &str| text.to_owned();
         let ids = RoomIds { app: id("app"), room: id("demo"), user: id("page"), task: id("task") };
-        let layer = Layer { size: Size::HD, fps: Fps::USUAL, bitrate_kbps: Some(kbps) };
+        let layer = Layer { size: Size::HD, fps: Fps::DEFAULT, bitrate_kbps: Some(kbps) };
         let publisher = Publisher::start(Room::new(service, ids, layer))?;
-        let told = Told::default();
-        let encoder = Encoder::start(&publisher, &told);
-        Ok(Self { told, link, server, _encoder: encoder, publisher })
+        let told = RecordedTargets::default();
+        let encoder = FakeEncoder::start(&publisher, &told);
+        Ok(Self { targets: told, link, server, _encoder: encoder, publisher })
     }
 
     /// The worst of a second's bitrates of the picture that arrived, in bit/s, for so long.
-    fn least_arriving(&self, for_so_long: Duration) -> Result<u64> {
+    fn min_received_bps(&self, for_so_long: Duration) -> Result<u64> {
         let (began, mut least) = (Instant::now(), u64::MAX);
         while began.elapsed() < for_so_long {
             let stats = self.server.stats("demo").context("no room")?;
@@ -149,31 +153,31 @@ impl Rig {
 }
 
 #[test]
-fn a_publisher_on_a_good_line_keeps_its_layer() -> Result<()> {
-    let rig = Rig::start(2500, Conditions::default())?;
-    rig.told.wait("all of it", PATIENCE, |target| target.bitrate_bps == 2_500_000)?;
-    let grown = rig.told.all().len();
-    let least = rig.least_arriving(WATCHED)?;
-    let later = rig.told.all().split_off(grown);
+fn a_publisher_on_a_good_link_keeps_its_layer() -> Result<()> {
+    let rig = Fixture::start(2500, LinkConditions::default())?;
+    rig.targets.wait("all of it", ESTIMATE_TIMEOUT, |target| target.bitrate_bps == 2_500_000)?;
+    let grown = rig.targets.all().len();
+    let least = rig.min_received_bps(WATCH_DURATION)?;
+    let later = rig.targets.all().split_off(grown);
     println!("at least {least} bit/s arrive; told meanwhile: {later:?}; {:?}", rig.publisher.status());
     ensure!(later.is_empty(), "a layer shrinks on a good line: {later:?}");
     Ok(())
 }
 
 #[test]
-fn a_publisher_on_a_narrow_line_sends_what_fits() -> Result<()> {
-    let narrow = |bps| Conditions { bits_per_second: Some(bps), ..Conditions::default() };
-    let rig = Rig::start(2500, Conditions::default())?;
-    rig.told.wait("all of it", PATIENCE, |target| target.bitrate_bps == 2_500_000)?;
-    rig.link.set(narrow(1_000_000));
-    let down = rig.told.wait("less", LIMIT, |target| target.bitrate_bps < 900_000)?;
-    rig.link.set(narrow(300_000));
-    let fewer = rig.told.wait("fewer frames", LIMIT, |target| {
+fn a_publisher_on_a_narrow_link_sends_what_fits() -> Result<()> {
+    let narrow = |bps| LinkConditions { bits_per_second: Some(bps), ..LinkConditions::default() };
+    let rig = Fixture::start(2500, LinkConditions::default())?;
+    rig.targets.wait("all of it", ESTIMATE_TIMEOUT, |target| target.bitrate_bps == 2_500_000)?;
+    rig.link.set_conditions(narrow(1_000_000));
+    let down = rig.targets.wait("less", TIMEOUT, |target| target.bitrate_bps < 900_000)?;
+    rig.link.set_conditions(narrow(300_000));
+    let fewer = rig.targets.wait("fewer frames", TIMEOUT, |target| {
         target.bitrate_bps < 200_000 && (1..=8).contains(&target.fps) || target.bitrate_bps == 0
     })?;
-    rig.link.set(Conditions::default());
+    rig.link.set_conditions(LinkConditions::default());
     // Close to its cap an estimator probes no further.
-    let up = rig.told.wait("nearly all of it again", PATIENCE, |target| {
+    let up = rig.targets.wait("nearly all of it again", ESTIMATE_TIMEOUT, |target| {
         target.bitrate_bps >= 2_000_000 && target.fps == 30
     })?;
     println!("down after {down:?}, fewer frames after {fewer:?}, up after {up:?}");

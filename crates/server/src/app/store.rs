@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use pagecast_fleet::UnixMs;
 use serde::{Deserialize, Serialize};
 
-use super::{Application, Wrong, check_all};
+use super::{Application, ValidationError, validate_all};
 use crate::service::Service;
 
 /// What documents of applications are called in the fleet.
-const KIND: &str = "application";
+const DOCUMENT_KIND: &str = "application";
 
 /// Why applications cannot be loaded or kept.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ const KIND: &str = "application";
 pub enum StoreError {
     /// Those of the configuration file, or all together, cannot be as they are.
     #[error("cannot use these applications")]
-    Wrong(#[from] Wrong),
+    Invalid(#[from] ValidationError),
     /// They cannot be read or written.
     #[error("cannot get at the applications that were added")]
     Fleet(#[from] pagecast_fleet::Error),
@@ -28,13 +28,13 @@ pub enum StoreError {
 
 /// An application as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Kept {
+pub(crate) struct StoredApplication {
     /// It.
     pub(crate) application: Application,
     /// When it was added.
     pub(crate) created_ms: UnixMs,
     /// When it was changed.
-    pub(crate) changed_ms: UnixMs,
+    pub(crate) updated_ms: UnixMs,
 }
 
 /// Puts all applications into place: those of the configuration file, and those that were added. An added one that cannot be used any
@@ -46,10 +46,10 @@ pub async fn load(service: &Service) -> Result<(), StoreError> {
     let kept = read(service).await?;
     let mut all = service.config.applications.clone();
     let admin = service.config.admin_token.as_ref();
-    check_all(&all, admin)?;
+    validate_all(&all, admin)?;
     for added in kept {
         all.push(added.application);
-        if let Err(wrong) = check_all(&all, admin) {
+        if let Err(wrong) = validate_all(&all, admin) {
             tracing::warn!(%wrong, "an application that was added is left out");
             all.pop();
         }
@@ -59,10 +59,10 @@ pub async fn load(service: &Service) -> Result<(), StoreError> {
 }
 
 /// Those that were added, in order of their names.
-pub(crate) async fn read(service: &Service) -> Result<Vec<Kept>, StoreError> {
+pub(crate) async fn read(service: &Service) -> Result<Vec<StoredApplication>, StoreError> {
     let mut all = Vec::new();
-    for (name, document) in service.fleet.documents(KIND).await? {
-        match serde_json::from_value::<Kept>(document) {
+    for (name, document) in service.fleet.documents(DOCUMENT_KIND).await? {
+        match serde_json::from_value::<StoredApplication>(document) {
             Ok(kept) if kept.application.name == name => all.push(kept),
             Ok(_) => tracing::warn!(name, "an application that was added has another name now"),
             Err(error) => tracing::warn!(name, %error, "an application that was added cannot be read"),
@@ -72,28 +72,28 @@ pub(crate) async fn read(service: &Service) -> Result<Vec<Kept>, StoreError> {
 }
 
 /// Keeps one, in place of the one of the same name, if it and all others can be; then all are in place.
-pub(crate) async fn put(service: &Service, kept: &Kept) -> Result<(), StoreError> {
+pub(crate) async fn put(service: &Service, kept: &StoredApplication) -> Result<(), StoreError> {
     load(service).await?;
     let name = &kept.application.name;
     let others = service.apps.all();
     let others = others.iter().map(AsRef::as_ref).filter(|other| other.name != *name);
     // It comes last: what clashes is its own fault.
     let all = others.chain([&kept.application]);
-    check_all(all, service.config.admin_token.as_ref()).map_err(|wrong| Wrong {
+    validate_all(all, service.config.admin_token.as_ref()).map_err(|wrong| ValidationError {
         field: wrong.field.strip_prefix(&format!("{name}.")).unwrap_or(&wrong.field).to_owned(),
         ..wrong
     })?;
-    service.fleet.put_document(KIND, name, Some(serde_json::to_value(kept)?)).await?;
+    service.fleet.put_document(DOCUMENT_KIND, name, Some(serde_json::to_value(kept)?)).await?;
     load(service).await
 }
 
 /// Forgets one; then all others are in place.
 pub(crate) async fn remove(service: &Service, name: &str) -> Result<(), StoreError> {
-    service.fleet.put_document(KIND, name, None).await?;
+    service.fleet.put_document(DOCUMENT_KIND, name, None).await?;
     load(service).await
 }
 
 /// Those of the configuration file.
-pub(crate) fn fixed(service: &Service) -> HashSet<String> {
+pub(crate) fn configured_names(service: &Service) -> HashSet<String> {
     service.config.applications.iter().map(|app| app.name.clone()).collect()
 }

@@ -8,47 +8,49 @@ use std::time::Duration;
 use aws_lc_rs::{digest, hmac};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use pagecast_core::CastSpec;
-use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::cast::{EndReason, HealthFault};
 use pagecast_core::spec::{
-    Layer, Network, Room, RoomCodec, RoomIds, RoomService, RoomUrl, Rule, Secret, Size, Source, SourceUrl,
+    Layer, NetworkPolicy, NetworkRule, Room, RoomCodec, RoomIds, RoomService, RoomUrl, Secret, Size, Source,
+    SourceUrl,
 };
 use pagecast_core::time::Fps;
-use pagecast_fleet::sqlite::{self, Sqlite};
+use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{CastId, Fleet, Happening, Hold, NewCast, Ticket, WorkerId};
-use pagecast_testkit::Scratch;
+use pagecast_fleet::{CastId, EventKind, Fleet, KeyRetention, NewCast, Ticket, WorkerId};
+use pagecast_testkit::ScratchDir;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::Courier;
-use super::testing::{Act, Got, Hook, now};
-use crate::app::{Application, Apps, Receiver};
+use super::WebhookDispatcher;
+use super::testing::{FakeReceiver, FakeResponse, ReceivedRequest, unix_ms};
+use crate::app::{Application, ApplicationRegistry, CallbackReceiver};
 use crate::config::Config;
 use crate::service::Service;
 
 const SECRET: &str = "callbackkey123";
-const CASTS: u8 = 6;
+const CAST_COUNT: u8 = 6;
 
-fn open(scratch: &Scratch) -> Arc<Sqlite> {
+fn open_fleet(scratch: &ScratchDir) -> Arc<SqliteFleet> {
     let config = sqlite::Config {
         path: scratch.join("fleet.db"),
         vault: Vault::from_file(&scratch.join("key")).unwrap(),
-        history: Duration::from_secs(7 * 86_400),
-        clock: Arc::new(now),
-        steady: sqlite::steady_clock(),
+        retention: Duration::from_secs(7 * 86_400),
+        wall_clock: Arc::new(unix_ms),
+        monotonic_clock: sqlite::monotonic_clock(),
         max_bytes: 1 << 40,
     };
-    Sqlite::open(config).unwrap()
+    SqliteFleet::open(config).unwrap()
 }
 
-fn service(fleet: &Arc<Sqlite>, url: &str) -> Service {
+fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
     let mut app: Application = serde_json::from_value(json!({"name": "demo", "app_id": "demo"})).unwrap();
     let url = url.parse().unwrap();
-    let to = Receiver { url, secret: Some(Secret::new(SECRET)), retry_s: 60, noce: false };
+    let to = CallbackReceiver { url, secret: Some(Secret::new(SECRET)), retry_s: 60, noce: false };
     (app.callbacks.volcengine, app.callbacks.tencent) = (Some(to.clone()), Some(to));
-    app.network = Network { allow: vec![Rule::parse("127.0.0.1").unwrap()], ..Network::default() };
-    let apps = Arc::new(Apps::default());
+    app.network =
+        NetworkPolicy { allow: vec![NetworkRule::parse("127.0.0.1").unwrap()], ..NetworkPolicy::default() };
+    let apps = Arc::new(ApplicationRegistry::default());
     apps.replace(vec![app]);
     let fleet: Arc<dyn Fleet> = Arc::clone(fleet) as _;
     Service {
@@ -56,14 +58,14 @@ fn service(fleet: &Arc<Sqlite>, url: &str) -> Service {
         apps,
         config: Arc::new(Config::default()),
         rooms: None,
-        clock: Arc::new(now),
+        clock: Arc::new(unix_ms),
         draining: Arc::default(),
     }
 }
 
-fn wanted(n: u8) -> NewCast {
+fn new_cast(n: u8) -> NewCast {
     let origin = if n.is_multiple_of(2) { "volcengine" } else { "tencent" };
-    let id = CastId::new(now(), [n; 10]);
+    let id = CastId::new(unix_ms(), [n; 10]);
     let task = || format!("task{n}");
     let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://example.com/").unwrap()));
     spec.room = Some(Room {
@@ -80,12 +82,12 @@ fn wanted(n: u8) -> NewCast {
     NewCast {
         id,
         app: "demo".into(),
-        origin: origin.into(),
+        api: origin.into(),
         key: None,
-        hold: Hold::WhileLive,
+        key_retention: KeyRetention::UntilEnded,
         request: json!({"SdkAppId": 1_400_000_001, "TaskId": task()}),
         spec,
-        queue: Duration::from_secs(600),
+        queue_timeout: Duration::from_secs(600),
         max_bytes: 1 << 40,
         quota: 100,
         queue_limit: 100,
@@ -93,18 +95,18 @@ fn wanted(n: u8) -> NewCast {
     }
 }
 
-async fn live(fleet: &Sqlite, n: u8) -> Ticket {
-    fleet.create(wanted(n)).await.unwrap();
+async fn create_live_cast(fleet: &SqliteFleet, n: u8) -> Ticket {
+    fleet.create(new_cast(n)).await.unwrap();
     let claim =
         fleet.claim(&WorkerId("w".into()), Duration::from_secs(600), &|_| true).await.unwrap().unwrap();
-    fleet.report(&claim.ticket, Happening::Live).await.unwrap();
+    fleet.report_event(&claim.ticket, EventKind::Live).await.unwrap();
     claim.ticket
 }
 
 /// A message's place in the life of its cast, once its signature is verified: whose it is, and what it says.
-fn verified(got: &Got) -> (String, String) {
+fn verify(got: &ReceivedRequest) -> (String, String) {
     let body: Value = serde_json::from_str(&got.body).unwrap();
-    if let Some(sign) = got.raw.lines().find_map(|line| line.strip_prefix("sign: ")) {
+    if let Some(sign) = got.raw_head.lines().find_map(|line| line.strip_prefix("sign: ")) {
         let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
         hmac::verify(&key, got.body.as_bytes(), &BASE64_STANDARD.decode(sign).unwrap()).unwrap();
         let info = &body["EventInfo"];
@@ -124,10 +126,10 @@ fn verified(got: &Got) -> (String, String) {
 }
 
 /// Until the outbox is empty.
-async fn empty(fleet: &Sqlite) {
+async fn wait_until_drained(fleet: &SqliteFleet) {
     let mut changes = fleet.changes();
     let all = async {
-        while fleet.backlog().await.unwrap().waiting > 0 {
+        while fleet.backlog().await.unwrap().pending > 0 {
             changes.changed().await.unwrap();
         }
     };
@@ -136,25 +138,28 @@ async fn empty(fleet: &Sqlite) {
 
 #[test]
 fn nothing_is_lost_doubled_without_its_id_or_out_of_order() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let world = Runtime::new().unwrap();
-    let hook = world.block_on(Hook::start(&[Act::Answer(500), Act::Hang, Act::Cut], Act::Answer(200)));
+    let hook = world.block_on(FakeReceiver::start(
+        &[FakeResponse::Status(500), FakeResponse::Hang, FakeResponse::TruncatedHead],
+        FakeResponse::Status(200),
+    ));
     let before = {
-        let fleet = open(&scratch);
+        let fleet = open_fleet(&scratch);
         let dies = Runtime::new().unwrap();
         let (_stop, stopped) = watch::channel(false);
-        dies.spawn(Courier::new(service(&fleet, &hook.url()), Arc::default()).run(stopped));
+        dies.spawn(WebhookDispatcher::new(service(&fleet, &hook.url()), Arc::default()).run(stopped));
         let tickets = world.block_on(async {
             let mut tickets = Vec::new();
-            for n in 0..CASTS {
-                tickets.push(live(&fleet, n).await);
+            for n in 0..CAST_COUNT {
+                tickets.push(create_live_cast(&fleet, n).await);
             }
             for ticket in &tickets {
-                let reloaded = Happening::Reloaded { trouble: Trouble::Freeze };
-                fleet.report(ticket, reloaded).await.unwrap();
+                let reloaded = EventKind::Reloaded { fault: HealthFault::Freeze };
+                fleet.report_event(ticket, reloaded).await.unwrap();
             }
             // In the middle of the first messages.
-            while hook.got().len() < 4 {
+            while hook.received().len() < 4 {
                 tokio::task::yield_now().await;
             }
             tickets
@@ -162,26 +167,27 @@ fn nothing_is_lost_doubled_without_its_id_or_out_of_order() {
         dies.shutdown_timeout(Duration::from_secs(60));
         tickets
     };
-    let fleet = open(&scratch);
+    let fleet = open_fleet(&scratch);
     world.block_on(async {
         for ticket in &before {
-            let ended = Happening::Ended { reason: EndReason::Stopped, message: None, cause: None };
-            fleet.report(ticket, ended).await.unwrap();
+            let ended = EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None };
+            fleet.report_event(ticket, ended).await.unwrap();
         }
         let (stop, stopped) = watch::channel(false);
-        let courier = tokio::spawn(Courier::new(service(&fleet, &hook.url()), Arc::default()).run(stopped));
-        empty(&fleet).await;
+        let courier =
+            tokio::spawn(WebhookDispatcher::new(service(&fleet, &hook.url()), Arc::default()).run(stopped));
+        wait_until_drained(&fleet).await;
         stop.send_replace(true);
         courier.await.unwrap();
         assert_eq!(fleet.backlog().await.unwrap().given_up, 0);
     });
-    let got = hook.got();
-    for n in 0..CASTS {
+    let got = hook.received();
+    for n in 0..CAST_COUNT {
         let id =
             if n.is_multiple_of(2) { format!("task{n}") } else { before[usize::from(n)].cast.to_string() };
-        let mine: Vec<_> = got.iter().filter(|got| verified(got).0 == id).collect();
+        let mine: Vec<_> = got.iter().filter(|got| verify(got).0 == id).collect();
         let mut said: Vec<String> = Vec::new();
-        mine.iter().map(|got| verified(got).1).for_each(|what| {
+        mine.iter().map(|got| verify(got).1).for_each(|what| {
             if !said.contains(&what) {
                 said.push(what);
             }

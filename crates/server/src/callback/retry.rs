@@ -2,19 +2,25 @@
 
 use std::time::Duration;
 
-use super::Rule;
+use super::DeliveryPolicy;
 
 /// Pauses when the vendor's tries are over and the application wants more: they grow from the one to the other.
-const LONG_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_secs(600);
+const EXTENDED_DELAY_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(30)..=Duration::from_secs(600);
 
 /// Pause after this many tries of a message that was first tried `age` ago; `None`: it is given up. The vendor's rule comes first;
 /// then it goes on until the message is `patience` old, with a last try when it is just that old.
-pub(super) fn pause(rule: &Rule, patience: Duration, tries: u32, age: Duration) -> Option<Duration> {
-    if let Some(pause) = (rule.pause)(tries, age) {
+pub(super) fn retry_delay(
+    rule: &DeliveryPolicy,
+    patience: Duration,
+    tries: u32,
+    age: Duration,
+) -> Option<Duration> {
+    if let Some(pause) = (rule.retry_delay)(tries, age) {
         return Some(pause);
     }
     let left = patience.checked_sub(age).filter(|left| !left.is_zero())?;
-    Some((age / 2).clamp(*LONG_PAUSE.start(), *LONG_PAUSE.end()).min(left))
+    Some((age / 2).clamp(*EXTENDED_DELAY_RANGE.start(), *EXTENDED_DELAY_RANGE.end()).min(left))
 }
 
 #[cfg(test)]
@@ -34,8 +40,8 @@ mod tests {
 
     #[test]
     fn the_vendor_first_and_then_patience() {
-        let volcengine = Rule { timeout: S(5), pause: volcengine };
-        let tencent = Rule { timeout: S(5), pause: tencent };
+        let volcengine = DeliveryPolicy { timeout: S(5), retry_delay: volcengine };
+        let tencent = DeliveryPolicy { timeout: S(5), retry_delay: tencent };
         for (what, rule, patience, tries, age, want) in [
             ("its second try", &volcengine, 0, 1, 5, Some(1)),
             ("its third", &volcengine, 0, 2, 11, Some(5)),
@@ -53,15 +59,15 @@ mod tests {
             ("until a minute is over", &tencent, 0, 6, 51, None),
             ("or more", &tencent, 600, 6, 51, Some(30)),
         ] {
-            assert_eq!(pause(rule, S(patience), tries, S(age)), want.map(S), "{what}");
+            assert_eq!(retry_delay(rule, S(patience), tries, S(age)), want.map(S), "{what}");
         }
     }
 
     #[test]
     fn a_receiver_that_never_answers_is_given_up() {
-        let rule = Rule { timeout: S(5), pause: volcengine };
+        let rule = DeliveryPolicy { timeout: S(5), retry_delay: volcengine };
         let (mut age, mut tries) = (Duration::ZERO, 0);
-        while let Some(pause) = pause(&rule, S(7200), tries + 1, age) {
+        while let Some(pause) = retry_delay(&rule, S(7200), tries + 1, age) {
             (age, tries) = (age + pause + S(5), tries + 1);
             assert!(tries < 100, "it is tried for ever");
         }

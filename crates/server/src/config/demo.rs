@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::app::Application;
-use crate::service::random;
+use crate::service::random_bytes;
 
 /// Its file in the data folder.
-const FILE: &str = "credentials.json";
+const CREDENTIALS_FILE: &str = "credentials.json";
 /// Its name, which is its `AppId`, too.
-const NAME: &str = "demo";
+const APP_NAME: &str = "demo";
 /// Its `SdkAppId`.
 const SDK_APP_ID: u64 = 1_400_000_001;
 
@@ -48,11 +48,13 @@ struct Credentials {
 /// # Errors
 /// Its file cannot be used.
 pub fn demo_application(data: &Path) -> Result<(Application, bool), DemoError> {
-    let path = data.join(FILE);
+    let path = data.join(CREDENTIALS_FILE);
     let failed = |error| DemoError::File(path.clone(), error);
     let made = match metadata(&path) {
         Ok(_) => false,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(data, &path).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_credentials(data, &path).map_err(failed)?
+        }
         Err(error) => return Err(failed(error)),
     };
     if metadata(&path).map_err(failed)?.permissions().mode() & 0o077 != 0 {
@@ -63,8 +65,8 @@ pub fn demo_application(data: &Path) -> Result<(Application, bool), DemoError> {
     let damaged = |_| DemoError::Damaged(path.clone());
     let kept: Credentials = serde_json::from_str(&text).map_err(damaged)?;
     let app = json!({
-        "name": NAME,
-        "app_id": NAME,
+        "name": APP_NAME,
+        "app_id": APP_NAME,
         "sdk_app_id": SDK_APP_ID,
         "keys": [{"id": kept.access_key, "secret": kept.secret_key}],
         "tokens": [kept.token],
@@ -73,14 +75,14 @@ pub fn demo_application(data: &Path) -> Result<(Application, bool), DemoError> {
 }
 
 /// Makes the file, whole or not at all; whether it was this call that did.
-fn make(data: &Path, path: &Path) -> io::Result<bool> {
+fn create_credentials(data: &Path, path: &Path) -> io::Result<bool> {
     DirBuilder::new().recursive(true).mode(0o700).create(data)?;
     let kept = Credentials {
-        access_key: Secret::new(format!("AKPC{}", hex::<10>())),
-        secret_key: Secret::new(hex::<20>()),
-        token: Secret::new(hex::<20>()),
+        access_key: Secret::new(format!("AKPC{}", random_hex::<10>())),
+        secret_key: Secret::new(random_hex::<20>()),
+        token: Secret::new(random_hex::<20>()),
     };
-    let temporary = data.join(format!(".{FILE}.{}", hex::<8>()));
+    let temporary = data.join(format!(".{CREDENTIALS_FILE}.{}", random_hex::<8>()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     let written = serde_json::to_vec_pretty(&kept).map_err(io::Error::other).and_then(|text| {
         file.write_all(&text)?;
@@ -97,6 +99,6 @@ fn make(data: &Path, path: &Path) -> io::Result<bool> {
     }
 }
 
-fn hex<const N: usize>() -> String {
-    random::<N>().iter().map(|byte| format!("{byte:02x}")).collect()
+fn random_hex<const N: usize>() -> String {
+    random_bytes::<N>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

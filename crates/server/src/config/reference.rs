@@ -49,7 +49,7 @@ const SECTIONS: &[(&str, &str, &str, &str)] = &[
     ("`[applications.limits]`: what each cast may use", "../../core/src/spec/care.rs", "Limits", "-"),
 ];
 
-pub(super) const HEAD: &str = "# Configuration\n\nMade from the program's own types.\n\n\
+pub(super) const PREAMBLE: &str = "# Configuration\n\nMade from the program's own types.\n\n\
 `pagecast serve` needs no file: then it listens on loopback only and has one demo application, whose keys are kept in the data folder (`credentials.json`). Otherwise it reads `pagecast.toml` \
 in the current folder, or the file that `--config` names. The environment beats the file, flags beat both. Unknown keys are errors; `pagecast serve --check-config` \
 tells all that is wrong at once, and what should not be so.\n\n\
@@ -76,7 +76,7 @@ retry_s = 86400\n\
 
 #[test]
 fn the_reference_is_current() {
-    let mut page = HEAD.to_owned();
+    let mut page = PREAMBLE.to_owned();
     let usual = serde_json::to_value(Config::default()).unwrap();
     let app: crate::app::Application = serde_json::from_str(r#"{"name": ""}"#).unwrap();
     let app = serde_json::to_value(app).unwrap();
@@ -89,23 +89,23 @@ fn the_reference_is_current() {
             "/network" => app.pointer(at),
             at => usual.pointer(at),
         };
-        write!(page, "\n## {title}\n\n{}\n", intro(&source, name)).unwrap();
+        write!(page, "\n## {title}\n\n{}\n", type_doc(&source, name)).unwrap();
         page += "\n| key | what |\n|---|---|\n";
-        let items = items(&source, name);
+        let items = documented_items(&source, name);
         assert!(!items.is_empty(), "{name} is not found in {file}");
         for (key, what) in items {
-            let given = values.and_then(|values| values.get(&key)).and_then(shown);
+            let given = values.and_then(|values| values.get(&key)).and_then(toml_value);
             let usually = given.map(|given| format!(" Usually `{given}`.")).unwrap_or_default();
             let written = if key == "max_time" { " Written in seconds." } else { "" };
             writeln!(page, "| `{key}` | {what}{usually}{written} |").unwrap();
         }
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/config.md");
-    golden(path, &page, "UPDATE=1 cargo test -p pagecast-server --lib reference");
+    assert_golden_file(path, &page, "UPDATE=1 cargo test -p pagecast-server --lib reference");
 }
 
 /// Compares a page with what is written, or writes it.
-pub(crate) fn golden(path: &str, page: &str, command: &str) {
+pub(crate) fn assert_golden_file(path: &str, page: &str, command: &str) {
     if std::env::var_os("UPDATE").is_some() {
         std::fs::create_dir_all(Path::new(path).parent().unwrap()).unwrap();
         std::fs::write(path, page).unwrap();
@@ -115,7 +115,7 @@ pub(crate) fn golden(path: &str, page: &str, command: &str) {
 }
 
 /// A value as it would stand in a file, if it can.
-fn shown(value: &Value) -> Option<String> {
+fn toml_value(value: &Value) -> Option<String> {
     match value {
         Value::Null | Value::Object(_) => None,
         Value::String(text) if text.is_empty() => None,
@@ -124,24 +124,26 @@ fn shown(value: &Value) -> Option<String> {
     }
 }
 
-fn head(name: &str) -> [String; 2] {
+fn declarations(name: &str) -> [String; 2] {
     [format!("pub struct {name} {{"), format!("pub enum {name} {{")]
 }
 
 /// What stands above a type.
-fn intro(source: &str, name: &str) -> String {
-    let before =
-        head(name).iter().find_map(|head| Some(source.split_once(head.as_str())?.0)).unwrap_or_default();
+fn type_doc(source: &str, name: &str) -> String {
+    let before = declarations(name)
+        .iter()
+        .find_map(|head| Some(source.split_once(head.as_str())?.0))
+        .unwrap_or_default();
     let above = before.lines().rev().skip_while(|line| line.starts_with("#["));
     let mut lines: Vec<_> = above.map_while(|line| line.strip_prefix("/// ")).collect();
     lines.reverse();
-    linkless(&lines.join(" "))
+    strip_links(&lines.join(" "))
 }
 
 /// Fields or variants, with what stands above them, as they are written in a file. Those of variants are told
 /// behind them.
-fn items(source: &str, name: &str) -> Vec<(String, String)> {
-    let head = head(name);
+fn documented_items(source: &str, name: &str) -> Vec<(String, String)> {
+    let head = declarations(name);
     let Some(body) = head.iter().find_map(|head| Some(source.split_once(head.as_str())?.1)) else {
         return Vec::new();
     };
@@ -158,10 +160,10 @@ fn items(source: &str, name: &str) -> Vec<(String, String)> {
                 .chars()
                 .take_while(|c| c.is_alphanumeric() || *c == '_')
                 .collect();
-            let said = linkless(&std::mem::take(&mut said));
+            let said = strip_links(&std::mem::take(&mut said));
             match (items.last_mut(), deep) {
                 (Some((_, what)), true) => what.push_str(&format!(" `{word}`: {said}")),
-                _ => items.push((kebab(&word), said)),
+                _ => items.push((to_kebab_case(&word), said)),
             }
         }
     }
@@ -169,7 +171,7 @@ fn items(source: &str, name: &str) -> Vec<(String, String)> {
 }
 
 /// Variants are written with small letters.
-fn kebab(word: &str) -> String {
+fn to_kebab_case(word: &str) -> String {
     let mut kebab = String::new();
     for c in word.chars() {
         if c.is_ascii_uppercase() && !kebab.is_empty() {
@@ -181,7 +183,7 @@ fn kebab(word: &str) -> String {
 }
 
 /// Links to types are words on a page; bars would end a column.
-fn linkless(text: &str) -> String {
+fn strip_links(text: &str) -> String {
     text.replace("`None`", "Without")
         .replace("[`", "`")
         .replace("`]", "`")

@@ -1,26 +1,26 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use pagecast_testkit::Scratch;
+use pagecast_testkit::ScratchDir;
 
 use super::*;
 
 /// What comes of this file, this environment and no flags; the problems, with the file called `FILE`.
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let file = scratch.path().join("pagecast.toml");
     std::fs::write(&file, text).unwrap();
     let environment: Vec<_> = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
     let options = Options { file: Some(file.clone()), ..Options::default() };
     load(&options, &environment).map_err(|error| match error {
-        Error::Wrong(wrong) => wrong.iter().map(|w| w.replace(file.to_str().unwrap(), "FILE")).collect(),
+        Error::Invalid(wrong) => wrong.iter().map(|w| w.replace(file.to_str().unwrap(), "FILE")).collect(),
         Error::Read(..) => panic!("{error}"),
     })
 }
 
 #[test]
 fn file_then_environment_then_flags() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let file = scratch.path().join("a.toml");
     std::fs::write(&file, "listen = \"127.0.0.1:1\"\ndata = \"a\"\n[casts]\nqueue_s = 1\nwarm = 1\n")
         .unwrap();
@@ -57,7 +57,7 @@ fn variables_are_text_where_text_is_wanted() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_place_and_all_at_once() {
+fn all_errors_are_reported_at_once_with_their_places() {
     let cases: &[(&str, &[&str])] = &[
         ("liste = 1", &["FILE, line 1: liste: there is no such key; perhaps listen?"]),
         (
@@ -147,7 +147,7 @@ fn secrets_are_never_repeated() {
 
 #[test]
 fn secrets_may_be_in_files_of_their_own() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let place = scratch.path().join("secret");
     std::fs::write(&place, "with blanks inside \r\n\n").unwrap();
     let text = format!(
@@ -186,9 +186,9 @@ fn a_file_that_is_named_must_be_there() {
 
 #[test]
 fn the_example_is_sound() {
-    let example = super::reference::HEAD.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
-    let scratch = Scratch::new().unwrap();
-    let (certificate, key) = pagecast_testkit::tls::certificate(scratch.path()).unwrap();
+    let example = super::reference::PREAMBLE.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let scratch = ScratchDir::new().unwrap();
+    let (certificate, key) = pagecast_testkit::tls::self_signed_certificate(scratch.path()).unwrap();
     let example = example
         .replace("{ file = \"/run/credentials/pagecast/admin-token\" }", "{ env = \"TOKEN\" }")
         .replace("/etc/pagecast/chain.pem", certificate.to_str().unwrap())
@@ -196,7 +196,7 @@ fn the_example_is_sound() {
     let secret = "0123456789abcdef0123";
     let environment = ["TOKEN", "SHOP_SECRET", "SHOP_CALLBACK_SECRET"].map(|name| (name, secret));
     let config = load_text(&example, &environment).unwrap();
-    assert_eq!(config.check(), []);
+    assert_eq!(config.validate(), []);
     assert_eq!(config.applications[0].callbacks.volcengine.as_ref().unwrap().retry_s, 86_400);
 }
 
@@ -205,14 +205,14 @@ fn proxies_are_addresses_and_networks() {
     let environment = [("PAGECAST__LIMITS__TRUSTED_PROXIES", r#"["10.0.0.0/8", "::1"]"#)];
     let limits = load_text("[limits]\nconnections = 200\n", &environment).unwrap().limits;
     assert_eq!(limits.trusted_proxies, ["10.0.0.0/8", "::1"].map(|text| text.parse().unwrap()));
-    let listener = limits.listener();
-    assert_eq!((listener.connections, listener.per_address), (200, 256));
+    let listener = limits.listener_limits();
+    assert_eq!((listener.max_connections, listener.max_connections_per_address), (200, 256));
     assert_eq!(listener.trusted_proxies, limits.trusted_proxies);
 }
 
 #[test]
 fn the_usual_values_are_sound() {
-    assert_eq!(Config::default().check(), []);
+    assert_eq!(Config::default().validate(), []);
 }
 
 #[test]
@@ -253,15 +253,15 @@ fn what_cannot_be_is_found() {
         ("[tencent]\nmin_duration_s = 0\nmax_duration_s = 9", true, "tencent.max_duration_s:"),
     ];
     for (text, grave, want) in cases {
-        found(text, *grave, want);
+        assert_finding(text, *grave, want);
     }
 }
 
-fn found(text: &str, grave: bool, want: &str) {
-    let found = load_text(text, &[]).unwrap().check();
-    let hit = found.iter().any(|f| f.grave == grave && f.text.starts_with(want));
+fn assert_finding(text: &str, grave: bool, want: &str) {
+    let found = load_text(text, &[]).unwrap().validate();
+    let hit = found.iter().any(|f| f.fatal == grave && f.text.starts_with(want));
     assert!(hit, "{text}: {want} is not in {found:?}");
-    assert!(found.is_sorted_by_key(|f| !f.grave), "{found:?}");
+    assert!(found.is_sorted_by_key(|f| !f.fatal), "{found:?}");
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn applications_that_cannot_be_told_apart_are_found() {
     ] {
         let text = format!("admin_token = 'ADMIN'\napplications = [{applications}]");
         let text = text.replace("LONG", "0123456789abcdef").replace("ADMIN", "fedcba9876543210");
-        found(&text, grave, &format!("application {want}"));
+        assert_finding(&text, grave, &format!("application {want}"));
     }
 }
 
@@ -298,18 +298,18 @@ fn applications_that_cannot_be_told_apart_are_found() {
 fn two_applications_may_share_a_pair() {
     let text = "applications = [{name = \"a\", app_id = \"a\", keys = [{id = \"k\", secret = \"0123456789abcdef\"}]}, \
                 {name = \"b\", app_id = \"b\", keys = [{id = \"k\", secret = \"0123456789abcdef\"}]}]";
-    assert_eq!(load_text(text, &[]).unwrap().check(), []);
+    assert_eq!(load_text(text, &[]).unwrap().validate(), []);
 }
 
 #[test]
 fn keys_of_the_demo_are_made_once() {
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     let data = scratch.path().join("new/data");
     let (first, made) = demo_application(&data).unwrap();
     assert!(made);
     assert_eq!((first.app_id.as_deref(), first.sdk_app_id), (Some("demo"), Some(1_400_000_001)));
     assert!(first.keys[0].secret.reveal().len() == 40 && first.tokens[0].reveal().len() == 40);
-    assert_eq!(first.network, pagecast_core::spec::Network::default());
+    assert_eq!(first.network, pagecast_core::spec::NetworkPolicy::default());
     let (again, made) = demo_application(&data).unwrap();
     assert!(!made && again == first);
     let file = data.join("credentials.json");

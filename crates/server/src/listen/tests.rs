@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::ConnectInfo;
 use axum::routing::{any, get};
-use pagecast_testkit::{Scratch, tls as made};
+use pagecast_testkit::{ScratchDir, tls as made};
 use reqwest::{Certificate, Client, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 
-const HERE: &str = "127.0.0.1:0";
+const LOOPBACK: &str = "127.0.0.1:0";
 
 fn client() -> Client {
     Client::builder().no_proxy().build().unwrap()
@@ -24,11 +24,11 @@ fn echo() -> Router {
 }
 
 async fn start(router: Router) -> Server {
-    Server::start(HERE.parse().unwrap(), None, &config::Limits::default(), router).await.unwrap()
+    Server::start(LOOPBACK.parse().unwrap(), None, &config::Limits::default(), router).await.unwrap()
 }
 
 /// Sends this and reads until the other end closes.
-async fn raw(addr: SocketAddr, text: &[u8]) -> String {
+async fn send_raw(addr: SocketAddr, text: &[u8]) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(text).await.unwrap();
     let mut answer = Vec::new();
@@ -42,16 +42,16 @@ async fn requests_in_all_forms() {
     let chunked =
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n\
         POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nfgh";
-    let answers = raw(server.addr, chunked).await;
+    let answers = send_raw(server.addr, chunked).await;
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "the connection is kept: {answers}");
     assert!(answers.contains("abcde") && answers.ends_with("fgh"), "{answers}");
-    assert!(raw(server.addr, b"nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+    assert!(send_raw(server.addr, b"nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400"));
     // No more than is read, or the answer could be lost.
     let mut long = b"GET / HTTP/1.1\r\nHost: x\r\nX: ".to_vec();
     long.resize(MAX_HEAD_BYTES, b'x');
-    assert!(raw(server.addr, &long).await.starts_with("HTTP/1.1 431"));
+    assert!(send_raw(server.addr, &long).await.starts_with("HTTP/1.1 431"));
     let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: x\r\n".repeat(MAX_HEADERS + 1));
-    assert!(raw(server.addr, many.as_bytes()).await.starts_with("HTTP/1.1 431"));
+    assert!(send_raw(server.addr, many.as_bytes()).await.starts_with("HTTP/1.1 431"));
     let peer = client().get(format!("http://{}/peer", server.addr)).send().await.unwrap();
     assert_eq!(peer.text().await.unwrap(), "127.0.0.1");
     server.stop(Duration::from_secs(30)).await;
@@ -115,12 +115,12 @@ async fn an_address_that_is_taken_is_an_error_in_words() {
     server.stop(Duration::from_secs(30)).await;
 }
 
-fn pair(folder: &std::path::Path) -> config::Tls {
-    let (certificate, key) = made::end_entity(folder).unwrap();
+fn certificate_files(folder: &std::path::Path) -> config::Tls {
+    let (certificate, key) = made::end_entity_certificate(folder).unwrap();
     config::Tls { certificate, key }
 }
 
-async fn trusted(server: &Server, files: &config::Tls) -> reqwest::Result<StatusCode> {
+async fn get_trusting(server: &Server, files: &config::Tls) -> reqwest::Result<StatusCode> {
     let pem = std::fs::read(&files.certificate).unwrap();
     let trust = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&pem).unwrap()]);
     let url = format!("https://localhost:{}/", server.addr.port());
@@ -129,19 +129,20 @@ async fn trusted(server: &Server, files: &config::Tls) -> reqwest::Result<Status
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_tls() {
-    let scratch = Scratch::new().unwrap();
-    let files = pair(scratch.path());
-    let server =
-        Server::start(HERE.parse().unwrap(), Some(&files), &config::Limits::default(), echo()).await.unwrap();
-    assert_eq!(trusted(&server, &files).await.unwrap(), StatusCode::OK);
+    let scratch = ScratchDir::new().unwrap();
+    let files = certificate_files(scratch.path());
+    let server = Server::start(LOOPBACK.parse().unwrap(), Some(&files), &config::Limits::default(), echo())
+        .await
+        .unwrap();
+    assert_eq!(get_trusting(&server, &files).await.unwrap(), StatusCode::OK);
     assert!(client().get(format!("http://{}/", server.addr)).send().await.is_err(), "plain HTTP is no TLS");
     server.stop(Duration::from_secs(30)).await;
 }
 
 #[test]
 fn a_certificate_that_changes_is_read_again() {
-    let scratch = Scratch::new().unwrap();
-    let files = pair(scratch.path());
+    let scratch = ScratchDir::new().unwrap();
+    let files = certificate_files(scratch.path());
     let mut certificates = Certificates::load(files.clone()).unwrap();
     let kept = |certificates: &Certificates| Arc::as_ptr(certificates.acceptor().config());
     let first = kept(&certificates);
@@ -152,23 +153,23 @@ fn a_certificate_that_changes_is_read_again() {
     assert_eq!(kept(&certificates), first, "what cannot be used is not");
     std::fs::remove_file(&files.certificate).unwrap();
     std::fs::remove_file(&files.key).unwrap();
-    pair(scratch.path());
+    certificate_files(scratch.path());
     certificates.reload();
     assert_ne!(kept(&certificates), first);
 }
 
 #[test]
-fn what_is_wrong_with_a_certificate_is_said() {
-    let scratch = Scratch::new().unwrap();
-    let files = pair(scratch.path());
-    assert_eq!(tls::check(&files), Ok(()));
+fn certificate_errors_name_the_problem() {
+    let scratch = ScratchDir::new().unwrap();
+    let files = certificate_files(scratch.path());
+    assert_eq!(tls::validate(&files), Ok(()));
     let swapped = config::Tls { certificate: files.key.clone(), key: files.certificate.clone() };
-    assert!(tls::check(&swapped).unwrap_err().contains("there is no certificate in it"));
+    assert!(tls::validate(&swapped).unwrap_err().contains("there is no certificate in it"));
     let twice = config::Tls { key: files.certificate.clone(), ..files.clone() };
-    assert!(tls::check(&twice).unwrap_err().contains("there is no private key in it"));
+    assert!(tls::validate(&twice).unwrap_err().contains("there is no private key in it"));
     let missing = config::Tls { certificate: scratch.path().join("none.pem"), ..files.clone() };
-    assert!(tls::check(&missing).unwrap_err().starts_with("tls: cannot read "));
-    let other = Scratch::new().unwrap();
-    let mixed = config::Tls { key: pair(other.path()).key, ..files };
-    assert!(tls::check(&mixed).unwrap_err().contains("do not fit together"));
+    assert!(tls::validate(&missing).unwrap_err().starts_with("tls: cannot read "));
+    let other = ScratchDir::new().unwrap();
+    let mixed = config::Tls { key: certificate_files(other.path()).key, ..files };
+    assert!(tls::validate(&mixed).unwrap_err().contains("do not fit together"));
 }

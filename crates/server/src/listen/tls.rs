@@ -13,21 +13,21 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::Tls;
 
 /// When the files were changed last.
-type Stamp = [Option<SystemTime>; 2];
+type ModifiedTimes = [Option<SystemTime>; 2];
 
 /// A certificate and its key.
 #[derive(Debug)]
 pub(super) struct Certificates {
     files: Tls,
-    stamp: Stamp,
+    modified: ModifiedTimes,
     config: Arc<ServerConfig>,
 }
 
 impl Certificates {
     pub(super) fn load(files: Tls) -> Result<Self, String> {
         // Before the files are read: what changes meanwhile is read again.
-        let stamp = stamp(&files);
-        Ok(Self { config: Arc::new(read(&files)?), files, stamp })
+        let stamp = modified_times(&files);
+        Ok(Self { config: Arc::new(load_config(&files)?), files, modified: stamp })
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
@@ -36,12 +36,12 @@ impl Certificates {
 
     /// Takes the files as they are now, if they have changed and can be used.
     pub(super) fn reload(&mut self) {
-        let stamp = stamp(&self.files);
-        if stamp == self.stamp {
+        let stamp = modified_times(&self.files);
+        if stamp == self.modified {
             return;
         }
-        self.stamp = stamp;
-        match read(&self.files) {
+        self.modified = stamp;
+        match load_config(&self.files) {
             Ok(config) => {
                 self.config = Arc::new(config);
                 tracing::info!("the certificate was read again");
@@ -54,15 +54,15 @@ impl Certificates {
 }
 
 /// What is wrong with a certificate or its key, in words.
-pub(crate) fn check(files: &Tls) -> Result<(), String> {
-    read(files).map(drop)
+pub(crate) fn validate(files: &Tls) -> Result<(), String> {
+    load_config(files).map(drop)
 }
 
-fn stamp(files: &Tls) -> Stamp {
+fn modified_times(files: &Tls) -> ModifiedTimes {
     [&files.certificate, &files.key].map(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok())
 }
 
-fn read(files: &Tls) -> Result<ServerConfig, String> {
+fn load_config(files: &Tls) -> Result<ServerConfig, String> {
     let (certificate, key) = (&files.certificate, &files.key);
     let cannot = |path: &Path, why: String| format!("tls: cannot read {}: {why}", path.display());
     let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);

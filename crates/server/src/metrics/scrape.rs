@@ -3,8 +3,8 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use pagecast_core::push;
-use pagecast_fleet::{Cast, Error, Filter, Load, State, UnixMs, Vitals, WorkerId};
+use pagecast_core::connection;
+use pagecast_fleet::{Cast, CastState, CastStats, Error, Filter, UnixMs, WorkerId, WorkerStatus};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,9 +15,9 @@ use tokio::time::timeout;
 use super::{
     API_SECONDS, CALLBACK_ATTEMPTS, CALLBACKS_GIVEN_UP, CALLBACKS_OLDEST, CALLBACKS_WAITING, CAST_BYTES,
     CAST_CPU, CAST_DROPPED, CAST_ELAPSED, CAST_ENCODED, CAST_FPS, CAST_MEMORY, CAST_PEAK, CAST_PUSHES,
-    CAST_UNCHANGED, CAST_UPLOAD_FAILING, CAST_UPLOADS, CASTS, Kind, Labels, Metric, Metrics, ROOM_BITRATE,
-    ROOM_CONNECTED, ROOM_LOSS, ROOM_RTT, TABLE, WORKER_CASTS, WORKER_CORES, WORKER_DRAINING, WORKER_FREE,
-    WORKER_MEMORY, WORKER_SEEN, WORKER_USED,
+    CAST_UNCHANGED, CAST_UPLOAD_FAILING, CAST_UPLOADS, CASTS, Labels, METRICS, Metric, MetricKind, Metrics,
+    ROOM_BITRATE, ROOM_CONNECTED, ROOM_LOSS, ROOM_RTT, WORKER_CASTS, WORKER_CORES, WORKER_DRAINING,
+    WORKER_FREE, WORKER_MEMORY, WORKER_SEEN, WORKER_USED,
 };
 use crate::service::Service;
 
@@ -26,22 +26,22 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 /// Casts that are told one by one: as many as the fleet gives at once.
 const MAX_CASTS: usize = 1000;
 /// The fleet must have answered by then.
-const WITHIN: Duration = Duration::from_secs(5);
+const FLEET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All metrics as text (OpenMetrics).
 ///
 /// # Errors
 /// The fleet does not answer.
 pub(crate) async fn scrape(metrics: &Metrics, service: &Service) -> Result<String, Error> {
-    let asked = timeout(WITHIN, observe(service)).await.map_err(|_| Error::Unavailable)??;
-    Ok(metrics.text(&asked))
+    let asked = timeout(FLEET_TIMEOUT, collect(service)).await.map_err(|_| Error::Unavailable)??;
+    Ok(metrics.to_openmetrics(&asked))
 }
 
 /// Numbers of gauges and counters that come from elsewhere.
 #[derive(Debug, Default)]
-struct Seen(Vec<(&'static Metric, Labels, f64)>);
+struct MetricValues(Vec<(&'static Metric, Labels, f64)>);
 
-impl Seen {
+impl MetricValues {
     /// A number, with values for the labels that the metric has.
     fn add<const N: usize>(&mut self, metric: &'static Metric, labels: [&str; N], value: f64) {
         debug_assert_eq!(metric.labels.len(), N, "{}", metric.name);
@@ -50,32 +50,32 @@ impl Seen {
     }
 }
 
-async fn observe(service: &Service) -> Result<Seen, Error> {
+async fn collect(service: &Service) -> Result<MetricValues, Error> {
     let (fleet, now) = (&service.fleet, service.now());
-    let mut seen = Seen::default();
+    let mut seen = MetricValues::default();
     let counts = fleet.count(None).await?;
-    for state in State::ALL {
+    for state in CastState::ALL {
         let count = counts.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, count)| *count);
-        seen.add(&CASTS, [state.word()], count as f64);
+        seen.add(&CASTS, [state.as_str()], count as f64);
     }
     let running =
-        Filter { states: vec![State::Starting, State::Live], limit: MAX_CASTS, ..Filter::default() };
+        Filter { states: vec![CastState::Starting, CastState::Live], limit: MAX_CASTS, ..Filter::default() };
     for cast in fleet.list(&running).await?.casts {
-        if let Some(vitals) = fleet.vitals(&cast.id).await {
-            of_cast(&mut seen, &cast, &vitals);
+        if let Some(vitals) = fleet.stats(&cast.id).await {
+            collect_cast(&mut seen, &cast, &vitals);
         }
     }
     for (worker, load) in fleet.workers().await {
-        of_worker(&mut seen, &worker, &load, now);
+        collect_worker(&mut seen, &worker, &load, now);
     }
     let backlog = fleet.backlog().await?;
-    seen.add(&CALLBACKS_WAITING, [], backlog.waiting as f64);
-    seen.add(&CALLBACKS_OLDEST, [], backlog.oldest_ms.map_or(0.0, |at| seconds_since(at, now)));
+    seen.add(&CALLBACKS_WAITING, [], backlog.pending as f64);
+    seen.add(&CALLBACKS_OLDEST, [], backlog.oldest_event_ms.map_or(0.0, |at| seconds_since(at, now)));
     seen.add(&CALLBACKS_GIVEN_UP, [], backlog.given_up as f64);
     Ok(seen)
 }
 
-fn of_cast(seen: &mut Seen, cast: &Cast, vitals: &Vitals) {
+fn collect_cast(seen: &mut MetricValues, cast: &Cast, vitals: &CastStats) {
     let labels = [cast.id.as_str(), cast.app.as_str()];
     let [id, app] = labels;
     let ticks = vitals.frames_captured.saturating_add(vitals.frames_unchanged).max(1);
@@ -89,7 +89,7 @@ fn of_cast(seen: &mut Seen, cast: &Cast, vitals: &Vitals) {
         (&CAST_CPU, vitals.cpu_cores),
         (&CAST_MEMORY, vitals.memory_bytes as f64),
         (&CAST_UPLOADS, vitals.upload_pending as f64),
-        (&CAST_UPLOAD_FAILING, flag(vitals.upload_problem.is_some())),
+        (&CAST_UPLOAD_FAILING, bool_value(vitals.upload_error.is_some())),
     ] {
         seen.add(metric, labels, value);
     }
@@ -99,11 +99,11 @@ fn of_cast(seen: &mut Seen, cast: &Cast, vitals: &Vitals) {
     for state in PUSH_STATES {
         let count = vitals.pushes.iter().filter(|(_, found)| *found == state).count();
         if count > 0 {
-            seen.add(&CAST_PUSHES, [id, app, word(state)], count as f64);
+            seen.add(&CAST_PUSHES, [id, app, push_state_label(state)], count as f64);
         }
     }
     let Some(room) = &vitals.room else { return };
-    seen.add(&ROOM_CONNECTED, labels, flag(room.state == push::State::Running));
+    seen.add(&ROOM_CONNECTED, labels, bool_value(room.state == connection::State::Running));
     seen.add(&ROOM_BITRATE, labels, f64::from(room.bitrate_kbps) * 1000.0);
     if let Some(rtt) = room.rtt_ms {
         seen.add(&ROOM_RTT, labels, rtt / 1000.0);
@@ -111,7 +111,7 @@ fn of_cast(seen: &mut Seen, cast: &Cast, vitals: &Vitals) {
     seen.add(&ROOM_LOSS, labels, f64::from(room.loss));
 }
 
-fn of_worker(seen: &mut Seen, worker: &WorkerId, load: &Load, now: UnixMs) {
+fn collect_worker(seen: &mut MetricValues, worker: &WorkerId, load: &WorkerStatus, now: UnixMs) {
     for (metric, value) in [
         (&WORKER_SEEN, seconds_since(load.at_ms, now)),
         (&WORKER_CORES, load.cores),
@@ -119,13 +119,13 @@ fn of_worker(seen: &mut Seen, worker: &WorkerId, load: &Load, now: UnixMs) {
         (&WORKER_MEMORY, load.memory_bytes as f64),
         (&WORKER_FREE, load.memory_free_bytes as f64),
         (&WORKER_CASTS, load.casts as f64),
-        (&WORKER_DRAINING, flag(load.draining)),
+        (&WORKER_DRAINING, bool_value(load.draining)),
     ] {
         seen.add(metric, [worker.0.as_str()], value);
     }
 }
 
-fn flag(is: bool) -> f64 {
+fn bool_value(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
@@ -133,47 +133,47 @@ fn seconds_since(at: UnixMs, now: UnixMs) -> f64 {
     now.saturating_sub(at).max(0) as f64 / 1000.0
 }
 
-const PUSH_STATES: [push::State; 6] = [
-    push::State::Idle,
-    push::State::Connecting,
-    push::State::Running,
-    push::State::Recovering,
-    push::State::Failed,
-    push::State::Disconnecting,
+const PUSH_STATES: [connection::State; 6] = [
+    connection::State::Idle,
+    connection::State::Connecting,
+    connection::State::Running,
+    connection::State::Recovering,
+    connection::State::Failed,
+    connection::State::Disconnecting,
 ];
 
-fn word(state: push::State) -> &'static str {
+fn push_state_label(state: connection::State) -> &'static str {
     match state {
-        push::State::Idle => "idle",
-        push::State::Connecting => "connecting",
-        push::State::Running => "running",
-        push::State::Recovering => "recovering",
-        push::State::Failed => "failed",
-        push::State::Disconnecting => "disconnecting",
+        connection::State::Idle => "idle",
+        connection::State::Connecting => "connecting",
+        connection::State::Running => "running",
+        connection::State::Recovering => "recovering",
+        connection::State::Failed => "failed",
+        connection::State::Disconnecting => "disconnecting",
     }
 }
 
 impl Metrics {
-    fn text(&self, seen: &Seen) -> String {
+    fn to_openmetrics(&self, seen: &MetricValues) -> String {
         let mut registry = Registry::default();
-        for metric in TABLE {
+        for metric in METRICS {
             let values = || seen.0.iter().filter(|(found, ..)| std::ptr::eq(*found, *metric));
             match metric.kind {
-                Kind::Histogram => {
+                MetricKind::Histogram => {
                     debug_assert_eq!(metric.name, API_SECONDS.name);
                     registry.register(metric.name, metric.help, self.requests.clone());
                 }
-                Kind::Counter if metric.name == CALLBACK_ATTEMPTS.name => {
+                MetricKind::Counter if metric.name == CALLBACK_ATTEMPTS.name => {
                     registry.register(metric.name, metric.help, self.callbacks.clone());
                 }
-                Kind::Counter => {
+                MetricKind::Counter => {
                     let family = Family::<Labels, Counter<u64>>::default();
                     for (_, labels, value) in values() {
                         family.get_or_create(labels).inc_by(*value as u64);
                     }
                     registry.register(metric.name, metric.help, family);
                 }
-                Kind::Gauge => {
+                MetricKind::Gauge => {
                     let family = Family::<Labels, Gauge<f64, AtomicU64>>::default();
                     for (_, labels, value) in values() {
                         family.get_or_create(labels).set(*value);
@@ -194,7 +194,7 @@ impl Metrics {
 mod tests {
     use std::fmt::Write as _;
 
-    use crate::config::golden;
+    use crate::config::assert_golden_file;
     use pagecast_fleet::CastId;
 
     use super::*;
@@ -206,47 +206,51 @@ mod tests {
              token, and freely where there is none and the service listens on loopback and is asked directly (`Authorization: Bearer …`).\n\n\
              | metric | kind | labels | what |\n|---|---|---|---|\n",
         );
-        for metric in TABLE {
-            let total = if metric.kind == Kind::Counter { "_total" } else { "" };
+        for metric in METRICS {
+            let total = if metric.kind == MetricKind::Counter { "_total" } else { "" };
             let labels = metric.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
             let kind = format!("{:?}", metric.kind).to_lowercase();
             writeln!(page, "| `{}{total}` | {kind} | {labels} | {} |", metric.name, metric.help).unwrap();
         }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/metrics.md");
-        golden(path, &page, "UPDATE=1 cargo test -p pagecast-server --lib metrics");
+        assert_golden_file(path, &page, "UPDATE=1 cargo test -p pagecast-server --lib metrics");
     }
 
     #[test]
-    fn what_is_seen_is_told() {
+    fn collected_values_are_exported() {
         let metrics = Metrics::default();
-        metrics.answered("volcengine", "StartWebcast", "ok", Duration::from_millis(3));
-        metrics.callback("tencent", crate::callback::Outcome::Timeout);
-        let mut seen = Seen::default();
+        metrics.record_request("volcengine", "StartWebcast", "ok", Duration::from_millis(3));
+        metrics.record_callback("tencent", crate::callback::AttemptOutcome::Timeout);
+        let mut seen = MetricValues::default();
         let cast = crate::callback::testing::cast(CastId::new(1, [7; 10]), "demo", "v1");
-        let room = pagecast_fleet::RoomVitals {
-            state: push::State::Running,
+        let room = pagecast_fleet::RoomStats {
+            state: connection::State::Running,
             bitrate_kbps: 1200,
             rtt_ms: Some(20.0),
             loss: 0.25,
         };
-        let vitals = Vitals {
+        let vitals = CastStats {
             fps: 29.5,
             frames_captured: 25,
             frames_unchanged: 75,
             frames_dropped: 3,
             peak: [0.5, 0.25],
-            pushes: vec![(1, push::State::Running), (2, push::State::Running), (3, push::State::Failed)],
+            pushes: vec![
+                (1, connection::State::Running),
+                (2, connection::State::Running),
+                (3, connection::State::Failed),
+            ],
             room: Some(room),
-            ..Vitals::default()
+            ..CastStats::default()
         };
-        of_cast(&mut seen, &cast, &vitals);
-        of_worker(
+        collect_cast(&mut seen, &cast, &vitals);
+        collect_worker(
             &mut seen,
             &WorkerId("a\"b".into()),
-            &Load { at_ms: 1000, cores: 2.0, ..Load::default() },
+            &WorkerStatus { at_ms: 1000, cores: 2.0, ..WorkerStatus::default() },
             3500,
         );
-        let text = metrics.text(&seen);
+        let text = metrics.to_openmetrics(&seen);
         let of = format!("cast=\"{}\",app=\"demo\"", cast.id);
         for line in [
             format!("pagecast_cast_fps{{{of}}} 29.5"),
@@ -269,9 +273,18 @@ mod tests {
     fn labels_are_bounded() {
         let metrics = Metrics::default();
         for n in 0..10_000 {
-            metrics.answered("v1", &format!("action {}", n % 3000), &format!("code {n}"), Duration::ZERO);
+            metrics.record_request(
+                "v1",
+                &format!("action {}", n % 3000),
+                &format!("code {n}"),
+                Duration::ZERO,
+            );
         }
-        let series = metrics.text(&Seen::default()).lines().filter(|line| line.contains("_count{")).count();
+        let series = metrics
+            .to_openmetrics(&MetricValues::default())
+            .lines()
+            .filter(|line| line.contains("_count{"))
+            .count();
         assert!((500..=1001).contains(&series), "{series}");
     }
 }

@@ -5,41 +5,42 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use axum::body::Bytes;
 use pagecast_core::spec::Secret;
-use pagecast_fleet::{Cast, Event, Happening, State};
+use pagecast_fleet::{Cast, CastState, Event, EventKind};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::applications::keys::hex;
 use super::events::EventView;
-use crate::app::Receiver;
-use crate::callback::{Message, Rule};
+use crate::app::CallbackReceiver;
+use crate::callback::{DeliveryPolicy, WebhookMessage};
 
 /// Longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
 /// How long an event is tried.
-const TRIED_FOR: Duration = Duration::from_secs(24 * 3600);
+const RETRY_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 /// Ten seconds for an answer; pauses that double from 1 s to 10 min, for 24 hours.
-pub(crate) const RULE: Rule = Rule { timeout: Duration::from_secs(10), pause };
+pub(crate) const RETRY_POLICY: DeliveryPolicy =
+    DeliveryPolicy { timeout: Duration::from_secs(10), retry_delay: next_pause };
 
-fn pause(tries: u32, age: Duration) -> Option<Duration> {
+fn next_pause(tries: u32, age: Duration) -> Option<Duration> {
     let doubled = 1_u64.checked_shl(tries.saturating_sub(1)).unwrap_or(u64::MAX);
-    let pause = Duration::from_secs(doubled).min(LONGEST_PAUSE);
-    (age + pause <= TRIED_FOR).then_some(pause)
+    let pause = Duration::from_secs(doubled).min(MAX_RETRY_DELAY);
+    (age + pause <= RETRY_WINDOW).then_some(pause)
 }
 
 /// What a receiver gets: `POST` with `Pagecast-Event-Id`, `Pagecast-Timestamp` (seconds since 1970) and, if it has a secret,
 /// `Pagecast-Signature: v1=HEX`, the HMAC-SHA256 of timestamp, `.` and body. Told again, it is the same byte by byte.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Notice)]
-pub(super) struct Notice {
+pub(super) struct WebhookPayload {
     /// The cast.
     cast: String,
     /// Its application.
     app: String,
     /// Where the cast stood then: `queued`, `starting`, `live` or `ended`.
     #[schema(value_type = String)]
-    state: State,
+    state: CastState,
     /// What happened.
     #[serde(flatten)]
     #[schema(inline = false)]
@@ -47,24 +48,24 @@ pub(super) struct Notice {
 }
 
 /// Where a cast stood when this happened. Told from what never changes again, so that it is the same each time.
-fn state_at(cast: &Cast, event: &Event) -> State {
+fn state_at(cast: &Cast, event: &Event) -> CastState {
     let later = |time: Option<i64>| time.is_some_and(|time| event.at_ms > time);
-    match event.what {
-        Happening::Queued => State::Queued,
-        Happening::Started => State::Starting,
-        Happening::Live => State::Live,
-        Happening::Ended { .. } | Happening::Stored { .. } => State::Ended,
-        _ if later(cast.ended_ms) => State::Ended,
-        _ if later(cast.live_ms) => State::Live,
-        _ => State::Starting,
+    match event.kind {
+        EventKind::Queued => CastState::Queued,
+        EventKind::Started => CastState::Starting,
+        EventKind::Live => CastState::Live,
+        EventKind::Ended { .. } | EventKind::Stored { .. } => CastState::Ended,
+        _ if later(cast.ended_ms) => CastState::Ended,
+        _ if later(cast.live_ms) => CastState::Live,
+        _ => CastState::Starting,
     }
 }
 
 /// An event in our own words: one message.
-pub(crate) fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Message> {
-    let view = EventView::of(&cast.id, event);
+pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
+    let view = EventView::new(&cast.id, event);
     let id = view.id.clone();
-    let notice = Notice {
+    let notice = WebhookPayload {
         cast: cast.id.to_string(),
         app: cast.app.clone(),
         state: state_at(cast, event),
@@ -80,7 +81,7 @@ pub(crate) fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Mes
     if let Some(secret) = &receiver.secret {
         headers.push(("Pagecast-Signature", format!("v1={}", sign(secret, &timestamp, &body))));
     }
-    vec![Message { body: Bytes::from(body), headers }]
+    vec![WebhookMessage { body: Bytes::from(body), headers }]
 }
 
 fn sign(secret: &Secret, timestamp: &str, body: &[u8]) -> String {
@@ -110,15 +111,15 @@ mod tests {
             (200, 85_801, None),
             (200, 90_000, None),
         ] {
-            assert_eq!((RULE.pause)(tries, s(age)), expected.map(s), "{tries} tries, {age} s");
+            assert_eq!((RETRY_POLICY.retry_delay)(tries, s(age)), expected.map(s), "{tries} tries, {age} s");
         }
     }
 
     #[test]
     fn the_signature_is_that_of_others() {
         // python3: hmac.new(b"key", b"1700000000." + b'{"a":1}', "sha256").hexdigest()
-        assert_eq!(sign(&Secret::new("key"), "1700000000", br#"{"a":1}"#), SIGNED);
+        assert_eq!(sign(&Secret::new("key"), "1700000000", br#"{"a":1}"#), EXPECTED_SIGNATURE);
     }
 
-    const SIGNED: &str = "a438e398bfafc57e4396bb7fc2304422f0f768e965d073ca313cb52e22e6ad03";
+    const EXPECTED_SIGNATURE: &str = "a438e398bfafc57e4396bb7fc2304422f0f768e965d073ca313cb52e22e6ad03";
 }

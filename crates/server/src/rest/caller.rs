@@ -8,14 +8,14 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use pagecast_fleet::{Cast, CastId};
 
-use super::{Problem, Rest};
+use super::{ApiError, RestState};
 use crate::app::Application;
-use crate::route::Sender;
-use crate::service::{Service, same};
+use crate::route::ClaimedPrincipal;
+use crate::service::{Service, constant_time_eq};
 
 /// When a token that asked too often may ask again, in seconds: a place is free again sooner, but whole
 /// seconds are what the header knows.
-const RETRY_S: u64 = 1;
+const RETRY_AFTER_S: u64 = 1;
 
 /// Who asks.
 pub(super) enum Caller {
@@ -31,24 +31,29 @@ pub(super) struct Administrator;
 impl Caller {
     /// Who asks, if they may now: a token's requests are counted. What comes behind the head is theirs from
     /// then on.
-    fn of(rest: &Rest, parts: &mut Parts) -> Result<Self, Problem> {
-        let (caller, token) = Self::known(&rest.service, parts)?;
+    fn authenticate(rest: &RestState, parts: &mut Parts) -> Result<Self, ApiError> {
+        let (caller, token) = Self::identify(&rest.service, parts)?;
         let Some(token) = token else {
-            parts.extensions.insert(Sender::Key("administrator".to_owned()));
+            parts.extensions.insert(ClaimedPrincipal::Key("administrator".to_owned()));
             return Ok(caller);
         };
-        if !rest.rates.check(&token) {
+        if !rest.rate_limits.check(&token) {
             let rate = rest.service.config.limits.requests_per_s;
             let words = format!("this token has sent more than {rate} requests in a second: try again later");
-            return Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", words, RETRY_S));
+            return Err(ApiError::retry_later(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                words,
+                RETRY_AFTER_S,
+            ));
         }
-        parts.extensions.insert(Sender::Key(token));
+        parts.extensions.insert(ClaimedPrincipal::Key(token));
         Ok(caller)
     }
 
     /// Who asks, and which of the tokens of an application it is, if it is one's.
-    fn known(service: &Service, parts: &Parts) -> Result<(Self, Option<String>), Problem> {
-        let unknown = |words: &str| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", words);
+    fn identify(service: &Service, parts: &Parts) -> Result<(Self, Option<String>), ApiError> {
+        let unknown = |words: &str| ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", words);
         let mut given = parts.headers.get_all(AUTHORIZATION).iter();
         let (Some(header), None) = (given.next(), given.next()) else {
             return Err(unknown("send one header Authorization: Bearer TOKEN"));
@@ -58,14 +63,15 @@ impl Caller {
             return Err(unknown("the header Authorization must be: Bearer TOKEN"));
         };
         let token = token.trim();
-        if service.config.admin_token.as_ref().is_some_and(|admin| same(admin, token)) {
+        if service.config.admin_token.as_ref().is_some_and(|admin| constant_time_eq(admin, token)) {
             return Ok((Self::Administrator, None));
         }
         // All of them are looked at: how long it takes tells nothing about whose it is.
         let mut found = None;
         for app in service.apps.all() {
             let tokens = app.tokens.iter().enumerate();
-            let hit = tokens.fold(None, |hit, (n, known)| if same(known, token) { Some(n) } else { hit });
+            let hit = tokens
+                .fold(None, |hit, (n, known)| if constant_time_eq(known, token) { Some(n) } else { hit });
             if let Some(n) = hit {
                 found = Some((app, n));
             }
@@ -76,10 +82,12 @@ impl Caller {
     }
 
     /// Whether nothing of what the caller may do has changed since.
-    pub(super) fn is_as_before(&self, service: &Service) -> bool {
+    pub(super) fn is_unchanged(&self, service: &Service) -> bool {
         match self {
             Self::Administrator => true,
-            Self::Application(app) => service.apps.named(&app.name).is_some_and(|now| Arc::ptr_eq(&now, app)),
+            Self::Application(app) => {
+                service.apps.by_name(&app.name).is_some_and(|now| Arc::ptr_eq(&now, app))
+            }
         }
     }
 
@@ -88,30 +96,31 @@ impl Caller {
     }
 
     /// The application that a request is about, if the caller may ask for it.
-    pub(super) fn application(
+    pub(super) fn resolve_application(
         &self,
         service: &Service,
         name: Option<&str>,
-    ) -> Result<Arc<Application>, Problem> {
+    ) -> Result<Arc<Application>, ApiError> {
         match (self, name) {
             (Self::Application(app), None) => Ok(Arc::clone(app)),
             (Self::Application(app), Some(name)) if app.name == name => Ok(Arc::clone(app)),
             (Self::Application(_), Some(_)) => {
-                Err(Problem::forbidden("this token is another application's").field("app"))
+                Err(ApiError::forbidden("this token is another application's").with_field("app"))
             }
             (Self::Administrator, Some(name)) => service
                 .apps
-                .named(name)
-                .ok_or_else(|| Problem::value("app", "there is no application of this name")),
-            (Self::Administrator, None) => {
-                Err(Problem::value("app", "the administrator says which application a cast is for"))
-            }
+                .by_name(name)
+                .ok_or_else(|| ApiError::invalid_parameter("app", "there is no application of this name")),
+            (Self::Administrator, None) => Err(ApiError::invalid_parameter(
+                "app",
+                "the administrator says which application a cast is for",
+            )),
         }
     }
 
     /// A cast, if there is one and the caller may see it.
-    pub(super) async fn cast(&self, service: &Service, id: &str) -> Result<Cast, Problem> {
-        let missing = || Problem::not_found("no-such-cast", "there is no such cast, or it is forgotten");
+    pub(super) async fn find_cast(&self, service: &Service, id: &str) -> Result<Cast, ApiError> {
+        let missing = || ApiError::not_found("no-such-cast", "there is no such cast, or it is forgotten");
         let id = CastId::parse(id).map_err(|_| missing())?;
         let cast = service.fleet.get(&id).await?.ok_or_else(missing)?;
         match self {
@@ -122,22 +131,22 @@ impl Caller {
     }
 }
 
-impl FromRequestParts<Rest> for Caller {
-    type Rejection = Problem;
+impl FromRequestParts<RestState> for Caller {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, rest: &Rest) -> Result<Self, Problem> {
-        Self::of(rest, parts)
+    async fn from_request_parts(parts: &mut Parts, rest: &RestState) -> Result<Self, ApiError> {
+        Self::authenticate(rest, parts)
     }
 }
 
-impl FromRequestParts<Rest> for Administrator {
-    type Rejection = Problem;
+impl FromRequestParts<RestState> for Administrator {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, rest: &Rest) -> Result<Self, Problem> {
-        if Caller::of(rest, parts)?.is_administrator() {
+    async fn from_request_parts(parts: &mut Parts, rest: &RestState) -> Result<Self, ApiError> {
+        if Caller::authenticate(rest, parts)?.is_administrator() {
             return Ok(Self);
         }
-        Err(Problem::forbidden(
+        Err(ApiError::forbidden(
             "applications are the administrator's: use the token admin_token of the configuration",
         ))
     }

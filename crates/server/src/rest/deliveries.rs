@@ -3,17 +3,17 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use pagecast_fleet::{Attempt, CastId, Redelivered as Waiting, UnixMs};
+use pagecast_fleet::{CastId, DeliveryAttempt, RedeliverOutcome as Waiting, UnixMs};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::problem::Answer;
-use super::view::time;
-use super::{Caller, Maybe, Problem, Rest, answer};
+use super::error::ErrorResponse;
+use super::view::rfc3339;
+use super::{ApiError, Caller, OptionalJson, RestState, json_response};
 
 /// Attempts to tell of a cast.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Deliveries {
+pub(super) struct DeliveryList {
     /// In order, the last 1000.
     attempts: Vec<AttemptView>,
     /// What waits to be told, of all casts. For the administrator only.
@@ -61,7 +61,7 @@ struct BacklogView {
 /// What is to be told again.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Redelivery {
+pub(super) struct RedeliverRequest {
     /// The event of this number; all that were given up if left out.
     #[schema(minimum = 1)]
     seq: Option<u64>,
@@ -69,7 +69,7 @@ pub(super) struct Redelivery {
 
 /// What will be told again.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Redelivered {
+pub(super) struct RedeliverResponse {
     /// How many events.
     events: u64,
     /// Events of the cast that wait to be told, those included.
@@ -80,12 +80,12 @@ pub(super) struct Redelivered {
 }
 
 impl AttemptView {
-    fn of(cast: &CastId, attempt: Attempt) -> Self {
+    fn new(cast: &CastId, attempt: DeliveryAttempt) -> Self {
         Self {
             event_id: format!("{cast}-{}", attempt.seq),
             seq: attempt.seq,
             part: attempt.part,
-            at: time(attempt.at_ms),
+            at: rfc3339(attempt.at_ms),
             took_ms: attempt.took_ms,
             url: attempt.url,
             status: attempt.status,
@@ -97,51 +97,55 @@ impl AttemptView {
 /// What was told of a cast, and what came of that.
 #[utoipa::path(get, path = "/v1/casts/{id}/deliveries", tag = "casts", operation_id = "listDeliveries",
     params(("id" = String, Path, description = "The cast.")),
-    responses((status = 200, description = "The attempts.", body = Deliveries),
-        (status = 404, description = "`no-such-cast`.", body = Answer)))]
+    responses((status = 200, description = "The attempts.", body = DeliveryList),
+        (status = 404, description = "`no-such-cast`.", body = ErrorResponse)))]
 pub(super) async fn list(
-    State(rest): State<Rest>,
+    State(rest): State<RestState>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ApiError> {
     let fleet = &rest.service.fleet;
-    let cast = caller.cast(&rest.service, &id).await?;
+    let cast = caller.find_cast(&rest.service, &id).await?;
     let attempts = fleet.attempts(&cast.id).await?;
-    let attempts = attempts.into_iter().map(|attempt| AttemptView::of(&cast.id, attempt)).collect();
+    let attempts = attempts.into_iter().map(|attempt| AttemptView::new(&cast.id, attempt)).collect();
     let mut backlog = None;
     if caller.is_administrator() {
         let all = fleet.backlog().await?;
-        let oldest_at = all.oldest_ms.map(time);
-        backlog = Some(BacklogView { waiting: all.waiting, oldest_at, given_up: all.given_up });
+        let oldest_at = all.oldest_event_ms.map(rfc3339);
+        backlog = Some(BacklogView { waiting: all.pending, oldest_at, given_up: all.given_up });
     }
-    Ok(answer(StatusCode::OK, &Deliveries { attempts, backlog }))
+    Ok(json_response(StatusCode::OK, &DeliveryList { attempts, backlog }))
 }
 
 /// Has an event told again, or all that were given up; then what waits for another try is tried at once, too.
 #[utoipa::path(post, path = "/v1/casts/{id}/deliveries/redeliver", tag = "casts", operation_id = "redeliver",
-    params(("id" = String, Path, description = "The cast.")), request_body = Option<Redelivery>,
-    responses((status = 202, description = "So many will be.", body = Redelivered),
-        (status = 404, description = "`no-such-cast`, `no-such-event`.", body = Answer)))]
+    params(("id" = String, Path, description = "The cast.")), request_body = Option<RedeliverRequest>,
+    responses((status = 202, description = "So many will be.", body = RedeliverResponse),
+        (status = 404, description = "`no-such-cast`, `no-such-event`.", body = ErrorResponse)))]
 pub(super) async fn redeliver(
-    State(rest): State<Rest>,
+    State(rest): State<RestState>,
     caller: Caller,
     Path(id): Path<String>,
-    Maybe(body): Maybe<Redelivery>,
-) -> Result<Response, Problem> {
+    OptionalJson(body): OptionalJson<RedeliverRequest>,
+) -> Result<Response, ApiError> {
     let fleet = &rest.service.fleet;
-    let cast = caller.cast(&rest.service, &id).await?;
+    let cast = caller.find_cast(&rest.service, &id).await?;
     let seq = body.unwrap_or_default().seq;
     if let Some(seq) = seq {
         let before = seq.checked_sub(1).filter(|before| i64::try_from(*before).is_ok());
-        let before = before.ok_or_else(|| Problem::value("seq", "the number of an event is 1 at least"))?;
+        let before = before
+            .ok_or_else(|| ApiError::invalid_parameter("seq", "the number of an event is 1 at least"))?;
         if fleet.events(&cast.id, before, 1).await?.first().is_none_or(|event| event.seq != seq) {
-            return Err(Problem::not_found("no-such-event", "this cast has no such event").field("seq"));
+            return Err(ApiError::not_found("no-such-event", "this cast has no such event").with_field("seq"));
         }
     }
-    let Waiting { again, waiting, next } = fleet.redeliver(&cast.id, seq).await?;
-    let next_at = next.map(|next| {
+    let Waiting { requeued, pending, next_due_in } = fleet.redeliver(&cast.id, seq).await?;
+    let next_at = next_due_in.map(|next| {
         let next_ms = UnixMs::try_from(next.as_millis()).unwrap_or(UnixMs::MAX);
-        time(rest.service.now().saturating_add(next_ms))
+        rfc3339(rest.service.now().saturating_add(next_ms))
     });
-    Ok(answer(StatusCode::ACCEPTED, &Redelivered { events: again, waiting, next_at }))
+    Ok(json_response(
+        StatusCode::ACCEPTED,
+        &RedeliverResponse { events: requeued, waiting: pending, next_at },
+    ))
 }

@@ -10,29 +10,29 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::{Stream, unfold};
-use pagecast_core::push;
-use pagecast_fleet::{CastId, Event, Happening};
+use pagecast_core::connection;
+use pagecast_fleet::{CastId, Event, EventKind};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use utoipa::ToSchema;
 
-use super::problem::Answer;
-use super::streams::Place;
-use super::view::{EndView, PushView, StoredView, WarningView, stored, time, trouble_word};
-use super::{Caller, Problem, Rest, answer};
+use super::error::ErrorResponse;
+use super::stream_limit::StreamPermit;
+use super::view::{EndView, PushView, StoredView, WarningView, fault_name, rfc3339, stored_view};
+use super::{ApiError, Caller, RestState, json_response};
 use crate::service::Service;
 
 /// Events on a page, if nobody says otherwise.
-const USUAL_LIMIT: usize = 100;
+const DEFAULT_LIMIT: usize = 100;
 /// Most events on a page, and read at once for a stream.
 const MAX_LIMIT: usize = 1000;
 /// A stream says that it is there, at least so often; tests do not wait for that.
-const HEARTBEAT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 15_000 });
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 15_000 });
 /// Time between two looks of one stream: what happens in between is told together.
-const PACE: Duration = Duration::from_millis(200);
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// A stream looks again after so long, even if nothing is said to be new.
-const LOOK: Duration = Duration::from_secs(5);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One step in the history of a cast.
 #[derive(Serialize, ToSchema)]
@@ -57,10 +57,10 @@ pub(super) struct EventView {
     push: Option<PushView>,
     /// `room`: where it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
-    room: Option<RoomState>,
+    room: Option<RoomStateView>,
     /// `storing`: what waits.
     #[serde(skip_serializing_if = "Option::is_none")]
-    storing: Option<Storing>,
+    storing: Option<UploadView>,
     /// `warning`: what the page's owner should know.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<WarningView>,
@@ -74,10 +74,10 @@ pub(super) struct EventView {
 
 /// Where a room stands.
 #[derive(Serialize, ToSchema)]
-struct RoomState {
+struct RoomStateView {
     /// `idle`, `connecting`, `running`, `recovering`, `failed` or `disconnecting`.
     #[schema(value_type = String)]
-    state: push::State,
+    state: connection::State,
     /// Why it does not run, if that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -85,7 +85,7 @@ struct RoomState {
 
 /// How storing a recording gets on.
 #[derive(Serialize, ToSchema)]
-struct Storing {
+struct UploadView {
     /// Whether it has been failing for a while.
     stuck: bool,
     /// Files that wait.
@@ -97,7 +97,7 @@ struct Storing {
 
 /// Some events, in order.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Events {
+pub(super) struct EventList {
     /// They.
     events: Vec<EventView>,
     /// The parameter `after` for those behind them, if there may be more already.
@@ -106,11 +106,11 @@ pub(super) struct Events {
 
 impl EventView {
     /// An event of a cast.
-    pub(super) fn of(cast: &CastId, event: &Event) -> Self {
+    pub(super) fn new(cast: &CastId, event: &Event) -> Self {
         let plain = |word| Self {
             id: event.id(cast),
             seq: event.seq,
-            at: time(event.at_ms),
+            at: rfc3339(event.at_ms),
             event: word,
             trouble: None,
             push: None,
@@ -120,35 +120,37 @@ impl EventView {
             end: None,
             stored: None,
         };
-        match &event.what {
-            Happening::Queued => plain("queued"),
-            Happening::Started => plain("started"),
-            Happening::Live => plain("live"),
-            Happening::Reloaded { trouble } => {
-                Self { trouble: Some(trouble_word(*trouble)), ..plain("reloaded") }
+        match &event.kind {
+            EventKind::Queued => plain("queued"),
+            EventKind::Started => plain("started"),
+            EventKind::Live => plain("live"),
+            EventKind::Reloaded { fault: trouble } => {
+                Self { trouble: Some(fault_name(*trouble)), ..plain("reloaded") }
             }
-            Happening::Moved { trouble } => Self { trouble: Some(trouble_word(*trouble)), ..plain("moved") },
-            Happening::Restarted => plain("restarted"),
-            Happening::TakenUp => plain("taken-up"),
-            Happening::Unrecorded => plain("unrecorded"),
-            Happening::Warning { warning } => {
-                Self { warning: Some(WarningView::of(*warning)), ..plain("warning") }
+            EventKind::Moved { fault: trouble } => {
+                Self { trouble: Some(fault_name(*trouble)), ..plain("moved") }
             }
-            Happening::Push { id, url, state, error } => {
+            EventKind::Restarted => plain("restarted"),
+            EventKind::Resumed => plain("taken-up"),
+            EventKind::RecordingStopped => plain("unrecorded"),
+            EventKind::Warning { warning } => {
+                Self { warning: Some(WarningView::new(*warning)), ..plain("warning") }
+            }
+            EventKind::Push { id, url, state, error } => {
                 Self { push: Some(PushView::new(*id, url, *state, error.as_ref())), ..plain("push") }
             }
-            Happening::Room { state, error } => {
-                Self { room: Some(RoomState { state: *state, error: error.clone() }), ..plain("room") }
+            EventKind::Room { state, error } => {
+                Self { room: Some(RoomStateView { state: *state, error: error.clone() }), ..plain("room") }
             }
-            Happening::Storing { stuck, pending, problem } => {
-                let storing = Storing { stuck: *stuck, pending: *pending, problem: problem.clone() };
+            EventKind::Upload { failing: stuck, pending, error: problem } => {
+                let storing = UploadView { stuck: *stuck, pending: *pending, problem: problem.clone() };
                 Self { storing: Some(storing), ..plain("storing") }
             }
-            Happening::Ended { reason, message, cause } => {
-                Self { end: Some(EndView::of(*reason, message.as_ref(), cause.as_ref())), ..plain("ended") }
+            EventKind::Ended { reason, message, cause } => {
+                Self { end: Some(EndView::new(*reason, message.as_ref(), cause.as_ref())), ..plain("ended") }
             }
-            Happening::Stored { files, complete, backup, problem } => {
-                let stored = stored(files, *complete, *backup, problem.as_ref());
+            EventKind::Stored { files, complete, backup, error: problem } => {
+                let stored = stored_view(files, *complete, *backup, problem.as_ref());
                 Self { stored: Some(stored), ..plain("stored") }
             }
         }
@@ -165,42 +167,42 @@ impl EventView {
     ),
     responses(
         (status = 200, description = "A page of them; or a stream, each with its number as id, its word as event and itself as data.",
-            content((Events = "application/json"), (String = "text/event-stream"))),
-        (status = 400, description = "`invalid-parameter`.", body = Answer),
-        (status = 404, description = "`no-such-cast`.", body = Answer),
-        (status = 429, description = "`too-many-streams`.", body = Answer),
+            content((EventList = "application/json"), (String = "text/event-stream"))),
+        (status = 400, description = "`invalid-parameter`.", body = ErrorResponse),
+        (status = 404, description = "`no-such-cast`.", body = ErrorResponse),
+        (status = 429, description = "`too-many-streams`.", body = ErrorResponse),
     ))]
-pub(super) async fn get(
-    State(rest): State<Rest>,
+pub(super) async fn list(
+    State(rest): State<RestState>,
     caller: Caller,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let cast = caller.cast(&rest.service, &id).await?;
-    let (mut after, limit) = parameters(query.as_deref().unwrap_or_default())?;
-    if wants_stream(&headers) {
+) -> Result<Response, ApiError> {
+    let cast = caller.find_cast(&rest.service, &id).await?;
+    let (mut after, limit) = parse_query(query.as_deref().unwrap_or_default())?;
+    if accepts_event_stream(&headers) {
         if let Some(last) = headers.get("last-event-id") {
-            after = last_event(last, &cast.id)?;
+            after = parse_last_event_id(last, &cast.id)?;
         }
         let whose = match &caller {
             Caller::Application(app) => app.name.as_str(),
             // No application is called so.
             Caller::Administrator => "",
         };
-        let place = rest.streams.take(whose).ok_or_else(|| {
+        let place = rest.streams.try_acquire(whose).ok_or_else(|| {
             let words = "as many streams of events are open as may be: close some, or ask for pages";
-            Problem::later(StatusCode::TOO_MANY_REQUESTS, "too-many-streams", words, 10)
+            ApiError::retry_later(StatusCode::TOO_MANY_REQUESTS, "too-many-streams", words, 10)
         })?;
-        return Ok(stream(rest.service, caller, cast.id, after, place));
+        return Ok(stream_response(rest.service, caller, cast.id, after, place));
     }
     let events = rest.service.fleet.events(&cast.id, after, limit).await?;
     let next = events.last().filter(|_| events.len() == limit).map(|last| last.seq);
-    let events = events.iter().map(|event| EventView::of(&cast.id, event)).collect();
-    Ok(answer(StatusCode::OK, &Events { events, next }))
+    let events = events.iter().map(|event| EventView::new(&cast.id, event)).collect();
+    Ok(json_response(StatusCode::OK, &EventList { events, next }))
 }
 
-fn wants_stream(headers: &HeaderMap) -> bool {
+fn accepts_event_stream(headers: &HeaderMap) -> bool {
     let listed = |value: &HeaderValue| {
         let kinds = value.to_str().unwrap_or_default().split(',');
         kinds
@@ -210,68 +212,69 @@ fn wants_stream(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).iter().any(listed)
 }
 
-fn parameters(query: &str) -> Result<(u64, usize), Problem> {
-    let (mut after, mut limit) = (0, USUAL_LIMIT);
+fn parse_query(query: &str) -> Result<(u64, usize), ApiError> {
+    let (mut after, mut limit) = (0, DEFAULT_LIMIT);
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
-            "after" => after = number("after", &value)?,
+            "after" => after = parse_seq("after", &value)?,
             "limit" => {
                 let given = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                limit = given.ok_or_else(|| Problem::value("limit", "1 to 1000 are possible"))?;
+                limit =
+                    given.ok_or_else(|| ApiError::invalid_parameter("limit", "1 to 1000 are possible"))?;
             }
-            _ => return Err(Problem::value(name, "there is no such parameter")),
+            _ => return Err(ApiError::invalid_parameter(name, "there is no such parameter")),
         }
     }
     Ok((after, limit))
 }
 
-fn number(field: &str, text: &str) -> Result<u64, Problem> {
+fn parse_seq(field: &str, text: &str) -> Result<u64, ApiError> {
     // Numbers of events are kept as signed ones.
     let seq = text.parse::<u64>().ok().filter(|seq| i64::try_from(*seq).is_ok());
-    seq.ok_or_else(|| Problem::value(field, "write the number of an event, or 0"))
+    seq.ok_or_else(|| ApiError::invalid_parameter(field, "write the number of an event, or 0"))
 }
 
 /// The number of an event, or its id.
-fn last_event(value: &HeaderValue, cast: &CastId) -> Result<u64, Problem> {
+fn parse_last_event_id(value: &HeaderValue, cast: &CastId) -> Result<u64, ApiError> {
     let text = value.to_str().unwrap_or("?");
     let own = text.strip_prefix(cast.as_str()).and_then(|rest| rest.strip_prefix('-'));
-    number("Last-Event-ID", own.unwrap_or(text))
+    parse_seq("Last-Event-ID", own.unwrap_or(text))
 }
 
-struct Reader {
+struct EventReader {
     service: Service,
     caller: Caller,
     cast: CastId,
     after: u64,
-    waiting: VecDeque<Event>,
+    buffered: VecDeque<Event>,
     changes: watch::Receiver<u64>,
-    looked: Option<Instant>,
-    _place: Place,
+    last_poll: Option<Instant>,
+    _permit: StreamPermit,
 }
 
-impl Reader {
+impl EventReader {
     /// The next event; `None` when there will be none any more, or nobody can tell.
     async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.waiting.pop_front() {
+            if let Some(event) = self.buffered.pop_front() {
                 self.after = event.seq;
                 return Some(event);
             }
-            if let Some(looked) = self.looked {
-                sleep_until(looked + PACE).await;
+            if let Some(looked) = self.last_poll {
+                sleep_until(looked + MIN_POLL_INTERVAL).await;
             }
-            self.looked = Some(Instant::now());
+            self.last_poll = Some(Instant::now());
             self.changes.borrow_and_update();
             let fleet = &self.service.fleet;
             // First the cast: what it has when it is closed is all that it will ever have.
             let closed = fleet.get(&self.cast).await.ok()?.is_none_or(|cast| cast.closed);
-            self.waiting.extend(fleet.events(&self.cast, self.after, MAX_LIMIT).await.ok()?);
-            if self.waiting.is_empty() {
+            self.buffered.extend(fleet.events(&self.cast, self.after, MAX_LIMIT).await.ok()?);
+            if self.buffered.is_empty() {
                 // Whoever listens comes again, to whoever is there then, and with a token that is good then.
-                if closed || self.service.is_draining() || !self.caller.is_as_before(&self.service) {
+                if closed || self.service.is_draining() || !self.caller.is_unchanged(&self.service) {
                     return None;
                 }
-                if let Ok(Err(_)) = timeout(LOOK, self.changes.changed()).await {
+                if let Ok(Err(_)) = timeout(MAX_POLL_INTERVAL, self.changes.changed()).await {
                     return None;
                 }
             }
@@ -279,22 +282,37 @@ impl Reader {
     }
 }
 
-fn stream(service: Service, caller: Caller, cast: CastId, after: u64, place: Place) -> Response {
+fn stream_response(
+    service: Service,
+    caller: Caller,
+    cast: CastId,
+    after: u64,
+    place: StreamPermit,
+) -> Response {
     let changes = service.fleet.changes();
     let waiting = VecDeque::new();
-    let reader = Reader { service, caller, cast, after, waiting, changes, looked: None, _place: place };
-    let alive = KeepAlive::new().interval(HEARTBEAT).text("still here");
-    let mut response = Sse::new(sent(reader)).keep_alive(alive).into_response();
+    let reader = EventReader {
+        service,
+        caller,
+        cast,
+        after,
+        buffered: waiting,
+        changes,
+        last_poll: None,
+        _permit: place,
+    };
+    let alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL).text("still here");
+    let mut response = Sse::new(sse_events(reader)).keep_alive(alive).into_response();
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Proxies that collect answers before they pass them on would hold it back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-fn sent(reader: Reader) -> impl Stream<Item = Result<Sent, Infallible>> {
+fn sse_events(reader: EventReader) -> impl Stream<Item = Result<Sent, Infallible>> {
     unfold(reader, |mut reader| async {
         let event = reader.next().await?;
-        let view = EventView::of(&reader.cast, &event);
+        let view = EventView::new(&reader.cast, &event);
         let data = serde_json::to_string(&view).unwrap_or_default();
         Some((Ok(Sent::default().id(event.seq.to_string()).event(view.event).data(data)), reader))
     })

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::problem::Answer;
-use super::{Caller, Problem, Rest, answer};
+use super::error::ErrorResponse;
+use super::{ApiError, Caller, RestState, json_response};
 
 /// Most files that are listed.
 const MAX_FILES: usize = 500;
@@ -26,7 +26,7 @@ const MAX_NAME_LEN: usize = 128;
 
 /// Files that say what was wrong with a page.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Evidence {
+pub(super) struct EvidenceList {
     /// By their names, at most 500.
     files: Vec<EvidenceFile>,
 }
@@ -42,7 +42,7 @@ struct EvidenceFile {
     href: String,
 }
 
-fn is_name(name: &str) -> bool {
+fn is_valid_name(name: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     (1..=MAX_NAME_LEN).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain)
 }
@@ -50,47 +50,47 @@ fn is_name(name: &str) -> bool {
 /// What is wrong with the page: pictures and last words.
 #[utoipa::path(get, path = "/v1/casts/{id}/evidence", tag = "casts", operation_id = "listEvidence",
     params(("id" = String, Path, description = "The cast.")),
-    responses((status = 200, description = "The files that there are.", body = Evidence),
-        (status = 404, description = "`no-such-cast`.", body = Answer)))]
+    responses((status = 200, description = "The files that there are.", body = EvidenceList),
+        (status = 404, description = "`no-such-cast`.", body = ErrorResponse)))]
 pub(super) async fn list(
-    State(rest): State<Rest>,
+    State(rest): State<RestState>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    let cast = caller.cast(&rest.service, &id).await?;
-    let folder = rest.service.folder("evidence", &cast.id);
-    let found = blocking(move || names(&folder)).await?;
+) -> Result<Response, ApiError> {
+    let cast = caller.find_cast(&rest.service, &id).await?;
+    let folder = rest.service.cast_folder("evidence", &cast.id);
+    let found = run_blocking(move || list_files(&folder)).await?;
     let file = |(name, bytes): (String, u64)| {
         let href = format!("/v1/casts/{}/evidence/{name}", cast.id);
         EvidenceFile { name, bytes, href }
     };
-    Ok(answer(StatusCode::OK, &Evidence { files: found.into_iter().map(file).collect() }))
+    Ok(json_response(StatusCode::OK, &EvidenceList { files: found.into_iter().map(file).collect() }))
 }
 
 /// One of these files.
 #[utoipa::path(get, path = "/v1/casts/{id}/evidence/{name}", tag = "casts", operation_id = "getEvidence",
     params(("id" = String, Path, description = "The cast."), ("name" = String, Path, description = "The file.")),
     responses((status = 200, description = "It.", body = [u8], content_type = "application/octet-stream"),
-        (status = 404, description = "`no-such-cast`, `no-such-file`.", body = Answer),
-        (status = 413, description = "`too-large`: more than 32 MiB.", body = Answer)))]
+        (status = 404, description = "`no-such-cast`, `no-such-file`.", body = ErrorResponse),
+        (status = 413, description = "`too-large`: more than 32 MiB.", body = ErrorResponse)))]
 pub(super) async fn get(
-    State(rest): State<Rest>,
+    State(rest): State<RestState>,
     caller: Caller,
     Path((id, name)): Path<(String, String)>,
-) -> Result<Response, Problem> {
-    let cast = caller.cast(&rest.service, &id).await?;
-    let missing = || Problem::not_found("no-such-file", "this cast has no such file");
-    if !is_name(&name) {
+) -> Result<Response, ApiError> {
+    let cast = caller.find_cast(&rest.service, &id).await?;
+    let missing = || ApiError::not_found("no-such-file", "this cast has no such file");
+    if !is_valid_name(&name) {
         return Err(missing());
     }
-    let folder = rest.service.folder("evidence", &cast.id);
-    let kind = kind(&name);
-    let bytes = match blocking(move || read(&folder, &name)).await? {
-        Read::Whole(bytes) => bytes,
-        Read::Missing => return Err(missing()),
-        Read::TooLarge => {
+    let folder = rest.service.cast_folder("evidence", &cast.id);
+    let kind = content_type(&name);
+    let bytes = match run_blocking(move || read_file(&folder, &name)).await? {
+        ReadOutcome::Content(bytes) => bytes,
+        ReadOutcome::NotFound => return Err(missing()),
+        ReadOutcome::TooLarge => {
             let words = "this file has more than 32 MiB: look at it on the server";
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", words));
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", words));
         }
     };
     let mut response = Response::new(Body::from(bytes));
@@ -102,7 +102,7 @@ pub(super) async fn get(
     Ok(response)
 }
 
-fn kind(name: &str) -> &'static str {
+fn content_type(name: &str) -> &'static str {
     match name.rsplit_once('.').map(|(_, ending)| ending) {
         Some("jpg" | "jpeg") => "image/jpeg",
         Some("png") => "image/png",
@@ -113,9 +113,9 @@ fn kind(name: &str) -> &'static str {
 }
 
 /// Disks are waited for elsewhere.
-async fn blocking<T: Send + 'static>(
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Problem> {
+) -> Result<T, ApiError> {
     let outcome = tokio::task::spawn_blocking(work).await;
     let error = match outcome {
         Ok(Ok(found)) => return Ok(found),
@@ -124,7 +124,7 @@ async fn blocking<T: Send + 'static>(
     };
     tracing::warn!(%error, "evidence cannot be read");
     let words = "the files cannot be read: the log of the server says why";
-    Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", words))
+    Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", words))
 }
 
 /// The folder itself, whatever the name means by now; `None` if there is none, or a link.
@@ -150,12 +150,12 @@ fn open_file(folder: &rustix::fd::OwnedFd, name: &str) -> io::Result<Option<(Fil
     Ok(regular.then(|| (File::from(fd), u64::try_from(stat.st_size).unwrap_or_default())))
 }
 
-fn names(folder: &FilePath) -> io::Result<Vec<(String, u64)>> {
+fn list_files(folder: &FilePath) -> io::Result<Vec<(String, u64)>> {
     let Some(folder) = open_folder(folder)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for entry in Dir::read_from(&folder)? {
         let entry = entry?;
-        let Some(name) = entry.file_name().to_str().ok().filter(|name| is_name(name)) else { continue };
+        let Some(name) = entry.file_name().to_str().ok().filter(|name| is_valid_name(name)) else { continue };
         if let Some((_, bytes)) = open_file(&folder, name)? {
             found.push((name.to_owned(), bytes));
         }
@@ -167,20 +167,20 @@ fn names(folder: &FilePath) -> io::Result<Vec<(String, u64)>> {
     Ok(found)
 }
 
-enum Read {
-    Whole(Vec<u8>),
-    Missing,
+enum ReadOutcome {
+    Content(Vec<u8>),
+    NotFound,
     TooLarge,
 }
 
-fn read(folder: &FilePath, name: &str) -> io::Result<Read> {
-    let Some(folder) = open_folder(folder)? else { return Ok(Read::Missing) };
-    let Some((file, length)) = open_file(&folder, name)? else { return Ok(Read::Missing) };
+fn read_file(folder: &FilePath, name: &str) -> io::Result<ReadOutcome> {
+    let Some(folder) = open_folder(folder)? else { return Ok(ReadOutcome::NotFound) };
+    let Some((file, length)) = open_file(&folder, name)? else { return Ok(ReadOutcome::NotFound) };
     if length > MAX_FILE_LEN {
-        return Ok(Read::TooLarge);
+        return Ok(ReadOutcome::TooLarge);
     }
     let mut bytes = Vec::new();
     // It may grow while it is read.
     file.take(MAX_FILE_LEN).read_to_end(&mut bytes)?;
-    Ok(Read::Whole(bytes))
+    Ok(ReadOutcome::Content(bytes))
 }

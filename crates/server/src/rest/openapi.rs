@@ -13,7 +13,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi};
 
-use super::{applications, callback, casts, deliveries, events, evidence, problem, pushes, snapshot};
+use super::{applications, callback, casts, deliveries, error, events, evidence, pushes, snapshot};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,26 +26,26 @@ use super::{applications, callback, casts, deliveries, events, evidence, problem
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
-        casts::create, casts::list, casts::get, casts::stop, pushes::add, pushes::remove, snapshot::get, events::get,
+        casts::create, casts::list, casts::get, casts::stop, pushes::add, pushes::remove, snapshot::get, events::list,
         evidence::list, evidence::get, deliveries::list, deliveries::redeliver,
         applications::list, applications::create, applications::get, applications::replace, applications::remove,
-        applications::keys::list, applications::keys::add, applications::keys::change_key, applications::keys::remove,
+        applications::keys::list, applications::keys::add, applications::keys::update, applications::keys::remove,
         applications::tokens::list, applications::tokens::add, applications::tokens::remove,
     ),
-    components(schemas(problem::Answer, events::EventView, callback::Notice)),
+    components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),
     tags(
         (name = "casts", description = "Casts, and what happens to them."),
         (name = "applications", description = "Who may ask for casts. For the administrator."),
     ),
     security(("token" = [])),
-    modifiers(&Everywhere),
+    modifiers(&CommonResponses),
 )]
-struct Api;
+struct ApiDoc;
 
 /// What holds for each request.
-struct Everywhere;
+struct CommonResponses;
 
-impl Modify for Everywhere {
+impl Modify for CommonResponses {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
         api.components.get_or_insert_default().add_security_scheme("token", scheme);
@@ -71,7 +71,7 @@ impl Modify for Everywhere {
                     if let RefOr::T(parameter) = parameter
                         && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
                     {
-                        never_null(&mut schema.schema_type);
+                        remove_null(&mut schema.schema_type);
                     }
                 }
                 let responses = &mut operation.responses.responses;
@@ -87,7 +87,7 @@ impl Modify for Everywhere {
 }
 
 /// What may be left out of an address cannot be nothing in it.
-fn never_null(kind: &mut SchemaType) {
+fn remove_null(kind: &mut SchemaType) {
     if let SchemaType::Array(types) = kind {
         types.retain(|kind| *kind != Type::Null);
         if let [only] = types.as_slice() {
@@ -96,16 +96,16 @@ fn never_null(kind: &mut SchemaType) {
     }
 }
 
-static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(text()));
+static OPENAPI_JSON: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(openapi_json()));
 
 /// The description, with an end of line.
-pub(super) fn text() -> String {
-    let mut text = Api::openapi().to_pretty_json().unwrap_or_default();
+pub(super) fn openapi_json() -> String {
+    let mut text = ApiDoc::openapi().to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
 }
 
-fn page_of(kind: &'static str, body: impl Into<Body>) -> Response {
+fn static_response(kind: &'static str, body: impl Into<Body>) -> Response {
     const CSP: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; \
                        base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let mut response = Response::new(body.into());
@@ -121,15 +121,15 @@ fn page_of(kind: &'static str, body: impl Into<Body>) -> Response {
 
 /// The description.
 pub(super) async fn document() -> Response {
-    page_of("application/json", DOCUMENT.clone())
+    static_response("application/json", OPENAPI_JSON.clone())
 }
 
 /// A page that shows it.
-pub(super) async fn page() -> Response {
-    page_of("text/html; charset=utf-8", include_str!("reference.html"))
+pub(super) async fn reference_page() -> Response {
+    static_response("text/html; charset=utf-8", include_str!("reference.html"))
 }
 
 /// What that page does.
-pub(super) async fn script() -> Response {
-    page_of("text/javascript; charset=utf-8", include_str!("reference.js"))
+pub(super) async fn reference_script() -> Response {
+    static_response("text/javascript; charset=utf-8", include_str!("reference.js"))
 }

@@ -4,26 +4,27 @@
 use std::time::Duration;
 
 use pagecast_core::spec::{
-    Bucket, CaBundle, Ice, IceServer, Keys, Limits, Network, RoomCodec, RoomService, RoomUrl, Rule, Secret,
-    Size, Storage,
+    Bucket, CaBundle, Ice, IceServer, Limits, NetworkPolicy, NetworkRule, RoomCodec, RoomService, RoomUrl,
+    Secret, Size, Storage, StorageKeys,
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
 use utoipa::ToSchema;
 
-use super::Problem;
-use super::place::{KeysBody, address};
+use super::ApiError;
+use super::storage::{StorageKeysBody, storage_url};
 use crate::app::{
-    AccessKey, Application, Callbacks, Receiver, RoomProvider, StorageDefaults, VolcengineRooms, with_keys,
+    AccessKey, Application, CallbackReceiver, Callbacks, RoomProvider, StorageDefaults, VolcengineRooms,
+    set_storage_keys,
 };
 
 /// Shown in place of a secret.
-pub(super) const HIDDEN: &str = "…";
+pub(super) const REDACTED: &str = "…";
 
 /// What can be set of an application; what is left out is as usual.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Settings {
+pub(super) struct ApplicationSettings {
     /// `AppId` of the Volcengine API, if it uses that.
     #[schema(pattern = "^[A-Za-z0-9_@.-]{1,128}$")]
     app_id: Option<String>,
@@ -40,13 +41,13 @@ pub(super) struct Settings {
     /// What its casts are told about, in the words of the API they came by.
     callbacks: CallbacksBody,
     /// Where its pages are published.
-    room: ProviderBody,
+    room: RoomProviderBody,
     /// How the picture of its rooms is encoded.
-    codec: CodecBody,
+    codec: RoomCodecBody,
     /// How servers of rooms are reached.
     ice: IceBody,
     /// Where recordings go.
-    storage: StorageBody,
+    storage: StorageDefaultsBody,
     /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
     network: NetworkBody,
     /// Certificates that its pages' browsers trust besides their own, as PEM text: at most 16.
@@ -93,7 +94,7 @@ struct ReceiverBody {
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 #[schema(as = RoomProvider)]
-enum ProviderBody {
+enum RoomProviderBody {
     /// The rooms of this service.
     #[default]
     Embedded,
@@ -148,7 +149,7 @@ enum ProviderBody {
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = RoomCodec)]
-enum CodecBody {
+enum RoomCodecBody {
     #[default]
     H264,
     Vp8,
@@ -185,11 +186,11 @@ struct IceServerBody {
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = StorageDefaults)]
-struct StorageBody {
+struct StorageDefaultsBody {
     /// Where recordings go that name no place; a folder of the service, if there is none.
-    default: Option<PlaceBody>,
+    default: Option<StorageLocationBody>,
     /// Where recordings are kept if their own place does not answer: a bucket.
-    backup: Option<PlaceBody>,
+    backup: Option<StorageLocationBody>,
     /// A folder of the server instead of the clouds' object storages: `CloudStorage` then goes to
     /// `BUCKET/PREFIX` in it.
     buckets: Option<String>,
@@ -200,26 +201,26 @@ struct StorageBody {
     /// Another server than Tencent's for `CloudVod`.
     vod_endpoint: Option<String>,
     /// Keys for video on demand, which `CloudVod` does not name.
-    vod_keys: Option<VodKeys>,
+    vod_keys: Option<VodKeysBody>,
 }
 
 /// Where recordings are kept.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Place)]
-struct PlaceBody {
+struct StorageLocationBody {
     /// A folder of the server, or `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`,
     /// `az://`, `cos://`, `tos://`, `oss://`.
     to: String,
     /// Keys; those of the environment if left out.
     #[serde(default)]
-    keys: Option<KeysBody>,
+    keys: Option<StorageKeysBody>,
 }
 
 /// A pair of keys.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct VodKeys {
+struct VodKeysBody {
     /// SecretId: 1 to 128 letters, digits and `_ - .`
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,128}$")]
     id: String,
@@ -263,14 +264,14 @@ struct LimitsBody {
     #[schema(minimum = 1, maximum = 10_000)]
     cpu_weight: u32,
     /// The largest video that its page may play, upright or not; one that is larger ends it.
-    max_video: Option<VideoBody>,
+    max_video: Option<MaxVideoBody>,
 }
 
 /// The size of a video, up to 3840x2160.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = MaxVideo)]
-struct VideoBody {
+struct MaxVideoBody {
     /// In pixels, even.
     #[schema(minimum = 50, maximum = 3840)]
     width: u32,
@@ -279,7 +280,7 @@ struct VideoBody {
     height: u32,
 }
 
-impl Default for Settings {
+impl Default for ApplicationSettings {
     fn default() -> Self {
         Self {
             app_id: None,
@@ -287,10 +288,10 @@ impl Default for Settings {
             max_casts: 200,
             max_kept_mib: crate::app::max_kept_mib(),
             callbacks: CallbacksBody::default(),
-            room: ProviderBody::default(),
-            codec: CodecBody::default(),
+            room: RoomProviderBody::default(),
+            codec: RoomCodecBody::default(),
             ice: IceBody::default(),
-            storage: StorageBody::default(),
+            storage: StorageDefaultsBody::default(),
             network: NetworkBody::default(),
             ca: None,
             limits: LimitsBody::default(),
@@ -300,74 +301,86 @@ impl Default for Settings {
 
 impl Default for LimitsBody {
     fn default() -> Self {
-        Self::of(&Limits::default())
+        Self::from_limits(&Limits::default())
     }
 }
 
-fn hidden() -> Secret {
-    Secret::new(HIDDEN)
+fn redacted() -> Secret {
+    Secret::new(REDACTED)
 }
 
 /// A secret as it was sent, or as it was before.
-fn keep(field: &str, given: Secret, old: Option<&Secret>) -> Result<Secret, Problem> {
+fn merge_secret(field: &str, given: Secret, old: Option<&Secret>) -> Result<Secret, ApiError> {
     match old {
-        _ if given.reveal() != HIDDEN => Ok(given),
+        _ if given.reveal() != REDACTED => Ok(given),
         Some(old) => Ok(old.clone()),
-        None => Err(Problem::value(field, "… stands for a secret that was there before, but there was none")),
+        None => Err(ApiError::invalid_parameter(
+            field,
+            "… stands for a secret that was there before, but there was none",
+        )),
     }
 }
 
-fn keep_some(field: &str, given: Option<Secret>, old: Option<&Secret>) -> Result<Option<Secret>, Problem> {
-    given.map(|given| keep(field, given, old)).transpose()
+fn merge_optional_secret(
+    field: &str,
+    given: Option<Secret>,
+    old: Option<&Secret>,
+) -> Result<Option<Secret>, ApiError> {
+    given.map(|given| merge_secret(field, given, old)).transpose()
 }
 
 /// Certificates of a request.
-pub(super) fn bundle(field: &str, text: &str) -> Result<CaBundle, Problem> {
-    CaBundle::parse(text).map_err(|error| Problem::value(field, error.to_string()))
+pub(super) fn parse_ca_bundle(field: &str, text: &str) -> Result<CaBundle, ApiError> {
+    CaBundle::parse(text).map_err(|error| ApiError::invalid_parameter(field, error.to_string()))
 }
 
-fn server(field: &str, text: Option<&String>) -> Result<Option<Url>, Problem> {
-    let parse = |text: &String| Url::parse(text).map_err(|_| Problem::value(field, "this is not a URL"));
+fn parse_url(field: &str, text: Option<&String>) -> Result<Option<Url>, ApiError> {
+    let parse =
+        |text: &String| Url::parse(text).map_err(|_| ApiError::invalid_parameter(field, "this is not a URL"));
     text.map(parse).transpose()
 }
 
-impl Settings {
+impl ApplicationSettings {
     /// As they are shown.
-    pub(super) fn of(app: &Application) -> Self {
+    pub(super) fn from_application(app: &Application) -> Self {
         Self {
             app_id: app.app_id.clone(),
             sdk_app_id: app.sdk_app_id,
             max_casts: app.max_casts,
             max_kept_mib: app.max_kept_mib,
             callbacks: CallbacksBody {
-                volcengine: app.callbacks.volcengine.as_ref().map(ReceiverBody::of),
-                tencent: app.callbacks.tencent.as_ref().map(ReceiverBody::of),
-                native: app.callbacks.native.as_ref().map(ReceiverBody::of),
+                volcengine: app.callbacks.volcengine.as_ref().map(ReceiverBody::from_receiver),
+                tencent: app.callbacks.tencent.as_ref().map(ReceiverBody::from_receiver),
+                native: app.callbacks.native.as_ref().map(ReceiverBody::from_receiver),
             },
-            room: ProviderBody::of(&app.room),
+            room: RoomProviderBody::from_provider(&app.room),
             codec: match app.codec {
-                RoomCodec::H264 => CodecBody::H264,
-                RoomCodec::Vp8 => CodecBody::Vp8,
+                RoomCodec::H264 => RoomCodecBody::H264,
+                RoomCodec::Vp8 => RoomCodecBody::Vp8,
             },
             ice: IceBody {
-                servers: app.ice.servers.iter().map(IceServerBody::of).collect(),
+                servers: app.ice.servers.iter().map(IceServerBody::from_server).collect(),
                 relay_only: app.ice.relay_only,
             },
-            storage: StorageBody::of(&app.storage),
+            storage: StorageDefaultsBody::from_defaults(&app.storage),
             network: NetworkBody {
                 allow: app.network.allow.iter().map(ToString::to_string).collect(),
                 deny: app.network.deny.iter().map(ToString::to_string).collect(),
                 udp: app.network.udp,
             },
             ca: app.ca.as_ref().map(|ca| ca.as_str().to_owned()),
-            limits: LimitsBody::of(&app.limits),
+            limits: LimitsBody::from_limits(&app.limits),
         }
     }
 
     /// An application of these settings; keys and tokens are `old`'s.
-    pub(super) fn application(self, name: String, old: Option<&Application>) -> Result<Application, Problem> {
+    pub(super) fn into_application(
+        self,
+        name: String,
+        old: Option<&Application>,
+    ) -> Result<Application, ApiError> {
         let mut codec = RoomCodec::H264;
-        if let CodecBody::Vp8 = self.codec {
+        if let RoomCodecBody::Vp8 = self.codec {
             codec = RoomCodec::Vp8;
         }
         Ok(Application {
@@ -378,22 +391,22 @@ impl Settings {
             tokens: old.map(|old| old.tokens.clone()).unwrap_or_default(),
             max_casts: self.max_casts,
             max_kept_mib: self.max_kept_mib,
-            callbacks: self.callbacks.callbacks(old.map(|old| &old.callbacks))?,
-            room: self.room.provider(old.map(|old| &old.room))?,
+            callbacks: self.callbacks.into_callbacks(old.map(|old| &old.callbacks))?,
+            room: self.room.into_provider(old.map(|old| &old.room))?,
             codec,
-            ice: self.ice.ice(old.map(|old| &old.ice))?,
-            storage: self.storage.defaults(old.map(|old| &old.storage))?,
-            network: self.network.network()?,
-            ca: self.ca.as_deref().map(|text| bundle("ca", text)).transpose()?,
-            limits: self.limits.limits()?,
+            ice: self.ice.into_ice(old.map(|old| &old.ice))?,
+            storage: self.storage.into_defaults(old.map(|old| &old.storage))?,
+            network: self.network.into_network()?,
+            ca: self.ca.as_deref().map(|text| parse_ca_bundle("ca", text)).transpose()?,
+            limits: self.limits.into_limits()?,
         })
     }
 }
 
 impl CallbacksBody {
-    fn callbacks(self, old: Option<&Callbacks>) -> Result<Callbacks, Problem> {
-        let receiver = |name: &str, body: Option<ReceiverBody>, old: Option<&Receiver>| {
-            body.map(|body| body.receiver(&format!("callbacks.{name}"), old)).transpose()
+    fn into_callbacks(self, old: Option<&Callbacks>) -> Result<Callbacks, ApiError> {
+        let receiver = |name: &str, body: Option<ReceiverBody>, old: Option<&CallbackReceiver>| {
+            body.map(|body| body.into_receiver(&format!("callbacks.{name}"), old)).transpose()
         };
         Ok(Callbacks {
             volcengine: receiver("volcengine", self.volcengine, old.and_then(|old| old.volcengine.as_ref()))?,
@@ -404,55 +417,62 @@ impl CallbacksBody {
 }
 
 impl ReceiverBody {
-    fn of(receiver: &Receiver) -> Self {
+    fn from_receiver(receiver: &CallbackReceiver) -> Self {
         Self {
-            url: Self::shown(&receiver.url),
-            secret: receiver.secret.as_ref().map(|_| hidden()),
+            url: Self::redact_url(&receiver.url),
+            secret: receiver.secret.as_ref().map(|_| redacted()),
             retry_s: receiver.retry_s,
             noce: receiver.noce,
         }
     }
 
-    fn shown(url: &Url) -> String {
+    fn redact_url(url: &Url) -> String {
         let text = url.as_str();
         let path = &text[..text.find(['?', '#']).unwrap_or(text.len())];
-        if path.len() == text.len() { path.to_owned() } else { format!("{path}?{HIDDEN}") }
+        if path.len() == text.len() { path.to_owned() } else { format!("{path}?{REDACTED}") }
     }
 
-    fn receiver(self, field: &str, old: Option<&Receiver>) -> Result<Receiver, Problem> {
+    fn into_receiver(
+        self,
+        field: &str,
+        old: Option<&CallbackReceiver>,
+    ) -> Result<CallbackReceiver, ApiError> {
         let url = match old {
-            Some(old) if Self::shown(&old.url) == self.url => old.url.clone(),
+            Some(old) if Self::redact_url(&old.url) == self.url => old.url.clone(),
             _ => Url::parse(&self.url).map_err(|_| {
-                Problem::value(format!("{field}.url"), "this is not a URL like https://host/path")
+                ApiError::invalid_parameter(
+                    format!("{field}.url"),
+                    "this is not a URL like https://host/path",
+                )
             })?,
         };
         let old = old.and_then(|old| old.secret.as_ref());
-        let secret = keep_some(&format!("{field}.secret"), self.secret, old)?;
-        Ok(Receiver { url, secret, retry_s: self.retry_s, noce: self.noce })
+        let secret = merge_optional_secret(&format!("{field}.secret"), self.secret, old)?;
+        Ok(CallbackReceiver { url, secret, retry_s: self.retry_s, noce: self.noce })
     }
 }
 
-impl ProviderBody {
-    fn of(room: &RoomProvider) -> Self {
+impl RoomProviderBody {
+    fn from_provider(room: &RoomProvider) -> Self {
         let service = match room {
             RoomProvider::Embedded => return Self::Embedded,
             RoomProvider::Volcengine(rooms) => {
-                return Self::Volcengine { url: rooms.url.to_string(), app_key: hidden() };
+                return Self::Volcengine { url: rooms.url.to_string(), app_key: redacted() };
             }
             RoomProvider::Service(service) => service,
         };
         let url = service.url().to_string();
-        let some = |secret: &Option<Secret>| secret.as_ref().map(|_| hidden());
+        let some = |secret: &Option<Secret>| secret.as_ref().map(|_| redacted());
         match service {
             RoomService::Whip { token, .. } => Self::Whip { url, token: some(token) },
-            RoomService::LiveKit { key, .. } => Self::Livekit { url, key: key.clone(), secret: hidden() },
+            RoomService::LiveKit { key, .. } => Self::Livekit { url, key: key.clone(), secret: redacted() },
             RoomService::Janus { secret, room_secret, pin, .. } => {
                 Self::Janus { url, secret: some(secret), room_secret: some(room_secret), pin: some(pin) }
             }
         }
     }
 
-    fn provider(self, old: Option<&RoomProvider>) -> Result<RoomProvider, Problem> {
+    fn into_provider(self, old: Option<&RoomProvider>) -> Result<RoomProvider, ApiError> {
         let (known, before) = match old {
             Some(RoomProvider::Volcengine(rooms)) => (Some(&rooms.url), Some(&rooms.app_key)),
             Some(RoomProvider::Service(service)) => (Some(service.url()), None),
@@ -465,12 +485,13 @@ impl ProviderBody {
         // Shown without what may be secret in it.
         let address = |text: String| match known {
             Some(known) if known.to_string() == text => Ok(known.clone()),
-            _ => RoomUrl::parse(&text).map_err(|error| Problem::value("room.url", error.to_string())),
+            _ => RoomUrl::parse(&text)
+                .map_err(|error| ApiError::invalid_parameter("room.url", error.to_string())),
         };
         Ok(RoomProvider::Service(match self {
             Self::Embedded => return Ok(RoomProvider::Embedded),
             Self::Volcengine { url, app_key } => {
-                let app_key = keep("room.app_key", app_key, before)?;
+                let app_key = merge_secret("room.app_key", app_key, before)?;
                 return Ok(RoomProvider::Volcengine(VolcengineRooms { url: address(url)?, app_key }));
             }
             Self::Whip { url, token } => {
@@ -478,14 +499,21 @@ impl ProviderBody {
                     Some(RoomService::Whip { token, .. }) => token.as_ref(),
                     _ => None,
                 };
-                RoomService::Whip { url: address(url)?, token: keep_some("room.token", token, before)? }
+                RoomService::Whip {
+                    url: address(url)?,
+                    token: merge_optional_secret("room.token", token, before)?,
+                }
             }
             Self::Livekit { url, key, secret } => {
                 let before = match old {
                     Some(RoomService::LiveKit { secret, .. }) => Some(secret),
                     _ => None,
                 };
-                RoomService::LiveKit { url: address(url)?, key, secret: keep("room.secret", secret, before)? }
+                RoomService::LiveKit {
+                    url: address(url)?,
+                    key,
+                    secret: merge_secret("room.secret", secret, before)?,
+                }
             }
             Self::Janus { url, secret, room_secret, pin } => {
                 let before = match old {
@@ -496,9 +524,9 @@ impl ProviderBody {
                 };
                 RoomService::Janus {
                     url: address(url)?,
-                    secret: keep_some("room.secret", secret, before[0])?,
-                    room_secret: keep_some("room.room_secret", room_secret, before[1])?,
-                    pin: keep_some("room.pin", pin, before[2])?,
+                    secret: merge_optional_secret("room.secret", secret, before[0])?,
+                    room_secret: merge_optional_secret("room.room_secret", room_secret, before[1])?,
+                    pin: merge_optional_secret("room.pin", pin, before[2])?,
                 }
             }
         }))
@@ -506,102 +534,107 @@ impl ProviderBody {
 }
 
 impl IceBody {
-    fn ice(self, old: Option<&Ice>) -> Result<Ice, Problem> {
+    fn into_ice(self, old: Option<&Ice>) -> Result<Ice, ApiError> {
         let server = |(i, body): (usize, IceServerBody)| {
             let before = old.and_then(|old| {
                 old.servers.iter().find(|old| old.url == body.url && old.username == body.username)
             });
             let field = format!("ice.servers[{i}].credential");
-            let credential = keep(&field, body.credential, before.map(|old| &old.credential))?;
+            let credential = merge_secret(&field, body.credential, before.map(|old| &old.credential))?;
             Ok(IceServer { url: body.url, username: body.username, credential })
         };
-        let servers = self.servers.into_iter().enumerate().map(server).collect::<Result<_, Problem>>()?;
+        let servers = self.servers.into_iter().enumerate().map(server).collect::<Result<_, ApiError>>()?;
         Ok(Ice { servers, relay_only: self.relay_only })
     }
 }
 
 impl IceServerBody {
-    fn of(server: &IceServer) -> Self {
+    fn from_server(server: &IceServer) -> Self {
         let none = server.credential.reveal().is_empty();
-        let credential = if none { Secret::default() } else { hidden() };
+        let credential = if none { Secret::default() } else { redacted() };
         Self { url: server.url.clone(), username: server.username.clone(), credential }
     }
 }
 
-impl StorageBody {
-    fn of(storage: &StorageDefaults) -> Self {
+impl StorageDefaultsBody {
+    fn from_defaults(storage: &StorageDefaults) -> Self {
         let text = |url: &Option<Url>| url.as_ref().map(ToString::to_string);
         let backup = storage.backup.clone().map(Storage::Bucket);
         Self {
-            default: storage.default.as_ref().map(PlaceBody::of),
-            backup: backup.as_ref().map(PlaceBody::of),
+            default: storage.default.as_ref().map(StorageLocationBody::from_storage),
+            backup: backup.as_ref().map(StorageLocationBody::from_storage),
             buckets: storage.buckets.as_ref().map(|path| path.display().to_string()),
             cos_endpoint: text(&storage.cos_endpoint),
             s3_endpoint: text(&storage.s3_endpoint),
             vod_endpoint: text(&storage.vod_endpoint),
-            vod_keys: storage.vod_keys.as_ref().map(|key| VodKeys { id: key.id.clone(), secret: hidden() }),
+            vod_keys: storage
+                .vod_keys
+                .as_ref()
+                .map(|key| VodKeysBody { id: key.id.clone(), secret: redacted() }),
         }
     }
 
-    fn defaults(self, old: Option<&StorageDefaults>) -> Result<StorageDefaults, Problem> {
+    fn into_defaults(self, old: Option<&StorageDefaults>) -> Result<StorageDefaults, ApiError> {
         let old_backup = old.and_then(|old| old.backup.clone()).map(Storage::Bucket);
         let backup =
-            self.backup.map(|place| place.storage("storage.backup", old_backup.as_ref())).transpose()?;
-        let backup = backup.map(bucket).transpose()?;
+            self.backup.map(|place| place.into_storage("storage.backup", old_backup.as_ref())).transpose()?;
+        let backup = backup.map(require_bucket).transpose()?;
         let old_default = old.and_then(|old| old.default.as_ref());
-        let default = self.default.map(|place| place.storage("storage.default", old_default)).transpose()?;
+        let default =
+            self.default.map(|place| place.into_storage("storage.default", old_default)).transpose()?;
         let old_vod = old.and_then(|old| old.vod_keys.as_ref());
-        let vod_key = |keys: VodKeys| {
+        let vod_key = |keys: VodKeysBody| {
             let before = old_vod.filter(|old| old.id == keys.id).map(|old| &old.secret);
-            let secret = keep("storage.vod_keys.secret", keys.secret, before)?;
-            Ok::<_, Problem>(AccessKey { id: keys.id, secret, disabled: false })
+            let secret = merge_secret("storage.vod_keys.secret", keys.secret, before)?;
+            Ok::<_, ApiError>(AccessKey { id: keys.id, secret, disabled: false })
         };
         Ok(StorageDefaults {
             default,
             buckets: self.buckets.map(Into::into),
-            cos_endpoint: server("storage.cos_endpoint", self.cos_endpoint.as_ref())?,
-            s3_endpoint: server("storage.s3_endpoint", self.s3_endpoint.as_ref())?,
-            vod_endpoint: server("storage.vod_endpoint", self.vod_endpoint.as_ref())?,
+            cos_endpoint: parse_url("storage.cos_endpoint", self.cos_endpoint.as_ref())?,
+            s3_endpoint: parse_url("storage.s3_endpoint", self.s3_endpoint.as_ref())?,
+            vod_endpoint: parse_url("storage.vod_endpoint", self.vod_endpoint.as_ref())?,
             vod_keys: self.vod_keys.map(vod_key).transpose()?,
             backup,
         })
     }
 }
 
-fn bucket(storage: Storage) -> Result<Bucket, Problem> {
+fn require_bucket(storage: Storage) -> Result<Bucket, ApiError> {
     match storage {
         Storage::Bucket(bucket) => Ok(bucket),
-        Storage::File(_) | Storage::Folder(_) | Storage::TencentVod(_) => {
-            Err(Problem::value("storage.backup.to", "a backup is a bucket: write s3://… or another service"))
-        }
+        Storage::File(_) | Storage::Folder(_) | Storage::TencentVod(_) => Err(ApiError::invalid_parameter(
+            "storage.backup.to",
+            "a backup is a bucket: write s3://… or another service",
+        )),
     }
 }
 
-impl PlaceBody {
-    fn of(storage: &Storage) -> Self {
+impl StorageLocationBody {
+    fn from_storage(storage: &Storage) -> Self {
         let mut copy = storage.clone();
         let keys = copy.keys_mut().and_then(|keys| keys.take());
-        let keys = keys.map(|keys| KeysBody {
-            access_key: hidden(),
-            secret_key: hidden(),
-            session_token: keys.session_token.map(|_| hidden()),
+        let keys = keys.map(|keys| StorageKeysBody {
+            access_key: redacted(),
+            secret_key: redacted(),
+            session_token: keys.session_token.map(|_| redacted()),
         });
-        Self { to: address(storage), keys }
+        Self { to: storage_url(storage), keys }
     }
 
-    fn storage(self, field: &str, old: Option<&Storage>) -> Result<Storage, Problem> {
+    fn into_storage(self, field: &str, old: Option<&Storage>) -> Result<Storage, ApiError> {
         let storage = Storage::parse(&self.to)
-            .map_err(|error| Problem::value(format!("{field}.to"), error.to_string()))?;
+            .map_err(|error| ApiError::invalid_parameter(format!("{field}.to"), error.to_string()))?;
         // Keys go with the place they are for: those of another are not sent to a new one.
-        let same_place = old.filter(|old| address(old) == address(&storage)).cloned();
+        let same_place = old.filter(|old| storage_url(old) == storage_url(&storage)).cloned();
         let before = same_place.and_then(|mut old| old.keys_mut().and_then(|keys| keys.take()));
         let field = format!("{field}.keys");
-        let merge = |keys: KeysBody| {
+        let merge = |keys: StorageKeysBody| {
             let before = before.as_ref();
-            Ok::<_, Problem>(Keys {
-                access_key: keep(&field, keys.access_key, before.map(|keys| &keys.access_key))?,
-                secret_key: keep(&field, keys.secret_key, before.map(|keys| &keys.secret_key))?,
-                session_token: keep_some(
+            Ok::<_, ApiError>(StorageKeys {
+                access_key: merge_secret(&field, keys.access_key, before.map(|keys| &keys.access_key))?,
+                secret_key: merge_secret(&field, keys.secret_key, before.map(|keys| &keys.secret_key))?,
+                session_token: merge_optional_secret(
                     &field,
                     keys.session_token,
                     before.and_then(|keys| keys.session_token.as_ref()),
@@ -609,42 +642,50 @@ impl PlaceBody {
             })
         };
         let keys = self.keys.map(merge).transpose()?;
-        with_keys(storage, keys).map_err(|why| Problem::value(field, why))
+        set_storage_keys(storage, keys).map_err(|why| ApiError::invalid_parameter(field, why))
     }
 }
 
 impl NetworkBody {
-    fn network(self) -> Result<Network, Problem> {
+    fn into_network(self) -> Result<NetworkPolicy, ApiError> {
         let rules = |field: &str, list: Vec<String>| {
             let rule = |(i, text): (usize, String)| {
-                Rule::parse(&text)
-                    .map_err(|error| Problem::value(format!("network.{field}[{i}]"), error.to_string()))
+                NetworkRule::parse(&text).map_err(|error| {
+                    ApiError::invalid_parameter(format!("network.{field}[{i}]"), error.to_string())
+                })
             };
             list.into_iter().enumerate().map(rule).collect::<Result<Vec<_>, _>>()
         };
-        Ok(Network { allow: rules("allow", self.allow)?, deny: rules("deny", self.deny)?, udp: self.udp })
+        Ok(NetworkPolicy {
+            allow: rules("allow", self.allow)?,
+            deny: rules("deny", self.deny)?,
+            udp: self.udp,
+        })
     }
 }
 
 impl LimitsBody {
-    fn of(limits: &Limits) -> Self {
+    fn from_limits(limits: &Limits) -> Self {
         Self {
             max_time_s: limits.max_time.as_secs(),
             attempts: limits.attempts,
             memory_mib: limits.memory_bytes >> 20,
             disk_mib: limits.disk_bytes >> 20,
             cpu_weight: limits.cpu_weight,
-            max_video: limits.max_video.map(|size| VideoBody { width: size.width(), height: size.height() }),
+            max_video: limits
+                .max_video
+                .map(|size| MaxVideoBody { width: size.width(), height: size.height() }),
         }
     }
 
-    fn limits(self) -> Result<Limits, Problem> {
+    fn into_limits(self) -> Result<Limits, ApiError> {
         let bytes = |field: &str, mib: u64| {
-            mib.checked_mul(1 << 20).ok_or_else(|| Problem::value(field, "256 to 262144 MiB are possible"))
+            mib.checked_mul(1 << 20)
+                .ok_or_else(|| ApiError::invalid_parameter(field, "256 to 262144 MiB are possible"))
         };
-        let video = |video: VideoBody| {
+        let video = |video: MaxVideoBody| {
             let size = Size::new(video.width, video.height);
-            size.map_err(|error| Problem::value("limits.max_video", error.to_string()))
+            size.map_err(|error| ApiError::invalid_parameter("limits.max_video", error.to_string()))
         };
         Ok(Limits {
             max_time: Duration::from_secs(self.max_time_s),

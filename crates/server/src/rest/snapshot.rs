@@ -10,43 +10,43 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
-use pagecast_fleet::{CastId, Command, State as CastState, UnixMs};
+use pagecast_fleet::{CastId, CastState, Command, UnixMs};
 use tokio::time::{Instant, timeout_at};
 
-use super::problem::Answer;
-use super::view::time;
-use super::{Caller, Problem, Rest};
+use super::error::ErrorResponse;
+use super::view::rfc3339;
+use super::{ApiError, Caller, RestState};
 
 /// How long a picture is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often to look for one, at least.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Pictures that are on order: one for each cast, however many wait for it. More would fill the place for other commands.
 #[derive(Default)]
-pub(super) struct Pictures(Mutex<HashMap<CastId, UnixMs>>);
+pub(super) struct PendingSnapshots(Mutex<HashMap<CastId, UnixMs>>);
 
 /// An order of ours; it is none any more when this is dropped.
-struct Order {
-    pictures: Arc<Pictures>,
+struct SnapshotRequest {
+    pending: Arc<PendingSnapshots>,
     cast: CastId,
 }
 
-impl Pictures {
+impl PendingSnapshots {
     /// When the picture that is on order was ordered, and the order if it is ours.
-    fn order(self: &Arc<Self>, cast: &CastId, now: UnixMs) -> (UnixMs, Option<Order>) {
+    fn request(self: &Arc<Self>, cast: &CastId, now: UnixMs) -> (UnixMs, Option<SnapshotRequest>) {
         let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ordered) = orders.get(cast) {
             return (*ordered, None);
         }
         orders.insert(cast.clone(), now);
-        (now, Some(Order { pictures: Arc::clone(self), cast: cast.clone() }))
+        (now, Some(SnapshotRequest { pending: Arc::clone(self), cast: cast.clone() }))
     }
 }
 
-impl Drop for Order {
+impl Drop for SnapshotRequest {
     fn drop(&mut self) {
-        self.pictures.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.cast);
+        self.pending.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.cast);
     }
 }
 
@@ -56,41 +56,41 @@ impl Drop for Order {
     responses(
         (status = 200, description = "JPEG.", body = [u8], content_type = "image/jpeg",
             headers(("Pagecast-Taken-At" = String, description = "When it was taken (RFC 3339)."))),
-        (status = 404, description = "`no-such-cast`.", body = Answer),
-        (status = 409, description = "`not-running`: nobody runs it yet; `over`.", body = Answer),
-        (status = 504, description = "`no-picture`: none was taken in time.", body = Answer),
+        (status = 404, description = "`no-such-cast`.", body = ErrorResponse),
+        (status = 409, description = "`not-running`: nobody runs it yet; `over`.", body = ErrorResponse),
+        (status = 504, description = "`no-picture`: none was taken in time.", body = ErrorResponse),
     ))]
 pub(super) async fn get(
-    State(rest): State<Rest>,
+    State(rest): State<RestState>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    let cast = caller.cast(&rest.service, &id).await?;
+) -> Result<Response, ApiError> {
+    let cast = caller.find_cast(&rest.service, &id).await?;
     match cast.state {
-        CastState::Queued => return Err(Problem::conflict("not-running", "nobody runs this cast yet")),
-        CastState::Ended => return Err(ended()),
+        CastState::Queued => return Err(ApiError::conflict("not-running", "nobody runs this cast yet")),
+        CastState::Ended => return Err(cast_ended_error()),
         CastState::Starting | CastState::Live => {}
     }
-    let (taken, jpeg) = picture(&rest, &cast.id).await?;
+    let (taken, jpeg) = take_snapshot(&rest, &cast.id).await?;
     let mut response = Response::new(Body::from(jpeg));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("image/jpeg"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    if let Ok(taken) = HeaderValue::from_str(&time(taken)) {
+    if let Ok(taken) = HeaderValue::from_str(&rfc3339(taken)) {
         headers.insert("pagecast-taken-at", taken);
     }
     Ok(response)
 }
 
-async fn picture(rest: &Rest, id: &CastId) -> Result<(UnixMs, Bytes), Problem> {
+async fn take_snapshot(rest: &RestState, id: &CastId) -> Result<(UnixMs, Bytes), ApiError> {
     let fleet = &rest.service.fleet;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
     let mut changes = fleet.changes();
-    let (ordered, order) = rest.pictures.order(id, rest.service.now());
+    let (ordered, order) = rest.snapshots.request(id, rest.service.now());
     let before = fleet.snapshot(id).await.map_or(UnixMs::MIN, |(taken, _)| taken);
     if order.is_some() {
-        fleet.order(id, Command::Snapshot).await?;
+        fleet.send_command(id, Command::Snapshot).await?;
     }
     loop {
         if let Some((taken, jpeg)) = fleet.snapshot(id).await
@@ -100,21 +100,21 @@ async fn picture(rest: &Rest, id: &CastId) -> Result<(UnixMs, Bytes), Problem> {
         }
         if Instant::now() >= deadline {
             let over = fleet.get(id).await?.is_none_or(|cast| cast.state == CastState::Ended);
-            return Err(if over { ended() } else { none() });
+            return Err(if over { cast_ended_error() } else { snapshot_timeout_error() });
         }
         // A picture is no change of the fleet's, so nobody may tell of it.
-        let next = deadline.min(Instant::now() + LOOK);
+        let next = deadline.min(Instant::now() + POLL_INTERVAL);
         if let Ok(Err(_)) = timeout_at(next, changes.changed()).await {
-            return Err(none());
+            return Err(snapshot_timeout_error());
         }
     }
 }
 
-fn ended() -> Problem {
-    Problem::conflict("over", "this cast is over")
+fn cast_ended_error() -> ApiError {
+    ApiError::conflict("over", "this cast is over")
 }
 
-fn none() -> Problem {
+fn snapshot_timeout_error() -> ApiError {
     let words = "no picture was taken within 5 s: the machine is busy, or the cast is changing its worker";
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, "no-picture", words)
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "no-picture", words)
 }

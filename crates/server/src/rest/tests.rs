@@ -3,12 +3,12 @@
 mod applications;
 mod auth;
 mod casts;
+mod create_cast;
 mod events;
 mod files;
 mod limits;
 mod openapi;
 mod running;
-mod wishes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,58 +20,58 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use pagecast_core::SpecError;
 use pagecast_core::spec::{RoomIds, RoomService, RoomUrl, Secret};
-use pagecast_fleet::sqlite::{self, Sqlite};
+use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{CastId, Claim, Happening, UnixMs, WorkerId};
-use pagecast_testkit::scratch::Scratch;
+use pagecast_fleet::{CastId, Claim, EventKind, UnixMs, WorkerId};
+use pagecast_testkit::scratch::ScratchDir;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use crate::config::Config;
-use crate::{Rooms, Service};
+use crate::{EmbeddedRooms, Service};
 
 /// 2026-11-21T17:00:00Z.
-const BEGIN: UnixMs = 1_795_280_400_000;
-const ADMIN: &str = "administrator-0123456789";
-const ONE: &str = "token-of-one-0123456789";
-const ONE_MORE: &str = "another-token-of-one-0123456789";
-const TWO: &str = "token-of-two-0123456789";
+const START_MS: UnixMs = 1_795_280_400_000;
+const ADMIN_TOKEN: &str = "administrator-0123456789";
+const TOKEN_ONE: &str = "token-of-one-0123456789";
+const TOKEN_ONE_OTHER: &str = "another-token-of-one-0123456789";
+const TOKEN_TWO: &str = "token-of-two-0123456789";
 const LEASE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-struct OwnRooms;
+struct FakeRooms;
 
-impl Rooms for OwnRooms {
-    fn service(&self, _: &RoomIds) -> Result<RoomService, SpecError> {
+impl EmbeddedRooms for FakeRooms {
+    fn publish_service(&self, _: &RoomIds) -> Result<RoomService, SpecError> {
         let url = RoomUrl::parse("http://127.0.0.1:8081/whip/{app}/{room}")?;
         Ok(RoomService::Whip { url, token: Some(Secret::new("planted-room-token")) })
     }
 
-    fn watch(&self, ids: &RoomIds) -> String {
+    fn watch_url(&self, ids: &RoomIds) -> String {
         format!("http://127.0.0.1:8081/{}/{}", ids.app, ids.room)
     }
 
-    fn viewers(&self, _: &RoomIds) -> usize {
+    fn viewer_count(&self, _: &RoomIds) -> usize {
         3
     }
 }
 
 /// A service with the applications `one` and `two`, and its time.
-struct Lab {
+struct TestServer {
     service: Service,
     router: Router,
-    time: Arc<AtomicI64>,
-    scratch: Scratch,
+    clock_ms: Arc<AtomicI64>,
+    scratch: ScratchDir,
 }
 
 /// What was answered.
-struct Reply {
+struct TestResponse {
     status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
-impl Reply {
+impl TestResponse {
     #[track_caller]
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
@@ -84,15 +84,15 @@ impl Reply {
 
     /// The answer, which must have this status.
     #[track_caller]
-    fn expect(&self, status: u16) -> Value {
+    fn expect_status(&self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.body));
         if self.body.is_empty() { Value::Null } else { self.json() }
     }
 
     /// Checks that this is an error of the one shape; field `-` is none.
     #[track_caller]
-    fn refused(&self, status: u16, code: &str, field: &str) {
-        let said = self.expect(status);
+    fn expect_error(&self, status: u16, code: &str, field: &str) {
+        let said = self.expect_status(status);
         assert_eq!(said["error"]["code"], code, "{said}");
         assert_eq!(said["error"]["field"].as_str().unwrap_or("-"), field, "{said}");
         assert!(said["error"]["message"].as_str().is_some_and(|words| words.len() > 8), "{said}");
@@ -100,38 +100,38 @@ impl Reply {
     }
 }
 
-impl Lab {
+impl TestServer {
     async fn new() -> Self {
-        Self::with(json!({})).await
+        Self::with_casts_config(json!({})).await
     }
 
     /// With these values in the configuration of its casts.
-    async fn with(casts: Value) -> Self {
-        let scratch = Scratch::new().unwrap();
+    async fn with_casts_config(casts: Value) -> Self {
+        let scratch = ScratchDir::new().unwrap();
         let config: Config = serde_json::from_value(json!({
             "data": scratch.path(),
-            "admin_token": ADMIN,
+            "admin_token": ADMIN_TOKEN,
             "casts": casts,
             "applications": [
                 {
-                    "name": "one", "tokens": [ONE, ONE_MORE], "max_casts": 3,
+                    "name": "one", "tokens": [TOKEN_ONE, TOKEN_ONE_OTHER], "max_casts": 3,
                     "callbacks": {"native": {"url": "http://127.0.0.1:9/hook?planted=query", "secret": "planted-hook"}},
                 },
-                {"name": "two", "tokens": [TWO], "limits": {"max_time": {"secs": 600, "nanos": 0}}},
+                {"name": "two", "tokens": [TOKEN_TWO], "limits": {"max_time": {"secs": 600, "nanos": 0}}},
             ],
         }))
         .unwrap();
-        let time = Arc::new(AtomicI64::new(BEGIN));
+        let time = Arc::new(AtomicI64::new(START_MS));
         let clock = {
             let time = Arc::clone(&time);
             Arc::new(move || time.load(Ordering::SeqCst))
         };
-        let fleet = Sqlite::open(sqlite::Config {
+        let fleet = SqliteFleet::open(sqlite::Config {
             path: scratch.join("fleet.db"),
             vault: Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap(),
-            history: Duration::from_secs(100 * 3600),
-            clock: clock.clone(),
-            steady: clock.clone(),
+            retention: Duration::from_secs(100 * 3600),
+            wall_clock: clock.clone(),
+            monotonic_clock: clock.clone(),
             max_bytes: 1 << 40,
         })
         .unwrap();
@@ -139,47 +139,47 @@ impl Lab {
             fleet,
             apps: Arc::default(),
             config: Arc::new(config),
-            rooms: Some(Arc::new(OwnRooms)),
+            rooms: Some(Arc::new(FakeRooms)),
             clock,
             draining: Arc::default(),
         };
         crate::app::load(&service).await.unwrap();
-        Self { router: super::router(service.clone()), service, time, scratch }
+        Self { router: super::router(service.clone()), service, clock_ms: time, scratch }
     }
 
-    fn pass(&self, ms: UnixMs) {
-        self.time.fetch_add(ms, Ordering::SeqCst);
+    fn advance_clock(&self, ms: UnixMs) {
+        self.clock_ms.fetch_add(ms, Ordering::SeqCst);
     }
 
-    async fn send(&self, request: Request<Body>) -> Reply {
+    async fn send(&self, request: Request<Body>) -> TestResponse {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
-        let reply = Reply { status: head.status, headers: head.headers, body };
+        let reply = TestResponse { status: head.status, headers: head.headers, body };
         assert_eq!(reply.header("x-request-id").len(), 36, "each answer names its request");
         reply
     }
 
-    async fn get(&self, token: &str, path: &str) -> Reply {
+    async fn get(&self, token: &str, path: &str) -> TestResponse {
         self.send(request("GET", path, token).body(Body::empty()).unwrap()).await
     }
 
-    async fn call(&self, method: &str, token: &str, path: &str, body: &Value) -> Reply {
+    async fn send_json(&self, method: &str, token: &str, path: &str, body: &Value) -> TestResponse {
         let request = request(method, path, token).header("content-type", "application/json");
         self.send(request.body(Body::from(body.to_string())).unwrap()).await
     }
 
-    async fn post(&self, token: &str, path: &str, body: &Value) -> Reply {
-        self.call("POST", token, path, body).await
+    async fn post(&self, token: &str, path: &str, body: &Value) -> TestResponse {
+        self.send_json("POST", token, path, body).await
     }
 
     /// A cast of `one` that is recorded.
-    async fn cast(&self) -> CastId {
-        self.cast_of(ONE, &json!({"url": "http://a.example/?planted=1", "recording": {}})).await
+    async fn create_cast(&self) -> CastId {
+        self.create_cast_as(TOKEN_ONE, &json!({"url": "http://a.example/?planted=1", "recording": {}})).await
     }
 
-    async fn cast_of(&self, token: &str, body: &Value) -> CastId {
-        let made = self.post(token, "/v1/casts", body).await.expect(201);
+    async fn create_cast_as(&self, token: &str, body: &Value) -> CastId {
+        let made = self.post(token, "/v1/casts", body).await.expect_status(201);
         CastId::parse(made["id"].as_str().unwrap()).unwrap()
     }
 
@@ -189,8 +189,8 @@ impl Lab {
         self.service.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().expect("one waits")
     }
 
-    async fn report(&self, claim: &Claim, happening: Happening) {
-        self.service.fleet.report(&claim.ticket, happening).await.unwrap();
+    async fn report(&self, claim: &Claim, happening: EventKind) {
+        self.service.fleet.report_event(&claim.ticket, happening).await.unwrap();
     }
 }
 
@@ -201,7 +201,7 @@ fn request(method: &str, path: &str, token: &str) -> axum::http::request::Builde
 
 /// Nothing that was planted is shown.
 #[track_caller]
-fn clean(shown: &Value) {
+fn assert_no_secrets(shown: &Value) {
     let text = shown.to_string();
     assert!(!text.contains("planted"), "{text}");
 }

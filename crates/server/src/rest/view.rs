@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use pagecast_core::cast::{EndReason, LoadError, Trouble, Warning};
-use pagecast_core::push;
+use pagecast_core::cast::{EndReason, HealthFault, LoadError, Warning};
+use pagecast_core::connection;
 use pagecast_core::spec::{Format, RoomIds};
-use pagecast_fleet::{Cast, Event, File, Happening, State, UnixMs, Vitals};
+use pagecast_fleet::{Cast, CastState, CastStats, Event, EventKind, StoredFile, UnixMs};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::place;
+use super::storage;
 use crate::service::Service;
 
 /// A cast.
@@ -25,7 +25,7 @@ pub(super) struct CastView {
     origin: String,
     /// `queued`, `starting`, `live` or `ended`.
     #[schema(value_type = String, example = "live")]
-    state: State,
+    state: CastState,
     /// Why it is over, once it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
@@ -64,13 +64,13 @@ pub(super) struct CastView {
     warnings: Vec<WarningView>,
     /// How it gets on at the moment, if somebody runs it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    vitals: Option<VitalsView>,
+    vitals: Option<CastStatsView>,
     /// Events that are not in its history, because it has 10 000 already.
     #[serde(skip_serializing_if = "is_zero")]
     #[schema(required = false)]
     events_dropped: u64,
     /// More about it.
-    links: Links,
+    links: CastLinks,
 }
 
 /// Why a cast is over.
@@ -135,7 +135,7 @@ struct RoomView {
     /// `disconnecting`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    state: Option<push::State>,
+    state: Option<connection::State>,
     /// Why it does not run, if that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -215,7 +215,7 @@ pub(super) struct PushView {
     url: String,
     /// Where it stands: `idle`, `connecting`, `running`, `recovering`, `failed` or `disconnecting`.
     #[schema(value_type = String, example = "running")]
-    state: push::State,
+    state: connection::State,
     /// Why it does not run, if that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -224,7 +224,7 @@ pub(super) struct PushView {
 /// How a cast gets on at the moment.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Vitals)]
-struct VitalsView {
+struct CastStatsView {
     /// When this was true.
     at: String,
     /// Length of the output so far, in milliseconds.
@@ -262,7 +262,7 @@ struct VitalsView {
 
 /// Addresses, below the server's.
 #[derive(Serialize, ToSchema)]
-struct Links {
+struct CastLinks {
     /// The cast.
     this: String,
     /// What happened to it.
@@ -277,57 +277,62 @@ struct Links {
 
 /// What the history of a cast says of its outputs.
 #[derive(Default)]
-pub(super) struct Outputs {
+pub(super) struct OutputStates {
     pushes: BTreeMap<u32, PushView>,
-    room: Option<(push::State, Option<String>)>,
-    given_up: bool,
-    problem: Option<String>,
+    room: Option<(connection::State, Option<String>)>,
+    recording_stopped: bool,
+    upload_error: Option<String>,
     stored: Option<StoredView>,
     warnings: Vec<WarningView>,
 }
 
-impl Outputs {
+impl OutputStates {
     /// One more event.
-    pub(super) fn hear(&mut self, event: &Event) {
-        match &event.what {
-            Happening::Push { id, url, state, error } => {
+    pub(super) fn apply(&mut self, event: &Event) {
+        match &event.kind {
+            EventKind::Push { id, url, state, error } => {
                 let view = PushView { id: *id, url: url.clone(), state: *state, error: error.clone() };
                 self.pushes.insert(*id, view);
             }
-            Happening::Room { state, error } => self.room = Some((*state, error.clone())),
-            Happening::Unrecorded => self.given_up = true,
-            Happening::Warning { warning } => {
-                let view = WarningView::of(*warning);
+            EventKind::Room { state, error } => self.room = Some((*state, error.clone())),
+            EventKind::RecordingStopped => self.recording_stopped = true,
+            EventKind::Warning { warning } => {
+                let view = WarningView::new(*warning);
                 // Told again after a restart of the service.
                 if !self.warnings.contains(&view) {
                     self.warnings.push(view);
                 }
             }
-            Happening::Storing { stuck, problem, .. } => {
-                self.problem = if *stuck { problem.clone() } else { None };
+            EventKind::Upload { failing: stuck, error: problem, .. } => {
+                self.upload_error = if *stuck { problem.clone() } else { None };
             }
-            Happening::Stored { files, complete, backup, problem } => {
-                self.stored = Some(stored(files, *complete, *backup, problem.as_ref()));
-                self.problem = None;
+            EventKind::Stored { files, complete, backup, error: problem } => {
+                self.stored = Some(stored_view(files, *complete, *backup, problem.as_ref()));
+                self.upload_error = None;
             }
-            Happening::Queued
-            | Happening::Started
-            | Happening::Live
-            | Happening::Reloaded { .. }
-            | Happening::Moved { .. }
-            | Happening::Restarted
-            | Happening::TakenUp
-            | Happening::Ended { .. } => {}
+            EventKind::Queued
+            | EventKind::Started
+            | EventKind::Live
+            | EventKind::Reloaded { .. }
+            | EventKind::Moved { .. }
+            | EventKind::Restarted
+            | EventKind::Resumed
+            | EventKind::Ended { .. } => {}
         }
     }
 }
 
-pub(super) fn stored(files: &[File], complete: bool, backup: bool, problem: Option<&String>) -> StoredView {
-    let file = |file: &File| FileView {
+pub(super) fn stored_view(
+    files: &[StoredFile],
+    complete: bool,
+    backup: bool,
+    problem: Option<&String>,
+) -> StoredView {
+    let file = |file: &StoredFile| FileView {
         name: file.name.clone(),
         bytes: file.bytes,
-        begin_at: time(file.begin_ms),
-        end_at: time(file.end_ms),
+        begin_at: rfc3339(file.begin_ms),
+        end_at: rfc3339(file.end_ms),
         media_id: file.media_id.clone(),
         url: file.url.clone(),
     };
@@ -336,25 +341,30 @@ pub(super) fn stored(files: &[File], complete: bool, backup: bool, problem: Opti
 
 impl CastView {
     /// A cast as it stands.
-    pub(super) fn of(service: &Service, cast: &Cast, vitals: Option<&Vitals>, outputs: Outputs) -> Self {
+    pub(super) fn new(
+        service: &Service,
+        cast: &Cast,
+        vitals: Option<&CastStats>,
+        outputs: OutputStates,
+    ) -> Self {
         let spec = &cast.spec;
         let size = spec.source.size;
         let link = |rest: &str| format!("/v1/casts/{}{rest}", cast.id);
         Self {
             id: cast.id.to_string(),
             app: cast.app.clone(),
-            origin: cast.origin.clone(),
+            origin: cast.api.clone(),
             state: cast.state,
             end: cast
                 .end
                 .as_ref()
-                .map(|end| EndView::of(end.reason, end.message.as_ref(), end.cause.as_ref())),
-            stop_asked: cast.stop_asked,
+                .map(|end| EndView::new(end.reason, end.message.as_ref(), end.cause.as_ref())),
+            stop_asked: cast.stop_requested,
             closed: cast.closed,
-            created_at: time(cast.created_ms),
-            started_at: cast.started_ms.map(time),
-            live_at: cast.live_ms.map(time),
-            ended_at: cast.ended_ms.map(time),
+            created_at: rfc3339(cast.created_ms),
+            started_at: cast.started_ms.map(rfc3339),
+            live_at: cast.live_ms.map(rfc3339),
+            ended_at: cast.ended_ms.map(rfc3339),
             source: SourceView {
                 url: spec.source.url.to_string(),
                 width: size.width(),
@@ -365,20 +375,20 @@ impl CastView {
             },
             max_time_s: spec.limits.max_time.as_secs(),
             duration_s: spec.duration.map(|duration| duration.as_secs_f64()),
-            pushes: pushes(cast, vitals, &outputs),
+            pushes: push_views(cast, vitals, &outputs),
             warnings: outputs.warnings,
-            room: room(service, cast, vitals, outputs.room),
+            room: room_view(service, cast, vitals, outputs.room),
             recording: spec.recording.as_ref().map(|recording| RecordingView {
                 name: recording.name.clone(),
-                to: place::shown(&recording.to),
+                to: storage::public_url(&recording.to),
                 format: recording.format,
-                given_up: outputs.given_up,
-                problem: vitals.and_then(|vitals| vitals.upload_problem.clone()).or(outputs.problem),
+                given_up: outputs.recording_stopped,
+                problem: vitals.and_then(|vitals| vitals.upload_error.clone()).or(outputs.upload_error),
                 stored: outputs.stored,
             }),
-            vitals: vitals.map(VitalsView::of),
+            vitals: vitals.map(CastStatsView::new),
             events_dropped: cast.events_dropped,
-            links: Links {
+            links: CastLinks {
                 this: link(""),
                 events: link("/events"),
                 snapshot: link("/snapshot.jpg"),
@@ -395,7 +405,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl EndView {
-    pub(super) fn of(reason: EndReason, message: Option<&String>, cause: Option<&LoadError>) -> Self {
+    pub(super) fn new(reason: EndReason, message: Option<&String>, cause: Option<&LoadError>) -> Self {
         let (reason, trouble) = match reason {
             EndReason::Stopped => ("stopped", None),
             EndReason::PageEnded => ("page-ended", None),
@@ -403,15 +413,15 @@ impl EndView {
             EndReason::Complete => ("complete", None),
             EndReason::LargeVideo => ("large-video", None),
             EndReason::StartFailed => ("start-failed", None),
-            EndReason::GaveUp(trouble) => ("gave-up", Some(trouble_word(trouble))),
+            EndReason::GaveUp(trouble) => ("gave-up", Some(fault_name(trouble))),
             EndReason::OutputFailed => ("output-failed", None),
         };
-        Self { reason, trouble, cause: cause.map(LoadError::word), message: message.cloned() }
+        Self { reason, trouble, cause: cause.map(LoadError::kind), message: message.cloned() }
     }
 }
 
 impl WarningView {
-    pub(super) fn of(warning: Warning) -> Self {
+    pub(super) fn new(warning: Warning) -> Self {
         let message = match warning {
             Warning::WebRtcWithoutUdp => {
                 "the page uses WebRTC, which may need UDP: the application's network.udp allows it"
@@ -420,21 +430,21 @@ impl WarningView {
                 "a certificate of the page's own origin was accepted unchecked: tls.insecure allows it"
             }
         };
-        Self { kind: warning.word(), message }
+        Self { kind: warning.as_str(), message }
     }
 }
 
 impl PushView {
-    pub(super) fn new(id: u32, url: &str, state: push::State, error: Option<&String>) -> Self {
+    pub(super) fn new(id: u32, url: &str, state: connection::State, error: Option<&String>) -> Self {
         Self { id, url: url.to_owned(), state, error: error.cloned() }
     }
 }
 
-impl VitalsView {
-    fn of(vitals: &Vitals) -> Self {
+impl CastStatsView {
+    fn new(vitals: &CastStats) -> Self {
         let room = vitals.room.as_ref();
         Self {
-            at: time(vitals.at_ms),
+            at: rfc3339(vitals.at_ms),
             elapsed_ms: vitals.elapsed_ms,
             fps: vitals.fps,
             frames_captured: vitals.frames_captured,
@@ -454,29 +464,29 @@ impl VitalsView {
 }
 
 /// What is wrong with a page, in a word.
-pub(super) fn trouble_word(trouble: Trouble) -> &'static str {
+pub(super) fn fault_name(trouble: HealthFault) -> &'static str {
     match trouble {
-        Trouble::StartTimeout => "start-timeout",
-        Trouble::Freeze => "freeze",
-        Trouble::Blank => "blank",
-        Trouble::Crash => "crash",
-        Trouble::Unreachable => "unreachable",
+        HealthFault::StartTimeout => "start-timeout",
+        HealthFault::Freeze => "freeze",
+        HealthFault::Blank => "blank",
+        HealthFault::Crash => "crash",
+        HealthFault::Unreachable => "unreachable",
     }
 }
 
 /// A time as RFC 3339 writes it, in milliseconds.
-pub(super) fn time(ms: UnixMs) -> String {
+pub(super) fn rfc3339(ms: UnixMs) -> String {
     let time = DateTime::<Utc>::from_timestamp_millis(ms).unwrap_or_default();
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// Those that the history knows, and those of the description that have not begun.
-fn pushes(cast: &Cast, vitals: Option<&Vitals>, outputs: &Outputs) -> Vec<PushView> {
+fn push_views(cast: &Cast, vitals: Option<&CastStats>, outputs: &OutputStates) -> Vec<PushView> {
     let mut all = outputs.pushes.clone();
     for (id, push) in (1..).zip(&cast.spec.pushes) {
         if all.len() < cast.spec.pushes.len() {
             all.entry(id)
-                .or_insert_with(|| PushView::new(id, &push.url.to_string(), push::State::Idle, None));
+                .or_insert_with(|| PushView::new(id, &push.url.to_string(), connection::State::Idle, None));
         }
     }
     for (id, state) in vitals.iter().flat_map(|vitals| &vitals.pushes) {
@@ -487,11 +497,11 @@ fn pushes(cast: &Cast, vitals: Option<&Vitals>, outputs: &Outputs) -> Vec<PushVi
     all.into_values().collect()
 }
 
-fn room(
+fn room_view(
     service: &Service,
     cast: &Cast,
-    vitals: Option<&Vitals>,
-    heard: Option<(push::State, Option<String>)>,
+    vitals: Option<&CastStats>,
+    heard: Option<(connection::State, Option<String>)>,
 ) -> Option<RoomView> {
     let room = cast.spec.room.as_ref()?;
     let RoomIds { room: name, user, .. } = &room.ids;
@@ -499,14 +509,14 @@ fn room(
     let state = vitals.and_then(|vitals| vitals.room.as_ref()).map(|room| room.state).or(state);
     let own = service.rooms.as_ref().filter(|rooms| {
         let same = |own: pagecast_core::spec::RoomService| own.url() == room.service.url();
-        cast.state != State::Ended && rooms.service(&room.ids).is_ok_and(same)
+        cast.state != CastState::Ended && rooms.publish_service(&room.ids).is_ok_and(same)
     });
     Some(RoomView {
         room: name.clone(),
         user: user.clone(),
-        error: error.filter(|_| state != Some(push::State::Running)),
+        error: error.filter(|_| state != Some(connection::State::Running)),
         state,
-        watch_url: own.map(|rooms| rooms.watch(&room.ids)),
-        viewers: own.map(|rooms| rooms.viewers(&room.ids)),
+        watch_url: own.map(|rooms| rooms.watch_url(&room.ids)),
+        viewers: own.map(|rooms| rooms.viewer_count(&room.ids)),
     })
 }

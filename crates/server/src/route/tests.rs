@@ -1,53 +1,57 @@
 use axum::body::to_bytes;
 use axum::http::Request;
 use pagecast_core::spec::Secret;
-use pagecast_fleet::{Load, WorkerId};
+use pagecast_fleet::{WorkerId, WorkerStatus};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::app::Apps;
-use crate::callback::testing::{Outbox, now};
+use crate::app::ApplicationRegistry;
+use crate::auth_log::tests::CapturedLogs;
+use crate::callback::testing::{FakeFleet, unix_ms};
 use crate::config::Config;
-use crate::refused::tests::Lines;
 
-fn parrot(name: &'static str, call: &Call) -> Response {
+fn echo_response(name: &'static str, call: &ApiRequest) -> Response {
     let len = call.body.len();
     let said = call.header("x-request-id").unwrap_or_default();
     let error = if len == 3 { r#"{"Response":{"Error":{"Code":"Auth.Bad","Message":"x"}}}"# } else { "" };
     format!("{name} {} ?{} {len} {said}{error}", call.method, call.query).into_response()
 }
 
-static PARROTS: &[Tongue] = &[
-    Tongue {
+static ECHO_FRONTENDS: &[ApiFrontend] = &[
+    ApiFrontend {
         api: "tencent",
-        claims: |call| call.header("x-tc-action").is_some(),
+        matches: |call| call.header("x-tc-action").is_some(),
         max_body_len: MAX_BODY_LEN,
-        handle: |_, call| Box::pin(async move { parrot("tencent", &call) }),
-        refuse: |_, lost| format!("tencent: {lost}").into_response(),
+        handle: |_, call| Box::pin(async move { echo_response("tencent", &call) }),
+        body_error_response: |_, lost| format!("tencent: {lost}").into_response(),
     },
-    Tongue {
+    ApiFrontend {
         api: "volcengine",
-        claims: |call| call.query.contains("Version="),
-        max_body_len: volcengine::sign::MAX_BODY_LEN,
-        handle: |_, call| Box::pin(async move { parrot("volcengine", &call) }),
-        refuse: |_, lost| format!("volcengine: {lost}").into_response(),
+        matches: |call| call.query.contains("Version="),
+        max_body_len: volcengine::signature::MAX_BODY_LEN,
+        handle: |_, call| Box::pin(async move { echo_response("volcengine", &call) }),
+        body_error_response: |_, lost| format!("volcengine: {lost}").into_response(),
     },
 ];
 
-struct House {
-    outbox: Arc<Outbox>,
+struct TestServer {
+    outbox: Arc<FakeFleet>,
     router: Router,
     draining: watch::Sender<bool>,
 }
 
-fn house(config: Config) -> House {
+fn test_server(config: Config) -> TestServer {
     let rest = Router::new().route("/v1/things/{id}", get(|| async { "thing" }));
-    furnished(config, PARROTS, move |_| rest.clone())
+    test_server_with(config, ECHO_FRONTENDS, move |_| rest.clone())
 }
 
-fn furnished(config: Config, tongues: &'static [Tongue], rest: impl Fn(Service) -> Router) -> House {
-    let outbox = Outbox::new();
-    let apps = Arc::new(Apps::default());
+fn test_server_with(
+    config: Config,
+    tongues: &'static [ApiFrontend],
+    rest: impl Fn(Service) -> Router,
+) -> TestServer {
+    let outbox = FakeFleet::new();
+    let apps = Arc::new(ApplicationRegistry::default());
     let app = serde_json::json!({"name": "a", "keys": [{"id": "AKKNOWN", "secret": "0123456789abcdef"}]});
     apps.replace(vec![serde_json::from_value(app).unwrap()]);
     let service = Service {
@@ -55,17 +59,23 @@ fn furnished(config: Config, tongues: &'static [Tongue], rest: impl Fn(Service) 
         apps,
         config: Arc::new(config),
         rooms: None,
-        clock: Arc::new(now),
+        clock: Arc::new(unix_ms),
         draining: Arc::default(),
     };
     let (draining, told) = watch::channel(false);
     let rest = rest(service.clone());
-    let desk = Desk { service, metrics: Arc::default(), draining: told, tongues, looked: Arc::default() };
-    House { outbox, router: build(desk, rest), draining }
+    let desk = AppState {
+        service,
+        metrics: Arc::default(),
+        draining: told,
+        frontends: tongues,
+        last_check: Arc::default(),
+    };
+    TestServer { outbox, router: build_router(desk, rest), draining }
 }
 
-impl House {
-    async fn ask(
+impl TestServer {
+    async fn send(
         &self,
         request: axum::http::request::Builder,
         body: impl Into<Body>,
@@ -77,14 +87,14 @@ impl House {
     }
 
     async fn get(&self, path: &str) -> (StatusCode, String) {
-        let (status, body, _) = self.ask(Request::get(path), "").await;
+        let (status, body, _) = self.send(Request::get(path), "").await;
         (status, body)
     }
 }
 
 #[tokio::test]
 async fn requests_are_told_apart() {
-    let house = house(Config::default());
+    let house = test_server(Config::default());
     let post = Request::post;
     for (request, want) in [
         (post("/").header("X-TC-Action", "StartWebRecord"), "tencent POST ? 2"),
@@ -97,59 +107,59 @@ async fn requests_are_told_apart() {
         (Request::get("/").header("Authorization", "HMAC-SHA256 x"), "volcengine GET ? 2"),
         (Request::put("/"), "volcengine PUT ? 2"),
     ] {
-        let (status, body, _) = house.ask(request, "{}").await;
+        let (status, body, _) = house.send(request, "{}").await;
         assert!(status == StatusCode::OK && body.starts_with(want), "{body} is not {want}");
     }
-    let (_, text, headers) = house.ask(Request::get("/").header("Accept", "text/html,*/*"), "").await;
+    let (_, text, headers) = house.send(Request::get("/").header("Accept", "text/html,*/*"), "").await;
     assert!(text.contains("<h1>Pagecast") && headers["content-type"] == "text/html; charset=utf-8");
-    let (_, text, _) = house.ask(Request::get("/"), "").await;
+    let (_, text, _) = house.send(Request::get("/"), "").await;
     assert!(text.starts_with("This is Pagecast."));
     assert_eq!(house.get("/v1/things/7").await, (StatusCode::OK, "thing".into()));
     assert_eq!(house.get("/elsewhere").await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
-async fn each_answer_has_a_name() {
-    let house = house(Config::default());
+async fn each_response_has_a_request_id() {
+    let house = test_server(Config::default());
     let id = |headers: &HeaderMap| headers["x-request-id"].to_str().unwrap().to_owned();
-    let (_, body, headers) = house.ask(Request::post("/").header("X-Request-Id", "mine_1.2-3"), "").await;
+    let (_, body, headers) = house.send(Request::post("/").header("X-Request-Id", "mine_1.2-3"), "").await;
     assert_eq!(id(&headers), "mine_1.2-3");
     assert!(body.ends_with("mine_1.2-3"), "handlers see the same one: {body}");
     for bad in ["", "a b", "x\"y", &"a".repeat(65)] {
         let (_, body, headers) =
-            house.ask(Request::get("/v1/things/1").header("X-Request-Id", bad), "").await;
+            house.send(Request::get("/v1/things/1").header("X-Request-Id", bad), "").await;
         assert!(id(&headers).len() == 36 && body == "thing", "{bad:?} became {:?}", id(&headers));
     }
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_told_in_the_words_of_whose_it_is() {
-    let house = house(Config::default());
+async fn a_broken_body_is_answered_by_its_front_end() {
+    let house = test_server(Config::default());
     for (name, said) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
         let broken = futures_util::stream::iter([Ok("{"), Err(std::io::Error::other("gone"))]);
-        let (_, body, _) = house.ask(Request::post("/").header(name, "x"), Body::from_stream(broken)).await;
+        let (_, body, _) = house.send(Request::post("/").header(name, "x"), Body::from_stream(broken)).await;
         assert_eq!(body, format!("{said}: the body cannot be read"));
     }
 }
 
 #[tokio::test]
 async fn a_body_that_is_too_long_ends_behind_the_limit() {
-    let house = house(Config::default());
+    let house = test_server(Config::default());
     for (len, want) in [
         (MAX_BODY_LEN, MAX_BODY_LEN),
         (MAX_BODY_LEN + 1, MAX_BODY_LEN + 1),
         (MAX_BODY_LEN + 5000, MAX_BODY_LEN + 1),
     ] {
-        let (_, body, _) = house.ask(known(Request::post("/")), vec![b'x'; len]).await;
+        let (_, body, _) = house.send(with_known_key(Request::post("/")), vec![b'x'; len]).await;
         assert!(body.contains(&format!(" {want} ")), "{body}");
     }
-    let volcengine = known(Request::post("/?Version=1"));
-    let (_, body, _) = house.ask(volcengine, vec![b'x'; MAX_BODY_LEN]).await;
+    let volcengine = with_known_key(Request::post("/?Version=1"));
+    let (_, body, _) = house.send(volcengine, vec![b'x'; MAX_BODY_LEN]).await;
     assert!(body.contains(" 65537 "), "its own limit is lower: {body}");
 }
 
 /// A request that names a key that is known, though nobody has looked at its signature.
-fn known(request: axum::http::request::Builder) -> axum::http::request::Builder {
+fn with_known_key(request: axum::http::request::Builder) -> axum::http::request::Builder {
     request.header(
         "Authorization",
         "HMAC-SHA256 Credential=AKKNOWN/20261121/cn-north-1/rtc/request, Signature=0",
@@ -158,11 +168,11 @@ fn known(request: axum::http::request::Builder) -> axum::http::request::Builder 
 
 #[tokio::test]
 async fn a_strangers_body_is_small() {
-    let house = house(Config::default());
+    let house = test_server(Config::default());
     for (name, said) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
         for credential in ["", "HMAC-SHA256 Credential=AKOTHER/1/2", "TC3-HMAC-SHA256 Credential=, x"] {
             let request = Request::post("/").header(name, "x").header("Authorization", credential);
-            let (_, body, _) = house.ask(request, vec![b'x'; 100_000]).await;
+            let (_, body, _) = house.send(request, vec![b'x'; 100_000]).await;
             assert!(body.starts_with(&format!("{said}: the body has more than 65536 bytes")), "{body}");
         }
     }
@@ -172,17 +182,17 @@ async fn a_strangers_body_is_small() {
 async fn strangers_do_not_take_the_places_of_customers() {
     use futures_util::FutureExt as _;
     use futures_util::stream::{StreamExt as _, iter, pending};
-    let house = house(Config::default());
+    let house = test_server(Config::default());
     let endless = || {
         let begin = iter([Ok::<_, std::io::Error>(axum::body::Bytes::from(vec![b'x'; 100_000]))]);
         Body::from_stream(begin.chain(pending()))
     };
     let form = || Request::post("/").header("Content-Type", "application/x-www-form-urlencoded");
     // As many as hold on to a large body for as long as they may.
-    let strangers = (0..64).map(|_| house.ask(form(), endless()));
+    let strangers = (0..64).map(|_| house.send(form(), endless()));
     let mut strangers = std::pin::pin!(futures_util::future::join_all(strangers));
     assert!(strangers.as_mut().now_or_never().is_none());
-    let customer = house.ask(known(Request::post("/")), vec![b'x'; 100_000]);
+    let customer = house.send(with_known_key(Request::post("/")), vec![b'x'; 100_000]);
     tokio::select! {
         biased;
         (_, body, _) = customer => assert!(body.contains(" 100000 "), "{body}"),
@@ -195,14 +205,15 @@ async fn strangers_do_not_take_the_places_of_customers() {
 
 #[tokio::test]
 async fn health_and_readiness() {
-    let house = house(Config::default());
+    let house = test_server(Config::default());
     assert_eq!(house.get("/healthz").await, (StatusCode::OK, "ok\n".into()));
     let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
     assert_eq!(house.get("/readyz").await, not("no worker was heard of in the last 10 s"));
-    let load = |age: i64, draining| Load { at_ms: now() - age, draining, ..Load::default() };
-    let put = |loads: Vec<Load>| {
+    let load =
+        |age: i64, draining| WorkerStatus { at_ms: unix_ms() - age, draining, ..WorkerStatus::default() };
+    let put = |loads: Vec<WorkerStatus>| {
         let named = loads.into_iter().map(|load| (WorkerId("w".into()), load)).collect();
-        *house.outbox.loads.lock().unwrap() = named;
+        *house.outbox.worker_statuses.lock().unwrap() = named;
     };
     put(vec![load(60_000, false)]);
     assert_eq!(house.get("/readyz").await, not("no worker was heard of in the last 10 s"));
@@ -210,9 +221,9 @@ async fn health_and_readiness() {
     assert_eq!(house.get("/readyz").await, not("all workers are ending"));
     put(vec![load(0, true), load(0, false)]);
     assert_eq!(house.get("/readyz").await, (StatusCode::OK, "ready\n".into()));
-    *house.outbox.broken.lock().unwrap() = true;
+    *house.outbox.is_unavailable.lock().unwrap() = true;
     assert_eq!(house.get("/readyz").await, not("the fleet is not available"));
-    *house.outbox.broken.lock().unwrap() = false;
+    *house.outbox.is_unavailable.lock().unwrap() = false;
     house.draining.send_replace(true);
     assert_eq!(house.get("/readyz").await, not("the service is ending"));
     assert_eq!(house.get("/healthz").await.0, StatusCode::OK);
@@ -239,12 +250,12 @@ async fn metrics_are_for_this_machine_and_the_administrator() {
         ("the token", &open, bearer(token), 200),
         ("no administrator", &nobody, bearer(""), 401),
     ] {
-        let house = house(config.clone());
+        let house = test_server(config.clone());
         let mut request = Request::get("/metrics");
         if let Some((name, value)) = header {
             request = request.header(name, value);
         }
-        let (status, body, _) = house.ask(request, "").await;
+        let (status, body, _) = house.send(request, "").await;
         assert_eq!(status.as_u16(), want, "{what}: {body}");
         assert_eq!(body.contains("pagecast_casts{"), want == 200, "{what}: {body}");
     }
@@ -252,7 +263,7 @@ async fn metrics_are_for_this_machine_and_the_administrator() {
 
 #[tokio::test]
 async fn metrics_are_not_for_pages_of_other_sites() {
-    let house = house(Config::default());
+    let house = test_server(Config::default());
     for (host, origin, want) in [
         ("localhost:8080", None, 200),
         ("127.0.0.1:8080", None, 200),
@@ -270,19 +281,19 @@ async fn metrics_are_not_for_pages_of_other_sites() {
         if let Some(origin) = origin {
             request = request.header("Origin", origin);
         }
-        let (status, body, _) = house.ask(request, "").await;
+        let (status, body, _) = house.send(request, "").await;
         assert_eq!(status.as_u16(), want, "{host} {origin:?}: {body}");
     }
 }
 
 #[tokio::test]
 async fn requests_are_measured_by_action_and_code() {
-    let house = house(Config::default());
-    house.ask(Request::post("/").header("X-TC-Action", "startwebrecord"), "{}").await;
-    house.ask(Request::post("/").header("X-TC-Action", "StopWebRecord"), "bad").await;
-    house.ask(Request::post("/?Version=1&Action=Whatever"), "{}").await;
+    let house = test_server(Config::default());
+    house.send(Request::post("/").header("X-TC-Action", "startwebrecord"), "{}").await;
+    house.send(Request::post("/").header("X-TC-Action", "StopWebRecord"), "bad").await;
+    house.send(Request::post("/?Version=1&Action=Whatever"), "{}").await;
     let form = Request::post("/?Version=1").header("content-type", "application/x-www-form-urlencoded");
-    house.ask(form, "Action=StartWebcast").await;
+    house.send(form, "Action=StartWebcast").await;
     house.get("/v1/things/8").await;
     let text = house.get("/metrics").await.1;
     for labels in [
@@ -315,8 +326,8 @@ fn codes_are_found_in_envelopes_only() {
 }
 
 #[tokio::test]
-async fn the_real_ones_answer_in_their_own_words() {
-    let house = furnished(Config::default(), TONGUES, rest::router);
+async fn each_api_answers_in_its_own_format() {
+    let house = test_server_with(Config::default(), API_FRONTENDS, rest::router);
     let long = vec![b' '; MAX_BODY_LEN + 10];
     let tencent =
         |action| Request::post("/").header("X-TC-Action", action).header("Content-Type", "application/json");
@@ -334,7 +345,7 @@ async fn the_real_ones_answer_in_their_own_words() {
         (Request::get("/v1/nothing"), Vec::new(), 404, "\"error\""),
         (Request::delete("/v1/nothing/at/all"), Vec::new(), 404, "\"error\""),
     ] {
-        let (found, body, headers) = house.ask(request, body).await;
+        let (found, body, headers) = house.send(request, body).await;
         assert!(found == status && body.contains(want), "{found}: {body}");
         assert_eq!(headers.get_all("x-request-id").iter().count(), 1);
     }
@@ -354,8 +365,8 @@ async fn the_real_ones_answer_in_their_own_words() {
 async fn refused_authentication_is_logged() {
     let token = "an-administrators-token";
     let config = Config { admin_token: Some(Secret::new(token)), ..Config::default() };
-    let house = furnished(config, TONGUES, rest::router);
-    let lines = Lines::default();
+    let house = test_server_with(config, API_FRONTENDS, rest::router);
+    let lines = CapturedLogs::default();
     let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let peer = axum::extract::ConnectInfo::<std::net::SocketAddr>("192.0.2.7:4711".parse().unwrap());
@@ -383,14 +394,14 @@ async fn refused_authentication_is_logged() {
         (Request::get("/v1/casts"), r#"api="v1" key_id="" address=192.0.2.7 code="unauthorized""#),
         (Request::get("/metrics"), r#"api="metrics" key_id="" address=192.0.2.7 code="401""#),
     ] {
-        let before = lines.said().len();
-        house.ask(from(request), "{}").await;
-        let said = lines.said()[before..].to_owned();
+        let before = lines.text().len();
+        house.send(from(request), "{}").await;
+        let said = lines.text()[before..].to_owned();
         let line = said.lines().find(|line| line.contains("authentication refused")).unwrap_or_default();
         assert!(line.contains(" INFO ") && line.contains(words), "{words} is not in {said}");
         assert!(!said.contains("a-token-that"), "{said}");
     }
-    let before = lines.said().len();
-    house.ask(from(Request::get("/metrics").header("authorization", format!("Bearer {token}"))), "").await;
-    assert!(!lines.said()[before..].contains("authentication"), "whoever is believed is not told of");
+    let before = lines.text().len();
+    house.send(from(Request::get("/metrics").header("authorization", format!("Bearer {token}"))), "").await;
+    assert!(!lines.text()[before..].contains("authentication"), "whoever is believed is not told of");
 }

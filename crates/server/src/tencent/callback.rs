@@ -9,79 +9,82 @@ use aws_lc_rs::hmac;
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pagecast_core::cast::{EndReason, Trouble};
-use pagecast_core::push;
+use pagecast_core::cast::{EndReason, HealthFault};
+use pagecast_core::connection;
 use pagecast_core::spec::{PushUrl, Storage};
-use pagecast_fleet::{Cast, Event, File, Happening};
+use pagecast_fleet::{Cast, Event, EventKind, StoredFile};
 use serde::Serialize;
 
-use crate::app::Receiver;
-use crate::callback::{Message, Rule};
+use crate::app::CallbackReceiver;
+use crate::callback::{DeliveryPolicy, WebhookMessage};
 
 /// An answer within 5 s; again at once, then every 10 s until a message is a minute old.
-pub(crate) const RULE: Rule = Rule { timeout: Duration::from_secs(5), pause };
+pub(crate) const RETRY_POLICY: DeliveryPolicy =
+    DeliveryPolicy { timeout: Duration::from_secs(5), retry_delay: next_pause };
 
-const PAUSE: Duration = Duration::from_secs(10);
-const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+const RETRY_WINDOW: Duration = Duration::from_secs(60);
 
-fn pause(tries: u32, age: Duration) -> Option<Duration> {
-    let pause = if tries <= 1 { Duration::ZERO } else { PAUSE };
-    (age.saturating_add(pause) <= PATIENCE).then_some(pause)
+fn next_pause(tries: u32, age: Duration) -> Option<Duration> {
+    let pause = if tries <= 1 { Duration::ZERO } else { RETRY_INTERVAL };
+    (age.saturating_add(pause) <= RETRY_WINDOW).then_some(pause)
 }
 
-const PAGE: u32 = 8;
-const FILES: u32 = 3;
-const PUSHES: u32 = 4;
+const GROUP_PAGE: u32 = 8;
+const GROUP_FILES: u32 = 3;
+const GROUP_PUSHES: u32 = 4;
 
-const STARTED: u32 = 801;
-const STOPPED: u32 = 802;
-const UPDATED: u32 = 803;
-const LIMITED: u32 = 804;
-const HLS_STORED: u32 = 305;
-const MP4_STORED: u32 = 310;
-const VOD_STORED: u32 = 311;
-const VOD_DONE: u32 = 312;
-const PUSHED: u32 = 401;
+const EVENT_STARTED: u32 = 801;
+const EVENT_STOPPED: u32 = 802;
+const EVENT_UPDATED: u32 = 803;
+const EVENT_LIMITED: u32 = 804;
+const EVENT_HLS_STORED: u32 = 305;
+const EVENT_MP4_STORED: u32 = 310;
+const EVENT_VOD_STORED: u32 = 311;
+const EVENT_VOD_DONE: u32 = 312;
+const EVENT_PUSH: u32 = 401;
 
 /// In the cast's request: the addresses of its pushes, as they were asked for.
-pub(super) const PUSH_URLS: &str = "PublishCdnUrls";
-const LOAD_TIMEOUT: &str = "Page load timeout";
+pub(super) const PUSH_URLS_FIELD: &str = "PublishCdnUrls";
+const LOAD_TIMEOUT_MESSAGE: &str = "Page load timeout";
 
 /// What a receiver is told about an event, in order. Nothing, if the vendor has no word for it.
-pub(crate) fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Message> {
-    let scribe = Scribe { receiver, cast, event };
-    let page = |kind, status, words| vec![scribe.page(kind, status, words)];
-    match &event.what {
-        Happening::Live => page(STARTED, 1, "Success"),
-        Happening::Restarted | Happening::Moved { trouble: Trouble::Crash } => {
-            page(STARTED, 3, "Chrome exception, exit task")
+pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
+    let scribe = MessageBuilder { receiver, cast, event };
+    let page = |kind, status, words| vec![scribe.page_message(kind, status, words)];
+    match &event.kind {
+        EventKind::Live => page(EVENT_STARTED, 1, "Success"),
+        EventKind::Restarted | EventKind::Moved { fault: HealthFault::Crash } => {
+            page(EVENT_STARTED, 3, "Chrome exception, exit task")
         }
-        Happening::Moved { .. } | Happening::TakenUp => {
-            page(STARTED, 4, "Recording tasks have been migrated")
+        EventKind::Moved { .. } | EventKind::Resumed => {
+            page(EVENT_STARTED, 4, "Recording tasks have been migrated")
         }
-        Happening::Reloaded { trouble: Trouble::StartTimeout } => page(UPDATED, 1, LOAD_TIMEOUT),
-        Happening::Reloaded { .. } => page(UPDATED, 1, "PageRefresh"),
-        Happening::Ended { reason, message, .. } => {
-            scribe.end(*reason, message.as_deref().unwrap_or_default())
+        EventKind::Reloaded { fault: HealthFault::StartTimeout } => {
+            page(EVENT_UPDATED, 1, LOAD_TIMEOUT_MESSAGE)
         }
-        Happening::Push { id, url, state, error } => {
-            vec![scribe.push(*id, url, *state, error.as_deref())]
+        EventKind::Reloaded { .. } => page(EVENT_UPDATED, 1, "PageRefresh"),
+        EventKind::Ended { reason, message, .. } => {
+            scribe.end_messages(*reason, message.as_deref().unwrap_or_default())
         }
-        Happening::Stored { files, complete, backup, problem } => {
-            scribe.files(files, *complete, *backup, problem.as_deref())
+        EventKind::Push { id, url, state, error } => {
+            vec![scribe.push_message(*id, url, *state, error.as_deref())]
         }
-        Happening::Queued
-        | Happening::Started
-        | Happening::Unrecorded
-        | Happening::Warning { .. }
-        | Happening::Room { .. }
-        | Happening::Storing { .. } => Vec::new(),
+        EventKind::Stored { files, complete, backup, error: problem } => {
+            scribe.file_messages(files, *complete, *backup, problem.as_deref())
+        }
+        EventKind::Queued
+        | EventKind::Started
+        | EventKind::RecordingStopped
+        | EventKind::Warning { .. }
+        | EventKind::Room { .. }
+        | EventKind::Upload { .. } => Vec::new(),
     }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Body<I> {
+struct CallbackBody<I> {
     event_group_id: u32,
     event_type: u32,
     callback_ts: i64,
@@ -135,7 +138,7 @@ struct FileMessage<'a> {
 }
 
 impl<'a> FileMessage<'a> {
-    fn of(file: &'a File) -> Self {
+    fn new(file: &'a StoredFile) -> Self {
         Self {
             file_name: &file.name,
             user_id: "",
@@ -205,32 +208,40 @@ struct PushPayload<'a> {
 }
 
 /// Writes messages about one event.
-struct Scribe<'a> {
-    receiver: &'a Receiver,
+struct MessageBuilder<'a> {
+    receiver: &'a CallbackReceiver,
     cast: &'a Cast,
     event: &'a Event,
 }
 
-impl Scribe<'_> {
-    fn page(&self, kind: u32, status: u32, words: &str) -> Message {
+impl MessageBuilder<'_> {
+    fn page_message(&self, kind: u32, status: u32, words: &str) -> WebhookMessage {
         let payload = PagePayload { status, event_message: words };
         let info = PageInfo { event_ms_ts: self.event.at_ms, task_id: self.cast.id.as_str(), payload };
-        self.message(PAGE, kind, info)
+        self.message(GROUP_PAGE, kind, info)
     }
 
-    fn end(&self, reason: EndReason, message: &str) -> Vec<Message> {
-        let stopped = || self.page(STOPPED, 1, "Success");
+    fn end_messages(&self, reason: EndReason, message: &str) -> Vec<WebhookMessage> {
+        let stopped = || self.page_message(EVENT_STOPPED, 1, "Success");
         match reason {
             EndReason::Stopped | EndReason::PageEnded | EndReason::Complete => vec![stopped()],
-            EndReason::MaxTime => vec![self.page(LIMITED, 1, "Over time limit"), stopped()],
-            EndReason::LargeVideo => vec![self.page(LIMITED, 2, "Exceeding resolution limitation")],
-            EndReason::StartFailed => vec![self.page(STARTED, 2, self.start_failure(message))],
-            EndReason::GaveUp(Trouble::StartTimeout) => vec![self.page(STARTED, 2, LOAD_TIMEOUT)],
-            EndReason::GaveUp(_) | EndReason::OutputFailed if self.cast.live_ms.is_none() => {
-                vec![self.page(STARTED, 2, self.start_failure(message))]
+            EndReason::MaxTime => vec![self.page_message(EVENT_LIMITED, 1, "Over time limit"), stopped()],
+            EndReason::LargeVideo => {
+                vec![self.page_message(EVENT_LIMITED, 2, "Exceeding resolution limitation")]
             }
-            EndReason::GaveUp(Trouble::Freeze | Trouble::Blank | Trouble::Crash | Trouble::Unreachable)
-            | EndReason::OutputFailed => vec![self.page(STARTED, 5, "Exception error, exit task")],
+            EndReason::StartFailed => vec![self.page_message(EVENT_STARTED, 2, self.start_failure(message))],
+            EndReason::GaveUp(HealthFault::StartTimeout) => {
+                vec![self.page_message(EVENT_STARTED, 2, LOAD_TIMEOUT_MESSAGE)]
+            }
+            EndReason::GaveUp(_) | EndReason::OutputFailed if self.cast.live_ms.is_none() => {
+                vec![self.page_message(EVENT_STARTED, 2, self.start_failure(message))]
+            }
+            EndReason::GaveUp(
+                HealthFault::Freeze | HealthFault::Blank | HealthFault::Crash | HealthFault::Unreachable,
+            )
+            | EndReason::OutputFailed => {
+                vec![self.page_message(EVENT_STARTED, 5, "Exception error, exit task")]
+            }
         }
     }
 
@@ -243,16 +254,22 @@ impl Scribe<'_> {
         if late { "Goto url timeout" } else { "StartRecording error" }
     }
 
-    fn push(&self, id: u32, shown: &str, state: push::State, error: Option<&str>) -> Message {
+    fn push_message(
+        &self,
+        id: u32,
+        shown: &str,
+        state: connection::State,
+        error: Option<&str>,
+    ) -> WebhookMessage {
         let status = match state {
-            push::State::Idle => 0,
-            push::State::Connecting => 1,
-            push::State::Running => 2,
-            push::State::Recovering => 3,
-            push::State::Failed => 4,
-            push::State::Disconnecting => 5,
+            connection::State::Idle => 0,
+            connection::State::Connecting => 1,
+            connection::State::Running => 2,
+            connection::State::Recovering => 3,
+            connection::State::Failed => 4,
+            connection::State::Disconnecting => 5,
         };
-        let url = self.asked(id, shown).unwrap_or(shown);
+        let url = self.requested_url(id, shown).unwrap_or(shown);
         let payload = PushPayload {
             url,
             status,
@@ -267,13 +284,13 @@ impl Scribe<'_> {
             task_id: self.cast.id.as_str(),
             payload,
         };
-        self.message(PUSHES, PUSHED, info)
+        self.message(GROUP_PUSHES, EVENT_PUSH, info)
     }
 
     /// The address of a push as it was asked for: receivers compare it with theirs. Those of the request have
     /// the first ids, unless some were removed and the cast was taken up again since.
-    fn asked(&self, id: u32, shown: &str) -> Option<&str> {
-        let all = self.cast.request.get(PUSH_URLS)?.as_array()?;
+    fn requested_url(&self, id: u32, shown: &str) -> Option<&str> {
+        let all = self.cast.request.get(PUSH_URLS_FIELD)?.as_array()?;
         let is_meant = |url: &&str| PushUrl::parse(url).is_ok_and(|url| url.to_string() == shown);
         let index = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
         let by_id = index.and_then(|index| all.get(index)?.as_str()).filter(is_meant);
@@ -281,7 +298,13 @@ impl Scribe<'_> {
         by_id.or_else(|| meant.next().filter(|_| meant.next().is_none()))
     }
 
-    fn files(&self, files: &[File], complete: bool, backup: bool, problem: Option<&str>) -> Vec<Message> {
+    fn file_messages(
+        &self,
+        files: &[StoredFile],
+        complete: bool,
+        backup: bool,
+        problem: Option<&str>,
+    ) -> Vec<WebhookMessage> {
         let Some(recording) = &self.cast.spec.recording else { return Vec::new() };
         if files.is_empty() && (complete || self.cast.live_ms.is_none()) {
             // There was nothing to be recorded.
@@ -293,43 +316,52 @@ impl Scribe<'_> {
             (false, true) => 2,
         };
         if matches!(recording.to, Storage::TencentVod(_)) {
-            return self.media(files, complete, problem);
+            return self.vod_messages(files, complete, problem);
         }
         let id = self.cast.id.as_str();
         if recording.format.has_mp4() {
             let payload = Mp4Payload {
                 status,
                 file_list: files.iter().map(|file| file.name.as_str()).collect(),
-                file_message: files.iter().map(FileMessage::of).collect(),
+                file_message: files.iter().map(FileMessage::new).collect(),
             };
             let began = files.iter().map(|file| file.begin_ms).min().or(self.cast.live_ms).unwrap_or(0);
-            return vec![self.file(MP4_STORED, &format!("{id}_StartTimeMs_{began:013}"), payload)];
+            return vec![self.file_message(
+                EVENT_MP4_STORED,
+                &format!("{id}_StartTimeMs_{began:013}"),
+                payload,
+            )];
         }
-        vec![self.file(HLS_STORED, id, HlsPayload { status, leave_code: 0 })]
+        vec![self.file_message(EVENT_HLS_STORED, id, HlsPayload { status, leave_code: 0 })]
     }
 
     /// In video on demand each file is a medium of its own.
-    fn media(&self, files: &[File], complete: bool, problem: Option<&str>) -> Vec<Message> {
+    fn vod_messages(
+        &self,
+        files: &[StoredFile],
+        complete: bool,
+        problem: Option<&str>,
+    ) -> Vec<WebhookMessage> {
         let why = problem.unwrap_or("it is not stored yet");
         let mut messages: Vec<_> = files
             .iter()
             .map(|file| {
                 let stuck = file.media_id.is_none();
-                self.medium(u32::from(stuck), stuck.then_some(why), file)
+                self.vod_file_message(u32::from(stuck), stuck.then_some(why), file)
             })
             .collect();
         if messages.is_empty() {
             let begin_ms = self.cast.live_ms.unwrap_or_default();
             let (name, end_ms) = (String::new(), self.event.at_ms);
-            let none = File { name, bytes: 0, begin_ms, end_ms, media_id: None, url: None };
-            messages.push(self.medium(2, Some(why), &none));
+            let none = StoredFile { name, bytes: 0, begin_ms, end_ms, media_id: None, url: None };
+            messages.push(self.vod_file_message(2, Some(why), &none));
         }
         let done = StatusPayload { status: u32::from(!complete) };
-        messages.push(self.file(VOD_DONE, self.cast.id.as_str(), done));
+        messages.push(self.file_message(EVENT_VOD_DONE, self.cast.id.as_str(), done));
         messages
     }
 
-    fn medium(&self, status: u32, errmsg: Option<&str>, file: &File) -> Message {
+    fn vod_file_message(&self, status: u32, errmsg: Option<&str>, file: &StoredFile) -> WebhookMessage {
         let tencent_vod = VodFile {
             user_id: "",
             track_type: "audio_video",
@@ -341,19 +373,23 @@ impl Scribe<'_> {
             end_time_stamp: file.end_ms,
         };
         let payload = VodPayload { status, errmsg, tencent_vod };
-        self.file(VOD_STORED, self.cast.id.as_str(), payload)
+        self.file_message(EVENT_VOD_STORED, self.cast.id.as_str(), payload)
     }
 
-    fn file<P: Serialize>(&self, kind: u32, task_id: &str, payload: P) -> Message {
+    fn file_message<P: Serialize>(&self, kind: u32, task_id: &str, payload: P) -> WebhookMessage {
         let at_ms = self.event.at_ms;
         let event_ts = at_ms.div_euclid(1000);
         let info = FileInfo { room_id: "", event_ts, event_ms_ts: at_ms, user_id: "", task_id, payload };
-        self.message(FILES, kind, info)
+        self.message(GROUP_FILES, kind, info)
     }
 
-    fn message<I: Serialize>(&self, group: u32, kind: u32, info: I) -> Message {
-        let body =
-            Body { event_group_id: group, event_type: kind, callback_ts: self.event.at_ms, event_info: info };
+    fn message<I: Serialize>(&self, group: u32, kind: u32, info: I) -> WebhookMessage {
+        let body = CallbackBody {
+            event_group_id: group,
+            event_type: kind,
+            callback_ts: self.event.at_ms,
+            event_info: info,
+        };
         // There is nothing in it that JSON cannot say.
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let id = self.cast.request.get("SdkAppId").map(ToString::to_string).unwrap_or_default();
@@ -361,7 +397,7 @@ impl Scribe<'_> {
         if let Some(secret) = &self.receiver.secret {
             headers.push(("Sign", sign(secret.reveal(), &body)));
         }
-        Message { body: Bytes::from(body), headers }
+        WebhookMessage { body: Bytes::from(body), headers }
     }
 }
 

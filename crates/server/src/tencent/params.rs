@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::answer::Fault;
+use super::response::ApiError;
 use crate::bounded_json;
 
 /// Most parameters of a form.
@@ -22,27 +22,27 @@ const MAX_INDEX_DIGITS: usize = 4;
 pub(super) struct Params {
     members: Map<String, Value>,
     /// Whether numbers came as text.
-    flat: bool,
+    is_form: bool,
 }
 
 /// The members of one object.
 #[derive(Debug, Clone)]
 pub(super) struct Object<'a> {
     members: &'a Map<String, Value>,
-    flat: bool,
+    is_form: bool,
     /// What leads here, with a dot behind it, if anything does.
-    path: String,
+    prefix: String,
 }
 
 impl Params {
     /// Reads a JSON object. An empty body is one without members.
-    pub(super) fn from_json(body: &[u8]) -> Result<Self, Fault> {
-        let bad = |why: String| Fault::new("InvalidParameter.BodyParamsError", why);
+    pub(super) fn from_json(body: &[u8]) -> Result<Self, ApiError> {
+        let bad = |why: String| ApiError::new("InvalidParameter.BodyParamsError", why);
         if body.is_empty() {
             return Ok(Self::default());
         }
-        match bounded_json::value(body) {
-            Ok(Value::Object(members)) => Ok(Self { members, flat: false }),
+        match bounded_json::parse(body) {
+            Ok(Value::Object(members)) => Ok(Self { members, is_form: false }),
             Ok(_) => Err(bad("the body must be a JSON object".into())),
             Err(bounded_json::Error::TooMany(error)) => Err(bad(error.to_string())),
             // Where it is wrong, but not what stands there: it could be a key.
@@ -53,46 +53,47 @@ impl Params {
     }
 
     /// Takes names and values of a form, decoded: `A.B.0=…`.
-    pub(super) fn from_form(pairs: &[(String, String)]) -> Result<Self, Fault> {
+    pub(super) fn from_form(pairs: &[(String, String)]) -> Result<Self, ApiError> {
         let mut root = BTreeMap::new();
         for (name, value) in pairs {
-            let bad =
-                || Fault::new("InvalidParameter", format!("the parameter `{}` has no place", shown(name)));
+            let bad = || {
+                ApiError::new("InvalidParameter", format!("the parameter `{}` has no place", truncate(name)))
+            };
             let parts: Vec<&str> = name.split('.').collect();
             if parts.len() > MAX_DEPTH || parts.iter().any(|part| part.is_empty()) {
                 return Err(bad());
             }
-            put(&mut root, &parts, value).ok_or_else(bad)?;
+            insert(&mut root, &parts, value).ok_or_else(bad)?;
         }
         let members = root.into_iter().map(|(name, tree)| (name, tree.into_value())).collect();
-        Ok(Self { members, flat: true })
+        Ok(Self { members, is_form: true })
     }
 
     /// All of them.
     pub(super) fn root(&self) -> Object<'_> {
-        Object { members: &self.members, flat: self.flat, path: String::new() }
+        Object { members: &self.members, is_form: self.is_form, prefix: String::new() }
     }
 }
 
-enum Tree {
+enum FormTree {
     Leaf(String),
-    Branch(BTreeMap<String, Tree>),
+    Branch(BTreeMap<String, FormTree>),
 }
 
 /// Puts a value where its name says; `None` if something else is there.
-fn put(into: &mut BTreeMap<String, Tree>, parts: &[&str], value: &str) -> Option<()> {
+fn insert(into: &mut BTreeMap<String, FormTree>, parts: &[&str], value: &str) -> Option<()> {
     let (first, rest) = parts.split_first()?;
     if rest.is_empty() {
-        return into.insert((*first).to_owned(), Tree::Leaf(value.to_owned())).is_none().then_some(());
+        return into.insert((*first).to_owned(), FormTree::Leaf(value.to_owned())).is_none().then_some(());
     }
-    let branch = into.entry((*first).to_owned()).or_insert_with(|| Tree::Branch(BTreeMap::new()));
+    let branch = into.entry((*first).to_owned()).or_insert_with(|| FormTree::Branch(BTreeMap::new()));
     match branch {
-        Tree::Leaf(_) => None,
-        Tree::Branch(inner) => put(inner, rest, value),
+        FormTree::Leaf(_) => None,
+        FormTree::Branch(inner) => insert(inner, rest, value),
     }
 }
 
-impl Tree {
+impl FormTree {
     fn into_value(self) -> Value {
         let inner = match self {
             Self::Leaf(text) => return Value::String(text),
@@ -114,8 +115,8 @@ impl Tree {
 
 impl<'a> Object<'a> {
     /// The whole name of a member.
-    pub(super) fn name(&self, member: &str) -> String {
-        format!("{}{member}", self.path)
+    pub(super) fn full_name(&self, member: &str) -> String {
+        format!("{}{member}", self.prefix)
     }
 
     fn get(&self, member: &str) -> Option<&'a Value> {
@@ -123,94 +124,95 @@ impl<'a> Object<'a> {
     }
 
     /// A text.
-    pub(super) fn text(&self, member: &str) -> Result<Option<&'a str>, Fault> {
-        let wrong = || Fault::wrong_type(&self.name(member), "a string");
+    pub(super) fn text(&self, member: &str) -> Result<Option<&'a str>, ApiError> {
+        let wrong = || ApiError::wrong_type(&self.full_name(member), "a string");
         self.get(member).map(|value| value.as_str().ok_or_else(wrong)).transpose()
     }
 
     /// A text; an empty one is none.
-    pub(super) fn word(&self, member: &str) -> Result<Option<&'a str>, Fault> {
+    pub(super) fn non_empty_text(&self, member: &str) -> Result<Option<&'a str>, ApiError> {
         Ok(self.text(member)?.filter(|text| !text.is_empty()))
     }
 
     /// A text that must be there, or else the request is refused with this code.
-    pub(super) fn needed(&self, member: &str, code: &'static str) -> Result<&'a str, Fault> {
-        self.word(member)?.ok_or_else(|| Fault::missing(code, &self.name(member)))
+    pub(super) fn required_text(&self, member: &str, code: &'static str) -> Result<&'a str, ApiError> {
+        self.non_empty_text(member)?.ok_or_else(|| ApiError::missing_parameter(code, &self.full_name(member)))
     }
 
     /// A whole number, also when it is written as a double (`60.0`), as some JSON libraries write integers. A
     /// number beyond 64 bits becomes the nearest number of 64 bits: no range goes that far.
-    pub(super) fn integer(&self, member: &str) -> Result<Option<i64>, Fault> {
+    pub(super) fn integer(&self, member: &str) -> Result<Option<i64>, ApiError> {
         let read = |value: &Value| match value {
             Value::Number(number) => number.as_i64().or(number.is_u64().then_some(i64::MAX)).or_else(|| {
                 number.as_f64().filter(|double| double.fract() == 0.0).map(|double| double as i64)
             }),
-            Value::String(text) if self.flat => whole(text),
+            Value::String(text) if self.is_form => parse_integer(text),
             _ => None,
         };
-        let wrong = || Fault::wrong_type(&self.name(member), "an integer");
+        let wrong = || ApiError::wrong_type(&self.full_name(member), "an integer");
         self.get(member).map(|value| read(value).ok_or_else(wrong)).transpose()
     }
 
     /// A whole number of this range.
-    pub(super) fn within(
+    pub(super) fn integer_in(
         &self,
         member: &str,
         range: std::ops::RangeInclusive<i64>,
-    ) -> Result<Option<i64>, Fault> {
+    ) -> Result<Option<i64>, ApiError> {
         match self.integer(member)? {
             Some(given) if !range.contains(&given) => {
-                Err(Fault::out_of_range(&self.name(member), given, &range))
+                Err(ApiError::out_of_range(&self.full_name(member), given, &range))
             }
             number => Ok(number),
         }
     }
 
     /// A whole number of this range. 0 is as good as absent: clients that serialise unset integers send it.
-    pub(super) fn within_unless_zero(
+    pub(super) fn nonzero_integer_in(
         &self,
         member: &str,
         range: std::ops::RangeInclusive<i64>,
-    ) -> Result<Option<i64>, Fault> {
+    ) -> Result<Option<i64>, ApiError> {
         if self.integer(member)? == Some(0) {
             return Ok(None);
         }
-        self.within(member, range)
+        self.integer_in(member, range)
     }
 
     /// An object.
-    pub(super) fn object(&self, member: &str) -> Result<Option<Self>, Fault> {
-        self.get(member).map(|value| self.inside(self.name(member), value)).transpose()
+    pub(super) fn object(&self, member: &str) -> Result<Option<Self>, ApiError> {
+        self.get(member).map(|value| self.child(self.full_name(member), value)).transpose()
     }
 
     /// A list of objects; none if it is absent.
-    pub(super) fn objects(&self, member: &str) -> Result<Vec<Self>, Fault> {
-        let named = |(i, value): (usize, &'a Value)| self.inside(format!("{}.{i}", self.name(member)), value);
+    pub(super) fn objects(&self, member: &str) -> Result<Vec<Self>, ApiError> {
+        let named =
+            |(i, value): (usize, &'a Value)| self.child(format!("{}.{i}", self.full_name(member)), value);
         self.list(member)?.iter().enumerate().map(named).collect()
     }
 
     /// A list of texts; none if it is absent.
-    pub(super) fn texts(&self, member: &str) -> Result<Vec<&'a str>, Fault> {
-        let wrong = || Fault::wrong_type(&self.name(member), "an array of strings");
+    pub(super) fn texts(&self, member: &str) -> Result<Vec<&'a str>, ApiError> {
+        let wrong = || ApiError::wrong_type(&self.full_name(member), "an array of strings");
         self.list(member)?.iter().map(|value| value.as_str().ok_or_else(wrong)).collect()
     }
 
-    fn list(&self, member: &str) -> Result<&'a [Value], Fault> {
+    fn list(&self, member: &str) -> Result<&'a [Value], ApiError> {
         match self.get(member) {
             None => Ok(&[]),
             Some(Value::Array(values)) => Ok(values),
-            Some(_) => Err(Fault::wrong_type(&self.name(member), "an array")),
+            Some(_) => Err(ApiError::wrong_type(&self.full_name(member), "an array")),
         }
     }
 
-    fn inside(&self, name: String, value: &'a Value) -> Result<Self, Fault> {
-        let Value::Object(members) = value else { return Err(Fault::wrong_type(&name, "an object")) };
-        Ok(Self { members, flat: self.flat, path: format!("{name}.") })
+    fn child(&self, name: String, value: &'a Value) -> Result<Self, ApiError> {
+        let Value::Object(members) = value else { return Err(ApiError::wrong_type(&name, "an object")) };
+        Ok(Self { members, is_form: self.is_form, prefix: format!("{name}.") })
     }
 }
 
 /// A whole number in digits, perhaps with zeros behind a point.
-fn whole(text: &str) -> Option<i64> {
+fn parse_integer(text: &str) -> Option<i64> {
     let (text, zeros) = text.split_once('.').unwrap_or((text, "0"));
     if zeros.is_empty() || zeros.bytes().any(|b| b != b'0') {
         return None;
@@ -224,7 +226,7 @@ fn whole(text: &str) -> Option<i64> {
 }
 
 /// The beginning of a name, to be shown.
-fn shown(name: &str) -> String {
+fn truncate(name: &str) -> String {
     name.chars().take(64).collect()
 }
 
@@ -232,7 +234,7 @@ fn shown(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn form(pairs: &[(&str, &str)]) -> Result<Params, Fault> {
+    fn form(pairs: &[(&str, &str)]) -> Result<Params, ApiError> {
         let own: Vec<_> = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         Params::from_form(&own)
     }
@@ -259,7 +261,7 @@ mod tests {
             let list = root.objects("L").unwrap();
             let numbers: Vec<_> = list.iter().map(|o| o.integer("N").unwrap().unwrap()).collect();
             assert_eq!(numbers, [1, 2], "sorted by number, gaps closed");
-            assert_eq!(list[1].name("N"), "L.1.N");
+            assert_eq!(list[1].full_name("N"), "L.1.N");
             assert_eq!(root.text("T").unwrap(), Some("t"));
             assert_eq!(root.text("Nothing").unwrap(), None);
             assert!(root.object("Gone").unwrap().is_none() && root.objects("Gone").unwrap().is_empty());
@@ -283,7 +285,7 @@ mod tests {
             ("[]", "--3", None),
         ] {
             let params = Params::from_json(format!("{{\"N\":{json}}}").as_bytes()).unwrap();
-            let wrong = Fault::wrong_type("N", "an integer");
+            let wrong = ApiError::wrong_type("N", "an integer");
             assert_eq!(params.root().integer("N"), said.map(Some).ok_or(wrong.clone()), "{json}");
             let params = form(&[("N", text)]).unwrap();
             assert_eq!(params.root().integer("N"), said.map(Some).ok_or(wrong), "{text}");
@@ -294,7 +296,7 @@ mod tests {
     fn wrong_types_are_named() {
         let params = Params::from_json(br#"{"T":1,"O":"x","L":{"0":"x"},"M":["x",1],"P":[1]}"#).unwrap();
         let root = params.root();
-        let says = |fault: Fault| (fault.code, fault.message);
+        let says = |fault: ApiError| (fault.code, fault.message);
         for (fault, words) in [
             (root.text("T").unwrap_err(), "`T` must be a string"),
             (root.object("O").unwrap_err(), "`O` must be an object"),

@@ -1,7 +1,7 @@
 //! The whole dialect, from requests as they come to answers as they go.
 
-mod answers;
 mod fields;
+mod responses;
 mod tasks;
 
 use std::sync::Arc;
@@ -9,28 +9,28 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pagecast_core::spec::Secret;
-use pagecast_fleet::sqlite::{self, Sqlite};
+use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{Cast, CastId};
-use pagecast_testkit::scratch::Scratch;
+use pagecast_testkit::scratch::ScratchDir;
 use serde_json::json;
 
-use super::sign::tests::{How, signed};
+use super::signature::tests::{Encoding, signed_request};
 use super::*;
-use crate::app::{AccessKey, Application, Apps};
+use crate::app::{AccessKey, Application, ApplicationRegistry};
 use crate::config::Config;
 
-const ID: &str = "AKIDtest";
+const KEY_ID: &str = "AKIDtest";
 const SECRET: &str = "a secret for tests";
 const NOW_MS: i64 = 1_700_000_000_000;
 const SDK_APP_ID: u64 = 1_400_000_001;
 
 /// A request as it comes.
-pub(super) fn call(method: &str, query: &str, headers: &[(&str, &str)], body: &str) -> Call {
+pub(super) fn build_request(method: &str, query: &str, headers: &[(&str, &str)], body: &str) -> ApiRequest {
     let header = |(name, value): &(&str, &str)| {
         (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
     };
-    Call {
+    ApiRequest {
         method: method.parse::<Method>().unwrap(),
         query: query.to_owned(),
         headers: headers.iter().map(header).collect::<HeaderMap>(),
@@ -39,7 +39,7 @@ pub(super) fn call(method: &str, query: &str, headers: &[(&str, &str)], body: &s
 }
 
 /// The names and values of a form.
-pub(super) fn pairs_of(form: &str) -> Vec<(String, String)> {
+pub(super) fn form_pairs(form: &str) -> Vec<(String, String)> {
     form_urlencoded::parse(form.as_bytes()).into_owned().collect()
 }
 
@@ -47,41 +47,41 @@ pub(super) fn pairs_of(form: &str) -> Vec<(String, String)> {
 fn application(name: &str, sdk_app_id: u64) -> Application {
     let mut app: Application = serde_json::from_value(json!({ "name": name })).unwrap();
     app.sdk_app_id = Some(sdk_app_id);
-    app.keys = vec![AccessKey { id: ID.to_owned(), secret: Secret::new(SECRET), disabled: false }];
+    app.keys = vec![AccessKey { id: KEY_ID.to_owned(), secret: Secret::new(SECRET), disabled: false }];
     app.max_casts = 100_000;
     app
 }
 
 /// A service over a real fleet, whose clock stands still.
-struct World {
+struct Fixture {
     service: Service,
-    limits: Limits,
+    limits: KeyedRateLimiter,
     // Dropped last: the database is in it.
-    _folder: Scratch,
+    _folder: ScratchDir,
 }
 
-impl World {
+impl Fixture {
     /// With one application.
     fn new() -> Self {
         Self::with(vec![application("demo", SDK_APP_ID)], |_| {})
     }
 
     fn with(apps: Vec<Application>, change: impl FnOnce(&mut Config)) -> Self {
-        let folder = Scratch::new().unwrap();
+        let folder = ScratchDir::new().unwrap();
         let clock: crate::Clock = Arc::new(|| NOW_MS);
-        let fleet = Sqlite::open(sqlite::Config {
+        let fleet = SqliteFleet::open(sqlite::Config {
             path: folder.path().join("fleet.db"),
             vault: Vault::from_text("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap(),
-            history: Duration::from_secs(72 * 3600),
-            clock: Arc::clone(&clock),
-            steady: Arc::clone(&clock),
+            retention: Duration::from_secs(72 * 3600),
+            wall_clock: Arc::clone(&clock),
+            monotonic_clock: Arc::clone(&clock),
             max_bytes: 1 << 40,
         })
         .unwrap();
         let mut config = Config { data: folder.path().join("data"), ..Config::default() };
         config.casts.queue_limit = 100_000;
         change(&mut config);
-        let all = Arc::new(Apps::default());
+        let all = Arc::new(ApplicationRegistry::default());
         all.replace(apps);
         let service = Service {
             fleet,
@@ -91,26 +91,31 @@ impl World {
             clock,
             draining: Arc::default(),
         };
-        Self { service, limits: Limits::new(1_000_000), _folder: folder }
+        Self { service, limits: KeyedRateLimiter::new(1_000_000), _folder: folder }
     }
 
-    async fn act(&self, call: &Call) -> Result<Map<String, Value>, Fault> {
-        act(&self.service, call, &self.limits).await
+    async fn execute(&self, call: &ApiRequest) -> Result<Map<String, Value>, ApiError> {
+        execute(&self.service, call, &self.limits).await
     }
 
     /// Asks as the key of the tests.
-    async fn ask(&self, how: How, action: &str, params: &Value) -> Result<Map<String, Value>, Fault> {
-        self.act(&signed(how, ID, &Secret::new(SECRET), action, params, NOW_MS / 1000)).await
+    async fn send(
+        &self,
+        how: Encoding,
+        action: &str,
+        params: &Value,
+    ) -> Result<Map<String, Value>, ApiError> {
+        self.execute(&signed_request(how, KEY_ID, &Secret::new(SECRET), action, params, NOW_MS / 1000)).await
     }
 
     /// The code of the error that comes of this, or nothing.
-    async fn code(&self, how: How, action: &str, params: &Value) -> &'static str {
-        self.ask(how, action, params).await.map_or_else(|fault| fault.code, |_| "")
+    async fn error_code(&self, how: Encoding, action: &str, params: &Value) -> &'static str {
+        self.send(how, action, params).await.map_or_else(|fault| fault.code, |_| "")
     }
 
     /// Starts a task.
-    async fn start(&self, how: How, params: &Value) -> Result<Cast, Fault> {
-        let answer = self.ask(how, "StartWebRecord", params).await?;
+    async fn start(&self, how: Encoding, params: &Value) -> Result<Cast, ApiError> {
+        let answer = self.send(how, "StartWebRecord", params).await?;
         assert_eq!(answer.len(), 1, "{answer:?}");
         let id = CastId::parse(answer["TaskId"].as_str().unwrap()).unwrap();
         Ok(self.service.fleet.get(&id).await.unwrap().unwrap())
@@ -118,7 +123,7 @@ impl World {
 }
 
 /// The least that starts a task.
-fn least() -> Value {
+fn minimal_params() -> Value {
     json!({
         "RecordUrl": "https://example.com/room?id=1",
         "SdkAppId": SDK_APP_ID,
@@ -129,7 +134,7 @@ fn least() -> Value {
 }
 
 /// `params` with this value at a place like `A.B.0`, or without the member if there is no value.
-fn with(mut params: Value, place: &str, value: Option<Value>) -> Value {
+fn with_value(mut params: Value, place: &str, value: Option<Value>) -> Value {
     let mut at = &mut params;
     let (parent, member) = place.rsplit_once('.').unwrap_or(("", place));
     for part in parent.split('.').filter(|part| !part.is_empty()) {

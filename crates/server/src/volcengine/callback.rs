@@ -4,23 +4,24 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use axum::body::Bytes;
-use pagecast_core::cast::{EndReason, Trouble};
+use pagecast_core::cast::{EndReason, HealthFault};
 use pagecast_core::spec::RoomIds;
-use pagecast_fleet::{Cast, Event, Happening};
+use pagecast_fleet::{Cast, Event, EventKind};
 use serde::Serialize;
 
-use super::sign::hash;
-use super::task::verdict;
-use crate::app::Receiver;
-use crate::callback::{Message, Rule};
+use super::signature::sha256_hex;
+use super::task::end_status;
+use crate::app::CallbackReceiver;
+use crate::callback::{DeliveryPolicy, WebhookMessage};
 
 const EVENT_TYPE: &str = "Webcast";
 const VERSION: &str = "2020-12-01";
 
 /// Five seconds for an answer, and two tries more.
-pub const RULE: Rule = Rule { timeout: Duration::from_secs(5), pause };
+pub const RETRY_POLICY: DeliveryPolicy =
+    DeliveryPolicy { timeout: Duration::from_secs(5), retry_delay: next_pause };
 
-fn pause(tries: u32, _age: Duration) -> Option<Duration> {
+fn next_pause(tries: u32, _age: Duration) -> Option<Duration> {
     match tries {
         0 => Some(Duration::ZERO),
         1 => Some(Duration::from_secs(1)),
@@ -31,16 +32,17 @@ fn pause(tries: u32, _age: Duration) -> Option<Duration> {
 
 /// The message about an event, if it is one that the vendor tells: the same bytes each time.
 #[must_use]
-pub fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Message> {
-    let (Some((status, reason)), Some(room)) = (words(cast, event), &cast.spec.room) else {
+pub fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
+    let (Some((status, reason)), Some(room)) = (status_and_reason(cast, event), &cast.spec.room) else {
         return Vec::new();
     };
     let RoomIds { app, room, user, task } = &room.ids;
     let business_id = cast.request.get("BusinessId").and_then(|id| id.as_str());
-    let data = Data { app_id: app, business_id, room_id: room, task_id: task, user_id: user, status, reason };
+    let data =
+        EventData { app_id: app, business_id, room_id: room, task_id: task, user_id: user, status, reason };
     let id = event.id(&cast.id);
     let time = chrono::DateTime::from_timestamp_millis(event.at_ms).unwrap_or_default();
-    let unsigned = Unsigned {
+    let unsigned = UnsignedPayload {
         event_type: EVENT_TYPE,
         event_data: &serde_json::to_string(&data).unwrap_or_default(),
         event_time: &time.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -50,50 +52,50 @@ pub fn render(receiver: &Receiver, cast: &Cast, event: &Event) -> Vec<Message> {
         nonce: &nonce(&id),
     };
     let secret = receiver.secret.as_ref().map_or("", |secret| secret.reveal());
-    let body = Body {
-        signature: &signature(&unsigned, secret),
+    let body = CallbackBody {
+        signature: &compute_signature(&unsigned, secret),
         noce: receiver.noce.then_some(unsigned.nonce),
         business_id,
         unsigned: &unsigned,
     };
     let body = Bytes::from(serde_json::to_vec(&body).unwrap_or_default());
-    vec![Message { body, headers: Vec::new() }]
+    vec![WebhookMessage { body, headers: Vec::new() }]
 }
 
 /// `Status` and `Reason`. That of 2 and 3 is not documented: the words for the end of a task are used, and
 /// for a page that was given up the word of its trouble, as for 4 and 5. 1, 4 and 5 are.
-fn words(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
+fn status_and_reason(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
     let live_before = || cast.live_ms.is_some_and(|live| live <= event.at_ms);
-    match &event.what {
-        Happening::Live => Some((1, "")),
-        Happening::Ended { reason, .. } => {
-            let verdict = verdict(*reason, cast.live_ms.is_some());
+    match &event.kind {
+        EventKind::Live => Some((1, "")),
+        EventKind::Ended { reason, .. } => {
+            let verdict = end_status(*reason, cast.live_ms.is_some());
             let word = match reason {
-                EndReason::GaveUp(trouble) => word(*trouble),
+                EndReason::GaveUp(trouble) => fault_reason(*trouble),
                 _ => verdict.reason,
             };
             Some((if verdict.failed { 3 } else { 2 }, word))
         }
-        Happening::Reloaded { trouble } => Some((4, word(*trouble))),
-        Happening::Moved { trouble } => Some((5, word(*trouble))),
-        Happening::Restarted | Happening::TakenUp => live_before().then_some((5, "PageCrash")),
-        Happening::Queued
-        | Happening::Started
-        | Happening::Unrecorded
-        | Happening::Warning { .. }
-        | Happening::Push { .. }
-        | Happening::Room { .. }
-        | Happening::Storing { .. }
-        | Happening::Stored { .. } => None,
+        EventKind::Reloaded { fault: trouble } => Some((4, fault_reason(*trouble))),
+        EventKind::Moved { fault: trouble } => Some((5, fault_reason(*trouble))),
+        EventKind::Restarted | EventKind::Resumed => live_before().then_some((5, "PageCrash")),
+        EventKind::Queued
+        | EventKind::Started
+        | EventKind::RecordingStopped
+        | EventKind::Warning { .. }
+        | EventKind::Push { .. }
+        | EventKind::Room { .. }
+        | EventKind::Upload { .. }
+        | EventKind::Stored { .. } => None,
     }
 }
 
-fn word(trouble: Trouble) -> &'static str {
+fn fault_reason(trouble: HealthFault) -> &'static str {
     match trouble {
-        Trouble::StartTimeout => "StartEventTimeout",
-        Trouble::Freeze => "PageFreeze",
-        Trouble::Blank => "PageBlank",
-        Trouble::Crash | Trouble::Unreachable => "PageCrash",
+        HealthFault::StartTimeout => "StartEventTimeout",
+        HealthFault::Freeze => "PageFreeze",
+        HealthFault::Blank => "PageBlank",
+        HealthFault::Crash | HealthFault::Unreachable => "PageCrash",
     }
 }
 
@@ -104,16 +106,16 @@ fn nonce(event_id: &str) -> String {
     format!("{:04}", number % 10_000)
 }
 
-fn signature(unsigned: &Unsigned<'_>, secret: &str) -> String {
-    let Unsigned { event_type, event_data, event_time, event_id, app_id, version, nonce } = unsigned;
+fn compute_signature(unsigned: &UnsignedPayload<'_>, secret: &str) -> String {
+    let UnsignedPayload { event_type, event_data, event_time, event_id, app_id, version, nonce } = unsigned;
     let mut values = [event_type, event_data, event_time, event_id, version, app_id, nonce, &secret];
     values.sort_unstable();
-    hash(values.map(|value| *value).concat().as_bytes())
+    sha256_hex(values.map(|value| *value).concat().as_bytes())
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Data<'a> {
+struct EventData<'a> {
     app_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     business_id: Option<&'a str>,
@@ -126,7 +128,7 @@ struct Data<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Unsigned<'a> {
+struct UnsignedPayload<'a> {
     event_type: &'a str,
     /// JSON within JSON.
     event_data: &'a str,
@@ -139,9 +141,9 @@ struct Unsigned<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Body<'a> {
+struct CallbackBody<'a> {
     #[serde(flatten)]
-    unsigned: &'a Unsigned<'a>,
+    unsigned: &'a UnsignedPayload<'a>,
     signature: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     noce: Option<&'a str>,

@@ -1,24 +1,24 @@
 //! `StopWebcast` and `GetWebCastTask`: a task is found again.
 
 use pagecast_core::cast::EndReason;
-use pagecast_fleet::{Cast, Command, Error, Key, State};
+use pagecast_fleet::{Cast, CastKey, CastState, Command, Error};
 use serde_json::{Map, Value, json};
 
-use super::answer::{Code, Fault};
-use super::broken;
-use super::request::Task;
+use super::internal_error;
+use super::request::TaskRef;
+use super::response::{ApiError, ErrorCode};
 use crate::app::Application;
 use crate::service::Service;
 
 /// How long ago a task may have been started to be found, in milliseconds.
-const LOOK_BACK_MS: i64 = 72 * 3_600_000;
+const TASK_RETENTION_MS: i64 = 72 * 3_600_000;
 /// What is repeated of the request.
-const ECHO: [&str; 6] =
+const ECHOED_FIELDS: [&str; 6] =
     ["UserId", "SourceURL", "MaxRunningTime", "VideoSolutions", "MonitorConfig", "EventNotifyConfig"];
 
 /// How the vendor sees an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct EndStatus {
     /// Whether it is a failure.
     pub(super) failed: bool,
     /// `StopReason`.
@@ -26,7 +26,7 @@ pub(super) struct Verdict {
 }
 
 /// Four words are all there are; what none of them fits is unknown.
-pub(super) fn verdict(reason: EndReason, was_live: bool) -> Verdict {
+pub(super) fn end_status(reason: EndReason, was_live: bool) -> EndStatus {
     let (failed, reason) = match reason {
         EndReason::Stopped => (false, "StopByAPI"),
         EndReason::MaxTime => (false, "ExceedMaxRunningTime"),
@@ -35,45 +35,49 @@ pub(super) fn verdict(reason: EndReason, was_live: bool) -> Verdict {
         EndReason::GaveUp(_) | EndReason::OutputFailed if !was_live => (true, "StartTaskFailed"),
         EndReason::GaveUp(_) | EndReason::OutputFailed => (true, "UnknownStopReason"),
     };
-    Verdict { failed, reason }
+    EndStatus { failed, reason }
 }
 
 /// What only one task that runs has.
-pub(super) fn key(task: &Task) -> Key {
+pub(super) fn task_key(task: &TaskRef) -> CastKey {
     // None of them contains a slash.
-    Key(format!("webcast/{}/{}/{}", task.app_id, task.room_id, task.task_id))
+    CastKey(format!("webcast/{}/{}/{}", task.app_id, task.room_id, task.task_id))
 }
 
-fn not_found() -> Fault {
-    Fault::new(Code::ErrorActiveTaskNotFound, "there is no such task, or it is over")
+fn not_found() -> ApiError {
+    ApiError::new(ErrorCode::ErrorActiveTaskNotFound, "there is no such task, or it is over")
 }
 
 /// A task of this application. Another one's is not found, though it had the same `AppId` once.
-async fn find(service: &Service, app: &Application, task: &Task) -> Result<Cast, Fault> {
-    let found = service.fleet.find(&key(task)).await.map_err(|error| broken("finding a task", &error))?;
+async fn find(service: &Service, app: &Application, task: &TaskRef) -> Result<Cast, ApiError> {
+    let found = service
+        .fleet
+        .find_by_key(&task_key(task))
+        .await
+        .map_err(|error| internal_error("finding a task", &error))?;
     found.filter(|cast| cast.app == app.name).ok_or_else(not_found)
 }
 
 /// Ends a task that runs. One that was told so before is told so again as long as it has not ended.
-pub(super) async fn stop(service: &Service, app: &Application, task: &Task) -> Result<Value, Fault> {
+pub(super) async fn stop(service: &Service, app: &Application, task: &TaskRef) -> Result<Value, ApiError> {
     let cast = find(service, app, task).await?;
-    if cast.state == State::Ended {
+    if cast.state == CastState::Ended {
         return Err(not_found());
     }
-    if !cast.stop_asked {
-        match service.fleet.order(&cast.id, Command::Stop).await {
+    if !cast.stop_requested {
+        match service.fleet.send_command(&cast.id, Command::Stop).await {
             Ok(()) => {}
-            Err(Error::NoCast(_) | Error::Over(_)) => return Err(not_found()),
-            Err(error) => return Err(broken("stopping a task", &error)),
+            Err(Error::CastNotFound(_) | Error::CastEnded(_)) => return Err(not_found()),
+            Err(error) => return Err(internal_error("stopping a task", &error)),
         }
     }
     Ok(Value::from("ok"))
 }
 
 /// How a task stands that was started within the last 72 hours.
-pub(super) async fn get(service: &Service, app: &Application, task: &Task) -> Result<Value, Fault> {
+pub(super) async fn get(service: &Service, app: &Application, task: &TaskRef) -> Result<Value, ApiError> {
     let cast = find(service, app, task).await?;
-    if cast.created_ms < service.now().saturating_sub(LOOK_BACK_MS) {
+    if cast.created_ms < service.now().saturating_sub(TASK_RETENTION_MS) {
         return Err(not_found());
     }
     Ok(json!({ "WebCastTask": describe(&cast) }))
@@ -81,16 +85,18 @@ pub(super) async fn get(service: &Service, app: &Application, task: &Task) -> Re
 
 fn describe(cast: &Cast) -> Map<String, Value> {
     let (status, reason) = match (cast.state, &cast.end) {
-        (State::Queued | State::Starting, _) => (1, ""),
-        (State::Live, _) => (2, ""),
-        (State::Ended, None) => (0, "UnknownStopReason"),
-        (State::Ended, Some(end)) => {
-            let verdict = verdict(end.reason, cast.live_ms.is_some());
+        (CastState::Queued | CastState::Starting, _) => (1, ""),
+        (CastState::Live, _) => (2, ""),
+        (CastState::Ended, None) => (0, "UnknownStopReason"),
+        (CastState::Ended, Some(end)) => {
+            let verdict = end_status(end.reason, cast.live_ms.is_some());
             (if verdict.failed { 4 } else { 3 }, verdict.reason)
         }
     };
-    let mut said: Map<String, Value> =
-        ECHO.iter().filter_map(|name| Some(((*name).to_owned(), cast.request.get(name)?.clone()))).collect();
+    let mut said: Map<String, Value> = ECHOED_FIELDS
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), cast.request.get(name)?.clone())))
+        .collect();
     said.insert("StartTime".to_owned(), cast.started_ms.unwrap_or(cast.created_ms).into());
     said.insert("EndTime".to_owned(), cast.ended_ms.unwrap_or(0).into());
     said.insert("Status".to_owned(), status.into());
@@ -100,13 +106,13 @@ fn describe(cast: &Cast) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
-    use pagecast_core::cast::Trouble;
+    use pagecast_core::cast::HealthFault;
 
     use super::*;
 
     #[test]
-    fn four_words_for_all_ends() {
-        let gave_up = EndReason::GaveUp(Trouble::Freeze);
+    fn every_end_has_a_stop_reason() {
+        let gave_up = EndReason::GaveUp(HealthFault::Freeze);
         for (end, was_live, failed, reason) in [
             (EndReason::Stopped, true, false, "StopByAPI"),
             (EndReason::Stopped, false, false, "StopByAPI"),
@@ -119,7 +125,7 @@ mod tests {
             (gave_up, false, true, "StartTaskFailed"),
             (EndReason::OutputFailed, true, true, "UnknownStopReason"),
         ] {
-            assert_eq!(verdict(end, was_live), Verdict { failed, reason }, "{end:?}, {was_live}");
+            assert_eq!(end_status(end, was_live), EndStatus { failed, reason }, "{end:?}, {was_live}");
         }
     }
 }

@@ -7,21 +7,23 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt as _;
-use pagecast_core::cast::{EndReason, Trouble};
-use pagecast_core::spec::{RoomService, RoomUrl, Signal};
-use pagecast_fleet::sqlite::{self, Sqlite};
+use pagecast_core::cast::{EndReason, HealthFault};
+use pagecast_core::spec::{ReadySignal, RoomService, RoomUrl};
+use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{Cast, Fleet, Happening, State, Ticket, WorkerId};
-use pagecast_testkit::scratch::Scratch;
+use pagecast_fleet::{Cast, CastState, EventKind, Fleet, Ticket, WorkerId};
+use pagecast_testkit::scratch::ScratchDir;
 use serde_json::json;
 
 use super::*;
-use crate::app::{AccessKey, Application, Apps, Receiver, RoomProvider, VolcengineRooms};
+use crate::app::{
+    AccessKey, Application, ApplicationRegistry, CallbackReceiver, RoomProvider, VolcengineRooms,
+};
 use crate::config::Config;
-use sign::Unsigned;
+use signature::UnsignedRequest;
 
-const NOW: i64 = 1_700_000_000_000;
-const HOUR: i64 = 3_600_000;
+const NOW_MS: i64 = 1_700_000_000_000;
+const HOUR_MS: i64 = 3_600_000;
 const HOST: &str = "127.0.0.1:8080";
 const LEASE: Duration = Duration::from_secs(3600);
 
@@ -33,39 +35,39 @@ fn application(name: &str, app_id: &str, key: &str) -> Application {
     app
 }
 
-struct Bench {
+struct Fixture {
     service: Service,
-    desk: Desk,
-    fleet: Arc<Sqlite>,
+    gate: RequestGate,
+    fleet: Arc<SqliteFleet>,
     now: Arc<AtomicI64>,
-    _scratch: Scratch,
+    _scratch: ScratchDir,
 }
 
 /// What came back.
-type Said = (u16, Value);
+type StatusAndBody = (u16, Value);
 
-impl Bench {
+impl Fixture {
     fn new() -> Self {
         Self::with(|_| {}, |_| {})
     }
 
     fn with(app: impl Fn(&mut Application), config: impl Fn(&mut Config)) -> Self {
-        let scratch = Scratch::new().unwrap();
-        let now = Arc::new(AtomicI64::new(NOW));
+        let scratch = ScratchDir::new().unwrap();
+        let now = Arc::new(AtomicI64::new(NOW_MS));
         let clock: crate::Clock = {
             let now = Arc::clone(&now);
             Arc::new(move || now.load(Ordering::Relaxed))
         };
-        let fleet = Sqlite::open(sqlite::Config {
+        let fleet = SqliteFleet::open(sqlite::Config {
             path: scratch.join("fleet.db"),
             vault: Vault::from_file(&scratch.join("key")).unwrap(),
-            history: Duration::from_secs(7 * 86_400),
-            clock: Arc::clone(&clock),
-            steady: Arc::clone(&clock),
+            retention: Duration::from_secs(7 * 86_400),
+            wall_clock: Arc::clone(&clock),
+            monotonic_clock: Arc::clone(&clock),
             max_bytes: 1 << 40,
         })
         .unwrap();
-        let apps = Arc::new(Apps::default());
+        let apps = Arc::new(ApplicationRegistry::default());
         let mut mine = application("mine", "app0123456789", "AKLTMINE");
         app(&mut mine);
         apps.replace(vec![mine, application("theirs", "theirs", "AKLTTHEIRS")]);
@@ -80,54 +82,55 @@ impl Bench {
             clock,
             draining: Arc::default(),
         };
-        Self { service, desk: Desk::default(), fleet, now, _scratch: scratch }
+        Self { service, gate: RequestGate::default(), fleet, now, _scratch: scratch }
     }
 
-    fn pass(&self, ms: i64) {
+    fn advance_clock(&self, ms: i64) {
         self.now.fetch_add(ms, Ordering::Relaxed);
     }
 
-    fn signed(&self, key: &str, method: &str, query: &str, body: &str) -> Call {
-        let unsigned = Unsigned { method, host: HOST, query, body: body.as_bytes(), region: "cn-north-1" };
-        let signed = sign::sign(&unsigned, key, &Secret::new("secret"), self.service.now()).unwrap();
+    fn signed_request(&self, key: &str, method: &str, query: &str, body: &str) -> ApiRequest {
+        let unsigned =
+            UnsignedRequest { method, host: HOST, query, body: body.as_bytes(), region: "cn-north-1" };
+        let signed = signature::sign(&unsigned, key, &Secret::new("secret"), self.service.now()).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static(HOST));
         for (name, value) in signed {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());
         }
         let body = Bytes::copy_from_slice(body.as_bytes());
-        Call { method: method.parse().unwrap(), query: query.to_owned(), headers, body: body.into() }
+        ApiRequest { method: method.parse().unwrap(), query: query.to_owned(), headers, body: body.into() }
     }
 
-    async fn send(&self, call: &Call) -> Said {
-        let (head, body) = self.desk.handle(&self.service, call).await.into_parts();
+    async fn send(&self, call: &ApiRequest) -> StatusAndBody {
+        let (head, body) = self.gate.handle(&self.service, call).await.into_parts();
         assert_eq!(head.headers["content-type"], "application/json; charset=utf-8");
         let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
         assert_eq!(head.headers["x-tt-logid"], body["ResponseMetadata"]["RequestId"].as_str().unwrap());
         (head.status.as_u16(), body)
     }
 
-    async fn post(&self, action: &str, body: &Value) -> Said {
+    async fn post(&self, action: &str, body: &Value) -> StatusAndBody {
         let query = format!("Action={action}&Version=2020-12-01");
-        self.send(&self.signed("AKLTMINE", "POST", &query, &body.to_string())).await
+        self.send(&self.signed_request("AKLTMINE", "POST", &query, &body.to_string())).await
     }
 
-    async fn start(&self, change: Value) -> Said {
-        self.post("StartWebcast", &start(change)).await
+    async fn start(&self, change: Value) -> StatusAndBody {
+        self.post("StartWebcast", &start_body(change)).await
     }
 
-    async fn stop(&self) -> Said {
-        self.post("StopWebcast", &task()).await
+    async fn stop(&self) -> StatusAndBody {
+        self.post("StopWebcast", &task_body()).await
     }
 
-    async fn get(&self) -> Said {
+    async fn get(&self) -> StatusAndBody {
         let query = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
-        self.send(&self.signed("AKLTMINE", "GET", query, "")).await
+        self.send(&self.signed_request("AKLTMINE", "GET", query, "")).await
     }
 
     async fn cast(&self) -> Cast {
-        let task = request::Task::read(task().as_object().unwrap()).unwrap();
-        self.fleet.find(&task::key(&task)).await.unwrap().unwrap()
+        let task = request::TaskRef::parse(task_body().as_object().unwrap()).unwrap();
+        self.fleet.find_by_key(&task::task_key(&task)).await.unwrap().unwrap()
     }
 
     /// A worker takes what was started.
@@ -136,18 +139,18 @@ impl Bench {
         self.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().unwrap().ticket
     }
 
-    async fn report(&self, ticket: &Ticket, what: Happening) {
-        self.fleet.report(ticket, what).await.unwrap();
+    async fn report(&self, ticket: &Ticket, what: EventKind) {
+        self.fleet.report_event(ticket, what).await.unwrap();
     }
 }
 
-fn task() -> Value {
+fn task_body() -> Value {
     json!({ "AppId": "app0123456789", "RoomId": "room1", "TaskId": "task1" })
 }
 
 /// A good body, with these fields besides or instead.
-fn start(change: Value) -> Value {
-    let mut body = task();
+fn start_body(change: Value) -> Value {
+    let mut body = task_body();
     body["UserId"] = json!("webcast_1");
     body["SourceURL"] = json!("https://a.example/b?c=d");
     for (name, value) in change.as_object().unwrap() {
@@ -156,33 +159,33 @@ fn start(change: Value) -> Value {
     body
 }
 
-fn ended(reason: EndReason) -> Happening {
-    Happening::Ended { reason, message: None, cause: None }
+fn ended(reason: EndReason) -> EventKind {
+    EventKind::Ended { reason, message: None, cause: None }
 }
 
-fn code((status, body): &Said) -> (u16, String) {
+fn status_and_code((status, body): &StatusAndBody) -> (u16, String) {
     (*status, body["ResponseMetadata"]["Error"]["Code"].as_str().unwrap_or("none").to_owned())
 }
 
-fn is(status: u16, code: &str) -> (u16, String) {
+fn expected(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
 /// The answer without what is different each time.
-fn golden((status, mut body): Said) -> Said {
+fn without_request_id((status, mut body): StatusAndBody) -> StatusAndBody {
     let id = body["ResponseMetadata"].as_object_mut().unwrap().remove("RequestId").unwrap();
     assert_eq!(id.as_str().unwrap().len(), 36, "{id}");
     (status, body)
 }
 
-fn ok(action: &str, version: &str, result: Value) -> Said {
+fn success_response(action: &str, version: &str, result: Value) -> StatusAndBody {
     let about = json!({ "Action": action, "Version": version, "Service": "rtc", "Region": "cn-north-1" });
     (200, json!({ "ResponseMetadata": about, "Result": result }))
 }
 
 #[tokio::test]
 async fn the_life_of_a_task() {
-    let bench = Bench::new();
+    let bench = Fixture::new();
     let found = |status: i64, start: i64, end: i64, reason: &str| {
         let task = json!({
             "StartTime": start, "EndTime": end, "Status": status, "StopReason": reason,
@@ -191,43 +194,56 @@ async fn the_life_of_a_task() {
             "MonitorConfig": { "FreezeCheckInterval": 0, "BlankCheckInterval": 0, "CrashCheckInterval": 0 },
             "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
         });
-        ok("GetWebCastTask", "2023-11-01", json!({ "WebCastTask": task }))
+        success_response("GetWebCastTask", "2023-11-01", json!({ "WebCastTask": task }))
     };
-    let done = |action: &str| ok(action, "2020-12-01", json!("ok"));
-    assert_eq!(code(&bench.get().await), is(400, "InvalidParameter.ErrorActiveTaskNotFound"));
-    assert_eq!(code(&bench.stop().await), is(400, "InvalidParameter.ErrorActiveTaskNotFound"));
-    assert_eq!(golden(bench.start(json!({})).await), done("StartWebcast"));
-    assert_eq!(golden(bench.get().await), found(1, NOW, 0, ""));
-    bench.pass(1000);
+    let done = |action: &str| success_response(action, "2020-12-01", json!("ok"));
+    assert_eq!(
+        status_and_code(&bench.get().await),
+        expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
+    );
+    assert_eq!(
+        status_and_code(&bench.stop().await),
+        expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
+    );
+    assert_eq!(without_request_id(bench.start(json!({})).await), done("StartWebcast"));
+    assert_eq!(without_request_id(bench.get().await), found(1, NOW_MS, 0, ""));
+    bench.advance_clock(1000);
     let ticket = bench.claim().await;
-    assert_eq!(golden(bench.get().await), found(1, NOW + 1000, 0, ""));
-    bench.report(&ticket, Happening::Live).await;
-    assert_eq!(golden(bench.get().await), found(2, NOW + 1000, 0, ""));
+    assert_eq!(without_request_id(bench.get().await), found(1, NOW_MS + 1000, 0, ""));
+    bench.report(&ticket, EventKind::Live).await;
+    assert_eq!(without_request_id(bench.get().await), found(2, NOW_MS + 1000, 0, ""));
     for _ in 0..2 {
-        assert_eq!(golden(bench.stop().await), done("StopWebcast"), "as often as one likes");
+        assert_eq!(without_request_id(bench.stop().await), done("StopWebcast"), "as often as one likes");
     }
     assert_eq!(bench.fleet.commands(&ticket).await.unwrap().len(), 1);
-    bench.pass(1000);
+    bench.advance_clock(1000);
     bench.report(&ticket, ended(EndReason::Stopped)).await;
-    assert_eq!(golden(bench.get().await), found(3, NOW + 1000, NOW + 2000, "StopByAPI"));
-    assert_eq!(code(&bench.stop().await), is(400, "InvalidParameter.ErrorActiveTaskNotFound"));
-    assert_eq!(golden(bench.start(json!({})).await), done("StartWebcast"), "the name is free again");
-    assert_eq!(golden(bench.get().await), found(1, NOW + 2000, 0, ""));
+    assert_eq!(without_request_id(bench.get().await), found(3, NOW_MS + 1000, NOW_MS + 2000, "StopByAPI"));
+    assert_eq!(
+        status_and_code(&bench.stop().await),
+        expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
+    );
+    assert_eq!(
+        without_request_id(bench.start(json!({})).await),
+        done("StartWebcast"),
+        "the name is free again"
+    );
+    assert_eq!(without_request_id(bench.get().await), found(1, NOW_MS + 2000, 0, ""));
 }
 
 #[tokio::test]
-async fn ends_have_their_words() {
-    let bench = Bench::new();
+async fn ends_have_the_vendors_reasons() {
+    let bench = Fixture::new();
     for (what, live, status, reason) in [
         (EndReason::MaxTime, true, 3, "ExceedMaxRunningTime"),
         (EndReason::PageEnded, true, 3, "UnknownStopReason"),
         (EndReason::StartFailed, false, 4, "StartTaskFailed"),
-        (EndReason::GaveUp(Trouble::Freeze), true, 4, "UnknownStopReason"),
+        (EndReason::GaveUp(HealthFault::Freeze), true, 4, "UnknownStopReason"),
     ] {
         bench.start(json!({})).await;
         let ticket = bench.claim().await;
         if live {
-            bench.report(&ticket, Happening::Live).await;
+            bench.report(&ticket, EventKind::Live).await;
         }
         bench.report(&ticket, ended(what)).await;
         bench.fleet.close(&ticket, None, None).await.unwrap();
@@ -239,18 +255,21 @@ async fn ends_have_their_words() {
 
 #[tokio::test]
 async fn a_task_is_found_for_72_hours() {
-    let bench = Bench::new();
+    let bench = Fixture::new();
     bench.start(json!({})).await;
     bench.stop().await;
-    bench.pass(72 * HOUR);
+    bench.advance_clock(72 * HOUR_MS);
     assert_eq!(bench.get().await.0, 200);
-    bench.pass(1);
-    assert_eq!(code(&bench.get().await), is(400, "InvalidParameter.ErrorActiveTaskNotFound"));
+    bench.advance_clock(1);
+    assert_eq!(
+        status_and_code(&bench.get().await),
+        expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
+    );
 }
 
 #[tokio::test]
 async fn the_vendors_example_runs() {
-    let bench = Bench::with(|app| app.app_id = Some("Your_AppId".to_owned()), |_| {});
+    let bench = Fixture::with(|app| app.app_id = Some("Your_AppId".to_owned()), |_| {});
     let body = r#"{
     "AppId": "Your_AppId",
     "RoomId": "Your_RoomId",
@@ -262,17 +281,20 @@ async fn the_vendors_example_runs() {
     "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
     "MaxRunningTime": 60
 }"#;
-    let call = bench.signed("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", body);
-    assert_eq!(golden(bench.send(&call).await), ok("StartWebcast", "2020-12-01", json!("ok")));
+    let call = bench.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", body);
+    assert_eq!(
+        without_request_id(bench.send(&call).await),
+        success_response("StartWebcast", "2020-12-01", json!("ok"))
+    );
 }
 
 #[tokio::test]
 async fn a_task_becomes_a_cast() {
-    let bench = Bench::with(
+    let bench = Fixture::with(
         |app| {
             app.limits.max_time = Duration::from_secs(7200);
             let url = "https://receiver.example/".parse().unwrap();
-            app.callbacks.volcengine = Some(Receiver { url, secret: None, retry_s: 0, noce: false });
+            app.callbacks.volcengine = Some(CallbackReceiver { url, secret: None, retry_s: 0, noce: false });
         },
         |_| {},
     );
@@ -289,8 +311,8 @@ async fn a_task_becomes_a_cast() {
         }))
         .await;
     let cast = bench.cast().await;
-    assert_eq!((cast.app.as_str(), cast.origin.as_str(), cast.state), ("mine", "volcengine", State::Queued));
-    assert_eq!(cast.key, Some(pagecast_fleet::Key("webcast/app0123456789/room1/task1".to_owned())));
+    assert_eq!((cast.app.as_str(), cast.api.as_str(), cast.state), ("mine", "volcengine", CastState::Queued));
+    assert_eq!(cast.key, Some(pagecast_fleet::CastKey("webcast/app0123456789/room1/task1".to_owned())));
     assert_eq!(
         (&cast.request["BusinessId"], &cast.request["VideoSolutions"][0]["Width"]),
         (&json!("biz"), &json!(640))
@@ -310,22 +332,22 @@ async fn a_task_becomes_a_cast() {
         (spec.checks.freeze, spec.checks.blank, spec.checks.crash),
         (Some(s(2)), Some(s(30)), Some(s(1)))
     );
-    assert_eq!((spec.readiness.signal, spec.readiness.timeout), (Signal::Webcast, s(60)));
+    assert_eq!((spec.readiness.signal, spec.readiness.timeout), (ReadySignal::Webcast, s(60)));
     assert!(spec.recording.is_none() && spec.pushes.is_empty() && spec.evidence.is_some());
-    let notices = bench.fleet.due(10, &std::collections::HashSet::new()).await.unwrap();
+    let notices = bench.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap();
     assert_eq!(notices.len(), 1, "somebody wants to know");
 }
 
 #[tokio::test]
 async fn values_that_are_off_stay_off() {
-    let bench = Bench::with(|app| app.limits.max_time = Duration::from_secs(7200), |_| {});
+    let bench = Fixture::with(|app| app.limits.max_time = Duration::from_secs(7200), |_| {});
     bench.start(json!({ "EventNotifyConfig": { "StartTimeout": 60 } })).await;
     let spec = bench.cast().await.spec;
     assert_eq!(spec.limits.max_time, Duration::from_secs(7200), "what the operator allows");
     assert_eq!((spec.checks.freeze, spec.checks.blank, spec.checks.crash), (None, None, None));
-    assert_eq!((spec.readiness.signal, spec.readiness.timeout), (Signal::None, Duration::ZERO));
+    assert_eq!((spec.readiness.signal, spec.readiness.timeout), (ReadySignal::None, Duration::ZERO));
     assert!(
-        bench.fleet.due(10, &std::collections::HashSet::new()).await.unwrap().is_empty(),
+        bench.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap().is_empty(),
         "nobody wants to know"
     );
 }
@@ -348,7 +370,7 @@ async fn sizes_become_layers() {
             vec![("1000x500", 15, None), ("500x250", 10, Some(300))],
         ),
     ] {
-        let bench = Bench::new();
+        let bench = Fixture::new();
         let solutions: Vec<Value> = given.iter().copied().map(solution).collect();
         let said = bench.start(json!({ "VideoSolutions": solutions })).await;
         assert_eq!(said.0, 200, "{said:?}");
@@ -370,11 +392,11 @@ async fn a_guarded_room_gets_a_token_of_its_own() {
     let guarded = |app: &mut Application| {
         (app.room, app.app_id) = (rooms.clone(), Some(app_id.to_owned()));
     };
-    let bench = Bench::with(guarded, |_| {});
+    let bench = Fixture::with(guarded, |_| {});
     let said = bench.start(json!({ "AppId": app_id })).await;
     assert_eq!(said.0, 200, "{said:?}");
-    let key = pagecast_fleet::Key(format!("webcast/{app_id}/room1/task1"));
-    let room = bench.fleet.find(&key).await.unwrap().unwrap().spec.room.unwrap();
+    let key = pagecast_fleet::CastKey(format!("webcast/{app_id}/room1/task1"));
+    let room = bench.fleet.find_by_key(&key).await.unwrap().unwrap().spec.room.unwrap();
     let RoomService::Whip { token: Some(token), .. } = &room.service else { panic!("{:?}", room.service) };
     assert!(token.reveal().starts_with(&format!("001{}", room.ids.app)), "{}", token.reveal());
     let bytes = STANDARD.decode(&token.reveal()[3 + room.ids.app.len()..]).unwrap();
@@ -387,7 +409,7 @@ async fn an_identifier_that_leads_elsewhere_in_an_address_is_refused() {
     let url = RoomUrl::parse("https://a.example/whip/{room}/{user}").unwrap();
     let whip = RoomProvider::Service(RoomService::Whip { url, token: None });
     for (room, code_of) in [("..", 400), (".", 400), ("...", 200), ("a..b", 200)] {
-        let bench = Bench::with(|app| app.room = whip.clone(), |_| {});
+        let bench = Fixture::with(|app| app.room = whip.clone(), |_| {});
         let said = bench.start(json!({ "RoomId": room })).await;
         assert_eq!(said.0, code_of, "{room}: {said:?}");
     }
@@ -396,23 +418,24 @@ async fn an_identifier_that_leads_elsewhere_in_an_address_is_refused() {
 #[tokio::test]
 async fn to_start_again_is_no_error_unless_the_operator_says_so() {
     let repeated = "The task has been started. Please do not call the startup task interface repeatedly";
-    for (strict, version, expected) in [
+    for (strict, version, is_ok) in [
         (false, "2020-12-01", true),
         (false, "2023-11-01", true),
         (true, "2020-12-01", false),
         (true, "2023-11-01", true),
     ] {
-        let bench = Bench::with(|_| {}, |config| config.volcengine.strict_repeat = strict);
+        let bench = Fixture::with(|_| {}, |config| config.volcengine.strict_repeat = strict);
         assert_eq!(bench.start(json!({})).await.0, 200);
         let query = format!("Action=startwebcast&Version={version}");
-        let again =
-            bench.send(&bench.signed("AKLTMINE", "POST", &query, &start(json!({})).to_string())).await;
-        if expected {
-            assert_eq!(golden(again), ok("startwebcast", version, json!(repeated)));
+        let again = bench
+            .send(&bench.signed_request("AKLTMINE", "POST", &query, &start_body(json!({})).to_string()))
+            .await;
+        if is_ok {
+            assert_eq!(without_request_id(again), success_response("startwebcast", version, json!(repeated)));
         } else {
-            assert_eq!(code(&again), is(400, "InvalidParameter.TaskAlreadyExists"));
+            assert_eq!(status_and_code(&again), expected(400, "InvalidParameter.TaskAlreadyExists"));
         }
-        let elsewhere = start(json!({ "RoomId": "room2" }));
+        let elsewhere = start_body(json!({ "RoomId": "room2" }));
         assert_eq!(
             bench.post("StartWebcast", &elsewhere).await.1["Result"],
             "ok",
@@ -423,10 +446,10 @@ async fn to_start_again_is_no_error_unless_the_operator_says_so() {
 
 #[tokio::test]
 async fn what_is_started_while_the_last_one_stops_is_not_lost() {
-    let bench = Bench::new();
+    let bench = Fixture::new();
     bench.start(json!({})).await;
     let ticket = bench.claim().await;
-    bench.report(&ticket, Happening::Live).await;
+    bench.report(&ticket, EventKind::Live).await;
     bench.stop().await;
     let first = bench.cast().await.id;
     let end = async {
@@ -435,39 +458,44 @@ async fn what_is_started_while_the_last_one_stops_is_not_lost() {
         bench.report(&ticket, ended(EndReason::Stopped)).await;
     };
     let (again, ()) = tokio::join!(bench.start(json!({})), end);
-    assert_eq!(golden(again), ok("StartWebcast", "2020-12-01", json!("ok")));
+    assert_eq!(without_request_id(again), success_response("StartWebcast", "2020-12-01", json!("ok")));
     assert_ne!(bench.cast().await.id, first);
     let ticket = bench.claim().await;
-    bench.report(&ticket, Happening::Live).await;
+    bench.report(&ticket, EventKind::Live).await;
     bench.stop().await;
     let late = bench.start(json!({})).await;
-    assert_eq!(code(&late), is(400, "InvalidParameter.TaskAlreadyExists"), "it does not stop");
+    assert_eq!(
+        status_and_code(&late),
+        expected(400, "InvalidParameter.TaskAlreadyExists"),
+        "it does not stop"
+    );
 }
 
 #[tokio::test]
 async fn as_many_as_there_may_be() {
-    let bench = Bench::with(|app| app.max_casts = 1, |_| {});
+    let bench = Fixture::with(|app| app.max_casts = 1, |_| {});
     bench.start(json!({})).await;
     let more = bench.start(json!({ "TaskId": "task2" })).await;
-    assert_eq!(code(&more), is(429, "FlowLimitExceeded.TaskNumberOverLimit"));
+    assert_eq!(status_and_code(&more), expected(429, "FlowLimitExceeded.TaskNumberOverLimit"));
     assert_eq!(bench.start(json!({})).await.0, 200, "the same one is not another");
-    let bench = Bench::with(|_| {}, |config| config.casts.queue_limit = 1);
+    let bench = Fixture::with(|_| {}, |config| config.casts.queue_limit = 1);
     bench.start(json!({})).await;
     let more = bench.start(json!({ "TaskId": "task2" })).await;
-    assert_eq!(code(&more), is(429, "FlowLimitExceeded.TaskNumberOverLimit"));
+    assert_eq!(status_and_code(&more), expected(429, "FlowLimitExceeded.TaskNumberOverLimit"));
 }
 
 #[tokio::test]
 async fn each_refusal_has_its_code() {
-    let bench = Bench::new();
+    let bench = Fixture::new();
     let query = "Action=StartWebcast&Version=2020-12-01";
-    let body = start(json!({})).to_string();
-    let sent = |key: &str, method: &str, query: &str, body: &str| bench.signed(key, method, query, body);
-    let post = |change: Value| sent("AKLTMINE", "POST", query, &start(change).to_string());
+    let body = start_body(json!({})).to_string();
+    let sent =
+        |key: &str, method: &str, query: &str, body: &str| bench.signed_request(key, method, query, body);
+    let post = |change: Value| sent("AKLTMINE", "POST", query, &start_body(change).to_string());
     let mut unsigned = post(json!({}));
     unsigned.headers.remove("authorization");
     let mut forged = post(json!({}));
-    forged.body = Bytes::from(start(json!({ "TaskId": "other" })).to_string()).into();
+    forged.body = Bytes::from(start_body(json!({ "TaskId": "other" })).to_string()).into();
     let mut stale = post(json!({}));
     stale.headers.insert("x-date", HeaderValue::from_static("20231114T215819Z"));
     let get = "Action=GetWebCastTask&Version=2020-12-01&AppId=app0123456789&RoomId=room1";
@@ -502,7 +530,7 @@ async fn each_refusal_has_its_code() {
         (post(json!({ "SourceURL": "file:///etc/passwd" })), 400, "InvalidParameter", None),
         (sent("AKLTMINE", "GET", get, ""), 400, "InvalidParameter", None),
     ] {
-        let (found, body) = golden(bench.send(&call).await);
+        let (found, body) = without_request_id(bench.send(&call).await);
         let error = &body["ResponseMetadata"]["Error"];
         assert_eq!((found, error["Code"].as_str()), (status, Some(said)), "{body}");
         assert_eq!(error.get("CodeN").and_then(Value::as_u64), number, "{body}");
@@ -520,25 +548,25 @@ async fn each_refusal_has_its_code() {
 }
 
 #[tokio::test]
-async fn an_error_is_told_like_the_vendor_does() {
-    let bench = Bench::new();
-    let said = golden(bench.start(json!({ "MaxRunningTime": 9 })).await);
+async fn errors_have_the_vendors_envelope() {
+    let bench = Fixture::new();
+    let said = without_request_id(bench.start(json!({ "MaxRunningTime": 9 })).await);
     let about = json!({
         "Action": "StartWebcast", "Version": "2020-12-01", "Service": "rtc", "Region": "cn-north-1",
         "Error": { "Code": "InvalidParameter", "Message": "MaxRunningTime is 9: 10 to 86400 are possible" },
     });
     assert_eq!(said, (400, json!({ "ResponseMetadata": about })));
     let long = format!("Action={}&Version=1", "x".repeat(5000));
-    let (_, said) = bench.send(&bench.signed("AKLTMINE", "POST", &long, "{}")).await;
+    let (_, said) = bench.send(&bench.signed_request("AKLTMINE", "POST", &long, "{}")).await;
     assert!(said.to_string().len() < 1000, "{said}");
     assert_eq!(said["ResponseMetadata"]["Error"]["CodeN"], 100_008);
 }
 
 #[tokio::test]
 async fn what_is_our_fault_is_not_explained() {
-    let bench = Bench::with(|app| app.room = RoomProvider::Embedded, |_| {});
+    let bench = Fixture::with(|app| app.room = RoomProvider::Embedded, |_| {});
     let said = bench.start(json!({})).await;
-    assert_eq!(code(&said), is(500, "InternalError"));
+    assert_eq!(status_and_code(&said), expected(500, "InternalError"));
     assert!(!said.1.to_string().contains("embedded"), "{said:?}");
 }
 
@@ -551,39 +579,39 @@ async fn keys_can_be_changed() {
             app.keys.push(old);
         }
     };
-    for (disabled, expected) in [(false, is(200, "none")), (true, is(401, "InvalidAccessKey"))] {
-        let bench = Bench::with(two(disabled), |_| {});
-        let call = bench.signed(
+    for (disabled, expected) in [(false, expected(200, "none")), (true, expected(401, "InvalidAccessKey"))] {
+        let bench = Fixture::with(two(disabled), |_| {});
+        let call = bench.signed_request(
             "AKLTOLD",
             "POST",
             "Action=StartWebcast&Version=2020-12-01",
-            &start(json!({})).to_string(),
+            &start_body(json!({})).to_string(),
         );
-        assert_eq!(code(&bench.send(&call).await), expected);
+        assert_eq!(status_and_code(&bench.send(&call).await), expected);
         assert_eq!(bench.start(json!({})).await.0, 200);
     }
 }
 
 #[tokio::test]
 async fn a_key_may_ask_so_often() {
-    let mut bench = Bench::new();
-    bench.desk.limits = Action::ALL.map(|_| Limits::once_an_hour());
-    for expected in [is(200, "none"), is(429, "FlowLimitExceeded.QPSOverLimit")] {
-        assert_eq!(code(&bench.start(json!({})).await), expected);
-        assert_eq!(code(&bench.get().await), expected, "each action for itself");
+    let mut bench = Fixture::new();
+    bench.gate.rate_limits = Action::ALL.map(|_| KeyedRateLimiter::once_an_hour());
+    for expected in [expected(200, "none"), expected(429, "FlowLimitExceeded.QPSOverLimit")] {
+        assert_eq!(status_and_code(&bench.start(json!({})).await), expected);
+        assert_eq!(status_and_code(&bench.get().await), expected, "each action for itself");
     }
-    let theirs = start(json!({ "AppId": "theirs" })).to_string();
-    let call = bench.signed("AKLTTHEIRS", "POST", "Action=StartWebcast&Version=2020-12-01", &theirs);
+    let theirs = start_body(json!({ "AppId": "theirs" })).to_string();
+    let call = bench.signed_request("AKLTTHEIRS", "POST", "Action=StartWebcast&Version=2020-12-01", &theirs);
     assert_eq!(bench.send(&call).await.0, 200, "each key for itself");
 }
 
 #[tokio::test]
 async fn the_same_bytes_are_good_for_a_minute() {
-    let bench = Bench::new();
-    let body = start(json!({})).to_string();
-    let call = bench.signed("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+    let bench = Fixture::new();
+    let body = start_body(json!({})).to_string();
+    let call = bench.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
     let get = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
-    let get = bench.signed("AKLTMINE", "GET", get, "");
+    let get = bench.signed_request("AKLTMINE", "GET", get, "");
     assert_eq!(
         (bench.send(&call).await.0, bench.send(&call).await.0),
         (200, 200),
@@ -591,10 +619,10 @@ async fn the_same_bytes_are_good_for_a_minute() {
     );
     bench.stop().await;
     assert_eq!(bench.send(&get).await.0, 200);
-    bench.pass(replay::REPEAT_MS + 1);
+    bench.advance_clock(replay::REPEAT_WINDOW_MS + 1);
     assert_eq!(
-        code(&bench.send(&call).await),
-        is(403, "InvalidTimestamp"),
+        status_and_code(&bench.send(&call).await),
+        expected(403, "InvalidTimestamp"),
         "it would start what was stopped"
     );
     assert_eq!(bench.send(&get).await.0, 200, "to ask changes nothing");
@@ -602,42 +630,51 @@ async fn the_same_bytes_are_good_for_a_minute() {
 
 #[tokio::test]
 async fn a_restart_makes_no_old_request_good_again() {
-    let mut bench = Bench::new();
+    let mut bench = Fixture::new();
     let data = bench.service.config.data.clone();
-    bench.desk.seen = Mutex::new(Seen::open(&data, NOW).unwrap());
-    let body = start(json!({})).to_string();
-    let call = bench.signed("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+    bench.gate.seen_signatures = Mutex::new(SeenSignatures::open(&data, NOW_MS).unwrap());
+    let body = start_body(json!({})).to_string();
+    let call = bench.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
     assert_eq!(bench.send(&call).await.0, 200);
     bench.stop().await;
-    bench.pass(replay::REPEAT_MS + 1);
-    bench.desk = Desk::default();
-    bench.desk.seen = Mutex::new(Seen::open(&data, bench.service.now()).unwrap());
-    assert_eq!(code(&bench.send(&call).await), is(403, "InvalidTimestamp"));
-    assert_eq!(code(&bench.start(json!({})).await), is(200, "none"), "one that is signed anew");
+    bench.advance_clock(replay::REPEAT_WINDOW_MS + 1);
+    bench.gate = RequestGate::default();
+    bench.gate.seen_signatures = Mutex::new(SeenSignatures::open(&data, bench.service.now()).unwrap());
+    assert_eq!(status_and_code(&bench.send(&call).await), expected(403, "InvalidTimestamp"));
+    assert_eq!(
+        status_and_code(&bench.start(json!({})).await),
+        expected(200, "none"),
+        "one that is signed anew"
+    );
 }
 
 #[tokio::test]
 async fn there_are_no_temporary_keys() {
-    let bench = Bench::new();
+    let bench = Fixture::new();
     let signed = |token: &str| {
         // As SDKs do: the token is a signed header.
-        let body = start(json!({})).to_string();
-        let mut call = bench.signed("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
-        sign::add_token(&mut call, token, &Secret::new("secret"));
+        let body = start_body(json!({})).to_string();
+        let mut call =
+            bench.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+        signature::add_security_token(&mut call, token, &Secret::new("secret"));
         call
     };
-    assert_eq!(code(&bench.send(&signed("STS2abc")).await), is(401, "InvalidAccessKey"));
-    assert_eq!(code(&bench.send(&signed("")).await), is(200, "none"), "an empty one is none");
+    assert_eq!(status_and_code(&bench.send(&signed("STS2abc")).await), expected(401, "InvalidAccessKey"));
+    assert_eq!(
+        status_and_code(&bench.send(&signed("")).await),
+        expected(200, "none"),
+        "an empty one is none"
+    );
     let mut forged = signed("STS2abc");
     forged.headers.insert("x-security-token", HeaderValue::from_static("STS2abd"));
-    assert_eq!(code(&bench.send(&forged).await), is(401, "SignatureDoesNotMatch"));
+    assert_eq!(status_and_code(&bench.send(&forged).await), expected(401, "SignatureDoesNotMatch"));
 }
 
 /// An `AppId` that another application has now: the tasks of before are nobody's to see, to stop or to take
 /// for one's own.
 #[tokio::test]
 async fn an_identifier_in_other_hands_shows_nothing_of_before() {
-    let bench = Bench::new();
+    let bench = Fixture::new();
     bench.start(json!({})).await;
     let apps: Vec<Application> = bench.service.apps.all().iter().map(|app| (**app).clone()).collect();
     let (mut before, mut after) = (apps[0].clone(), apps[1].clone());
@@ -645,16 +682,18 @@ async fn an_identifier_in_other_hands_shows_nothing_of_before() {
     bench.service.apps.replace(vec![before.clone(), after.clone()]);
     let ask = async |action: &str| {
         let query = format!("Action={action}&Version=2020-12-01");
-        let body = if action == "StartWebcast" { start(json!({})) } else { task() };
-        code(&bench.send(&bench.signed("AKLTTHEIRS", "POST", &query, &body.to_string())).await)
+        let body = if action == "StartWebcast" { start_body(json!({})) } else { task_body() };
+        status_and_code(
+            &bench.send(&bench.signed_request("AKLTTHEIRS", "POST", &query, &body.to_string())).await,
+        )
     };
     let query = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
-    let get = bench.send(&bench.signed("AKLTTHEIRS", "GET", query, "")).await;
-    let unknown = is(400, "InvalidParameter.ErrorActiveTaskNotFound");
-    assert_eq!(code(&get), unknown);
+    let get = bench.send(&bench.signed_request("AKLTTHEIRS", "GET", query, "")).await;
+    let unknown = expected(400, "InvalidParameter.ErrorActiveTaskNotFound");
+    assert_eq!(status_and_code(&get), unknown);
     assert_eq!(ask("StopWebcast").await, unknown);
-    assert!(!bench.cast().await.stop_asked, "it goes on");
-    assert_eq!(ask("StartWebcast").await, is(400, "InvalidParameter.TaskAlreadyExists"));
+    assert!(!bench.cast().await.stop_requested, "it goes on");
+    assert_eq!(ask("StartWebcast").await, expected(400, "InvalidParameter.TaskAlreadyExists"));
     // It is found again where it belongs.
     (before.app_id, after.app_id) = (after.app_id, None);
     bench.service.apps.replace(vec![before, after]);
@@ -663,7 +702,7 @@ async fn an_identifier_in_other_hands_shows_nothing_of_before() {
 
 #[tokio::test]
 async fn a_signature_may_stand_in_the_query() {
-    let bench = Bench::new();
+    let bench = Fixture::new();
     bench.start(json!({})).await;
     let signed = "Action;AppId;RoomId;TaskId;Version;X-Algorithm;X-Credential;X-Date;X-NotSignBody;X-SignedHeaders;X-SignedQueries";
     let query = form_urlencoded::Serializer::new(String::new())
@@ -672,23 +711,24 @@ async fn a_signature_may_stand_in_the_query() {
         .extend_pairs([("X-NotSignBody", ""), ("X-Credential", "AKLTMINE/20231114/cn-north-1/rtc/request")])
         .extend_pairs([("X-Algorithm", "HMAC-SHA256"), ("X-SignedHeaders", ""), ("X-SignedQueries", signed)])
         .finish();
-    let signature = sign::query_signature(&query, &Secret::new("secret"), "20231114T221320Z", "cn-north-1");
-    let mut call = bench.signed("AKLTMINE", "GET", &format!("{query}&X-Signature={signature}"), "");
+    let signature =
+        signature::query_signature(&query, &Secret::new("secret"), "20231114T221320Z", "cn-north-1");
+    let mut call = bench.signed_request("AKLTMINE", "GET", &format!("{query}&X-Signature={signature}"), "");
     call.headers.clear();
-    assert!(claims(&call));
+    assert!(matches(&call));
     assert_eq!(bench.send(&call).await.1["Result"]["WebCastTask"]["Status"], 1);
     call.query = call.query.replace("TaskId=task1", "TaskId=task2");
-    assert_eq!(code(&bench.send(&call).await), is(401, "SignatureDoesNotMatch"));
+    assert_eq!(status_and_code(&bench.send(&call).await), expected(401, "SignatureDoesNotMatch"));
 }
 
 #[test]
-fn calls_are_told_apart() {
+fn requests_are_recognized() {
     let call = |query: &str, headers: &[(&'static str, &'static str)]| {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        Call {
+        ApiRequest {
             method: Method::POST,
             query: query.to_owned(),
             headers: map,
@@ -712,6 +752,6 @@ fn calls_are_told_apart() {
         ("", &[("authorization", "TC3-HMAC-SHA256 Credential=a")], false),
         ("", &[("authorization", "Bearer a")], false),
     ] {
-        assert_eq!(claims(&call(query, headers)), ours, "{query} {headers:?}");
+        assert_eq!(matches(&call(query, headers)), ours, "{query} {headers:?}");
     }
 }

@@ -21,7 +21,7 @@ pub enum Privilege {
 }
 
 impl Privilege {
-    fn numbers(self) -> &'static [u16] {
+    fn wire_values(self) -> &'static [u16] {
         match self {
             Self::Publish => &[0, 1, 2, 3],
             Self::Subscribe => &[4],
@@ -51,20 +51,20 @@ pub struct Token<'a> {
 /// Nothing a token can be made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cannot make a token: the application needs 24 characters, room and user at most 65535 bytes")]
-pub struct BadToken;
+pub struct TokenError;
 
 impl Token<'_> {
     /// Signs it with the application's key.
     ///
     /// # Errors
-    /// [`BadToken`].
-    pub fn mint(&self, app_key: &Secret) -> Result<String, BadToken> {
+    /// [`TokenError`].
+    pub fn mint(&self, app_key: &Secret) -> Result<String, TokenError> {
         if self.app_id.len() != APP_ID_LEN || !self.app_id.is_ascii() {
-            return Err(BadToken);
+            return Err(TokenError);
         }
         let mut grants: Vec<(u16, u32)> = Vec::new();
         for (privilege, until) in self.privileges {
-            grants.extend(privilege.numbers().iter().map(|number| (*number, *until)));
+            grants.extend(privilege.wire_values().iter().map(|number| (*number, *until)));
         }
         grants.sort_unstable();
         grants.dedup_by_key(|(number, _)| *number);
@@ -72,23 +72,23 @@ impl Token<'_> {
         for number in [self.nonce, self.issued_s, self.expires_s] {
             message.extend(number.to_le_bytes());
         }
-        pack(&mut message, self.room.as_bytes())?;
-        pack(&mut message, self.user.as_bytes())?;
-        message.extend(u16::try_from(grants.len()).map_err(|_| BadToken)?.to_le_bytes());
+        put_length_prefixed(&mut message, self.room.as_bytes())?;
+        put_length_prefixed(&mut message, self.user.as_bytes())?;
+        message.extend(u16::try_from(grants.len()).map_err(|_| TokenError)?.to_le_bytes());
         for (number, until) in grants {
             message.extend(number.to_le_bytes());
             message.extend(until.to_le_bytes());
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, app_key.reveal().as_bytes());
         let mut content = Vec::new();
-        pack(&mut content, &message)?;
-        pack(&mut content, hmac::sign(&key, &message).as_ref())?;
+        put_length_prefixed(&mut content, &message)?;
+        put_length_prefixed(&mut content, hmac::sign(&key, &message).as_ref())?;
         Ok(format!("001{}{}", self.app_id, STANDARD.encode(content)))
     }
 }
 
-fn pack(to: &mut Vec<u8>, bytes: &[u8]) -> Result<(), BadToken> {
-    to.extend(u16::try_from(bytes.len()).map_err(|_| BadToken)?.to_le_bytes());
+fn put_length_prefixed(to: &mut Vec<u8>, bytes: &[u8]) -> Result<(), TokenError> {
+    to.extend(u16::try_from(bytes.len()).map_err(|_| TokenError)?.to_le_bytes());
     to.extend(bytes);
     Ok(())
 }
@@ -113,7 +113,7 @@ mod tests {
             token.mint(&key).unwrap(),
             "0010123456789abcdef01234567PgBOYbwAAPFTZYBCVWUFAHJvb20xCQB3ZWJjYXN0XzEFAAAAgEJVZQEAgEJVZQIAgEJVZQMAgEJVZQQAAAAAACAALAjvRcu+BdbqLB0LK3QC/rwT0TE2acTlGZu+KApA1w4="
         );
-        assert_eq!(Token { app_id: "short", ..token.clone() }.mint(&key), Err(BadToken));
-        assert_eq!(Token { room: &"r".repeat(65_536), ..token }.mint(&key), Err(BadToken));
+        assert_eq!(Token { app_id: "short", ..token.clone() }.mint(&key), Err(TokenError));
+        assert_eq!(Token { room: &"r".repeat(65_536), ..token }.mint(&key), Err(TokenError));
     }
 }

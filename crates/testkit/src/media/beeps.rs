@@ -13,17 +13,17 @@ use super::{Pcm, SAMPLE_RATE};
 
 /// What to listen for.
 #[derive(Debug, Clone, Copy)]
-pub struct Tone {
+pub struct ToneBurst {
     /// Frequency in Hz; an integer number of periods must fit into the burst.
     pub hz: f64,
     /// Length of the burst in seconds.
-    pub seconds: f64,
+    pub duration_s: f64,
     /// 0 for left, 1 for right.
     pub channel: usize,
 }
 
 /// Quietest burst that counts, as the amplitude of its sine.
-const FLOOR: f64 = 0.02;
+const MIN_AMPLITUDE: f64 = 0.02;
 /// How far the width of the triangle may be from the ideal; what is wider is a tone, what is narrower a click.
 const WIDTH_TOLERANCE: f64 = 0.3;
 
@@ -31,8 +31,8 @@ const WIDTH_TOLERANCE: f64 = 0.3;
 ///
 /// # Errors
 /// The sound does not decode.
-pub fn onsets(pcm: Pcm, tone: Tone) -> Result<Vec<f64>> {
-    let [one] = onsets_of(pcm, [tone])?;
+pub fn onsets(pcm: Pcm, tone: ToneBurst) -> Result<Vec<f64>> {
+    let [one] = onsets_of_each(pcm, [tone])?;
     Ok(one)
 }
 
@@ -40,12 +40,12 @@ pub fn onsets(pcm: Pcm, tone: Tone) -> Result<Vec<f64>> {
 ///
 /// # Errors
 /// The sound does not decode.
-pub fn onsets_of<const N: usize>(pcm: Pcm, tones: [Tone; N]) -> Result<[Vec<f64>; N]> {
+pub fn onsets_of_each<const N: usize>(pcm: Pcm, tones: [ToneBurst; N]) -> Result<[Vec<f64>; N]> {
     let start_s = pcm.start_s;
-    let mut ears = tones.map(Ear::new);
+    let mut ears = tones.map(ToneDetector::new);
     for chunk in pcm {
         for pair in chunk?.chunks_exact(2) {
-            ears.iter_mut().for_each(|ear| ear.hear(f64::from(pair[ear.tone.channel])));
+            ears.iter_mut().for_each(|ear| ear.push_sample(f64::from(pair[ear.tone.channel])));
         }
     }
     Ok(ears.map(|ear| ear.finish().into_iter().map(|s| start_s + s).collect()))
@@ -53,77 +53,77 @@ pub fn onsets_of<const N: usize>(pcm: Pcm, tones: [Tone; N]) -> Result<[Vec<f64>
 
 /// Listens for one tone, sample by sample.
 #[derive(Debug)]
-struct Ear {
-    tone: Tone,
+struct ToneDetector {
+    tone: ToneBurst,
     /// What the window holds: the sample times cosine and sine.
     window: VecDeque<(f64, f64)>,
     sum: (f64, f64),
-    length: usize,
-    heard: u64,
-    /// Loudness since it rose above the floor, oldest first; bounded by [`Ear::longest`].
-    hump: Vec<f64>,
-    overlong: bool,
-    found: Vec<f64>,
+    window_len: usize,
+    sample_count: u64,
+    /// Loudness since it rose above the floor, oldest first; bounded by [`ToneDetector::max_envelope_len`].
+    envelope: Vec<f64>,
+    envelope_overflowed: bool,
+    onsets_s: Vec<f64>,
 }
 
-impl Ear {
-    fn new(tone: Tone) -> Self {
-        let length = (tone.seconds * f64::from(SAMPLE_RATE)).round() as usize;
+impl ToneDetector {
+    fn new(tone: ToneBurst) -> Self {
+        let length = (tone.duration_s * f64::from(SAMPLE_RATE)).round() as usize;
         let window = VecDeque::from(vec![(0.0, 0.0); length]);
         Self {
             tone,
             window,
             sum: (0.0, 0.0),
-            length,
-            heard: 0,
-            hump: Vec::new(),
-            overlong: false,
-            found: Vec::new(),
+            window_len: length,
+            sample_count: 0,
+            envelope: Vec::new(),
+            envelope_overflowed: false,
+            onsets_s: Vec::new(),
         }
     }
 
-    fn longest(&self) -> usize {
-        4 * self.length
+    fn max_envelope_len(&self) -> usize {
+        4 * self.window_len
     }
 
-    fn hear(&mut self, sample: f64) {
-        let phase = (self.heard as f64 * self.tone.hz / f64::from(SAMPLE_RATE)).fract() * TAU;
+    fn push_sample(&mut self, sample: f64) {
+        let phase = (self.sample_count as f64 * self.tone.hz / f64::from(SAMPLE_RATE)).fract() * TAU;
         let new = (sample * phase.cos(), sample * phase.sin());
         self.window.push_back(new);
         let old = self.window.pop_front().unwrap_or_default();
         self.sum = (self.sum.0 + new.0 - old.0, self.sum.1 + new.1 - old.1);
-        let amplitude = 2.0 * self.sum.0.hypot(self.sum.1) / self.length as f64;
-        self.heard += 1;
-        if amplitude < FLOOR {
-            self.close();
-        } else if self.hump.len() < self.longest() {
-            self.hump.push(amplitude);
+        let amplitude = 2.0 * self.sum.0.hypot(self.sum.1) / self.window_len as f64;
+        self.sample_count += 1;
+        if amplitude < MIN_AMPLITUDE {
+            self.end_burst();
+        } else if self.envelope.len() < self.max_envelope_len() {
+            self.envelope.push(amplitude);
         } else {
-            self.overlong = true;
+            self.envelope_overflowed = true;
         }
     }
 
     /// Ends a hump and keeps it if it has the shape of a burst.
-    fn close(&mut self) {
-        let hump = std::mem::take(&mut self.hump);
-        if std::mem::take(&mut self.overlong) || hump.is_empty() {
+    fn end_burst(&mut self) {
+        let hump = std::mem::take(&mut self.envelope);
+        if std::mem::take(&mut self.envelope_overflowed) || hump.is_empty() {
             return;
         }
         let half = hump.iter().copied().fold(0.0, f64::max) / 2.0;
         let Some((rise, fall)) = crossings(&hump, half) else { return };
-        let ideal = self.length as f64;
+        let ideal = self.window_len as f64;
         if ((fall - rise) / ideal - 1.0).abs() > WIDTH_TOLERANCE {
             return;
         }
-        let begin = (self.heard - 1 - hump.len() as u64) as f64;
+        let begin = (self.sample_count - 1 - hump.len() as u64) as f64;
         // The sample at index i completes a window that ends after it, hence the one.
         let end_of_burst = begin + (rise + fall) / 2.0 + 1.0;
-        self.found.push((end_of_burst - ideal) / f64::from(SAMPLE_RATE));
+        self.onsets_s.push((end_of_burst - ideal) / f64::from(SAMPLE_RATE));
     }
 
     fn finish(mut self) -> Vec<f64> {
-        self.close();
-        self.found
+        self.end_burst();
+        self.onsets_s
     }
 }
 
@@ -140,7 +140,7 @@ fn crossings(curve: &[f64], level: f64) -> Option<(f64, f64)> {
 
 /// Amplitude of the sine of `hz` in a run of samples: 1.0 for full scale.
 #[must_use]
-pub fn level(samples: &[f32], hz: f64) -> f64 {
+pub fn tone_amplitude(samples: &[f32], hz: f64) -> f64 {
     let step = TAU * hz / f64::from(SAMPLE_RATE);
     let sum = samples.iter().enumerate().fold((0.0, 0.0), |(c, s), (i, v)| {
         let phase = step * i as f64;
@@ -160,15 +160,15 @@ pub fn rms(samples: &[f32]) -> f64 {
 mod tests {
     use super::*;
 
-    const TONE: Tone = Tone { hz: 1000.0, seconds: 0.02, channel: 0 };
+    const TONE: ToneBurst = ToneBurst { hz: 1000.0, duration_s: 0.02, channel: 0 };
 
-    fn heard(sound: &[f64]) -> Vec<f64> {
-        let mut ear = Ear::new(TONE);
-        sound.iter().for_each(|s| ear.hear(*s));
+    fn detect(sound: &[f64]) -> Vec<f64> {
+        let mut ear = ToneDetector::new(TONE);
+        sound.iter().for_each(|s| ear.push_sample(*s));
         ear.finish()
     }
 
-    fn tone(hz: f64, amplitude: f64) -> impl Fn(usize) -> f64 {
+    fn sine(hz: f64, amplitude: f64) -> impl Fn(usize) -> f64 {
         move |i| amplitude * (TAU * hz * i as f64 / 48_000.0).sin()
     }
 
@@ -178,9 +178,9 @@ mod tests {
             let mut sound = vec![0.0; 48_000];
             let starts = [5_000, 20_011, 40_007];
             for start in starts {
-                (0..960).for_each(|i| sound[start + i] = tone(1000.0, amplitude)(i));
+                (0..960).for_each(|i| sound[start + i] = sine(1000.0, amplitude)(i));
             }
-            let found = heard(&sound);
+            let found = detect(&sound);
             assert_eq!(found.len(), starts.len());
             for (found, start) in found.iter().zip(starts) {
                 assert!((found * 48_000.0 - start as f64).abs() < 2.0, "{found} for {start}");
@@ -190,22 +190,22 @@ mod tests {
 
     #[test]
     fn other_sounds_are_no_beeps() {
-        let quiet: Vec<_> = (0..48_000).map(tone(1000.0, 0.01)).collect();
-        let long: Vec<_> = (0..48_000).map(tone(1000.0, 0.5)).collect();
+        let quiet: Vec<_> = (0..48_000).map(sine(1000.0, 0.01)).collect();
+        let long: Vec<_> = (0..48_000).map(sine(1000.0, 0.5)).collect();
         let mut other = vec![0.0; 48_000];
-        (0..960).for_each(|i| other[9_000 + i] = tone(3000.0, 0.5)(i));
+        (0..960).for_each(|i| other[9_000 + i] = sine(3000.0, 0.5)(i));
         let mut click = vec![0.0; 48_000];
         click[9_000] = 1.0;
         for sound in [quiet, long, click] {
-            assert_eq!(heard(&sound), Vec::<f64>::new());
+            assert_eq!(detect(&sound), Vec::<f64>::new());
         }
     }
 
     #[test]
     fn level_of_a_sine_is_its_amplitude() {
-        let sine: Vec<f32> = (0..4800).map(|i| tone(440.0, 0.3)(i) as f32).collect();
-        assert!((level(&sine, 440.0) - 0.3).abs() < 1e-3);
-        assert!(level(&sine, 880.0) < 1e-3);
+        let sine: Vec<f32> = (0..4800).map(|i| sine(440.0, 0.3)(i) as f32).collect();
+        assert!((tone_amplitude(&sine, 440.0) - 0.3).abs() < 1e-3);
+        assert!(tone_amplitude(&sine, 880.0) < 1e-3);
         assert!((rms(&sine) - 0.3 / 2.0_f64.sqrt()).abs() < 1e-3);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::command::{program, stdout_of};
+use crate::command::{program, run_for_stdout};
 
 /// One elementary stream.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Stream {
     /// Seconds per unit of time, as a fraction.
     pub time_base: (i64, i64),
     /// All that ffprobe said, for the rarer questions.
-    pub all: Value,
+    pub json: Value,
     index: u64,
 }
 
@@ -39,7 +39,7 @@ impl Stream {
     /// A property as text; empty if ffprobe did not name it.
     #[must_use]
     pub fn text(&self, key: &str) -> &str {
-        self.all[key].as_str().unwrap_or_default()
+        self.json[key].as_str().unwrap_or_default()
     }
 }
 
@@ -65,11 +65,11 @@ pub struct Packet {
 pub fn streams(path: &Path) -> Result<Vec<Stream>> {
     let mut ffprobe = program("ffprobe");
     ffprobe.args(["-v", "error", "-show_streams", "-of", "json"]).arg(path);
-    let json: Value = serde_json::from_slice(&stdout_of(&mut ffprobe)?)?;
-    json["streams"].as_array().context("ffprobe lists no streams")?.iter().map(stream).collect()
+    let json: Value = serde_json::from_slice(&run_for_stdout(&mut ffprobe)?)?;
+    json["streams"].as_array().context("ffprobe lists no streams")?.iter().map(parse_stream).collect()
 }
 
-fn stream(json: &Value) -> Result<Stream> {
+fn parse_stream(json: &Value) -> Result<Stream> {
     let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
     let side = |key: &str| usize::try_from(json[key].as_u64().unwrap_or(0)).unwrap_or(0);
     let base = text("time_base");
@@ -82,7 +82,7 @@ fn stream(json: &Value) -> Result<Stream> {
         height: side("height"),
         time_base: (num.parse()?, den.parse()?),
         index: json["index"].as_u64().unwrap_or(0),
-        all: json.clone(),
+        json: json.clone(),
     })
 }
 
@@ -94,12 +94,12 @@ pub fn packets(path: &Path, specifier: &str) -> Result<Vec<Packet>> {
     let mut ffprobe = program("ffprobe");
     ffprobe.args(["-v", "error", "-select_streams", specifier, "-of", "csv=p=0"]);
     ffprobe.args(["-show_entries", "packet=pts,duration,size,flags"]).arg(path);
-    let text = String::from_utf8(stdout_of(&mut ffprobe)?)?;
+    let text = String::from_utf8(run_for_stdout(&mut ffprobe)?)?;
     // Side data of a packet is an empty line after it.
-    text.lines().filter(|line| !line.is_empty()).map(packet).collect()
+    text.lines().filter(|line| !line.is_empty()).map(parse_packet).collect()
 }
 
-fn packet(line: &str) -> Result<Packet> {
+fn parse_packet(line: &str) -> Result<Packet> {
     let parts: Vec<_> = line.trim_end_matches(',').split(',').collect();
     ensure!(parts.len() >= 4, "ffprobe wrote a packet as {line:?}");
     Ok(Packet {
@@ -115,11 +115,11 @@ fn packet(line: &str) -> Result<Packet> {
 ///
 /// # Errors
 /// The stream does not decode.
-pub fn first_frame_s(path: &Path, stream: &Stream) -> Result<f64> {
+pub fn first_pts_s(path: &Path, stream: &Stream) -> Result<f64> {
     let mut ffprobe = program("ffprobe");
     ffprobe.args(["-v", "error", "-select_streams", &stream.index.to_string(), "-read_intervals", "%+1"]);
     ffprobe.args(["-show_entries", "frame=pts", "-of", "csv=p=0"]).arg(path);
-    let text = String::from_utf8(stdout_of(&mut ffprobe)?)?;
+    let text = String::from_utf8(run_for_stdout(&mut ffprobe)?)?;
     let first = text.lines().next().context("the stream decodes to nothing")?;
     Ok(stream.seconds(first.trim_end_matches(',').parse()?))
 }
@@ -128,7 +128,7 @@ pub fn first_frame_s(path: &Path, stream: &Stream) -> Result<f64> {
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn boxes(path: &Path) -> Result<Vec<String>> {
+pub fn top_level_boxes(path: &Path) -> Result<Vec<String>> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let end = file.metadata()?.len();
     let (mut at, mut kinds) = (0, Vec::new());

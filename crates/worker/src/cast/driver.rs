@@ -2,43 +2,45 @@
 
 mod finish;
 
-pub(super) use finish::deliver;
+pub(super) use finish::wait_for_upload;
 
 use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use pagecast_core::cast::{Check, EndReason, Event, Input, Machine, Output, State, Trouble, Warning};
+use pagecast_core::cast::{
+    EndReason, Event, HealthCheck, HealthFault, Input, Output, State, StateMachine, Warning,
+};
 use pagecast_core::spec::Push;
 use pagecast_core::{CastSpec, Samples, Tick};
-use pagecast_page::browser::{self, CallError, PageState, Ping, Rules};
+use pagecast_page::browser::{self, CallError, PagePolicy, PageState, PendingPing};
 use pagecast_page::{Page, clock};
 
 use super::evidence::{self, Evidence};
-use super::hang::HangWatch;
-use super::line::{Line, Prepared};
+use super::hang::HangDetector;
+use super::pipeline::{Pipeline, Prepared};
 use super::pushes::{self, Change};
-use super::recording::Finishing;
-use super::report::{Progress, Report, Turn};
+use super::recording::PendingUpload;
+use super::report::{Progress, Report, TimelineEntry};
 use super::room::Room;
-use super::{DeliveryState, Error, Failure, News, Stop};
+use super::{CastEvent, DeliveryState, Error, Failure, StopToken};
 use crate::{chain, usage};
 
 /// Ticks on their way to the encoder. Full: a change is told with a later tick.
-const TICKS: usize = 4;
+const MAX_QUEUED_TICKS: usize = 4;
 /// Runs of samples on their way to the encoder (10 to 100 ms each). Full: they are lost and become silence.
-const SAMPLES: usize = 256;
+const MAX_QUEUED_SAMPLES: usize = 256;
 /// How long a page may take to draw something; after that it is shown as it is.
 const PAINT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a page that is loaded may take to draw something: one that is empty never does.
 const EMPTY_PAGE_GRACE: Duration = Duration::from_millis(300);
 /// How often the cast looks at what it started.
-const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Turns kept for the report; a cast that has more is the same all the time.
-const MAX_TURNS: usize = 1000;
+const MAX_TIMELINE_ENTRIES: usize = 1000;
 /// How long a room that is all there is may be missing before anybody has seen the page; then the cast has
 /// failed.
-const ROOM_PATIENCE: Duration = Duration::from_secs(60);
+const ROOM_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a selector is looked for.
 const SELECTOR_INTERVAL: Duration = Duration::from_millis(100);
 /// How often progress is told.
@@ -47,72 +49,72 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const USAGE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What the page sends into, until there is a page, and what the outputs take from, until there are outputs.
-type Feed<T> = (Option<SyncSender<T>>, Option<Receiver<T>>);
+type PendingChannel<T> = (Option<SyncSender<T>>, Option<Receiver<T>>);
 
 /// A browser that waits for its cast.
 #[derive(Debug)]
-pub struct Warm {
-    like: CastSpec,
+pub struct WarmBrowser {
+    template: CastSpec,
     page: Page,
     ticks: Receiver<Tick>,
     samples: Receiver<Samples>,
 }
 
-impl Warm {
+impl WarmBrowser {
     /// Starts display, sound card and browser for a cast like this one.
     ///
     /// # Errors
-    /// See [`pagecast_page::Error`].
+    /// See [`pagecast_page::ErrorBody`].
     pub fn start(spec: &CastSpec) -> Result<Self, pagecast_page::Error> {
-        let (ticks_in, ticks) = sync_channel(TICKS);
-        let (samples_in, samples) = sync_channel(SAMPLES);
+        let (ticks_in, ticks) = sync_channel(MAX_QUEUED_TICKS);
+        let (samples_in, samples) = sync_channel(MAX_QUEUED_SAMPLES);
         let page = Page::start(page_config(spec), ticks_in, samples_in)?;
-        Ok(Self { like: spec.clone(), page, ticks, samples })
+        Ok(Self { template: spec.clone(), page, ticks, samples })
     }
 }
 
 fn page_config(spec: &CastSpec) -> pagecast_page::Config {
     pagecast_page::Config {
         source: spec.source.clone(),
-        rules: Rules {
+        policy: PagePolicy {
             signal: spec.readiness.signal,
-            max_video: spec.limits.max_video,
-            watch_webrtc: !spec.network.udp,
+            max_video_size: spec.limits.max_video,
+            detect_webrtc: !spec.network.udp,
         },
         network: spec.network.clone(),
-        disk_bytes: spec.limits.disk_bytes,
+        max_disk_bytes: spec.limits.disk_bytes,
     }
 }
 
 pub(super) struct Driver<'a> {
     spec: &'a CastSpec,
     started: Instant,
-    stop: &'a Stop,
+    stop: &'a StopToken,
     changes: &'a Receiver<Change>,
-    tell: RefCell<Teller<'a>>,
-    machine: Machine,
-    ticks: Feed<Tick>,
-    samples: Feed<Samples>,
+    reporter: RefCell<EventReporter<'a>>,
+    machine: StateMachine,
+    ticks: PendingChannel<Tick>,
+    samples: PendingChannel<Samples>,
     page: Option<Page>,
     prepared: Option<Prepared>,
-    line: Option<Line>,
+    pipeline: Option<Pipeline>,
     /// What is still to be stored of a recording that never began here.
-    left: Option<Finishing>,
+    leftover_upload: Option<PendingUpload>,
     /// What to push to, until there is a line that does.
     pushes: Vec<Push>,
     /// When the outputs began, until one of them has the page.
-    begun: Option<Instant>,
+    outputs_started_at: Option<Instant>,
     /// When the page was opened, and when it was first seen loaded.
     opened: Option<(Instant, Option<Instant>)>,
-    looked: Looked,
-    hangs: HangWatch<Ping>,
+    last_checks: LastChecks,
+    hangs: HangDetector<PendingPing>,
     evidence: Evidence,
     usage: Usage,
     /// A video that is larger than the page may play.
     large_video: Option<(u32, u32)>,
     /// What went wrong last.
     error: Option<Error>,
-    timeline: Vec<Turn>,
+    timeline: Vec<TimelineEntry>,
     warnings: Vec<Warning>,
     reloads: u32,
     moves: u32,
@@ -120,46 +122,46 @@ pub(super) struct Driver<'a> {
 
 /// What the last looks saw.
 #[derive(Default)]
-struct Looked {
+struct LastChecks {
     changes: u64,
     /// When the selector was looked for.
-    selector: Option<Instant>,
+    selector_checked_at: Option<Instant>,
 }
 
 /// What the browsers took: those that are gone, and the running one.
 #[derive(Default)]
 struct Usage {
-    before_s: f64,
-    now: usage::Browser,
+    past_cpu_s: f64,
+    current: usage::BrowserUsage,
     peak_rss_bytes: u64,
-    measured: Option<Instant>,
+    measured_at: Option<Instant>,
 }
 
-struct Teller<'a> {
-    tell: &'a mut dyn FnMut(News),
-    told: Instant,
+struct EventReporter<'a> {
+    on_event: &'a mut dyn FnMut(CastEvent),
+    last_progress_at: Instant,
     /// How storing the recording got on when that was told last.
-    delivery: (DeliveryState, bool, bool),
+    upload_state: (DeliveryState, bool, bool),
     /// It was told that nothing is recorded any more.
-    unrecorded: bool,
+    recording_stopped: bool,
 }
 
 impl<'a> Driver<'a> {
     pub(super) fn new(
         spec: &'a CastSpec,
         started: Instant,
-        (stop, changes): (&'a Stop, &'a Receiver<Change>),
-        warm: Option<Warm>,
+        (stop, changes): (&'a StopToken, &'a Receiver<Change>),
+        warm: Option<WarmBrowser>,
         outputs: Prepared,
-        tell: &'a mut dyn FnMut(News),
+        tell: &'a mut dyn FnMut(CastEvent),
     ) -> Self {
-        let (page, ticks, samples) = match warm.filter(|warm| warm.like.could_be(spec)) {
-            Some(Warm { page, ticks, samples, .. }) => {
+        let (page, ticks, samples) = match warm.filter(|warm| warm.template.is_compatible_with(spec)) {
+            Some(WarmBrowser { page, ticks, samples, .. }) => {
                 (Some(page), (None, Some(ticks)), (None, Some(samples)))
             }
             None => {
-                let (ticks, ticks_out) = sync_channel(TICKS);
-                let (samples, samples_out) = sync_channel(SAMPLES);
+                let (ticks, ticks_out) = sync_channel(MAX_QUEUED_TICKS);
+                let (samples, samples_out) = sync_channel(MAX_QUEUED_SAMPLES);
                 (None, (Some(ticks), Some(ticks_out)), (Some(samples), Some(samples_out)))
             }
         };
@@ -168,24 +170,24 @@ impl<'a> Driver<'a> {
             started,
             stop,
             changes,
-            tell: RefCell::new(Teller {
-                tell,
-                told: Instant::now(),
-                delivery: Default::default(),
-                unrecorded: false,
+            reporter: RefCell::new(EventReporter {
+                on_event: tell,
+                last_progress_at: Instant::now(),
+                upload_state: Default::default(),
+                recording_stopped: false,
             }),
-            machine: Machine::new(spec),
+            machine: StateMachine::new(spec),
             ticks,
             samples,
             page,
             prepared: Some(outputs),
-            line: None,
-            left: None,
+            pipeline: None,
+            leftover_upload: None,
             pushes: spec.pushes.clone(),
-            begun: None,
+            outputs_started_at: None,
             opened: None,
-            looked: Looked::default(),
-            hangs: HangWatch::new(started),
+            last_checks: LastChecks::default(),
+            hangs: HangDetector::new(started),
             evidence: Evidence::new(spec.evidence.clone()),
             usage: Usage::default(),
             large_video: None,
@@ -198,23 +200,23 @@ impl<'a> Driver<'a> {
     }
 
     pub(super) fn run(mut self) -> Result<Report, Failure> {
-        self.give(Input::Start);
+        self.handle_input(Input::Start);
         let reason = loop {
             while let Some(output) = self.machine.poll() {
-                self.carry_out(output);
+                self.execute(output);
             }
             if let State::Ended(reason) = self.machine.state() {
                 break reason;
             }
             self.wait();
             self.observe();
-            self.see_to_pushes();
-            self.tell_progress();
+            self.apply_changes();
+            self.report_progress();
         };
         self.finish(reason)
     }
 
-    fn give(&mut self, input: Input) {
+    fn handle_input(&mut self, input: Input) {
         self.machine.handle(clock::now(), input);
     }
 
@@ -225,45 +227,45 @@ impl<'a> Driver<'a> {
         if !matches!(self.machine.state(), State::Stopping | State::Ended(_)) {
             self.error = Some(error);
         }
-        self.give(input);
+        self.handle_input(input);
     }
 
-    fn carry_out(&mut self, output: Output) {
-        if matches!(output, Output::Open | Output::Reload) {
+    fn execute(&mut self, output: Output) {
+        if matches!(output, Output::StartBrowser | Output::Reload) {
             // What is asked of a page on its way out may never be answered.
-            self.hangs.forget(Instant::now());
+            self.hangs.reset(Instant::now());
         }
         match output {
-            Output::Open => self.open(),
+            Output::StartBrowser => self.open(),
             Output::Reload => self.load(),
             Output::GoLive => self.go_live(),
-            Output::Hold => self.page.iter().for_each(|page| page.hold(true)),
-            Output::Look(check) => {
-                let hit = self.look(check);
-                self.give(Input::Looked(check, hit));
+            Output::MuteOutputs => self.page.iter().for_each(|page| page.set_output_muted(true)),
+            Output::RunCheck(check) => {
+                let hit = self.check_health(check);
+                self.handle_input(Input::CheckResult(check, hit));
             }
-            Output::KeepEvidence(trouble) => self.keep_evidence(trouble),
-            Output::Stop => match (&self.line, self.prepared.take()) {
+            Output::SaveEvidence(trouble) => self.keep_evidence(trouble),
+            Output::StopOutputs => match (&self.pipeline, self.prepared.take()) {
                 (Some(line), _) => line.end_now(self.spec),
                 (None, prepared) => {
-                    self.left = prepared.and_then(Prepared::abandon);
-                    self.give(Input::Drained);
+                    self.leftover_upload = prepared.and_then(Prepared::abandon);
+                    self.handle_input(Input::Drained);
                 }
             },
-            Output::Tell(event) => self.announce(event),
+            Output::Event(event) => self.report_event(event),
         }
     }
 
     /// Opens the page in a browser that was never used.
     fn open(&mut self) {
-        self.measure();
-        self.usage.before_s += std::mem::take(&mut self.usage.now).cpu_seconds;
+        self.measure_usage();
+        self.usage.past_cpu_s += std::mem::take(&mut self.usage.current).cpu_seconds;
         let ready = match &mut self.page {
             // Nothing was opened in it yet.
-            Some(page) if self.opened.is_none() && page.browser().is_ok_and(|b| b.state().is_sound()) => {
+            Some(page) if self.opened.is_none() && page.browser().is_ok_and(|b| b.state().is_alive()) => {
                 Ok(())
             }
-            Some(page) => page.renew(),
+            Some(page) => page.replace_browser(),
             // The page alone sends: when its threads end, whatever the reason, the outputs do.
             none => match (self.ticks.0.take(), self.samples.0.take()) {
                 (Some(ticks), Some(samples)) => {
@@ -286,25 +288,25 @@ impl<'a> Driver<'a> {
         // While it is being opened, nothing is due but the end.
         let time_is_up = self.machine.deadline();
         let given_up = || {
-            self.tell_progress();
-            let over = self.line.as_ref().is_some_and(Line::is_over);
-            over || self.stop.asked() || time_is_up.is_some_and(|at| clock::now() >= at)
+            self.report_progress();
+            let over = self.pipeline.as_ref().is_some_and(Pipeline::is_finished);
+            over || self.stop.is_requested() || time_is_up.is_some_and(|at| clock::now() >= at)
         };
         let opened = browser.open(url, &given_up);
         // The outputs may have come to their end meanwhile; then nothing else matters.
-        self.observe_line();
+        self.observe_pipeline();
         match opened {
             Ok(()) => {
                 self.opened = Some((Instant::now(), None));
-                self.looked = Looked::default();
-                self.give(Input::Opened);
+                self.last_checks = LastChecks::default();
+                self.handle_input(Input::Opened);
             }
             // What there is instead is found in a moment.
             Err(
-                error @ (browser::Error::GivenUp
+                error @ (browser::Error::Cancelled
                 | browser::Error::PageCrashed
-                | browser::Error::Gone
-                | browser::Error::Call(CallError::Closed)),
+                | browser::Error::BrowserExited
+                | browser::Error::CdpCall(CallError::Closed)),
             ) => self.error = Some(error.into()),
             Err(error) => self.load_failed(error),
         }
@@ -312,34 +314,34 @@ impl<'a> Driver<'a> {
 
     /// The page's server did not answer as it should: whether that may pass decides what becomes of the cast.
     fn load_failed(&mut self, error: browser::Error) {
-        let passing = error.load_error().is_some_and(|error| error.is_passing());
+        let passing = error.load_error().is_some_and(|error| error.is_transient());
         let why = error.to_string();
-        self.fail(error, if passing { Input::OpenFailedForNow } else { Input::OpenFailed });
+        self.fail(error, if passing { Input::OpenFailedTransiently } else { Input::OpenFailed });
         if passing && self.machine.will_retry() {
             tracing::info!(why, "the page cannot be opened yet, trying again");
-            (self.tell.get_mut().tell)(News::Retrying(why));
+            (self.reporter.get_mut().on_event)(CastEvent::LoadRetry(why));
         }
     }
 
     fn go_live(&mut self) {
         let Some(page) = &self.page else { return };
-        self.looked.changes = page.display.stats().changes();
+        self.last_checks.changes = page.display.stats().changes();
         // Also when nothing was live before: a page that crashed at once was held by the browser's word.
-        page.hold(false);
+        page.set_output_muted(false);
         let (Some(ticks), Some(samples)) = (self.ticks.1.take(), self.samples.1.take()) else {
             return;
         };
         let Some(prepared) = self.prepared.take() else { return };
-        if let Some(trouble) = prepared.trouble() {
+        if let Some(trouble) = prepared.start_error() {
             self.prepared = Some(prepared);
             return self.fail(trouble, Input::OutputFailed);
         }
         match prepared.start(ticks, samples, &self.pushes) {
             Ok(line) => {
-                self.line = Some(line);
-                page.begin();
-                self.begun = Some(Instant::now());
-                self.see_whether_shown();
+                self.pipeline = Some(line);
+                page.start_capture();
+                self.outputs_started_at = Some(Instant::now());
+                self.check_shown();
             }
             Err(error) => self.fail(error, Input::OutputFailed),
         }
@@ -347,17 +349,19 @@ impl<'a> Driver<'a> {
 
     /// Whether somebody gets the page by now: a recording and pushes take it from the beginning, a room when
     /// there is a connection.
-    fn see_whether_shown(&mut self) {
-        let (State::Live, Some(begun), Some(line)) = (self.machine.state(), self.begun, &self.line) else {
+    fn check_shown(&mut self) {
+        let (State::Live, Some(begun), Some(line)) =
+            (self.machine.state(), self.outputs_started_at, &self.pipeline)
+        else {
             return;
         };
-        match line.missing_room() {
+        match line.unconnected_room() {
             None => {
-                self.begun = None;
-                self.give(Input::Shown);
+                self.outputs_started_at = None;
+                self.handle_input(Input::WentLive);
             }
-            Some(room) if begun.elapsed() >= ROOM_PATIENCE => {
-                self.begun = None;
+            Some(room) if begun.elapsed() >= ROOM_CONNECT_TIMEOUT => {
+                self.outputs_started_at = None;
                 let why = room.status().error.unwrap_or_else(|| "it does not answer".into());
                 self.fail(Error::Room(why), Input::OutputFailed);
             }
@@ -366,37 +370,37 @@ impl<'a> Driver<'a> {
     }
 
     /// Changes what is to be changed, and tells what happened to pushes and room.
-    fn see_to_pushes(&mut self) {
+    fn apply_changes(&mut self) {
         let mut news = Vec::new();
         let mut pictures = Vec::new();
         for change in self.changes.try_iter() {
-            news.extend(match (change, &mut self.line) {
+            news.extend(match (change, &mut self.pipeline) {
                 (Change::Snapshot(path), _) => {
                     pictures.push(path);
                     None
                 }
-                (change, Some(line)) => line.change(change, self.spec.source.fps),
-                (change, None) => pushes::change(&mut self.pushes, change),
+                (change, Some(line)) => line.apply_change(change, self.spec.source.fps),
+                (change, None) => pushes::apply_change(&mut self.pushes, change),
             });
         }
         for path in pictures {
-            let taken = self.page.as_ref().is_some_and(|page| evidence::snapshot(page, &path));
-            (self.tell.get_mut().tell)(News::Snapshot(path, taken));
+            let taken = self.page.as_ref().is_some_and(|page| evidence::write_snapshot(page, &path));
+            (self.reporter.get_mut().on_event)(CastEvent::Snapshot(path, taken));
         }
-        news.extend(self.line.iter().flat_map(Line::push_news));
-        let news = news.into_iter().map(News::Push);
-        let room = self.room().map(Room::news).unwrap_or_default().into_iter().map(News::Room);
+        news.extend(self.pipeline.iter().flat_map(Pipeline::push_events));
+        let news = news.into_iter().map(CastEvent::Push);
+        let room = self.room().map(Room::status_changes).unwrap_or_default().into_iter().map(CastEvent::Room);
         let news: Vec<_> = news.chain(room).collect();
-        news.into_iter().for_each(|news| (self.tell.get_mut().tell)(news));
+        news.into_iter().for_each(|news| (self.reporter.get_mut().on_event)(news));
     }
 
     /// The room, live or not yet.
     fn room(&self) -> Option<&Room> {
-        let live = self.line.as_ref().and_then(Line::room);
+        let live = self.pipeline.as_ref().and_then(Pipeline::room);
         live.or_else(|| self.prepared.as_ref().and_then(Prepared::room))
     }
 
-    fn announce(&mut self, event: Event) {
+    fn report_event(&mut self, event: Event) {
         match event {
             Event::Reloaded(trouble) => {
                 self.reloads += 1;
@@ -409,21 +413,21 @@ impl<'a> Driver<'a> {
             Event::Live => tracing::info!("the page is live"),
             Event::Ended(reason) => tracing::info!(?reason, "the cast is over"),
         }
-        if self.timeline.len() < MAX_TURNS {
-            self.timeline.push(Turn { at_ms: millis(self.started.elapsed()), event });
+        if self.timeline.len() < MAX_TIMELINE_ENTRIES {
+            self.timeline.push(TimelineEntry { at_ms: millis(self.started.elapsed()), event });
         }
         if let Event::Ended(reason) = event
-            && let Some(why) = self.why(reason)
+            && let Some(why) = self.end_message(reason)
         {
             let cause = self.error.as_ref().and_then(Error::load_error);
             let cause = cause.filter(|_| matches!(reason, EndReason::StartFailed | EndReason::GaveUp(_)));
-            (self.tell.get_mut().tell)(News::Failing(why, cause));
+            (self.reporter.get_mut().on_event)(CastEvent::FailureReason(why, cause));
         }
-        (self.tell.get_mut().tell)(News::Event(event));
+        (self.reporter.get_mut().on_event)(CastEvent::Lifecycle(event));
     }
 
     /// Why it ends too early, as far as that is known before the outputs are closed.
-    fn why(&self, reason: EndReason) -> Option<String> {
+    fn end_message(&self, reason: EndReason) -> Option<String> {
         match reason {
             EndReason::GaveUp(trouble) => Some(Error::GaveUp(trouble, self.machine.attempts()).to_string()),
             EndReason::StartFailed | EndReason::OutputFailed => self.error.as_ref().map(|error| chain(error)),
@@ -436,32 +440,32 @@ impl<'a> Driver<'a> {
     }
 
     /// Whether the page is in trouble.
-    fn look(&mut self, check: Check) -> bool {
+    fn check_health(&mut self, check: HealthCheck) -> bool {
         let Some(page) = &self.page else { return false };
         match check {
-            Check::Freeze => {
+            HealthCheck::Freeze => {
                 let changes = page.display.stats().changes();
-                std::mem::replace(&mut self.looked.changes, changes) == changes
+                std::mem::replace(&mut self.last_checks.changes, changes) == changes
             }
-            Check::Blank => page.display.snapshot().is_some_and(|picture| picture.is_white()),
-            Check::Crash => {
+            HealthCheck::Blank => page.display.snapshot().is_some_and(|picture| picture.is_white()),
+            HealthCheck::Crash => {
                 let interval = self.spec.checks.crash;
-                interval.is_some_and(|interval| self.hangs.silence(Instant::now()) >= interval)
+                interval.is_some_and(|interval| self.hangs.unresponsive_for(Instant::now()) >= interval)
             }
         }
     }
 
-    fn keep_evidence(&mut self, trouble: Trouble) {
+    fn keep_evidence(&mut self, trouble: HealthFault) {
         let detail = self.error.as_ref().map(|error| chain(error));
         if let Some(page) = &self.page {
-            self.evidence.keep(trouble, detail.as_deref(), page);
+            self.evidence.capture(trouble, detail.as_deref(), page);
         }
     }
 
     /// Sleeps until the page's state changes or something is due.
     fn wait(&self) {
-        let due = self.machine.deadline().map_or(WATCH_INTERVAL, |at| at.since(clock::now()));
-        let pause = due.min(WATCH_INTERVAL).max(Duration::from_millis(1));
+        let due = self.machine.deadline().map_or(POLL_INTERVAL, |at| at.since(clock::now()));
+        let pause = due.min(POLL_INTERVAL).max(Duration::from_millis(1));
         let stopping = matches!(self.machine.state(), State::Stopping);
         let browser = self.page.as_ref().and_then(|page| page.browser().ok()).filter(|_| !stopping);
         match browser.map(|browser| (browser, browser.state())) {
@@ -475,85 +479,86 @@ impl<'a> Driver<'a> {
 
     /// Tells the machine what can be seen to have happened.
     fn observe(&mut self) {
-        if self.stop.asked() {
-            self.give(Input::Stop);
+        if self.stop.is_requested() {
+            self.handle_input(Input::Stop);
         }
-        self.observe_line();
+        self.observe_pipeline();
         let failed = |page: &Page| page.display.has_failed() || page.sound.has_failed();
         if self.page.as_ref().is_some_and(failed) {
             self.fail(Error::Panic("display or sound"), Input::OutputFailed);
             // Nothing more comes.
-            self.give(Input::Drained);
+            self.handle_input(Input::Drained);
         }
-        if self.usage.measured.is_none_or(|at| at.elapsed() >= USAGE_INTERVAL) {
-            self.measure();
+        if self.usage.measured_at.is_none_or(|at| at.elapsed() >= USAGE_INTERVAL) {
+            self.measure_usage();
         }
-        self.see_whether_shown();
-        self.watch_scripts();
+        self.check_shown();
+        self.check_scripts();
         let state = self.page.as_ref().and_then(|page| page.browser().ok()).map(browser::Browser::state);
         if let Some(state) = &state {
-            self.warn(state);
+            self.report_warnings(state);
         }
         match state {
-            Some(state) if state.closed => self.fail(browser::Error::Gone, Input::Crashed),
+            Some(state) if state.closed => self.fail(browser::Error::BrowserExited, Input::Crashed),
             Some(state) if state.crashed => self.fail(browser::Error::PageCrashed, Input::Crashed),
-            Some(state) if state.ended => self.give(Input::PageEnded),
-            Some(PageState { large_video: Some(size), .. }) => {
+            Some(state) if state.signalled_end => self.handle_input(Input::PageEnded),
+            Some(PageState { oversized_video: Some(size), .. }) => {
                 self.large_video = Some(size);
-                self.give(Input::LargeVideo);
+                self.handle_input(Input::LargeVideo);
             }
-            Some(_) if self.usage.now.rss_bytes > self.spec.limits.memory_bytes => {
-                let (used, allowed) = (self.usage.now.rss_bytes, self.spec.limits.memory_bytes);
-                self.fail(browser::Error::Memory { used, allowed }, Input::Crashed);
+            Some(_) if self.usage.current.rss_bytes > self.spec.limits.memory_bytes => {
+                let (used, allowed) = (self.usage.current.rss_bytes, self.spec.limits.memory_bytes);
+                self.fail(browser::Error::MemoryLimit { used, allowed }, Input::Crashed);
             }
-            Some(_) if let Some((used, allowed)) = self.too_much_disk() => {
-                self.fail(browser::Error::Disk { used, allowed }, Input::Crashed);
+            Some(_) if let Some((used, allowed)) = self.exceeded_disk_limit() => {
+                self.fail(browser::Error::DiskLimit { used, allowed }, Input::Crashed);
             }
             Some(state) if self.machine.state() == State::Waiting && self.is_ready(&state) => {
-                self.give(Input::Ready);
+                self.handle_input(Input::Ready);
             }
             _ => {}
         }
-        self.give(Input::Time);
+        self.handle_input(Input::Timeout);
     }
 
     /// Asks the page's scripts for a sign of life, if it is watched for that.
-    fn watch_scripts(&mut self) {
+    fn check_scripts(&mut self) {
         let Some(limit) = self.spec.checks.crash.filter(|_| self.machine.state() == State::Live) else {
             return;
         };
         let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
         let now = Instant::now();
-        self.hangs.poll(now, Ping::is_answered, || Some(browser.ping()));
+        self.hangs.poll(now, PendingPing::is_answered, || Some(browser.ping()));
         // The next look may be almost as far away.
-        if self.hangs.silence(now) >= limit {
-            self.give(Input::Looked(Check::Crash, true));
+        if self.hangs.unresponsive_for(now) >= limit {
+            self.handle_input(Input::CheckResult(HealthCheck::Crash, true));
         }
     }
 
     /// Tells once what the page's owner should know.
-    fn warn(&mut self, state: &PageState) {
-        let seen = [(state.webrtc, Warning::WebRtcWithoutUdp), (state.insecure_tls, Warning::InsecureTls)];
+    fn report_warnings(&mut self, state: &PageState) {
+        let seen =
+            [(state.uses_webrtc, Warning::WebRtcWithoutUdp), (state.insecure_tls, Warning::InsecureTls)];
         for (_, warning) in seen.into_iter().filter(|(seen, _)| *seen) {
             if !self.warnings.contains(&warning) {
                 self.warnings.push(warning);
-                tracing::info!(warning = warning.word(), "the page's owner should know");
-                (self.tell.get_mut().tell)(News::Warning(warning));
+                tracing::info!(warning = warning.as_str(), "the page's owner should know");
+                (self.reporter.get_mut().on_event)(CastEvent::Warning(warning));
             }
         }
     }
 
-    fn observe_line(&mut self) {
-        if !self.line.as_ref().is_some_and(Line::is_over) {
+    fn observe_pipeline(&mut self) {
+        if !self.pipeline.as_ref().is_some_and(Pipeline::is_finished) {
             return;
         }
         match self.machine.state() {
-            State::Stopping => self.give(Input::Drained),
+            State::Stopping => self.handle_input(Input::Drained),
             State::Ended(_) => {}
-            _ if self.line.as_ref().is_some_and(|line| line.is_complete(self.spec)) => {
-                self.give(Input::Complete);
+            _ if self.pipeline.as_ref().is_some_and(|line| line.is_complete(self.spec)) => {
+                self.handle_input(Input::Complete);
             }
-            _ => self.give(Input::OutputFailed),
+            _ => self.handle_input(Input::OutputFailed),
         }
     }
 
@@ -566,13 +571,13 @@ impl<'a> Driver<'a> {
         let drawn = state.painted
             || loaded.is_some_and(|at| at.elapsed() >= EMPTY_PAGE_GRACE)
             || opened.elapsed() >= PAINT_TIMEOUT;
-        let silent = self.spec.readiness.signal == pagecast_core::spec::Signal::None;
-        let agreed = (silent || state.started)
+        let silent = self.spec.readiness.signal == pagecast_core::spec::ReadySignal::None;
+        let agreed = (silent || state.signalled_ready)
             && (state.network_idle || !self.spec.readiness.network_idle)
             && self.selector_matches();
         if agreed && !silent && !drawn {
             // What is missing comes by itself.
-            self.give(Input::Called);
+            self.handle_input(Input::ReadySignalReceived);
         }
         agreed && drawn
     }
@@ -580,14 +585,14 @@ impl<'a> Driver<'a> {
     /// Whether there is what is waited for. The page is asked seldom: an answer takes it time.
     fn selector_matches(&mut self) -> bool {
         let Some(selector) = &self.spec.readiness.selector else { return true };
-        if self.looked.selector.is_some_and(|at| at.elapsed() < SELECTOR_INTERVAL) {
+        if self.last_checks.selector_checked_at.is_some_and(|at| at.elapsed() < SELECTOR_INTERVAL) {
             return false;
         }
-        self.looked.selector = Some(Instant::now());
+        self.last_checks.selector_checked_at = Some(Instant::now());
         let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return false };
-        match browser.matches(selector) {
+        match browser.has_visible_match(selector) {
             Ok(found) => found,
-            Err(error @ CallError::Selector(_)) => {
+            Err(error @ CallError::InvalidSelector(_)) => {
                 self.fail(browser::Error::from(error), Input::OpenFailed);
                 false
             }
@@ -596,33 +601,33 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn tell_progress(&self) {
-        let mut teller = self.tell.borrow_mut();
-        if teller.told.elapsed() >= PROGRESS_INTERVAL {
-            teller.told += PROGRESS_INTERVAL;
+    fn report_progress(&self) {
+        let mut teller = self.reporter.borrow_mut();
+        if teller.last_progress_at.elapsed() >= PROGRESS_INTERVAL {
+            teller.last_progress_at += PROGRESS_INTERVAL;
             if let Some(progress) = self.progress() {
-                (teller.tell)(News::Progress(progress));
+                (teller.on_event)(CastEvent::Progress(progress));
             }
-            if let Some(room) = self.line.as_ref().and_then(Line::room) {
-                (teller.tell)(News::Room(room.status()));
+            if let Some(room) = self.pipeline.as_ref().and_then(Pipeline::room) {
+                (teller.on_event)(CastEvent::Room(room.status()));
             }
-            if self.line.as_ref().is_some_and(Line::has_stopped_recording)
-                && !std::mem::replace(&mut teller.unrecorded, true)
+            if self.pipeline.as_ref().is_some_and(Pipeline::has_stopped_recording)
+                && !std::mem::replace(&mut teller.recording_stopped, true)
             {
-                (teller.tell)(News::Unrecorded);
+                (teller.on_event)(CastEvent::RecordingStopped);
             }
             // How much waits changes all the time; what it is called is news.
-            if let Some(status) = self.line.as_ref().and_then(Line::delivery) {
+            if let Some(status) = self.pipeline.as_ref().and_then(Pipeline::upload_status) {
                 let word = (status.state, status.backup, status.failing_since_unix_ms.is_some());
-                if std::mem::replace(&mut teller.delivery, word) != word {
-                    (teller.tell)(News::Delivery(status));
+                if std::mem::replace(&mut teller.upload_state, word) != word {
+                    (teller.on_event)(CastEvent::Upload(status));
                 }
             }
         }
     }
 
     fn progress(&self) -> Option<Progress> {
-        let (line, page) = (self.line.as_ref()?, self.page.as_ref()?);
+        let (line, page) = (self.pipeline.as_ref()?, self.page.as_ref()?);
         let (video, display) = (&line.video_stats, page.display.stats());
         Some(Progress {
             elapsed: line.elapsed(self.spec),
@@ -633,26 +638,28 @@ impl<'a> Driver<'a> {
             bytes: video.bytes() + line.audio_stats.bytes(),
             // Beyond all measure, a page can be, but a number that JSON does not have it cannot.
             peak: page.sound.stats().peak.map(|peak| peak.min(f32::MAX)),
-            cpu_seconds: self.usage.before_s + self.usage.now.cpu_seconds + usage::own_cpu().as_secs_f64(),
-            rss_bytes: self.usage.now.rss_bytes + usage::own_rss_bytes(),
+            cpu_seconds: self.usage.past_cpu_s
+                + self.usage.current.cpu_seconds
+                + usage::own_cpu().as_secs_f64(),
+            rss_bytes: self.usage.current.rss_bytes + usage::own_rss_bytes(),
         })
     }
 
     /// Bytes that the browser has on the disk and those it may have, if they are more.
-    fn too_much_disk(&self) -> Option<(u64, u64)> {
+    fn exceeded_disk_limit(&self) -> Option<(u64, u64)> {
         let disk = self.page.as_ref()?.disk_usage();
-        let allowed = usage::disk_allowed(self.spec.limits.disk_bytes, disk.free_bytes);
+        let allowed = usage::allowed_disk_bytes(self.spec.limits.disk_bytes, disk.free_bytes);
         (disk.used_bytes > allowed).then_some((disk.used_bytes, allowed))
     }
 
-    fn measure(&mut self) {
-        self.usage.measured = Some(Instant::now());
+    fn measure_usage(&mut self) {
+        self.usage.measured_at = Some(Instant::now());
         let Some(page) = &self.page else { return };
         let Ok(browser) = page.browser() else { return };
-        let now = usage::browser(browser.pid());
+        let now = usage::browser_usage(browser.pid());
         self.usage.peak_rss_bytes = self.usage.peak_rss_bytes.max(now.rss_bytes);
-        let cpu_seconds = now.cpu_seconds.max(self.usage.now.cpu_seconds);
-        self.usage.now = usage::Browser { cpu_seconds, ..now };
+        let cpu_seconds = now.cpu_seconds.max(self.usage.current.cpu_seconds);
+        self.usage.current = usage::BrowserUsage { cpu_seconds, ..now };
     }
 }
 

@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pagecast_core::cast::Trouble;
+use pagecast_core::cast::HealthFault;
 use pagecast_media::disk::ReservedSpace;
 use pagecast_media::still;
 use pagecast_page::Page;
 
-use crate::process::heard::file_in;
+use crate::process::log_forwarder::log_path;
 
 /// Occasions kept of a cast; what is wrong for a whole day is the same all day.
-const MAX_OCCASIONS: u32 = 50;
+const MAX_CAPTURES: u32 = 50;
 
 /// Space that is reserved for one occasion: a PNG of a full HD picture of noise has 6 MB, and those of
 /// ordinary pages a tenth of it.
@@ -22,7 +22,7 @@ const RESERVED_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Evidence {
     folder: Option<PathBuf>,
-    occasions: u32,
+    captures: u32,
     /// For an occasion on which the disk is full.
     reserved: Option<ReservedSpace>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Evidence {
 impl Evidence {
     /// Kept in this folder, or not at all.
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        let mut evidence = Self { folder, occasions: 0, reserved: None };
+        let mut evidence = Self { folder, captures: 0, reserved: None };
         evidence.reserve();
         evidence
     }
@@ -54,18 +54,18 @@ impl Evidence {
 
     /// The folder, if anything is in it.
     pub(super) fn folder(&self) -> Option<PathBuf> {
-        self.folder.clone().filter(|_| self.occasions > 0)
+        self.folder.clone().filter(|_| self.captures > 0)
     }
 
     /// Keeps `NN-trouble.png` and `NN-trouble.log`. A cast goes on without them.
-    pub(super) fn keep(&mut self, trouble: Trouble, detail: Option<&str>, page: &Page) {
+    pub(super) fn capture(&mut self, trouble: HealthFault, detail: Option<&str>, page: &Page) {
         let Some(folder) = self.folder.clone() else { return };
-        if self.occasions >= MAX_OCCASIONS {
+        if self.captures >= MAX_CAPTURES {
             return;
         }
-        if self.occasions == 0 {
-            match clear(&folder) {
-                Ok(there) => self.occasions = there,
+        if self.captures == 0 {
+            match prepare_folder(&folder) {
+                Ok(there) => self.captures = there,
                 Err(error) => {
                     tracing::warn!(%error, folder = %folder.display(), "no evidence can be kept");
                     self.folder = None;
@@ -73,10 +73,10 @@ impl Evidence {
                 }
             }
         }
-        self.occasions += 1;
+        self.captures += 1;
         let name = serde_json::to_value(trouble).ok();
         let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("trouble");
-        let occasion = self.occasions;
+        let occasion = self.captures;
         let path = |ending: &str| folder.join(format!("{occasion:02}-{name}.{ending}"));
         if let Some(picture) = page.display.snapshot() {
             let written = still::to_png(&picture).map_err(std::io::Error::other);
@@ -96,7 +96,7 @@ impl Evidence {
 }
 
 /// Writes a picture of the page as it is now, as JPEG. Whether that went well.
-pub(super) fn snapshot(page: &Page, path: &Path) -> bool {
+pub(super) fn write_snapshot(page: &Page, path: &Path) -> bool {
     let Some(picture) = page.display.snapshot() else { return false };
     still::write_jpeg(&picture, path)
         .inspect_err(|error| tracing::warn!(%error, "no picture of the page"))
@@ -105,14 +105,12 @@ pub(super) fn snapshot(page: &Page, path: &Path) -> bool {
 
 /// Makes the folder, without what an earlier recording of the same name left there. How many occasions are in it: a folder with a log is
 /// a service's, for this cast alone, and what is there is its own.
-fn clear(folder: &Path) -> std::io::Result<u32> {
+fn prepare_folder(folder: &Path) -> std::io::Result<u32> {
     fs::create_dir_all(folder)?;
     let files: Vec<PathBuf> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
     let is = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
-    if file_in(folder).exists() {
-        return Ok(
-            u32::try_from(files.iter().filter(|path| is(path, "png")).count()).unwrap_or(MAX_OCCASIONS)
-        );
+    if log_path(folder).exists() {
+        return Ok(u32::try_from(files.iter().filter(|path| is(path, "png")).count()).unwrap_or(MAX_CAPTURES));
     }
     for path in files.iter().filter(|path| is(path, "png") || is(path, "log")) {
         fs::remove_file(path)?;

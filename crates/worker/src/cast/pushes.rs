@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 
-use pagecast_core::push::{Event, State};
-use pagecast_core::spec::{MAX_PUSHES, Network, Push, PushUrl};
-use pagecast_media::encode::{Keyframes, Tracks};
-use pagecast_media::fanout::Taps;
+use pagecast_core::connection::{Event, State};
+use pagecast_core::spec::{MAX_PUSHES, NetworkPolicy, Push, PushUrl};
+use pagecast_media::encode::{KeyframeRequest, Tracks};
+use pagecast_media::fanout::FanOutHandle;
 use pagecast_media::push::{self, Config, Id, Pushes, Status};
 use serde::{Deserialize, Serialize};
 
@@ -20,13 +20,13 @@ pub enum Change {
     /// Send it there no longer.
     RemovePush(PushUrl),
     /// Write a picture of the page there (JPEG), which changes nothing; told as
-    /// [`News::Snapshot`](super::News::Snapshot).
+    /// [`CastEvent::Snapshot`](super::News::Snapshot).
     Snapshot(PathBuf),
 }
 
 /// News of a push. Neither the address nor the error tells a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PushNews {
+pub struct PushEvent {
     /// Names it within its cast, in the order in which pushes were added, from 1; 0 for one that was refused.
     pub id: u32,
     /// Where the stream is sent, without its key.
@@ -61,9 +61,9 @@ pub struct PushReport {
     pub interruption: Option<String>,
 }
 
-impl From<push::News> for PushNews {
-    fn from(news: push::News) -> Self {
-        let push::News { id, url, event: Event { state, error } } = news;
+impl From<push::TargetEvent> for PushEvent {
+    fn from(news: push::TargetEvent) -> Self {
+        let push::TargetEvent { id, url, event: Event { state, error } } = news;
         Self { id: id.0, url: url.to_string(), state, error }
     }
 }
@@ -77,24 +77,24 @@ impl From<Status> for PushReport {
 
 /// The pushes of a cast that is live.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct ActivePushes {
     pushes: Pushes,
-    news: Receiver<push::News>,
+    events: Receiver<push::TargetEvent>,
     ids: Vec<(PushUrl, Id)>,
 }
 
-impl Running {
+impl ActivePushes {
     /// Starts them, before the first packet. `network`: what they may be sent to; `None`: anywhere.
     pub(super) fn start(
         wanted: &[Push],
-        network: Option<Network>,
+        network: Option<NetworkPolicy>,
         tracks: Tracks,
-        taps: Taps,
-        keyframes: Keyframes,
+        taps: FanOutHandle,
+        keyframes: KeyframeRequest,
     ) -> Result<Self, push::Error> {
         let config = Config { network, ..Config::default() };
         let (pushes, news) = Pushes::start(tracks, taps, keyframes, config)?;
-        let mut running = Self { pushes, news, ids: Vec::new() };
+        let mut running = Self { pushes, events: news, ids: Vec::new() };
         wanted.iter().try_for_each(|push| running.add(push.clone()))?;
         Ok(running)
     }
@@ -106,16 +106,16 @@ impl Running {
     }
 
     /// Whether none gets the stream any more, nor will.
-    pub(super) fn are_over(&self) -> bool {
-        self.pushes.states().iter().all(|push| matches!(push.state, State::Failed | State::Idle))
+    pub(super) fn are_finished(&self) -> bool {
+        self.pushes.statuses().iter().all(|push| matches!(push.state, State::Failed | State::Idle))
     }
 
     /// A change that cannot be made changes nothing else; what is told then.
-    pub(super) fn change(&mut self, change: Change) -> Option<PushNews> {
+    pub(super) fn apply_change(&mut self, change: Change) -> Option<PushEvent> {
         match change {
             Change::AddPush(push) => {
                 let url = push.url.clone();
-                self.add(push).err().map(|error| refused(&url, &error))
+                self.add(push).err().map(|error| refused_event(&url, &error))
             }
             Change::RemovePush(url) => {
                 let mut known = self.ids.iter().rev().filter(|(known, _)| *known == url);
@@ -130,25 +130,25 @@ impl Running {
     }
 
     /// What happened since the last call.
-    pub(super) fn news(&self) -> impl Iterator<Item = PushNews> + '_ {
-        self.news.try_iter().map(Into::into)
+    pub(super) fn events(&self) -> impl Iterator<Item = PushEvent> + '_ {
+        self.events.try_iter().map(Into::into)
     }
 
     /// Ends them, once the stream is over: what became of each, and the last news.
-    pub(super) fn finish(self) -> (Vec<PushReport>, Vec<PushNews>) {
+    pub(super) fn finish(self) -> (Vec<PushReport>, Vec<PushEvent>) {
         let states = self.pushes.finish();
-        (states.into_iter().map(Into::into).collect(), self.news.try_iter().map(Into::into).collect())
+        (states.into_iter().map(Into::into).collect(), self.events.try_iter().map(Into::into).collect())
     }
 }
 
 /// Makes a change to pushes that have not begun, or says why not.
-pub(crate) fn change(pushes: &mut Vec<Push>, change: Change) -> Option<PushNews> {
+pub(crate) fn apply_change(pushes: &mut Vec<Push>, change: Change) -> Option<PushEvent> {
     match change {
         Change::AddPush(push) if pushes.len() >= MAX_PUSHES => {
-            Some(refused(&push.url, &push::Error::TooMany))
+            Some(refused_event(&push.url, &push::Error::TooMany))
         }
         Change::AddPush(push) if pushes.iter().any(|known| known.url == push.url) => {
-            Some(refused(&push.url, &push::Error::Twice(push.url.clone())))
+            Some(refused_event(&push.url, &push::Error::Duplicate(push.url.clone())))
         }
         Change::AddPush(push) => {
             pushes.push(push);
@@ -162,6 +162,6 @@ pub(crate) fn change(pushes: &mut Vec<Push>, change: Change) -> Option<PushNews>
     }
 }
 
-fn refused(url: &PushUrl, error: &push::Error) -> PushNews {
-    PushNews { id: 0, url: url.to_string(), state: State::Failed, error: Some(error.to_string()) }
+fn refused_event(url: &PushUrl, error: &push::Error) -> PushEvent {
+    PushEvent { id: 0, url: url.to_string(), state: State::Failed, error: Some(error.to_string()) }
 }

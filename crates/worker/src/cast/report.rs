@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use pagecast_core::MediaTime;
-use pagecast_core::cast::{EndReason, Event, Trouble, Warning};
-use pagecast_media::record::deliver::Delivered;
+use pagecast_core::cast::{EndReason, Event, HealthFault, Warning};
+use pagecast_media::record::upload::UploadReport;
 use serde::{Deserialize, Serialize};
 
 use super::RoomStatus;
@@ -67,9 +67,9 @@ pub struct Report {
     pub end: String,
     /// What was wrong with a page that was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<Trouble>,
+    pub fault: Option<HealthFault>,
     /// The turns in its life.
-    pub timeline: Vec<Turn>,
+    pub timeline: Vec<TimelineEntry>,
     /// Times the page was loaded again because something was wrong with it.
     pub reloads: u32,
     /// Times the page got a fresh browser because something was wrong with it.
@@ -103,7 +103,7 @@ pub struct Report {
     pub peak_rss_bytes: PeakRss,
     /// What was recorded, and where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recording: Option<Delivered>,
+    pub recording: Option<UploadReport>,
     /// Pictures and last words of the page from when something was wrong with it, if ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<PathBuf>,
@@ -117,7 +117,7 @@ pub struct Report {
 
 /// A turn in the life of a cast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Turn {
+pub struct TimelineEntry {
     /// Milliseconds since the cast began.
     pub at_ms: u64,
     /// What happened.
@@ -125,7 +125,7 @@ pub struct Turn {
 }
 
 /// The word for a reason, and the trouble behind it.
-pub(crate) fn words(reason: EndReason) -> (&'static str, Option<Trouble>) {
+pub(crate) fn end_reason_code(reason: EndReason) -> (&'static str, Option<HealthFault>) {
     match reason {
         EndReason::Stopped => ("stopped", None),
         EndReason::PageEnded => ("page-ended", None),

@@ -12,38 +12,38 @@ use pagecast_core::cast::EndReason;
 use pagecast_core::spec::{MAX_TIME_RANGE, Push};
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_fleet::{
-    Cast, CastId, Claim, Command, Error, Fleet, Happening, MAX_SNAPSHOT_BYTES, Ticket, Vitals,
+    Cast, CastId, CastStats, Claim, Command, Error, EventKind, Fleet, MAX_SNAPSHOT_BYTES, Ticket,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::Config;
-use super::admission::{Running, scale};
-use super::life::Life;
+use super::admission::{RunningCast, relative_pixel_rate};
+use super::event_mapper::EventMapper;
 use super::load::unix_ms;
-use super::told::Told;
-use crate::cast::{Change, News, Stop, change_pushes};
-use crate::process::{self, Changes, Failed, Outcome, Pool, Process};
+use super::span::CastSpan;
+use crate::cast::{CastEvent, Change, StopToken, change_pushes};
+use crate::process::{self, ChangeSender, FailureInfo, Outcome, Pool, Process};
 
 /// Things to report that wait for the fleet. Full, because its storage has been failing for long: the cast's
 /// news wait.
-const REPORTS: usize = 1024;
+const MAX_QUEUED_REPORTS: usize = 1024;
 /// First pause after the fleet did not take a report; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Time between two tries to store what could not be stored.
-const STORE_AGAIN: Duration = Duration::from_secs(600);
+const UPLOAD_RETRY_INTERVAL: Duration = Duration::from_secs(600);
 /// How often a thread that waits looks whether it should go on waiting.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a thread has to report.
-enum Report {
-    Happening(Happening),
-    Vitals(Box<Vitals>),
-    Picture(Bytes),
+enum FleetUpdate {
+    Event(EventKind),
+    Stats(Box<CastStats>),
+    Snapshot(Bytes),
     /// The last one: what happened last, what became of the cast, and a receipt that nobody needs afterwards.
     Close {
-        last: Option<Happening>,
+        last: Option<EventKind>,
         report: Option<Value>,
         receipt: Option<PathBuf>,
     },
@@ -54,26 +54,26 @@ enum Report {
 pub(super) struct Job {
     ticket: Ticket,
     spec: CastSpec,
-    stop: Stop,
-    changes: Arc<Mutex<Option<Changes>>>,
+    stop: StopToken,
+    changes: Arc<Mutex<Option<ChangeSender>>>,
     scratch: PathBuf,
     began: Instant,
-    renewed: Instant,
+    renewed_at: Instant,
     /// When the lease is to be renewed again.
     renew_at: Instant,
-    measured: Arc<Measured>,
-    stop_passed_on: bool,
+    usage: Arc<CastUsage>,
+    stop_requested: bool,
     thread: JoinHandle<()>,
     reporter: tokio::task::JoinHandle<()>,
 }
 
 /// What the cast takes, for the node.
 #[derive(Debug, Default)]
-struct Measured {
+struct CastUsage {
     millicores: AtomicU64,
     memory_bytes: AtomicU64,
     /// Its page is gone.
-    is_over: AtomicBool,
+    page_closed: AtomicBool,
 }
 
 impl Job {
@@ -85,17 +85,17 @@ impl Job {
         claim: Claim,
     ) -> std::io::Result<Self> {
         let Claim { ticket, cast } = claim;
-        let (spec, stop) = (cast.spec.clone(), Stop::default());
-        let (reports, queue) = mpsc::channel(REPORTS);
-        let reporter = tokio::spawn(report(Arc::clone(fleet), ticket.clone(), queue, stop.clone()));
+        let (spec, stop) = (cast.spec.clone(), StopToken::default());
+        let (reports, queue) = mpsc::channel(MAX_QUEUED_REPORTS);
+        let reporter = tokio::spawn(send_updates(Arc::clone(fleet), ticket.clone(), queue, stop.clone()));
         let changes = Arc::new(Mutex::new(None));
-        let measured = Arc::new(Measured::default());
+        let measured = Arc::new(CastUsage::default());
         let runner = Runner {
-            life: Life::begin(&cast),
+            span: CastSpan::start(&cast),
             cast,
             stop: stop.clone(),
             changes: Arc::clone(&changes),
-            measured: Arc::clone(&measured),
+            usage: Arc::clone(&measured),
             program: config.program.clone(),
             pool,
             reports,
@@ -113,10 +113,10 @@ impl Job {
             changes,
             scratch: config.scratch.clone(),
             began: now,
-            renewed: now,
+            renewed_at: now,
             renew_at,
-            measured,
-            stop_passed_on: false,
+            usage: measured,
+            stop_requested: false,
             thread,
             reporter,
         })
@@ -127,25 +127,25 @@ impl Job {
     }
 
     /// What it takes.
-    pub(super) fn running(&self) -> Running {
-        let millicores = self.measured.millicores.load(Ordering::Relaxed);
-        let memory_bytes = self.measured.memory_bytes.load(Ordering::Relaxed);
-        Running {
+    pub(super) fn running_cast(&self) -> RunningCast {
+        let millicores = self.usage.millicores.load(Ordering::Relaxed);
+        let memory_bytes = self.usage.memory_bytes.load(Ordering::Relaxed);
+        RunningCast {
             age: self.began.elapsed(),
-            scale: scale(&self.spec),
+            relative_pixel_rate: relative_pixel_rate(&self.spec),
             measured: (memory_bytes > 0).then_some((millicores as f64 / 1000.0, memory_bytes)),
-            is_over: self.measured.is_over.load(Ordering::Relaxed),
+            is_uploading: self.usage.page_closed.load(Ordering::Relaxed),
         }
     }
 
     /// Whether nothing is left to do.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.thread.is_finished() && self.reporter.is_finished()
     }
 
     /// How long its lease has not been renewed.
-    pub(super) fn unrenewed_for(&self) -> Duration {
-        self.renewed.elapsed()
+    pub(super) fn time_since_renewal(&self) -> Duration {
+        self.renewed_at.elapsed()
     }
 
     /// Renews the lease, when that is due.
@@ -154,13 +154,13 @@ impl Job {
             return Ok(());
         }
         fleet.renew(&self.ticket, lease).await?;
-        self.renewed = Instant::now();
-        self.renew_at = self.renewed + lease / 3;
+        self.renewed_at = Instant::now();
+        self.renew_at = self.renewed_at + lease / 3;
         Ok(())
     }
 
     /// Carries out what the cast is to do.
-    pub(super) async fn obey(&mut self, fleet: &dyn Fleet) -> Result<(), Error> {
+    pub(super) async fn run_commands(&mut self, fleet: &dyn Fleet) -> Result<(), Error> {
         if self.thread.is_finished() || self.stop.is_abandoned() {
             return Ok(());
         }
@@ -168,15 +168,15 @@ impl Job {
         let mut done = None;
         // One that cannot be carried out now waits, and so do those behind it.
         for (number, command) in commands {
-            if matches!(command, Command::AddPush(_) | Command::RemovePush(_)) && !self.takes_changes() {
+            if matches!(command, Command::AddPush(_) | Command::RemovePush(_)) && !self.accepts_changes() {
                 break;
             }
             match command {
-                Command::Stop => self.ask_to_stop(),
+                Command::Stop => self.request_stop(),
                 Command::Snapshot => {
                     let path = self.scratch.join(format!("{}.jpg", self.id()));
                     // Who waits for a picture asks again.
-                    let _full = self.change(Change::Snapshot(path));
+                    let _full = self.send_change(Change::Snapshot(path));
                 }
                 Command::AddPush(push) => {
                     if !self.change_pushes(fleet, Change::AddPush(push)).await? {
@@ -192,23 +192,23 @@ impl Job {
             done = Some(number);
         }
         match done {
-            Some(number) => fleet.obeyed(&self.ticket, number).await,
+            Some(number) => fleet.ack_commands(&self.ticket, number).await,
             None => Ok(()),
         }
     }
 
     /// Whether changes reach the cast, or never will.
-    fn takes_changes(&self) -> bool {
-        let is_over = self.measured.is_over.load(Ordering::Acquire);
+    fn accepts_changes(&self) -> bool {
+        let is_over = self.usage.page_closed.load(Ordering::Acquire);
         is_over || self.changes.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn ask_to_stop(&mut self) {
+    fn request_stop(&mut self) {
         // Asked again, it would be killed.
-        if !std::mem::replace(&mut self.stop_passed_on, true)
-            && !self.measured.is_over.load(Ordering::Acquire)
+        if !std::mem::replace(&mut self.stop_requested, true)
+            && !self.usage.page_closed.load(Ordering::Acquire)
         {
-            self.stop.ask();
+            self.stop.request();
         }
     }
 
@@ -221,12 +221,12 @@ impl Job {
             fleet.put_pushes(&self.ticket, pushes.clone()).await?;
             self.spec.pushes = pushes;
         }
-        Ok(self.change(change) || self.measured.is_over.load(Ordering::Acquire))
+        Ok(self.send_change(change) || self.usage.page_closed.load(Ordering::Acquire))
     }
 
-    fn change(&self, change: Change) -> bool {
+    fn send_change(&self, change: Change) -> bool {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.as_ref().is_some_and(|changes| changes.order(change))
+        changes.as_ref().is_some_and(|changes| changes.send(change))
     }
 
     /// Has the process killed, and everything left to the next owner.
@@ -235,47 +235,52 @@ impl Job {
     }
 
     /// When it is over, or after [`Self::abandon`]: the next owner may begin.
-    pub(super) async fn hand_over(self, fleet: &dyn Fleet) {
+    pub(super) async fn join_and_release(self, fleet: &dyn Fleet) {
         let thread = self.thread;
         if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
             tracing::error!("a cast's thread panicked");
         }
         // What was said before is reported first.
         let _reported = self.reporter.await;
-        release(fleet, &self.ticket).await;
+        release_ticket(fleet, &self.ticket).await;
     }
 }
 
 /// Lets anybody go on with a cast. One that is closed, or somebody else's, is left alone.
-pub(super) async fn release(fleet: &dyn Fleet, ticket: &Ticket) {
+pub(super) async fn release_ticket(fleet: &dyn Fleet, ticket: &Ticket) {
     match fleet.release(ticket).await {
-        Ok(()) | Err(Error::Fenced(_) | Error::NoCast(_)) => {}
+        Ok(()) | Err(Error::Fenced(_) | Error::CastNotFound(_)) => {}
         Err(error) => tracing::warn!(error = crate::chain(&error), "a cast is not handed over"),
     }
 }
 
 /// Reports, one thing after the other, until the fleet has taken it.
-async fn report(fleet: Arc<dyn Fleet>, ticket: Ticket, mut reports: mpsc::Receiver<Report>, stop: Stop) {
+async fn send_updates(
+    fleet: Arc<dyn Fleet>,
+    ticket: Ticket,
+    mut reports: mpsc::Receiver<FleetUpdate>,
+    stop: StopToken,
+) {
     while let Some(report) = reports.recv().await {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = MIN_RETRY_DELAY;
         loop {
             let done = match &report {
-                Report::Happening(happening) => fleet.report(&ticket, happening.clone()).await,
-                Report::Close { last, report, .. } => {
+                FleetUpdate::Event(happening) => fleet.report_event(&ticket, happening.clone()).await,
+                FleetUpdate::Close { last, report, .. } => {
                     fleet.close(&ticket, last.clone(), report.clone()).await
                 }
-                Report::Vitals(vitals) => {
-                    fleet.tell(&ticket, (**vitals).clone()).await;
+                FleetUpdate::Stats(vitals) => {
+                    fleet.put_stats(&ticket, (**vitals).clone()).await;
                     Ok(())
                 }
-                Report::Picture(jpeg) => {
+                FleetUpdate::Snapshot(jpeg) => {
                     fleet.put_snapshot(&ticket, jpeg.clone()).await;
                     Ok(())
                 }
             };
             match done {
                 Ok(()) => break,
-                Err(Error::Fenced(_) | Error::NoCast(_)) => {
+                Err(Error::Fenced(_) | Error::CastNotFound(_)) => {
                     stop.abandon();
                     return;
                 }
@@ -284,11 +289,11 @@ async fn report(fleet: Arc<dyn Fleet>, ticket: Ticket, mut reports: mpsc::Receiv
                 Err(error) => {
                     tracing::warn!(cast = %ticket.cast, error = crate::chain(&error), "a report waits");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_RETRY_DELAY);
                 }
             }
         }
-        if let Report::Close { receipt: Some(receipt), .. } = report {
+        if let FleetUpdate::Close { receipt: Some(receipt), .. } = report {
             // There is none if nothing was stored.
             let _gone = std::fs::remove_file(receipt);
         }
@@ -298,68 +303,68 @@ async fn report(fleet: Arc<dyn Fleet>, ticket: Ticket, mut reports: mpsc::Receiv
 /// The thread of a cast.
 struct Runner {
     cast: Cast,
-    life: Life,
-    stop: Stop,
-    changes: Arc<Mutex<Option<Changes>>>,
-    measured: Arc<Measured>,
+    span: CastSpan,
+    stop: StopToken,
+    changes: Arc<Mutex<Option<ChangeSender>>>,
+    usage: Arc<CastUsage>,
     program: PathBuf,
     pool: Option<Arc<Pool>>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<FleetUpdate>,
 }
 
 impl Runner {
     fn run(self) {
-        let mut told = Told::new(&self.cast);
+        let mut told = EventMapper::new(&self.cast);
         let taken_up = self.cast.epoch > 1;
         if taken_up {
-            self.settle_what_is_clear(&mut told);
+            self.end_if_decided(&mut told);
         }
         let mut outcome = if told.has_ended() {
-            self.measured.is_over.store(true, Ordering::Release);
+            self.usage.page_closed.store(true, Ordering::Release);
             self.finish(&mut told)
         } else {
-            self.show(&mut told, taken_up)
+            self.run_process(&mut told, taken_up)
         };
-        self.measured.is_over.store(true, Ordering::Release);
-        let deadline = Instant::now() + self.patience();
+        self.usage.page_closed.store(true, Ordering::Release);
+        let deadline = Instant::now() + self.upload_timeout();
         loop {
             if self.stop.is_abandoned() {
                 return;
             }
-            let mut happened = told.conclude(&outcome);
-            if !self.is_left(&outcome) {
+            let mut happened = told.map_outcome(&outcome);
+            if !self.has_pending_upload(&outcome) {
                 // What is stored is told when nobody can take the cast up again: once.
-                let last = happened.pop_if(|last| matches!(last, Happening::Stored { .. }));
-                happened.into_iter().for_each(|happening| self.say(Report::Happening(happening)));
+                let last = happened.pop_if(|last| matches!(last, EventKind::Stored { .. }));
+                happened.into_iter().for_each(|happening| self.send_update(FleetUpdate::Event(happening)));
                 return self.close(&outcome, last);
             }
-            happened.into_iter().for_each(|happening| self.say(Report::Happening(happening)));
-            if !self.pause(deadline) {
+            happened.into_iter().for_each(|happening| self.send_update(FleetUpdate::Event(happening)));
+            if !self.wait_before_retry(deadline) {
                 return self.close(&outcome, None);
             }
             outcome = self.finish(&mut told);
         }
     }
 
-    fn close(&self, outcome: &Outcome, last: Option<Happening>) {
+    fn close(&self, outcome: &Outcome, last: Option<EventKind>) {
         if self.stop.is_abandoned() {
             return;
         }
         let report = outcome.report.as_ref().and_then(|report| serde_json::to_value(report).ok());
         let receipt = self.cast.spec.recording.as_ref().and_then(|recording| recording.receipt.clone());
-        self.say(Report::Close { last, report, receipt });
+        self.send_update(FleetUpdate::Close { last, report, receipt });
     }
 
     /// A cast that another process was to end, or whose time is over, or whose recording is stored, needs no
     /// page any more.
-    fn settle_what_is_clear(&self, told: &mut Told) {
+    fn end_if_decided(&self, told: &mut EventMapper) {
         let spec = &self.cast.spec;
         let stored = spec.recording.as_ref().is_some_and(|recording| {
             !recording.spool.exists() && recording.receipt.as_ref().is_some_and(|receipt| receipt.exists())
         });
-        let reason = if self.cast.stop_asked {
+        let reason = if self.cast.stop_requested {
             EndReason::Stopped
-        } else if self.left().is_zero() {
+        } else if self.time_left().is_zero() {
             EndReason::MaxTime
         } else if stored {
             EndReason::Complete
@@ -367,111 +372,111 @@ impl Runner {
             return;
         };
         // One that never was live has nothing to be finished: it is as if it had not begun.
-        if let Some(end) = told.end(reason, None, None) {
-            self.say(Report::Happening(end));
+        if let Some(end) = told.end_event(reason, None, None) {
+            self.send_update(FleetUpdate::Event(end));
         }
     }
 
     /// What is left of its running time, or of the time that it may take until its page is shown.
-    fn left(&self) -> Duration {
+    fn time_left(&self) -> Duration {
         let since =
             self.cast.live_ms.or(self.cast.started_ms).map_or(0, |at| unix_ms().saturating_sub(at).max(0));
         self.cast.spec.limits.max_time.saturating_sub(Duration::from_millis(since.unsigned_abs()))
     }
 
-    fn process(&self) -> Result<Process, process::Error> {
+    fn start_process(&self) -> Result<Process, process::Error> {
         let process = match &self.pool {
             Some(pool) => pool.take(&self.cast.spec),
-            None => Process::start_heard(&self.program),
+            None => Process::start_with_log(&self.program),
         };
-        let process = process.map(Process::leaving_when_alone)?;
+        let process = process.map(Process::exiting_on_disconnect)?;
         if let Some(evidence) = &self.cast.spec.evidence {
             process.keep_log(self.cast.id.as_str(), evidence);
         }
         Ok(process)
     }
 
-    fn show(&self, told: &mut Told, taken_up: bool) -> Outcome {
+    fn run_process(&self, told: &mut EventMapper, taken_up: bool) -> Outcome {
         let mut spec = self.cast.spec.clone();
         if taken_up {
             // The running time of a page that was never shown has not begun.
             spec.resumed = self.cast.live_ms.is_some();
             if spec.resumed {
-                spec.limits.max_time = self.left().max(*MAX_TIME_RANGE.start());
+                spec.limits.max_time = self.time_left().max(*MAX_TIME_RANGE.start());
             }
             if let Some(recording) = &mut spec.recording {
                 recording.resume = true;
             }
         }
-        let process = match self.process() {
+        let process = match self.start_process() {
             Ok(process) => process,
-            Err(error) => return failed(&error),
+            Err(error) => return failed_outcome(&error),
         };
-        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.changes());
+        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.change_sender());
         let started: HostTime = process::now();
-        process.run(&spec, started, &self.stop, |news| self.hear(told, news))
+        process.run(&spec, started, &self.stop, |news| self.handle_event(told, news))
     }
 
-    fn finish(&self, told: &mut Told) -> Outcome {
-        match self.process() {
-            Ok(process) => process.finish(&self.cast.spec, &self.stop, |news| self.hear(told, news)),
-            Err(error) => failed(&error),
+    fn finish(&self, told: &mut EventMapper) -> Outcome {
+        match self.start_process() {
+            Ok(process) => process.finish(&self.cast.spec, &self.stop, |news| self.handle_event(told, news)),
+            Err(error) => failed_outcome(&error),
         }
     }
 
-    fn hear(&self, told: &mut Told, news: News) {
-        if let News::Snapshot(path, taken) = &news {
-            self.picture(path, *taken);
+    fn handle_event(&self, told: &mut EventMapper, news: CastEvent) {
+        if let CastEvent::Snapshot(path, taken) = &news {
+            self.send_snapshot(path, *taken);
         }
-        let is_progress = matches!(news, News::Progress(_) | News::Delivery(_));
-        if let Some(happening) = told.hear(news) {
-            if matches!(happening, Happening::Ended { .. }) {
-                self.measured.is_over.store(true, Ordering::Release);
+        let is_progress = matches!(news, CastEvent::Progress(_) | CastEvent::Upload(_));
+        if let Some(happening) = told.map(news) {
+            if matches!(happening, EventKind::Ended { .. }) {
+                self.usage.page_closed.store(true, Ordering::Release);
             }
-            self.say(Report::Happening(happening));
+            self.send_update(FleetUpdate::Event(happening));
         }
         if is_progress {
-            let vitals = told.vitals(unix_ms());
-            self.measured.millicores.store((vitals.cpu_cores * 1000.0) as u64, Ordering::Relaxed);
-            self.measured.memory_bytes.store(vitals.memory_bytes, Ordering::Relaxed);
+            let vitals = told.stats(unix_ms());
+            self.usage.millicores.store((vitals.cpu_cores * 1000.0) as u64, Ordering::Relaxed);
+            self.usage.memory_bytes.store(vitals.memory_bytes, Ordering::Relaxed);
             // The next ones are as good.
-            let _full = self.reports.try_send(Report::Vitals(Box::new(vitals)));
+            let _full = self.reports.try_send(FleetUpdate::Stats(Box::new(vitals)));
         }
     }
 
-    fn picture(&self, path: &Path, taken: bool) {
+    fn send_snapshot(&self, path: &Path, taken: bool) {
         let size = std::fs::metadata(path).map_or(0, |m| m.len());
         if taken
             && size <= MAX_SNAPSHOT_BYTES as u64
             && let Ok(jpeg) = std::fs::read(path)
         {
-            let _full = self.reports.try_send(Report::Picture(jpeg.into()));
+            let _full = self.reports.try_send(FleetUpdate::Snapshot(jpeg.into()));
         }
         let _gone = std::fs::remove_file(path);
     }
 
-    fn say(&self, report: Report) {
-        if let Report::Happening(happening) = &report {
-            self.life.hear(happening);
+    fn send_update(&self, report: FleetUpdate) {
+        if let FleetUpdate::Event(happening) = &report {
+            self.span.record(happening);
         }
         // Nobody listens once the cast is somebody else's.
         let _fenced = self.reports.blocking_send(report);
     }
 
-    fn patience(&self) -> Duration {
-        self.cast.spec.recording.as_ref().map_or(Duration::ZERO, |recording| recording.patience)
+    fn upload_timeout(&self) -> Duration {
+        self.cast.spec.recording.as_ref().map_or(Duration::ZERO, |recording| recording.upload_timeout)
     }
 
     /// Whether something is in the spool that may be stored later.
-    fn is_left(&self, outcome: &Outcome) -> bool {
+    fn has_pending_upload(&self, outcome: &Outcome) -> bool {
         let stored = outcome.report.as_ref().and_then(|report| report.recording.as_ref());
         let spool = self.cast.spec.recording.as_ref().map(|recording| &recording.spool);
         stored.is_none_or(|stored| stored.spool.is_some()) && spool.is_some_and(|spool| spool.exists())
     }
 
     /// Waits before storing is tried again. False if it is not.
-    fn pause(&self, deadline: Instant) -> bool {
-        let until = Instant::now() + STORE_AGAIN;
+    fn wait_before_retry(&self, deadline: Instant) -> bool {
+        let until = Instant::now() + UPLOAD_RETRY_INTERVAL;
         if until > deadline {
             return false;
         }
@@ -479,13 +484,13 @@ impl Runner {
             if self.stop.is_abandoned() {
                 return false;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         true
     }
 }
 
-fn failed(error: &process::Error) -> Outcome {
+fn failed_outcome(error: &process::Error) -> Outcome {
     let message = crate::chain(error);
-    Outcome { report: None, failure: Some(Failed::new(crate::cast::Kind::Unexpected, message)) }
+    Outcome { report: None, failure: Some(FailureInfo::new(crate::cast::FailureKind::Unexpected, message)) }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use pagecast_fleet::{Load, UnixMs};
+use pagecast_fleet::{UnixMs, WorkerStatus};
 
 /// Measures from one time to the next.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(super) struct Meter {
 
 impl Meter {
     /// How the machine is, and was since the last time.
-    pub(super) fn measure(&mut self, casts: usize, draining: bool) -> Load {
+    pub(super) fn measure(&mut self, casts: usize, draining: bool) -> WorkerStatus {
         let busy = busy_seconds(&fs::read_to_string("/proc/stat").unwrap_or_default());
         let now = Instant::now();
         let cores_used = match self.last.replace((busy, now)) {
@@ -23,14 +23,14 @@ impl Meter {
             _ => 0.0,
         };
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let (all, free) = (bytes(&memory, "MemTotal:"), bytes(&memory, "MemAvailable:"));
+        let (all, free) = (meminfo_bytes(&memory, "MemTotal:"), meminfo_bytes(&memory, "MemAvailable:"));
         let group = Path::new("/sys/fs/cgroup");
-        let (memory_bytes, memory_free_bytes) = match limit(group) {
+        let (memory_bytes, memory_free_bytes) = match memory_limit(group) {
             Some((limit, used)) if limit < all => (limit, free.min(limit.saturating_sub(used))),
             _ => (all, free),
         };
-        let cores = cores(group);
-        Load {
+        let cores = available_cores(group);
+        WorkerStatus {
             at_ms: unix_ms(),
             cores,
             cores_used: cores_used.min(cores),
@@ -49,7 +49,7 @@ pub(super) fn unix_ms() -> UnixMs {
 }
 
 /// Cores that we may run on, and as much of them as the group may use.
-fn cores(group: &Path) -> f64 {
+fn available_cores(group: &Path) -> f64 {
     let own = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
     let quota = fs::read_to_string(group.join("cpu.max")).ok().and_then(|text| {
         let (quota, period) = text.trim().split_once(' ')?;
@@ -59,7 +59,7 @@ fn cores(group: &Path) -> f64 {
 }
 
 /// The memory that the group may have, and what it has without what could be given back.
-fn limit(group: &Path) -> Option<(u64, u64)> {
+fn memory_limit(group: &Path) -> Option<(u64, u64)> {
     let number = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
     let files = fs::read_to_string(group.join("memory.stat")).ok()?;
     let inactive = files.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse::<u64>().ok());
@@ -76,7 +76,7 @@ fn busy_seconds(stat: &str) -> f64 {
     busy as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-fn bytes(meminfo: &str, key: &str) -> u64 {
+fn meminfo_bytes(meminfo: &str, key: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
@@ -100,11 +100,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_read() {
+    fn proc_files_are_parsed() {
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         let stat = "cpu  100 10 50 9000 800 5 5 30 7 0\ncpu0 1 2 3\n";
         assert!((busy_seconds(stat) * ticks - 200.0).abs() < 1e-9);
-        assert_eq!(bytes("MemTotal:  2048 kB\nMemAvailable: 1024 kB\n", "MemAvailable:"), 1 << 20);
-        assert_eq!((busy_seconds("x"), bytes("x", "y")), (0.0, 0));
+        assert_eq!(meminfo_bytes("MemTotal:  2048 kB\nMemAvailable: 1024 kB\n", "MemAvailable:"), 1 << 20);
+        assert_eq!((busy_seconds("x"), meminfo_bytes("x", "y")), (0.0, 0));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pagecast_core::spec::Limits;
 
 /// What a cast's own process may need beside its browser: pictures, encoders.
-const OWN_BYTES: u64 = 1 << 30;
+const PROCESS_OVERHEAD_BYTES: u64 = 1 << 30;
 
 /// A group with one cast in it. Removed when dropped, when the cast must be gone.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl Cgroup {
     /// Puts a process that has not started anything yet into a group of its own. `None` where groups are not ours to make.
     pub(super) fn enter(pid: u32) -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let base = base(Path::new("/sys/fs/cgroup"), &own)?;
+        let base = parent_group(Path::new("/sys/fs/cgroup"), &own)?;
         match create(&base, std::process::id(), pid) {
             Ok(group) => Some(group),
             Err(error) => {
@@ -33,8 +33,8 @@ impl Cgroup {
 
 impl Cgroup {
     /// Sets what the group may use.
-    pub(super) fn limit(&self, limits: &Limits) {
-        let memory = limits.memory_bytes.saturating_add(OWN_BYTES).to_string();
+    pub(super) fn set_limits(&self, limits: &Limits) {
+        let memory = limits.memory_bytes.saturating_add(PROCESS_OVERHEAD_BYTES).to_string();
         for (file, value) in [("memory.max", memory), ("cpu.weight", limits.cpu_weight.to_string())] {
             if let Err(error) = fs::write(self.0.join(file), value) {
                 tracing::warn!(%error, group = %self.0.display(), file, "a limit is not set");
@@ -58,7 +58,7 @@ impl Drop for Cgroup {
 }
 
 /// The group that we are in, from `/proc/self/cgroup`. Inside of what we made for ourselves, the one around it.
-fn base(root: &Path, own: &str) -> Option<PathBuf> {
+fn parent_group(root: &Path, own: &str) -> Option<PathBuf> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let path = path.strip_suffix("/supervisor").unwrap_or(path);
     let base = root.join(path);
@@ -109,10 +109,10 @@ mod tests {
     #[test]
     fn a_cast_gets_a_group_with_its_limits() {
         let root = delegated("made", "7\n8\n");
-        let base = base(&root, "1:name=systemd:/\n0::/app.slice/pagecast.service\n").unwrap();
+        let base = parent_group(&root, "1:name=systemd:/\n0::/app.slice/pagecast.service\n").unwrap();
         let limits = Limits { memory_bytes: 1 << 30, cpu_weight: 50, ..Limits::default() };
         let group = create(&base, 7, 8).unwrap();
-        group.limit(&limits);
+        group.set_limits(&limits);
         let read = |path: &str| fs::read_to_string(base.join(path)).unwrap();
         assert_eq!(read("supervisor/cgroup.procs"), "7");
         assert_eq!(read("cast-8/cgroup.procs"), "8");
@@ -127,12 +127,12 @@ mod tests {
     fn a_group_that_is_shared_or_has_no_controllers_is_left_alone() {
         let root = delegated("shared", "7\n8\n9\n");
         let own = "0::/app.slice/pagecast.service/supervisor\n";
-        let base_path = base(&root, own).unwrap();
+        let base_path = parent_group(&root, own).unwrap();
         assert!(create(&base_path, 7, 8).is_err());
         assert!(!base_path.join("supervisor").exists());
         fs::write(base_path.join("cgroup.controllers"), "pids\n").unwrap();
-        assert_eq!(base(&root, own), None);
-        assert_eq!(base(&root, "0::/\n"), None, "the root is never ours");
+        assert_eq!(parent_group(&root, own), None);
+        assert_eq!(parent_group(&root, "0::/\n"), None, "the root is never ours");
         fs::remove_dir_all(root).unwrap();
     }
 }

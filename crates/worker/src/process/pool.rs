@@ -10,16 +10,16 @@ use pagecast_core::CastSpec;
 use super::{Error, Process};
 
 /// Pause after a browser could not be started: the machine may be full.
-const RETRY_PAUSE: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// How often those that wait are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A number of processes with a browser that waits for a cast. Dropping it ends them.
 #[derive(Debug)]
 pub struct Pool {
     program: PathBuf,
-    like: CastSpec,
+    template: CastSpec,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,21 +55,21 @@ impl Pool {
             move || fill(&shared, size, &program, &like)
         };
         let thread = std::thread::Builder::new().name("pool".into()).spawn(fill).map_err(Error::Start)?;
-        Ok(Self { program, like, shared, thread: Some(thread) })
+        Ok(Self { program, template: like, shared, thread: Some(thread) })
     }
 
     /// Processes that are ready now.
     #[must_use]
-    pub fn ready(&self) -> usize {
+    pub fn ready_count(&self) -> usize {
         self.shared.lock().ready.len()
     }
 
     /// A process for this cast: a warm one if there is one and it fits, else one that starts from nothing.
     ///
     /// # Errors
-    /// [`Error::Start`].
+    /// [`ErrorBody::Spawn`].
     pub fn take(&self, spec: &CastSpec) -> Result<Process, Error> {
-        if self.like.could_be(spec) {
+        if self.template.is_compatible_with(spec) {
             let mut state = self.shared.lock();
             while let Some(process) = state.ready.pop() {
                 self.shared.changed.notify_all();
@@ -79,7 +79,7 @@ impl Pool {
                 }
             }
         }
-        Process::start_heard(&self.program)
+        Process::start_with_log(&self.program)
     }
 }
 
@@ -101,7 +101,7 @@ fn fill(shared: &Shared, size: usize, program: &Path, like: &CastSpec) {
         let enough = |state: &mut State| state.ready.len() >= size && !state.stopped;
         let (mut state, _) = shared
             .changed
-            .wait_timeout_while(shared.lock(), LOOK, enough)
+            .wait_timeout_while(shared.lock(), CHECK_INTERVAL, enough)
             .unwrap_or_else(PoisonError::into_inner);
         state.ready.retain(Process::is_alive);
         match state.ready.len() {
@@ -109,12 +109,13 @@ fn fill(shared: &Shared, size: usize, program: &Path, like: &CastSpec) {
             ready if ready >= size => continue,
             _ => drop(state),
         }
-        match Process::start_heard(program).and_then(|mut process| process.warm(like).map(|()| process)) {
+        match Process::start_with_log(program).and_then(|mut process| process.warm_up(like).map(|()| process))
+        {
             Ok(process) => shared.lock().ready.push(process),
             Err(error) => {
                 tracing::warn!(%error, "no warm browser");
                 let pause = |state: &mut State| !state.stopped;
-                drop(shared.changed.wait_timeout_while(shared.lock(), RETRY_PAUSE, pause));
+                drop(shared.changed.wait_timeout_while(shared.lock(), RETRY_DELAY, pause));
             }
         }
     }

@@ -5,8 +5,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use url::{Url, form_urlencoded};
 
-use super::super::{Network, Secret};
-use super::{MAX_PREFIX_LEN, StorageError, check_endpoint, check_endpoint_path, is_label, is_part};
+use super::super::{NetworkPolicy, Secret};
+use super::{
+    MAX_PREFIX_LEN, StorageError, is_dns_label, is_path_component, validate_endpoint,
+    validate_endpoint_with_path,
+};
 
 /// Longest key of any service; a key file of Google is the longest, with about 2400 bytes.
 const MAX_KEY_LEN: usize = 16 * 1024;
@@ -15,7 +18,7 @@ const MAX_KEY_LEN: usize = 16 * 1024;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Whose.
-    pub service: Service,
+    pub service: StorageService,
     /// Its name; a container in Azure.
     pub bucket: String,
     /// Folders, each 1 to 200 of `a–z A–Z 0–9 . _ -`; 400 characters in all.
@@ -37,15 +40,15 @@ pub struct Bucket {
     pub path_style: Option<bool>,
     /// Keys. `None`: those of the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`), or of the machine's role.
     #[serde(default)]
-    pub keys: Option<Keys>,
+    pub keys: Option<StorageKeys>,
     /// What its endpoint may lead to, for one that a request named. `None`: anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<Network>,
+    pub network: Option<NetworkPolicy>,
 }
 
 /// Keys, never shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Keys {
+pub struct StorageKeys {
     /// Access key; Tencent's SecretId, Azure's account name, an address in Google.
     pub access_key: Secret,
     /// Secret key; Azure's account key, Google's key file as JSON.
@@ -58,7 +61,7 @@ pub struct Keys {
 /// Services that keep objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Service {
+pub enum StorageService {
     /// Amazon S3; with an endpoint, whatever speaks its protocol (MinIO, Ceph, R2).
     S3,
     /// Google Cloud Storage.
@@ -73,13 +76,13 @@ pub enum Service {
     Oss,
 }
 
-impl Service {
+impl StorageService {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::S3, Self::Gcs, Self::Azure, Self::Cos, Self::Tos, Self::Oss];
 
     /// The service behind a `Vendor` of Tencent's API: 0 is COS, 1 is S3, more are not assigned.
     #[must_use]
-    pub fn of_vendor(vendor: u64) -> Option<Self> {
+    pub fn from_tencent_vendor(vendor: u64) -> Option<Self> {
         match vendor {
             0 => Some(Self::Cos),
             1 => Some(Self::S3),
@@ -102,7 +105,7 @@ impl Service {
 
     /// The host of its S3 protocol in a region, without the bucket. `None`: it does not speak it.
     #[must_use]
-    pub fn host(self, region: &str) -> Option<String> {
+    pub fn s3_host(self, region: &str) -> Option<String> {
         Some(match self {
             Self::S3 if region.starts_with("cn-") => format!("s3.{region}.amazonaws.com.cn"),
             Self::S3 => format!("s3.{region}.amazonaws.com"),
@@ -114,7 +117,7 @@ impl Service {
     }
 
     /// Whether it wants the bucket in the host name.
-    fn wants_virtual_hosts(self) -> bool {
+    fn requires_virtual_hosted_style(self) -> bool {
         matches!(self, Self::Cos | Self::Tos | Self::Oss)
     }
 
@@ -128,7 +131,7 @@ impl Service {
     }
 }
 
-impl fmt::Display for Service {
+impl fmt::Display for StorageService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::S3 => "S3",
@@ -144,7 +147,7 @@ impl fmt::Display for Service {
 impl Bucket {
     /// A bucket of a service, with all else as usual.
     #[must_use]
-    pub fn new(service: Service, bucket: impl Into<String>) -> Self {
+    pub fn new(service: StorageService, bucket: impl Into<String>) -> Self {
         Self {
             service,
             bucket: bucket.into(),
@@ -159,7 +162,7 @@ impl Bucket {
     }
 
     pub(super) fn parse(scheme: &str, rest: &str) -> Result<Self, StorageError> {
-        let service = Service::ALL.into_iter().find(|service| service.scheme() == scheme);
+        let service = StorageService::ALL.into_iter().find(|service| service.scheme() == scheme);
         let Some(service) = service else {
             return Err(StorageError::Scheme(scheme.chars().take(16).collect()));
         };
@@ -190,46 +193,46 @@ impl Bucket {
         Ok(parsed)
     }
 
-    pub(super) fn check(&self) -> Result<(), StorageError> {
-        self.check_name()?;
-        if let Some(part) = self.prefix.iter().find(|part| !is_part(part)) {
+    pub(super) fn validate(&self) -> Result<(), StorageError> {
+        self.validate_name()?;
+        if let Some(part) = self.prefix.iter().find(|part| !is_path_component(part)) {
             return Err(StorageError::Prefix(part.chars().take(64).collect()));
         }
         let length = self.prefix.iter().map(|part| part.len() + 1).sum::<usize>().saturating_sub(1);
         if length > MAX_PREFIX_LEN {
             return Err(StorageError::PrefixLength(length));
         }
-        if let Some(region) = self.region.as_deref().filter(|region| !is_label(region)) {
+        if let Some(region) = self.region.as_deref().filter(|region| !is_dns_label(region)) {
             return Err(StorageError::Region(region.chars().take(64).collect()));
         }
         if let Some(endpoint) = &self.endpoint {
             match self.service {
-                Service::Azure => check_endpoint_path(endpoint)?,
-                _ => check_endpoint(endpoint)?,
+                StorageService::Azure => validate_endpoint_with_path(endpoint)?,
+                _ => validate_endpoint(endpoint)?,
             }
-        } else if self.service.wants_virtual_hosts() && self.region.is_none() {
+        } else if self.service.requires_virtual_hosted_style() && self.region.is_none() {
             return Err(StorageError::NoRegion(self.service));
         }
-        let account = |a: &&str| !((3..=24).contains(&a.len()) && is_label(a) && !a.contains('-'));
+        let account = |a: &&str| !((3..=24).contains(&a.len()) && is_dns_label(a) && !a.contains('-'));
         if let Some(account) = self.account.as_deref().filter(account) {
             return Err(StorageError::Account(account.chars().take(64).collect()));
         }
         let Some(keys) = &self.keys else { return Ok(()) };
         // It becomes a part of the host's name.
-        if self.service == Service::Azure && account(&keys.access_key.reveal()) {
+        if self.service == StorageService::Azure && account(&keys.access_key.reveal()) {
             return Err(StorageError::Keys("the access key of Azure is the name of the storage account"));
         }
-        keys.check()
+        keys.validate()
     }
 
-    fn check_name(&self) -> Result<(), StorageError> {
+    fn validate_name(&self) -> Result<(), StorageError> {
         let (longest, more, shape) = match self.service {
-            Service::S3 => (63, &b".-"[..], "3 to 63 small letters, digits, - and ."),
-            Service::Gcs => (222, &b"._-"[..], "3 to 222 small letters, digits, -, _ and ."),
-            Service::Cos => {
+            StorageService::S3 => (63, &b".-"[..], "3 to 63 small letters, digits, - and ."),
+            StorageService::Gcs => (222, &b"._-"[..], "3 to 222 small letters, digits, -, _ and ."),
+            StorageService::Cos => {
                 (63, &b"-"[..], "its name and the application's number, like recordings-1250000000")
             }
-            Service::Azure | Service::Tos | Service::Oss => {
+            StorageService::Azure | StorageService::Tos | StorageService::Oss => {
                 (63, &b"-"[..], "3 to 63 small letters, digits and -")
             }
         };
@@ -250,11 +253,11 @@ impl Bucket {
     /// Its address in the S3 protocol, and whether the bucket is in its host name. `None`: the service does
     /// not speak it, or the region is in the environment.
     #[must_use]
-    pub fn address(&self) -> Option<(Url, bool)> {
-        let own = || Url::parse(&format!("https://{}", self.service.host(self.region.as_deref()?)?)).ok();
+    pub fn endpoint_url(&self) -> Option<(Url, bool)> {
+        let own = || Url::parse(&format!("https://{}", self.service.s3_host(self.region.as_deref()?)?)).ok();
         let mut url = self.endpoint.clone().or_else(own)?;
         // Certificates of the services hold for one level of names, so a bucket with a dot cannot be in one.
-        let by_itself = self.service.wants_virtual_hosts() || !self.bucket.contains('.');
+        let by_itself = self.service.requires_virtual_hosted_style() || !self.bucket.contains('.');
         let path_style = self.path_style.unwrap_or(self.endpoint.is_some() || !by_itself);
         if !path_style {
             let host = format!("{}.{}", self.bucket, url.host_str()?);
@@ -266,31 +269,31 @@ impl Bucket {
     /// The address of an object below the prefix, like `s3://BUCKET/PREFIX/NAME`: without region, endpoint
     /// and keys.
     #[must_use]
-    pub fn object_address(&self, name: &str) -> String {
-        format!("{}://{}/{}", self.service.scheme(), self.bucket, self.key(name))
+    pub fn object_url(&self, name: &str) -> String {
+        format!("{}://{}/{}", self.service.scheme(), self.bucket, self.object_key(name))
     }
 
     /// The name of an object below the prefix.
     #[must_use]
-    pub fn key(&self, name: &str) -> String {
+    pub fn object_key(&self, name: &str) -> String {
         self.prefix.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("/")
     }
 
     /// Whether Tencent's API would take this as a part of `FileNamePrefix`: 1 to 200 of `a–z A–Z 0–9 _ -`.
     #[must_use]
-    pub fn is_vendor_part(part: &str) -> bool {
-        is_part(part) && !part.contains('.')
+    pub fn is_tencent_prefix_component(part: &str) -> bool {
+        is_path_component(part) && !part.contains('.')
     }
 }
 
-impl Keys {
+impl StorageKeys {
     /// Takes an access key and its secret.
     #[must_use]
     pub fn new(access_key: impl Into<String>, secret_key: impl Into<String>) -> Self {
         Self { access_key: Secret::new(access_key), secret_key: Secret::new(secret_key), session_token: None }
     }
 
-    pub(super) fn check(&self) -> Result<(), StorageError> {
+    pub(super) fn validate(&self) -> Result<(), StorageError> {
         let token = self.session_token.as_ref().map(Secret::reveal);
         let (access, secret) = (self.access_key.reveal(), self.secret_key.reveal());
         if access.is_empty() || secret.is_empty() || token == Some("") {

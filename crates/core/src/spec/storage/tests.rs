@@ -13,12 +13,15 @@ fn bucket(text: &str) -> Bucket {
 fn places_are_read() {
     assert_eq!(Storage::parse("/var/rec"), Ok(Storage::Folder("/var/rec".into())));
     let b = bucket("s3://recordings/a/b_c/");
-    assert_eq!((b.service, &*b.bucket, b.prefix.join("|")), (Service::S3, "recordings", "a|b_c".to_owned()));
-    assert_eq!(b.key("x/y.mp4"), "a/b_c/x/y.mp4");
+    assert_eq!(
+        (b.service, &*b.bucket, b.prefix.join("|")),
+        (StorageService::S3, "recordings", "a|b_c".to_owned())
+    );
+    assert_eq!(b.object_key("x/y.mp4"), "a/b_c/x/y.mp4");
     let b = bucket("s3://rec/?endpoint=http://127.0.0.1:9000&path-style=true&region=us-east-1");
-    assert_eq!((b.key("x"), b.path_style), ("x".to_owned(), Some(true)));
+    assert_eq!((b.object_key("x"), b.path_style), ("x".to_owned(), Some(true)));
     assert_eq!(bucket("az://rec?account=mine2").account.as_deref(), Some("mine2"));
-    assert_eq!(bucket("gs://rec_1.a").service, Service::Gcs);
+    assert_eq!(bucket("gs://rec_1.a").service, StorageService::Gcs);
     // Emulators of Azure have the account in their path.
     for path in ["", "/", "/devstoreaccount1", "/devstoreaccount1/", "/a/b_c.d"] {
         let endpoint = format!("http://127.0.0.1:10000{path}");
@@ -39,13 +42,13 @@ fn each_service_has_its_address() {
         ("tos://rec?region=cn-beijing", "https://rec.tos-s3-cn-beijing.volces.com/", true),
         ("oss://rec?region=cn-hangzhou", "https://rec.oss-cn-hangzhou.aliyuncs.com/", true),
     ] {
-        assert_eq!(bucket(text).address(), Some((Url::parse(address).unwrap(), virtual_host)), "{text}");
+        assert_eq!(bucket(text).endpoint_url(), Some((Url::parse(address).unwrap(), virtual_host)), "{text}");
     }
-    assert_eq!(bucket("s3://rec").address(), None, "the region is in the environment");
-    assert_eq!(bucket("gs://rec").address(), None);
+    assert_eq!(bucket("s3://rec").endpoint_url(), None, "the region is in the environment");
+    assert_eq!(bucket("gs://rec").endpoint_url(), None);
     assert_eq!(
-        (0..4).map(Service::of_vendor).collect::<Vec<_>>(),
-        [Some(Service::Cos), Some(Service::S3), None, None]
+        (0..4).map(StorageService::from_tencent_vendor).collect::<Vec<_>>(),
+        [Some(StorageService::Cos), Some(StorageService::S3), None, None]
     );
 }
 
@@ -99,14 +102,18 @@ fn names_mean_the_same_everywhere() {
         assert!(!is_object_name(name), "{name:?}");
     }
     assert!(!is_object_name(&"a".repeat(201)) && !is_object_name(&"ab/".repeat(200)));
-    assert!(Bucket::is_vendor_part("a_B-1") && !Bucket::is_vendor_part("a.b") && !Bucket::is_vendor_part(""));
+    assert!(
+        Bucket::is_tencent_prefix_component("a_B-1")
+            && !Bucket::is_tencent_prefix_component("a.b")
+            && !Bucket::is_tencent_prefix_component("")
+    );
 }
 
 #[test]
 fn keys_are_taken_out() {
     let mut full = bucket("s3://rec/a?region=us-east-1");
     let token = Some(crate::spec::Secret::new("hunter4"));
-    full.keys = Some(Keys { session_token: token, ..Keys::new("hunter2", "hunter3") });
+    full.keys = Some(StorageKeys { session_token: token, ..StorageKeys::new("hunter2", "hunter3") });
     let full = Storage::Bucket(full);
     let bare = full.without_keys();
     let shown = format!("{full:?}{}", serde_json::to_string(&bare).unwrap());
@@ -114,7 +121,7 @@ fn keys_are_taken_out() {
     assert!(bare != full && bare.without_keys() == bare);
     let piped: Storage = serde_json::from_str(&serde_json::to_string(&full).unwrap()).unwrap();
     assert_eq!(piped, full, "keys travel over a pipe");
-    let mut vod = Storage::TencentVod(Vod { keys: Some(Keys::new("a", "hunter5")), ..Vod::default() });
+    let mut vod = Storage::TencentVod(Vod { keys: Some(StorageKeys::new("a", "hunter5")), ..Vod::default() });
     assert!(!format!("{vod:?}{:?}", vod.without_keys()).contains("hunter"));
     assert!(vod.keys_mut().is_some() && Storage::Folder("a".into()).keys_mut().is_none());
 }
@@ -123,8 +130,8 @@ fn keys_are_taken_out() {
 fn keys_fit_into_headers() {
     let with = |access: &str, secret: &str| {
         let mut b = bucket("s3://rec");
-        b.keys = Some(Keys::new(access, secret));
-        Storage::Bucket(b).check()
+        b.keys = Some(StorageKeys::new(access, secret));
+        Storage::Bucket(b).validate()
     };
     assert_eq!(with("AKID", "a b+/=\n"), Ok(()));
     for (access, secret) in [("", "a"), ("a", ""), ("a\r\nHost: b", "a"), ("a", &*"x".repeat(20_000))] {
@@ -141,12 +148,12 @@ fn video_on_demand_has_its_ranges() {
         record_id: Some("room_1-a".into()),
         ..Vod::default()
     };
-    assert_eq!(good.check(), Ok(()));
+    assert_eq!(good.validate(), Ok(()));
     assert_eq!(good.media_name("a.mp4"), "room_1-a__UserDefine_u_a.mp4");
     let refused = |change: &dyn Fn(&mut Vod)| {
         let mut vod = good.clone();
         change(&mut vod);
-        vod.check().unwrap_err().to_string()
+        vod.validate().unwrap_err().to_string()
     };
     for (said, words) in [
         (refused(&|v| v.procedure = Some("x".repeat(129))), "task flow"),
@@ -160,6 +167,9 @@ fn video_on_demand_has_its_ranges() {
     ] {
         assert!(said.contains(words), "{said}");
     }
-    let kinds: Vec<_> = (0..5).map(Media::of_number).collect();
-    assert_eq!(kinds, [Some(Media::Mp4), Some(Media::Hls), None, Some(Media::HlsMp4), None]);
+    let kinds: Vec<_> = (0..5).map(VodMediaType::from_number).collect();
+    assert_eq!(
+        kinds,
+        [Some(VodMediaType::Mp4), Some(VodMediaType::Hls), None, Some(VodMediaType::HlsMp4), None]
+    );
 }

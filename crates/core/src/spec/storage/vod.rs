@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Keys, StorageError, check_endpoint, is_label};
+use super::{StorageError, StorageKeys, is_dns_label, validate_endpoint};
 
 /// How long a medium can be kept.
-pub const LIFETIME_RANGE: std::ops::RangeInclusive<Duration> =
+pub const VOD_LIFETIME_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(100 * 365 * 86_400);
 
 /// Tencent's video on demand: `TencentVod` of the web record API.
@@ -16,7 +16,7 @@ pub const LIFETIME_RANGE: std::ops::RangeInclusive<Duration> =
 pub struct Vod {
     /// The application's keys (SecretId, SecretKey). They must be there before anything is stored.
     #[serde(default)]
-    pub keys: Option<Keys>,
+    pub keys: Option<StorageKeys>,
     /// A task flow that begins after the upload, up to 128 characters (`Procedure`).
     #[serde(default)]
     pub procedure: Option<String>,
@@ -40,7 +40,7 @@ pub struct Vod {
     pub source_context: Option<String>,
     /// What is stored (`MediaType`).
     #[serde(default)]
-    pub media: Media,
+    pub media: VodMediaType,
     /// In front of the names of media (`UserDefineRecordId`), 1 to 64 of `a–z A–Z 0–9 _ -`.
     #[serde(default)]
     pub record_id: Option<String>,
@@ -58,7 +58,7 @@ pub struct Vod {
 /// What a recording becomes in video on demand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Media {
+pub enum VodMediaType {
     /// MP4 files.
     #[default]
     Mp4,
@@ -68,10 +68,10 @@ pub enum Media {
     HlsMp4,
 }
 
-impl Media {
+impl VodMediaType {
     /// Takes `MediaType` of the API: 0 is MP4, 1 HLS, 3 both; those for sound alone (2 and 4) are not possible here.
     #[must_use]
-    pub fn of_number(number: u64) -> Option<Self> {
+    pub fn from_number(number: u64) -> Option<Self> {
         match number {
             0 => Some(Self::Mp4),
             1 => Some(Self::Hls),
@@ -82,7 +82,7 @@ impl Media {
 }
 
 impl Vod {
-    pub(super) fn check(&self) -> Result<(), StorageError> {
+    pub(super) fn validate(&self) -> Result<(), StorageError> {
         let bad = |what, why| Err(StorageError::Vod { what, why });
         let long = |text: &Option<String>, most| {
             text.as_ref().is_some_and(|t| t.chars().count() > most || t.chars().any(char::is_control))
@@ -90,11 +90,11 @@ impl Vod {
         if long(&self.procedure, 128) || self.procedure.as_deref() == Some("") {
             return bad("task flow", "1 to 128 characters are possible");
         }
-        if self.lifetime.is_some_and(|time| !LIFETIME_RANGE.contains(&time)) {
+        if self.lifetime.is_some_and(|time| !VOD_LIFETIME_RANGE.contains(&time)) {
             return bad("lifetime", "1 minute to 100 years are possible");
         }
         for region in [&self.storage_region, &self.region].into_iter().flatten() {
-            if !is_label(region) {
+            if !is_dns_label(region) {
                 return Err(StorageError::Region(region.chars().take(64).collect()));
             }
         }
@@ -110,9 +110,9 @@ impl Vod {
             return bad("record id", "1 to 64 letters, digits, _ and - are possible");
         }
         for endpoint in [&self.endpoint, &self.storage_endpoint].into_iter().flatten() {
-            check_endpoint(endpoint)?;
+            validate_endpoint(endpoint)?;
         }
-        self.keys.as_ref().map_or(Ok(()), Keys::check)
+        self.keys.as_ref().map_or(Ok(()), StorageKeys::validate)
     }
 
     /// The name of a medium: the record id, if any, in front of the name.

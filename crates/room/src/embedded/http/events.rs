@@ -13,41 +13,42 @@ use axum::response::{IntoResponse as _, Response};
 use http_body::Frame;
 use tokio::sync::watch;
 
-use super::super::command::{Command, Session};
-use super::super::news::News;
-use super::{Problem, Rooms, stream};
+use super::super::command::{Command, SessionPath};
+use super::super::viewer_state::ViewerState;
+use super::{AppState, ErrorResponse, stream_body};
 
 /// How often something is said, if only that there is nothing to say.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// `GET …/events`.
-pub(super) async fn listen(
-    State(rooms): State<Rooms>,
+pub(super) async fn event_stream(
+    State(rooms): State<AppState>,
     Path(path): Path<(String, String)>,
-) -> Result<Response, Problem> {
-    let session = Session { room: path.0, publishes: false, secret: path.1 };
-    let news = rooms.tell(|reply| Command::Listen(session, reply)).await?;
+) -> Result<Response, ErrorResponse> {
+    let session = SessionPath { room: path.0, publishes: false, secret: path.1 };
+    let news = rooms.send_command(|reply| Command::Subscribe(session, reply)).await?;
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, stream(Events { next: Box::pin(std::future::ready(first(news))) })).into_response())
+    Ok((headers, stream_body(EventStream { next: Box::pin(std::future::ready(first_event(news))) }))
+        .into_response())
 }
 
-type Told = Option<(String, News, watch::Receiver<News>)>;
+type NextEvent = Option<(String, ViewerState, watch::Receiver<ViewerState>)>;
 
 /// The body of the answer: never more than one event in it, however slowly it is read.
-struct Events {
-    next: Pin<Box<dyn Future<Output = Told> + Send>>,
+struct EventStream {
+    next: Pin<Box<dyn Future<Output = NextEvent> + Send>>,
 }
 
-fn first(mut news: watch::Receiver<News>) -> Told {
+fn first_event(mut news: watch::Receiver<ViewerState>) -> NextEvent {
     let known = news.borrow_and_update().clone();
-    Some((known.since(None), known, news))
+    Some((known.events_since(None), known, news))
 }
 
-async fn next(known: News, mut news: watch::Receiver<News>) -> Told {
-    match tokio::time::timeout(KEEP_ALIVE, news.changed()).await {
+async fn next_event(known: ViewerState, mut news: watch::Receiver<ViewerState>) -> NextEvent {
+    match tokio::time::timeout(KEEP_ALIVE_INTERVAL, news.changed()).await {
         Ok(Ok(())) => {
             let now = news.borrow_and_update().clone();
-            Some((now.since(Some(&known)), now, news))
+            Some((now.events_since(Some(&known)), now, news))
         }
         // The session is over.
         Ok(Err(_)) => None,
@@ -55,7 +56,7 @@ async fn next(known: News, mut news: watch::Receiver<News>) -> Told {
     }
 }
 
-impl http_body::Body for Events {
+impl http_body::Body for EventStream {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -68,7 +69,7 @@ impl http_body::Body for Events {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some((text, known, news))) => {
-                    self.next = Box::pin(next(known, news));
+                    self.next = Box::pin(next_event(known, news));
                     if !text.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(text.into()))));
                     }

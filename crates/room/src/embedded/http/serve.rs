@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::http::{Method, Uri};
-use pagecast_listen::{Limits, Service, Stop, serve};
+use pagecast_listen::{Limits, Service, ShutdownPhase, serve};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -11,7 +11,7 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
 
 /// Fewest connections beside one for each viewer, who may listen to events for as long as it watches.
-const BESIDE_VIEWERS: usize = 256;
+const MIN_OTHER_CONNECTIONS: usize = 256;
 
 /// Serves until told to stop. `viewers` is the most viewers there may be.
 pub(in super::super) async fn run(
@@ -21,16 +21,21 @@ pub(in super::super) async fn run(
     viewers: usize,
     mut stop: watch::Receiver<bool>,
 ) {
-    let connections = limits.connections.max(viewers.saturating_add(BESIDE_VIEWERS));
-    let limits = Limits { connections, head_bytes: MAX_HEAD_BYTES, headers: MAX_HEADERS, ..limits };
-    let (sender, stopped) = watch::channel(Stop::No);
-    let service = Service { router, reserved: is_own_publisher };
+    let connections = limits.max_connections.max(viewers.saturating_add(MIN_OTHER_CONNECTIONS));
+    let limits = Limits {
+        max_connections: connections,
+        max_head_bytes: MAX_HEAD_BYTES,
+        max_headers: MAX_HEADERS,
+        ..limits
+    };
+    let (sender, stopped) = watch::channel(ShutdownPhase::Running);
+    let service = Service { router, is_reserved: is_own_publisher };
     let serving = serve(listener, limits, service, || None, stopped);
     tokio::pin!(serving);
     tokio::select! {
         () = &mut serving => {}
         _ = stop.wait_for(|stop| *stop) => {
-            sender.send_replace(Stop::Now);
+            sender.send_replace(ShutdownPhase::Closed);
             serving.await;
         }
     }

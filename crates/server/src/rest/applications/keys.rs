@@ -7,15 +7,15 @@ use pagecast_core::spec::Secret;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::super::{Administrator, Json, Maybe, Problem, Rest, answer, problem};
-use super::{change, named};
-use crate::app::{AccessKey, check_key};
-use crate::service::random;
+use super::super::{Administrator, ApiError, Json, OptionalJson, RestState, error, json_response};
+use super::{edit, find_application};
+use crate::app::{AccessKey, validate_key};
+use crate::service::random_bytes;
 
 /// A pair that is wanted; what is left out is made.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(in crate::rest) struct NewKey {
+pub(in crate::rest) struct AddKeyRequest {
     /// Access key id; Tencent's SecretId.
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,128}$")]
     id: Option<String>,
@@ -36,7 +36,7 @@ pub(in crate::rest) struct KeyView {
 
 /// A pair that was added.
 #[derive(Serialize, ToSchema)]
-pub(in crate::rest) struct MadeKey {
+pub(in crate::rest) struct AddKeyResponse {
     /// Access key id.
     id: String,
     /// The secret, if it was made here. It is not shown again.
@@ -47,108 +47,109 @@ pub(in crate::rest) struct MadeKey {
 /// What can be changed of a pair.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::rest) struct KeyChange {
+pub(in crate::rest) struct UpdateKeyRequest {
     /// Whether it is refused for the time being.
     disabled: bool,
 }
 
 /// All pairs of an application.
 #[derive(Serialize, ToSchema)]
-pub(in crate::rest) struct Keys {
+pub(in crate::rest) struct KeyList {
     /// They.
     keys: Vec<KeyView>,
 }
 
 impl KeyView {
-    pub(super) fn of(key: &AccessKey) -> Self {
+    pub(super) fn new(key: &AccessKey) -> Self {
         Self { id: key.id.clone(), disabled: key.disabled }
     }
 }
 
-fn missing() -> Problem {
-    Problem::not_found("no-such-key", "this application has no such key")
+fn no_such_key() -> ApiError {
+    ApiError::not_found("no-such-key", "this application has no such key")
 }
 
 /// The keys of an application.
 #[utoipa::path(get, path = "/v1/applications/{name}/keys", tag = "applications", operation_id = "listKeys",
     params(("name" = String, Path, description = "The application.")),
-    responses((status = 200, description = "They.", body = Keys),
-        (status = 404, description = "`no-such-application`.", body = problem::Answer)))]
+    responses((status = 200, description = "They.", body = KeyList),
+        (status = 404, description = "`no-such-application`.", body = error::ErrorResponse)))]
 pub(in crate::rest) async fn list(
-    State(rest): State<Rest>,
+    State(rest): State<RestState>,
     _: Administrator,
     Path(name): Path<String>,
-) -> Result<Response, Problem> {
-    let keys = named(&rest, &name)?.keys.iter().map(KeyView::of).collect();
-    Ok(answer(StatusCode::OK, &Keys { keys }))
+) -> Result<Response, ApiError> {
+    let keys = find_application(&rest, &name)?.keys.iter().map(KeyView::new).collect();
+    Ok(json_response(StatusCode::OK, &KeyList { keys }))
 }
 
 /// Adds a key. A secret that is made here is shown this once.
 #[utoipa::path(post, path = "/v1/applications/{name}/keys", tag = "applications", operation_id = "addKey",
     params(("name" = String, Path, description = "The application.")),
-    request_body = Option<NewKey>,
-    responses((status = 201, description = "It is added.", body = MadeKey),
-        (status = 404, description = "`no-such-application`.", body = problem::Answer),
-        (status = 409, description = "`defined-in-configuration`, or `taken`.", body = problem::Answer)))]
+    request_body = Option<AddKeyRequest>,
+    responses((status = 201, description = "It is added.", body = AddKeyResponse),
+        (status = 404, description = "`no-such-application`.", body = error::ErrorResponse),
+        (status = 409, description = "`defined-in-configuration`, or `taken`.", body = error::ErrorResponse)))]
 pub(in crate::rest) async fn add(
-    State(rest): State<Rest>,
+    State(rest): State<RestState>,
     _: Administrator,
     Path(name): Path<String>,
-    Maybe(body): Maybe<NewKey>,
-) -> Result<Response, Problem> {
-    let NewKey { id, secret } = body.unwrap_or_default();
-    let id = id.unwrap_or_else(|| format!("PC{}", hex(&random::<15>())));
-    let made = secret.is_none().then(|| hex(&random::<24>()));
+    OptionalJson(body): OptionalJson<AddKeyRequest>,
+) -> Result<Response, ApiError> {
+    let AddKeyRequest { id, secret } = body.unwrap_or_default();
+    let id = id.unwrap_or_else(|| format!("PC{}", hex(&random_bytes::<15>())));
+    let made = secret.is_none().then(|| hex(&random_bytes::<24>()));
     let secret = secret.unwrap_or_else(|| Secret::new(made.clone().unwrap_or_default()));
     let key = AccessKey { id: id.clone(), secret, disabled: false };
-    check_key("", &key).map_err(|wrong| Problem::value(wrong.field.trim_start_matches('.'), wrong.why))?;
-    change(&rest, &name, |app| {
+    validate_key("", &key)
+        .map_err(|wrong| ApiError::invalid_parameter(wrong.field.trim_start_matches('.'), wrong.reason))?;
+    edit(&rest, &name, |app| {
         if app.keys.iter().any(|known| known.id == key.id) {
-            return Err(Problem::conflict("taken", "this application has a key of this id").field("id"));
+            return Err(ApiError::conflict("taken", "this application has a key of this id").with_field("id"));
         }
         app.keys.push(key);
         Ok(())
     })
     .await?;
-    Ok(answer(StatusCode::CREATED, &MadeKey { id, secret: made }))
+    Ok(json_response(StatusCode::CREATED, &AddKeyResponse { id, secret: made }))
 }
 
 /// Refuses a key for the time being, or takes it again.
 #[utoipa::path(put, path = "/v1/applications/{name}/keys/{id}", tag = "applications", operation_id = "changeKey",
     params(("name" = String, Path, description = "The application."), ("id" = String, Path, description = "Access key id.")),
-    request_body = KeyChange,
+    request_body = UpdateKeyRequest,
     responses((status = 200, description = "As it is now.", body = KeyView),
-        (status = 404, description = "`no-such-application`, `no-such-key`.", body = problem::Answer),
-        (status = 409, description = "`defined-in-configuration`.", body = problem::Answer)))]
-pub(in crate::rest) async fn change_key(
-    State(rest): State<Rest>,
+        (status = 404, description = "`no-such-application`, `no-such-key`.", body = error::ErrorResponse),
+        (status = 409, description = "`defined-in-configuration`.", body = error::ErrorResponse)))]
+pub(in crate::rest) async fn update(
+    State(rest): State<RestState>,
     _: Administrator,
     Path((name, id)): Path<(String, String)>,
-    Json { value, .. }: Json<KeyChange>,
-) -> Result<Response, Problem> {
-    let view = change(&rest, &name, |app| {
-        let key = app.keys.iter_mut().find(|key| key.id == id).ok_or_else(missing)?;
+    Json { value, .. }: Json<UpdateKeyRequest>,
+) -> Result<Response, ApiError> {
+    let view = edit(&rest, &name, |app| {
+        let key = app.keys.iter_mut().find(|key| key.id == id).ok_or_else(no_such_key)?;
         key.disabled = value.disabled;
-        Ok(KeyView::of(key))
+        Ok(KeyView::new(key))
     });
-    Ok(answer(StatusCode::OK, &view.await?))
+    Ok(json_response(StatusCode::OK, &view.await?))
 }
 
 /// Removes a key.
 #[utoipa::path(delete, path = "/v1/applications/{name}/keys/{id}", tag = "applications", operation_id = "removeKey",
     params(("name" = String, Path, description = "The application."), ("id" = String, Path, description = "Access key id.")),
     responses((status = 204, description = "It is gone."),
-        (status = 404, description = "`no-such-application`, `no-such-key`.", body = problem::Answer),
-        (status = 409, description = "`defined-in-configuration`.", body = problem::Answer)))]
+        (status = 404, description = "`no-such-application`, `no-such-key`.", body = error::ErrorResponse),
+        (status = 409, description = "`defined-in-configuration`.", body = error::ErrorResponse)))]
 pub(in crate::rest) async fn remove(
-    State(rest): State<Rest>,
+    State(rest): State<RestState>,
     _: Administrator,
     Path((name, id)): Path<(String, String)>,
-) -> Result<Response, Problem> {
-    change(&rest, &name, |app| {
+) -> Result<Response, ApiError> {
+    edit(&rest, &name, |app| {
         let before = app.keys.len();
         app.keys.retain(|key| key.id != id);
-        if app.keys.len() == before { Err(missing()) } else { Ok(()) }
+        if app.keys.len() == before { Err(no_such_key()) } else { Ok(()) }
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())

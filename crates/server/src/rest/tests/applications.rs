@@ -3,7 +3,7 @@ use super::*;
 const BASE: &str = "/v1/applications";
 
 /// All that can be set, with planted secrets.
-fn everything() -> Value {
+fn full_settings() -> Value {
     json!({
         "app_id": "1400", "sdk_app_id": 1400, "max_casts": 7,
         "callbacks": {
@@ -28,13 +28,13 @@ fn everything() -> Value {
 
 #[tokio::test]
 async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
-    let lab = Lab::new().await;
-    let reply = lab.post(ADMIN, BASE, &json!({"name": "three", "settings": everything()})).await;
-    let made = reply.expect(201);
-    clean(&made);
+    let lab = TestServer::new().await;
+    let reply = lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": full_settings()})).await;
+    let made = reply.expect_status(201);
+    assert_no_secrets(&made);
     assert_eq!(reply.header("location"), "/v1/applications/three");
     assert_eq!((&made["name"], &made["defined_in"]), (&json!("three"), &json!("fleet")));
-    let before = lab.service.apps.named("three").unwrap();
+    let before = lab.service.apps.by_name("three").unwrap();
     assert_eq!(
         before.callbacks.tencent.as_ref().unwrap().secret.as_ref().unwrap().reveal(),
         "planted0tencent"
@@ -42,72 +42,87 @@ async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
     assert!(format!("{before:?}").contains("memory_bytes: 1073741824"));
     assert!(format!("{before:?}").contains("disk_bytes: 536870912"));
     let path = format!("{BASE}/three");
-    let shown = lab.get(ADMIN, &path).await.expect(200);
+    let shown = lab.get(ADMIN_TOKEN, &path).await.expect_status(200);
     assert_eq!(shown, made);
     let settings = &shown["settings"];
     assert_eq!(settings["callbacks"]["volcengine"]["url"], "https://hooks.example/v?…");
     assert_eq!(settings["room"]["secret"], "…");
-    assert_eq!(settings["ca"], everything()["ca"], "certificates are no secret");
-    lab.call("PUT", ADMIN, &path, settings).await.expect(200);
-    assert_eq!(*lab.service.apps.named("three").unwrap(), *before, "what was shown as … is as it was");
+    assert_eq!(settings["ca"], full_settings()["ca"], "certificates are no secret");
+    lab.send_json("PUT", ADMIN_TOKEN, &path, settings).await.expect_status(200);
+    assert_eq!(*lab.service.apps.by_name("three").unwrap(), *before, "what was shown as … is as it was");
     let mut changed = settings.clone();
     changed["callbacks"]["native"] = Value::Null;
     changed["room"] = json!({"type": "janus", "url": "https://janus.example/janus", "pin": "planted-pin"});
     changed["max_casts"] = json!(8);
-    clean(&lab.call("PUT", ADMIN, &path, &changed).await.expect(200));
-    let now = lab.service.apps.named("three").unwrap();
+    assert_no_secrets(&lab.send_json("PUT", ADMIN_TOKEN, &path, &changed).await.expect_status(200));
+    let now = lab.service.apps.by_name("three").unwrap();
     assert_eq!((now.max_casts, now.callbacks.native.is_none()), (8, true));
     // Another place does not get the keys of the one before.
-    let mut moved = lab.get(ADMIN, &path).await.expect(200)["settings"].clone();
+    let mut moved = lab.get(ADMIN_TOKEN, &path).await.expect_status(200)["settings"].clone();
     moved["storage"]["default"]["to"] = json!("s3://somebody-elses?region=eu-west-1");
-    lab.call("PUT", ADMIN, &path, &moved).await.refused(400, "invalid-parameter", "storage.default.keys");
-    lab.call("PUT", ADMIN, &path, &json!({})).await.expect(200);
-    let usual = lab.service.apps.named("three").unwrap();
+    lab.send_json("PUT", ADMIN_TOKEN, &path, &moved).await.expect_error(
+        400,
+        "invalid-parameter",
+        "storage.default.keys",
+    );
+    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({})).await.expect_status(200);
+    let usual = lab.service.apps.by_name("three").unwrap();
     assert_eq!((usual.max_casts, usual.app_id.as_ref()), (200, None), "what is left out is as usual");
-    lab.call("DELETE", ADMIN, &path, &json!({})).await.expect(204);
-    lab.get(ADMIN, &path).await.refused(404, "no-such-application", "-");
+    lab.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_status(204);
+    lab.get(ADMIN_TOKEN, &path).await.expect_error(404, "no-such-application", "-");
 }
 
 #[tokio::test]
 async fn tokens_and_keys_change_without_a_pause() {
-    let lab = Lab::new().await;
-    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
+    let lab = TestServer::new().await;
+    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
     let (tokens, keys) = (format!("{BASE}/three/tokens"), format!("{BASE}/three/keys"));
-    let made = lab.post(ADMIN, &tokens, &json!({})).await.expect(201);
+    let made = lab.post(ADMIN_TOKEN, &tokens, &json!({})).await.expect_status(201);
     let first = made["token"].as_str().unwrap().to_owned();
     assert!(first.len() >= 40);
-    lab.get(&first, "/v1/casts").await.expect(200);
-    let empty = request("POST", &tokens, ADMIN).body(Body::empty()).unwrap();
-    let second = lab.send(empty).await.expect(201)["token"].as_str().unwrap().to_owned();
-    lab.get(&second, "/v1/casts").await.expect(200);
-    let own = lab.post(ADMIN, &tokens, &json!({"token": "planted-0123456789"})).await.expect(201);
-    clean(&own);
-    clean(&lab.get(ADMIN, &tokens).await.expect(200));
+    lab.get(&first, "/v1/casts").await.expect_status(200);
+    let empty = request("POST", &tokens, ADMIN_TOKEN).body(Body::empty()).unwrap();
+    let second = lab.send(empty).await.expect_status(201)["token"].as_str().unwrap().to_owned();
+    lab.get(&second, "/v1/casts").await.expect_status(200);
+    let own =
+        lab.post(ADMIN_TOKEN, &tokens, &json!({"token": "planted-0123456789"})).await.expect_status(201);
+    assert_no_secrets(&own);
+    assert_no_secrets(&lab.get(ADMIN_TOKEN, &tokens).await.expect_status(200));
     let gone = format!("{tokens}/{}", made["id"].as_str().unwrap());
-    lab.call("DELETE", ADMIN, &gone, &json!({})).await.expect(204);
-    lab.get(&first, "/v1/casts").await.refused(401, "unauthorized", "-");
-    lab.get(&second, "/v1/casts").await.expect(200);
-    lab.call("DELETE", ADMIN, &gone, &json!({})).await.refused(404, "no-such-token", "-");
-    lab.post(ADMIN, &tokens, &json!({"token": "short"})).await.refused(400, "invalid-parameter", "token");
-    lab.post(ADMIN, &tokens, &json!({"token": ADMIN})).await.refused(409, "taken", "tokens");
-    lab.post(ADMIN, &tokens, &json!({"token": ONE})).await.refused(409, "taken", "tokens");
+    lab.send_json("DELETE", ADMIN_TOKEN, &gone, &json!({})).await.expect_status(204);
+    lab.get(&first, "/v1/casts").await.expect_error(401, "unauthorized", "-");
+    lab.get(&second, "/v1/casts").await.expect_status(200);
+    lab.send_json("DELETE", ADMIN_TOKEN, &gone, &json!({})).await.expect_error(404, "no-such-token", "-");
+    lab.post(ADMIN_TOKEN, &tokens, &json!({"token": "short"})).await.expect_error(
+        400,
+        "invalid-parameter",
+        "token",
+    );
+    lab.post(ADMIN_TOKEN, &tokens, &json!({"token": ADMIN_TOKEN})).await.expect_error(409, "taken", "tokens");
+    lab.post(ADMIN_TOKEN, &tokens, &json!({"token": TOKEN_ONE})).await.expect_error(409, "taken", "tokens");
 
-    let made = lab.post(ADMIN, &keys, &json!({})).await.expect(201);
+    let made = lab.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_status(201);
     let id = made["id"].as_str().unwrap();
-    let found = lab.service.apps.with_key(id);
+    let found = lab.service.apps.by_key(id);
     assert_eq!(found[0].keys[0].secret.reveal(), made["secret"].as_str().unwrap());
-    clean(&lab.post(ADMIN, &keys, &json!({"id": "mine", "secret": "planted"})).await.expect(201));
-    let listed = lab.get(ADMIN, &keys).await.expect(200);
+    assert_no_secrets(
+        &lab.post(ADMIN_TOKEN, &keys, &json!({"id": "mine", "secret": "planted"})).await.expect_status(201),
+    );
+    let listed = lab.get(ADMIN_TOKEN, &keys).await.expect_status(200);
     assert_eq!(listed, json!({"keys": [{"id": id, "disabled": false}, {"id": "mine", "disabled": false}]}));
     let path = format!("{keys}/{id}");
-    lab.call("PUT", ADMIN, &path, &json!({"disabled": true})).await.expect(200);
-    assert!(lab.service.apps.with_key(id).is_empty() && !lab.service.apps.with_key("mine").is_empty());
-    lab.call("PUT", ADMIN, &path, &json!({"disabled": false})).await.expect(200);
-    assert_eq!(lab.service.apps.with_key(id).len(), 1);
-    lab.call("PUT", ADMIN, &path, &json!({})).await.refused(400, "invalid-parameter", "-");
-    lab.call("DELETE", ADMIN, &path, &json!({})).await.expect(204);
-    lab.call("DELETE", ADMIN, &path, &json!({})).await.refused(404, "no-such-key", "-");
-    lab.call("PUT", ADMIN, &path, &json!({"disabled": true})).await.refused(404, "no-such-key", "-");
+    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": true})).await.expect_status(200);
+    assert!(lab.service.apps.by_key(id).is_empty() && !lab.service.apps.by_key("mine").is_empty());
+    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": false})).await.expect_status(200);
+    assert_eq!(lab.service.apps.by_key(id).len(), 1);
+    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({})).await.expect_error(400, "invalid-parameter", "-");
+    lab.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_status(204);
+    lab.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_error(404, "no-such-key", "-");
+    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": true})).await.expect_error(
+        404,
+        "no-such-key",
+        "-",
+    );
     for (body, status, code, field) in [
         (json!({"id": "mine"}), 409, "taken", "id"),
         (json!({"id": "a b"}), 400, "invalid-parameter", "id"),
@@ -115,20 +130,20 @@ async fn tokens_and_keys_change_without_a_pause() {
         (json!({"more": 1}), 400, "invalid-parameter", "more"),
         (json!([null, null]), 400, "invalid-parameter", "-"),
     ] {
-        lab.post(ADMIN, &keys, &body).await.refused(status, code, field);
+        lab.post(ADMIN_TOKEN, &keys, &body).await.expect_error(status, code, field);
     }
     for _ in 1..32 {
-        lab.post(ADMIN, &keys, &json!({})).await.expect(201);
+        lab.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_status(201);
     }
-    lab.post(ADMIN, &keys, &json!({})).await.refused(400, "invalid-parameter", "keys");
+    lab.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_error(400, "invalid-parameter", "keys");
 }
 
 #[tokio::test]
 async fn settings_that_cannot_be_are_named() {
-    let lab = Lab::new().await;
-    lab.post(ADMIN, BASE, &json!({"name": "three", "settings": {"app_id": "a3", "sdk_app_id": 3}}))
+    let lab = TestServer::new().await;
+    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": {"app_id": "a3", "sdk_app_id": 3}}))
         .await
-        .expect(201);
+        .expect_status(201);
     for (settings, field) in [
         (json!({"colour": "red"}), "colour"),
         (json!({"app_id": "a b"}), "app_id"),
@@ -163,17 +178,21 @@ async fn settings_that_cannot_be_are_named() {
         (json!({"limits": {"disk_mib": u64::MAX}}), "limits.disk_mib"),
         (json!({"limits": {"attempts": 0}}), "limits"),
     ] {
-        lab.call("PUT", ADMIN, "/v1/applications/three", &settings).await.refused(
+        lab.send_json("PUT", ADMIN_TOKEN, "/v1/applications/three", &settings).await.expect_error(
             400,
             "invalid-parameter",
             field,
         );
         let below = format!("settings.{field}");
         let body = json!({"name": "four", "settings": settings});
-        lab.post(ADMIN, BASE, &body).await.refused(400, "invalid-parameter", &below);
+        lab.post(ADMIN_TOKEN, BASE, &body).await.expect_error(400, "invalid-parameter", &below);
     }
     for name in ["", "A", "a/b", "..", &"a".repeat(65)] {
-        lab.post(ADMIN, BASE, &json!({"name": name})).await.refused(400, "invalid-parameter", "name");
+        lab.post(ADMIN_TOKEN, BASE, &json!({"name": name})).await.expect_error(
+            400,
+            "invalid-parameter",
+            "name",
+        );
     }
     for (body, field) in [
         (json!({"name": "three"}), "name"),
@@ -183,20 +202,20 @@ async fn settings_that_cannot_be_are_named() {
         (json!({"name": "a3"}), "name"),
         (json!({"name": "four", "settings": {"sdk_app_id": 3}}), "settings.sdk_app_id"),
     ] {
-        lab.post(ADMIN, BASE, &body).await.refused(409, "taken", field);
+        lab.post(ADMIN_TOKEN, BASE, &body).await.expect_error(409, "taken", field);
     }
     let names = |all: Value| {
         all["applications"].as_array().unwrap().iter().map(|app| app["name"].clone()).collect::<Vec<_>>()
     };
-    assert_eq!(names(lab.get(ADMIN, BASE).await.expect(200)), ["one", "three", "two"]);
+    assert_eq!(names(lab.get(ADMIN_TOKEN, BASE).await.expect_status(200)), ["one", "three", "two"]);
 }
 
 #[tokio::test]
 async fn those_of_the_configuration_are_only_shown() {
-    let lab = Lab::new().await;
-    let shown = lab.get(ADMIN, "/v1/applications/one").await.expect(200);
-    clean(&shown);
-    assert!(!shown.to_string().contains(ONE));
+    let lab = TestServer::new().await;
+    let shown = lab.get(ADMIN_TOKEN, "/v1/applications/one").await.expect_status(200);
+    assert_no_secrets(&shown);
+    assert!(!shown.to_string().contains(TOKEN_ONE));
     assert_eq!(
         (&shown["defined_in"], shown["tokens"].as_array().unwrap().len()),
         (&json!("configuration"), 2)
@@ -211,24 +230,33 @@ async fn those_of_the_configuration_are_only_shown() {
         ("DELETE", "/tokens/a", json!({})),
     ] {
         let path = format!("{BASE}/one{rest}");
-        lab.call(method, ADMIN, &path, &body).await.refused(409, "defined-in-configuration", "-");
+        lab.send_json(method, ADMIN_TOKEN, &path, &body).await.expect_error(
+            409,
+            "defined-in-configuration",
+            "-",
+        );
         let path = format!("{BASE}/nobody{rest}");
-        lab.call(method, ADMIN, &path, &body).await.refused(404, "no-such-application", "-");
+        lab.send_json(method, ADMIN_TOKEN, &path, &body).await.expect_error(404, "no-such-application", "-");
     }
 }
 
 #[tokio::test]
 async fn applications_outlive_the_service() {
-    let lab = Lab::new().await;
-    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
+    let lab = TestServer::new().await;
+    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
     let token =
-        lab.post(ADMIN, &format!("{BASE}/three/tokens"), &json!({})).await.expect(201)["token"].clone();
+        lab.post(ADMIN_TOKEN, &format!("{BASE}/three/tokens"), &json!({})).await.expect_status(201)["token"]
+            .clone();
     let token = token.as_str().unwrap();
     lab.service.apps.replace(Vec::new());
     crate::app::load(&lab.service).await.unwrap();
-    let id = lab.cast_of(token, &json!({"url": "http://a.example/", "recording": {}})).await;
-    lab.call("DELETE", ADMIN, &format!("{BASE}/three"), &json!({})).await.refused(409, "has-casts", "-");
-    lab.post(token, &format!("/v1/casts/{id}/stop"), &json!({})).await.expect(200);
+    let id = lab.create_cast_as(token, &json!({"url": "http://a.example/", "recording": {}})).await;
+    lab.send_json("DELETE", ADMIN_TOKEN, &format!("{BASE}/three"), &json!({})).await.expect_error(
+        409,
+        "has-casts",
+        "-",
+    );
+    lab.post(token, &format!("/v1/casts/{id}/stop"), &json!({})).await.expect_status(200);
     // One whose name is in the file by now is left out, and the service starts all the same.
     let mut service = lab.service.clone();
     let mut config = (*service.config).clone();
@@ -236,36 +264,37 @@ async fn applications_outlive_the_service() {
     service.config = Arc::new(config);
     crate::app::load(&service).await.unwrap();
     assert_eq!(service.apps.all().iter().filter(|app| app.name == "three").count(), 1);
-    assert_eq!(service.apps.named("three").unwrap().tokens.len(), 2, "the file's it is");
+    assert_eq!(service.apps.by_name("three").unwrap().tokens.len(), 2, "the file's it is");
     crate::app::load(&lab.service).await.unwrap();
-    lab.call("DELETE", ADMIN, &format!("{BASE}/three"), &json!({})).await.expect(204);
-    lab.get(token, "/v1/casts").await.refused(401, "unauthorized", "-");
+    lab.send_json("DELETE", ADMIN_TOKEN, &format!("{BASE}/three"), &json!({})).await.expect_status(204);
+    lab.get(token, "/v1/casts").await.expect_error(401, "unauthorized", "-");
     assert_eq!(lab.service.fleet.get(&id).await.unwrap().unwrap().app, "three", "its casts are remembered");
     // Whoever got the name now would see them.
-    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.refused(409, "taken", "name");
-    let again = lab.post(ADMIN, BASE, &json!({"name": "four"})).await;
-    again.expect(201);
-    lab.pass(101 * 3_600_000);
+    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_error(409, "taken", "name");
+    let again = lab.post(ADMIN_TOKEN, BASE, &json!({"name": "four"})).await;
+    again.expect_status(201);
+    lab.advance_clock(101 * 3_600_000);
     lab.service.fleet.sweep().await.unwrap();
-    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
+    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn changes_at_the_same_time_lose_nothing() {
-    let lab = Lab::new().await;
-    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
-    let add = async || lab.post(ADMIN, "/v1/applications/three/tokens", &json!({})).await.expect(201);
+    let lab = TestServer::new().await;
+    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
+    let add =
+        async || lab.post(ADMIN_TOKEN, "/v1/applications/three/tokens", &json!({})).await.expect_status(201);
     tokio::join!(add(), add(), add(), add(), add(), add());
-    assert_eq!(lab.service.apps.named("three").unwrap().tokens.len(), 6);
+    assert_eq!(lab.service.apps.by_name("three").unwrap().tokens.len(), 6);
 }
 
 #[tokio::test]
 async fn a_body_may_be_left_out_but_not_be_anything() {
-    let lab = Lab::new().await;
-    lab.post(ADMIN, BASE, &json!({"name": "three"})).await.expect(201);
+    let lab = TestServer::new().await;
+    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
     let path = format!("{BASE}/three/tokens");
     for (body, status) in [("", 201), ("{}", 201), ("\r", 400), ("null", 201), ("[]", 400)] {
-        let request = request("POST", &path, ADMIN).header("content-type", "application/json");
+        let request = request("POST", &path, ADMIN_TOKEN).header("content-type", "application/json");
         let reply = lab.send(request.body(Body::from(body)).unwrap()).await;
         assert_eq!(reply.status.as_u16(), status, "{body:?}");
     }

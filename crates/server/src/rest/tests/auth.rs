@@ -1,8 +1,8 @@
 use super::*;
 
 #[tokio::test]
-async fn whoever_has_no_token_is_told_so() {
-    let lab = Lab::new().await;
+async fn requests_without_a_token_are_refused() {
+    let lab = TestServer::new().await;
     for header in [
         None,
         Some(""),
@@ -25,33 +25,33 @@ async fn whoever_has_no_token_is_told_so() {
                 request = request.header("authorization", header);
             }
             let reply = lab.send(request.body(Body::empty()).unwrap()).await;
-            reply.refused(401, "unauthorized", "-");
+            reply.expect_error(401, "unauthorized", "-");
             assert_eq!(reply.header("www-authenticate"), r#"Bearer realm="pagecast""#, "{header:?}");
         }
     }
-    let twice = request("GET", "/v1/casts", ONE).header("authorization", format!("Bearer {TWO}"));
-    lab.send(twice.body(Body::empty()).unwrap()).await.refused(401, "unauthorized", "-");
+    let twice = request("GET", "/v1/casts", TOKEN_ONE).header("authorization", format!("Bearer {TOKEN_TWO}"));
+    lab.send(twice.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
     let ugly = Request::builder().uri("/v1/casts").header("authorization", &b"Bearer \xff\xfe"[..]);
-    lab.send(ugly.body(Body::empty()).unwrap()).await.refused(401, "unauthorized", "-");
+    lab.send(ugly.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
 }
 
 #[tokio::test]
 async fn several_tokens_are_good_at_once() {
-    let lab = Lab::new().await;
-    for token in [ONE, ONE_MORE, TWO, ADMIN] {
-        lab.get(token, "/v1/casts").await.expect(200);
+    let lab = TestServer::new().await;
+    for token in [TOKEN_ONE, TOKEN_ONE_OTHER, TOKEN_TWO, ADMIN_TOKEN] {
+        lab.get(token, "/v1/casts").await.expect_status(200);
     }
-    let small = Request::builder().uri("/v1/casts").header("authorization", format!("bearer  {ONE}"));
-    lab.send(small.body(Body::empty()).unwrap()).await.expect(200);
+    let small = Request::builder().uri("/v1/casts").header("authorization", format!("bearer  {TOKEN_ONE}"));
+    lab.send(small.body(Body::empty()).unwrap()).await.expect_status(200);
 }
 
 #[tokio::test]
 async fn applications_see_their_own_casts_only() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let base = format!("/v1/casts/{id}");
-    lab.get(ONE, &base).await.expect(200);
-    lab.get(ADMIN, &base).await.expect(200);
+    lab.get(TOKEN_ONE, &base).await.expect_status(200);
+    lab.get(ADMIN_TOKEN, &base).await.expect_status(200);
     for (method, rest) in [
         ("GET", ""),
         ("POST", "/stop"),
@@ -66,20 +66,20 @@ async fn applications_see_their_own_casts_only() {
     ] {
         let path = format!("{base}{rest}");
         let body = if rest == "/pushes" { json!({"url": "rtmp://a.example/b/c"}) } else { json!({}) };
-        lab.call(method, TWO, &path, &body).await.refused(404, "no-such-cast", "-");
+        lab.send_json(method, TOKEN_TWO, &path, &body).await.expect_error(404, "no-such-cast", "-");
     }
-    assert_eq!(lab.get(TWO, "/v1/casts").await.expect(200)["casts"], json!([]));
-    lab.get(TWO, "/v1/casts?app=one").await.refused(403, "forbidden", "app");
+    assert_eq!(lab.get(TOKEN_TWO, "/v1/casts").await.expect_status(200)["casts"], json!([]));
+    lab.get(TOKEN_TWO, "/v1/casts?app=one").await.expect_error(403, "forbidden", "app");
     let other = json!({"app": "one", "url": "http://a.example/", "recording": {}});
-    lab.post(TWO, "/v1/casts", &other).await.refused(403, "forbidden", "app");
+    lab.post(TOKEN_TWO, "/v1/casts", &other).await.expect_error(403, "forbidden", "app");
 }
 
 #[tokio::test]
 async fn applications_are_the_administrators() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     let body = json!({"name": "three"});
-    lab.get(ONE, "/v1/applications").await.refused(403, "forbidden", "-");
-    lab.post(ONE, "/v1/applications", &body).await.refused(403, "forbidden", "-");
+    lab.get(TOKEN_ONE, "/v1/applications").await.expect_error(403, "forbidden", "-");
+    lab.post(TOKEN_ONE, "/v1/applications", &body).await.expect_error(403, "forbidden", "-");
     for (method, path) in [
         ("GET", "/v1/applications/one"),
         ("PUT", "/v1/applications/one"),
@@ -92,32 +92,32 @@ async fn applications_are_the_administrators() {
         ("POST", "/v1/applications/one/tokens"),
         ("DELETE", "/v1/applications/one/tokens/a"),
     ] {
-        lab.call(method, ONE, path, &json!({})).await.refused(403, "forbidden", "-");
+        lab.send_json(method, TOKEN_ONE, path, &json!({})).await.expect_error(403, "forbidden", "-");
     }
-    lab.post(ADMIN, "/v1/applications", &body).await.expect(201);
+    lab.post(ADMIN_TOKEN, "/v1/applications", &body).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn without_an_administrators_token_nobody_is_one() {
-    let mut lab = Lab::new().await;
+    let mut lab = TestServer::new().await;
     let mut config = (*lab.service.config).clone();
     config.admin_token = None;
     lab.service.config = Arc::new(config);
     lab.router = crate::rest::router(lab.service.clone());
-    lab.get(ADMIN, "/v1/applications").await.refused(401, "unauthorized", "-");
-    lab.get("", "/v1/applications").await.refused(401, "unauthorized", "-");
-    lab.get(ONE, "/v1/applications").await.refused(403, "forbidden", "-");
+    lab.get(ADMIN_TOKEN, "/v1/applications").await.expect_error(401, "unauthorized", "-");
+    lab.get("", "/v1/applications").await.expect_error(401, "unauthorized", "-");
+    lab.get(TOKEN_ONE, "/v1/applications").await.expect_error(403, "forbidden", "-");
 }
 
 #[tokio::test]
 async fn what_is_not_there_has_the_same_shape() {
-    let lab = Lab::new().await;
-    lab.get(ONE, "/v1/nothing").await.refused(404, "not-found", "-");
-    lab.get(ONE, "/v1/casts/%ff").await.refused(400, "bad-request", "-");
-    lab.get(ONE, "/v1/casts/..%2f..%2fetc").await.refused(404, "no-such-cast", "-");
-    let reply = lab.call("PATCH", ONE, "/v1/casts", &json!({})).await;
-    reply.refused(405, "method-not-allowed", "-");
+    let lab = TestServer::new().await;
+    lab.get(TOKEN_ONE, "/v1/nothing").await.expect_error(404, "not-found", "-");
+    lab.get(TOKEN_ONE, "/v1/casts/%ff").await.expect_error(400, "bad-request", "-");
+    lab.get(TOKEN_ONE, "/v1/casts/..%2f..%2fetc").await.expect_error(404, "no-such-cast", "-");
+    let reply = lab.send_json("PATCH", TOKEN_ONE, "/v1/casts", &json!({})).await;
+    reply.expect_error(405, "method-not-allowed", "-");
     assert!(reply.header("allow").contains("POST"), "{:?}", reply.headers);
-    let reply = lab.send(request("HEAD", "/v1/casts", ONE).body(Body::empty()).unwrap()).await;
+    let reply = lab.send(request("HEAD", "/v1/casts", TOKEN_ONE).body(Body::empty()).unwrap()).await;
     assert_eq!((reply.status.as_u16(), reply.body.len()), (200, 0));
 }

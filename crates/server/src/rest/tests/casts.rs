@@ -1,6 +1,6 @@
 use pagecast_core::cast::EndReason;
-use pagecast_core::push;
-use pagecast_fleet::{File, RoomVitals, Vitals};
+use pagecast_core::connection;
+use pagecast_fleet::{CastStats, RoomStats, StoredFile};
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn body() -> Value {
     json!({"url": "http://a.example/", "recording": {}})
 }
 
-async fn keyed(lab: &Lab, token: &str, key: &str, body: &str) -> Reply {
+async fn post_with_key(lab: &TestServer, token: &str, key: &str, body: &str) -> TestResponse {
     let request = request("POST", "/v1/casts", token)
         .header("content-type", "application/json")
         .header("idempotency-key", key);
@@ -17,153 +17,169 @@ async fn keyed(lab: &Lab, token: &str, key: &str, body: &str) -> Reply {
 
 #[tokio::test]
 async fn the_same_key_is_the_same_cast() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     let text = r#"{"url": "http://a.example/", "recording": {"segment_s": 6}}"#;
     let same = r#"{ "recording": {"segment_s":6}, "url":"http://a.example/" }"#;
-    let first = keyed(&lab, ONE, "a key", text).await;
-    let id = first.expect(201)["id"].clone();
+    let first = post_with_key(&lab, TOKEN_ONE, "a key", text).await;
+    let id = first.expect_status(201)["id"].clone();
     assert_eq!(first.header("idempotent-replayed"), "");
     for again in [text, same] {
-        let reply = keyed(&lab, ONE_MORE, "a key", again).await;
-        assert_eq!(reply.expect(200)["id"], id);
+        let reply = post_with_key(&lab, TOKEN_ONE_OTHER, "a key", again).await;
+        assert_eq!(reply.expect_status(200)["id"], id);
         assert_eq!(reply.header("idempotent-replayed"), "true");
         assert_eq!(reply.header("location"), first.header("location"));
     }
     let other = r#"{"url": "http://b.example/", "recording": {}}"#;
-    keyed(&lab, ONE, "a key", other).await.refused(409, "idempotency-key-reused", "Idempotency-Key");
+    post_with_key(&lab, TOKEN_ONE, "a key", other).await.expect_error(
+        409,
+        "idempotency-key-reused",
+        "Idempotency-Key",
+    );
     assert_ne!(
-        keyed(&lab, TWO, "a key", text).await.expect(201)["id"],
+        post_with_key(&lab, TOKEN_TWO, "a key", text).await.expect_status(201)["id"],
         id,
         "keys are each application's own"
     );
     // It is the same cast still when it is over, until the day is.
-    lab.post(ONE, &format!("/v1/casts/{}/stop", id.as_str().unwrap()), &json!({})).await.expect(200);
-    lab.pass(86_399_000);
-    assert_eq!(keyed(&lab, ONE, "a key", text).await.expect(200)["state"], "ended");
-    lab.pass(2_000);
-    assert_ne!(keyed(&lab, ONE, "a key", text).await.expect(201)["id"], id);
+    lab.post(TOKEN_ONE, &format!("/v1/casts/{}/stop", id.as_str().unwrap()), &json!({}))
+        .await
+        .expect_status(200);
+    lab.advance_clock(86_399_000);
+    assert_eq!(post_with_key(&lab, TOKEN_ONE, "a key", text).await.expect_status(200)["state"], "ended");
+    lab.advance_clock(2_000);
+    assert_ne!(post_with_key(&lab, TOKEN_ONE, "a key", text).await.expect_status(201)["id"], id);
 }
 
 #[tokio::test]
 async fn keys_that_are_none() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     let text = body().to_string();
     let long = "k".repeat(129);
     for key in ["", "a\tb", long.as_str()] {
-        keyed(&lab, ONE, key, &text).await.refused(400, "invalid-parameter", "Idempotency-Key");
+        post_with_key(&lab, TOKEN_ONE, key, &text).await.expect_error(
+            400,
+            "invalid-parameter",
+            "Idempotency-Key",
+        );
     }
-    let two = request("POST", "/v1/casts", ONE)
+    let two = request("POST", "/v1/casts", TOKEN_ONE)
         .header("content-type", "application/json")
         .header("idempotency-key", "a")
         .header("idempotency-key", "b");
-    lab.send(two.body(Body::from(text.clone())).unwrap()).await.refused(
+    lab.send(two.body(Body::from(text.clone())).unwrap()).await.expect_error(
         400,
         "invalid-parameter",
         "Idempotency-Key",
     );
-    let ugly = request("POST", "/v1/casts", ONE)
+    let ugly = request("POST", "/v1/casts", TOKEN_ONE)
         .header("content-type", "application/json")
         .header("idempotency-key", &b"\xc3\xa4"[..]);
-    lab.send(ugly.body(Body::from(text.clone())).unwrap()).await.refused(
+    lab.send(ugly.body(Body::from(text.clone())).unwrap()).await.expect_error(
         400,
         "invalid-parameter",
         "Idempotency-Key",
     );
-    keyed(&lab, ONE, &"k".repeat(128), &text).await.expect(201);
+    post_with_key(&lab, TOKEN_ONE, &"k".repeat(128), &text).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn no_more_casts_than_there_may_be() {
-    let lab = Lab::with(json!({"queue_limit": 4})).await;
+    let lab = TestServer::with_casts_config(json!({"queue_limit": 4})).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        ids.push(lab.cast().await);
+        ids.push(lab.create_cast().await);
     }
-    let reply = lab.post(ONE, "/v1/casts", &body()).await;
-    reply.refused(429, "too-many-casts", "-");
+    let reply = lab.post(TOKEN_ONE, "/v1/casts", &body()).await;
+    reply.expect_error(429, "too-many-casts", "-");
     assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
-    lab.post(TWO, "/v1/casts", &body()).await.expect(201);
-    let reply = lab.post(TWO, "/v1/casts", &body()).await;
-    reply.refused(429, "queue-full", "-");
+    lab.post(TOKEN_TWO, "/v1/casts", &body()).await.expect_status(201);
+    let reply = lab.post(TOKEN_TWO, "/v1/casts", &body()).await;
+    reply.expect_error(429, "queue-full", "-");
     assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
-    lab.post(ONE, &format!("/v1/casts/{}/stop", ids[0]), &json!({})).await.expect(200);
-    lab.post(ONE, "/v1/casts", &body()).await.expect(201);
+    lab.post(TOKEN_ONE, &format!("/v1/casts/{}/stop", ids[0]), &json!({})).await.expect_status(200);
+    lab.post(TOKEN_ONE, "/v1/casts", &body()).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn a_cast_is_stopped_once_however_often_it_is_asked() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let claim = lab.claim().await;
     let path = format!("/v1/casts/{id}/stop");
     for _ in 0..3 {
-        let shown = lab.post(ONE, &path, &json!({})).await.expect(200);
+        let shown = lab.post(TOKEN_ONE, &path, &json!({})).await.expect_status(200);
         assert_eq!((&shown["state"], &shown["stop_asked"]), (&json!("starting"), &json!(true)));
     }
     assert_eq!(lab.service.fleet.commands(&claim.ticket).await.unwrap().len(), 1);
-    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
-    let shown = lab.send(request("POST", &path, ONE).body(Body::empty()).unwrap()).await.expect(200);
+    lab.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
+    let shown =
+        lab.send(request("POST", &path, TOKEN_ONE).body(Body::empty()).unwrap()).await.expect_status(200);
     assert_eq!((&shown["state"], &shown["end"]["reason"]), (&json!("ended"), &json!("stopped")));
-    let waiting = lab.cast().await;
-    let shown = lab.post(ONE, &format!("/v1/casts/{waiting}/stop"), &json!({})).await.expect(200);
+    let waiting = lab.create_cast().await;
+    let shown =
+        lab.post(TOKEN_ONE, &format!("/v1/casts/{waiting}/stop"), &json!({})).await.expect_status(200);
     assert_eq!((&shown["state"], &shown["closed"]), (&json!("ended"), &json!(true)), "nobody had begun it");
     let nobody = CastId::new(0, [0; 10]);
-    lab.post(ONE, &format!("/v1/casts/{nobody}/stop"), &json!({})).await.refused(404, "no-such-cast", "-");
+    lab.post(TOKEN_ONE, &format!("/v1/casts/{nobody}/stop"), &json!({})).await.expect_error(
+        404,
+        "no-such-cast",
+        "-",
+    );
 }
 
 #[tokio::test]
 async fn a_cast_is_shown_with_its_outputs() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     let body = json!({
         "url": "http://a.example/", "recording": {}, "room": {"room": "r", "user": "u"},
         "pushes": [{"url": "rtmp://a.example/b/planted-1"}, {"url": "rtmp://a.example/b/planted-2"}],
     });
-    let id = lab.cast_of(ONE, &body).await;
+    let id = lab.create_cast_as(TOKEN_ONE, &body).await;
     let claim = lab.claim().await;
     let path = format!("/v1/casts/{id}");
-    lab.pass(1000);
+    lab.advance_clock(1000);
     let url = "rtmp://a.example/b/…".to_owned();
     let running =
-        |id, state| Happening::Push { id, url: url.clone(), state, error: Some("refused".to_owned()) };
-    let ok = Happening::Room { state: push::State::Running, error: None };
-    for happening in [Happening::Live, running(1, push::State::Recovering), ok] {
+        |id, state| EventKind::Push { id, url: url.clone(), state, error: Some("refused".to_owned()) };
+    let ok = EventKind::Room { state: connection::State::Running, error: None };
+    for happening in [EventKind::Live, running(1, connection::State::Recovering), ok] {
         lab.report(&claim, happening).await;
     }
     let room =
-        RoomVitals { state: push::State::Recovering, bitrate_kbps: 900, rtt_ms: Some(12.0), loss: 0.25 };
-    let vitals = Vitals {
-        at_ms: BEGIN,
+        RoomStats { state: connection::State::Recovering, bitrate_kbps: 900, rtt_ms: Some(12.0), loss: 0.25 };
+    let vitals = CastStats {
+        at_ms: START_MS,
         fps: 29.5,
-        pushes: vec![(1, push::State::Running)],
+        pushes: vec![(1, connection::State::Running)],
         room: Some(room),
-        upload_problem: Some("no space".to_owned()),
-        ..Vitals::default()
+        upload_error: Some("no space".to_owned()),
+        ..CastStats::default()
     };
-    lab.service.fleet.tell(&claim.ticket, vitals).await;
-    let shown = lab.get(ONE, &path).await.expect(200);
-    clean(&shown);
+    lab.service.fleet.put_stats(&claim.ticket, vitals).await;
+    let shown = lab.get(TOKEN_ONE, &path).await.expect_status(200);
+    assert_no_secrets(&shown);
     assert_eq!(shown["pushes"][0], json!({"id": 1, "url": url, "state": "running", "error": "refused"}));
     assert_eq!(shown["pushes"][1], json!({"id": 2, "url": url, "state": "idle"}));
     assert_eq!(shown["room"]["state"], "recovering");
     assert_eq!(shown["recording"]["problem"], "no space");
     assert_eq!((&shown["vitals"]["fps"], &shown["vitals"]["room_loss"]), (&json!(29.5), &json!(0.25)));
     assert_eq!(shown["live_at"], "2026-11-21T17:00:01.000Z");
-    let end = EndReason::GaveUp(pagecast_core::cast::Trouble::Freeze);
-    lab.report(&claim, Happening::Unrecorded).await;
-    lab.report(&claim, Happening::Ended { reason: end, message: Some("it froze".to_owned()), cause: None })
+    let end = EndReason::GaveUp(pagecast_core::cast::HealthFault::Freeze);
+    lab.report(&claim, EventKind::RecordingStopped).await;
+    lab.report(&claim, EventKind::Ended { reason: end, message: Some("it froze".to_owned()), cause: None })
         .await;
-    let file = File {
+    let file = StoredFile {
         name: "a_0.mp4".to_owned(),
         bytes: 5,
-        begin_ms: BEGIN,
-        end_ms: BEGIN + 1500,
+        begin_ms: START_MS,
+        end_ms: START_MS + 1500,
         media_id: None,
         url: None,
     };
-    let stored = Happening::Stored { files: vec![file], complete: true, backup: false, problem: None };
+    let stored = EventKind::Stored { files: vec![file], complete: true, backup: false, error: None };
     lab.report(&claim, stored).await;
     lab.service.fleet.close(&claim.ticket, None, None).await.unwrap();
-    let shown = lab.get(ONE, &path).await.expect(200);
+    let shown = lab.get(TOKEN_ONE, &path).await.expect_status(200);
     assert_eq!(shown["end"], json!({"reason": "gave-up", "trouble": "freeze", "message": "it froze"}));
     assert_eq!(shown["recording"]["given_up"], true);
     assert_eq!(
@@ -175,47 +191,47 @@ async fn a_cast_is_shown_with_its_outputs() {
     );
     assert_eq!((&shown["closed"], &shown["room"]["watch_url"]), (&json!(true), &Value::Null));
     for link in ["this", "events", "evidence", "deliveries"] {
-        lab.get(ONE, shown["links"][link].as_str().unwrap()).await.expect(200);
+        lab.get(TOKEN_ONE, shown["links"][link].as_str().unwrap()).await.expect_status(200);
     }
 }
 
 #[tokio::test]
 async fn lists_are_filtered_and_paged() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     let mut ids = Vec::new();
-    for token in [ONE, TWO, TWO, TWO, ONE] {
-        ids.push(lab.cast_of(token, &body()).await.to_string());
-        lab.pass(1000);
+    for token in [TOKEN_ONE, TOKEN_TWO, TOKEN_TWO, TOKEN_TWO, TOKEN_ONE] {
+        ids.push(lab.create_cast_as(token, &body()).await.to_string());
+        lab.advance_clock(1000);
     }
-    lab.post(TWO, &format!("/v1/casts/{}/stop", ids[2]), &json!({})).await.expect(200);
+    lab.post(TOKEN_TWO, &format!("/v1/casts/{}/stop", ids[2]), &json!({})).await.expect_status(200);
     let found = async |token: &str, query: &str| -> Vec<usize> {
-        let page = lab.get(token, &format!("/v1/casts?{query}")).await.expect(200);
+        let page = lab.get(token, &format!("/v1/casts?{query}")).await.expect_status(200);
         let place = |cast: &Value| ids.iter().position(|id| cast["id"] == **id).unwrap();
         page["casts"].as_array().unwrap().iter().map(place).collect()
     };
     for (token, query, expected) in [
-        (ADMIN, "", vec![4, 3, 2, 1, 0]),
-        (ADMIN, "app=two", vec![3, 2, 1]),
-        (ADMIN, "app=nobody", vec![]),
-        (TWO, "", vec![3, 2, 1]),
-        (TWO, "app=two", vec![3, 2, 1]),
-        (TWO, "state=ended", vec![2]),
-        (TWO, "state=queued", vec![3, 1]),
-        (TWO, "state=queued,ended", vec![3, 2, 1]),
-        (TWO, "state=queued&state=ended", vec![3, 2, 1]),
-        (TWO, "state=live", vec![]),
-        (TWO, "origin=v1", vec![3, 2, 1]),
-        (TWO, "origin=tencent", vec![]),
-        (ADMIN, "since=2026-11-21T17:00:02Z", vec![4, 3, 2]),
-        (ADMIN, "before=2026-11-21T17:00:02Z", vec![1, 0]),
-        (ADMIN, "since=2026-11-21T18:00:01%2B01:00&before=2026-11-21T17:00:03.5Z", vec![3, 2, 1]),
-        (ADMIN, "since=2026-11-21T18:00:01+01:00&limit=2", vec![4, 3]),
+        (ADMIN_TOKEN, "", vec![4, 3, 2, 1, 0]),
+        (ADMIN_TOKEN, "app=two", vec![3, 2, 1]),
+        (ADMIN_TOKEN, "app=nobody", vec![]),
+        (TOKEN_TWO, "", vec![3, 2, 1]),
+        (TOKEN_TWO, "app=two", vec![3, 2, 1]),
+        (TOKEN_TWO, "state=ended", vec![2]),
+        (TOKEN_TWO, "state=queued", vec![3, 1]),
+        (TOKEN_TWO, "state=queued,ended", vec![3, 2, 1]),
+        (TOKEN_TWO, "state=queued&state=ended", vec![3, 2, 1]),
+        (TOKEN_TWO, "state=live", vec![]),
+        (TOKEN_TWO, "origin=v1", vec![3, 2, 1]),
+        (TOKEN_TWO, "origin=tencent", vec![]),
+        (ADMIN_TOKEN, "since=2026-11-21T17:00:02Z", vec![4, 3, 2]),
+        (ADMIN_TOKEN, "before=2026-11-21T17:00:02Z", vec![1, 0]),
+        (ADMIN_TOKEN, "since=2026-11-21T18:00:01%2B01:00&before=2026-11-21T17:00:03.5Z", vec![3, 2, 1]),
+        (ADMIN_TOKEN, "since=2026-11-21T18:00:01+01:00&limit=2", vec![4, 3]),
     ] {
         assert_eq!(found(token, query).await, expected, "{query}");
     }
     let (mut all, mut query) = (Vec::new(), "limit=2".to_owned());
     loop {
-        let page = lab.get(ADMIN, &format!("/v1/casts?{query}")).await.expect(200);
+        let page = lab.get(ADMIN_TOKEN, &format!("/v1/casts?{query}")).await.expect_status(200);
         all.extend(page["casts"].as_array().unwrap().iter().map(|cast| cast["id"].clone()));
         assert!(page["casts"].as_array().unwrap().len() <= 2);
         let Some(next) = page["next"].as_str() else { break };
@@ -237,13 +253,17 @@ async fn lists_are_filtered_and_paged() {
         ("after=x", "after"),
         ("colour=red", "colour"),
     ] {
-        lab.get(ADMIN, &format!("/v1/casts?{query}")).await.refused(400, "invalid-parameter", field);
+        lab.get(ADMIN_TOKEN, &format!("/v1/casts?{query}")).await.expect_error(
+            400,
+            "invalid-parameter",
+            field,
+        );
     }
 }
 
 #[tokio::test]
 async fn an_application_keeps_as_much_as_it_may() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     let all = lab
         .service
         .apps
@@ -253,28 +273,28 @@ async fn an_application_keeps_as_much_as_it_may() {
         .collect();
     lab.service.apps.replace(all);
     let wish = json!({"url": "http://a.example/", "recording": {}, "css": "x".repeat(400_000)});
-    let first = lab.cast_of(TWO, &wish).await;
-    lab.cast_of(TWO, &wish).await;
-    let refused = lab.post(TWO, "/v1/casts", &wish).await;
-    refused.refused(429, "too-many-bytes", "-");
+    let first = lab.create_cast_as(TOKEN_TWO, &wish).await;
+    lab.create_cast_as(TOKEN_TWO, &wish).await;
+    let refused = lab.post(TOKEN_TWO, "/v1/casts", &wish).await;
+    refused.expect_error(429, "too-many-bytes", "-");
     assert_eq!(refused.header("retry-after"), "10");
     let words = refused.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(words.contains("0.8 MiB") && words.contains("1 MiB (max_kept_mib)"), "{words}");
-    lab.cast_of(ONE, &wish).await;
-    lab.post(TWO, &format!("/v1/casts/{first}/stop"), &json!({})).await.expect(200);
-    lab.cast_of(TWO, &wish).await;
+    lab.create_cast_as(TOKEN_ONE, &wish).await;
+    lab.post(TOKEN_TWO, &format!("/v1/casts/{first}/stop"), &json!({})).await.expect_status(200);
+    lab.create_cast_as(TOKEN_TWO, &wish).await;
 }
 
 #[tokio::test]
 async fn casts_that_do_not_wait_take_places() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     let wish = json!({"url": "http://a.example/", "recording": {}, "queue_s": 0});
     // `one` may have 3.
     for _ in 0..6 {
-        lab.cast_of(ONE, &wish).await;
+        lab.create_cast_as(TOKEN_ONE, &wish).await;
         lab.service.fleet.sweep().await.unwrap();
     }
-    lab.post(ONE, "/v1/casts", &wish).await.refused(429, "too-many-casts", "-");
-    lab.pass(60_000);
-    lab.cast_of(ONE, &wish).await;
+    lab.post(TOKEN_ONE, "/v1/casts", &wish).await.expect_error(429, "too-many-casts", "-");
+    lab.advance_clock(60_000);
+    lab.create_cast_as(TOKEN_ONE, &wish).await;
 }

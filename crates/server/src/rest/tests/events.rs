@@ -1,13 +1,13 @@
 use axum::response::Response;
-use pagecast_core::cast::{EndReason, Trouble};
-use pagecast_core::push;
+use pagecast_core::cast::{EndReason, HealthFault};
+use pagecast_core::connection;
 
 use super::*;
 
-const TIME: Duration = Duration::from_secs(60);
+const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
 
-async fn follow(lab: &Lab, path: &str, last: Option<&str>) -> Response {
-    let mut request = request("GET", path, ONE).header("accept", "text/html, text/event-stream;q=0.9");
+async fn open_stream(lab: &TestServer, path: &str, last: Option<&str>) -> Response {
+    let mut request = request("GET", path, TOKEN_ONE).header("accept", "text/html, text/event-stream;q=0.9");
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
@@ -15,10 +15,11 @@ async fn follow(lab: &Lab, path: &str, last: Option<&str>) -> Response {
 }
 
 /// What a stream says until it has said this, or to its end.
-async fn until(body: &mut Body, words: &str) -> String {
+async fn read_until(body: &mut Body, words: &str) -> String {
     let mut said = String::new();
     while words.is_empty() || !said.contains(words) {
-        let Some(frame) = tokio::time::timeout(TIME, body.frame()).await.expect("it says more, or ends")
+        let Some(frame) =
+            tokio::time::timeout(STREAM_TIMEOUT, body.frame()).await.expect("it says more, or ends")
         else {
             break;
         };
@@ -27,27 +28,32 @@ async fn until(body: &mut Body, words: &str) -> String {
     said
 }
 
-fn ids(said: &str) -> Vec<u64> {
+fn event_ids(said: &str) -> Vec<u64> {
     said.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().unwrap()).collect()
 }
 
-async fn history(lab: &Lab, claim: &Claim) {
+async fn report_all_events(lab: &TestServer, claim: &Claim) {
     let url = "rtmp://a.example/b/…".to_owned();
     for happening in [
-        Happening::Live,
-        Happening::Reloaded { trouble: Trouble::Freeze },
-        Happening::Moved { trouble: Trouble::Unreachable },
-        Happening::Restarted,
-        Happening::Unrecorded,
-        Happening::Push { id: 1, url, state: push::State::Recovering, error: Some("refused".to_owned()) },
-        Happening::Room { state: push::State::Running, error: None },
-        Happening::Storing { stuck: true, pending: 2, problem: Some("full".to_owned()) },
-        Happening::Ended { reason: EndReason::MaxTime, message: None, cause: None },
-        Happening::Stored {
+        EventKind::Live,
+        EventKind::Reloaded { fault: HealthFault::Freeze },
+        EventKind::Moved { fault: HealthFault::Unreachable },
+        EventKind::Restarted,
+        EventKind::RecordingStopped,
+        EventKind::Push {
+            id: 1,
+            url,
+            state: connection::State::Recovering,
+            error: Some("refused".to_owned()),
+        },
+        EventKind::Room { state: connection::State::Running, error: None },
+        EventKind::Upload { failing: true, pending: 2, error: Some("full".to_owned()) },
+        EventKind::Ended { reason: EndReason::MaxTime, message: None, cause: None },
+        EventKind::Stored {
             files: Vec::new(),
             complete: false,
             backup: false,
-            problem: Some("full".to_owned()),
+            error: Some("full".to_owned()),
         },
     ] {
         lab.report(claim, happening).await;
@@ -55,13 +61,13 @@ async fn history(lab: &Lab, claim: &Claim) {
 }
 
 #[tokio::test]
-async fn the_history_is_told_in_pages() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+async fn the_history_is_listed_in_pages() {
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let claim = lab.claim().await;
-    history(&lab, &claim).await;
+    report_all_events(&lab, &claim).await;
     let path = format!("/v1/casts/{id}/events");
-    let all = lab.get(ONE, &path).await.expect(200);
+    let all = lab.get(TOKEN_ONE, &path).await.expect_status(200);
     let events = all["events"].as_array().unwrap();
     let words: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(
@@ -103,12 +109,12 @@ async fn the_history_is_told_in_pages() {
         assert_eq!(events[seq - 1], expected);
     }
     assert_eq!(all["next"], Value::Null);
-    let page = lab.get(ONE, &format!("{path}?after=3&limit=2")).await.expect(200);
+    let page = lab.get(TOKEN_ONE, &format!("{path}?after=3&limit=2")).await.expect_status(200);
     assert_eq!(
         (&page["events"][0]["seq"], &page["events"][1]["seq"], &page["next"]),
         (&json!(4), &json!(5), &json!(5))
     );
-    assert_eq!(lab.get(ONE, &format!("{path}?after=12")).await.expect(200)["events"], json!([]));
+    assert_eq!(lab.get(TOKEN_ONE, &format!("{path}?after=12")).await.expect_status(200)["events"], json!([]));
     for (query, field) in [
         ("after=x", "after"),
         ("after=-1", "after"),
@@ -117,54 +123,54 @@ async fn the_history_is_told_in_pages() {
         ("limit=1001", "limit"),
         ("more=1", "more"),
     ] {
-        lab.get(ONE, &format!("{path}?{query}")).await.refused(400, "invalid-parameter", field);
+        lab.get(TOKEN_ONE, &format!("{path}?{query}")).await.expect_error(400, "invalid-parameter", field);
     }
 }
 
 #[tokio::test]
 async fn a_stream_goes_on_until_nothing_more_can_happen() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let path = format!("/v1/casts/{id}/events");
-    let response = follow(&lab, &path, None).await;
+    let response = open_stream(&lab, &path, None).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert!(response.headers().contains_key("x-request-id"));
     let mut body = response.into_body();
-    let said = until(&mut body, "queued").await;
+    let said = read_until(&mut body, "queued").await;
     assert!(said.contains("event: queued\n") && said.contains(&format!("\"id\":\"{id}-1\"")), "{said}");
     let claim = lab.claim().await;
-    until(&mut body, "started").await;
-    lab.report(&claim, Happening::Live).await;
-    until(&mut body, "event: live").await;
-    lab.report(&claim, Happening::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
-    until(&mut body, "event: ended").await;
-    let nothing = Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None };
+    read_until(&mut body, "started").await;
+    lab.report(&claim, EventKind::Live).await;
+    read_until(&mut body, "event: live").await;
+    lab.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
+    read_until(&mut body, "event: ended").await;
+    let nothing = EventKind::Stored { files: Vec::new(), complete: true, backup: false, error: None };
     lab.report(&claim, nothing).await;
     lab.service.fleet.close(&claim.ticket, None, None).await.unwrap();
-    let rest = until(&mut body, "").await;
-    assert!(ids(&rest).ends_with(&[5]), "the last one is told before it ends: {rest}");
+    let rest = read_until(&mut body, "").await;
+    assert!(event_ids(&rest).ends_with(&[5]), "the last one is told before it ends: {rest}");
     // Whoever lost it goes on where he was, by number or by id.
     for (last, expected) in [("3", vec![4, 5]), (&format!("{id}-4"), vec![5]), ("5", vec![])] {
-        let mut body = follow(&lab, &path, Some(last)).await.into_body();
-        assert_eq!(ids(&until(&mut body, "").await), expected, "{last}");
+        let mut body = open_stream(&lab, &path, Some(last)).await.into_body();
+        assert_eq!(event_ids(&read_until(&mut body, "").await), expected, "{last}");
     }
-    let mut body = follow(&lab, &format!("{path}?after=2"), None).await.into_body();
-    assert_eq!(ids(&until(&mut body, "").await), [3, 4, 5]);
+    let mut body = open_stream(&lab, &format!("{path}?after=2"), None).await.into_body();
+    assert_eq!(event_ids(&read_until(&mut body, "").await), [3, 4, 5]);
 }
 
 #[tokio::test]
-async fn a_warning_says_what_to_set_and_is_shown_once() {
+async fn a_warning_names_the_setting_and_is_shown_once() {
     use pagecast_core::cast::Warning;
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let claim = lab.claim().await;
     for warning in [Warning::WebRtcWithoutUdp, Warning::InsecureTls, Warning::WebRtcWithoutUdp] {
-        lab.report(&claim, Happening::Warning { warning }).await;
+        lab.report(&claim, EventKind::Warning { warning }).await;
     }
-    let events = lab.get(ONE, &format!("/v1/casts/{id}/events")).await.expect(200);
+    let events = lab.get(TOKEN_ONE, &format!("/v1/casts/{id}/events")).await.expect_status(200);
     let said = &events["events"][2];
     assert_eq!((&said["event"], &said["warning"]["kind"]), (&json!("warning"), &json!("webrtc-without-udp")));
-    let shown = lab.get(ONE, &format!("/v1/casts/{id}")).await.expect(200);
+    let shown = lab.get(TOKEN_ONE, &format!("/v1/casts/{id}")).await.expect_status(200);
     let warnings = shown["warnings"].as_array().unwrap();
     assert_eq!(warnings.len(), 2, "{shown}");
     for (warning, word) in warnings.iter().zip(["network.udp", "tls.insecure"]) {
@@ -174,89 +180,91 @@ async fn a_warning_says_what_to_set_and_is_shown_once() {
 
 #[tokio::test]
 async fn why_a_page_was_not_loaded_is_shown_in_a_word() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let claim = lab.claim().await;
     let cause = Some(pagecast_core::cast::LoadError::HttpStatus { status: 503 });
     let message = Some("cannot open http://a.example/: the server answered HTTP 503".to_owned());
-    let ended = Happening::Ended { reason: EndReason::StartFailed, message: message.clone(), cause };
+    let ended = EventKind::Ended { reason: EndReason::StartFailed, message: message.clone(), cause };
     lab.report(&claim, ended).await;
     let end = json!({"reason": "start-failed", "cause": "http-status", "message": message});
-    assert_eq!(lab.get(ONE, &format!("/v1/casts/{id}")).await.expect(200)["end"], end);
-    let events = lab.get(ONE, &format!("/v1/casts/{id}/events")).await.expect(200);
+    assert_eq!(lab.get(TOKEN_ONE, &format!("/v1/casts/{id}")).await.expect_status(200)["end"], end);
+    let events = lab.get(TOKEN_ONE, &format!("/v1/casts/{id}/events")).await.expect_status(200);
     assert_eq!(events["events"][2]["end"], end);
 }
 
 #[tokio::test]
 async fn streams_that_are_refused() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let path = format!("/v1/casts/{id}/events");
     for last in ["x", "-1", "", "00000000000000000000000000000000-1"] {
-        let request =
-            request("GET", &path, ONE).header("accept", "text/event-stream").header("last-event-id", last);
+        let request = request("GET", &path, TOKEN_ONE)
+            .header("accept", "text/event-stream")
+            .header("last-event-id", last);
         let reply = lab.send(request.body(Body::empty()).unwrap()).await;
-        reply.refused(400, "invalid-parameter", "Last-Event-ID");
+        reply.expect_error(400, "invalid-parameter", "Last-Event-ID");
     }
     let mut open = Vec::new();
     for _ in 0..64 {
-        open.push(follow(&lab, &path, None).await);
+        open.push(open_stream(&lab, &path, None).await);
     }
-    let sixty_fifth =
-        || request("GET", &path, ONE).header("accept", "text/event-stream").body(Body::empty()).unwrap();
+    let sixty_fifth = || {
+        request("GET", &path, TOKEN_ONE).header("accept", "text/event-stream").body(Body::empty()).unwrap()
+    };
     let reply = lab.send(sixty_fifth()).await;
-    reply.refused(429, "too-many-streams", "-");
+    reply.expect_error(429, "too-many-streams", "-");
     assert_eq!(reply.header("retry-after"), "10");
-    lab.get(ONE, &path).await.expect(200);
+    lab.get(TOKEN_ONE, &path).await.expect_status(200);
     open.clear();
-    assert_eq!(follow(&lab, &path, None).await.status(), 200, "a stream that is closed makes room");
+    assert_eq!(open_stream(&lab, &path, None).await.status(), 200, "a stream that is closed makes room");
 }
 
 #[tokio::test]
 async fn a_stream_ends_when_the_token_is_gone() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
-    let mut body = follow(&lab, &format!("/v1/casts/{id}/events"), None).await.into_body();
-    until(&mut body, "queued").await;
-    let mut one = (*lab.service.apps.named("one").unwrap()).clone();
-    one.tokens.retain(|token| token.reveal() != ONE);
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
+    let mut body = open_stream(&lab, &format!("/v1/casts/{id}/events"), None).await.into_body();
+    read_until(&mut body, "queued").await;
+    let mut one = (*lab.service.apps.by_name("one").unwrap()).clone();
+    one.tokens.retain(|token| token.reveal() != TOKEN_ONE);
     lab.service.apps.replace(vec![one]);
     let ends = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
     tokio::time::timeout(Duration::from_secs(20), ends).await.expect("nobody listens any more");
 }
 
 #[tokio::test]
-async fn a_quiet_stream_says_that_it_is_there() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
-    let mut body = follow(&lab, &format!("/v1/casts/{id}/events"), None).await.into_body();
-    until(&mut body, "queued").await;
-    assert!(until(&mut body, ":").await.contains(": still here"));
+async fn a_quiet_stream_sends_keep_alives() {
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
+    let mut body = open_stream(&lab, &format!("/v1/casts/{id}/events"), None).await.into_body();
+    read_until(&mut body, "queued").await;
+    assert!(read_until(&mut body, ":").await.contains(": still here"));
 }
 
 #[tokio::test]
 async fn a_callback_is_the_same_each_time() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let claim = lab.claim().await;
-    let receiver = lab.service.apps.named("one").unwrap().callbacks.native.clone().unwrap();
+    let receiver = lab.service.apps.by_name("one").unwrap().callbacks.native.clone().unwrap();
     let rendered = async || {
         let cast = lab.service.fleet.get(&id).await.unwrap().unwrap();
         let events = lab.service.fleet.events(&id, 0, 100).await.unwrap();
         events.iter().map(|event| crate::rest::callback::render(&receiver, &cast, event)).collect::<Vec<_>>()
     };
     let url = "rtmp://a.example/b/…".to_owned();
-    let push = || Happening::Push { id: 1, url: url.clone(), state: push::State::Running, error: None };
+    let push = || EventKind::Push { id: 1, url: url.clone(), state: connection::State::Running, error: None };
     let mut before = rendered().await;
     for happening in [
         push(),
-        Happening::Live,
+        EventKind::Live,
         push(),
-        Happening::Ended { reason: EndReason::Stopped, message: None, cause: None },
+        EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None },
         push(),
-        Happening::Stored { files: Vec::new(), complete: true, backup: false, problem: None },
+        EventKind::Stored { files: Vec::new(), complete: true, backup: false, error: None },
     ] {
-        lab.pass(1500);
+        lab.advance_clock(1500);
         lab.report(&claim, happening).await;
         let now = rendered().await;
         assert_eq!(now[..before.len()], before[..], "what was told before is told the same");
@@ -265,7 +273,7 @@ async fn a_callback_is_the_same_each_time() {
     let states = before.iter().map(|messages| {
         let [message] = messages.as_slice() else { panic!("one each: {messages:?}") };
         let body: Value = serde_json::from_slice(&message.body).unwrap();
-        clean(&body);
+        assert_no_secrets(&body);
         assert_eq!((&body["cast"], &body["app"]), (&json!(id.as_str()), &json!("one")));
         format!("{} {}", body["event"].as_str().unwrap(), body["state"].as_str().unwrap())
     });
@@ -283,6 +291,6 @@ async fn a_callback_is_the_same_each_time() {
     let headers = &before[3][0].headers;
     let header = |name: &str| &headers.iter().find(|(known, _)| *known == name).unwrap().1;
     assert_eq!(header("Pagecast-Event-Id"), &format!("{id}-4"));
-    assert_eq!(header("Pagecast-Timestamp"), &((BEGIN + 3000) / 1000).to_string());
+    assert_eq!(header("Pagecast-Timestamp"), &((START_MS + 3000) / 1000).to_string());
     assert!(header("Pagecast-Signature").strip_prefix("v1=").is_some_and(|hex| hex.len() == 64));
 }

@@ -5,11 +5,11 @@ use super::*;
 
 #[tokio::test]
 async fn evidence_is_shown_and_nothing_else_is() {
-    let lab = Lab::new().await;
-    let id = lab.cast().await;
+    let lab = TestServer::new().await;
+    let id = lab.create_cast().await;
     let path = format!("/v1/casts/{id}/evidence");
-    assert_eq!(lab.get(ONE, &path).await.expect(200), json!({"files": []}), "there is none yet");
-    let folder = lab.service.folder("evidence", &id);
+    assert_eq!(lab.get(TOKEN_ONE, &path).await.expect_status(200), json!({"files": []}), "there is none yet");
+    let folder = lab.service.cast_folder("evidence", &id);
     fs::create_dir_all(folder.join("folder")).unwrap();
     fs::write(folder.join("01-freeze.jpg"), b"picture").unwrap();
     fs::write(folder.join("01-freeze.txt"), b"<script>last words").unwrap();
@@ -27,16 +27,16 @@ async fn evidence_is_shown_and_nothing_else_is() {
     .unwrap();
     let large = fs::File::create(folder.join("large.bin")).unwrap();
     large.set_len((32 << 20) + 1).unwrap();
-    let listed = lab.get(ONE, &path).await.expect(200);
+    let listed = lab.get(TOKEN_ONE, &path).await.expect_status(200);
     let names: Vec<_> = listed["files"].as_array().unwrap().iter().map(|file| file["name"].clone()).collect();
     assert_eq!(names, ["01-freeze.jpg", "01-freeze.txt", "large.bin"]);
     assert_eq!(listed["files"][0]["bytes"], 7);
-    let reply = lab.get(ONE, listed["files"][1]["href"].as_str().unwrap()).await;
+    let reply = lab.get(TOKEN_ONE, listed["files"][1]["href"].as_str().unwrap()).await;
     assert_eq!((reply.status.as_u16(), reply.body.as_slice()), (200, &b"<script>last words"[..]));
     assert_eq!(reply.header("content-type"), "text/plain; charset=utf-8");
     assert_eq!(reply.header("x-content-type-options"), "nosniff");
     assert!(reply.header("content-security-policy").contains("sandbox"));
-    let picture = lab.get(ONE, &format!("{path}/01-freeze.jpg")).await;
+    let picture = lab.get(TOKEN_ONE, &format!("{path}/01-freeze.jpg")).await;
     assert_eq!((picture.header("content-type"), picture.body.as_slice()), ("image/jpeg", &b"picture"[..]));
     for name in [
         "link.txt",
@@ -52,12 +52,12 @@ async fn evidence_is_shown_and_nothing_else_is() {
         "%00",
         "a%00.txt",
     ] {
-        lab.get(ONE, &format!("{path}/{name}")).await.refused(404, "no-such-file", "-");
+        lab.get(TOKEN_ONE, &format!("{path}/{name}")).await.expect_error(404, "no-such-file", "-");
     }
-    lab.get(ONE, &format!("{path}/large.bin")).await.refused(413, "too-large", "-");
+    lab.get(TOKEN_ONE, &format!("{path}/large.bin")).await.expect_error(413, "too-large", "-");
     // The folder itself may have become a link.
     fs::rename(&folder, lab.scratch.join("elsewhere")).unwrap();
     symlink(lab.scratch.join("elsewhere"), &folder).unwrap();
-    assert_eq!(lab.get(ONE, &path).await.expect(200), json!({"files": []}));
-    lab.get(ONE, &format!("{path}/01-freeze.txt")).await.refused(404, "no-such-file", "-");
+    assert_eq!(lab.get(TOKEN_ONE, &path).await.expect_status(200), json!({"files": []}));
+    lab.get(TOKEN_ONE, &format!("{path}/01-freeze.txt")).await.expect_error(404, "no-such-file", "-");
 }

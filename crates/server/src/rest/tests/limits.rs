@@ -1,32 +1,32 @@
 use super::*;
-use crate::limit::Limits;
+use crate::rate_limit::KeyedRateLimiter;
 
 #[tokio::test]
 async fn a_token_asks_only_so_often() {
-    let mut lab = Lab::new().await;
-    lab.router = crate::rest::with_rates(lab.service.clone(), Limits::once_an_hour());
-    lab.get(ONE, "/v1/casts").await.expect(200);
+    let mut lab = TestServer::new().await;
+    lab.router = crate::rest::router_with_limits(lab.service.clone(), KeyedRateLimiter::once_an_hour());
+    lab.get(TOKEN_ONE, "/v1/casts").await.expect_status(200);
     for (method, path) in [
         ("GET", "/v1/casts"),
         ("POST", "/v1/casts"),
         ("GET", "/v1/casts/x/events"),
         ("GET", "/v1/applications"),
     ] {
-        let reply = lab.call(method, ONE, path, &json!({})).await;
-        reply.refused(429, "too-many-requests", "-");
+        let reply = lab.send_json(method, TOKEN_ONE, path, &json!({})).await;
+        reply.expect_error(429, "too-many-requests", "-");
         assert_eq!(reply.header("retry-after"), "1", "{method} {path}");
     }
-    lab.get(ONE_MORE, "/v1/casts").await.expect(200);
-    lab.get(TWO, "/v1/casts").await.expect(200);
-    lab.get("nobody-has-this-token", "/v1/casts").await.refused(401, "unauthorized", "-");
+    lab.get(TOKEN_ONE_OTHER, "/v1/casts").await.expect_status(200);
+    lab.get(TOKEN_TWO, "/v1/casts").await.expect_status(200);
+    lab.get("nobody-has-this-token", "/v1/casts").await.expect_error(401, "unauthorized", "-");
     for _ in 0..20 {
-        lab.get(ADMIN, "/v1/casts").await.expect(200);
+        lab.get(ADMIN_TOKEN, "/v1/casts").await.expect_status(200);
     }
 }
 
 #[tokio::test]
 async fn a_body_with_too_many_values_is_refused_before_anything_is_made_of_it() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     let many = vec!["[]"; 20_000].join(",");
     let members: Vec<_> = (0..20_000).map(|n| format!("\"h{n}\":\"\"")).collect();
     for body in [
@@ -35,12 +35,12 @@ async fn a_body_with_too_many_values_is_refused_before_anything_is_made_of_it() 
         format!("{{\"url\":\"http://a.example/\",\"headers\":{{{}}}}}", members.join(",")),
         format!("{{{}}}", vec!["\"url\":\"\""; 20_000].join(",")),
     ] {
-        let request = request("POST", "/v1/casts", ONE).header("content-type", "application/json");
+        let request = request("POST", "/v1/casts", TOKEN_ONE).header("content-type", "application/json");
         let reply = lab.send(request.body(Body::from(body.clone())).unwrap()).await;
         let said = reply.json();
-        reply.refused(413, "too-large", "-");
+        reply.expect_error(413, "too-large", "-");
         assert!(said["error"]["message"].as_str().unwrap().contains("10000 values"), "{body:.30}: {said}");
     }
     let long = json!({"url": "http://a.example/", "recording": {}, "script": "[],".repeat(300_000)});
-    lab.post(ONE, "/v1/casts", &long).await.expect(201);
+    lab.post(TOKEN_ONE, "/v1/casts", &long).await.expect_status(201);
 }

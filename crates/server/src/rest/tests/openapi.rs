@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn the_description_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/openapi.json");
-    let text = crate::rest::openapi::text();
+    let text = crate::rest::openapi::openapi_json();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
@@ -15,25 +15,25 @@ fn the_description_is_current() {
 }
 
 /// All schemas that something refers to.
-fn referred(value: &Value, found: &mut BTreeSet<String>) {
+fn collect_refs(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
             if let Some(name) = map.get("$ref").and_then(Value::as_str) {
                 found.insert(name.strip_prefix("#/components/schemas/").unwrap().to_owned());
             }
-            map.values().for_each(|value| referred(value, found));
+            map.values().for_each(|value| collect_refs(value, found));
         }
-        Value::Array(list) => list.iter().for_each(|value| referred(value, found)),
+        Value::Array(list) => list.iter().for_each(|value| collect_refs(value, found)),
         _ => {}
     }
 }
 
 #[test]
 fn the_description_is_whole() {
-    let api: Value = serde_json::from_str(&crate::rest::openapi::text()).unwrap();
+    let api: Value = serde_json::from_str(&crate::rest::openapi::openapi_json()).unwrap();
     let schemas = api["components"]["schemas"].as_object().unwrap();
     let mut found = BTreeSet::new();
-    referred(&api, &mut found);
+    collect_refs(&api, &mut found);
     for name in &found {
         assert!(schemas.contains_key(name), "{name} is referred to, and not there");
     }
@@ -62,7 +62,7 @@ fn the_description_is_whole() {
 
 #[tokio::test]
 async fn everybody_may_read_the_reference() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     for (path, kind, words) in [
         ("/v1", "text/html; charset=utf-8", "/v1/reference.js"),
         ("/v1/reference.js", "text/javascript; charset=utf-8", "/v1/openapi.json"),
@@ -77,13 +77,13 @@ async fn everybody_may_read_the_reference() {
 
 #[tokio::test]
 async fn the_page_is_there_with_a_slash_and_without() {
-    let lab = Lab::new().await;
+    let lab = TestServer::new().await;
     for path in ["/v1", "/v1/"] {
         let page = lab.get("", path).await;
         assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
-        let wrong = lab.post(ADMIN, path, &json!({})).await;
+        let wrong = lab.post(ADMIN_TOKEN, path, &json!({})).await;
         assert_eq!((wrong.status.as_u16(), wrong.header("allow")), (405, "GET,HEAD"), "{path}");
         assert!(wrong.json()["error"]["code"].is_string());
     }
-    assert!(lab.get("", "/v1//").await.expect(404)["error"]["code"].is_string());
+    assert!(lab.get("", "/v1//").await.expect_status(404)["error"]["code"].is_string());
 }

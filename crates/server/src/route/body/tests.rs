@@ -4,8 +4,8 @@ use tokio::time::Instant;
 
 use super::*;
 
-fn key(name: &str) -> Sender {
-    Sender::Key(name.to_owned())
+fn key(name: &str) -> ClaimedPrincipal {
+    ClaimedPrincipal::Key(name.to_owned())
 }
 
 /// A body of this length that does not end.
@@ -14,7 +14,7 @@ fn endless(len: usize) -> Body {
     Body::from_stream(begin.chain(stream::pending()))
 }
 
-async fn read_plain(body: Body, sender: &Sender, most: usize) -> Result<usize, Lost> {
+async fn read_len(body: Body, sender: &ClaimedPrincipal, most: usize) -> Result<usize, BodyError> {
     read(body, sender, &HeaderMap::new(), most).await.map(|bytes| bytes.len())
 }
 
@@ -22,10 +22,10 @@ async fn read_plain(body: Body, sender: &Sender, most: usize) -> Result<usize, L
 async fn bodies_that_do_not_come_are_given_up() {
     let patient = key("late");
     let late = tokio::join!(
-        async { (read_plain(endless(1), &Sender::Stranger, MAX_BODY_LEN).await, Instant::now()) },
-        async { (read_plain(endless(1), &patient, MAX_BODY_LEN).await, Instant::now()) },
+        async { (read_len(endless(1), &ClaimedPrincipal::Anonymous, MAX_BODY_LEN).await, Instant::now()) },
+        async { (read_len(endless(1), &patient, MAX_BODY_LEN).await, Instant::now()) },
     );
-    assert_eq!((late.0.0, late.1.0), (Err(Lost::Late), Err(Lost::Late)));
+    assert_eq!((late.0.0, late.1.0), (Err(BodyError::TimedOut), Err(BodyError::TimedOut)));
     assert!(late.0.1 < late.1.1, "strangers have less time");
 }
 
@@ -36,42 +36,43 @@ async fn strangers_send_little() {
         "application/x-www-form-urlencoded; charset=utf-8".parse().unwrap(),
     )]);
     for (headers, len, want) in [
-        (HeaderMap::new(), SMALL, Ok(SMALL)),
-        (HeaderMap::new(), SMALL + 1, Err(Lost::TooLong(SMALL))),
-        (HeaderMap::new(), MAX_BODY_LEN, Err(Lost::TooLong(SMALL))),
-        (form.clone(), MAX_FORM, Ok(MAX_FORM)),
-        (form, MAX_FORM + 1, Err(Lost::TooLong(MAX_FORM))),
+        (HeaderMap::new(), SMALL_BODY_LEN, Ok(SMALL_BODY_LEN)),
+        (HeaderMap::new(), SMALL_BODY_LEN + 1, Err(BodyError::TooLarge(SMALL_BODY_LEN))),
+        (HeaderMap::new(), MAX_BODY_LEN, Err(BodyError::TooLarge(SMALL_BODY_LEN))),
+        (form.clone(), MAX_ANONYMOUS_FORM_LEN, Ok(MAX_ANONYMOUS_FORM_LEN)),
+        (form, MAX_ANONYMOUS_FORM_LEN + 1, Err(BodyError::TooLarge(MAX_ANONYMOUS_FORM_LEN))),
     ] {
-        let found = read(Body::from(vec![b'x'; len]), &Sender::Stranger, &headers, MAX_BODY_LEN).await;
+        let found =
+            read(Body::from(vec![b'x'; len]), &ClaimedPrincipal::Anonymous, &headers, MAX_BODY_LEN).await;
         assert_eq!(found.map(|bytes| bytes.len()), want, "{len}");
     }
     // Nobody waits for the rest.
     assert_eq!(
-        read_plain(endless(SMALL + 1), &Sender::Stranger, MAX_BODY_LEN).await,
-        Err(Lost::TooLong(SMALL))
+        read_len(endless(SMALL_BODY_LEN + 1), &ClaimedPrincipal::Anonymous, MAX_BODY_LEN).await,
+        Err(BodyError::TooLarge(SMALL_BODY_LEN))
     );
-    assert_eq!(read_plain(endless(200_000), &key("cut"), 100_000).await, Ok(100_001));
+    assert_eq!(read_len(endless(200_000), &key("cut"), 100_000).await, Ok(100_001));
 }
 
 #[tokio::test]
 async fn a_key_has_its_share_of_large_bodies() {
-    let large = LargeBodies::new(3, 2);
-    let first = large.take("a").now_or_never().unwrap().unwrap();
-    let second = large.take("a").now_or_never().unwrap().unwrap();
-    assert!(large.take("a").now_or_never().is_none(), "another one waits");
-    let other = large.take("b").now_or_never().unwrap().unwrap();
-    assert!(large.take("c").now_or_never().is_none(), "all places are taken");
+    let large = LargeBodyLimiter::new(3, 2);
+    let first = large.acquire("a").now_or_never().unwrap().unwrap();
+    let second = large.acquire("a").now_or_never().unwrap().unwrap();
+    assert!(large.acquire("a").now_or_never().is_none(), "another one waits");
+    let other = large.acquire("b").now_or_never().unwrap().unwrap();
+    assert!(large.acquire("c").now_or_never().is_none(), "all places are taken");
     drop(first);
-    let third = large.take("a").now_or_never().unwrap().unwrap();
+    let third = large.acquire("a").now_or_never().unwrap().unwrap();
     drop((second, third, other));
-    assert!(large.keys.lock().unwrap().is_empty(), "keys are forgotten");
-    assert_eq!(large.places.available_permits(), 3);
+    assert!(large.per_key.lock().unwrap().is_empty(), "keys are forgotten");
+    assert_eq!(large.permits.available_permits(), 3);
 }
 
 #[tokio::test]
 async fn a_place_is_kept_until_the_body_is_gone() {
-    let large = LargeBodies::new(1, 1);
-    let body = || Body::from(vec![b'x'; SMALL + 1]);
+    let large = LargeBodyLimiter::new(1, 1);
+    let body = || Body::from(vec![b'x'; SMALL_BODY_LEN + 1]);
     let bytes = collect(body(), MAX_BODY_LEN, &large, "a").await.unwrap();
     assert_eq!(bytes.sha256(), HashedBody::from(Bytes::from(bytes.to_vec())).sha256(), "taken as it came");
     let bytes = bytes.into_bytes();
@@ -79,8 +80,8 @@ async fn a_place_is_kept_until_the_body_is_gone() {
     drop(bytes);
     assert!(collect(body(), MAX_BODY_LEN, &large, "a").now_or_never().is_none());
     drop(part);
-    assert_eq!(collect(body(), MAX_BODY_LEN, &large, "a").await.unwrap().len(), SMALL + 1);
-    let small = collect(Body::from(vec![b'x'; SMALL]), MAX_BODY_LEN, &large, "a").await.unwrap();
+    assert_eq!(collect(body(), MAX_BODY_LEN, &large, "a").await.unwrap().len(), SMALL_BODY_LEN + 1);
+    let small = collect(Body::from(vec![b'x'; SMALL_BODY_LEN]), MAX_BODY_LEN, &large, "a").await.unwrap();
     assert!(collect(body(), MAX_BODY_LEN, &large, "a").now_or_never().is_some());
     drop(small);
 }

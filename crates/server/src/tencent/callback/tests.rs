@@ -1,17 +1,17 @@
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{
-    Bucket, Format, Push, PushUrl, Recording, Secret, Service, Source, SourceUrl, Vod,
+    Bucket, Format, Push, PushUrl, Recording, Secret, Source, SourceUrl, StorageService, Vod,
 };
-use pagecast_fleet::{CastId, State};
+use pagecast_fleet::{CastId, CastState};
 use serde_json::{Value, json};
 
 use super::*;
 
-const AT: i64 = 1_700_000_000_000;
-const PUSH: &str = "rtmp://push.example.com/live/key?secret=1";
+const AT_MS: i64 = 1_700_000_000_000;
+const PUSH_URL: &str = "rtmp://push.example.com/live/key?secret=1";
 
-fn receiver(secret: Option<&str>) -> Receiver {
-    Receiver {
+fn receiver(secret: Option<&str>) -> CallbackReceiver {
+    CallbackReceiver {
         url: "http://example.com/hook".parse().unwrap(),
         secret: secret.map(Secret::new),
         retry_s: 0,
@@ -23,21 +23,21 @@ fn cast(to: Storage, format: Format) -> Cast {
     let id = CastId::parse("0123456789abcdef0123456789abcdef").unwrap();
     let mut spec = CastSpec::new(Source::new(SourceUrl::parse("https://example.com/").unwrap()));
     spec.recording = Some(Recording { format, ..Recording::new(id.as_str(), to, "spool".into()) });
-    spec.pushes = vec![Push { url: PushUrl::parse(PUSH).unwrap(), patience: None }];
+    spec.pushes = vec![Push { url: PushUrl::parse(PUSH_URL).unwrap(), reconnect_timeout: None }];
     Cast {
         id,
         app: "demo".into(),
-        origin: "tencent".into(),
+        api: "tencent".into(),
         key: None,
-        request: json!({ "SdkAppId": 1_400_000_001, PUSH_URLS: [PUSH] }),
+        request: json!({ "SdkAppId": 1_400_000_001, PUSH_URLS_FIELD: [PUSH_URL] }),
         spec,
-        state: State::Live,
+        state: CastState::Live,
         end: None,
-        created_ms: AT - 9000,
-        started_ms: Some(AT - 8000),
-        live_ms: Some(AT - 7000),
+        created_ms: AT_MS - 9000,
+        started_ms: Some(AT_MS - 8000),
+        live_ms: Some(AT_MS - 7000),
         ended_ms: None,
-        stop_asked: false,
+        stop_requested: false,
         closed: false,
         worker: None,
         epoch: 1,
@@ -46,29 +46,29 @@ fn cast(to: Storage, format: Format) -> Cast {
     }
 }
 
-fn cos(format: Format) -> Cast {
-    cast(Storage::Bucket(Bucket::new(Service::Cos, "records-1250000000")), format)
+fn cos_cast(format: Format) -> Cast {
+    cast(Storage::Bucket(Bucket::new(StorageService::Cos, "records-1250000000")), format)
 }
 
-fn vod() -> Cast {
+fn vod_cast() -> Cast {
     cast(Storage::TencentVod(Vod::default()), Format::Mp4)
 }
 
-fn said(cast: &Cast, what: Happening) -> Vec<Value> {
-    let event = Event { seq: 4, at_ms: AT, what };
+fn rendered(cast: &Cast, what: EventKind) -> Vec<Value> {
+    let event = Event { seq: 4, at_ms: AT_MS, kind: what };
     let messages = render(&receiver(None), cast, &event);
     assert_eq!(messages, render(&receiver(None), cast, &event), "the same each time");
     messages.iter().map(|message| serde_json::from_slice(&message.body).unwrap()).collect()
 }
 
 /// Group, type, status and words of each message.
-fn page(what: Happening) -> Vec<(i64, i64, i64, String)> {
+fn page_messages(what: EventKind) -> Vec<(i64, i64, i64, String)> {
     let number = |value: &Value| value.as_i64().unwrap();
-    said(&cos(Format::Mp4), what)
+    rendered(&cos_cast(Format::Mp4), what)
         .iter()
         .map(|body| {
             let (info, id) = (&body["EventInfo"], "0123456789abcdef0123456789abcdef");
-            assert_eq!((number(&info["EventMsTs"]), number(&body["CallbackTs"])), (AT, AT));
+            assert_eq!((number(&info["EventMsTs"]), number(&body["CallbackTs"])), (AT_MS, AT_MS));
             assert_eq!(info["TaskId"], id);
             assert!(info.get("RoomId").is_none() && info.get("EventTs").is_none());
             let payload = &info["Payload"];
@@ -78,20 +78,20 @@ fn page(what: Happening) -> Vec<(i64, i64, i64, String)> {
         .collect()
 }
 
-fn file(media_id: Option<&str>) -> File {
-    File {
+fn file(media_id: Option<&str>) -> StoredFile {
+    StoredFile {
         name: "a_0.mp4".into(),
         bytes: 7,
-        begin_ms: AT - 6000,
-        end_ms: AT - 1000,
+        begin_ms: AT_MS - 6000,
+        end_ms: AT_MS - 1000,
         media_id: media_id.map(str::to_owned),
         url: media_id.map(|id| format!("https://vod.example.com/{id}.mp4")),
     }
 }
 
-fn stored(files: Vec<File>, complete: bool, backup: bool) -> Happening {
+fn stored(files: Vec<StoredFile>, complete: bool, backup: bool) -> EventKind {
     let problem = (!complete).then(|| "the bucket is gone".to_owned());
-    Happening::Stored { files, complete, backup, problem }
+    EventKind::Stored { files, complete, backup, error: problem }
 }
 
 #[test]
@@ -103,26 +103,27 @@ fn a_body_is_signed_as_in_the_documents() {
         ),
         "8KzpwPucXdZhi2z4KF/Ra13E9CTOD6BEApI669z4UMw="
     );
-    let event = Event { seq: 3, at_ms: AT, what: Happening::Live };
-    let [message] = render(&receiver(Some("callbackkey123")), &cos(Format::Mp4), &event).try_into().unwrap();
+    let event = Event { seq: 3, at_ms: AT_MS, kind: EventKind::Live };
+    let [message] =
+        render(&receiver(Some("callbackkey123")), &cos_cast(Format::Mp4), &event).try_into().unwrap();
     let body = r#"{"EventGroupId":8,"EventType":801,"CallbackTs":1700000000000,"EventInfo":{"EventMsTs":1700000000000,"TaskId":"0123456789abcdef0123456789abcdef","Payload":{"Status":1,"EventMessage":"Success"}}}"#;
     assert_eq!(message.body, body.as_bytes());
     let signature = sign("callbackkey123", body.as_bytes());
     assert_eq!(message.headers, [("SdkAppId", "1400000001".to_owned()), ("Sign", signature)]);
-    let [unsigned] = render(&receiver(None), &cos(Format::Mp4), &event).try_into().unwrap();
+    let [unsigned] = render(&receiver(None), &cos_cast(Format::Mp4), &event).try_into().unwrap();
     assert_eq!(unsigned.headers, [("SdkAppId", "1400000001".to_owned())]);
 }
 
 #[test]
 fn each_event_of_a_page_has_the_words_of_the_vendor() {
     let end =
-        |reason, message: &str| Happening::Ended { reason, message: Some(message.to_owned()), cause: None };
-    let over = |reason| Happening::Ended { reason, message: None, cause: None };
+        |reason, message: &str| EventKind::Ended { reason, message: Some(message.to_owned()), cause: None };
+    let over = |reason| EventKind::Ended { reason, message: None, cause: None };
     let one = |kind, status, words: &str| vec![(8, kind, status, words.to_owned())];
     let stopped = || one(802, 1, "Success");
-    let trouble = Trouble::Freeze;
+    let trouble = HealthFault::Freeze;
     for (what, expected) in [
-        (Happening::Live, one(801, 1, "Success")),
+        (EventKind::Live, one(801, 1, "Success")),
         (
             end(
                 EndReason::StartFailed,
@@ -147,68 +148,69 @@ fn each_event_of_a_page_has_the_words_of_the_vendor() {
             one(801, 2, "StartRecording error"),
         ),
         (over(EndReason::StartFailed), one(801, 2, "StartRecording error")),
-        (over(EndReason::GaveUp(Trouble::StartTimeout)), one(801, 2, "Page load timeout")),
-        (Happening::Restarted, one(801, 3, "Chrome exception, exit task")),
-        (Happening::Moved { trouble: Trouble::Crash }, one(801, 3, "Chrome exception, exit task")),
-        (Happening::Moved { trouble }, one(801, 4, "Recording tasks have been migrated")),
-        (Happening::TakenUp, one(801, 4, "Recording tasks have been migrated")),
+        (over(EndReason::GaveUp(HealthFault::StartTimeout)), one(801, 2, "Page load timeout")),
+        (EventKind::Restarted, one(801, 3, "Chrome exception, exit task")),
+        (EventKind::Moved { fault: HealthFault::Crash }, one(801, 3, "Chrome exception, exit task")),
+        (EventKind::Moved { fault: trouble }, one(801, 4, "Recording tasks have been migrated")),
+        (EventKind::Resumed, one(801, 4, "Recording tasks have been migrated")),
         (over(EndReason::GaveUp(trouble)), one(801, 5, "Exception error, exit task")),
         (over(EndReason::OutputFailed), one(801, 5, "Exception error, exit task")),
-        (Happening::Reloaded { trouble: Trouble::StartTimeout }, one(803, 1, "Page load timeout")),
-        (Happening::Reloaded { trouble }, one(803, 1, "PageRefresh")),
+        (EventKind::Reloaded { fault: HealthFault::StartTimeout }, one(803, 1, "Page load timeout")),
+        (EventKind::Reloaded { fault: trouble }, one(803, 1, "PageRefresh")),
         (over(EndReason::MaxTime), [one(804, 1, "Over time limit"), stopped()].concat()),
         (over(EndReason::LargeVideo), one(804, 2, "Exceeding resolution limitation")),
         (over(EndReason::Stopped), stopped()),
         (over(EndReason::PageEnded), stopped()),
         (over(EndReason::Complete), stopped()),
-        (Happening::Queued, Vec::new()),
-        (Happening::Started, Vec::new()),
-        (Happening::Unrecorded, Vec::new()),
-        (Happening::Storing { stuck: true, pending: 1, problem: None }, Vec::new()),
-        (Happening::Room { state: push::State::Running, error: None }, Vec::new()),
+        (EventKind::Queued, Vec::new()),
+        (EventKind::Started, Vec::new()),
+        (EventKind::RecordingStopped, Vec::new()),
+        (EventKind::Upload { failing: true, pending: 1, error: None }, Vec::new()),
+        (EventKind::Room { state: connection::State::Running, error: None }, Vec::new()),
     ] {
-        assert_eq!(page(what.clone()), expected, "{what:?}");
+        assert_eq!(page_messages(what.clone()), expected, "{what:?}");
     }
 }
 
 #[test]
-fn files_are_told_when_they_are_stored() {
-    let [body] = said(&cos(Format::Mp4), stored(vec![file(None)], true, false)).try_into().unwrap();
+fn files_are_reported_when_they_are_stored() {
+    let [body] = rendered(&cos_cast(Format::Mp4), stored(vec![file(None)], true, false)).try_into().unwrap();
     assert_eq!(
         body,
         json!({
-            "EventGroupId": 3, "EventType": 310, "CallbackTs": AT,
+            "EventGroupId": 3, "EventType": 310, "CallbackTs": AT_MS,
             "EventInfo": {
-                "RoomId": "", "EventTs": 1_700_000_000, "EventMsTs": AT, "UserId": "",
+                "RoomId": "", "EventTs": 1_700_000_000, "EventMsTs": AT_MS, "UserId": "",
                 "TaskId": "0123456789abcdef0123456789abcdef_StartTimeMs_1699999994000",
                 "Payload": {
                     "Status": 0,
                     "FileList": ["a_0.mp4"],
                     "FileMessage": [{
                         "FileName": "a_0.mp4", "UserId": "", "TrackType": "audio_video", "MediaId": "mix",
-                        "StartTimeStamp": AT - 6000, "EndTimeStamp": AT - 1000,
+                        "StartTimeStamp": AT_MS - 6000, "EndTimeStamp": AT_MS - 1000,
                     }],
                 },
             },
         })
     );
-    let status = |what| said(&cos(Format::Mp4), what)[0]["EventInfo"]["Payload"]["Status"].clone();
+    let status = |what| rendered(&cos_cast(Format::Mp4), what)[0]["EventInfo"]["Payload"]["Status"].clone();
     assert_eq!(status(stored(vec![file(None)], false, false)), 1, "some are stuck");
     assert_eq!(status(stored(vec![file(None)], true, true)), 1, "they are in the backup");
     assert_eq!(status(stored(Vec::new(), false, false)), 2, "nothing is there");
-    assert!(said(&cos(Format::Mp4), stored(Vec::new(), true, false)).is_empty());
-    let never_live = Cast { live_ms: None, ..cos(Format::Mp4) };
-    assert!(said(&never_live, stored(Vec::new(), false, false)).is_empty());
-    let [body] = said(&cos(Format::HlsTs), stored(vec![file(None)], true, false)).try_into().unwrap();
+    assert!(rendered(&cos_cast(Format::Mp4), stored(Vec::new(), true, false)).is_empty());
+    let never_live = Cast { live_ms: None, ..cos_cast(Format::Mp4) };
+    assert!(rendered(&never_live, stored(Vec::new(), false, false)).is_empty());
+    let [body] =
+        rendered(&cos_cast(Format::HlsTs), stored(vec![file(None)], true, false)).try_into().unwrap();
     assert_eq!((&body["EventGroupId"], &body["EventType"]), (&json!(3), &json!(305)));
     assert_eq!(body["EventInfo"]["Payload"], json!({ "Status": 0, "LeaveCode": 0 }));
     assert_eq!(body["EventInfo"]["TaskId"], "0123456789abcdef0123456789abcdef");
 }
 
 #[test]
-fn media_are_told_each_and_then_all() {
+fn media_are_reported_each_and_then_all() {
     let [first, second, done] =
-        said(&vod(), stored(vec![file(Some("m1")), file(None)], false, false)).try_into().unwrap();
+        rendered(&vod_cast(), stored(vec![file(Some("m1")), file(None)], false, false)).try_into().unwrap();
     assert_eq!(
         (&first["EventType"], &second["EventType"], &done["EventType"]),
         (&json!(311), &json!(311), &json!(312))
@@ -220,58 +222,66 @@ fn media_are_told_each_and_then_all() {
             "TencentVod": {
                 "UserId": "", "TrackType": "audio_video", "MediaId": "mix", "FileId": "m1",
                 "VideoUrl": "https://vod.example.com/m1.mp4", "CacheFile": "a_0.mp4",
-                "StartTimeStamp": AT - 6000, "EndTimeStamp": AT - 1000,
+                "StartTimeStamp": AT_MS - 6000, "EndTimeStamp": AT_MS - 1000,
             },
         })
     );
     assert_eq!(second["EventInfo"]["Payload"]["Status"], 1);
     assert_eq!(second["EventInfo"]["Payload"]["Errmsg"], "the bucket is gone");
     assert_eq!(done["EventInfo"]["Payload"], json!({ "Status": 1 }));
-    let [_, done] = said(&vod(), stored(vec![file(Some("m1"))], true, false)).try_into().unwrap();
+    let [_, done] = rendered(&vod_cast(), stored(vec![file(Some("m1"))], true, false)).try_into().unwrap();
     assert_eq!(done["EventInfo"]["Payload"], json!({ "Status": 0 }));
-    let [none, _] = said(&vod(), stored(Vec::new(), false, false)).try_into().unwrap();
+    let [none, _] = rendered(&vod_cast(), stored(Vec::new(), false, false)).try_into().unwrap();
     assert_eq!(none["EventInfo"]["Payload"]["Status"], 2);
 }
 
 #[test]
-fn pushes_are_told_with_the_address_that_was_asked_for() {
-    let shown = PushUrl::parse(PUSH).unwrap().to_string();
+fn pushes_are_reported_with_the_requested_address() {
+    let shown = PushUrl::parse(PUSH_URL).unwrap().to_string();
     let told = |id, url: &str, state, error: Option<&str>| {
-        let happening = Happening::Push { id, url: url.to_owned(), state, error: error.map(str::to_owned) };
-        let [body] = said(&cos(Format::Mp4), happening).try_into().unwrap();
+        let happening = EventKind::Push { id, url: url.to_owned(), state, error: error.map(str::to_owned) };
+        let [body] = rendered(&cos_cast(Format::Mp4), happening).try_into().unwrap();
         assert_eq!((&body["EventGroupId"], &body["EventType"]), (&json!(4), &json!(401)));
         let info = &body["EventInfo"];
         assert_eq!(
             (&info["RoomId"], &info["RoomType"], &info["UserId"]),
             (&json!(""), &json!(1), &json!(""))
         );
-        assert_eq!(info["EventMsTs"], AT);
+        assert_eq!(info["EventMsTs"], AT_MS);
         info["Payload"].clone()
     };
     for (state, status) in [
-        (push::State::Idle, 0),
-        (push::State::Connecting, 1),
-        (push::State::Running, 2),
-        (push::State::Recovering, 3),
-        (push::State::Failed, 4),
-        (push::State::Disconnecting, 5),
+        (connection::State::Idle, 0),
+        (connection::State::Connecting, 1),
+        (connection::State::Running, 2),
+        (connection::State::Recovering, 3),
+        (connection::State::Failed, 4),
+        (connection::State::Disconnecting, 5),
     ] {
         let payload = told(1, &shown, state, None);
-        assert_eq!(payload, json!({ "Url": PUSH, "Status": status, "ErrorCode": 0, "ErrorMsg": "" }));
+        assert_eq!(payload, json!({ "Url": PUSH_URL, "Status": status, "ErrorCode": 0, "ErrorMsg": "" }));
     }
-    let payload = told(1, &shown, push::State::Failed, Some("refused"));
-    assert_eq!(payload, json!({ "Url": PUSH, "Status": 4, "ErrorCode": 1, "ErrorMsg": "refused" }));
+    let payload = told(1, &shown, connection::State::Failed, Some("refused"));
+    assert_eq!(payload, json!({ "Url": PUSH_URL, "Status": 4, "ErrorCode": 1, "ErrorMsg": "refused" }));
     for id in [0, 2, u32::MAX] {
-        assert_eq!(told(id, &shown, push::State::Running, None)["Url"], PUSH, "only one can be meant");
+        assert_eq!(
+            told(id, &shown, connection::State::Running, None)["Url"],
+            PUSH_URL,
+            "only one can be meant"
+        );
     }
-    let twins = Cast { request: json!({ PUSH_URLS: [PUSH, format!("{PUSH}2")] }), ..cos(Format::Mp4) };
-    let told_of_twins = |id| {
-        let happening = Happening::Push { id, url: shown.clone(), state: push::State::Running, error: None };
-        said(&twins, happening)[0]["EventInfo"]["Payload"]["Url"].as_str().unwrap().to_owned()
+    let twins = Cast {
+        request: json!({ PUSH_URLS_FIELD: [PUSH_URL, format!("{PUSH_URL}2")] }),
+        ..cos_cast(Format::Mp4)
     };
-    assert_eq!((told_of_twins(1), told_of_twins(2)), (PUSH.to_owned(), format!("{PUSH}2")));
+    let told_of_twins = |id| {
+        let happening =
+            EventKind::Push { id, url: shown.clone(), state: connection::State::Running, error: None };
+        rendered(&twins, happening)[0]["EventInfo"]["Payload"]["Url"].as_str().unwrap().to_owned()
+    };
+    assert_eq!((told_of_twins(1), told_of_twins(2)), (PUSH_URL.to_owned(), format!("{PUSH_URL}2")));
     assert_eq!(told_of_twins(3), shown, "one that was added since");
-    assert_eq!(told(1, "rtmp://b/c/…", push::State::Running, None)["Url"], "rtmp://b/c/…");
+    assert_eq!(told(1, "rtmp://b/c/…", connection::State::Running, None)["Url"], "rtmp://b/c/…");
 }
 
 #[test]
@@ -287,6 +297,6 @@ fn a_message_is_tried_for_a_minute() {
         (1, 61, None),
         (u32::MAX, u64::MAX, None),
     ] {
-        assert_eq!((RULE.pause)(tries, secs(age)), expected.map(secs), "{tries} after {age} s");
+        assert_eq!((RETRY_POLICY.retry_delay)(tries, secs(age)), expected.map(secs), "{tries} after {age} s");
     }
 }

@@ -1,6 +1,6 @@
 use pagecast_core::spec::{Layer, Room, RoomService, RoomUrl, Secret, Size, Source, SourceUrl};
-use pagecast_core::{CastSpec, Fps, push};
-use pagecast_fleet::{CastId, State};
+use pagecast_core::{CastSpec, Fps, connection};
+use pagecast_fleet::{CastId, CastState};
 use serde_json::{Value, json};
 
 use super::*;
@@ -13,22 +13,22 @@ fn cast(live_ms: Option<i64>) -> Cast {
     let id = |text: &str| text.to_owned();
     let ids =
         RoomIds { app: id("app0123456789"), room: id("room1"), user: id("webcast_1"), task: id("task1") };
-    let layer = Layer { size: Size::HD, fps: Fps::USUAL, bitrate_kbps: None };
+    let layer = Layer { size: Size::HD, fps: Fps::DEFAULT, bitrate_kbps: None };
     spec.room = Some(Room::new(RoomService::Whip { url, token: None }, ids, layer));
     Cast {
         id: CastId::parse("00000000000000000000000000000001").unwrap(),
         app: id("demo"),
-        origin: id("volcengine"),
+        api: id("volcengine"),
         key: None,
         request: json!({ "AppId": "app0123456789" }),
         spec,
-        state: State::Live,
+        state: CastState::Live,
         end: None,
         created_ms: 0,
         started_ms: Some(1),
         live_ms,
         ended_ms: None,
-        stop_asked: false,
+        stop_requested: false,
         closed: false,
         worker: None,
         epoch: 1,
@@ -37,23 +37,23 @@ fn cast(live_ms: Option<i64>) -> Cast {
     }
 }
 
-fn receiver() -> Receiver {
+fn receiver() -> CallbackReceiver {
     let url = "https://receiver.example/".parse().unwrap();
-    Receiver { url, secret: Some(Secret::new("cb-secret")), retry_s: 0, noce: false }
+    CallbackReceiver { url, secret: Some(Secret::new("cb-secret")), retry_s: 0, noce: false }
 }
 
-fn event(what: Happening) -> Event {
-    Event { seq: 7, at_ms: LIVE_MS + 1, what }
+fn event(what: EventKind) -> Event {
+    Event { seq: 7, at_ms: LIVE_MS + 1, kind: what }
 }
 
-fn body(messages: &[Message]) -> Value {
+fn body(messages: &[WebhookMessage]) -> Value {
     let [message] = messages else { panic!("{} messages", messages.len()) };
     serde_json::from_slice(&message.body).unwrap()
 }
 
 #[test]
 fn the_signature_is_that_of_the_specification() {
-    let unsigned = Unsigned {
+    let unsigned = UnsignedPayload {
         event_type: "Webcast",
         event_data: r#"{"AppId":"app0123456789","RoomId":"room1","TaskId":"task1","UserId":"webcast_1","Status":1,"Reason":""}"#,
         event_time: "2023-11-14T22:13:20Z",
@@ -63,22 +63,22 @@ fn the_signature_is_that_of_the_specification() {
         nonce: "1234",
     };
     let expected = "33a76f606c77c1ed4d9019fb97c5ab749e43e8abb929b57d912932568d0c24a7";
-    assert_eq!(signature(&unsigned, "cb-secret"), expected);
+    assert_eq!(compute_signature(&unsigned, "cb-secret"), expected);
 }
 
 /// As a receiver does it.
-fn verified(body: &Value, secret: &str) -> bool {
+fn verify_signature(body: &Value, secret: &str) -> bool {
     let names = ["EventType", "EventData", "EventTime", "EventId", "Version", "AppId", "Nonce"];
     let mut values: Vec<&str> = names.iter().map(|name| body[*name].as_str().unwrap()).collect();
     values.push(secret);
     values.sort_unstable();
-    hash(values.concat().as_bytes()) == body["Signature"]
+    sha256_hex(values.concat().as_bytes()) == body["Signature"]
 }
 
 #[test]
 fn a_message_is_whole_and_always_the_same() {
     let cast = cast(Some(LIVE_MS));
-    let live = Event { at_ms: LIVE_MS, ..event(Happening::Live) };
+    let live = Event { at_ms: LIVE_MS, ..event(EventKind::Live) };
     let messages = render(&receiver(), &cast, &live);
     assert_eq!(messages, render(&receiver(), &cast, &live));
     let said = body(&messages);
@@ -97,45 +97,45 @@ fn a_message_is_whole_and_always_the_same() {
     );
     let nonce = said["Nonce"].as_str().unwrap();
     assert!(nonce.len() == 4 && nonce.bytes().all(|byte| byte.is_ascii_digit()), "{nonce}");
-    assert!(verified(&said, "cb-secret") && !verified(&said, "another"));
+    assert!(verify_signature(&said, "cb-secret") && !verify_signature(&said, "another"));
 }
 
 #[test]
 fn options() {
     let mut labelled = cast(Some(LIVE_MS));
     labelled.request = json!({ "BusinessId": "biz" });
-    let old = Receiver { noce: true, secret: None, ..receiver() };
-    let said = body(&render(&old, &labelled, &event(Happening::Live)));
+    let old = CallbackReceiver { noce: true, secret: None, ..receiver() };
+    let said = body(&render(&old, &labelled, &event(EventKind::Live)));
     assert_eq!((&said["Noce"], &said["BusinessId"]), (&said["Nonce"], &json!("biz")));
-    assert!(verified(&said, ""));
+    assert!(verify_signature(&said, ""));
     let data: Value = serde_json::from_str(said["EventData"].as_str().unwrap()).unwrap();
     assert_eq!(data["BusinessId"], "biz");
 }
 
 #[test]
-fn every_happening_has_its_words_or_none() {
-    use Happening as H;
-    use Trouble as T;
+fn every_event_has_its_status_or_none() {
+    use EventKind as H;
+    use HealthFault as T;
     let ended = |reason| H::Ended { reason, message: Some("in words".to_owned()), cause: None };
-    let push = H::Push { id: 1, url: String::new(), state: push::State::Connecting, error: None };
+    let push = H::Push { id: 1, url: String::new(), state: connection::State::Connecting, error: None };
     for (what, live_ms, expected) in [
         (H::Queued, None, None),
         (H::Started, None, None),
         (H::Live, Some(LIVE_MS), Some((1, ""))),
-        (H::Reloaded { trouble: T::StartTimeout }, None, Some((4, "StartEventTimeout"))),
-        (H::Reloaded { trouble: T::Freeze }, Some(LIVE_MS), Some((4, "PageFreeze"))),
-        (H::Reloaded { trouble: T::Blank }, Some(LIVE_MS), Some((4, "PageBlank"))),
-        (H::Moved { trouble: T::StartTimeout }, None, Some((5, "StartEventTimeout"))),
-        (H::Moved { trouble: T::Freeze }, Some(LIVE_MS), Some((5, "PageFreeze"))),
-        (H::Moved { trouble: T::Blank }, Some(LIVE_MS), Some((5, "PageBlank"))),
-        (H::Moved { trouble: T::Crash }, Some(LIVE_MS), Some((5, "PageCrash"))),
-        (H::Moved { trouble: T::Unreachable }, Some(LIVE_MS), Some((5, "PageCrash"))),
+        (H::Reloaded { fault: T::StartTimeout }, None, Some((4, "StartEventTimeout"))),
+        (H::Reloaded { fault: T::Freeze }, Some(LIVE_MS), Some((4, "PageFreeze"))),
+        (H::Reloaded { fault: T::Blank }, Some(LIVE_MS), Some((4, "PageBlank"))),
+        (H::Moved { fault: T::StartTimeout }, None, Some((5, "StartEventTimeout"))),
+        (H::Moved { fault: T::Freeze }, Some(LIVE_MS), Some((5, "PageFreeze"))),
+        (H::Moved { fault: T::Blank }, Some(LIVE_MS), Some((5, "PageBlank"))),
+        (H::Moved { fault: T::Crash }, Some(LIVE_MS), Some((5, "PageCrash"))),
+        (H::Moved { fault: T::Unreachable }, Some(LIVE_MS), Some((5, "PageCrash"))),
         (H::Restarted, Some(LIVE_MS), Some((5, "PageCrash"))),
         (H::Restarted, None, None),
         (H::Restarted, Some(LIVE_MS + 9), None),
-        (H::TakenUp, Some(LIVE_MS), Some((5, "PageCrash"))),
-        (H::TakenUp, None, None),
-        (H::Unrecorded, Some(LIVE_MS), None),
+        (H::Resumed, Some(LIVE_MS), Some((5, "PageCrash"))),
+        (H::Resumed, None, None),
+        (H::RecordingStopped, Some(LIVE_MS), None),
         (push, Some(LIVE_MS), None),
         (ended(EndReason::Stopped), Some(LIVE_MS), Some((2, "StopByAPI"))),
         (ended(EndReason::MaxTime), Some(LIVE_MS), Some((2, "ExceedMaxRunningTime"))),
@@ -148,14 +148,14 @@ fn every_happening_has_its_words_or_none() {
         (ended(EndReason::GaveUp(T::StartTimeout)), None, Some((3, "StartEventTimeout"))),
     ] {
         let (cast, event) = (cast(live_ms), event(what));
-        assert_eq!(words(&cast, &event), expected, "{event:?}");
+        assert_eq!(status_and_reason(&cast, &event), expected, "{event:?}");
         assert_eq!(render(&receiver(), &cast, &event).len(), usize::from(expected.is_some()), "{event:?}");
     }
 }
 
 #[test]
 fn three_tries() {
-    let pauses: Vec<_> = (0..5).map(|tries| (RULE.pause)(tries, Duration::ZERO)).collect();
+    let pauses: Vec<_> = (0..5).map(|tries| (RETRY_POLICY.retry_delay)(tries, Duration::ZERO)).collect();
     let s = |count| Some(Duration::from_secs(count));
     assert_eq!(pauses, [s(0), s(1), s(5), None, None]);
 }

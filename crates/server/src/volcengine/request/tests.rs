@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 /// A body with everything that must be there, and this besides: a field by its path, with slashes.
-fn with(path: &str, value: Value) -> Map<String, Value> {
+fn body_with(path: &str, value: Value) -> Map<String, Value> {
     let mut body = json!({
         "AppId": "app0123456789", "RoomId": "room1", "TaskId": "task1", "UserId": "webcast_1",
         "SourceURL": "https://a.example/b?c=d", "VideoSolutions": [{}], "MonitorConfig": {}, "EventNotifyConfig": {},
@@ -14,11 +14,11 @@ fn with(path: &str, value: Value) -> Map<String, Value> {
     body.as_object().unwrap().clone()
 }
 
-fn read(path: &str, value: Value) -> Result<Value, Fault> {
-    Start::read(&with(path, value)).map(|start| serde_json::to_value(start).unwrap())
+fn read(path: &str, value: Value) -> Result<Value, ApiError> {
+    StartRequest::parse(&body_with(path, value)).map(|start| serde_json::to_value(start).unwrap())
 }
 
-fn refused(path: &str, value: &Value) -> Fault {
+fn expect_error(path: &str, value: &Value) -> ApiError {
     read(path, value.clone()).expect_err(&format!("{path} = {value}"))
 }
 
@@ -38,7 +38,7 @@ fn numbers() {
     ] {
         let value_of =
             |given: Value| read(path, given).map(|echo| echo.pointer(&format!("/{path}")).cloned());
-        let absent = Start::read(&with("X", json!("unknown fields do not matter"))).unwrap();
+        let absent = StartRequest::parse(&body_with("X", json!("unknown fields do not matter"))).unwrap();
         let absent = serde_json::to_value(absent).unwrap();
         assert_eq!(absent.pointer(&format!("/{path}")), Some(&json!(default)), "{path}, absent");
         for (given, expected) in
@@ -55,13 +55,13 @@ fn numbers() {
             [json!(low - 1), json!(high + 1), json!(-1), large.clone(), huge.clone(), json!(i64::MIN)];
         let doubles = [json!(f64::from(high) + 1.0), json!(-5.0)];
         for given in numbers.into_iter().chain(doubles).filter(|given| *given != json!(0)) {
-            let Fault { code, message } = refused(path, &given);
+            let ApiError { code, message } = expect_error(path, &given);
             let ends = if default == 0 && low > 0 {
                 format!("{name} is {given}: 0, and {low} to {high} are possible")
             } else {
                 format!("{name} is {given}: {low} to {high} are possible")
             };
-            assert_eq!((code, message), (Code::InvalidParameter, ends));
+            assert_eq!((code, message), (ErrorCode::InvalidParameter, ends));
         }
         for (given, said) in [
             (json!("30"), "a string"),
@@ -70,10 +70,10 @@ fn numbers() {
             (json!({}), "an object"),
             (json!(20.5), "20.5"),
         ] {
-            let Fault { code, message } = refused(path, &given);
+            let ApiError { code, message } = expect_error(path, &given);
             assert_eq!(
                 (code, message),
-                (Code::InvalidParameter, format!("{name} must be an integer, it is {said}"))
+                (ErrorCode::InvalidParameter, format!("{name} must be an integer, it is {said}"))
             );
         }
     }
@@ -94,17 +94,17 @@ fn odd_sizes_are_rounded_down() {
 #[test]
 fn identifiers() {
     for (name, malformed, needed) in [
-        ("AppId", Code::IllegalAppId, true),
-        ("RoomId", Code::IllegalRoomId, true),
-        ("TaskId", Code::InvalidParameter, true),
-        ("UserId", Code::InvalidParameter, true),
-        ("BusinessId", Code::InvalidParameter, false),
+        ("AppId", ErrorCode::IllegalAppId, true),
+        ("RoomId", ErrorCode::IllegalRoomId, true),
+        ("TaskId", ErrorCode::InvalidParameter, true),
+        ("UserId", ErrorCode::InvalidParameter, true),
+        ("BusinessId", ErrorCode::InvalidParameter, false),
     ] {
         for good in ["a", "azAZ09_@-.", &"a".repeat(128)] {
             assert_eq!(read(name, json!(good)).unwrap()[name], good);
         }
         for bad in ["a b", "a/b", "ä", "页", "a\n", &"a".repeat(129), &"页".repeat(100_000)] {
-            let Fault { code, message } = refused(name, &json!(bad));
+            let ApiError { code, message } = expect_error(name, &json!(bad));
             assert_eq!(code, malformed, "{name}");
             let count = format!("with {} characters: 1 to 128 of the letters", bad.chars().count());
             assert!(message.starts_with(&format!("{name} is \"")) && message.contains(&count), "{message}");
@@ -112,19 +112,19 @@ fn identifiers() {
         }
         for (given, said) in [(json!(1), "a number"), (json!(["a"]), "an array"), (json!(false), "a boolean")]
         {
-            let Fault { code, message } = refused(name, &given);
+            let ApiError { code, message } = expect_error(name, &given);
             assert_eq!(
                 (code, message),
-                (Code::InvalidParameter, format!("{name} must be a string, it is {said}"))
+                (ErrorCode::InvalidParameter, format!("{name} must be a string, it is {said}"))
             );
         }
         if needed {
-            let missing = Fault::new(Code::InvalidParameter, format!("{name} is missing"));
-            assert_eq!(refused(name, &Value::Null), missing);
-            let mut without = with("X", Value::Null);
+            let missing = ApiError::new(ErrorCode::InvalidParameter, format!("{name} is missing"));
+            assert_eq!(expect_error(name, &Value::Null), missing);
+            let mut without = body_with("X", Value::Null);
             without.remove(name);
-            assert_eq!(Start::read(&without), Err(missing));
-            assert_eq!(refused(name, &json!("")).code, malformed);
+            assert_eq!(StartRequest::parse(&without), Err(missing));
+            assert_eq!(expect_error(name, &json!("")).code, malformed);
         } else {
             for nothing in [Value::Null, json!("")] {
                 assert_eq!(read(name, nothing).unwrap().get(name), None);
@@ -140,8 +140,8 @@ fn addresses() {
         ["http://a.example", "https://u:p@a.example:8443/b?c=d#e", &long(1024, "a"), &long(1024, "𠀀")]
     {
         assert_eq!(read("SourceURL", json!(good)).unwrap()["SourceURL"], good, "as it was written");
-        let start = Start::read(&with("SourceURL", json!(good))).unwrap();
-        let page = start.page().unwrap();
+        let start = StartRequest::parse(&body_with("SourceURL", json!(good))).unwrap();
+        let page = start.page_url().unwrap();
         assert_eq!(SourceUrl::parse(page.reveal()), Ok(page), "it can be read again");
         assert!(!format!("{start:?}").contains("a.example"));
     }
@@ -152,8 +152,8 @@ fn addresses() {
         (Value::Null, "SourceURL is missing"),
         (json!(7), "SourceURL must be a string, it is a number"),
     ] {
-        let Fault { code, message } = refused("SourceURL", &bad);
-        assert!(code == Code::InvalidParameter && message.starts_with(words), "{message}");
+        let ApiError { code, message } = expect_error("SourceURL", &bad);
+        assert!(code == ErrorCode::InvalidParameter && message.starts_with(words), "{message}");
     }
     for (bad, words) in [
         ("a.example/b?secret=1", "must be an address like https://a.example/page: relative"),
@@ -161,9 +161,9 @@ fn addresses() {
         ("javascript:alert(1)", "cannot open a javascript: address"),
         ("https://", "must be an address like https://a.example/page: empty host"),
     ] {
-        let Fault { code, message } =
-            Start::read(&with("SourceURL", json!(bad))).unwrap().page().unwrap_err();
-        assert!(code == Code::InvalidParameter && message.contains(words), "{message}");
+        let ApiError { code, message } =
+            StartRequest::parse(&body_with("SourceURL", json!(bad))).unwrap().page_url().unwrap_err();
+        assert!(code == ErrorCode::InvalidParameter && message.contains(words), "{message}");
         assert!(!message.contains("secret"), "{message}");
     }
 }
@@ -208,7 +208,7 @@ fn solutions_and_objects() {
             "EventNotifyConfig.EnableEventNotify must be true or false, it is a number",
         ),
     ] {
-        assert_eq!(refused(path, &bad), Fault::new(Code::InvalidParameter, words));
+        assert_eq!(expect_error(path, &bad), ApiError::new(ErrorCode::InvalidParameter, words));
     }
 }
 
@@ -216,21 +216,21 @@ fn solutions_and_objects() {
 fn bodies() {
     let deep = format!("{{\"AppId\":{}", "[".repeat(60_000));
     for (bytes, code) in [
-        (&b""[..], Code::BodyIsEmpty),
-        (b" \r\n\t", Code::BodyIsEmpty),
-        (b"{", Code::Unmarshal),
-        (b"[]", Code::Unmarshal),
-        (b"null", Code::Unmarshal),
-        (b"\"{}\"", Code::Unmarshal),
-        (b"{} {}", Code::Unmarshal),
-        (b"{\"AppId\":1e999}", Code::Unmarshal),
-        (b"{\"AppId\":\"\xff\"}", Code::Unmarshal),
-        (b"AppId=a&RoomId=b", Code::Unmarshal),
-        (deep.as_bytes(), Code::Unmarshal),
+        (&b""[..], ErrorCode::BodyIsEmpty),
+        (b" \r\n\t", ErrorCode::BodyIsEmpty),
+        (b"{", ErrorCode::Unmarshal),
+        (b"[]", ErrorCode::Unmarshal),
+        (b"null", ErrorCode::Unmarshal),
+        (b"\"{}\"", ErrorCode::Unmarshal),
+        (b"{} {}", ErrorCode::Unmarshal),
+        (b"{\"AppId\":1e999}", ErrorCode::Unmarshal),
+        (b"{\"AppId\":\"\xff\"}", ErrorCode::Unmarshal),
+        (b"AppId=a&RoomId=b", ErrorCode::Unmarshal),
+        (deep.as_bytes(), ErrorCode::Unmarshal),
     ] {
-        assert_eq!(body(bytes).unwrap_err().code, code);
+        assert_eq!(parse_body(bytes).unwrap_err().code, code);
     }
-    let escaped = body(
+    let escaped = parse_body(
         br#"{"AppId":"a","AppId":"b","SourceURL":"https:\/\/a.example\/?a=1\u0026b=\u9875","appid":"c"}"#,
     );
     let escaped = escaped.unwrap();
@@ -238,24 +238,24 @@ fn bodies() {
         (&escaped["AppId"], &escaped["SourceURL"]),
         (&json!("b"), &json!("https://a.example/?a=1&b=页"))
     );
-    assert!(Start::read(&escaped).is_err(), "names are as they are written");
+    assert!(StartRequest::parse(&escaped).is_err(), "names are as they are written");
 }
 
 #[test]
 fn the_first_of_several_items_counts() {
     let item = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let items = [item("AppId", "a"), item("RoomId", "r"), item("TaskId", "t"), item("AppId", "b")];
-    let task = Task::read(&query(&items)).unwrap();
+    let task = TaskRef::parse(&query_fields(&items)).unwrap();
     assert_eq!((task.app_id.as_str(), task.room_id.as_str(), task.task_id.as_str()), ("a", "r", "t"));
-    assert_eq!(Task::read(&query(&items[..2])).unwrap_err().message, "TaskId is missing");
+    assert_eq!(TaskRef::parse(&query_fields(&items[..2])).unwrap_err().message, "TaskId is missing");
 }
 
 proptest::proptest! {
     #[test]
     fn nothing_from_outside_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), text in "[\\[\\]{}:,\"0-9a-zA-Z.e+-]{0,100}") {
         for bytes in [&bytes[..], text.as_bytes()] {
-            if let Ok(fields) = body(bytes) {
-                assert!(Start::read(&fields).is_err());
+            if let Ok(fields) = parse_body(bytes) {
+                assert!(StartRequest::parse(&fields).is_err());
             }
         }
     }

@@ -1,0 +1,132 @@
+//! One cast of either side, driven in the same way.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::baseline::BaselineRecorder;
+use crate::measure::WARM_UP;
+use crate::page::BenchPage;
+use crate::pagecast::{PagecastRecorder, SelfReport};
+use crate::site::BenchSite;
+
+pub(crate) const WIDTH: usize = 1280;
+pub(crate) const HEIGHT: usize = 720;
+pub(crate) const FPS: u32 = 30;
+
+/// A busy machine may take long to show a page.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Who records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recorder {
+    Pagecast,
+    Baseline,
+}
+
+impl Recorder {
+    pub(crate) const ALL: [Self; 2] = [Self::Pagecast, Self::Baseline];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pagecast => "Pagecast",
+            Self::Baseline => "recipe",
+        }
+    }
+}
+
+/// A page that is being recorded.
+#[derive(Debug)]
+pub(crate) struct Cast {
+    number: u32,
+    file: PathBuf,
+    recorder: RunningRecorder,
+}
+
+#[derive(Debug)]
+enum RunningRecorder {
+    Pagecast(PagecastRecorder),
+    Baseline(BaselineRecorder),
+}
+
+impl Cast {
+    /// Starts everything that a cast of `page` needs; `program` is the `pagecast` to run.
+    pub(crate) fn start(side: Recorder, site: &BenchSite, page: BenchPage, program: &Path) -> Result<Self> {
+        let number = next_cast_number();
+        Self::start_url(side, site, &site.page_url(page, number), number, program)
+    }
+
+    /// The same for the page that flashes and beeps, which does not say when it has drawn.
+    pub(crate) fn start_flash_beep(side: Recorder, site: &BenchSite, program: &Path) -> Result<Self> {
+        let number = next_cast_number();
+        let mut cast = Self::start_url(side, site, &site.flash_beep_url(number), number, program)?;
+        site.wait_until_requested(number, START_TIMEOUT)?;
+        // The recipe's sound is at its best when the browser already plays as its recording begins.
+        std::thread::sleep(WARM_UP);
+        cast.start_recording()?;
+        Ok(cast)
+    }
+
+    /// A cast of Pagecast's whose browser was started before.
+    pub(crate) fn start_warm(site: &BenchSite, page: BenchPage, program: &Path) -> Result<Self> {
+        let number = next_cast_number();
+        let file = site.output_path(&format!("warm-{number}.mp4"));
+        let pagecast = PagecastRecorder::start_warm(program, &site.page_url(page, number), &file)?;
+        Ok(Self { number, file, recorder: RunningRecorder::Pagecast(pagecast) })
+    }
+
+    fn start_url(side: Recorder, site: &BenchSite, url: &str, number: u32, program: &Path) -> Result<Self> {
+        let file = site.output_path(&format!("{}-{number}.mp4", side.name()));
+        let kind = match side {
+            Recorder::Pagecast => RunningRecorder::Pagecast(PagecastRecorder::start(program, url, &file)?),
+            Recorder::Baseline => RunningRecorder::Baseline(BaselineRecorder::start(url)?),
+        };
+        Ok(Self { number, file, recorder: kind })
+    }
+
+    /// Waits until the page has drawn; the recipe starts to record only then, as its users do.
+    pub(crate) fn wait_until_shown(&mut self, site: &BenchSite) -> Result<()> {
+        site.wait_until_drawn(self.number, START_TIMEOUT)?;
+        self.start_recording()
+    }
+
+    fn start_recording(&mut self) -> Result<()> {
+        match &mut self.recorder {
+            RunningRecorder::Pagecast(_) => Ok(()),
+            RunningRecorder::Baseline(peers) => peers.record(&self.file),
+        }
+    }
+
+    /// Asks for the end of the recording, without waiting for it.
+    pub(crate) fn interrupt(&self) -> Result<()> {
+        match &self.recorder {
+            RunningRecorder::Pagecast(pagecast) => pagecast.interrupt(),
+            RunningRecorder::Baseline(peers) => peers.interrupt(),
+        }
+    }
+
+    /// Waits until the file is complete and everything has ended.
+    pub(crate) fn finish(self) -> Result<FinishedCast> {
+        let claims = match self.recorder {
+            RunningRecorder::Pagecast(pagecast) => Some(pagecast.finish()?),
+            RunningRecorder::Baseline(peers) => peers.finish().map(|()| None)?,
+        };
+        Ok(FinishedCast { file: self.file, self_report: claims })
+    }
+}
+
+/// What a cast leaves.
+#[derive(Debug)]
+pub(crate) struct FinishedCast {
+    pub(crate) file: PathBuf,
+    /// What Pagecast says about itself.
+    pub(crate) self_report: Option<SelfReport>,
+}
+
+/// A number that no other cast of this run has.
+pub(crate) fn next_cast_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

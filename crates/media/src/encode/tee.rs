@@ -1,0 +1,211 @@
+//! Ticks and samples for several encoders, on the threads `split-ticks` and `split-samples`.
+//!
+//! Each encoder reads a queue of its own. One that is slow loses ticks or samples of its own by the rules that hold between the
+//! page and a single encoder: what a tick would have told is told with a later one, and lost samples become silence. Pictures are
+//! shared, not copied. A single encoder reads what came as it came: no thread, no second queue.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use pagecast_core::{Frame, Samples, Tick};
+
+use super::Error;
+
+/// Ticks on their way to an encoder for files. Full: a change is told with a later tick.
+pub const FILE_QUEUE_TICKS: usize = 4;
+/// Ticks on their way to an encoder for a room, where what is late is not worth showing. Full: a change is told with a later tick.
+pub const ROOM_QUEUE_TICKS: usize = 2;
+/// Runs of samples on their way to an encoder. Full: they are lost and become silence.
+pub const QUEUE_SAMPLE_RUNS: usize = 256;
+
+/// A queue for each encoder, and the thread that fills them, which ends when nobody sends or nobody reads any more.
+pub type Queues<T> = (Vec<Receiver<T>>, Option<JoinHandle<()>>);
+
+/// A queue of ticks for each length that is asked for. The thread is missing where none is needed.
+///
+/// # Errors
+/// [`ErrorBody::NamedThread`].
+pub fn ticks(input: Receiver<Tick>, lengths: &[usize]) -> Result<Queues<Tick>, Error> {
+    spawn_tee("split-ticks", input, lengths, Branch::send_tick)
+}
+
+/// A queue of samples for each length that is asked for. The thread is missing where none is needed.
+///
+/// # Errors
+/// [`ErrorBody::NamedThread`].
+pub fn samples(input: Receiver<Samples>, lengths: &[usize]) -> Result<Queues<Samples>, Error> {
+    spawn_tee("split-samples", input, lengths, Branch::send_samples)
+}
+
+fn spawn_tee<T: Send + 'static>(
+    name: &'static str,
+    input: Receiver<T>,
+    lengths: &[usize],
+    hand: fn(&mut Branch<T>, &T) -> bool,
+) -> Result<Queues<T>, Error> {
+    if lengths.len() == 1 {
+        return Ok((vec![input], None));
+    }
+    let (mut ways, queues): (Vec<_>, Vec<_>) = lengths
+        .iter()
+        .map(|length| {
+            let (out, queue) = sync_channel(*length);
+            (Branch { queue: out, pending_frame: None }, queue)
+        })
+        .unzip();
+    let run = move || {
+        for one in input {
+            ways.retain_mut(|way| hand(way, &one));
+            if ways.is_empty() {
+                break;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    Ok((queues, Some(thread.map_err(|e| Error::Thread(name, e))?)))
+}
+
+/// The way to one encoder.
+struct Branch<T> {
+    queue: SyncSender<T>,
+    /// What ticks that found the queue full would have told.
+    pending_frame: Option<Frame>,
+}
+
+impl Branch<Tick> {
+    /// False when nobody reads any more.
+    fn send_tick(&mut self, tick: &Tick) -> bool {
+        let frame = merge_frames(self.pending_frame.take(), tick.frame.clone());
+        match self.queue.try_send(Tick { frame, ..*tick }) {
+            Ok(()) => true,
+            Err(TrySendError::Full(tick)) => {
+                self.pending_frame = tick.frame;
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+impl Branch<Samples> {
+    /// False when nobody reads any more.
+    fn send_samples(&mut self, run: &Samples) -> bool {
+        !matches!(self.queue.try_send(run.clone()), Err(TrySendError::Disconnected(_)))
+    }
+}
+
+/// Two changes as one: all that changed, and the newer picture.
+pub(super) fn merge_frames(older: Option<Frame>, newer: Option<Frame>) -> Option<Frame> {
+    match (older, newer) {
+        (Some(older), Some(mut newer)) => {
+            newer.damage.union(&older.damage);
+            Some(newer)
+        }
+        (older, newer) => newer.or(older),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pagecast_core::{Fps, Picture, TILE_WIDTH, Tiles};
+
+    use super::*;
+
+    const TILE_COUNT: u32 = 100;
+
+    /// Tick `index`, which changes one tile of its own.
+    fn tick(index: u32) -> Tick {
+        let width = TILE_COUNT * TILE_WIDTH;
+        let mut damage = Tiles::none(width, 16);
+        damage.insert(index, 0);
+        let frame = Frame { picture: Arc::new(Picture::new(width, 16)), damage };
+        let index = i64::from(index);
+        Tick { index, pts: Fps::DEFAULT.time_of(index), frame: Some(frame) }
+    }
+
+    #[test]
+    fn one_encoder_reads_what_came() {
+        let (sender, input) = sync_channel(1);
+        let (mut queues, thread) = ticks(input, &[1]).unwrap();
+        assert!(thread.is_none() && queues.len() == 1);
+        sender.try_send(tick(0)).unwrap();
+        assert!(sender.try_send(tick(1)).is_err(), "there is no queue behind the queue");
+        assert_eq!(queues.remove(0).recv().unwrap().index, 0);
+    }
+
+    #[test]
+    fn a_slow_encoder_loses_ticks_but_no_change_and_holds_up_nobody() {
+        let (sender, input) = sync_channel(0);
+        // In this order, what the fast one has got was handed to the slow one, too.
+        let (mut queues, thread) = ticks(input, &[2, 1]).unwrap();
+        let (fast, slow) = (queues.pop().unwrap(), queues.pop().unwrap());
+        let mut seen = Tiles::none(TILE_COUNT * TILE_WIDTH, 16);
+        let mut last = None;
+        let mut take = |tick: Tick| {
+            let Some(frame) = tick.frame else { return };
+            seen.union(&frame.damage);
+            last = Some(frame.picture);
+        };
+        let mut newest = None;
+        for index in 0..TILE_COUNT {
+            let tick = tick(index);
+            newest = tick.frame.as_ref().map(|frame| Arc::clone(&frame.picture));
+            sender.send(tick).unwrap();
+            let got = fast.recv().unwrap();
+            assert_eq!((got.index, got.frame.unwrap().damage.count()), (i64::from(index), 1));
+            if index % 10 == 9 {
+                take(slow.recv().unwrap());
+            }
+        }
+        // What is owed at the end comes with a tick that brings nothing new.
+        take(slow.recv().unwrap());
+        sender
+            .send(Tick {
+                index: TILE_COUNT.into(),
+                pts: Fps::DEFAULT.time_of(TILE_COUNT.into()),
+                frame: None,
+            })
+            .unwrap();
+        assert!(fast.recv().unwrap().frame.is_none());
+        take(slow.recv().unwrap());
+        assert_eq!(seen.count(), TILE_COUNT);
+        assert!(last.zip(newest).is_some_and(|(last, newest)| Arc::ptr_eq(&last, &newest)), "not copied");
+        drop(sender);
+        assert!(slow.recv().is_err() && fast.recv().is_err());
+        thread.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn who_stops_reading_is_left_out_and_the_last_one_ends_it() {
+        let (sender, input) = sync_channel(0);
+        let (mut queues, thread) = ticks(input, &[4, 4]).unwrap();
+        drop(queues.pop());
+        let stays = queues.pop().unwrap();
+        for index in 0..3 {
+            sender.send(tick(index)).unwrap();
+            assert_eq!(stays.recv().unwrap().index, i64::from(index));
+        }
+        drop(stays);
+        // One more makes it notice.
+        let _noticed = sender.send(tick(3));
+        thread.unwrap().join().unwrap();
+        assert!(sender.send(tick(4)).is_err());
+    }
+
+    #[test]
+    fn samples_that_find_no_room_are_lost() {
+        let (sender, input) = sync_channel(0);
+        let (mut queues, thread) = samples(input, &[2, 100]).unwrap();
+        let (all, some) = (queues.pop().unwrap(), queues.pop().unwrap());
+        let run = |start| Samples { start, pcm: vec![0.0; 2].into() };
+        for start in 0..50 {
+            sender.send(run(start)).unwrap();
+        }
+        drop(sender);
+        thread.unwrap().join().unwrap();
+        assert!(all.iter().map(|run| run.start).eq(0..50));
+        assert!(some.iter().map(|run| run.start).eq(0..2));
+    }
+}

@@ -1,0 +1,167 @@
+//! Which segments become which MP4 file. Sans-IO: it follows from what was recorded alone, so it is the same
+//! after a crash.
+
+use std::time::Duration;
+
+use pagecast_core::MediaTime;
+use pagecast_core::spec::MAX_FILE_BYTES;
+use serde::{Deserialize, Serialize};
+
+use super::spool::{Run, Segment};
+use crate::split_points::SplitPoints;
+
+/// The segments of one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileSegments {
+    /// Index of the file.
+    pub(super) index: u32,
+    /// Index of its first and last segment.
+    pub(super) first: u32,
+    pub(super) last: u32,
+}
+
+/// Cuts a recording into files.
+#[derive(Debug)]
+pub(super) struct FileSplitter {
+    max_duration: Duration,
+    /// Where segments of the current run were cut. `None`: the recorder knew nothing of files.
+    split_points: Option<SplitPoints>,
+    open_file: Option<FileSegments>,
+    /// Where the open file begins in the recording.
+    start: MediaTime,
+    duration: MediaTime,
+    bytes: u64,
+    next_index: u32,
+}
+
+impl FileSplitter {
+    /// Files end at the multiples of `max`, to a tick, and are at most [`MAX_FILE_BYTES`] large; each has at
+    /// least one segment.
+    pub(super) fn new(max: Duration) -> Self {
+        let start = MediaTime::ZERO;
+        Self {
+            max_duration: max,
+            split_points: None,
+            open_file: None,
+            start,
+            duration: MediaTime::ZERO,
+            bytes: 0,
+            next_index: 0,
+        }
+    }
+
+    /// The segments that follow are of this run.
+    pub(super) fn begin_run(&mut self, run: Run) {
+        self.split_points =
+            (run.tick > MediaTime::ZERO).then(|| SplitPoints::new(self.max_duration, run.tick));
+    }
+
+    /// The file that still grows.
+    pub(super) fn open_file(&self) -> Option<FileSegments> {
+        self.open_file
+    }
+
+    /// Takes the next segment. The file that it did not fit into, which is closed then.
+    pub(super) fn push(&mut self, segment: &Segment, fits: bool) -> Option<FileSegments> {
+        let (duration, bytes) = (self.duration + segment.duration, self.bytes + segment.bytes);
+        let in_time = match self.split_points {
+            Some(cuts) => cuts.count_until(segment.start) <= cuts.count_until(self.start),
+            None => duration <= self.max_duration.into(),
+        };
+        match &mut self.open_file {
+            Some(part) if fits && in_time && bytes <= MAX_FILE_BYTES => {
+                part.last = segment.index;
+                (self.duration, self.bytes) = (duration, bytes);
+                None
+            }
+            open => {
+                let part = FileSegments { index: self.next_index, first: segment.index, last: segment.index };
+                let closed = open.replace(part);
+                self.next_index += 1;
+                self.start = segment.start;
+                (self.duration, self.bytes) = (segment.duration, segment.bytes);
+                closed
+            }
+        }
+    }
+
+    /// Nothing more comes: the last file.
+    pub(super) fn finish(&mut self) -> Option<FileSegments> {
+        self.open_file.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(index: u32, seconds: i64, bytes: u64) -> Segment {
+        let duration = MediaTime::from_index(seconds, 1);
+        Segment {
+            index,
+            run: 0,
+            start: MediaTime::from_index(i64::from(index) * seconds, 1),
+            duration,
+            bytes,
+        }
+    }
+
+    fn files(max_s: u64, segments: impl Iterator<Item = (Segment, bool)>) -> Vec<(u32, u32, u32)> {
+        let mut splitter = FileSplitter::new(Duration::from_secs(max_s));
+        let mut parts: Vec<_> = segments.filter_map(|(s, fits)| splitter.push(&s, fits)).collect();
+        parts.extend(splitter.finish());
+        parts.iter().map(|p| (p.index, p.first, p.last)).collect()
+    }
+
+    #[test]
+    fn files_end_before_they_are_too_long_or_too_large() {
+        let same = |n| (0..n).map(|i| (segment(i, 4, 1000), true));
+        assert_eq!(files(10, same(5)), [(0, 0, 1), (1, 2, 3), (2, 4, 4)]);
+        assert_eq!(files(12, same(6)), [(0, 0, 2), (1, 3, 5)]);
+        assert_eq!(files(1, same(2)), [(0, 0, 0), (1, 1, 1)], "each has a segment");
+        let gigabyte = (0..5).map(|i| (segment(i, 4, 1 << 30), true));
+        assert_eq!(files(86_400, gigabyte), [(0, 0, 1), (1, 2, 3), (2, 4, 4)]);
+        let another = (0..4).map(|i| (segment(i, 4, 1), i != 2));
+        assert_eq!(files(86_400, another), [(0, 0, 1), (1, 2, 3)], "encoded differently");
+        assert!(files(10, same(0)).is_empty());
+    }
+
+    #[test]
+    fn files_end_where_segments_were_cut_for_them() {
+        // Of a page at 10 fps, in runs that begin anew: where each segment begins, in ticks, and its run.
+        let files = |split_s: u64, begins: &[(i64, u32)], end: i64| {
+            let mut splitter = FileSplitter::new(Duration::from_secs(split_s));
+            let at = |tick: i64| MediaTime::from_index(tick, 10);
+            let ends = begins.iter().map(|(tick, _)| *tick).skip(1).chain([end]);
+            let (mut lengths, mut begun, mut last) = (Vec::new(), 0, None);
+            for (index, ((begin, run), end)) in begins.iter().copied().zip(ends).enumerate() {
+                if last.replace(run) != Some(run) {
+                    splitter.begin_run(Run { index: run, unix_ms: 0, tick: at(1) });
+                }
+                let (start, duration) = (at(begin), at(end) - at(begin));
+                let index = u32::try_from(index).unwrap();
+                if splitter.push(&Segment { index, run, start, duration, bytes: 1 }, true).is_some() {
+                    lengths.push(begin - begun);
+                    begun = begin;
+                }
+            }
+            lengths.push(end - begun);
+            lengths
+        };
+        let whole = [(0, 0), (40, 0), (50, 0), (90, 0), (100, 0)];
+        assert_eq!(files(5, &whole, 120), [50, 50, 20]);
+        assert_eq!(files(5, &whole, 101), [50, 50, 1], "a last file of one picture");
+        let ten = [(0, 0), (40, 0), (80, 0), (100, 0), (140, 0), (180, 0), (200, 0)];
+        assert_eq!(files(10, &ten, 220), [100, 100, 20]);
+        // It was broken off at 7.3 s and went on.
+        assert_eq!(files(5, &[(0, 0), (40, 0), (50, 0), (73, 1), (100, 1)], 130), [50, 50, 30]);
+        // The picture at the cut was missing, so that the next one made the keyframe.
+        assert_eq!(files(5, &[(0, 0), (40, 0), (52, 0), (92, 0), (100, 0)], 120), [52, 48, 20]);
+    }
+
+    #[test]
+    fn a_day_is_one_file_if_it_fits() {
+        let day = (0..21_600).map(|i| (segment(i, 4, 60_000), true));
+        assert_eq!(files(86_400, day), [(0, 0, 21_599)]);
+    }
+}

@@ -1,0 +1,510 @@
+//! The side of a connection that offers a stream and sends it. Sans-IO: datagrams and packets in, datagrams
+//! and events out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pagecast_core::Packet;
+use pagecast_core::spec::{Layer, RoomCodec};
+use str0m::bwe::{Bitrate, BweKind};
+use str0m::change::{SdpAnswer, SdpPendingOffer};
+use str0m::format::Codec;
+use str0m::media::{
+    Direction, Frequency, MediaKind, MediaTime as RtpTime, Mid, Pt, Rid, Simulcast, SimulcastLayer,
+};
+use str0m::net::{Protocol, Receive, Transmit};
+use str0m::rtp::Ssrc;
+use str0m::stats::{MediaEgressStats, PeerStats};
+use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output as RtcOutput, Rtc};
+
+use super::LinkStats;
+use crate::sdp::describe_parse_error;
+use crate::signaling::{Offer, OfferedLayer};
+
+/// Payload type of H.264 and of its retransmissions, as browsers have them.
+const H264_PT: (u8, u8) = (108, 109);
+/// Constrained baseline, level 3.1: what every browser takes. Levels are not negotiated (RFC 6184, level
+/// asymmetry).
+const H264_PROFILE: u32 = 0x42_e01f;
+/// What the line is believed to carry before anything is known about it, in bit/s.
+const INITIAL_ESTIMATE_BPS: u32 = 1_500_000;
+/// How often the way to the other side is tried: the answers say that it is there, also while nothing is
+/// sent.
+const MAX_STUN_RTO: Duration = Duration::from_millis(500);
+/// How often the line is measured, and statistics are made. A line that becomes too narrow is noticed with
+/// the second measurement.
+const STATS_INTERVAL: Duration = Duration::from_millis(250);
+/// Packets kept for retransmission: a second of a busy picture.
+const RETRANSMIT_BUFFER_PACKETS: usize = 2000;
+/// Ticks per second of RTP time stamps (RFC 6184, RFC 7741; RFC 7587).
+const VIDEO_CLOCK_RATE: u32 = 90_000;
+const AUDIO_CLOCK_RATE: u32 = 48_000;
+
+/// Why a connection cannot be made or used. What a peer says is repeated, shortened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Error {
+    /// An answer that cannot be understood.
+    #[error("the server's answer cannot be used: {0}")]
+    Answer(String),
+    /// It does not take the codec.
+    #[error("the server takes no {0}: choose another codec")]
+    CodecRejected(&'static str),
+    /// It does not take two layers.
+    #[error("the server takes one layer only")]
+    SimulcastRejected,
+    /// Something went wrong within the connection.
+    #[error("the connection broke: {0}")]
+    ConnectionFailed(String),
+}
+
+/// One connection.
+pub(crate) struct PeerConnection {
+    rtc: Rtc,
+    codec: RoomCodec,
+    layers: Vec<Layer>,
+    rids: Vec<Option<Rid>>,
+    audio: Mid,
+    video: Mid,
+    pending: Option<SdpPendingOffer>,
+    sdp: String,
+    payload_types: Option<(Pt, Pt)>,
+    /// Streams of which nothing was sent yet.
+    held_streams: Vec<(Mid, Option<Rid>, Ssrc, Option<Ssrc>)>,
+    /// Streams of which only the first packet was sent.
+    started_streams: Vec<(Mid, Option<Rid>)>,
+    /// When the cast's time was zero.
+    time_origin: Option<Instant>,
+    connected: bool,
+    /// Whether the line shows neither losses nor delays; see [`Self::set_clear`].
+    link_clear: bool,
+    /// What the line carries in bit/s: as we see it (TWCC), and as the server says (REMB).
+    capacities_bps: [Option<u32>; 2],
+    stats: Stats,
+}
+
+impl std::fmt::Debug for PeerConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("connected", &self.connected).finish_non_exhaustive()
+    }
+}
+
+/// What a connection has to say.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Send this.
+    Transmit(Transmit),
+    /// Something happened.
+    Event(Event),
+    /// Nothing, until then at the latest.
+    Timeout(Instant),
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Event {
+    /// What is written from now on arrives.
+    Connected,
+    /// Nothing comes through any more; it may again.
+    Disconnected,
+    /// The other side has closed.
+    Closed,
+    /// A keyframe of this layer is wanted.
+    KeyframeRequested(usize),
+    /// What the line is estimated to carry, in bit/s.
+    BandwidthEstimate(u32),
+    /// What the server takes at most, in bit/s.
+    ReceiverLimit(u32),
+    /// How the line is.
+    LinkMeasured(LinkStats),
+}
+
+/// What was sent, and how it arrived.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stats {
+    /// The time a packet takes there and back.
+    pub(crate) rtt: Option<Duration>,
+    /// What the line carries, in bit/s.
+    pub(crate) estimate_bps: Option<u32>,
+    /// Layers, and the sound after them.
+    pub(crate) streams: Vec<StreamStats>,
+}
+
+/// What was sent of one layer or of the sound.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct StreamStats {
+    /// Bytes, retransmissions included.
+    pub(crate) bytes: u64,
+    /// Part of the packets that was lost lately, 0 to 1.
+    pub(crate) loss: f32,
+    /// Packets asked for again.
+    pub(crate) nacks: u64,
+    /// Keyframes asked for.
+    pub(crate) keyframe_requests: u64,
+}
+
+impl PeerConnection {
+    /// A connection with no way out yet. `rids` name two layers.
+    pub(crate) fn new(now: Instant, codec: RoomCodec, layers: &[Layer], rids: [&str; 2]) -> Self {
+        let first = layers.iter().map(Layer::bitrate_bps).sum::<u32>().min(INITIAL_ESTIMATE_BPS);
+        let mut config = Rtc::builder()
+            .set_extension_map(super::extension_map())
+            .clear_codecs()
+            .enable_opus(true, false)
+            .enable_vp8(codec == RoomCodec::Vp8)
+            .enable_bwe(Some(Bitrate::bps(first.into())))
+            .set_send_buffer_video(RETRANSMIT_BUFFER_PACKETS)
+            .set_stats_interval(Some(STATS_INTERVAL));
+        if codec == RoomCodec::H264 {
+            let (pt, resend) = (Pt::from(H264_PT.0), Pt::from(H264_PT.1));
+            config.codec_config().add_h264(pt, Some(resend), true, H264_PROFILE);
+        }
+        config.set_max_stun_rto(MAX_STUN_RTO);
+        let rtc = config.build(now);
+        let rids = match layers {
+            [_] => vec![None],
+            _ => rids.iter().map(|rid| Some(Rid::from(*rid))).collect(),
+        };
+        let stats = Stats { streams: vec![StreamStats::default(); layers.len() + 1], ..Stats::default() };
+        let mut peer = Self {
+            rtc,
+            codec,
+            layers: layers.to_vec(),
+            rids,
+            audio: Mid::new(),
+            video: Mid::new(),
+            pending: None,
+            sdp: String::new(),
+            payload_types: None,
+            held_streams: Vec::new(),
+            started_streams: Vec::new(),
+            time_origin: None,
+            connected: false,
+            link_clear: false,
+            capacities_bps: [None; 2],
+            stats,
+        };
+        peer.set_desired_bitrate();
+        peer
+    }
+
+    /// Says what the line should carry, so that the estimate can grow that far.
+    fn set_desired_bitrate(&mut self) {
+        let desired = self.layers.iter().map(Layer::bitrate_bps).sum::<u32>();
+        // Some more than is needed, so that the estimate has room to be wrong.
+        let desired = Bitrate::bps(u64::from(desired) * 5 / 4 + 100_000);
+        self.rtc.bwe().set_bitrate(Bitrate::ZERO, desired);
+    }
+
+    /// One more way to be reached.
+    pub(crate) fn add_local_candidate(&mut self, candidate: Candidate) {
+        self.rtc.add_local_candidate(candidate);
+    }
+
+    /// One more way to reach the other side; `candidate:…`. What cannot be understood is passed over.
+    pub(crate) fn add_remote_candidate(&mut self, candidate: &str) {
+        match Candidate::from_sdp_string(candidate) {
+            Ok(candidate) => self.rtc.add_remote_candidate(candidate),
+            // Names ending in .local, for one, are only for browsers.
+            Err(error) => tracing::debug!(%error, "a candidate is passed over"),
+        }
+    }
+
+    /// An offer with all candidates known so far. The second time, it asks for new ways between the two (ICE
+    /// restart).
+    pub(crate) fn create_offer(&mut self) -> Offer {
+        let (codec_layers, again) = (self.rids.clone(), self.payload_types.is_some());
+        let mut change = self.rtc.sdp_api();
+        if again {
+            change.ice_restart(true);
+        } else {
+            let simulcast = (codec_layers.len() > 1).then(|| Simulcast {
+                send: codec_layers
+                    .iter()
+                    .flatten()
+                    .map(|rid| SimulcastLayer { rid: *rid, attributes: None })
+                    .collect(),
+                recv: Vec::new(),
+            });
+            let (stream, send) = (Some("pagecast".to_owned()), Direction::SendOnly);
+            self.audio = change.add_media(MediaKind::Audio, send, stream.clone(), Some("sound".into()), None);
+            self.video = change.add_media(MediaKind::Video, send, stream, Some("picture".into()), simulcast);
+        }
+        if let Some((offer, pending)) = change.apply() {
+            self.pending = Some(pending);
+            self.sdp = offer.to_sdp_string();
+        }
+        let layers = self.layers.iter().zip(&self.rids).map(|(layer, rid)| OfferedLayer {
+            rid: rid.map(|rid| rid.to_string()),
+            size: (layer.size.width(), layer.size.height()),
+            fps: layer.fps.get(),
+            bitrate_bps: layer.bitrate_bps(),
+        });
+        Offer {
+            sdp: self.sdp.clone(),
+            audio_mid: self.audio.to_string(),
+            video_mid: self.video.to_string(),
+            layers: layers.collect(),
+        }
+    }
+
+    /// The SDP of the last offer.
+    pub(crate) fn offer_sdp(&self) -> &str {
+        &self.sdp
+    }
+
+    /// Takes the answer to the last offer.
+    ///
+    /// # Errors
+    /// It cannot be understood, or refuses the picture.
+    pub(crate) fn accept_answer(&mut self, sdp: &str) -> Result<(), Error> {
+        let bad = |why: String| Error::Answer(why.chars().take(200).collect());
+        let answer =
+            SdpAnswer::from_sdp_string(sdp).map_err(|e| bad(describe_parse_error(sdp, &e.to_string())))?;
+        let Some(pending) = self.pending.take() else { return Ok(()) };
+        self.rtc.sdp_api().accept_answer(pending, answer).map_err(|e| bad(e.to_string()))?;
+        let wanted = match self.codec {
+            RoomCodec::H264 => Codec::H264,
+            RoomCodec::Vp8 => Codec::Vp8,
+        };
+        let mut payload = |mid, codec| {
+            let writer = self.rtc.writer(mid)?;
+            writer.payload_params().find(|p| p.spec().codec == codec).map(|p| p.pt())
+        };
+        let audio = payload(self.audio, Codec::Opus).ok_or(Error::CodecRejected("Opus"))?;
+        let name = if wanted == Codec::H264 { "H.264" } else { "VP8" };
+        let video = payload(self.video, wanted).ok_or(Error::CodecRejected(name))?;
+        let again = self.payload_types.replace((audio, video)).is_some();
+        if !again {
+            self.hold_streams();
+        }
+        let media = self.rtc.media(self.video);
+        let takes = |rid: &Rid| match media.map(str0m::media::Media::rids_tx) {
+            Some(str0m::media::Rids::Specific(rids)) => rids.contains(rid),
+            Some(str0m::media::Rids::Any) => true,
+            Some(str0m::media::Rids::None) | None => false,
+        };
+        if !self.rids.iter().flatten().all(takes) {
+            return Err(Error::SimulcastRejected);
+        }
+        Ok(())
+    }
+
+    /// A stream reports on itself from its first moment on, and says that its time stamp is zero as long as
+    /// nothing was sent. Servers believe that. So the streams of the answer are taken back, and declared
+    /// again with their first packet.
+    fn hold_streams(&mut self) {
+        let streams = self.rids.iter().map(|rid| (self.video, *rid)).chain([(self.audio, None)]);
+        let streams: Vec<_> = streams.collect();
+        let mut direct = self.rtc.direct_api();
+        for (mid, rid) in streams {
+            let Some(stream) = direct.stream_tx_by_mid(mid, rid) else { continue };
+            let (ssrc, resend) = (stream.ssrc(), stream.rtx());
+            direct.remove_stream_tx(ssrc);
+            self.held_streams.push((mid, rid, ssrc, resend));
+        }
+    }
+
+    /// Makes sure that something can be sent.
+    fn release_stream(&mut self, now: Instant, mid: Mid, rid: Option<Rid>) {
+        let held = self.held_streams.iter().position(|held| (held.0, held.1) == (mid, rid));
+        if let Some(index) = held {
+            let (_, _, ssrc, resend) = self.held_streams.swap_remove(index);
+            // One whose first packet waits for its turn would still report zero.
+            self.rtc.direct_api().declare_stream_tx(ssrc, resend, mid, rid).set_unpaced(true);
+            self.started_streams.push((mid, rid));
+        } else if let Some(index) = self.started_streams.iter().position(|fresh| *fresh == (mid, rid)) {
+            self.started_streams.swap_remove(index);
+            if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, rid) {
+                stream.set_unpaced(mid == self.audio);
+            }
+        } else if mid == self.video {
+            let clear = self.link_clear;
+            if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, rid) {
+                stream.set_unpaced(clear && super::is_pacing_overdue(stream, now));
+            }
+        }
+    }
+
+    /// Sends a packet of a layer.
+    ///
+    /// # Errors
+    /// [`ErrorBody::ConnectionFailed`].
+    pub(crate) fn write_video(&mut self, now: Instant, layer: usize, packet: &Packet) -> Result<(), Error> {
+        let (Some((_, pt)), Some(rid)) = (self.payload_types, self.rids.get(layer).copied()) else {
+            return Ok(());
+        };
+        self.write(now, (self.video, pt, rid), VIDEO_CLOCK_RATE, packet)
+    }
+
+    /// Sends a packet of the sound.
+    ///
+    /// # Errors
+    /// [`ErrorBody::ConnectionFailed`].
+    pub(crate) fn write_audio(&mut self, now: Instant, packet: &Packet) -> Result<(), Error> {
+        let Some((pt, _)) = self.payload_types else { return Ok(()) };
+        self.write(now, (self.audio, pt, None), AUDIO_CLOCK_RATE, packet)
+    }
+
+    fn write(
+        &mut self,
+        now: Instant,
+        (mid, pt, rid): (Mid, Pt, Option<Rid>),
+        rate: u32,
+        packet: &Packet,
+    ) -> Result<(), Error> {
+        if !self.connected {
+            return Ok(());
+        }
+        // Opus begins before the sound does, by what its decoder skips: a little below zero is fine.
+        let pts = Duration::from_nanos(u64::try_from(packet.pts.0).unwrap_or(0));
+        // One origin for all: that is what players hold picture and sound together by.
+        let origin = *self.time_origin.get_or_insert_with(|| now.checked_sub(pts).unwrap_or(now));
+        let ticks = u64::try_from(packet.pts.to_index(rate)).unwrap_or(0);
+        let frequency =
+            if rate == VIDEO_CLOCK_RATE { Frequency::NINETY_KHZ } else { Frequency::FORTY_EIGHT_KHZ };
+        let time = RtpTime::new(ticks, frequency);
+        self.release_stream(now, mid, rid);
+        let Some(mut writer) = self.rtc.writer(mid) else { return Ok(()) };
+        if let Some(rid) = rid {
+            writer = writer.rid(rid);
+        }
+        if mid == self.video {
+            let [least, most] = super::playout_delay();
+            writer = writer.playout_delay(least, most);
+        }
+        writer.write(pt, origin + pts, time, Arc::clone(&packet.data)).map_err(connection_failed)
+    }
+
+    /// Takes a datagram, or only the time.
+    ///
+    /// # Errors
+    /// [`ErrorBody::ConnectionFailed`].
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        (protocol, from, to): (Protocol, SocketAddr, SocketAddr),
+        data: &[u8],
+    ) -> Result<(), Error> {
+        // What is no STUN, DTLS or RTP is nobody's.
+        let Ok(receive) = Receive::new(protocol, from, to, data) else { return Ok(()) };
+        let input = Input::Receive(now, receive);
+        if !self.rtc.accepts(&input) {
+            return Ok(());
+        }
+        self.rtc.handle_input(input).map_err(connection_failed)
+    }
+
+    /// Tells it that it is later.
+    ///
+    /// # Errors
+    /// [`ErrorBody::ConnectionFailed`].
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
+        self.rtc.handle_input(Input::Timeout(now)).map_err(connection_failed)
+    }
+
+    /// What it has to say. After each call of another function, until it says [`OutputOptions::Timeout`].
+    ///
+    /// # Errors
+    /// [`ErrorBody::ConnectionFailed`].
+    pub(crate) fn poll(&mut self) -> Result<Output, Error> {
+        loop {
+            match self.rtc.poll_output().map_err(connection_failed)? {
+                RtcOutput::Timeout(at) => return Ok(Output::Timeout(at)),
+                RtcOutput::Transmit(transmit) => return Ok(Output::Transmit(transmit)),
+                RtcOutput::Event(event) => {
+                    if let Some(event) = self.handle_rtc_event(event) {
+                        return Ok(Output::Event(event));
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle_rtc_event(&mut self, event: RtcEvent) -> Option<Event> {
+        match event {
+            RtcEvent::Connected => {
+                self.connected = true;
+                Some(Event::Connected)
+            }
+            RtcEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => Some(Event::Disconnected),
+            RtcEvent::Closed => Some(Event::Closed),
+            RtcEvent::KeyframeRequest(request) => Some(Event::KeyframeRequested(
+                self.rids.iter().position(|rid| *rid == request.rid).unwrap_or(0),
+            )),
+            RtcEvent::EgressBitrateEstimate(BweKind::Twcc { estimate, can_probe: true }) => {
+                self.capacities_bps[0] = Some(u32::try_from(estimate.as_u64()).unwrap_or(u32::MAX));
+                self.stats.estimate_bps = self.capacities_bps.into_iter().flatten().min();
+                self.capacities_bps[0].map(Event::BandwidthEstimate)
+            }
+            RtcEvent::EgressBitrateEstimate(BweKind::Remb { estimate, .. }) => {
+                self.capacities_bps[1] = Some(u32::try_from(estimate.as_u64()).unwrap_or(u32::MAX));
+                self.stats.estimate_bps = self.capacities_bps.into_iter().flatten().min();
+                self.capacities_bps[1].map(Event::ReceiverLimit)
+            }
+            RtcEvent::PeerStats(stats) => Some(Event::LinkMeasured(self.update_link_stats(&stats))),
+            RtcEvent::MediaEgressStats(stats) => {
+                self.update_stream_stats(&stats);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn update_link_stats(&mut self, stats: &PeerStats) -> LinkStats {
+        let pair = stats.selected_candidate_pair.as_ref();
+        self.stats.rtt = pair.and_then(|pair| pair.current_round_trip_time).or(stats.rtt);
+        let estimate_bps = stats.bwe_tx.map(|estimate| estimate.as_u64());
+        LinkStats { rtt: stats.rtt, loss: stats.egress_loss_fraction, estimate_bps }
+    }
+
+    /// Says whether the line shows neither losses nor delays. Then the pacer does not hold packets up,
+    /// however low the estimate is.
+    pub(crate) fn set_link_clear(&mut self, clear: bool) {
+        self.link_clear = clear;
+    }
+
+    /// The estimator begins anew, from this, in bit/s.
+    pub(crate) fn reset_estimate(&mut self, bps: u64) {
+        self.rtc.bwe().reset(Bitrate::bps(bps));
+    }
+
+    fn update_stream_stats(&mut self, stats: &MediaEgressStats) {
+        let layer = self.rids.iter().position(|rid| *rid == stats.rid);
+        let index = if stats.mid == self.audio { Some(self.layers.len()) } else { layer };
+        let Some(stream) = index.and_then(|index| self.stats.streams.get_mut(index)) else { return };
+        *stream = StreamStats {
+            bytes: stats.bytes,
+            loss: stats.loss.unwrap_or(stream.loss),
+            nacks: stats.nacks,
+            keyframe_requests: stats.plis + stats.firs,
+        };
+    }
+
+    /// Statistics, renewed every second.
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Whether what is written arrives.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether there is anything left to do.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.rtc.is_alive()
+    }
+
+    /// Says goodbye; what there is to send still has to be polled.
+    pub(crate) fn close(&mut self) {
+        if let Err(error) = self.rtc.close() {
+            tracing::debug!(%error, "a connection does not close properly");
+        }
+    }
+}
+
+fn connection_failed(error: impl std::fmt::Display) -> Error {
+    Error::ConnectionFailed(error.to_string().chars().take(200).collect())
+}

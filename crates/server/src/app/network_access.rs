@@ -1,0 +1,107 @@
+//! What an application's casts may be sent to, as far as an address says it by itself.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use pagecast_core::spec::PushUrl;
+use url::{Host, Url};
+
+use super::Application;
+
+/// The addresses of this machine, as the kernel lists them now; none where they cannot be read.
+pub(crate) fn local_addresses() -> HashSet<IpAddr> {
+    pagecast_core::spec::local_addresses(|path| std::fs::read_to_string(path).unwrap_or_default())
+}
+
+impl Application {
+    /// Whether its network has nothing against this host, as it is written in an address. Names other than this machine's own are
+    /// looked up and judged when it is time to connect.
+    #[must_use]
+    pub(crate) fn permits(&self, host: &str, port: u16) -> bool {
+        // Where addresses are not of the web, numbers are left as they are written: `2130706433` is 127.0.0.1, too.
+        let url = Url::parse(&format!("http://{host}/")).ok();
+        let Some(host) = url.and_then(|url| url.host().map(|host| host.to_owned())) else { return false };
+        let (name, address) = match host {
+            Host::Ipv4(address) => (address.to_string(), IpAddr::from(address)),
+            Host::Ipv6(address) => (address.to_string(), address.into()),
+            Host::Domain(name) => {
+                let plain = name.trim_end_matches('.');
+                if plain != "localhost" && !plain.ends_with(".localhost") {
+                    return true;
+                }
+                (plain.to_owned(), Ipv4Addr::LOCALHOST.into())
+            }
+        };
+        self.network.permits(&local_addresses(), &name, address, port).is_ok()
+    }
+
+    /// The same for a server that a stream is sent to.
+    #[must_use]
+    pub(crate) fn permits_push(&self, url: &PushUrl) -> bool {
+        match url.host() {
+            v6 if v6.contains(':') => self.permits(&format!("[{v6}]"), url.port()),
+            host => self.permits(host, url.port()),
+        }
+    }
+
+    /// The same for an address of the web.
+    #[must_use]
+    pub(crate) fn permits_url(&self, url: &Url) -> bool {
+        let port = url.port_or_known_default().unwrap_or_default();
+        url.host_str().is_some_and(|host| self.permits(host, port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_refused_unless_they_are_allowed() {
+        let closed: Application = serde_json::from_str(r#"{"name": "a"}"#).unwrap();
+        let open: Application = serde_json::from_str(
+            r#"{"name": "a", "network": {"allow": ["127.0.0.1:1935", "[::1]", "localhost"], "deny": ["198.41.0.4"], "udp": false}}"#,
+        )
+        .unwrap();
+        for (host, port, by_closed, by_open) in [
+            ("a.example", 1935, true, true),
+            ("8.8.8.8", 1935, true, true),
+            ("198.41.0.4", 1935, true, false),
+            ("127.0.0.1", 1935, false, true),
+            ("127.0.0.1", 1936, false, false),
+            ("2130706433", 1935, false, true),
+            ("0x7f.1", 1935, false, true),
+            ("[::1]", 1935, false, true),
+            ("[::ffff:127.0.0.1]", 1936, false, false),
+            ("[fd00::1]", 1935, false, false),
+            ("169.254.169.254", 80, false, false),
+            ("10.1.2.3", 1935, false, false),
+            ("localhost", 1935, false, true),
+            ("a.localhost.", 1936, false, false),
+            ("", 1935, false, false),
+            ("a b", 1935, false, false),
+        ] {
+            assert_eq!(
+                (closed.permits(host, port), open.permits(host, port)),
+                (by_closed, by_open),
+                "{host}:{port}"
+            );
+        }
+        let push = |text: &str| PushUrl::parse(text).unwrap();
+        for (text, by_closed, by_open) in [
+            ("rtmp://a.example/live/k", true, true),
+            ("rtmp://u:p@127.0.0.1/live/k", false, true),
+            ("rtmps://127.0.0.1/live/k", false, false),
+            ("rtmps://[::1]/live/k", false, true),
+            ("srt://[::1]:9", false, true),
+            ("srt://10.0.0.1:9", false, false),
+        ] {
+            let url = push(text);
+            assert_eq!((closed.permits_push(&url), open.permits_push(&url)), (by_closed, by_open), "{text}");
+        }
+        let url = |text: &str| Url::parse(text).unwrap();
+        assert!(
+            closed.permits_url(&url("https://a.example/b")) && !closed.permits_url(&url("http://10.0.0.1/"))
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! Answers in Volcengine's envelope, and its error codes.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::SERVICE;
+
+/// Longest part of a text from outside that an answer repeats, in characters.
+const MAX_ECHO_CHARS: usize = 64;
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "they are the vendor's words, told in the table of `Code::row`")]
+pub enum ErrorCode {
+    MissingParameter,
+    MissingAuthenticationToken,
+    MissingRequestInfo,
+    MissingSignature,
+    InvalidTimestamp,
+    ServiceNotFound,
+    InvalidActionOrVersion,
+    InvalidAccessKey,
+    SignatureDoesNotMatch,
+    InternalError,
+    InternalServiceTimeout,
+    MethodNotAllowed,
+    InvalidParameter,
+    BodyIsEmpty,
+    Unmarshal,
+    NotExistAppId,
+    IllegalAppId,
+    IllegalRoomId,
+    AccountIdMismatch,
+    TaskAlreadyExists,
+    ErrorActiveTaskNotFound,
+    TaskNumberOverLimit,
+    QpsOverLimit,
+    ServiceUnavailable,
+}
+
+impl ErrorCode {
+    /// The vendor's word, its number where that is known, and the status.
+    fn details(self) -> (&'static str, Option<u32>, StatusCode) {
+        use StatusCode as S;
+        match self {
+            Self::MissingParameter => ("MissingParameter", Some(100_002), S::BAD_REQUEST),
+            Self::MissingAuthenticationToken => {
+                ("MissingAuthenticationToken", Some(100_003), S::UNAUTHORIZED)
+            }
+            Self::MissingRequestInfo => ("MissingRequestInfo", Some(100_004), S::BAD_REQUEST),
+            Self::MissingSignature => ("MissingSignature", Some(100_005), S::UNAUTHORIZED),
+            Self::InvalidTimestamp => ("InvalidTimestamp", Some(100_006), S::FORBIDDEN),
+            Self::ServiceNotFound => ("ServiceNotFound", Some(100_007), S::NOT_FOUND),
+            Self::InvalidActionOrVersion => ("InvalidActionOrVersion", Some(100_008), S::NOT_FOUND),
+            Self::InvalidAccessKey => ("InvalidAccessKey", Some(100_009), S::UNAUTHORIZED),
+            Self::SignatureDoesNotMatch => ("SignatureDoesNotMatch", Some(100_010), S::UNAUTHORIZED),
+            Self::InternalError => ("InternalError", None, S::INTERNAL_SERVER_ERROR),
+            Self::InternalServiceTimeout => ("InternalServiceTimeout", None, S::GATEWAY_TIMEOUT),
+            Self::MethodNotAllowed => ("MethodNotAllowed", None, S::METHOD_NOT_ALLOWED),
+            Self::InvalidParameter => ("InvalidParameter", None, S::BAD_REQUEST),
+            Self::BodyIsEmpty => ("InvalidParameter.BodyIsEmpty", None, S::BAD_REQUEST),
+            Self::Unmarshal => ("InvalidParameter.Unmarshal", None, S::BAD_REQUEST),
+            Self::NotExistAppId => ("InvalidParameter.NotExistAppId", None, S::BAD_REQUEST),
+            Self::IllegalAppId => ("InvalidParameter.IllegalAppId", None, S::BAD_REQUEST),
+            Self::IllegalRoomId => ("InvalidParameter.IllegalRoomID", None, S::BAD_REQUEST),
+            Self::AccountIdMismatch => ("InvalidParameter.AccountIdMismatch", None, S::BAD_REQUEST),
+            Self::TaskAlreadyExists => ("InvalidParameter.TaskAlreadyExists", None, S::BAD_REQUEST),
+            Self::ErrorActiveTaskNotFound => {
+                ("InvalidParameter.ErrorActiveTaskNotFound", None, S::BAD_REQUEST)
+            }
+            Self::TaskNumberOverLimit => {
+                ("FlowLimitExceeded.TaskNumberOverLimit", None, S::TOO_MANY_REQUESTS)
+            }
+            Self::QpsOverLimit => ("FlowLimitExceeded.QPSOverLimit", None, S::TOO_MANY_REQUESTS),
+            Self::ServiceUnavailable => ("ServiceUnavailableTemp", None, S::SERVICE_UNAVAILABLE),
+        }
+    }
+}
+
+impl ErrorCode {
+    /// The vendor's word.
+    pub(super) fn as_str(self) -> &'static str {
+        self.details().0
+    }
+
+    /// Whether it says that the caller did not prove who it is.
+    pub(super) fn is_auth_failure(self) -> bool {
+        matches!(
+            self,
+            Self::MissingAuthenticationToken
+                | Self::MissingRequestInfo
+                | Self::MissingSignature
+                | Self::InvalidTimestamp
+                | Self::InvalidAccessKey
+                | Self::SignatureDoesNotMatch
+        )
+    }
+}
+
+/// A refusal, for whoever asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// In a word.
+    pub code: ErrorCode,
+    /// In a sentence that says what to do.
+    pub message: String,
+}
+
+impl ApiError {
+    /// For this reason.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Something failed that whoever asked can do nothing about: they are told nothing more.
+    #[must_use]
+    pub(super) fn internal() -> Self {
+        Self::new(ErrorCode::InternalError, "the service cannot do this at the moment: try again later")
+    }
+}
+
+/// What an answer says about its request.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RequestMetadata {
+    pub(super) request_id: String,
+    pub(super) action: String,
+    pub(super) version: String,
+    pub(super) service: &'static str,
+    pub(super) region: String,
+}
+
+impl RequestMetadata {
+    pub(super) fn new(request_id: String, action: &str, version: &str, region: &str) -> Self {
+        let cut = |text: &str| text.chars().take(MAX_ECHO_CHARS).collect();
+        Self {
+            request_id,
+            action: cut(action),
+            version: cut(version),
+            service: SERVICE,
+            region: region.to_owned(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Envelope<'a> {
+    response_metadata: ResponseMetadata<'a>,
+    // An empty object in its place would keep the Go SDK from reading an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a Value>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ResponseMetadata<'a> {
+    #[serde(flatten)]
+    request: &'a RequestMetadata,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorBody<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ErrorBody<'a> {
+    code: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code_n: Option<u32>,
+}
+
+/// The whole answer.
+pub(super) fn respond(about: &RequestMetadata, result: &Result<Value, ApiError>) -> Response {
+    let (status, result, error) = match result {
+        Ok(value) => (StatusCode::OK, Some(value), None),
+        Err(ApiError { code, message }) => {
+            let (code, code_n, status) = code.details();
+            (status, None, Some(ErrorBody { code, message, code_n }))
+        }
+    };
+    let envelope = Envelope { response_metadata: ResponseMetadata { request: about, error }, result };
+    let mut response = Response::new(Body::from(serde_json::to_vec(&envelope).unwrap_or_default()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    if let Ok(id) = HeaderValue::from_str(&about.request_id) {
+        headers.insert("x-tt-logid", id);
+    }
+    response
+}
+
+/// A text from outside, as far as an answer repeats it.
+pub(super) fn quote_truncated(text: &str) -> String {
+    let cut: String = text.chars().take(MAX_ECHO_CHARS).collect();
+    format!("{cut:?}{}", if cut.len() < text.len() { "…" } else { "" })
+}

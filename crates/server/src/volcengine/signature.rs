@@ -1,0 +1,490 @@
+//! Volcengine's signature of requests, `HMAC-SHA256`, in the headers or in the query.
+//!
+//! A request names in `SignedHeaders` which headers are signed, and it differs by SDK; the date alone must be
+//! among them.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::{digest, hmac};
+use axum::http::{Method, header};
+use chrono::NaiveDateTime;
+use pagecast_core::spec::Secret;
+use pagecast_fleet::UnixMs;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::SERVICE;
+use super::response::{ApiError, ErrorCode, quote_truncated};
+use crate::route::ApiRequest;
+use crate::service::constant_time_eq;
+
+/// How far the date of a request may be from now, ahead, and behind unless it says so itself, in
+/// milliseconds.
+pub const MAX_CLOCK_SKEW_MS: i64 = 900_000;
+/// How far behind at most, whatever `X-Expires` says.
+pub const MAX_EXPIRES_MS: i64 = 3_600_000;
+/// Longest query, in bytes.
+pub const MAX_QUERY_LEN: usize = 16_384;
+/// Longest body, in bytes.
+pub const MAX_BODY_LEN: usize = 65_536;
+/// Most items of a query, and most signed headers.
+pub const MAX_ITEMS: usize = 64;
+/// Longest `Authorization`, in bytes.
+const MAX_AUTHORIZATION_LEN: usize = 4096;
+
+const ALGORITHM: &str = "HMAC-SHA256";
+const TERMINATOR: &str = "request";
+/// Everything but these is written with `%`.
+const ESCAPE_SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Name and value, decoded.
+pub type QueryParam = (String, String);
+
+/// A request whose signature is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedRequest {
+    /// Who signed it.
+    pub key_id: String,
+    /// With which of the secrets.
+    pub secret: Secret,
+    /// For which region.
+    pub region: String,
+    /// The signature itself.
+    pub signature: [u8; 32],
+    /// The part of the query that is signed. Nothing else of it may be used.
+    pub query: Vec<QueryParam>,
+}
+
+/// What a request says about its signature.
+struct ClaimedSignature<'a> {
+    key_id: &'a str,
+    /// As the credential has it.
+    day: &'a str,
+    region: &'a str,
+    service: &'a str,
+    /// As `X-Date` has it.
+    date: &'a str,
+    /// `X-Expires`, if it is there and signed: for how many seconds the signature is good.
+    expires: Option<&'a str>,
+    signed_headers: &'a str,
+    /// Names of the query's signed items; all of them if the signature is in the headers.
+    signed_queries: Option<&'a str>,
+    signature: &'a str,
+}
+
+/// Whether a list like `host;x-date` has this name.
+fn list_contains(list: &str, name: &str) -> bool {
+    list.split(';').any(|listed| listed == name)
+}
+
+fn signature_mismatch(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::SignatureDoesNotMatch, message)
+}
+
+/// The items of a query, decoded.
+///
+/// # Errors
+/// There is more of it than anybody needs.
+pub fn parse_query(query: &str) -> Result<Vec<QueryParam>, ApiError> {
+    let too_much = |what: String| Err(ApiError::new(ErrorCode::InvalidParameter, what));
+    if query.len() > MAX_QUERY_LEN {
+        return too_much(format!(
+            "the query has {} bytes: at most {MAX_QUERY_LEN} are possible",
+            query.len()
+        ));
+    }
+    let items: Vec<QueryParam> =
+        form_urlencoded::parse(query.as_bytes()).into_owned().take(MAX_ITEMS + 1).collect();
+    if items.len() > MAX_ITEMS {
+        return too_much(format!("the query has more than {MAX_ITEMS} items"));
+    }
+    Ok(items)
+}
+
+/// The first item of this name.
+#[must_use]
+pub fn query_param<'a>(items: &'a [QueryParam], name: &str) -> Option<&'a str> {
+    items.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+}
+
+/// Checks a request that arrived at this time. `secrets` tells those of a key's id, none if nobody has it;
+/// `regions` are those that it may be signed for, any if empty.
+///
+/// # Errors
+/// What is missing or wrong, in the vendor's words.
+pub fn verify(
+    call: &ApiRequest,
+    now: UnixMs,
+    regions: &[String],
+    secrets: impl Fn(&str) -> Vec<Secret>,
+) -> Result<VerifiedRequest, ApiError> {
+    if call.body.len() > MAX_BODY_LEN {
+        let message = format!("the body has {} bytes: at most {MAX_BODY_LEN} are possible", call.body.len());
+        return Err(ApiError::new(ErrorCode::InvalidParameter, message));
+    }
+    let query = parse_query(&call.query)?;
+    let named = |name| query_param(&query, name).is_some();
+    let claim = if call.headers.contains_key(header::AUTHORIZATION) {
+        ClaimedSignature::from_headers(call)?
+    } else if named("X-Algorithm") || named("X-Credential") || named("X-Signature") {
+        ClaimedSignature::from_query(call, &query)?
+    } else {
+        let message = "the request is not signed: it needs an Authorization header, or X-Algorithm, X-Credential and X-Signature in the query";
+        return Err(ApiError::new(ErrorCode::MissingAuthenticationToken, message));
+    };
+    if claim.service != SERVICE {
+        let message = format!("there is no service {} here, only {SERVICE}", quote_truncated(claim.service));
+        return Err(ApiError::new(ErrorCode::ServiceNotFound, message));
+    }
+    if !regions.is_empty() && !regions.iter().any(|region| region == claim.region) {
+        let message = format!("the service {SERVICE} is not in the region {}", quote_truncated(claim.region));
+        return Err(ApiError::new(ErrorCode::ServiceNotFound, message));
+    }
+    let secrets = secrets(claim.key_id);
+    if secrets.is_empty() {
+        let message = format!("the access key {} is not known", quote_truncated(claim.key_id));
+        return Err(ApiError::new(ErrorCode::InvalidAccessKey, message));
+    }
+    check_date(&claim, now)?;
+    let query: Vec<QueryParam> = match claim.signed_queries {
+        None => query.clone(),
+        Some(list) => query.iter().filter(|(name, _)| list_contains(list, name)).cloned().collect(),
+    };
+    let request = claim.canonical_request(call, &query)?;
+    let to_sign = string_to_sign(claim.date, claim.day, claim.region, &request);
+    let signed_with = |secret: &Secret| hex(&compute_signature(secret, claim.day, claim.region, &to_sign));
+    let Some(secret) =
+        secrets.into_iter().find(|s| constant_time_eq(&Secret::new(signed_with(s)), claim.signature))
+    else {
+        // It tells nothing that the sender does not know, and most of what is needed to find the mistake.
+        let hash = sha256_hex(request.as_bytes());
+        return Err(signature_mismatch(format!(
+            "the signature is not that of this request with the secret of this key: the canonical request has the SHA-256 {hash}"
+        )));
+    };
+    Ok(VerifiedRequest {
+        signature: compute_signature(&secret, claim.day, claim.region, &to_sign),
+        key_id: claim.key_id.to_owned(),
+        region: claim.region.to_owned(),
+        secret,
+        query,
+    })
+}
+
+/// The id of the access key that a request names, whether it proves it or not; empty if it names none.
+pub(super) fn claimed_key_id(call: &ApiRequest) -> String {
+    let of_header =
+        call.header(header::AUTHORIZATION.as_str()).and_then(|text| text.split_once("Credential="));
+    let of_query = || {
+        let query = parse_query(&call.query).unwrap_or_default();
+        query_param(&query, "X-Credential").map(str::to_owned)
+    };
+    let credential = of_header.map(|(_, credential)| credential.to_owned()).or_else(of_query);
+    credential.unwrap_or_default().split(['/', ',']).next().unwrap_or_default().to_owned()
+}
+
+fn check_date(claim: &ClaimedSignature<'_>, now: UnixMs) -> Result<(), ApiError> {
+    let bad = |message: String| Err(ApiError::new(ErrorCode::InvalidTimestamp, message));
+    let Some(date_ms) = parse_date(claim.date) else {
+        return bad(format!(
+            "X-Date must look like 20231114T221320Z, UTC: it is {}",
+            quote_truncated(claim.date)
+        ));
+    };
+    let behind_ms = match claim.expires.map(str::parse::<u32>) {
+        None => MAX_CLOCK_SKEW_MS,
+        Some(Ok(seconds)) => (1000 * i64::from(seconds)).min(MAX_EXPIRES_MS),
+        Some(Err(_)) => return bad("X-Expires must be a number of seconds".to_owned()),
+    };
+    if now - date_ms > behind_ms || date_ms - now > MAX_CLOCK_SKEW_MS {
+        return bad(format!(
+            "X-Date is {}, and it is {} here: it may be {} s behind, and {} s ahead",
+            claim.date,
+            format_date(now),
+            behind_ms / 1000,
+            MAX_CLOCK_SKEW_MS / 1000
+        ));
+    }
+    if claim.date.get(..8) == Some(claim.day) {
+        return Ok(());
+    }
+    Err(signature_mismatch(format!(
+        "the credential is for the day {}, and X-Date is {}",
+        quote_truncated(claim.day),
+        claim.date
+    )))
+}
+
+impl<'a> ClaimedSignature<'a> {
+    fn from_headers(call: &'a ApiRequest) -> Result<Self, ApiError> {
+        let text = single_header(call, "authorization")?;
+        let none = |message| ApiError::new(ErrorCode::MissingAuthenticationToken, message);
+        let text = text.strip_prefix(ALGORITHM).filter(|rest| rest.starts_with(' '));
+        let text =
+            text.ok_or_else(|| none("the Authorization header must begin with HMAC-SHA256 Credential="))?;
+        if text.len() > MAX_AUTHORIZATION_LEN {
+            return Err(none("the Authorization header is longer than 4096 bytes"));
+        }
+        let part = |name: &str| {
+            let named = |part: &'a str| part.trim().strip_prefix(name)?.strip_prefix('=');
+            text.split(',').find_map(named).unwrap_or_default()
+        };
+        let signed_headers = part("SignedHeaders");
+        let is_signed = |name| list_contains(signed_headers, name);
+        let expires = "x-expires";
+        let has_expires = call.headers.contains_key(expires) && is_signed(expires);
+        let claim = Self {
+            date: call.headers.get("x-date").map_or(Ok(""), |_| single_header(call, "x-date"))?,
+            expires: has_expires.then(|| single_header(call, expires)).transpose()?,
+            signed_headers,
+            signed_queries: None,
+            ..Self::new(part("Credential"), part("Signature"))?
+        };
+        // A request without it has no date at all, which is what it is refused for.
+        if !claim.date.is_empty() && !is_signed("x-date") {
+            return Err(signature_mismatch("SignedHeaders must name x-date"));
+        }
+        let token = "x-security-token";
+        if call.headers.contains_key(token) && !is_signed(token) {
+            return Err(signature_mismatch("SignedHeaders must name x-security-token, because it is there"));
+        }
+        Ok(claim)
+    }
+
+    fn from_query(call: &ApiRequest, query: &'a [QueryParam]) -> Result<Self, ApiError> {
+        let part = |name| query_param(query, name).unwrap_or_default();
+        if part("X-Algorithm") != ALGORITHM {
+            return Err(ApiError::new(
+                ErrorCode::MissingAuthenticationToken,
+                "X-Algorithm must be HMAC-SHA256",
+            ));
+        }
+        if call.method != Method::GET {
+            return Err(signature_mismatch("a signature in the query is for GET alone: sign the headers"));
+        }
+        let signed = part("X-SignedQueries");
+        let is_signed = |name| list_contains(signed, name);
+        let token = "X-Security-Token";
+        if query_param(query, token).is_some() && !is_signed(token) {
+            return Err(signature_mismatch(
+                "X-SignedQueries must name X-Security-Token, because it is there",
+            ));
+        }
+        Ok(Self {
+            date: part("X-Date"),
+            expires: query_param(query, "X-Expires").filter(|_| is_signed("X-Expires")),
+            signed_headers: part("X-SignedHeaders"),
+            signed_queries: Some(signed),
+            ..Self::new(part("X-Credential"), part("X-Signature"))?
+        })
+    }
+
+    fn new(credential: &'a str, signature: &'a str) -> Result<Self, ApiError> {
+        if signature.is_empty() {
+            return Err(ApiError::new(ErrorCode::MissingSignature, "the request has no Signature"));
+        }
+        let parts: Vec<&str> = credential.split('/').take(6).collect();
+        let [key_id, day, region, service, TERMINATOR] = parts[..] else {
+            let message = "the credential must look like AKLT…/20231114/cn-north-1/rtc/request";
+            return Err(ApiError::new(ErrorCode::MissingRequestInfo, message));
+        };
+        if [key_id, day, region, service].contains(&"") {
+            let message = "the credential lacks the access key, the day, the region or the service";
+            return Err(ApiError::new(ErrorCode::MissingRequestInfo, message));
+        }
+        Ok(Self {
+            key_id,
+            day,
+            region,
+            service,
+            signature,
+            date: "",
+            expires: None,
+            signed_headers: "",
+            signed_queries: None,
+        })
+    }
+
+    fn canonical_request(&self, call: &ApiRequest, query: &[QueryParam]) -> Result<String, ApiError> {
+        // Nothing of a body is used of a request that is signed in its query.
+        let body_hash = if self.signed_queries.is_some() { sha256_hex(&[]) } else { hex(call.body.sha256()) };
+        if call.headers.contains_key("x-content-sha256")
+            && self.signed_queries.is_none()
+            && !single_header(call, "x-content-sha256")?.eq_ignore_ascii_case(&body_hash)
+        {
+            return Err(signature_mismatch("X-Content-Sha256 is not the SHA-256 of the body"));
+        }
+        let names: Vec<&str> =
+            self.signed_headers.split(';').filter(|name| !name.is_empty()).take(MAX_ITEMS + 1).collect();
+        if names.len() > MAX_ITEMS {
+            return Err(signature_mismatch(format!("more than {MAX_ITEMS} headers are signed")));
+        }
+        let mut headers = Vec::with_capacity(names.len());
+        for name in names {
+            headers.push((name, single_header(call, name)?));
+        }
+        Ok(canonical_request(call.method.as_str(), query, &headers, self.signed_headers, &body_hash))
+    }
+}
+
+/// The value of a header that must be there once, as text.
+fn single_header<'a>(call: &'a ApiRequest, name: &str) -> Result<&'a str, ApiError> {
+    let mut values = call.headers.get_all(name).iter();
+    match (values.next().map(|value| value.to_str()), values.next()) {
+        (Some(Ok(value)), None) => Ok(value.trim()),
+        (None, _) => {
+            Err(signature_mismatch(format!("the header {} is signed and not there", quote_truncated(name))))
+        }
+        _ => Err(signature_mismatch(format!(
+            "the header {} must be there once, as text",
+            quote_truncated(name)
+        ))),
+    }
+}
+
+fn canonical_request(
+    method: &str,
+    query: &[QueryParam],
+    headers: &[(&str, &str)],
+    signed_headers: &str,
+    body_hash: &str,
+) -> String {
+    let mut sorted: Vec<&QueryParam> = query.iter().collect();
+    sorted.sort();
+    let escape = |text| utf8_percent_encode(text, ESCAPE_SET);
+    let query: Vec<String> =
+        sorted.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect();
+    let lines: Vec<String> = headers
+        .iter()
+        .map(|(name, value)| match *name {
+            "host" => format!("host:{}", strip_default_port(value)),
+            _ => format!("{name}:{value}"),
+        })
+        .collect();
+    format!("{method}\n/\n{}\n{}\n\n{signed_headers}\n{body_hash}", query.join("&"), lines.join("\n"))
+}
+
+/// The host without a port that goes without saying.
+fn strip_default_port(value: &str) -> &str {
+    value.strip_suffix(":80").or_else(|| value.strip_suffix(":443")).unwrap_or(value)
+}
+
+fn string_to_sign(date: &str, day: &str, region: &str, request: &str) -> String {
+    let request = sha256_hex(request.as_bytes());
+    format!("{ALGORITHM}\n{date}\n{day}/{region}/{SERVICE}/{TERMINATOR}\n{request}")
+}
+
+fn compute_signature(secret: &Secret, day: &str, region: &str, to_sign: &str) -> [u8; 32] {
+    let steps = [day, region, SERVICE, TERMINATOR, to_sign];
+    let mut key = secret.reveal().as_bytes().to_vec();
+    for step in steps {
+        key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), step.as_bytes()).as_ref().to_vec();
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(&key);
+    out
+}
+
+/// SHA-256 in lower-case hex.
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn parse_date(text: &str) -> Option<UnixMs> {
+    let shape = |(at, byte): (usize, u8)| match at {
+        8 => byte == b'T',
+        15 => byte == b'Z',
+        _ => byte.is_ascii_digit(),
+    };
+    if text.len() != 16 || !text.bytes().enumerate().all(shape) {
+        return None;
+    }
+    let date = NaiveDateTime::parse_from_str(text, "%Y%m%dT%H%M%SZ").ok()?;
+    Some(date.and_utc().timestamp_millis())
+}
+
+fn format_date(now: UnixMs) -> String {
+    let date = chrono::DateTime::from_timestamp_millis(now).unwrap_or_default();
+    date.format("%Y%m%dT%H%M%SZ").to_string()
+}
+
+/// A request to be signed.
+#[derive(Debug, Clone, Copy)]
+pub struct UnsignedRequest<'a> {
+    /// How.
+    pub method: &'a str,
+    /// Whom, with the port if it is not the usual one.
+    pub host: &'a str,
+    /// What stands behind the `?`.
+    pub query: &'a str,
+    /// What it sends.
+    pub body: &'a [u8],
+    /// For which region.
+    pub region: &'a str,
+}
+
+/// The headers that sign a request now, besides `Host`: names in lower case, and values.
+///
+/// # Errors
+/// The query is longer than anybody takes.
+pub fn sign(
+    request: &UnsignedRequest<'_>,
+    key_id: &str,
+    secret: &Secret,
+    now: UnixMs,
+) -> Result<Vec<(&'static str, String)>, ApiError> {
+    let (date, body_hash) = (format_date(now), sha256_hex(request.body));
+    let day = &date[..8];
+    let mut headers = vec![("x-content-sha256", body_hash.as_str()), ("x-date", &date)];
+    headers.insert(0, ("host", request.host));
+    if !request.body.is_empty() {
+        headers.insert(0, ("content-type", "application/json"));
+    }
+    let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
+    let canonical =
+        canonical_request(request.method, &parse_query(request.query)?, &headers, &names, &body_hash);
+    let to_sign = string_to_sign(&date, day, request.region, &canonical);
+    let signature = hex(&compute_signature(secret, day, request.region, &to_sign));
+    let scope = format!("{key_id}/{day}/{}/{SERVICE}/{TERMINATOR}", request.region);
+    let authorization =
+        format!("{ALGORITHM} Credential={scope}, SignedHeaders={names}, Signature={signature}");
+    let mut signed: Vec<(&'static str, String)> = headers
+        .into_iter()
+        .filter(|(name, _)| *name != "host")
+        .map(|(name, value)| (name, value.to_owned()))
+        .collect();
+    signed.push(("authorization", authorization));
+    Ok(signed)
+}
+
+/// The signature of a GET that stands in its query: of all of it, and of no header.
+#[cfg(test)]
+pub(super) fn query_signature(query: &str, secret: &Secret, date: &str, region: &str) -> String {
+    let canonical = canonical_request("GET", &parse_query(query).unwrap(), &[], "", &sha256_hex(b""));
+    hex(&compute_signature(secret, &date[..8], region, &string_to_sign(date, &date[..8], region, &canonical)))
+}
+
+/// Adds the token of a temporary key to a POST that is signed in its headers, and signs it anew.
+#[cfg(test)]
+pub(super) fn add_security_token(call: &mut ApiRequest, token: &str, secret: &Secret) {
+    use axum::http::HeaderValue;
+    call.headers.insert("x-security-token", HeaderValue::from_str(token).unwrap());
+    let text = call.header("authorization").unwrap().replace(", Signature=", ";x-security-token, Signature=");
+    call.headers.insert("authorization", HeaderValue::from_str(&text).unwrap());
+    let claim = ClaimedSignature::from_headers(call).unwrap();
+    let request = claim.canonical_request(call, &parse_query(&call.query).unwrap()).unwrap();
+    let to_sign = string_to_sign(claim.date, claim.day, claim.region, &request);
+    let signed = hex(&compute_signature(secret, claim.day, claim.region, &to_sign));
+    let text = text.replace(claim.signature, &signed);
+    call.headers.insert("authorization", HeaderValue::from_str(&text).unwrap());
+}
+
+#[cfg(test)]
+mod tests;

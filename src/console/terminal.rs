@@ -1,0 +1,107 @@
+//! The terminal that standard error may be, and a line that fits into it.
+
+/// Columns of a terminal that does not say how many it has.
+const DEFAULT_COLUMNS: usize = 80;
+/// Columns of a character that is not ASCII: terminals disagree about many of them, and none takes more than
+/// two.
+const MAX_CHAR_COLUMNS: usize = 2;
+const FIELD_SEPARATOR: &str = "  ";
+
+/// A part of a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Field {
+    pub(super) text: String,
+    /// How much it matters: where there is no room, the field with the largest number goes first.
+    pub(super) drop_rank: u8,
+}
+
+impl Field {
+    pub(super) fn new(rank: u8, text: String) -> Self {
+        Self { text, drop_rank: rank }
+    }
+}
+
+/// Columns of the terminal at this moment: its window may have been resized.
+pub(super) fn columns() -> usize {
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
+        _ => DEFAULT_COLUMNS,
+    }
+}
+
+/// All fields in one line, however long.
+pub(super) fn join(fields: &[Field]) -> String {
+    fields.iter().map(|field| field.text.as_str()).collect::<Vec<_>>().join(FIELD_SEPARATOR)
+}
+
+/// The fields that matter most, in one line that no terminal of so many columns wraps. The last column stays
+/// free, because some terminals wrap as soon as it is written to.
+pub(super) fn fit(mut fields: Vec<Field>, columns: usize) -> String {
+    let room = columns.saturating_sub(1);
+    loop {
+        let line = join(&fields);
+        if text_width(&line) <= room {
+            return line;
+        }
+        let least =
+            fields.iter().enumerate().max_by_key(|(_, field)| field.drop_rank).map(|(index, _)| index);
+        match least {
+            Some(index) if fields.len() > 1 => drop(fields.remove(index)),
+            _ => return truncate(&line, room),
+        }
+    }
+}
+
+/// The beginning of a line that takes no more than so many columns.
+fn truncate(line: &str, room: usize) -> String {
+    let mut taken = 0;
+    let fits = |character: &char| {
+        taken += char_width(*character);
+        taken <= room
+    };
+    line.chars().take_while(fits).collect()
+}
+
+/// Most columns that a terminal gives this text.
+fn text_width(text: &str) -> usize {
+    text.chars().map(char_width).sum()
+}
+
+fn char_width(character: char) -> usize {
+    if character.is_ascii() { 1 } else { MAX_CHAR_COLUMNS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields() -> Vec<Field> {
+        let fields = [(0, "00:00:02.000"), (1, "page 30 fps"), (3, "unchanged 0/s"), (2, "sound 0/-∞ dB")];
+        fields.map(|(rank, text)| Field::new(rank, text.to_owned())).into()
+    }
+
+    #[test]
+    fn what_matters_least_goes_first() {
+        for (columns, line) in [
+            (200, "00:00:02.000  page 30 fps  unchanged 0/s  sound 0/-∞ dB"),
+            (57, "00:00:02.000  page 30 fps  unchanged 0/s  sound 0/-∞ dB"),
+            (56, "00:00:02.000  page 30 fps  sound 0/-∞ dB"),
+            (41, "00:00:02.000  page 30 fps"),
+            (25, "00:00:02.000"),
+            (9, "00:00:02"),
+            (1, ""),
+            (0, ""),
+        ] {
+            assert_eq!(fit(fields(), columns), line, "{columns} columns");
+        }
+    }
+
+    #[test]
+    fn wide_characters_have_room() {
+        let room = || vec![Field::new(0, "课堂 1".to_owned()), Field::new(1, "房间".to_owned())];
+        assert_eq!(fit(room(), 13), "课堂 1  房间");
+        assert_eq!(fit(room(), 12), "课堂 1");
+        assert_eq!(fit(room(), 5), "课堂");
+        assert_eq!(fit(room(), 4), "课");
+    }
+}
